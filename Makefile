@@ -1,0 +1,24 @@
+MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
+
+# Every Vulkan driver of the system and SwiftShader, which no system directory lists. The user's own choice wins.
+DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
+	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
+
+.PHONY: demo test lint
+
+# Asks the model a question about a document, with two-level attention.
+demo:
+	tools/setup model driver
+	cargo build --release
+	target/release/asynctls generate --model $(MODEL) --attention two-level \
+		--prompt-file demo/britannica-1911-shakespeare-question.txt --max-tokens 64
+
+# On every adapter of this machine, software ones included.
+test:
+	tools/setup model driver test-adapters
+	VK_DRIVER_FILES="$(DRIVERS)" cargo test --release
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps

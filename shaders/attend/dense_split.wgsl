@@ -1,0 +1,13 @@
+// Dense decode attention: every token up to the row's own, in splits. Merged by attend/merge.
+//!include lib/lane.wgsl
+//!include lib/step.wgsl
+//!include <kv>
+//!include lib/attend_split.wgsl
+
+fn token_count(row: u32, kv_head: u32) -> u32 {
+    return row_position(row) + 1u;
+}
+
+fn token_at(row: u32, kv_head: u32, i: u32) -> u32 {
+    return i;
+}

@@ -1,0 +1,17 @@
+// f32 weights. A unit is 32 weights: eight vec4. The scales binding is unused.
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> scales: array<u32>;
+
+// The dot product of one unit of 32 weights with 32 inputs.
+fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
+    var products = unit_quad(unit, 0u) * x[0] + unit_quad(unit, 1u) * x[1];
+    products += unit_quad(unit, 2u) * x[2] + unit_quad(unit, 3u) * x[3];
+    products += unit_quad(unit, 4u) * x[4] + unit_quad(unit, 5u) * x[5];
+    products += unit_quad(unit, 6u) * x[6] + unit_quad(unit, 7u) * x[7];
+    return dot(products, vec4(1.0));
+}
+
+// Weights 4 * quad .. 4 * quad + 3 of one unit.
+fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(weights[unit * 8u + quad]);
+}

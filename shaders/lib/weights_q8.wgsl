@@ -1,0 +1,24 @@
+// 8-bit weights: w = d * q in blocks of 32 (Q8_0), q signed, four a word in order.
+@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> scales: array<u32>;
+
+fn signed_bytes(word: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xI8(word));
+}
+
+// The dot product of one unit of 32 weights with 32 inputs.
+fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
+    let a = weights[unit * 2u];
+    let b = weights[unit * 2u + 1u];
+    var products = signed_bytes(a.x) * x[0] + signed_bytes(a.y) * x[1];
+    products += signed_bytes(a.z) * x[2] + signed_bytes(a.w) * x[3];
+    products += signed_bytes(b.x) * x[4] + signed_bytes(b.y) * x[5];
+    products += signed_bytes(b.z) * x[6] + signed_bytes(b.w) * x[7];
+    return unpack2x16float(scales[unit]).x * dot(products, vec4(1.0));
+}
+
+// Weights 4 * quad .. 4 * quad + 3 of one unit.
+fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
+    let word = weights[unit * 2u + quad / 4u][quad & 3u];
+    return unpack2x16float(scales[unit]).x * signed_bytes(word);
+}

@@ -1,0 +1,48 @@
+// The index of the largest value of each row, ties to the lowest index, NaN never before a number. Grid: (rows).
+//!include lib/lane.wgsl
+//!include lib/step.wgsl
+//!include lib/ordered_key.wgsl
+
+const WORKGROUP: u32 = 256u;
+
+struct ArgMax {
+    width: u32,
+    stride: u32,
+}
+
+@group(0) @binding(1) var<uniform> arg_max: ArgMax;
+@group(0) @binding(2) var<storage, read> values: array<f32>;
+@group(0) @binding(3) var<storage, read_write> winners: array<u32>;
+
+var<workgroup> keys: array<u32, WORKGROUP>;
+var<workgroup> places: array<u32, WORKGROUP>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let lane = lane_of(local, WORKGROUP);
+    var key = 0u;
+    var place = arg_max.width;
+    for (var i = lane; i < arg_max.width; i += WORKGROUP) {
+        let k = ordered_key(values[group.x * arg_max.stride + i]);
+        if place == arg_max.width || k > key {
+            key = k;
+            place = i;
+        }
+    }
+    keys[lane] = key;
+    places[lane] = place;
+    workgroupBarrier();
+    for (var half = WORKGROUP / 2u; half > 0u; half = half / 2u) {
+        if lane < half {
+            let other = lane + half;
+            if keys[other] > keys[lane] || (keys[other] == keys[lane] && places[other] < places[lane]) {
+                keys[lane] = keys[other];
+                places[lane] = places[other];
+            }
+        }
+        workgroupBarrier();
+    }
+    if lane == 0u {
+        winners[group.x] = places[0];
+    }
+}

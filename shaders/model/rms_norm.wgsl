@@ -1,0 +1,40 @@
+// y[i] = x[r] * weight / sqrt(mean(x[r]^2) + epsilon) (arXiv 1910.07467), one workgroup a row. With GATHER, r is the
+// i-th row whose logits are wanted; otherwise r = i. Grid: (rows to write).
+//!include lib/lane.wgsl
+//!include lib/step.wgsl
+//!include <reduce>
+
+const WORKGROUP: u32 = 256u;
+
+struct RmsNorm {
+    // Floats in a row that count, and from one row to the next.
+    width: u32,
+    stride: u32,
+    epsilon: f32,
+}
+
+@group(0) @binding(1) var<uniform> rms_norm: RmsNorm;
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read> weight: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let lane = lane_of(local, WORKGROUP);
+    var row = group.x;
+    if GATHER {
+        row = step[step[H_OUTPUTS_AT] + group.x];
+    }
+    let from_at = row * rms_norm.stride;
+    let to_at = group.x * rms_norm.stride;
+    var squares = 0.0;
+    for (var i = lane; i < rms_norm.width; i += WORKGROUP) {
+        let v = x[from_at + i];
+        squares += v * v;
+    }
+    let total = workgroup_sum(lane, squares);
+    let scale = inverseSqrt(total / f32(rms_norm.width) + rms_norm.epsilon);
+    for (var i = lane; i < rms_norm.width; i += WORKGROUP) {
+        y[to_at + i] = x[from_at + i] * scale * weight[i];
+    }
+}

@@ -1,0 +1,173 @@
+//! What a decode step attends.
+
+use super::Shape;
+use crate::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// Dense or two-level attention of decode steps. Prefill is always dense.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Attention {
+    /// Every token.
+    Dense,
+    /// Sink, recent window, and the tokens that two levels of selection choose.
+    TwoLevel(Budget),
+}
+
+/// How many blocks level 1 keeps: a number, or a share of the closed blocks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Blocks {
+    /// So many blocks.
+    Count(u32),
+    /// So many percent of the closed blocks, rounded up.
+    Percent(f32),
+}
+
+impl FromStr for Blocks {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let limit = "it must be a number of blocks from 1, or a share such as 25% from above 0% to 100%";
+        let error = || Error::argument("--blocks", text, limit);
+        match text.strip_suffix('%') {
+            Some(share) => {
+                let share: f32 = share.trim().parse().map_err(|_| error())?;
+                if share > 0.0 && share <= 100.0 { Ok(Self::Percent(share)) } else { Err(error()) }
+            }
+            None => match text.parse() {
+                Ok(count) if count > 0 => Ok(Self::Count(count)),
+                _ => Err(error()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(share) => write!(f, "{share}%"),
+        }
+    }
+}
+
+/// The budgets of two-level attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    /// Blocks that level 1 keeps.
+    pub blocks: Blocks,
+    /// Tokens that level 2 keeps.
+    pub tokens: u32,
+    /// Blocks at the start that are always attended.
+    pub sink_blocks: u32,
+    /// Closed blocks before the open one that are always attended.
+    pub recent_blocks: u32,
+    /// At this many tokens of context or fewer, decode is dense.
+    pub dense_below: u32,
+}
+
+impl Budget {
+    /// The default for a model with this context length: section 2.1 of the algorithm, where a fixed 128 blocks would
+    /// filter nothing at 8k.
+    pub fn for_context(context_length: u32) -> Self {
+        let small = context_length <= 16 * 1024;
+        Self {
+            blocks: if small { Blocks::Count(16) } else { Blocks::Count(128) },
+            tokens: if small { 256 } else { 1024 },
+            sink_blocks: 1,
+            recent_blocks: 4,
+            dense_below: if small { 1024 } else { 8192 },
+        }
+    }
+
+    /// Checks the budgets.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the option, its value and the limit.
+    pub fn validate(&self) -> Result<()> {
+        if self.tokens == 0 {
+            return Err(Error::argument("--tokens", 0, "at least one token must be kept"));
+        }
+        if let Blocks::Count(0) = self.blocks {
+            return Err(Error::argument("--blocks", 0, "at least one block must be kept"));
+        }
+        Ok(())
+    }
+
+    /// Blocks kept when `closed` blocks lie before the open one.
+    pub fn blocks_kept(&self, closed: u32) -> u32 {
+        match self.blocks {
+            Blocks::Count(count) => count.min(closed.max(1)),
+            Blocks::Percent(share) => {
+                ((f64::from(closed) * f64::from(share) / 100.0).ceil() as u32).max(1)
+            }
+        }
+    }
+
+    /// What a row at `position` attends.
+    pub fn row(&self, position: u32) -> RowBudget {
+        RowBudget::new(position, self.blocks_kept(position / Shape::BLOCK), self.tokens, self.sink_blocks, self.recent_blocks)
+    }
+}
+
+/// The budget of one row, from its position alone: the twin of `shaders/lib/budget.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowBudget {
+    /// Closed blocks: those before the block that holds the row's own token.
+    pub closed: u32,
+    /// Sink blocks, none of them in the recent window too.
+    pub sink: u32,
+    /// The first block of the recent window.
+    pub recent_first: u32,
+    /// Blocks that level 1 chooses.
+    pub blocks: u32,
+    /// Tokens that level 2 chooses.
+    pub tokens: u32,
+    /// Tokens attended in all, the row's own included.
+    pub attended: u32,
+}
+
+impl RowBudget {
+    /// The budget of a row at `position`.
+    pub fn new(position: u32, blocks_kept: u32, tokens_kept: u32, sink_blocks: u32, recent_blocks: u32) -> Self {
+        let closed = position / Shape::BLOCK;
+        let recent_first = closed - closed.min(recent_blocks);
+        let sink = sink_blocks.min(recent_first);
+        let blocks = blocks_kept.min(recent_first - sink);
+        let tokens = tokens_kept.min(blocks * Shape::BLOCK);
+        let attended = sink * Shape::BLOCK + position + 1 - recent_first * Shape::BLOCK + tokens;
+        Self { closed, sink, recent_first, blocks, tokens, attended }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_a_count_or_a_share() {
+        assert_eq!("16".parse::<Blocks>().unwrap(), Blocks::Count(16));
+        assert_eq!("12.5%".parse::<Blocks>().unwrap(), Blocks::Percent(12.5));
+        for bad in ["0", "-1", "0%", "101%", "NaN%", "", "%", "many"] {
+            let message = bad.parse::<Blocks>().unwrap_err().to_string();
+            assert!(message.starts_with("--blocks is"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_row_attends_each_token_once_and_never_more_than_there_are() {
+        for position in 0..3000 {
+            let row = RowBudget::new(position, 16, 256, 1, 4);
+            assert!(row.attended <= position + 1, "{position}");
+            assert!(row.sink <= row.recent_first);
+            if position < 6 * 64 {
+                assert_eq!(row.attended, position + 1 - (row.recent_first - row.sink) * 64 + row.tokens);
+            }
+        }
+        // Everything is attended while sink, recent and budget cover it.
+        assert_eq!(RowBudget::new(5 * 64 + 63, 16, 256, 1, 4).attended, 6 * 64);
+        let row = RowBudget::new(4000, 16, 256, 1, 4);
+        assert_eq!((row.closed, row.recent_first, row.sink, row.blocks, row.tokens), (62, 58, 1, 16, 256));
+        assert_eq!(row.attended, 64 + 256 + 33 + 256);
+    }
+}

@@ -1,0 +1,346 @@
+//! Cases of `rope_append`, `dense_split`, `sparse_split`, `merge` and `prefill`.
+
+use super::cache::{Cache, Family, angle, shape_label, shapes};
+use super::rig::{Data, POISON, Random, bits, compare, run};
+use super::{Case, Verdict};
+use crate::Result;
+use crate::attention::{Blocks, Budget, Shape, Step};
+use crate::gpu::Gpu;
+use crate::kernels;
+use crate::reference::attend::attention;
+use crate::reference::model::rope;
+use half::f16;
+
+pub(super) fn cases(cases: &mut Vec<Case>) {
+    // Ragged batches: one token, the open block only, exactly one block, one more, several blocks, odd counts.
+    const RAGGED: [&[u32]; 4] = [&[1], &[64, 63], &[65, 1, 128], &[397, 64, 130, 7]];
+    for shape in shapes() {
+        let label = shape_label(&shape);
+        for (i, lengths) in RAGGED.into_iter().enumerate() {
+            for segments in [1, 3] {
+                for family in [Family::Random, Family::Peaked, Family::Equal, Family::NotFinite] {
+                    // Segments and families vary on one ragged batch; the others run plain.
+                    if i != 3 && (segments, family) != (1, Family::Random) {
+                        continue;
+                    }
+                    let label = format!("{label} lengths {lengths:?} segments {segments} {family:?}");
+                    for kernel in ["dense_split", "sparse_split", "prefill"] {
+                        cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+                            Box::pin(attend(gpu, kernel, shape, lengths, segments, family))
+                        }));
+                    }
+                }
+            }
+        }
+        for segments in [1, 2] {
+            cases.push(Case::new("rope_append", format!("{label} segments {segments}"), true, move |gpu| {
+                Box::pin(rope_append(gpu, shape, segments))
+            }));
+        }
+    }
+    cases.push(Case::new("merge", "3 segments, 70 states, empty ones among them", true, |gpu| {
+        Box::pin(merge(gpu))
+    }));
+}
+
+fn random_qkv(shape: &Shape, rows: usize) -> Vec<f32> {
+    Random::new(99).floats(rows * shape.qkv_width() as usize)
+}
+
+async fn attend(gpu: &Gpu, kernel: &str, shape: Shape, lengths: &[u32], segments: u32, family: Family) -> Result<Verdict> {
+    let cache = Cache::new(shape, lengths, segments, family);
+    // Prefill works on up to the last 150 tokens of each sequence, decode on the last one.
+    let counts: Vec<u32> = lengths.iter().map(|&n| if kernel == "prefill" { n.min(150) } else { 1 }).collect();
+    let budget =
+        Budget { blocks: Blocks::Count(2), tokens: 37, sink_blocks: 1, recent_blocks: 1, dense_below: 0 };
+    let sparse = (kernel == "sparse_split").then_some(&budget);
+    // Few workgroups make long splits, many make one tile a split: both must do.
+    for target in [2, 4096] {
+        let step = cache.step(&counts, sparse, &[], target);
+        let rows = cache.rows(&counts);
+        let qkv = random_qkv(&shape, rows.len());
+        let (out, tokens) = if kernel == "prefill" {
+            (run_prefill(gpu, &cache, &step, &qkv).await?, dense_tokens(&rows, shape))
+        } else {
+            let chosen = choose_tokens(&rows, &shape, &budget, &step);
+            let tokens = match sparse {
+                None => dense_tokens(&rows, shape),
+                Some(budget) => sparse_tokens(&rows, &shape, budget, &step, &chosen),
+            };
+            (run_split(gpu, kernel, &cache, &step, &qkv, &chosen).await?, tokens)
+        };
+        // In prefill a value that is not finite also spoils earlier rows of its tile, by 0 * NaN: only other sequences
+        // are promised not to notice.
+        let spoilt = kernel == "prefill" && family == Family::NotFinite;
+        let verdict = check_attention(&cache, &rows, &qkv, &out, &tokens, usize::from(spoilt));
+        if verdict.is_err() {
+            return Ok(verdict.map_err(|e| format!("target {target}: {e}")));
+        }
+        if kernel == "prefill" {
+            break;
+        }
+    }
+    Ok(Ok(()))
+}
+
+async fn run_prefill(gpu: &Gpu, cache: &Cache, step: &Step, qkv: &[f32]) -> Result<Vec<u32>> {
+    let shape = &cache.shape;
+    let heads = step.rows * shape.q_heads();
+    let mut out = vec![POISON; (heads * shape.head_dim) as usize];
+    let mut states = vec![POISON; heads as usize * 2];
+    let qkv = bits(qkv);
+    for segment in 0..cache.segments {
+        let params = cache.segment(segment);
+        let kv = cache.segment_words(segment);
+        let data = [
+            Data::In(&step.words),
+            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
+            Data::In(&qkv),
+            Data::In(&kv),
+            Data::InOut(&out),
+            Data::InOut(&states),
+        ];
+        let mut results = run(gpu, &kernels::prefill(shape), &data, (shape.q_heads(), step.tiles, 1)).await?;
+        states = results.remove(1);
+        out = results.remove(0);
+    }
+    Ok(out)
+}
+
+async fn run_split(
+    gpu: &Gpu,
+    kernel: &str,
+    cache: &Cache,
+    step: &Step,
+    qkv: &[f32],
+    chosen: &[u32],
+) -> Result<Vec<u32>> {
+    let shape = &cache.shape;
+    let states = (step.rows * shape.q_heads() * cache.segments * step.splits) as usize;
+    let mut partial_o = vec![POISON; states * shape.head_dim as usize];
+    let mut partial_ml = vec![POISON; states * 2];
+    let qkv = bits(qkv);
+    let spec = if kernel == "sparse_split" { kernels::sparse_split(shape) } else { kernels::dense_split(shape) };
+    for segment in 0..cache.segments {
+        let params = cache.segment(segment);
+        let kv = cache.segment_words(segment);
+        let mut data = vec![
+            Data::In(&step.words),
+            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
+            Data::In(&qkv),
+            Data::In(&kv),
+            Data::InOut(&partial_o),
+            Data::InOut(&partial_ml),
+        ];
+        if kernel == "sparse_split" {
+            data.push(Data::In(chosen));
+        }
+        let grid = (step.splits, shape.kv_heads * shape.group.div_ceil(4), step.rows);
+        let mut results = run(gpu, &spec, &data, grid).await?;
+        partial_ml = results.remove(1);
+        partial_o = results.remove(0);
+    }
+    let data = [
+        Data::In(&step.words),
+        Data::Uniform(&[cache.segments]),
+        Data::In(&partial_o),
+        Data::In(&partial_ml),
+        Data::Out((step.rows * shape.q_heads() * shape.head_dim) as usize),
+    ];
+    Ok(run(gpu, &kernels::merge(shape), &data, (shape.q_heads(), step.rows, 1)).await?.remove(0))
+}
+
+/// Tokens of each row and KV head.
+type Tokens = Vec<Vec<Vec<u32>>>;
+
+fn dense_tokens(rows: &[(usize, u32)], shape: Shape) -> Tokens {
+    rows.iter().map(|&(_, position)| vec![(0..=position).collect(); shape.kv_heads as usize]).collect()
+}
+
+/// Random ascending candidates for each row and KV head, as level 2 would leave them.
+fn choose_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &Step) -> Vec<u32> {
+    let mut random = Random::new(5);
+    let mut chosen = Vec::new();
+    for &(_, position) in rows {
+        let row = budget.row(position);
+        for _ in 0..shape.kv_heads {
+            let mut pool: Vec<u32> = (row.sink * Shape::BLOCK..row.recent_first * Shape::BLOCK).collect();
+            while pool.len() > row.tokens as usize {
+                pool.remove(random.below(pool.len() as u32) as usize);
+            }
+            pool.resize(step.tokens_kept as usize, u32::MAX);
+            chosen.extend(pool);
+        }
+    }
+    if chosen.is_empty() {
+        chosen.push(0);
+    }
+    chosen
+}
+
+fn sparse_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &Step, chosen: &[u32]) -> Tokens {
+    rows.iter()
+        .enumerate()
+        .map(|(i, &(_, position))| {
+            let row = budget.row(position);
+            (0..shape.kv_heads as usize)
+                .map(|head| {
+                    let at = (i * shape.kv_heads as usize + head) * step.tokens_kept as usize;
+                    (0..row.sink * Shape::BLOCK)
+                        .chain(row.recent_first * Shape::BLOCK..=position)
+                        .chain(chosen[at..at + row.tokens as usize].iter().copied())
+                        .collect()
+                })
+                .collect()
+        })
+        .collect()
+}
+
+fn check_attention(cache: &Cache, rows: &[(usize, u32)], qkv: &[f32], out: &[u32], tokens: &Tokens, first: usize) -> Verdict {
+    let shape = &cache.shape;
+    let d = shape.head_dim as usize;
+    for (r, &(sequence, position)) in rows.iter().enumerate().filter(|(_, row)| row.0 >= first) {
+        for head in 0..shape.q_heads() as usize {
+            let kv_head = head / shape.group as usize;
+            let q = &qkv[r * shape.qkv_width() as usize + head * d..][..d];
+            let tokens = &tokens[r][kv_head];
+            let key = |t| cache.key(sequence, kv_head, t);
+            let want = attention(q, shape.scale(), tokens, key, |t| cache.value(sequence, kv_head, t));
+            // A logit of size A = scale sum |q k| is off by A (d + 4) 2^-24. A weight is off by twice that, by exp's error
+            // of 3 + 2 |x| ulp at x of at most 2 A, once in its tile and twice in merges, and by the sum over
+            // n tokens. The output is off by twice the weights' relative error times the largest value, which is 1.
+            let size = tokens
+                .iter()
+                .map(|&t| q.iter().zip(key(t)).map(|(q, k)| f64::from((q * k).abs())).sum::<f64>())
+                .filter(|s| s.is_finite())
+                .fold(0.0, f64::max)
+                * f64::from(shape.scale());
+            let ulp = 2f64.powi(-23);
+            let weight = size * (d as f64 + 4.0) * ulp + 3.0 * (3.0 + 4.0 * size) * ulp + (tokens.len() as f64 + 64.0) * ulp;
+            let what = format!("row {r} (sequence {sequence}, position {position}) head {head}");
+            compare(&what, &out[(r * shape.q_heads() as usize + head) * d..], &want, |_| 2.0 * weight)?;
+        }
+    }
+    Ok(())
+}
+
+async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+    let lengths = [65, 200, 1];
+    let counts = [3, 70, 1];
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let step = cache.step(&counts, None, &[], 16);
+    let rows = cache.rows(&counts);
+    let width = shape.qkv_width() as usize;
+    let mut qkv = random_qkv(&shape, rows.len());
+    // What f16 cannot hold is stored as the largest that it can.
+    let value_at = ((shape.q_heads() + shape.kv_heads) * shape.head_dim) as usize;
+    qkv[value_at] = 1e9;
+    qkv[value_at + 1] = -70000.0;
+    let mut turned = bits(&qkv);
+    let mut caches = Vec::new();
+    for segment in 0..segments {
+        let params = cache.segment(segment);
+        let before = vec![POISON; cache.segment_words(segment).len()];
+        let data = [
+            Data::In(&step.words),
+            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
+            Data::InOut(&turned),
+            Data::InOut(&before),
+        ];
+        let grid = (shape.q_heads() + 2 * shape.kv_heads, step.rows, 1);
+        let mut results = run(gpu, &kernels::rope_append(&shape), &data, grid).await?;
+        caches.push(results.remove(1));
+        turned = results.remove(0);
+    }
+    let d = shape.head_dim as usize;
+    let mut expected = vec![vec![POISON; caches[0].len()]; segments as usize];
+    let mut loose = vec![vec![false; caches[0].len()]; segments as usize];
+    for (r, &(sequence, position)) in rows.iter().enumerate() {
+        let angles: Vec<f64> = (0..shape.head_dim / 2).map(|i| angle(position, i, shape.head_dim)).collect();
+        for head in 0..(shape.q_heads() + 2 * shape.kv_heads) as usize {
+            let at = r * width + head * d;
+            let mut want = qkv[at..at + d].to_vec();
+            let is_value = head >= (shape.q_heads() + shape.kv_heads) as usize;
+            if !is_value {
+                rope(&mut want, &angles, shape.rope_interleaved);
+            }
+            // cos, sin, two products and a sum, each rounded to f32.
+            let wanted: Vec<f64> = want.iter().map(|&v| f64::from(v)).collect();
+            let verdict = compare(&format!("row {r} head {head}"), &turned[at..at + d], &wanted, |i| {
+                (wanted[i].abs() + 2.0) * 2f64.powi(-22)
+            });
+            if verdict.is_err() {
+                return Ok(verdict);
+            }
+            let Some(kv_head) = head.checked_sub(shape.q_heads() as usize) else { continue };
+            let block = cache.tables[sequence][(position / Shape::BLOCK) as usize];
+            let (segment, slot) = ((block / cache.blocks_a_segment) as usize, (block % cache.blocks_a_segment) as usize);
+            let which = kv_head / shape.kv_heads as usize;
+            let row = ((slot * shape.kv_heads as usize + kv_head % shape.kv_heads as usize) * 2 + which)
+                * Shape::BLOCK as usize
+                + (position % Shape::BLOCK) as usize;
+            for (i, pair) in turned[at..at + d].chunks(2).enumerate() {
+                let half = |bits: u32| {
+                    f16::from_f32(f32::from_bits(bits).clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_bits()
+                };
+                expected[segment][row * d / 2 + i] = u32::from(half(pair[0])) | u32::from(half(pair[1])) << 16;
+                loose[segment][row * d / 2 + i] = true;
+            }
+        }
+    }
+    for (segment, (got, want)) in caches.iter().zip(&expected).enumerate() {
+        for i in 0..got.len() {
+            // Rounding to f16 is to nearest in practice, but WGSL allows either neighbour.
+            let near = |a: u32, b: u32| (a & 0xffff).abs_diff(b & 0xffff) <= 1 && (a >> 16).abs_diff(b >> 16) <= 1;
+            let right = if loose[segment][i] { near(got[i], want[i]) } else { got[i] == want[i] };
+            if !right {
+                return Ok(Err(format!("segment {segment} word {i} is {:#x}, not {:#x}", got[i], want[i])));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+async fn merge(gpu: &Gpu) -> Result<Verdict> {
+    let shape = Shape { kv_heads: 1, group: 2, head_dim: 128, rope_interleaved: false };
+    let (rows, splits, segments) = (2usize, 70usize, 3u32);
+    let mut random = Random::new(1);
+    let parts = splits * segments as usize;
+    let states = rows * 2 * parts;
+    let mut m: Vec<f32> = (0..states).map(|_| random.float() * 40.0).collect();
+    let mut l: Vec<f32> = (0..states).map(|_| random.float().abs() + 0.1).collect();
+    let mut o = random.floats(states * 128);
+    for i in (0..states).filter(|i| i % 3 == 0) {
+        (m[i], l[i]) = (-1.0e30, 0.0);
+        o[i * 128..(i + 1) * 128].fill(0.0);
+    }
+    let mut step = vec![0; 13];
+    step[2] = splits as u32;
+    let ml: Vec<u32> = m.iter().zip(&l).flat_map(|(m, l)| [m.to_bits(), l.to_bits()]).collect();
+    let o_bits = bits(&o);
+    let data = [
+        Data::In(&step),
+        Data::Uniform(&[segments]),
+        Data::In(&o_bits),
+        Data::In(&ml),
+        Data::Out(rows * 2 * 128),
+    ];
+    let out = run(gpu, &kernels::merge(&shape), &data, (2, rows as u32, 1)).await?.remove(0);
+    for head in 0..rows * 2 {
+        let states = head * parts..(head + 1) * parts;
+        let largest = states.clone().map(|i| f64::from(m[i])).fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = states.clone().map(|i| f64::from(l[i]) * (f64::from(m[i]) - largest).exp()).sum();
+        let want: Vec<f64> = (0..128)
+            .map(|d| {
+                let weighed = states.clone().map(|i| f64::from(o[i * 128 + d]) * (f64::from(m[i]) - largest).exp());
+                weighed.sum::<f64>() / sum
+            })
+            .collect();
+        // exp of at most 80 is within 163 ulp, and 210 terms are summed; |o| <= 1 and l >= 0.1.
+        let verdict = compare(&format!("head {head}"), &out[head * 128..], &want, |_| 20.0 * (163.0 + 210.0) * 2f64.powi(-23));
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+    }
+    Ok(Ok(()))
+}

@@ -1,0 +1,170 @@
+//! A paged key and value cache with known contents, spread over segments in shuffled order, for attention cases.
+
+use super::rig::Random;
+use crate::attention::{Budget, Shape, Span, Step, StepSettings};
+use crate::kernels::SegmentParams;
+use half::f16;
+
+/// What the cached keys and values look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Random,
+    /// Logits of about +-60: one token takes all the weight, and exponentials underflow.
+    Peaked,
+    /// Every key the same: every token weighs the same.
+    Equal,
+    /// The first sequence's last value is NaN and one key infinite: other sequences must not notice.
+    NotFinite,
+}
+
+pub(super) struct Cache {
+    pub(super) shape: Shape,
+    /// Tokens of each sequence.
+    lengths: Vec<u32>,
+    /// [sequence][KV head][token] rows.
+    keys: Vec<Vec<Vec<Vec<f32>>>>,
+    values: Vec<Vec<Vec<Vec<f32>>>>,
+    pub(super) tables: Vec<Vec<u32>>,
+    pub(super) segments: u32,
+    pub(super) blocks_a_segment: u32,
+    ids: Vec<u32>,
+}
+
+impl Cache {
+    pub(super) fn new(shape: Shape, lengths: &[u32], segments: u32, family: Family) -> Self {
+        let mut random = Random::new(u64::from(shape.head_dim) * 31 + lengths.iter().map(|&l| u64::from(l)).sum::<u64>());
+        let heads = shape.kv_heads as usize;
+        let scale = if family == Family::Peaked { 40.0 } else { 1.0 };
+        let mut rows = |scale: f32| -> Vec<Vec<Vec<Vec<f32>>>> {
+            lengths
+                .iter()
+                .map(|&n| {
+                    (0..heads)
+                        .map(|_| {
+                            (0..n)
+                                .map(|_| {
+                                    (0..shape.head_dim)
+                                        .map(|_| f16::from_f32(random.float() * scale).to_f32())
+                                        .collect()
+                                })
+                                .collect()
+                        })
+                        .collect()
+                })
+                .collect()
+        };
+        let (mut keys, mut values) = (rows(scale), rows(1.0));
+        match family {
+            Family::Random | Family::Peaked => {}
+            Family::Equal => {
+                for head in keys.iter_mut().flatten() {
+                    let first = head[0].clone();
+                    head.iter_mut().for_each(|row| row.clone_from(&first));
+                }
+            }
+            Family::NotFinite => {
+                for head in &mut values[0] {
+                    head.last_mut().expect("a token")[0] = f32::NAN;
+                }
+                keys[0][0][0][1] = f32::INFINITY;
+            }
+        }
+        // Physical blocks in shuffled order, with two that nobody uses.
+        let blocks: u32 = lengths.iter().map(|n| n.div_ceil(Shape::BLOCK)).sum::<u32>() + 2;
+        let blocks_a_segment = blocks.div_ceil(segments);
+        let mut order: Vec<u32> = (0..blocks).collect();
+        for i in (1..order.len()).rev() {
+            order.swap(i, random.below(i as u32 + 1) as usize);
+        }
+        let mut order = order.into_iter();
+        let tables = lengths
+            .iter()
+            .map(|n| order.by_ref().take(n.div_ceil(Shape::BLOCK) as usize).collect())
+            .collect();
+        Self { shape, lengths: lengths.to_vec(), keys, values, tables, segments, blocks_a_segment, ids: vec![0; 4096] }
+    }
+
+    pub(super) fn key(&self, sequence: usize, head: usize, token: u32) -> &[f32] {
+        &self.keys[sequence][head][token as usize]
+    }
+
+    pub(super) fn value(&self, sequence: usize, head: usize, token: u32) -> &[f32] {
+        &self.values[sequence][head][token as usize]
+    }
+
+    pub(super) fn segment(&self, index: u32) -> SegmentParams {
+        SegmentParams { first: index * self.blocks_a_segment, blocks: self.blocks_a_segment, index, count: self.segments }
+    }
+
+    /// One segment's words; blocks that nobody uses hold NaN.
+    pub(super) fn segment_words(&self, index: u32) -> Vec<u32> {
+        let d = self.shape.head_dim as usize;
+        let block_halves = self.shape.block_bytes() as usize / 2;
+        let mut halves = vec![f16::NAN; block_halves * self.blocks_a_segment as usize];
+        let block = Shape::BLOCK as usize;
+        for (sequence, table) in self.tables.iter().enumerate() {
+            for token in 0..self.lengths[sequence] {
+                let slot = table[token as usize / block].wrapping_sub(index * self.blocks_a_segment);
+                if slot >= self.blocks_a_segment {
+                    continue;
+                }
+                for head in 0..self.shape.kv_heads as usize {
+                    for (which, rows) in [&self.keys, &self.values].into_iter().enumerate() {
+                        let row = &rows[sequence][head][token as usize];
+                        let at = slot as usize * block_halves + ((head * 2 + which) * block + token as usize % block) * d;
+                        for (to, from) in halves[at..at + d].iter_mut().zip(row) {
+                            *to = f16::from_f32(*from);
+                        }
+                    }
+                }
+            }
+        }
+        halves.chunks(2).map(|p| u32::from(p[0].to_bits()) | u32::from(p[1].to_bits()) << 16).collect()
+    }
+
+    /// A step over the last `counts[i]` tokens of each sequence i.
+    pub(super) fn step(&self, counts: &[u32], budget: Option<&Budget>, closing: &[Vec<u32>], target: u32) -> Step {
+        let spans: Vec<_> = counts
+            .iter()
+            .enumerate()
+            .map(|(i, &count)| Span {
+                slot: i as u32,
+                position: self.lengths[i] - count,
+                tokens: &self.ids[..count as usize],
+                table: &self.tables[i],
+                closing: closing.get(i).map_or(&[], Vec::as_slice),
+            })
+            .collect();
+        let settings = StepSettings { budget, target_workgroups: target, every_row: false };
+        let pairs = self.shape.head_dim / 2;
+        Step::new(&self.shape, &spans, &settings, |position, out| {
+            out.extend((0..pairs).map(|i| angle(position, i, self.shape.head_dim)));
+        })
+    }
+
+    /// Sequence and position of each row of such a step.
+    pub(super) fn rows(&self, counts: &[u32]) -> Vec<(usize, u32)> {
+        counts
+            .iter()
+            .enumerate()
+            .flat_map(|(i, &count)| (self.lengths[i] - count..self.lengths[i]).map(move |p| (i, p)))
+            .collect()
+    }
+}
+
+/// A rotary angle with base 10,000.
+pub(super) fn angle(position: u32, pair: u32, head_dim: u32) -> f64 {
+    f64::from(position) * 10000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
+}
+
+/// Shapes that cases cover: every head dimension, and groups that fill, underfill and overfill a vec4 of heads.
+pub(super) fn shapes() -> Vec<Shape> {
+    [(1, 1, 32), (2, 3, 64), (1, 4, 128), (1, 16, 64), (3, 3, 64), (2, 5, 32), (2, 7, 128)]
+        .into_iter()
+        .map(|(kv_heads, group, head_dim)| Shape { kv_heads, group, head_dim, rope_interleaved: group != 4 })
+        .collect()
+}
+
+pub(super) fn shape_label(shape: &Shape) -> String {
+    format!("d{} kv{} group{}", shape.head_dim, shape.kv_heads, shape.group)
+}

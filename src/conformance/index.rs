@@ -1,0 +1,217 @@
+//! Cases of `channel_stats`, `choose_channels` and `token_codes`.
+
+use super::cache::{Cache, Family, shape_label, shapes};
+use super::rig::{Data, POISON, Random, bits, run};
+use super::{Case, Verdict};
+use crate::Result;
+use crate::attention::Shape;
+use crate::gpu::Gpu;
+use crate::kernels;
+use crate::reference::index::{Channels, Stats, unpack_codes};
+use half::f16;
+
+pub(super) fn cases(cases: &mut Vec<Case>) {
+    for shape in shapes() {
+        let label = shape_label(&shape);
+        cases.push(Case::new("channel_stats", label.clone(), true, move |gpu| Box::pin(channel_stats(gpu, shape))));
+        for family in ["random", "ties", "nan"] {
+            cases.push(Case::new("choose_channels", format!("{label} {family}"), true, move |gpu| {
+                Box::pin(choose_channels(gpu, shape, family))
+            }));
+        }
+        for segments in [1, 3] {
+            cases.push(Case::new("token_codes", format!("{label} segments {segments}"), false, move |gpu| {
+                Box::pin(token_codes(gpu, shape, segments))
+            }));
+        }
+    }
+}
+
+// Stats of every KV head as the shader lays them out.
+fn stats_words(heads: &[Stats]) -> Vec<u32> {
+    heads
+        .iter()
+        .flat_map(|s| s.queries.iter().chain([&s.low, &s.high]).flat_map(|row| bits(row)).collect::<Vec<_>>())
+        .collect()
+}
+
+async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
+    // The first span begins its sequence; the second continues one and passes the last position that counts; the third
+    // lies beyond it.
+    let lengths = [70, 1030, 1200];
+    let counts = [70, 20, 5];
+    let cache = Cache::new(shape, &lengths, 1, Family::Equal);
+    let step = cache.step(&counts, None, &[], 16);
+    let rows = cache.rows(&counts);
+    let mut random = Random::new(8);
+    let qkv = random.floats(rows.len() * shape.qkv_width() as usize);
+    let d = shape.head_dim as usize;
+    let fresh = Stats::new(shape.group as usize, d);
+    let mut earlier = fresh.clone();
+    earlier.fold(&vec![&vec![0.9f32; d][..]; shape.group as usize], &vec![0.25; d]);
+    let heads = shape.kv_heads as usize;
+    // The first slot holds rubbish that must not survive.
+    let mut before = vec![POISON; heads * (shape.group as usize + 2) * d];
+    before.extend(stats_words(&vec![earlier.clone(); heads]));
+    before.extend(stats_words(&vec![earlier.clone(); heads]));
+    let qkv_bits = bits(&qkv);
+    let data = [Data::In(&step.words), Data::In(&qkv_bits), Data::InOut(&before)];
+    let got = run(gpu, &kernels::channel_stats(&shape), &data, (shape.kv_heads, step.spans, 1)).await?.remove(0);
+
+    let mut want = Vec::new();
+    for sequence in 0..3 {
+        for head in 0..heads {
+            let mut stats = if sequence == 0 { fresh.clone() } else { earlier.clone() };
+            for (r, &(_, position)) in rows.iter().enumerate().filter(|(_, row)| row.0 == sequence) {
+                if position >= Shape::STATS_TOKENS {
+                    continue;
+                }
+                let row = &qkv[r * shape.qkv_width() as usize..];
+                let queries: Vec<_> =
+                    (0..shape.group as usize).map(|h| &row[(head * shape.group as usize + h) * d..][..d]).collect();
+                let key: Vec<f32> = row[(shape.q_heads() as usize + head) * d..][..d]
+                    .iter()
+                    .map(|&k| f16::from_f32(k).to_f32())
+                    .collect();
+                stats.fold(&queries, &key);
+            }
+            want.extend(stats_words(&[stats]));
+        }
+    }
+    // Extremes are exact, but for the rounding of a key to f16, which may go to either neighbour.
+    for (i, (&g, &w)) in got.iter().zip(&want).enumerate() {
+        let (g, w) = (f32::from_bits(g), f32::from_bits(w));
+        if !(g == w || (g - w).abs() <= w.abs() * 2f32.powi(-10)) {
+            return Ok(Err(format!("stats[{i}] is {g:e}, not {w:e}")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdict> {
+    let mut random = Random::new(12);
+    let d = shape.head_dim as usize;
+    let heads: Vec<Stats> = (0..2 * shape.kv_heads)
+        .map(|_| {
+            let mut stats = Stats::new(shape.group as usize, d);
+            for _ in 0..3 {
+                let queries: Vec<Vec<f32>> = (0..shape.group).map(|_| random.floats(d)).collect();
+                let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
+                stats.fold(&queries, &random.floats(d));
+            }
+            match family {
+                "ties" => {
+                    stats.queries.iter_mut().for_each(|q| q.fill(1.0));
+                    stats.low.fill(-1.0);
+                    stats.high.fill(1.0);
+                }
+                "nan" => stats.queries[0][2] = f32::NAN,
+                _ => {}
+            }
+            stats
+        })
+        .collect();
+    // The second slot is frozen; the first must be left alone.
+    let words = stats_words(&heads);
+    let per_slot = shape.channels_len() as usize;
+    let data = [Data::In(&[0]), Data::Uniform(&[1]), Data::In(&words), Data::Out(2 * per_slot)];
+    let got = run(gpu, &kernels::choose_channels(&shape), &data, (shape.kv_heads, 1, 1)).await?.remove(0);
+    if got[..per_slot].iter().any(|&w| w != POISON) {
+        return Ok(Err("another sequence's channels were written".into()));
+    }
+    let count = Shape::CHANNELS as usize;
+    for head in 0..shape.kv_heads as usize {
+        let stats = &heads[shape.kv_heads as usize + head];
+        let want = Channels::choose(stats, count, shape.rope_interleaved);
+        let got = &got[per_slot + head * 3 * count..][..3 * count];
+        let score = |ids: &[u32]| -> f64 { ids.iter().map(|&i| f64::from(stats.score(i as usize))).sum() };
+        // Scores that differ by rounding alone may swap.
+        let alike = got[..count] == want.ids[..]
+            || (family == "random" && (score(&got[..count]) - score(&want.ids)).abs() < 1e-5);
+        if !alike {
+            return Ok(Err(format!("head {head}: channels {:?}, not {:?}", &got[..count], want.ids)));
+        }
+        for (i, &id) in got[..count].iter().enumerate() {
+            let (low, high) = (stats.low[id as usize], stats.high[id as usize]);
+            let (minimum, step) = (f32::from_bits(got[count + i]), f32::from_bits(got[2 * count + i]));
+            // A division is within 2.5 ulp.
+            if minimum != low || (step - (high - low) / 15.0).abs() > step.abs() * 4e-7 {
+                return Ok(Err(format!("head {head} channel {id}: minimum {minimum} step {step}")));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Random channels, one of them without steps.
+pub(super) fn random_channels(shape: &Shape, sequences: usize, random: &mut Random) -> (Vec<Channels>, Vec<u32>) {
+    let mut all = Vec::new();
+    let mut words = Vec::new();
+    for _ in 0..sequences * shape.kv_heads as usize {
+        let mut pool: Vec<u32> = (0..shape.head_dim).collect();
+        while pool.len() > Shape::CHANNELS as usize {
+            pool.remove(random.below(pool.len() as u32) as usize);
+        }
+        let mut steps: Vec<f32> = (0..pool.len()).map(|_| 0.05 + random.float().abs() * 0.1).collect();
+        steps[3] = 0.0;
+        let channels = Channels { minima: random.floats(pool.len()), steps, ids: pool };
+        words.extend(&channels.ids);
+        words.extend(bits(&channels.minima));
+        words.extend(bits(&channels.steps));
+        all.push(channels);
+    }
+    (all, words)
+}
+
+async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+    let lengths = [200, 64, 130];
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    // Blocks 0 and 2 of the first sequence (its last one is open, but full of defined keys only in part), all of the
+    // second, none of the third.
+    let closing = vec![vec![cache.tables[0][0], cache.tables[0][2]], vec![cache.tables[1][0]], vec![]];
+    let step = cache.step(&[1, 1, 1], None, &closing, 16);
+    let mut random = Random::new(77);
+    let (channels, words) = random_channels(&shape, 3, &mut random);
+    let kv_heads = shape.kv_heads as usize;
+    let row_words = Shape::CHANNELS as usize / 8;
+    let block_words = shape.block_code_bytes() as usize / 4;
+    for segment in 0..segments {
+        let params = cache.segment(segment);
+        let kv = cache.segment_words(segment);
+        let data = [
+            Data::In(&step.words),
+            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
+            Data::In(&kv),
+            Data::In(&words),
+            Data::Out(block_words * cache.blocks_a_segment as usize),
+        ];
+        let grid = (shape.kv_heads, step.closing, 1);
+        let got = run(gpu, &kernels::token_codes(&shape), &data, grid).await?.remove(0);
+        for slot in 0..cache.blocks_a_segment {
+            let physical = segment * cache.blocks_a_segment + slot;
+            let sequence = closing.iter().position(|blocks| blocks.contains(&physical));
+            let block = &got[slot as usize * block_words..][..block_words];
+            let Some(sequence) = sequence else {
+                if block.iter().any(|&w| w != POISON) {
+                    return Ok(Err(format!("block {physical} was not closing, but its codes were written")));
+                }
+                continue;
+            };
+            let logical = cache.tables[sequence].iter().position(|&b| b == physical).expect("a closing block") as u32;
+            for head in 0..kv_heads {
+                for token in 0..Shape::BLOCK {
+                    let exact = channels[sequence * kv_heads + head]
+                        .exact_codes(cache.key(sequence, head, logical * Shape::BLOCK + token));
+                    let at = (head * Shape::BLOCK as usize + token as usize) * row_words;
+                    for (c, (code, want)) in unpack_codes(&block[at..at + row_words]).into_iter().zip(&exact).enumerate() {
+                        // Half a step, and the rounding of a difference and a division by a step of at least 0.05.
+                        if (f64::from(code) - want).abs() > 0.5 + 1e-4 {
+                            return Ok(Err(format!("block {physical} head {head} token {token} channel {c}: code {code}, not {want}")));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(Ok(()))
+}

@@ -1,0 +1,99 @@
+//! Cases of `rms_norm` and `arg_max`.
+
+use super::rig::{Data, POISON, Random, bits, compare, run};
+use super::{Case, Verdict};
+use crate::Result;
+use crate::gpu::Gpu;
+use crate::kernels;
+use crate::reference::model as twin;
+
+pub(super) fn cases(cases: &mut Vec<Case>) {
+    for width in [1, 33, 576, 2048] {
+        for gather in [false, true] {
+            let label = format!("width {width} gather {gather}");
+            cases.push(Case::new("rms_norm", label, true, move |gpu| Box::pin(rms_norm(gpu, width, gather))));
+        }
+    }
+    for family in ["random", "ties", "nan", "all nan", "infinite", "one", "negative zero"] {
+        cases.push(Case::new("arg_max", family, true, move |gpu| Box::pin(arg_max(gpu, family))));
+    }
+}
+
+async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
+    let mut random = Random::new(width as u64);
+    let stride = width.next_multiple_of(32);
+    let rows = 5;
+    let mut x = random.floats(rows * stride);
+    // One row of tiny values, where epsilon decides, and one of large ones.
+    x[stride..2 * stride].iter_mut().for_each(|v| *v *= 1e-4);
+    x[2 * stride..3 * stride].iter_mut().for_each(|v| *v *= 1e4);
+    let weight = random.floats(width);
+    let chosen: Vec<u32> = if gather { vec![4, 1, 2] } else { (0..rows as u32).collect() };
+    let mut step = vec![0; 13];
+    step[12] = 13;
+    step.extend(&chosen);
+    let epsilon = 1e-5f32;
+    let params = [width as u32, stride as u32, epsilon.to_bits()];
+    let (x_bits, weight_bits) = (bits(&x), bits(&weight));
+    let data = [
+        Data::In(&step),
+        Data::Uniform(&params),
+        Data::In(&x_bits),
+        Data::In(&weight_bits),
+        Data::Out(chosen.len() * stride),
+    ];
+    let y = run(gpu, &kernels::rms_norm(gather), &data, (chosen.len() as u32, 1, 1)).await?.remove(0);
+    for (i, &row) in chosen.iter().enumerate() {
+        let want = twin::rms_norm(&x[row as usize * stride..][..width], &weight, epsilon);
+        // The mean of n squares is off by at most (n + 8) 2^-24 of itself, its root by half of that; inverseSqrt is
+        // within 2 ulp and two products round.
+        let relative = (width as f64 / 2.0 + 12.0) * 2f64.powi(-24);
+        let verdict = compare(&format!("row {row}"), &y[i * stride..], &want, |j| want[j].abs() * relative + 1e-30);
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+        if y[i * stride + width..(i + 1) * stride].iter().any(|&w| w != POISON) {
+            return Ok(Err(format!("row {row}: the padding was written")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
+    let mut random = Random::new(3);
+    let width = if family == "one" { 1 } else { 1531 };
+    let stride = width + 5;
+    let rows = 3;
+    let mut values = random.floats(rows * stride);
+    for row in values.chunks_mut(stride) {
+        // What lies beyond the width would win.
+        row[width..].fill(9.0);
+        match family {
+            "ties" => [1530, 700, 701, 257].into_iter().for_each(|i| row[i] = 2.0),
+            "nan" => [0, 1, 1530].into_iter().for_each(|i| row[i] = f32::NAN),
+            "all nan" => row.fill(f32::NAN),
+            "infinite" => {
+                row[..width].fill(f32::NEG_INFINITY);
+                row[900] = f32::MIN;
+                row[1200] = f32::NAN;
+            }
+            "negative zero" => {
+                row[..width].fill(-1.0);
+                row[40] = -0.0;
+                row[300] = 0.0;
+            }
+            _ => {}
+        }
+    }
+    let params = [width as u32, stride as u32];
+    let value_bits = bits(&values);
+    let data = [Data::In(&[0]), Data::Uniform(&params), Data::In(&value_bits), Data::Out(rows)];
+    let winners = run(gpu, &kernels::arg_max(), &data, (rows as u32, 1, 1)).await?.remove(0);
+    for (row, &winner) in winners.iter().enumerate() {
+        let want = twin::arg_max(&values[row * stride..][..width]);
+        if winner as usize != want {
+            return Ok(Err(format!("row {row}: {winner} instead of {want}")));
+        }
+    }
+    Ok(Ok(()))
+}

@@ -1,0 +1,97 @@
+//! The one error type: every variant names the object, the actual value and the limit it broke.
+
+use std::path::PathBuf;
+
+/// What can go wrong, in terms a user of the library or the command line can act on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value given by the caller is outside what is allowed.
+    #[error("{what} is {value}, but {limit}")]
+    Argument {
+        /// The argument's name as its user knows it, such as `--blocks`.
+        what: String,
+        /// The value that was given.
+        value: String,
+        /// What would have been allowed.
+        limit: String,
+    },
+    /// A file could not be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file's content is malformed.
+    #[error("{}: at byte {offset}: {problem}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file the offending bytes begin.
+        offset: u64,
+        /// What is wrong there: the object, its value and the limit.
+        problem: String,
+    },
+    /// A well-formed model that this program cannot run, or that contradicts itself.
+    #[error("{0}")]
+    Model(String),
+    /// No adapter fits the request, or more than one does.
+    #[error("{0}")]
+    Adapter(String),
+    /// The adapter lacks a feature or a limit that a kernel needs.
+    #[error("adapter {adapter}: {what} is {value}, but {limit}")]
+    Unsupported {
+        /// The adapter's name.
+        adapter: String,
+        /// The limit or feature.
+        what: String,
+        /// What the adapter has.
+        value: String,
+        /// What is needed.
+        limit: String,
+    },
+    /// The device could not hold an allocation.
+    #[error(
+        "out of GPU memory: {what} needs {bytes} bytes ({detail}); use a smaller context, a smaller model or another adapter"
+    )]
+    OutOfMemory {
+        /// What was being allocated.
+        what: String,
+        /// How many bytes it needs.
+        bytes: u64,
+        /// What the device said.
+        detail: String,
+    },
+    /// The device is gone: a driver reset, an unplugged card or a destroyed device.
+    #[error("the GPU device was lost: {0}; run again, or choose another adapter with --adapter")]
+    DeviceLost(String),
+    /// A shader does not compile; the place is in the original source file.
+    #[error("shader {file}:{line}: {message}")]
+    Shader {
+        /// The file under `shaders/` that holds the offending line.
+        file: String,
+        /// The line in that file, from 1.
+        line: u32,
+        /// The compiler's words.
+        message: String,
+    },
+    /// The GPU refused a command: a defect of this program, reported with the driver's words.
+    #[error("the GPU refused a command: {0}")]
+    Gpu(String),
+}
+
+impl Error {
+    /// An [`Error::Argument`] from displayable parts.
+    pub fn argument(
+        what: impl Into<String>,
+        value: impl ToString,
+        limit: impl Into<String>,
+    ) -> Self {
+        Self::Argument { what: what.into(), value: value.to_string(), limit: limit.into() }
+    }
+}
+
+/// The result of everything here that can fail.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,315 @@
+//! Adapters: what is here, what each can do, and choosing one.
+
+use crate::{Error, Result};
+use serde::Serialize;
+
+/// An adapter and how to name it.
+#[derive(Clone)]
+pub struct Adapter {
+    pub(crate) raw: wgpu::Adapter,
+    /// What the driver says of itself.
+    pub info: wgpu::AdapterInfo,
+}
+
+/// What `asynctls adapters` reports of an adapter.
+#[derive(Clone, Debug, Serialize)]
+pub struct Probe {
+    /// Number for `--adapter`.
+    pub index: usize,
+    /// The adapter's name.
+    pub name: String,
+    /// `vulkan`, `metal`, `dx12`, `gl` or `webgpu`.
+    pub backend: String,
+    /// `discrete`, `integrated`, `virtual`, `cpu` or `other`.
+    pub kind: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// Subgroup sizes, when the adapter has subgroups.
+    pub subgroup_sizes: Option<(u32, u32)>,
+    /// Which variant of the kernels would be used.
+    pub tier: Option<String>,
+    /// Why the adapter cannot be used, if so.
+    pub unusable: Option<String>,
+    /// Largest storage binding in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub workgroup_bytes: u32,
+    /// Device memory in bytes, where the backend tells.
+    pub memory_bytes: Option<u64>,
+    /// Optional features that kernels can use.
+    pub features: Vec<String>,
+}
+
+/// Every adapter of every backend, in the order of `--adapter` indices: best first.
+pub async fn adapters() -> Vec<Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // Nothing is drawn or dispatched indirectly, so indirect validation would only cost start-up.
+    descriptor.flags.remove(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL);
+    let backends = descriptor.backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut found: Vec<Adapter> = instance
+        .enumerate_adapters(backends)
+        .await
+        .into_iter()
+        .map(|raw| Adapter { info: raw.get_info(), raw })
+        .collect();
+    found.sort_by_key(|a| (kind_rank(a.info.device_type), backend_rank(a.info.backend)));
+    found
+}
+
+fn kind_rank(kind: wgpu::DeviceType) -> u32 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Cpu => 3,
+        wgpu::DeviceType::Other => 4,
+    }
+}
+
+// Of one device's several backends, the one closer to the hardware; GL comes last because it lacks most features.
+fn backend_rank(backend: wgpu::Backend) -> u32 {
+    match backend {
+        wgpu::Backend::Metal | wgpu::Backend::Vulkan => 0,
+        wgpu::Backend::Dx12 => 1,
+        wgpu::Backend::BrowserWebGpu => 2,
+        wgpu::Backend::Gl | wgpu::Backend::Noop => 3,
+    }
+}
+
+/// The name of a backend as `--adapter` takes it.
+pub(crate) fn backend_name(backend: wgpu::Backend) -> &'static str {
+    match backend {
+        wgpu::Backend::Vulkan => "vulkan",
+        wgpu::Backend::Metal => "metal",
+        wgpu::Backend::Dx12 => "dx12",
+        wgpu::Backend::Gl => "gl",
+        wgpu::Backend::BrowserWebGpu => "webgpu",
+        wgpu::Backend::Noop => "noop",
+    }
+}
+
+fn kind_name(kind: wgpu::DeviceType) -> &'static str {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => "discrete",
+        wgpu::DeviceType::IntegratedGpu => "integrated",
+        wgpu::DeviceType::VirtualGpu => "virtual",
+        wgpu::DeviceType::Cpu => "cpu",
+        wgpu::DeviceType::Other => "other",
+    }
+}
+
+impl Adapter {
+    /// Backend and name, as in `vulkan:llvmpipe`.
+    pub fn label(&self) -> String {
+        format!("{}:{}", backend_name(self.info.backend), self.info.name)
+    }
+
+    /// Chooses among `adapters`: by index, by `[backend:]substring` of the label (case-insensitive), or, with no request,
+    /// the best usable one (discrete, integrated, virtual, CPU).
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] when none or several fit; it lists what is here.
+    pub fn choose(adapters: &[Adapter], request: Option<&str>) -> Result<Adapter> {
+        let labels: Vec<_> = adapters.iter().map(Adapter::label).collect();
+        let usable: Vec<_> = adapters.iter().map(|a| missing(a).is_none()).collect();
+        choose_index(&labels, &usable, request).map(|i| adapters[i].clone())
+    }
+
+    /// Bytes of memory the device has of its own, or shares with the host, where that can be told.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        match self.info.device_type {
+            // The rasterisers and integrated GPUs use the host's memory.
+            wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu => host_memory_bytes(),
+            _ => vulkan_memory_bytes(&self.raw),
+        }
+    }
+}
+
+fn choose_index(labels: &[String], usable: &[bool], request: Option<&str>) -> Result<usize> {
+    let list = |which: &[usize]| {
+        which.iter().map(|&i| format!("\n  {i}  {}", labels[i])).collect::<String>()
+    };
+    let all: Vec<usize> = (0..labels.len()).collect();
+    if labels.is_empty() {
+        return Err(Error::Adapter(
+            "no GPU adapter found; install a driver (on Debian or Ubuntu without a GPU: mesa-vulkan-drivers)".into(),
+        ));
+    }
+    let Some(request) = request else {
+        return all.iter().copied().find(|&i| usable[i]).ok_or_else(|| {
+            Error::Adapter(format!(
+                "no usable adapter among:{}\n`asynctls adapters` says why",
+                list(&all)
+            ))
+        });
+    };
+    if let Ok(index) = request.parse::<usize>() {
+        return if index < labels.len() {
+            Ok(index)
+        } else {
+            Err(Error::Adapter(format!("no adapter {index}; there are:{}", list(&all))))
+        };
+    }
+    let (backend, name) = match request.split_once(':') {
+        Some((backend, name)) => (Some(backend.to_lowercase()), name.to_lowercase()),
+        None => (None, request.to_lowercase()),
+    };
+    let fits: Vec<usize> = all
+        .iter()
+        .copied()
+        .filter(|&i| {
+            let (b, n) = labels[i].split_once(':').unwrap_or(("", &labels[i]));
+            backend.as_ref().is_none_or(|want| want == b) && n.to_lowercase().contains(&name)
+        })
+        .collect();
+    match fits[..] {
+        [one] => Ok(one),
+        [] => Err(Error::Adapter(format!("no adapter matches {request:?}; there are:{}", list(&all)))),
+        _ => Err(Error::Adapter(format!(
+            "{request:?} matches several adapters; name one by its number or as backend:name:{}",
+            list(&fits)
+        ))),
+    }
+}
+
+fn host_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(not(any(target_os = "macos", target_os = "ios", target_arch = "wasm32")))]
+fn vulkan_memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the handles belong to this live adapter, are only read, and are not kept or destroyed.
+    unsafe {
+        let hal = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = hal.shared_instance().raw_instance();
+        let memory = instance.get_physical_device_memory_properties(hal.raw_physical_device());
+        // The largest heap that the device calls its own: the small ones are windows for the host.
+        memory.memory_heaps[..memory.memory_heap_count as usize]
+            .iter()
+            .filter(|heap| heap.flags.as_raw() & 1 != 0)
+            .map(|heap| heap.size)
+            .max()
+    }
+}
+
+#[cfg(any(target_os = "macos", target_os = "ios", target_arch = "wasm32"))]
+fn vulkan_memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
+/// The limits that kernels need: WebGPU's own guaranteed values.
+pub(crate) struct Need {
+    name: &'static str,
+    least: u64,
+    of: fn(&wgpu::Limits) -> u64,
+}
+
+pub(crate) const NEEDS: &[Need] = &[
+    Need { name: "max_storage_buffers_per_shader_stage", least: 8, of: |l| l.max_storage_buffers_per_shader_stage.into() },
+    Need { name: "max_compute_workgroup_storage_size", least: 16384, of: |l| l.max_compute_workgroup_storage_size.into() },
+    Need { name: "max_compute_invocations_per_workgroup", least: 256, of: |l| l.max_compute_invocations_per_workgroup.into() },
+    Need { name: "max_compute_workgroup_size_x", least: 256, of: |l| l.max_compute_workgroup_size_x.into() },
+    Need { name: "max_compute_workgroups_per_dimension", least: 65535, of: |l| l.max_compute_workgroups_per_dimension.into() },
+    Need { name: "max_storage_buffer_binding_size", least: 128 << 20, of: |l| l.max_storage_buffer_binding_size },
+    Need { name: "max_buffer_size", least: 128 << 20, of: |l| l.max_buffer_size },
+];
+
+/// The first need that an adapter does not meet.
+pub(crate) fn missing(adapter: &Adapter) -> Option<Error> {
+    let compute = adapter
+        .raw
+        .get_downlevel_capabilities()
+        .flags
+        .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
+    if !compute {
+        return Some(unsupported(adapter, "compute shaders", 0, "needed"));
+    }
+    let limits = adapter.raw.limits();
+    NEEDS.iter().find(|need| (need.of)(&limits) < need.least).map(|need| {
+        unsupported(adapter, need.name, (need.of)(&limits), &format!("at least {} is needed", need.least))
+    })
+}
+
+fn unsupported(adapter: &Adapter, what: &str, value: u64, limit: &str) -> Error {
+    Error::Unsupported {
+        adapter: adapter.label(),
+        what: what.to_string(),
+        value: value.to_string(),
+        limit: limit.to_string(),
+    }
+}
+
+/// Describes every adapter, in the order of `--adapter` indices.
+pub fn probe(adapters: &[Adapter], disable: super::Disable) -> Vec<Probe> {
+    adapters
+        .iter()
+        .enumerate()
+        .map(|(index, adapter)| {
+            let limits = adapter.raw.limits();
+            let features = adapter.raw.features();
+            let unusable = missing(adapter).map(|e| e.to_string());
+            let named = [
+                ("subgroups", wgpu::Features::SUBGROUP),
+                ("shader-f16", wgpu::Features::SHADER_F16),
+                ("timestamps", wgpu::Features::TIMESTAMP_QUERY),
+                ("mappable-primary-buffers", wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
+            ];
+            Probe {
+                index,
+                name: adapter.info.name.clone(),
+                backend: backend_name(adapter.info.backend).into(),
+                kind: kind_name(adapter.info.device_type).into(),
+                driver: format!("{} {}", adapter.info.driver, adapter.info.driver_info).trim().into(),
+                subgroup_sizes: features
+                    .contains(wgpu::Features::SUBGROUP)
+                    .then_some((adapter.info.subgroup_min_size, adapter.info.subgroup_max_size)),
+                tier: unusable.is_none().then(|| super::Tier::of(adapter, disable).name.to_string()),
+                unusable,
+                max_binding_bytes: limits.max_storage_buffer_binding_size,
+                max_buffer_bytes: limits.max_buffer_size,
+                workgroup_bytes: limits.max_compute_workgroup_storage_size,
+                memory_bytes: adapter.memory_bytes(),
+                features: named
+                    .iter()
+                    .filter(|(_, feature)| features.contains(*feature))
+                    .map(|(name, _)| name.to_string())
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(request: Option<&str>) -> Result<usize> {
+        let labels =
+            ["vulkan:NVIDIA H100", "vulkan:llvmpipe (LLVM 15)", "gl:llvmpipe (LLVM 15)"].map(String::from);
+        choose_index(&labels, &[true, true, false], request)
+    }
+
+    #[test]
+    fn adapters_are_chosen_by_index_substring_or_rank() {
+        assert_eq!(choose(None).unwrap(), 0);
+        assert_eq!(choose(Some("2")).unwrap(), 2);
+        assert_eq!(choose(Some("h100")).unwrap(), 0);
+        assert_eq!(choose(Some("gl:llvmpipe")).unwrap(), 2);
+        assert_eq!(choose(Some("Vulkan:LLVMpipe")).unwrap(), 1);
+    }
+
+    #[test]
+    fn what_fits_none_or_several_is_an_error_that_lists_them() {
+        let several = choose(Some("llvmpipe")).unwrap_err().to_string();
+        assert!(several.contains("1  vulkan:llvmpipe") && several.contains("2  gl:llvmpipe"), "{several}");
+        assert!(!several.contains("H100"), "{several}");
+        let none = choose(Some("metal:")).unwrap_err().to_string();
+        assert!(none.contains("H100"), "{none}");
+        assert!(choose(Some("9")).unwrap_err().to_string().contains("no adapter 9"));
+    }
+}

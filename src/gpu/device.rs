@@ -1,0 +1,371 @@
+//! An open device: limits, memory accounting, faults, submission and read-back.
+
+use super::adapter::{Adapter, missing};
+use super::pipeline::Pipeline;
+use super::shader::ShaderSpec;
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Optional features that are switched off, so that one machine can test every path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disable {
+    /// Use the kernels that need no subgroup operations.
+    pub subgroups: bool,
+}
+
+impl Disable {
+    /// Parses the comma-separated list of `ASYNCTLS_DISABLE`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a word that names no feature.
+    pub fn parse(list: &str) -> Result<Self> {
+        let mut disable = Self::default();
+        for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            match word {
+                "subgroups" => disable.subgroups = true,
+                _ => return Err(Error::argument("ASYNCTLS_DISABLE", word, "only subgroups can be disabled")),
+            }
+        }
+        Ok(disable)
+    }
+
+    /// [`Disable::parse`] of the environment variable `ASYNCTLS_DISABLE`.
+    ///
+    /// # Errors
+    /// As [`Disable::parse`].
+    pub fn from_env() -> Result<Self> {
+        Self::parse(&std::env::var("ASYNCTLS_DISABLE").unwrap_or_default())
+    }
+}
+
+/// A tier of adapter: the features it needs and the library files that kernels then use. The portable tier needs none.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// The tier's name.
+    pub name: &'static str,
+    /// Features that the device is opened with.
+    pub features: wgpu::Features,
+    /// The file that fills the slot `<reduce>`.
+    pub reduce: &'static str,
+}
+
+// Best first.
+const TIERS: &[Tier] = &[
+    Tier { name: "subgroups", features: wgpu::Features::SUBGROUP, reduce: "lib/reduce_subgroup.wgsl" },
+    Tier { name: "portable", features: wgpu::Features::empty(), reduce: "lib/reduce_workgroup.wgsl" },
+];
+
+impl Tier {
+    /// The best tier that an adapter supports.
+    pub fn of(adapter: &Adapter, disable: Disable) -> &'static Tier {
+        let mut features = adapter.raw.features();
+        if disable.subgroups {
+            features.remove(wgpu::Features::SUBGROUP);
+        }
+        TIERS.iter().find(|tier| features.contains(tier.features)).expect("the last tier needs nothing")
+    }
+}
+
+/// How to open a device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GpuOptions {
+    /// Features to do without.
+    pub disable: Disable,
+    /// Compile shaders with bounds checks and loop bounding: slower, for tests.
+    pub checked: bool,
+    /// Run every kernel with its lanes reversed: for tests.
+    pub lanes_reversed: bool,
+    /// Pretend that a binding holds at most this many bytes, so that segmentation can be tested with small data.
+    pub max_binding: Option<u64>,
+}
+
+/// An open device with its pipelines, memory account and fault state.
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    /// The adapter's description.
+    pub info: wgpu::AdapterInfo,
+    /// Which variants of kernels run.
+    pub tier: &'static Tier,
+    pub(super) options: GpuOptions,
+    label: String,
+    limits: wgpu::Limits,
+    fault: Arc<Mutex<Option<Fault>>>,
+    pub(super) pipelines: Mutex<HashMap<ShaderSpec, Arc<Pipeline>>>,
+    pub(super) compile_time: Mutex<Duration>,
+    allocated: AtomicU64,
+}
+
+// The first fault is the cause; what follows are its consequences.
+#[derive(Clone, Debug)]
+enum Fault {
+    Lost(String),
+    OutOfMemory(String),
+    Other(String),
+}
+
+/// What else runs in this process may have panicked while it held a lock; the data are still whole.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Gpu {
+    /// Opens a device with only the limits and features that kernels need.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the missing limit, or [`Error::Adapter`] when the driver refuses.
+    pub async fn open(adapter: &Adapter, options: GpuOptions) -> Result<Self> {
+        if let Some(error) = missing(adapter) {
+            return Err(error);
+        }
+        let tier = Tier::of(adapter, options.disable);
+        let offered = adapter.raw.limits();
+        // WebGPU's guaranteed limits, but the largest bindings and buffers there are, to need fewer segments.
+        let mut limits = wgpu::Limits::downlevel_defaults().or_worse_values_from(&offered);
+        limits.max_storage_buffers_per_shader_stage = 8;
+        limits.max_compute_workgroup_storage_size = 16384;
+        limits.max_compute_invocations_per_workgroup = 256;
+        limits.max_compute_workgroup_size_x = 256;
+        limits.max_compute_workgroups_per_dimension = 65535;
+        limits.max_storage_buffer_binding_size = offered.max_storage_buffer_binding_size;
+        limits.max_buffer_size = offered.max_buffer_size;
+        limits.min_storage_buffer_offset_alignment = offered.min_storage_buffer_offset_alignment;
+        limits.min_uniform_buffer_offset_alignment = offered.min_uniform_buffer_offset_alignment;
+        let (device, queue) = adapter
+            .raw
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("asynctls"),
+                required_features: tier.features,
+                required_limits: limits,
+                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::Adapter(format!("{} refused to open: {e}", adapter.label())))?;
+        let fault = Arc::new(Mutex::new(None));
+        let lost = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            lock(&lost).get_or_insert(Fault::Lost(format!("{reason:?} {message}").trim().to_string()));
+        });
+        let refused = fault.clone();
+        device.on_uncaptured_error(Arc::new(move |error| {
+            lock(&refused).get_or_insert(match &error {
+                wgpu::Error::OutOfMemory { source } => Fault::OutOfMemory(source.to_string()),
+                other => Fault::Other(other.to_string()),
+            });
+        }));
+        let limits = device.limits();
+        Ok(Self {
+            device,
+            queue,
+            info: adapter.info.clone(),
+            tier,
+            options,
+            label: adapter.label(),
+            limits,
+            fault,
+            pipelines: Mutex::new(HashMap::new()),
+            compile_time: Mutex::new(Duration::ZERO),
+            allocated: AtomicU64::new(0),
+        })
+    }
+
+    /// Backend and name of the adapter.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The largest storage binding in bytes, a multiple of 256.
+    pub fn max_binding(&self) -> u64 {
+        let most = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        most.min(self.options.max_binding.unwrap_or(most)) / 256 * 256
+    }
+
+    /// Whether the "GPU" is the CPU, where few large workgroups beat many small ones.
+    pub fn is_cpu(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
+    /// Bytes of buffers made here and still alive or not: buffers live as long as the engine that made them.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Time spent compiling pipelines so far.
+    pub fn compile_time(&self) -> Duration {
+        *lock(&self.compile_time)
+    }
+
+    /// The first fault since the device was opened, as an error.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`].
+    pub fn check(&self) -> Result<()> {
+        match &*lock(&self.fault) {
+            None => Ok(()),
+            Some(Fault::Lost(why)) => Err(Error::DeviceLost(why.clone())),
+            Some(Fault::OutOfMemory(detail)) => {
+                Err(Error::OutOfMemory { what: "a submission".into(), bytes: 0, detail: detail.clone() })
+            }
+            Some(Fault::Other(why)) => Err(Error::Gpu(why.clone())),
+        }
+    }
+
+    /// A zeroed buffer of at least `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] naming `what`.
+    pub async fn buffer(&self, what: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+        self.check()?;
+        let size = bytes.max(16).next_multiple_of(16);
+        let failed = |detail: String| Error::OutOfMemory { what: what.to_string(), bytes: size, detail };
+        if size > self.limits.max_buffer_size {
+            return Err(failed(format!("a buffer holds at most {} bytes here", self.limits.max_buffer_size)));
+        }
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(what),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        // Popped before the first await: the guards cannot cross threads, what they return can.
+        let (validation, memory) = (validation.pop(), memory.pop());
+        if let Some(refused) = validation.await.or(memory.await) {
+            return Err(failed(refused.to_string()));
+        }
+        self.allocated.fetch_add(size, Ordering::Relaxed);
+        Ok(buffer)
+    }
+
+    /// A storage buffer that can be copied from and to.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub async fn storage(&self, what: &str, bytes: u64) -> Result<wgpu::Buffer> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        self.buffer(what, bytes, usage).await
+    }
+
+    /// A storage buffer that holds `data`.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub async fn storage_with(&self, what: &str, data: &[u8]) -> Result<wgpu::Buffer> {
+        let buffer = self.storage(what, data.len() as u64).await?;
+        self.write(&buffer, 0, data);
+        Ok(buffer)
+    }
+
+    /// A uniform buffer that holds `value`.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub async fn uniform<T: bytemuck::Pod>(&self, what: &str, value: T) -> Result<wgpu::Buffer> {
+        let bytes = bytemuck::bytes_of(&value);
+        let buffer = self
+            .buffer(what, bytes.len() as u64, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)
+            .await?;
+        self.write(&buffer, 0, bytes);
+        Ok(buffer)
+    }
+
+    /// Writes bytes (a multiple of four) before the next submission.
+    pub fn write(&self, buffer: &wgpu::Buffer, offset: u64, data: &[u8]) {
+        self.queue.write_buffer(buffer, offset, data);
+    }
+
+    /// Submits commands and returns their place in the queue.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
+        let index = self.queue.submit([encoder.finish()]);
+        self.check()?;
+        Ok(index)
+    }
+
+    /// Waits until a submission has finished, without blocking the thread on more than it.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
+        let waited = self.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+        self.check()?;
+        waited.map(drop).map_err(|e| Error::Gpu(e.to_string()))
+    }
+
+    /// Reads `bytes` bytes of a mappable buffer once the work submitted so far has filled it.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub async fn read(&self, staging: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+        let (sender, receiver) = futures::channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
+            // The receiver is only gone when the caller has given up.
+            let _ = sender.send(result);
+        });
+        self.drive(receiver).await??;
+        let view = staging
+            .get_mapped_range(0..bytes)
+            .map_err(|e| Error::Gpu(format!("mapping for read-back: {e}")))?;
+        let data = view.to_vec();
+        drop(view);
+        staging.unmap();
+        Ok(data)
+    }
+
+    // Polls until the callback has come: spins while it is likely near (a sleeping wait costs about 100 us on a
+    // discrete card), then sleeps in the driver.
+    async fn drive(
+        &self,
+        mut receiver: futures::channel::oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
+    ) -> Result<Result<()>> {
+        const SPIN: Duration = Duration::from_micros(300);
+        let began = Instant::now();
+        loop {
+            let poll = if cfg!(target_arch = "wasm32") || (!self.is_cpu() && began.elapsed() < SPIN) {
+                wgpu::PollType::Poll
+            } else {
+                wgpu::PollType::wait_indefinitely()
+            };
+            let polled = self.device.poll(poll);
+            if let Ok(Some(result)) = receiver.try_recv() {
+                self.check()?;
+                return Ok(result.map_err(|e| Error::Gpu(format!("mapping for read-back: {e}"))));
+            }
+            self.check()?;
+            polled.map_err(|e| Error::Gpu(e.to_string()))?;
+            if cfg!(target_arch = "wasm32") {
+                // The browser runs callbacks only when control returns to it.
+                let result = (&mut receiver).await.map_err(|e| Error::Gpu(e.to_string()))?;
+                return Ok(result.map_err(|e| Error::Gpu(format!("mapping for read-back: {e}"))));
+            }
+        }
+    }
+
+    /// Copies the first `bytes` bytes of a buffer to the host: for tests and rare reads, it makes its own staging.
+    ///
+    /// # Errors
+    /// As [`Gpu::read`] and [`Gpu::buffer`].
+    pub async fn download(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+        let staging = self
+            .buffer("download", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)
+            .await?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes);
+        self.submit(encoder)?;
+        let data = self.read(&staging, bytes).await;
+        self.allocated.fetch_sub(staging.size(), Ordering::Relaxed);
+        data
+    }
+
+    /// Destroys the device, as a driver reset would: every later call answers [`Error::DeviceLost`].
+    pub fn destroy(&self) {
+        self.device.destroy();
+    }
+}

@@ -1,0 +1,12 @@
+//! The GPU: choosing an adapter, opening a device, assembling shaders, running pipelines and reading back.
+
+mod adapter;
+mod device;
+mod pipeline;
+mod shader;
+mod shader_files;
+
+pub use adapter::{Adapter, Probe, adapters, probe};
+pub use device::{Disable, Gpu, GpuOptions, Tier};
+pub use pipeline::{Binding, Op, Pipeline};
+pub use shader::{Assembled, Constant, ShaderSpec, assemble};

@@ -1,0 +1,237 @@
+//! Shader assembly: typed constants, strict includes, a line map back to the original files, and validation.
+//!
+//! `//!include lib/x.wgsl` pastes a file; `//!include <slot>` pastes the file that the caller chose for that slot, which
+//! is how variants (weight formats, subgroup reductions, epilogues) are data rather than conditional text. A file that
+//! is unknown, included twice or that includes itself, and a slot that nobody fills or nobody uses, are errors.
+
+use super::shader_files::FILES;
+use crate::{Error, Result};
+
+/// A constant prepended to a shader as a typed WGSL `const`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Constant {
+    /// A `u32`.
+    U32(u32),
+    /// An `f32`, by its bits, so that specifications can be compared and hashed.
+    F32(u32),
+    /// A `bool`.
+    Bool(bool),
+}
+
+impl From<u32> for Constant {
+    fn from(value: u32) -> Self {
+        Self::U32(value)
+    }
+}
+
+impl From<f32> for Constant {
+    fn from(value: f32) -> Self {
+        Self::F32(value.to_bits())
+    }
+}
+
+impl From<bool> for Constant {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+/// What to assemble: a kernel's file, the files that fill its slots, and its constants.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ShaderSpec {
+    /// The kernel's file under `shaders/`.
+    pub file: &'static str,
+    /// Slot name and the file that fills it.
+    pub slots: Vec<(&'static str, &'static str)>,
+    /// Constants, in the order in which they are declared.
+    pub constants: Vec<(&'static str, Constant)>,
+}
+
+impl ShaderSpec {
+    /// A kernel without slots and constants.
+    pub fn new(file: &'static str) -> Self {
+        Self { file, slots: Vec::new(), constants: Vec::new() }
+    }
+
+    /// Fills a slot.
+    #[must_use]
+    pub fn slot(mut self, slot: &'static str, file: &'static str) -> Self {
+        self.slots.push((slot, file));
+        self
+    }
+
+    /// Declares a constant.
+    #[must_use]
+    pub fn constant(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+}
+
+/// A shader as one WGSL text, with the way back to the files it came from.
+#[derive(Debug)]
+pub struct Assembled {
+    /// Plain WGSL that any compiler accepts.
+    pub text: String,
+    /// File and line (from 1) of each line of `text`.
+    lines: Vec<(&'static str, u32)>,
+    /// The validated module.
+    pub(super) module: naga::Module,
+}
+
+const CONSTANTS: &str = "constants";
+
+/// Assembles and validates a kernel.
+///
+/// # Errors
+/// [`Error::Shader`] with the original file and line: a broken include, or what naga's parser or validator refuses.
+pub fn assemble(spec: &ShaderSpec) -> Result<Assembled> {
+    let mut text = String::new();
+    let mut lines = Vec::new();
+    for (i, (name, value)) in spec.constants.iter().enumerate() {
+        let line = match value {
+            Constant::U32(v) => format!("const {name}: u32 = {v}u;\n"),
+            // Hexadecimal bits would be exact too, but a bitcast is no constant expression everywhere.
+            Constant::F32(bits) => format!("const {name}: f32 = {:e}f;\n", f32::from_bits(*bits)),
+            Constant::Bool(v) => format!("const {name}: bool = {v};\n"),
+        };
+        text.push_str(&line);
+        lines.push((CONSTANTS, i as u32 + 1));
+    }
+    let mut included = Vec::new();
+    let mut used = Vec::new();
+    paste(spec.file, spec, (CONSTANTS, 0), &mut text, &mut lines, &mut included, &mut used)?;
+    if let Some((slot, _)) = spec.slots.iter().find(|(slot, _)| !used.contains(slot)) {
+        return Err(shader_error(spec.file, 1, format!("nothing includes the slot <{slot}>")));
+    }
+    let place = |line: u32| {
+        lines.get(line.saturating_sub(1) as usize).copied().unwrap_or((spec.file, line))
+    };
+    let module = naga::front::wgsl::parse_str(&text).map_err(|e| {
+        let (file, line) = place(e.location(&text).map_or(0, |l| l.line_number));
+        shader_error(file, line, e.message().to_string())
+    })?;
+    naga::valid::Validator::new(
+        naga::valid::ValidationFlags::all(),
+        naga::valid::Capabilities::all(),
+    )
+    .validate(&module)
+    .map_err(|e| {
+        let (file, line) = place(e.location(&text).map_or(0, |l| l.line_number));
+        let mut message = e.as_inner().to_string();
+        let mut source = std::error::Error::source(e.as_inner());
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        shader_error(file, line, message)
+    })?;
+    Ok(Assembled { text, lines, module })
+}
+
+impl Assembled {
+    /// The original file and line of a line of [`Assembled::text`], from 1.
+    pub fn origin(&self, line: u32) -> Option<(&'static str, u32)> {
+        self.lines.get(line.checked_sub(1)? as usize).copied()
+    }
+}
+
+fn shader_error(file: &str, line: u32, message: String) -> Error {
+    Error::Shader { file: file.to_string(), line, message }
+}
+
+fn paste(
+    file: &str,
+    spec: &ShaderSpec,
+    from: (&'static str, u32),
+    text: &mut String,
+    lines: &mut Vec<(&'static str, u32)>,
+    included: &mut Vec<&'static str>,
+    used: &mut Vec<&'static str>,
+) -> Result<()> {
+    let &(name, source) = FILES
+        .iter()
+        .find(|(name, _)| *name == file)
+        .ok_or_else(|| shader_error(from.0, from.1, format!("no shader file {file}")))?;
+    if included.contains(&name) {
+        return Err(shader_error(from.0, from.1, format!("{name} is included twice")));
+    }
+    included.push(name);
+    for (i, line) in source.lines().enumerate() {
+        let here = (name, i as u32 + 1);
+        let Some(target) = line.strip_prefix("//!include ") else {
+            text.push_str(line);
+            text.push('\n');
+            lines.push(here);
+            continue;
+        };
+        let target = target.trim();
+        let target = match target.strip_prefix('<').and_then(|t| t.strip_suffix('>')) {
+            None => target,
+            Some(slot) => {
+                let (slot, file) = spec
+                    .slots
+                    .iter()
+                    .find(|(name, _)| *name == slot)
+                    .ok_or_else(|| shader_error(here.0, here.1, format!("no file for the slot <{slot}>")))?;
+                used.push(slot);
+                file
+            }
+        };
+        paste(target, spec, here, text, lines, included, used)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(spec: &ShaderSpec) -> String {
+        assemble(spec).expect_err("must not assemble").to_string()
+    }
+
+    #[test]
+    fn unknown_files_and_slots_are_named_with_their_place() {
+        assert_eq!(error(&ShaderSpec::new("nowhere.wgsl")), "shader constants:0: no shader file nowhere.wgsl");
+        let spec = ShaderSpec::new("model/embed.wgsl");
+        assert!(error(&spec).contains("no file for the slot <weights>"));
+        let spec = spec.slot("weights", "lib/weights_q4.wgsl").slot("reduce", "lib/reduce_workgroup.wgsl");
+        assert!(error(&spec).contains("nothing includes the slot <reduce>"));
+    }
+
+    #[test]
+    fn a_file_included_twice_is_an_error() {
+        let spec = ShaderSpec::new("model/embed.wgsl").slot("weights", "lib/step.wgsl");
+        assert!(error(&spec).contains("lib/step.wgsl is included twice"), "{}", error(&spec));
+    }
+
+    #[test]
+    fn a_compile_error_names_the_original_file_and_line() {
+        // lib/budget.wgsl needs BLOCK, which is not declared here.
+        let spec = ShaderSpec::new("select/top_k.wgsl")
+            .slot("reduce", "lib/reduce_workgroup.wgsl")
+            .slot("items", "lib/items_blocks.wgsl")
+            .constant("LANES_REVERSED", false)
+            .constant("KV_HEADS", 1)
+            .constant("GROUP", 1);
+        let message = error(&spec);
+        assert!(message.starts_with("shader lib/budget.wgsl:5:"), "{message}");
+        assert!(message.contains("BLOCK"), "{message}");
+    }
+
+    #[test]
+    fn every_embedded_file_exists_on_disk_and_the_reverse() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+        let mut on_disk = Vec::new();
+        for folder in std::fs::read_dir(&root).unwrap() {
+            for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                on_disk.push(path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/"));
+            }
+        }
+        on_disk.sort();
+        let embedded: Vec<_> = FILES.iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(on_disk, embedded);
+    }
+}

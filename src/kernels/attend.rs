@@ -1,0 +1,58 @@
+//! `shaders/attend` and `shaders/kv`.
+
+use crate::attention::Shape;
+use crate::gpu::ShaderSpec;
+
+/// Which physical blocks a segment of the cache holds: `Segment` in the shaders.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct SegmentParams {
+    /// The first physical block.
+    pub first: u32,
+    /// How many blocks.
+    pub blocks: u32,
+    /// This segment's number.
+    pub index: u32,
+    /// Segments in all.
+    pub count: u32,
+}
+
+pub(super) fn spec(file: &'static str, shape: &Shape) -> ShaderSpec {
+    ShaderSpec::new(file)
+        .constant("KV_HEADS", shape.kv_heads)
+        .constant("GROUP", shape.group)
+        .constant("HEAD_DIM", shape.head_dim)
+        .constant("BLOCK", Shape::BLOCK)
+}
+
+// How keys and values are stored: packed f16 needs no feature.
+pub(super) fn kv_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
+    spec(file, shape).slot("kv", "lib/kv_packed_f16.wgsl")
+}
+
+/// Grid: (query heads + 2 * KV heads, rows).
+pub fn rope_append(shape: &Shape) -> ShaderSpec {
+    spec("kv/rope_append.wgsl", shape)
+        .slot("kv", "lib/kv_packed_f16.wgsl")
+        .constant("ROPE_INTERLEAVED", shape.rope_interleaved)
+}
+
+/// Grid: (splits, KV heads * ceil(group / 4), rows).
+pub fn dense_split(shape: &Shape) -> ShaderSpec {
+    kv_spec("attend/dense_split.wgsl", shape).constant("SCALE", shape.scale())
+}
+
+/// Grid: (splits, KV heads * ceil(group / 4), rows).
+pub fn sparse_split(shape: &Shape) -> ShaderSpec {
+    kv_spec("attend/sparse_split.wgsl", shape).constant("SCALE", shape.scale())
+}
+
+/// Grid: (query heads, rows).
+pub fn merge(shape: &Shape) -> ShaderSpec {
+    spec("attend/merge.wgsl", shape)
+}
+
+/// Grid: (query heads, tiles).
+pub fn prefill(shape: &Shape) -> ShaderSpec {
+    kv_spec("attend/prefill.wgsl", shape).constant("SCALE", shape.scale())
+}

@@ -1,0 +1,16 @@
+//! The host side of each shader: its specification, its parameters and its grid. One function a kernel, named as its
+//! file; the bindings are documented in the shader and reflected from it.
+
+mod attend;
+mod index;
+mod matrix;
+mod model;
+mod select;
+mod weights;
+
+pub use attend::{SegmentParams, dense_split, merge, prefill, rope_append, sparse_split};
+pub use index::{channel_stats, choose_channels, token_codes};
+pub use matrix::{MatrixParams, Output, matmul, matmul_grid, matvec, matvec_grid};
+pub use model::{EmbedParams, RmsNormParams, RowsParams, arg_max, embed, rms_norm};
+pub use select::{block_score, query_codes, token_score, top_k_blocks, top_k_tokens};
+pub use weights::{Packed, WeightFormat, pack_row};

@@ -1,0 +1,12 @@
+//! Two-level sparse attention (AsyncTLS, arXiv 2604.07815) for long contexts on wgpu.
+#![warn(missing_docs)]
+
+pub mod attention;
+pub mod conformance;
+mod error;
+pub mod gpu;
+pub mod kernels;
+pub mod model;
+pub mod reference;
+
+pub use error::{Error, Result};

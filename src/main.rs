@@ -1,0 +1,3 @@
+//! The command line: see `asynctls --help`.
+
+fn main() {}

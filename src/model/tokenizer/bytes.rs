@@ -1,0 +1,62 @@
+//! GPT-2's byte-level alphabet: 256 printable characters, one for each byte.
+
+/// The byte that a character of the alphabet stands for.
+///
+/// Printable Latin-1 stands for itself; the 68 other bytes follow in order from U+0100.
+fn byte(symbol: char) -> Option<u8> {
+    let code = u32::from(symbol);
+    let byte = match code {
+        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => code,
+        0x100..=0x120 => code - 0x100,
+        0x121..=0x142 => code - 0x121 + 0x7F,
+        0x143 => 0xAD,
+        _ => return None,
+    };
+    u8::try_from(byte).ok()
+}
+
+/// Appends the bytes of a token; a character outside the alphabet stands for its own UTF-8.
+pub fn append(token: &str, to: &mut Vec<u8>) {
+    for symbol in token.chars() {
+        match byte(symbol) {
+            Some(byte) => to.push(byte),
+            None => to.extend(symbol.encode_utf8(&mut [0; 4]).bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+    use tokenizers::{PreTokenizedString, PreTokenizer};
+
+    use super::*;
+
+    #[test]
+    fn alphabet_is_the_encoders() {
+        let alphabet = ByteLevel::alphabet();
+        let bytes: BTreeSet<u8> = alphabet.iter().filter_map(|&symbol| byte(symbol)).collect();
+        assert_eq!((alphabet.len(), bytes.len()), (256, 256));
+
+        let every_char: String = ('\0'..='\u{FFF}').chain('\u{10000}'..='\u{10FFF}').collect();
+        let mut parts = PreTokenizedString::from(every_char.as_str());
+        ByteLevel::new(false, false, false).pre_tokenize(&mut parts).unwrap();
+        let spelled: String = parts
+            .get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::None)
+            .iter()
+            .map(|part| part.0)
+            .collect();
+        let mut back = Vec::new();
+        append(&spelled, &mut back);
+        assert_eq!(back, every_char.as_bytes());
+    }
+
+    #[test]
+    fn other_characters_stand_for_themselves() {
+        let mut bytes = Vec::new();
+        append("Ġa\u{144}語", &mut bytes);
+        assert_eq!(bytes, " a\u{144}語".as_bytes());
+    }
+}

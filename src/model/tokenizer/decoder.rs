@@ -1,0 +1,65 @@
+//! Ids to text, one id at a time.
+
+use super::Tokenizer;
+
+/// Turns ids that arrive one by one into text: a character whose bytes come with several tokens
+/// is held back until it is whole.
+#[derive(Debug)]
+pub struct Decoder<'a> {
+    tokenizer: &'a Tokenizer,
+    skip_control: bool,
+    /// The beginning of a character: at most three bytes between calls.
+    pending: Vec<u8>,
+}
+
+impl<'a> Decoder<'a> {
+    pub(super) fn new(tokenizer: &'a Tokenizer, skip_control: bool) -> Self {
+        Self { tokenizer, skip_control, pending: Vec::new() }
+    }
+
+    /// The text that `id` completes. Bytes that can no longer become a character are U+FFFD.
+    pub fn push(&mut self, id: u32) -> String {
+        self.tokenizer.append_bytes(id, self.skip_control, &mut self.pending);
+        let whole = self.pending.len() - incomplete_tail(&self.pending);
+        let text = String::from_utf8_lossy(&self.pending[..whole]).into_owned();
+        self.pending.drain(..whole);
+        text
+    }
+
+    /// What is left, which no further id will complete: nothing, or U+FFFD.
+    pub fn finish(self) -> String {
+        String::from_utf8_lossy(&self.pending).into_owned()
+    }
+}
+
+/// How many bytes at the end are the beginning of a character.
+fn incomplete_tail(bytes: &[u8]) -> usize {
+    (1..=bytes.len().min(3))
+        .find(|&length| {
+            let tail = &bytes[bytes.len() - length..];
+            std::str::from_utf8(tail)
+                .is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+        })
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tail_of_every_cut() {
+        let text = "aé語😀";
+        for cut in 0..=text.len() {
+            let start = text.floor_char_boundary(cut);
+            assert_eq!(incomplete_tail(&text.as_bytes()[..cut]), cut - start, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_never_become_a_character_are_not_held_back() {
+        for bytes in [&b"\xFF"[..], b"\x80", b"\xC0", b"\xE0\x80", b"\xF5", b"\xED\xA0", b"\xC3("] {
+            assert_eq!(incomplete_tail(bytes), 0, "{bytes:?}");
+        }
+    }
+}

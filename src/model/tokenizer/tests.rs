@@ -1,0 +1,193 @@
+use proptest::prelude::*;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+
+use super::*;
+
+/// Every byte, a few merges, and two special tokens.
+fn small() -> Vocabulary {
+    let mut tokens: Vec<String> = ByteLevel::alphabet().into_iter().map(String::from).collect();
+    tokens.sort();
+    let merges = ["h e", "l l", "he ll", "hell o", "Ġ hello"].map(String::from).to_vec();
+    tokens.extend(merges.iter().map(|merge| merge.replace(' ', "")));
+    let mut kinds = vec![1; tokens.len()];
+    tokens.extend(["<|im_end|>", "<tab>"].map(String::from));
+    kinds.extend([3, 4]);
+    let eos = Some(261);
+    Vocabulary { tokens, merges, kinds, pre_tokenizer: "smollm".into(), eos, ..Default::default() }
+}
+
+fn tokenizer() -> Tokenizer {
+    Tokenizer::new(small()).unwrap()
+}
+
+fn refusal(change: impl FnOnce(&mut Vocabulary)) -> String {
+    let mut vocabulary = small();
+    change(&mut vocabulary);
+    match Tokenizer::new(vocabulary) {
+        Err(Error::Model(message)) => message,
+        other => panic!("{other:?} is not a refusal"),
+    }
+}
+
+#[test]
+fn merges_apply_within_words() {
+    let tokenizer = tokenizer();
+    let spelled: Vec<&str> = tokenizer
+        .encode("hello hello12", false)
+        .unwrap()
+        .into_iter()
+        .map(|id| tokenizer.token(id).unwrap())
+        .collect();
+    assert_eq!(spelled, ["hello", "Ġhello", "1", "2"]);
+}
+
+#[test]
+fn control_tokens_in_text_count_only_on_request() {
+    let tokenizer = tokenizer();
+    assert_eq!(tokenizer.encode("<|im_end|><tab>", true).unwrap(), [261, 262]);
+    let plain = tokenizer.encode("<|im_end|><tab>", false).unwrap();
+    assert_eq!(plain.len(), "<|im_end|>".len() + 1);
+    assert_eq!(plain.last(), Some(&262), "user-defined tokens always count");
+    assert_eq!(tokenizer.decode(&plain), "<|im_end|><tab>");
+}
+
+#[test]
+fn decoders_hold_back_incomplete_characters() {
+    let tokenizer = tokenizer();
+    let ids = tokenizer.encode("a😀<|im_end|>", true).unwrap();
+    let stream = |skip_control| {
+        let mut decoder = tokenizer.decoder(skip_control);
+        let pieces: Vec<String> = ids.iter().map(|&id| decoder.push(id)).collect();
+        (pieces, decoder.finish())
+    };
+    assert_eq!(stream(true).0, ["a", "", "", "", "😀", ""]);
+    assert_eq!(stream(false).0, ["a", "", "", "", "😀", "<|im_end|>"]);
+    assert_eq!(stream(true).1, "");
+
+    let mut decoder = tokenizer.decoder(true);
+    assert_eq!(decoder.push(ids[1]), "");
+    assert_eq!(decoder.push(ids[0]), "\u{FFFD}a", "the next token proves it broken");
+    assert_eq!(decoder.push(ids[1]), "");
+    assert_eq!(decoder.finish(), "\u{FFFD}");
+}
+
+#[test]
+fn ids_beyond_the_vocabulary_are_replaced() {
+    let tokenizer = tokenizer();
+    assert_eq!(tokenizer.decode(&[263, u32::MAX]), "\u{FFFD}\u{FFFD}");
+    assert_eq!(tokenizer.token(263), None);
+    assert!(!tokenizer.is_stop(263));
+}
+
+#[test]
+fn nothing_merges_across_a_byte_without_a_token() {
+    let mut vocabulary = small();
+    let x = vocabulary.tokens.iter().position(|token| token == "x").unwrap();
+    vocabulary.tokens[x].clear();
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    let ids = tokenizer.encode("hxe", false).unwrap();
+    let spelled: Vec<_> = ids.into_iter().map(|id| tokenizer.token(id).unwrap()).collect();
+    assert_eq!(spelled, ["h", "e"]);
+}
+
+#[test]
+fn stops_are_eos_the_files_and_known_control_tokens() {
+    let mut vocabulary = small();
+    vocabulary.eos = Some(3);
+    vocabulary.stops = vec![7, 3];
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    let stops: Vec<u32> = (0..300).filter(|&id| tokenizer.is_stop(id)).collect();
+    assert_eq!(stops, [3, 7, 261]);
+}
+
+#[test]
+fn leading_bos_only_where_the_file_asks() {
+    let mut vocabulary = small();
+    vocabulary.bos = Some(5);
+    assert_eq!(Tokenizer::new(vocabulary.clone()).unwrap().leading_bos(), None);
+    vocabulary.add_bos = true;
+    assert_eq!(Tokenizer::new(vocabulary).unwrap().leading_bos(), Some(5));
+}
+
+#[test]
+fn contradictions_are_refused() {
+    type Change = fn(&mut Vocabulary);
+    let cases: [(&str, Change); 15] = [
+        ("is empty", |v| *v = Vocabulary { pre_tokenizer: "smollm".into(), ..Default::default() }),
+        ("no merges", |v| v.merges.clear()),
+        ("needs \"zz\", which is not a token", |v| v.merges.push("zz e".into())),
+        ("needs \"hh\", which is not a token", |v| v.merges.push("h h".into())),
+        ("merge 5 of the vocabulary, \"hello\", is not two", |v| v.merges.push("hello".into())),
+        ("is not two tokens", |v| v.merges.push("h e l".into())),
+        ("is not two tokens", |v| v.merges.push(" h".into())),
+        ("merge 5 of the vocabulary, \"h e\", occurs twice", |v| v.merges.push("h e".into())),
+        ("tokens 0 and 9 of the vocabulary are both", |v| v.tokens[9] = v.tokens[0].clone()),
+        ("has 262 entries, but the vocabulary has 263 tokens", |v| v.kinds.truncate(262)),
+        ("is of kind 7, but kinds are 0 to 6", |v| v.kinds[0] = 7),
+        ("has 1000 bytes, but at most 256", |v| v.tokens[261] = "語".repeat(333) + "!"),
+        ("the bos token is 263, but the vocabulary has 263 tokens", |v| v.bos = Some(263)),
+        ("the stop token is 4294967295", |v| v.stops.push(u32::MAX)),
+        ("but there is none", |v| v.add_bos = true),
+    ];
+    for (expected, change) in cases {
+        let message = refusal(change);
+        assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn unknown_pre_tokenizers_are_refused_with_the_known_ones() {
+    let message = refusal(|v| v.pre_tokenizer = "klingon".into());
+    assert_eq!(
+        message,
+        "the pre-tokenizer (tokenizer.ggml.pre) is `klingon`, but only these are supported: smollm"
+    );
+}
+
+#[test]
+fn whitespace_beyond_the_patterns_reach_is_refused() {
+    let tokenizer = tokenizer();
+    let most = format!("a{}hello", " ".repeat(100_000));
+    let ids = tokenizer.encode(&most, false).unwrap();
+    assert_eq!(ids.len(), 1 + 99_999 + 1);
+    let error = tokenizer.encode(&" ".repeat(100_001), false).unwrap_err();
+    assert!(matches!(error, Error::Argument { .. }), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn decoding_undoes_encoding(text in ".{0,60}") {
+        let tokenizer = tokenizer();
+        for parse_special in [false, true] {
+            let ids = tokenizer.encode(&text, parse_special).unwrap();
+            prop_assert_eq!(tokenizer.decode(&ids), &text[..]);
+        }
+    }
+
+    #[test]
+    fn streaming_equals_decoding_at_once(ids in prop::collection::vec(0u32..270, 0..40)) {
+        let tokenizer = tokenizer();
+        let mut bytes = Vec::new();
+        for &id in &ids {
+            tokenizer.append_bytes(id, false, &mut bytes);
+        }
+        prop_assert_eq!(tokenizer.decode(&ids), String::from_utf8_lossy(&bytes).into_owned());
+    }
+
+    #[test]
+    fn no_vocabulary_panics(
+        tokens in prop::collection::vec("[ab ]{0,3}", 0..8),
+        merges in prop::collection::vec("[ab ]{0,5}", 0..4),
+        kinds in prop::collection::vec(-1..8, 0..8),
+        bos in prop::option::of(0u32..9),
+        text in "[ab ]{0,9}",
+    ) {
+        let pre_tokenizer = "smollm".to_string();
+        let vocabulary =
+            Vocabulary { tokens, merges, kinds, pre_tokenizer, bos, ..Default::default() };
+        if let Ok(tokenizer) = Tokenizer::new(vocabulary) {
+            let ids = tokenizer.encode(&text, true).unwrap();
+            tokenizer.decode(&ids);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! CPU twins of the shaders, in the plainest way and with f64 accumulation: what kernels are compared with.
+
+pub mod attend;
+pub mod dequantize;
+pub mod index;
+pub mod model;
+pub mod select;

@@ -1,0 +1,44 @@
+//! Twins of `shaders/model`.
+
+/// W x for a row-major matrix of `columns` columns.
+pub fn matvec(weights: &[f32], columns: usize, x: &[f32]) -> Vec<f64> {
+    weights.chunks_exact(columns).map(|row| dot(row, x)).collect()
+}
+
+/// The dot product, accumulated in f64.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+/// silu(gate) * up of interleaved rows (gate, up).
+pub fn swiglu(rows: &[f64]) -> Vec<f64> {
+    rows.chunks_exact(2).map(|pair| pair[0] / (1.0 + (-pair[0]).exp()) * pair[1]).collect()
+}
+
+/// x * weight / sqrt(mean(x^2) + epsilon).
+pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f64> {
+    let mean = dot(x, x) / x.len() as f64;
+    let scale = 1.0 / (mean + f64::from(epsilon)).sqrt();
+    x.iter().zip(weight).map(|(&x, &w)| f64::from(x) * scale * f64::from(w)).collect()
+}
+
+/// The index of the largest value, ties to the lowest index, NaN below everything.
+pub fn arg_max(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, &value) in values.iter().enumerate() {
+        if super::select::ordered_key(value) > super::select::ordered_key(values[best]) {
+            best = i;
+        }
+    }
+    best
+}
+
+/// Rotates a head's vector in place by one angle a pair.
+pub fn rope(vector: &mut [f32], angles: &[f64], interleaved: bool) {
+    for (i, angle) in angles.iter().enumerate() {
+        let (first, second) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + angles.len()) };
+        let (a, b) = (f64::from(vector[first]), f64::from(vector[second]));
+        vector[first] = (a * angle.cos() - b * angle.sin()) as f32;
+        vector[second] = (a * angle.sin() + b * angle.cos()) as f32;
+    }
+}

@@ -1,0 +1,77 @@
+//! Every conformance case on every adapter of this machine, one trial each.
+//!
+//! `ASYNCTLS_TEST_ADAPTERS` lists what must be here (default: lavapipe through Vulkan, llvmpipe through GL and
+//! SwiftShader through Vulkan); one that is not is a failed trial, never a silent skip.
+
+use asynctls::conformance::{Case, cases};
+use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::sync::{Arc, Mutex, OnceLock};
+
+const EXPECTED: &str = "vulkan:llvmpipe,gl:llvmpipe,vulkan:swiftshader";
+
+/// How the device is opened: every case runs in each mode that could change its result.
+struct Mode {
+    name: &'static str,
+    options: GpuOptions,
+    applies: fn(&Case, &Adapter) -> bool,
+}
+
+fn modes() -> Vec<Mode> {
+    let base = GpuOptions::default();
+    let portable = Disable { subgroups: true };
+    let has_tiers = |_: &Case, adapter: &Adapter| {
+        asynctls::gpu::Tier::of(adapter, Disable::default()).name != "portable"
+    };
+    vec![
+        Mode { name: "trusted", options: base, applies: |_, _| true },
+        // Checks are compiled in by naga, the same for every backend: one that reads SPIR-V and one that reads GLSL do.
+        Mode {
+            name: "checked",
+            options: GpuOptions { checked: true, ..base },
+            applies: |_, adapter| adapter.info.name.contains("llvmpipe"),
+        },
+        Mode {
+            name: "reversed",
+            options: GpuOptions { lanes_reversed: true, ..base },
+            applies: |case, _| case.shares_memory,
+        },
+        Mode { name: "portable", options: GpuOptions { disable: portable, ..base }, applies: has_tiers },
+    ]
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let expected = std::env::var("ASYNCTLS_TEST_ADAPTERS").unwrap_or_else(|_| EXPECTED.into());
+    let here = pollster::block_on(adapters());
+    let cases: Vec<Arc<Case>> = cases().into_iter().map(Arc::new).collect();
+    let mut trials = Vec::new();
+    // A GL context belongs to one thread at a time, and its devices share one.
+    let gl: Arc<Mutex<()>> = Arc::default();
+    for request in expected.split(',').filter(|r| !r.is_empty()) {
+        let adapter = match Adapter::choose(&here, Some(request)) {
+            Ok(adapter) => adapter,
+            Err(error) => {
+                trials.push(Trial::test(format!("{request} is here"), move || Err(Failed::from(error.to_string()))));
+                continue;
+            }
+        };
+        for mode in modes() {
+            // One device a mode, opened by the first trial that needs it.
+            let gpu: Arc<OnceLock<Result<Gpu, String>>> = Arc::default();
+            for case in cases.iter().filter(|case| (mode.applies)(case, &adapter)) {
+                let (gpu, case, adapter, options) = (gpu.clone(), case.clone(), adapter.clone(), mode.options);
+                let turn = (adapter.info.backend == wgpu::Backend::Gl).then(|| gl.clone());
+                trials.push(Trial::test(format!("{request} {} {}", mode.name, case.name()), move || {
+                    let _turn = turn.as_ref().map(|gl| gl.lock().unwrap_or_else(|failed| failed.into_inner()));
+                    let gpu = gpu.get_or_init(|| {
+                        pollster::block_on(Gpu::open(&adapter, options)).map_err(|e| e.to_string())
+                    });
+                    let gpu = gpu.as_ref().map_err(|e| Failed::from(e.clone()))?;
+                    pollster::block_on(case.run(gpu)).map_err(|e| Failed::from(e.to_string()))?.map_err(Failed::from)
+                }));
+            }
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
