@@ -3,9 +3,11 @@
 
 pub mod attention;
 pub mod conformance;
+pub mod engine;
 mod error;
 pub mod gpu;
 pub mod kernels;
+pub mod kv;
 pub mod model;
 pub mod reference;
 

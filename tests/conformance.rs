@@ -36,7 +36,11 @@ fn modes() -> Vec<Mode> {
             options: GpuOptions { lanes_reversed: true, ..base },
             applies: |case, _| case.shares_memory,
         },
-        Mode { name: "portable", options: GpuOptions { disable: portable, ..base }, applies: has_tiers },
+        Mode {
+            name: "portable",
+            options: GpuOptions { disable: portable, ..base },
+            applies: has_tiers,
+        },
     ]
 }
 
@@ -52,7 +56,9 @@ fn main() {
         let adapter = match Adapter::choose(&here, Some(request)) {
             Ok(adapter) => adapter,
             Err(error) => {
-                trials.push(Trial::test(format!("{request} is here"), move || Err(Failed::from(error.to_string()))));
+                trials.push(Trial::test(format!("{request} is here"), move || {
+                    Err(Failed::from(error.to_string()))
+                }));
                 continue;
             }
         };
@@ -60,16 +66,25 @@ fn main() {
             // One device a mode, opened by the first trial that needs it.
             let gpu: Arc<OnceLock<Result<Gpu, String>>> = Arc::default();
             for case in cases.iter().filter(|case| (mode.applies)(case, &adapter)) {
-                let (gpu, case, adapter, options) = (gpu.clone(), case.clone(), adapter.clone(), mode.options);
+                let (gpu, case, adapter, options) =
+                    (gpu.clone(), case.clone(), adapter.clone(), mode.options);
                 let turn = (adapter.info.backend == wgpu::Backend::Gl).then(|| gl.clone());
-                trials.push(Trial::test(format!("{request} {} {}", mode.name, case.name()), move || {
-                    let _turn = turn.as_ref().map(|gl| gl.lock().unwrap_or_else(|failed| failed.into_inner()));
-                    let gpu = gpu.get_or_init(|| {
-                        pollster::block_on(Gpu::open(&adapter, options)).map_err(|e| e.to_string())
-                    });
-                    let gpu = gpu.as_ref().map_err(|e| Failed::from(e.clone()))?;
-                    pollster::block_on(case.run(gpu)).map_err(|e| Failed::from(e.to_string()))?.map_err(Failed::from)
-                }));
+                trials.push(Trial::test(
+                    format!("{request} {} {}", mode.name, case.name()),
+                    move || {
+                        let _turn = turn
+                            .as_ref()
+                            .map(|gl| gl.lock().unwrap_or_else(|failed| failed.into_inner()));
+                        let gpu = gpu.get_or_init(|| {
+                            pollster::block_on(Gpu::open(&adapter, options))
+                                .map_err(|e| e.to_string())
+                        });
+                        let gpu = gpu.as_ref().map_err(|e| Failed::from(e.clone()))?;
+                        pollster::block_on(case.run(gpu))
+                            .map_err(|e| Failed::from(e.to_string()))?
+                            .map_err(Failed::from)
+                    },
+                ));
             }
         }
     }

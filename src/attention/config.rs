@@ -27,7 +27,8 @@ impl FromStr for Blocks {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let limit = "it must be a number of blocks from 1, or a share such as 25% from above 0% to 100%";
+        let limit =
+            "it must be a number of blocks from 1, or a share such as 25% from above 0% to 100%";
         let error = || Error::argument("--blocks", text, limit);
         match text.strip_suffix('%') {
             Some(share) => {
@@ -106,7 +107,13 @@ impl Budget {
 
     /// What a row at `position` attends.
     pub fn row(&self, position: u32) -> RowBudget {
-        RowBudget::new(position, self.blocks_kept(position / Shape::BLOCK), self.tokens, self.sink_blocks, self.recent_blocks)
+        RowBudget::new(
+            position,
+            self.blocks_kept(position / Shape::BLOCK),
+            self.tokens,
+            self.sink_blocks,
+            self.recent_blocks,
+        )
     }
 }
 
@@ -129,7 +136,13 @@ pub struct RowBudget {
 
 impl RowBudget {
     /// The budget of a row at `position`.
-    pub fn new(position: u32, blocks_kept: u32, tokens_kept: u32, sink_blocks: u32, recent_blocks: u32) -> Self {
+    pub fn new(
+        position: u32,
+        blocks_kept: u32,
+        tokens_kept: u32,
+        sink_blocks: u32,
+        recent_blocks: u32,
+    ) -> Self {
         let closed = position / Shape::BLOCK;
         let recent_first = closed - closed.min(recent_blocks);
         let sink = sink_blocks.min(recent_first);
@@ -161,13 +174,19 @@ mod tests {
             assert!(row.attended <= position + 1, "{position}");
             assert!(row.sink <= row.recent_first);
             if position < 6 * 64 {
-                assert_eq!(row.attended, position + 1 - (row.recent_first - row.sink) * 64 + row.tokens);
+                assert_eq!(
+                    row.attended,
+                    position + 1 - (row.recent_first - row.sink) * 64 + row.tokens
+                );
             }
         }
         // Everything is attended while sink, recent and budget cover it.
         assert_eq!(RowBudget::new(5 * 64 + 63, 16, 256, 1, 4).attended, 6 * 64);
         let row = RowBudget::new(4000, 16, 256, 1, 4);
-        assert_eq!((row.closed, row.recent_first, row.sink, row.blocks, row.tokens), (62, 58, 1, 16, 256));
+        assert_eq!(
+            (row.closed, row.recent_first, row.sink, row.blocks, row.tokens),
+            (62, 58, 1, 16, 256)
+        );
         assert_eq!(row.attended, 64 + 256 + 33 + 256);
     }
 }

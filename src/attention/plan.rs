@@ -65,7 +65,12 @@ pub struct Step {
 
 impl Step {
     /// Plans a step over spans of different sequences. `angle` gives a position's rotary angles in radians, one a pair.
-    pub fn new(shape: &Shape, spans: &[Span<'_>], settings: &StepSettings<'_>, angle: impl Fn(u32, &mut Vec<f64>)) -> Self {
+    pub fn new(
+        shape: &Shape,
+        spans: &[Span<'_>],
+        settings: &StepSettings<'_>,
+        angle: impl Fn(u32, &mut Vec<f64>),
+    ) -> Self {
         let rows: usize = spans.iter().map(|span| span.tokens.len()).sum();
         let mut row_words = Vec::with_capacity(rows * ROW_WORDS);
         let mut span_words = Vec::new();
@@ -121,7 +126,8 @@ impl Step {
         // Splits of whole tiles of 64 tokens: as many as fill the device, at most one a tile.
         let attended_tiles = most_attended.div_ceil(64);
         let workgroups = rows as u32 * shape.kv_heads * shape.group.div_ceil(4);
-        let split_tiles = (attended_tiles * workgroups).div_ceil(settings.target_workgroups.max(1)).max(1);
+        let split_tiles =
+            (attended_tiles * workgroups).div_ceil(settings.target_workgroups.max(1)).max(1);
         let splits = attended_tiles.div_ceil(split_tiles);
 
         let rows_at = HEADER;
@@ -221,7 +227,10 @@ mod tests {
                 let settings = StepSettings { target_workgroups: target, ..Default::default() };
                 let step = Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([0.0; 32]));
                 let reach = step.words[1] * 64 * step.splits;
-                assert!(reach >= tokens && reach - step.words[1] * 64 < tokens, "{tokens} {target}");
+                assert!(
+                    reach >= tokens && reach - step.words[1] * 64 < tokens,
+                    "{tokens} {target}"
+                );
             }
         }
     }

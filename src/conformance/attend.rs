@@ -23,7 +23,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                     if i != 3 && (segments, family) != (1, Family::Random) {
                         continue;
                     }
-                    let label = format!("{label} lengths {lengths:?} segments {segments} {family:?}");
+                    let label =
+                        format!("{label} lengths {lengths:?} segments {segments} {family:?}");
                     for kernel in ["dense_split", "sparse_split", "prefill"] {
                         cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
                             Box::pin(attend(gpu, kernel, shape, lengths, segments, family))
@@ -33,9 +34,12 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }
         }
         for segments in [1, 2] {
-            cases.push(Case::new("rope_append", format!("{label} segments {segments}"), true, move |gpu| {
-                Box::pin(rope_append(gpu, shape, segments))
-            }));
+            cases.push(Case::new(
+                "rope_append",
+                format!("{label} segments {segments}"),
+                true,
+                move |gpu| Box::pin(rope_append(gpu, shape, segments)),
+            ));
         }
     }
     cases.push(Case::new("merge", "3 segments, 70 states, empty ones among them", true, |gpu| {
@@ -47,12 +51,25 @@ fn random_qkv(shape: &Shape, rows: usize) -> Vec<f32> {
     Random::new(99).floats(rows * shape.qkv_width() as usize)
 }
 
-async fn attend(gpu: &Gpu, kernel: &str, shape: Shape, lengths: &[u32], segments: u32, family: Family) -> Result<Verdict> {
+async fn attend(
+    gpu: &Gpu,
+    kernel: &str,
+    shape: Shape,
+    lengths: &[u32],
+    segments: u32,
+    family: Family,
+) -> Result<Verdict> {
     let cache = Cache::new(shape, lengths, segments, family);
     // Prefill works on up to the last 150 tokens of each sequence, decode on the last one.
-    let counts: Vec<u32> = lengths.iter().map(|&n| if kernel == "prefill" { n.min(150) } else { 1 }).collect();
-    let budget =
-        Budget { blocks: Blocks::Count(2), tokens: 37, sink_blocks: 1, recent_blocks: 1, dense_below: 0 };
+    let counts: Vec<u32> =
+        lengths.iter().map(|&n| if kernel == "prefill" { n.min(150) } else { 1 }).collect();
+    let budget = Budget {
+        blocks: Blocks::Count(2),
+        tokens: 37,
+        sink_blocks: 1,
+        recent_blocks: 1,
+        dense_below: 0,
+    };
     let sparse = (kernel == "sparse_split").then_some(&budget);
     // Few workgroups make long splits, many make one tile a split: both must do.
     for target in [2, 4096] {
@@ -100,7 +117,8 @@ async fn run_prefill(gpu: &Gpu, cache: &Cache, step: &Step, qkv: &[f32]) -> Resu
             Data::InOut(&out),
             Data::InOut(&states),
         ];
-        let mut results = run(gpu, &kernels::prefill(shape), &data, (shape.q_heads(), step.tiles, 1)).await?;
+        let mut results =
+            run(gpu, &kernels::prefill(shape), &data, (shape.q_heads(), step.tiles, 1)).await?;
         states = results.remove(1);
         out = results.remove(0);
     }
@@ -120,7 +138,11 @@ async fn run_split(
     let mut partial_o = vec![POISON; states * shape.head_dim as usize];
     let mut partial_ml = vec![POISON; states * 2];
     let qkv = bits(qkv);
-    let spec = if kernel == "sparse_split" { kernels::sparse_split(shape) } else { kernels::dense_split(shape) };
+    let spec = if kernel == "sparse_split" {
+        kernels::sparse_split(shape)
+    } else {
+        kernels::dense_split(shape)
+    };
     for segment in 0..cache.segments {
         let params = cache.segment(segment);
         let kv = cache.segment_words(segment);
@@ -154,7 +176,9 @@ async fn run_split(
 type Tokens = Vec<Vec<Vec<u32>>>;
 
 fn dense_tokens(rows: &[(usize, u32)], shape: Shape) -> Tokens {
-    rows.iter().map(|&(_, position)| vec![(0..=position).collect(); shape.kv_heads as usize]).collect()
+    rows.iter()
+        .map(|&(_, position)| vec![(0..=position).collect(); shape.kv_heads as usize])
+        .collect()
 }
 
 /// Random ascending candidates for each row and KV head, as level 2 would leave them.
@@ -164,7 +188,8 @@ fn choose_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &S
     for &(_, position) in rows {
         let row = budget.row(position);
         for _ in 0..shape.kv_heads {
-            let mut pool: Vec<u32> = (row.sink * Shape::BLOCK..row.recent_first * Shape::BLOCK).collect();
+            let mut pool: Vec<u32> =
+                (row.sink * Shape::BLOCK..row.recent_first * Shape::BLOCK).collect();
             while pool.len() > row.tokens as usize {
                 pool.remove(random.below(pool.len() as u32) as usize);
             }
@@ -178,7 +203,13 @@ fn choose_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &S
     chosen
 }
 
-fn sparse_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &Step, chosen: &[u32]) -> Tokens {
+fn sparse_tokens(
+    rows: &[(usize, u32)],
+    shape: &Shape,
+    budget: &Budget,
+    step: &Step,
+    chosen: &[u32],
+) -> Tokens {
     rows.iter()
         .enumerate()
         .map(|(i, &(_, position))| {
@@ -196,7 +227,14 @@ fn sparse_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &S
         .collect()
 }
 
-fn check_attention(cache: &Cache, rows: &[(usize, u32)], qkv: &[f32], out: &[u32], tokens: &Tokens, first: usize) -> Verdict {
+fn check_attention(
+    cache: &Cache,
+    rows: &[(usize, u32)],
+    qkv: &[f32],
+    out: &[u32],
+    tokens: &Tokens,
+    first: usize,
+) -> Verdict {
     let shape = &cache.shape;
     let d = shape.head_dim as usize;
     for (r, &(sequence, position)) in rows.iter().enumerate().filter(|(_, row)| row.0 >= first) {
@@ -205,7 +243,8 @@ fn check_attention(cache: &Cache, rows: &[(usize, u32)], qkv: &[f32], out: &[u32
             let q = &qkv[r * shape.qkv_width() as usize + head * d..][..d];
             let tokens = &tokens[r][kv_head];
             let key = |t| cache.key(sequence, kv_head, t);
-            let want = attention(q, shape.scale(), tokens, key, |t| cache.value(sequence, kv_head, t));
+            let want =
+                attention(q, shape.scale(), tokens, key, |t| cache.value(sequence, kv_head, t));
             // A logit of size A = scale sum |q k| is off by A (d + 4) 2^-24. A weight is off by twice that, by exp's error
             // of 3 + 2 |x| ulp at x of at most 2 A, once in its tile and twice in merges, and by the sum over
             // n tokens. The output is off by twice the weights' relative error times the largest value, which is 1.
@@ -216,9 +255,13 @@ fn check_attention(cache: &Cache, rows: &[(usize, u32)], qkv: &[f32], out: &[u32
                 .fold(0.0, f64::max)
                 * f64::from(shape.scale());
             let ulp = 2f64.powi(-23);
-            let weight = size * (d as f64 + 4.0) * ulp + 3.0 * (3.0 + 4.0 * size) * ulp + (tokens.len() as f64 + 64.0) * ulp;
+            let weight = size * (d as f64 + 4.0) * ulp
+                + 3.0 * (3.0 + 4.0 * size) * ulp
+                + (tokens.len() as f64 + 64.0) * ulp;
             let what = format!("row {r} (sequence {sequence}, position {position}) head {head}");
-            compare(&what, &out[(r * shape.q_heads() as usize + head) * d..], &want, |_| 2.0 * weight)?;
+            compare(&what, &out[(r * shape.q_heads() as usize + head) * d..], &want, |_| {
+                2.0 * weight
+            })?;
         }
     }
     Ok(())
@@ -256,7 +299,8 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
     let mut expected = vec![vec![POISON; caches[0].len()]; segments as usize];
     let mut loose = vec![vec![false; caches[0].len()]; segments as usize];
     for (r, &(sequence, position)) in rows.iter().enumerate() {
-        let angles: Vec<f64> = (0..shape.head_dim / 2).map(|i| angle(position, i, shape.head_dim)).collect();
+        let angles: Vec<f64> =
+            (0..shape.head_dim / 2).map(|i| angle(position, i, shape.head_dim)).collect();
         for head in 0..(shape.q_heads() + 2 * shape.kv_heads) as usize {
             let at = r * width + head * d;
             let mut want = qkv[at..at + d].to_vec();
@@ -266,24 +310,31 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
             }
             // cos, sin, two products and a sum, each rounded to f32.
             let wanted: Vec<f64> = want.iter().map(|&v| f64::from(v)).collect();
-            let verdict = compare(&format!("row {r} head {head}"), &turned[at..at + d], &wanted, |i| {
-                (wanted[i].abs() + 2.0) * 2f64.powi(-22)
-            });
+            let verdict =
+                compare(&format!("row {r} head {head}"), &turned[at..at + d], &wanted, |i| {
+                    (wanted[i].abs() + 2.0) * 2f64.powi(-22)
+                });
             if verdict.is_err() {
                 return Ok(verdict);
             }
             let Some(kv_head) = head.checked_sub(shape.q_heads() as usize) else { continue };
             let block = cache.tables[sequence][(position / Shape::BLOCK) as usize];
-            let (segment, slot) = ((block / cache.blocks_a_segment) as usize, (block % cache.blocks_a_segment) as usize);
+            let (segment, slot) = (
+                (block / cache.blocks_a_segment) as usize,
+                (block % cache.blocks_a_segment) as usize,
+            );
             let which = kv_head / shape.kv_heads as usize;
-            let row = ((slot * shape.kv_heads as usize + kv_head % shape.kv_heads as usize) * 2 + which)
+            let row = ((slot * shape.kv_heads as usize + kv_head % shape.kv_heads as usize) * 2
+                + which)
                 * Shape::BLOCK as usize
                 + (position % Shape::BLOCK) as usize;
             for (i, pair) in turned[at..at + d].chunks(2).enumerate() {
                 let half = |bits: u32| {
-                    f16::from_f32(f32::from_bits(bits).clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_bits()
+                    f16::from_f32(f32::from_bits(bits).clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
+                        .to_bits()
                 };
-                expected[segment][row * d / 2 + i] = u32::from(half(pair[0])) | u32::from(half(pair[1])) << 16;
+                expected[segment][row * d / 2 + i] =
+                    u32::from(half(pair[0])) | u32::from(half(pair[1])) << 16;
                 loose[segment][row * d / 2 + i] = true;
             }
         }
@@ -291,10 +342,15 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
     for (segment, (got, want)) in caches.iter().zip(&expected).enumerate() {
         for i in 0..got.len() {
             // Rounding to f16 is to nearest in practice, but WGSL allows either neighbour.
-            let near = |a: u32, b: u32| (a & 0xffff).abs_diff(b & 0xffff) <= 1 && (a >> 16).abs_diff(b >> 16) <= 1;
+            let near = |a: u32, b: u32| {
+                (a & 0xffff).abs_diff(b & 0xffff) <= 1 && (a >> 16).abs_diff(b >> 16) <= 1
+            };
             let right = if loose[segment][i] { near(got[i], want[i]) } else { got[i] == want[i] };
             if !right {
-                return Ok(Err(format!("segment {segment} word {i} is {:#x}, not {:#x}", got[i], want[i])));
+                return Ok(Err(format!(
+                    "segment {segment} word {i} is {:#x}, not {:#x}",
+                    got[i], want[i]
+                )));
             }
         }
     }
@@ -329,15 +385,20 @@ async fn merge(gpu: &Gpu) -> Result<Verdict> {
     for head in 0..rows * 2 {
         let states = head * parts..(head + 1) * parts;
         let largest = states.clone().map(|i| f64::from(m[i])).fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = states.clone().map(|i| f64::from(l[i]) * (f64::from(m[i]) - largest).exp()).sum();
+        let sum: f64 =
+            states.clone().map(|i| f64::from(l[i]) * (f64::from(m[i]) - largest).exp()).sum();
         let want: Vec<f64> = (0..128)
             .map(|d| {
-                let weighed = states.clone().map(|i| f64::from(o[i * 128 + d]) * (f64::from(m[i]) - largest).exp());
+                let weighed = states
+                    .clone()
+                    .map(|i| f64::from(o[i * 128 + d]) * (f64::from(m[i]) - largest).exp());
                 weighed.sum::<f64>() / sum
             })
             .collect();
         // exp of at most 80 is within 163 ulp, and 210 terms are summed; |o| <= 1 and l >= 0.1.
-        let verdict = compare(&format!("head {head}"), &out[head * 128..], &want, |_| 20.0 * (163.0 + 210.0) * 2f64.powi(-23));
+        let verdict = compare(&format!("head {head}"), &out[head * 128..], &want, |_| {
+            20.0 * (163.0 + 210.0) * 2f64.powi(-23)
+        });
         if verdict.is_err() {
             return Ok(verdict);
         }

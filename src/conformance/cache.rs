@@ -32,7 +32,9 @@ pub(super) struct Cache {
 
 impl Cache {
     pub(super) fn new(shape: Shape, lengths: &[u32], segments: u32, family: Family) -> Self {
-        let mut random = Random::new(u64::from(shape.head_dim) * 31 + lengths.iter().map(|&l| u64::from(l)).sum::<u64>());
+        let mut random = Random::new(
+            u64::from(shape.head_dim) * 31 + lengths.iter().map(|&l| u64::from(l)).sum::<u64>(),
+        );
         let heads = shape.kv_heads as usize;
         let scale = if family == Family::Peaked { 40.0 } else { 1.0 };
         let mut rows = |scale: f32| -> Vec<Vec<Vec<Vec<f32>>>> {
@@ -81,7 +83,16 @@ impl Cache {
             .iter()
             .map(|n| order.by_ref().take(n.div_ceil(Shape::BLOCK) as usize).collect())
             .collect();
-        Self { shape, lengths: lengths.to_vec(), keys, values, tables, segments, blocks_a_segment, ids: vec![0; 4096] }
+        Self {
+            shape,
+            lengths: lengths.to_vec(),
+            keys,
+            values,
+            tables,
+            segments,
+            blocks_a_segment,
+            ids: vec![0; 4096],
+        }
     }
 
     pub(super) fn key(&self, sequence: usize, head: usize, token: u32) -> &[f32] {
@@ -93,7 +104,12 @@ impl Cache {
     }
 
     pub(super) fn segment(&self, index: u32) -> SegmentParams {
-        SegmentParams { first: index * self.blocks_a_segment, blocks: self.blocks_a_segment, index, count: self.segments }
+        SegmentParams {
+            first: index * self.blocks_a_segment,
+            blocks: self.blocks_a_segment,
+            index,
+            count: self.segments,
+        }
     }
 
     /// One segment's words; blocks that nobody uses hold NaN.
@@ -104,14 +120,16 @@ impl Cache {
         let block = Shape::BLOCK as usize;
         for (sequence, table) in self.tables.iter().enumerate() {
             for token in 0..self.lengths[sequence] {
-                let slot = table[token as usize / block].wrapping_sub(index * self.blocks_a_segment);
+                let slot =
+                    table[token as usize / block].wrapping_sub(index * self.blocks_a_segment);
                 if slot >= self.blocks_a_segment {
                     continue;
                 }
                 for head in 0..self.shape.kv_heads as usize {
                     for (which, rows) in [&self.keys, &self.values].into_iter().enumerate() {
                         let row = &rows[sequence][head][token as usize];
-                        let at = slot as usize * block_halves + ((head * 2 + which) * block + token as usize % block) * d;
+                        let at = slot as usize * block_halves
+                            + ((head * 2 + which) * block + token as usize % block) * d;
                         for (to, from) in halves[at..at + d].iter_mut().zip(row) {
                             *to = f16::from_f32(*from);
                         }
@@ -119,11 +137,20 @@ impl Cache {
                 }
             }
         }
-        halves.chunks(2).map(|p| u32::from(p[0].to_bits()) | u32::from(p[1].to_bits()) << 16).collect()
+        halves
+            .chunks(2)
+            .map(|p| u32::from(p[0].to_bits()) | u32::from(p[1].to_bits()) << 16)
+            .collect()
     }
 
     /// A step over the last `counts[i]` tokens of each sequence i.
-    pub(super) fn step(&self, counts: &[u32], budget: Option<&Budget>, closing: &[Vec<u32>], target: u32) -> Step {
+    pub(super) fn step(
+        &self,
+        counts: &[u32],
+        budget: Option<&Budget>,
+        closing: &[Vec<u32>],
+        target: u32,
+    ) -> Step {
         let spans: Vec<_> = counts
             .iter()
             .enumerate()
@@ -161,7 +188,12 @@ pub(super) fn angle(position: u32, pair: u32, head_dim: u32) -> f64 {
 pub(super) fn shapes() -> Vec<Shape> {
     [(1, 1, 32), (2, 3, 64), (1, 4, 128), (1, 16, 64), (3, 3, 64), (2, 5, 32), (2, 7, 128)]
         .into_iter()
-        .map(|(kv_heads, group, head_dim)| Shape { kv_heads, group, head_dim, rope_interleaved: group != 4 })
+        .map(|(kv_heads, group, head_dim)| Shape {
+            kv_heads,
+            group,
+            head_dim,
+            rope_interleaved: group != 4,
+        })
         .collect()
 }
 

@@ -13,16 +13,24 @@ use half::f16;
 pub(super) fn cases(cases: &mut Vec<Case>) {
     for shape in shapes() {
         let label = shape_label(&shape);
-        cases.push(Case::new("channel_stats", label.clone(), true, move |gpu| Box::pin(channel_stats(gpu, shape))));
+        cases.push(Case::new("channel_stats", label.clone(), true, move |gpu| {
+            Box::pin(channel_stats(gpu, shape))
+        }));
         for family in ["random", "ties", "nan"] {
-            cases.push(Case::new("choose_channels", format!("{label} {family}"), true, move |gpu| {
-                Box::pin(choose_channels(gpu, shape, family))
-            }));
+            cases.push(Case::new(
+                "choose_channels",
+                format!("{label} {family}"),
+                true,
+                move |gpu| Box::pin(choose_channels(gpu, shape, family)),
+            ));
         }
         for segments in [1, 3] {
-            cases.push(Case::new("token_codes", format!("{label} segments {segments}"), false, move |gpu| {
-                Box::pin(token_codes(gpu, shape, segments))
-            }));
+            cases.push(Case::new(
+                "token_codes",
+                format!("{label} segments {segments}"),
+                false,
+                move |gpu| Box::pin(token_codes(gpu, shape, segments)),
+            ));
         }
     }
 }
@@ -31,7 +39,9 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
 fn stats_words(heads: &[Stats]) -> Vec<u32> {
     heads
         .iter()
-        .flat_map(|s| s.queries.iter().chain([&s.low, &s.high]).flat_map(|row| bits(row)).collect::<Vec<_>>())
+        .flat_map(|s| {
+            s.queries.iter().chain([&s.low, &s.high]).flat_map(|row| bits(row)).collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -56,19 +66,23 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     before.extend(stats_words(&vec![earlier.clone(); heads]));
     let qkv_bits = bits(&qkv);
     let data = [Data::In(&step.words), Data::In(&qkv_bits), Data::InOut(&before)];
-    let got = run(gpu, &kernels::channel_stats(&shape), &data, (shape.kv_heads, step.spans, 1)).await?.remove(0);
+    let got = run(gpu, &kernels::channel_stats(&shape), &data, (shape.kv_heads, step.spans, 1))
+        .await?
+        .remove(0);
 
     let mut want = Vec::new();
     for sequence in 0..3 {
         for head in 0..heads {
             let mut stats = if sequence == 0 { fresh.clone() } else { earlier.clone() };
-            for (r, &(_, position)) in rows.iter().enumerate().filter(|(_, row)| row.0 == sequence) {
+            for (r, &(_, position)) in rows.iter().enumerate().filter(|(_, row)| row.0 == sequence)
+            {
                 if position >= Shape::STATS_TOKENS {
                     continue;
                 }
                 let row = &qkv[r * shape.qkv_width() as usize..];
-                let queries: Vec<_> =
-                    (0..shape.group as usize).map(|h| &row[(head * shape.group as usize + h) * d..][..d]).collect();
+                let queries: Vec<_> = (0..shape.group as usize)
+                    .map(|h| &row[(head * shape.group as usize + h) * d..][..d])
+                    .collect();
                 let key: Vec<f32> = row[(shape.q_heads() as usize + head) * d..][..d]
                     .iter()
                     .map(|&k| f16::from_f32(k).to_f32())
@@ -115,7 +129,8 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
     let words = stats_words(&heads);
     let per_slot = shape.channels_len() as usize;
     let data = [Data::In(&[0]), Data::Uniform(&[1]), Data::In(&words), Data::Out(2 * per_slot)];
-    let got = run(gpu, &kernels::choose_channels(&shape), &data, (shape.kv_heads, 1, 1)).await?.remove(0);
+    let got =
+        run(gpu, &kernels::choose_channels(&shape), &data, (shape.kv_heads, 1, 1)).await?.remove(0);
     if got[..per_slot].iter().any(|&w| w != POISON) {
         return Ok(Err("another sequence's channels were written".into()));
     }
@@ -124,16 +139,22 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
         let stats = &heads[shape.kv_heads as usize + head];
         let want = Channels::choose(stats, count, shape.rope_interleaved);
         let got = &got[per_slot + head * 3 * count..][..3 * count];
-        let score = |ids: &[u32]| -> f64 { ids.iter().map(|&i| f64::from(stats.score(i as usize))).sum() };
+        let score =
+            |ids: &[u32]| -> f64 { ids.iter().map(|&i| f64::from(stats.score(i as usize))).sum() };
         // Scores that differ by rounding alone may swap.
         let alike = got[..count] == want.ids[..]
             || (family == "random" && (score(&got[..count]) - score(&want.ids)).abs() < 1e-5);
         if !alike {
-            return Ok(Err(format!("head {head}: channels {:?}, not {:?}", &got[..count], want.ids)));
+            return Ok(Err(format!(
+                "head {head}: channels {:?}, not {:?}",
+                &got[..count],
+                want.ids
+            )));
         }
         for (i, &id) in got[..count].iter().enumerate() {
             let (low, high) = (stats.low[id as usize], stats.high[id as usize]);
-            let (minimum, step) = (f32::from_bits(got[count + i]), f32::from_bits(got[2 * count + i]));
+            let (minimum, step) =
+                (f32::from_bits(got[count + i]), f32::from_bits(got[2 * count + i]));
             // A division is within 2.5 ulp.
             if minimum != low || (step - (high - low) / 15.0).abs() > step.abs() * 4e-7 {
                 return Ok(Err(format!("head {head} channel {id}: minimum {minimum} step {step}")));
@@ -144,7 +165,11 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
 }
 
 /// Random channels, one of them without steps.
-pub(super) fn random_channels(shape: &Shape, sequences: usize, random: &mut Random) -> (Vec<Channels>, Vec<u32>) {
+pub(super) fn random_channels(
+    shape: &Shape,
+    sequences: usize,
+    random: &mut Random,
+) -> (Vec<Channels>, Vec<u32>) {
     let mut all = Vec::new();
     let mut words = Vec::new();
     for _ in 0..sequences * shape.kv_heads as usize {
@@ -152,7 +177,8 @@ pub(super) fn random_channels(shape: &Shape, sequences: usize, random: &mut Rand
         while pool.len() > Shape::CHANNELS as usize {
             pool.remove(random.below(pool.len() as u32) as usize);
         }
-        let mut steps: Vec<f32> = (0..pool.len()).map(|_| 0.05 + random.float().abs() * 0.1).collect();
+        let mut steps: Vec<f32> =
+            (0..pool.len()).map(|_| 0.05 + random.float().abs() * 0.1).collect();
         steps[3] = 0.0;
         let channels = Channels { minima: random.floats(pool.len()), steps, ids: pool };
         words.extend(&channels.ids);
@@ -168,7 +194,8 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
     let cache = Cache::new(shape, &lengths, segments, Family::Random);
     // Blocks 0 and 2 of the first sequence (its last one is open, but full of defined keys only in part), all of the
     // second, none of the third.
-    let closing = vec![vec![cache.tables[0][0], cache.tables[0][2]], vec![cache.tables[1][0]], vec![]];
+    let closing =
+        vec![vec![cache.tables[0][0], cache.tables[0][2]], vec![cache.tables[1][0]], vec![]];
     let step = cache.step(&[1, 1, 1], None, &closing, 16);
     let mut random = Random::new(77);
     let (channels, words) = random_channels(&shape, 3, &mut random);
@@ -193,20 +220,32 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
             let block = &got[slot as usize * block_words..][..block_words];
             let Some(sequence) = sequence else {
                 if block.iter().any(|&w| w != POISON) {
-                    return Ok(Err(format!("block {physical} was not closing, but its codes were written")));
+                    return Ok(Err(format!(
+                        "block {physical} was not closing, but its codes were written"
+                    )));
                 }
                 continue;
             };
-            let logical = cache.tables[sequence].iter().position(|&b| b == physical).expect("a closing block") as u32;
+            let logical = cache.tables[sequence]
+                .iter()
+                .position(|&b| b == physical)
+                .expect("a closing block") as u32;
             for head in 0..kv_heads {
                 for token in 0..Shape::BLOCK {
-                    let exact = channels[sequence * kv_heads + head]
-                        .exact_codes(cache.key(sequence, head, logical * Shape::BLOCK + token));
+                    let exact = channels[sequence * kv_heads + head].exact_codes(cache.key(
+                        sequence,
+                        head,
+                        logical * Shape::BLOCK + token,
+                    ));
                     let at = (head * Shape::BLOCK as usize + token as usize) * row_words;
-                    for (c, (code, want)) in unpack_codes(&block[at..at + row_words]).into_iter().zip(&exact).enumerate() {
+                    for (c, (code, want)) in
+                        unpack_codes(&block[at..at + row_words]).into_iter().zip(&exact).enumerate()
+                    {
                         // Half a step, and the rounding of a difference and a division by a step of at least 0.05.
                         if (f64::from(code) - want).abs() > 0.5 + 1e-4 {
-                            return Ok(Err(format!("block {physical} head {head} token {token} channel {c}: code {code}, not {want}")));
+                            return Ok(Err(format!(
+                                "block {physical} head {head} token {token} channel {c}: code {code}, not {want}"
+                            )));
                         }
                     }
                 }

@@ -28,15 +28,26 @@ enum Family {
     Zero,
 }
 
-const KINDS: [TensorType; 6] =
-    [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0, TensorType::F16, TensorType::BF16, TensorType::F32];
+const KINDS: [TensorType; 6] = [
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q8_0,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::F32,
+];
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     let mut add = |many: bool, p: Product| {
         let kernel = if many { "matmul" } else { "matvec" };
         let label = format!(
             "{} {:?} {}x{} tokens {} {:?}",
-            p.kind, p.output, p.rows, p.units * 32, p.tokens, p.family
+            p.kind,
+            p.output,
+            p.rows,
+            p.units * 32,
+            p.tokens,
+            p.family
         );
         cases.push(Case::new(kernel, label, true, move |gpu| Box::pin(product(gpu, many, p))));
     };
@@ -67,9 +78,12 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
     for kind in KINDS {
         for (first_row, units) in [(0, 3), (40, 18)] {
-            cases.push(Case::new("embed", format!("{kind} part from {first_row}"), false, move |gpu| {
-                Box::pin(embed(gpu, kind, first_row, units))
-            }));
+            cases.push(Case::new(
+                "embed",
+                format!("{kind} part from {first_row}"),
+                false,
+                move |gpu| Box::pin(embed(gpu, kind, first_row, units)),
+            ));
         }
     }
 }
@@ -102,7 +116,12 @@ fn row_bytes(random: &mut Random, kind: TensorType, units: usize) -> Vec<u8> {
 }
 
 /// Packed rows and the same rows as floats.
-fn matrix(random: &mut Random, kind: TensorType, rows: usize, units: usize) -> Result<(Packed, Vec<f32>)> {
+fn matrix(
+    random: &mut Random,
+    kind: TensorType,
+    rows: usize,
+    units: usize,
+) -> Result<(Packed, Vec<f32>)> {
     let mut packed = Packed::default();
     let mut weights = Vec::new();
     for _ in 0..rows {
@@ -141,8 +160,14 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
     };
     let (step, x_bits, y_bits) = ([p.tokens as u32], bits(&x), bits(&before));
     let y = if p.output == Output::Add { Data::InOut(&y_bits) } else { Data::Out(y_bits.len()) };
-    let data =
-        [Data::In(&step), Data::Uniform(&params), Data::In(&packed.weights), Data::In(&packed.scales), Data::In(&x_bits), y];
+    let data = [
+        Data::In(&step),
+        Data::Uniform(&params),
+        Data::In(&packed.weights),
+        Data::In(&packed.scales),
+        Data::In(&x_bits),
+        y,
+    ];
     let y = run(gpu, &spec, &data, (grid.0, grid.1, 1)).await?.remove(0);
 
     for token in 0..p.tokens {
@@ -155,8 +180,10 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         let unit = 2f64.powi(-24) * (columns as f64 + 8.0);
         let block_sizes: Vec<f32> =
             sizes.chunks(32).flat_map(|b| [b.iter().copied().fold(0.0, f32::max); 32]).collect();
-        let mut tolerance: Vec<f64> =
-            matvec(&block_sizes, columns, &x_sizes).into_iter().map(|s| 3.0 * unit * s + 1e-30).collect();
+        let mut tolerance: Vec<f64> = matvec(&block_sizes, columns, &x_sizes)
+            .into_iter()
+            .map(|s| 3.0 * unit * s + 1e-30)
+            .collect();
         let mut first = first_row as usize;
         match p.output {
             Output::Store => {}
@@ -203,7 +230,8 @@ async fn embed(gpu: &Gpu, kind: TensorType, first_row: u32, units: usize) -> Res
     let mut random = Random::new(7);
     let (packed, weights) = matrix(&mut random, kind, 10, units)?;
     // Tokens before, in and after this part.
-    let tokens = [first_row, first_row + 9, first_row.wrapping_sub(1), first_row + 10, first_row + 4];
+    let tokens =
+        [first_row, first_row + 9, first_row.wrapping_sub(1), first_row + 10, first_row + 4];
     let mut step = vec![0; 13];
     step[7] = 13;
     for token in tokens {
@@ -219,7 +247,9 @@ async fn embed(gpu: &Gpu, kind: TensorType, first_row: u32, units: usize) -> Res
         Data::Out(tokens.len() * width),
     ];
     let spec = kernels::embed(WeightFormat::of(kind)?);
-    let x = run(gpu, &spec, &data, ((units as u32).div_ceil(8), tokens.len() as u32, 1)).await?.remove(0);
+    let x = run(gpu, &spec, &data, ((units as u32).div_ceil(8), tokens.len() as u32, 1))
+        .await?
+        .remove(0);
     for (i, token) in tokens.into_iter().enumerate() {
         let row = &x[i * width..][..width];
         let verdict = match token.checked_sub(first_row).filter(|r| *r < 10) {

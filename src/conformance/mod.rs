@@ -9,8 +9,8 @@ mod model;
 mod rig;
 mod select;
 
-use crate::gpu::Gpu;
 use crate::Result;
+use crate::gpu::Gpu;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 

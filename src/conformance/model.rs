@@ -11,7 +11,9 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     for width in [1, 33, 576, 2048] {
         for gather in [false, true] {
             let label = format!("width {width} gather {gather}");
-            cases.push(Case::new("rms_norm", label, true, move |gpu| Box::pin(rms_norm(gpu, width, gather))));
+            cases.push(Case::new("rms_norm", label, true, move |gpu| {
+                Box::pin(rms_norm(gpu, width, gather))
+            }));
         }
     }
     for family in ["random", "ties", "nan", "all nan", "infinite", "one", "negative zero"] {
@@ -42,13 +44,16 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
         Data::In(&weight_bits),
         Data::Out(chosen.len() * stride),
     ];
-    let y = run(gpu, &kernels::rms_norm(gather), &data, (chosen.len() as u32, 1, 1)).await?.remove(0);
+    let y =
+        run(gpu, &kernels::rms_norm(gather), &data, (chosen.len() as u32, 1, 1)).await?.remove(0);
     for (i, &row) in chosen.iter().enumerate() {
         let want = twin::rms_norm(&x[row as usize * stride..][..width], &weight, epsilon);
         // The mean of n squares is off by at most (n + 8) 2^-24 of itself, its root by half of that; inverseSqrt is
         // within 2 ulp and two products round.
         let relative = (width as f64 / 2.0 + 12.0) * 2f64.powi(-24);
-        let verdict = compare(&format!("row {row}"), &y[i * stride..], &want, |j| want[j].abs() * relative + 1e-30);
+        let verdict = compare(&format!("row {row}"), &y[i * stride..], &want, |j| {
+            want[j].abs() * relative + 1e-30
+        });
         if verdict.is_err() {
             return Ok(verdict);
         }

@@ -33,7 +33,9 @@ pub(super) async fn run(
             Data::In(words) | Data::InOut(words) => {
                 gpu.storage_with(&what, bytemuck::cast_slice(words)).await?
             }
-            Data::Out(words) => gpu.storage_with(&what, bytemuck::cast_slice(&vec![POISON; *words])).await?,
+            Data::Out(words) => {
+                gpu.storage_with(&what, bytemuck::cast_slice(&vec![POISON; *words])).await?
+            }
             Data::Uniform(words) => {
                 let mut padded = [0u32; 8];
                 padded[..words.len()].copy_from_slice(words);
@@ -57,14 +59,21 @@ pub(super) async fn run(
             _ => continue,
         };
         let bytes = gpu.download(buffer, words as u64 * 4).await?;
-        results.push(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect());
+        results.push(
+            bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        );
     }
     Ok(results)
 }
 
 /// Compares floats with a twin's values, each within its own tolerance. A value that is not finite must be met by one that
 /// is not finite.
-pub(super) fn compare(what: &str, got: &[u32], want: &[f64], tolerance: impl Fn(usize) -> f64) -> Verdict {
+pub(super) fn compare(
+    what: &str,
+    got: &[u32],
+    want: &[f64],
+    tolerance: impl Fn(usize) -> f64,
+) -> Verdict {
     if got.len() < want.len() {
         return Err(format!("{what}: {} values instead of {}", got.len(), want.len()));
     }
@@ -73,9 +82,16 @@ pub(super) fn compare(what: &str, got: &[u32], want: &[f64], tolerance: impl Fn(
         if bits == POISON {
             return Err(format!("{what}[{i}] was not written"));
         }
-        let right = if want.is_finite() { (value - want).abs() <= tolerance(i) } else { !value.is_finite() };
+        let right = if want.is_finite() {
+            (value - want).abs() <= tolerance(i)
+        } else {
+            !value.is_finite()
+        };
         if !right {
-            return Err(format!("{what}[{i}] is {value:e}, not {want:e} within {:e}", tolerance(i)));
+            return Err(format!(
+                "{what}[{i}] is {value:e}, not {want:e} within {:e}",
+                tolerance(i)
+            ));
         }
     }
     Ok(())

@@ -14,13 +14,18 @@ use crate::reference::select::{check_top_k, softmax_mean};
 pub(super) fn cases(cases: &mut Vec<Case>) {
     for shape in shapes() {
         let label = shape_label(&shape);
-        cases.push(Case::new("query_codes", label.clone(), true, move |gpu| Box::pin(query_codes(gpu, shape))));
+        cases.push(Case::new("query_codes", label.clone(), true, move |gpu| {
+            Box::pin(query_codes(gpu, shape))
+        }));
         for segments in [1, 3] {
             for level in [1, 2] {
                 let kernel = if level == 1 { "block_score" } else { "token_score" };
-                cases.push(Case::new(kernel, format!("{label} segments {segments}"), level == 1, move |gpu| {
-                    Box::pin(scores(gpu, shape, segments, level))
-                }));
+                cases.push(Case::new(
+                    kernel,
+                    format!("{label} segments {segments}"),
+                    level == 1,
+                    move |gpu| Box::pin(scores(gpu, shape, segments, level)),
+                ));
             }
         }
     }
@@ -62,11 +67,14 @@ async fn query_codes(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     for row in 0..2 {
         for head in 0..q_heads {
             let query = &qkv[row * width + head * d..][..d];
-            let (exact, scale) =
-                channels[row * shape.kv_heads as usize + head / shape.group as usize].exact_query(query);
+            let (exact, scale) = channels
+                [row * shape.kv_heads as usize + head / shape.group as usize]
+                .exact_query(query);
             let at = row * q_heads + head;
             let verdict =
-                compare("scale", &results[1][at..], &[scale * f64::from(shape.scale())], |_| scale * 1e-6 + 1e-30);
+                compare("scale", &results[1][at..], &[scale * f64::from(shape.scale())], |_| {
+                    scale * 1e-6 + 1e-30
+                });
             if verdict.is_err() {
                 return Ok(verdict);
             }
@@ -75,7 +83,9 @@ async fn query_codes(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
                 let code = f64::from((codes[c / 4] >> (8 * (c % 4))) as u8 as i8);
                 // Half a code, and the rounding of two products and a division: 127 * 4 ulp.
                 if (code - want).abs() > 0.5 + 1e-4 {
-                    return Ok(Err(format!("row {row} head {head} channel {c}: code {code}, not {want}")));
+                    return Ok(Err(format!(
+                        "row {row} head {head} channel {c}: code {code}, not {want}"
+                    )));
                 }
             }
         }
@@ -88,17 +98,27 @@ async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Ve
     // 20 closed blocks, exactly one, none.
     let lengths = [20 * 64 + 9, 65, 64];
     let cache = Cache::new(shape, &lengths, segments, Family::Equal);
-    let budget = Budget { blocks: Blocks::Count(5), tokens: 9, sink_blocks: 1, recent_blocks: 2, dense_below: 0 };
+    let budget = Budget {
+        blocks: Blocks::Count(5),
+        tokens: 9,
+        sink_blocks: 1,
+        recent_blocks: 2,
+        dense_below: 0,
+    };
     let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
     let rows = cache.rows(&[1, 1, 1]);
-    let (q_heads, kv_heads, block) = (shape.q_heads() as usize, shape.kv_heads as usize, Shape::BLOCK as usize);
+    let (q_heads, kv_heads, block) =
+        (shape.q_heads() as usize, shape.kv_heads as usize, Shape::BLOCK as usize);
     let count = Shape::CHANNELS as usize;
     let queries: Vec<Vec<i8>> = (0..3 * q_heads)
         .map(|_| (0..count).map(|_| (random.below(255) as i32 - 127) as i8).collect())
         .collect();
     let query_words: Vec<u32> = queries
         .iter()
-        .flat_map(|q| q.chunks(4).map(|c| u32::from_le_bytes([c[0] as u8, c[1] as u8, c[2] as u8, c[3] as u8])))
+        .flat_map(|q| {
+            q.chunks(4)
+                .map(|c| u32::from_le_bytes([c[0] as u8, c[1] as u8, c[2] as u8, c[3] as u8]))
+        })
         .collect();
     let scales: Vec<f32> = (0..3 * q_heads).map(|_| 0.001 + random.float().abs()).collect();
     let scale_bits = bits(&scales);
@@ -123,8 +143,10 @@ async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Ve
     for segment in 0..segments {
         let params = cache.segment(segment);
         let first = (segment * cache.blocks_a_segment) as usize;
-        let words: Vec<u32> =
-            codes[first..first + cache.blocks_a_segment as usize].iter().flat_map(|b| pack_codes(b)).collect();
+        let words: Vec<u32> = codes[first..first + cache.blocks_a_segment as usize]
+            .iter()
+            .flat_map(|b| pack_codes(b))
+            .collect();
         let layout = [stride as u32];
         let mut data = vec![
             Data::In(&step.words),
@@ -166,8 +188,10 @@ async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Ve
             };
             let got = &out[(r * q_heads + head) * stride..][..stride];
             // The logit is an exact integer; one product rounds.
-            let verdict = compare(&format!("row {r} head {head}"), got, &want, |i| want[i].abs() * 2f64.powi(-23))
-                .and(untouched("after the scores", &got[want.len()..]));
+            let verdict = compare(&format!("row {r} head {head}"), got, &want, |i| {
+                want[i].abs() * 2f64.powi(-23)
+            })
+            .and(untouched("after the scores", &got[want.len()..]));
             if verdict.is_err() {
                 return Ok(verdict);
             }
@@ -176,15 +200,29 @@ async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Ve
     Ok(Ok(()))
 }
 
-async fn top_k(gpu: &Gpu, shape: Shape, level: u32, family: &str, blocks: u32, tokens: u32) -> Result<Verdict> {
+async fn top_k(
+    gpu: &Gpu,
+    shape: Shape,
+    level: u32,
+    family: &str,
+    blocks: u32,
+    tokens: u32,
+) -> Result<Verdict> {
     let mut random = Random::new(u64::from(blocks) + 7);
     // Rows with many candidates, with none beyond sink and recent, and with a single one.
     let lengths = [40 * 64 + 1, 64, 6 * 64 + 5];
     let cache = Cache::new(shape, &lengths, 1, Family::Equal);
-    let budget = Budget { blocks: Blocks::Count(blocks), tokens, sink_blocks: 1, recent_blocks: 4, dense_below: 0 };
+    let budget = Budget {
+        blocks: Blocks::Count(blocks),
+        tokens,
+        sink_blocks: 1,
+        recent_blocks: 4,
+        dense_below: 0,
+    };
     let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
     let rows = cache.rows(&[1, 1, 1]);
-    let (q_heads, kv_heads, group) = (shape.q_heads() as usize, shape.kv_heads as usize, shape.group as usize);
+    let (q_heads, kv_heads, group) =
+        (shape.q_heads() as usize, shape.kv_heads as usize, shape.group as usize);
     let items = |position| {
         let row = budget.row(position);
         if level == 1 {
@@ -242,7 +280,9 @@ async fn top_k(gpu: &Gpu, shape: Shape, level: u32, family: &str, blocks: u32, t
             }
             let chosen: Vec<usize> = got[..k as usize]
                 .iter()
-                .map(|&v| if level == 1 { v as usize } else { ((v / 64 - 1) / 2 * 64 + v % 64) as usize })
+                .map(|&v| {
+                    if level == 1 { v as usize } else { ((v / 64 - 1) / 2 * 64 + v % 64) as usize }
+                })
                 .map(|i| i.wrapping_sub(from as usize))
                 .collect();
             if count == 0 {
@@ -254,7 +294,8 @@ async fn top_k(gpu: &Gpu, shape: Shape, level: u32, family: &str, blocks: u32, t
             let mean = softmax_mean(&heads);
             // exp of at most 180 is within 363 ulp, and sums of up to 2,560 items round.
             let epsilon = (363.0 + 2560.0) * 2f64.powi(-22);
-            let verdict = check_top_k(&chosen, &mean[from as usize..to as usize], k as usize, epsilon);
+            let verdict =
+                check_top_k(&chosen, &mean[from as usize..to as usize], k as usize, epsilon);
             if let Err(problem) = verdict {
                 return Ok(Err(format!("row {r} head {head}: {problem}")));
             }

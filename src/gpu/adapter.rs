@@ -167,7 +167,9 @@ fn choose_index(labels: &[String], usable: &[bool], request: Option<&str>) -> Re
         .collect();
     match fits[..] {
         [one] => Ok(one),
-        [] => Err(Error::Adapter(format!("no adapter matches {request:?}; there are:{}", list(&all)))),
+        [] => {
+            Err(Error::Adapter(format!("no adapter matches {request:?}; there are:{}", list(&all))))
+        }
         _ => Err(Error::Adapter(format!(
             "{request:?} matches several adapters; name one by its number or as backend:name:{}",
             list(&fits)
@@ -210,12 +212,36 @@ pub(crate) struct Need {
 }
 
 pub(crate) const NEEDS: &[Need] = &[
-    Need { name: "max_storage_buffers_per_shader_stage", least: 8, of: |l| l.max_storage_buffers_per_shader_stage.into() },
-    Need { name: "max_compute_workgroup_storage_size", least: 16384, of: |l| l.max_compute_workgroup_storage_size.into() },
-    Need { name: "max_compute_invocations_per_workgroup", least: 256, of: |l| l.max_compute_invocations_per_workgroup.into() },
-    Need { name: "max_compute_workgroup_size_x", least: 256, of: |l| l.max_compute_workgroup_size_x.into() },
-    Need { name: "max_compute_workgroups_per_dimension", least: 65535, of: |l| l.max_compute_workgroups_per_dimension.into() },
-    Need { name: "max_storage_buffer_binding_size", least: 128 << 20, of: |l| l.max_storage_buffer_binding_size },
+    Need {
+        name: "max_storage_buffers_per_shader_stage",
+        least: 8,
+        of: |l| l.max_storage_buffers_per_shader_stage.into(),
+    },
+    Need {
+        name: "max_compute_workgroup_storage_size",
+        least: 16384,
+        of: |l| l.max_compute_workgroup_storage_size.into(),
+    },
+    Need {
+        name: "max_compute_invocations_per_workgroup",
+        least: 256,
+        of: |l| l.max_compute_invocations_per_workgroup.into(),
+    },
+    Need {
+        name: "max_compute_workgroup_size_x",
+        least: 256,
+        of: |l| l.max_compute_workgroup_size_x.into(),
+    },
+    Need {
+        name: "max_compute_workgroups_per_dimension",
+        least: 65535,
+        of: |l| l.max_compute_workgroups_per_dimension.into(),
+    },
+    Need {
+        name: "max_storage_buffer_binding_size",
+        least: 128 << 20,
+        of: |l| l.max_storage_buffer_binding_size,
+    },
     Need { name: "max_buffer_size", least: 128 << 20, of: |l| l.max_buffer_size },
 ];
 
@@ -231,7 +257,12 @@ pub(crate) fn missing(adapter: &Adapter) -> Option<Error> {
     }
     let limits = adapter.raw.limits();
     NEEDS.iter().find(|need| (need.of)(&limits) < need.least).map(|need| {
-        unsupported(adapter, need.name, (need.of)(&limits), &format!("at least {} is needed", need.least))
+        unsupported(
+            adapter,
+            need.name,
+            (need.of)(&limits),
+            &format!("at least {} is needed", need.least),
+        )
     })
 }
 
@@ -264,11 +295,15 @@ pub fn probe(adapters: &[Adapter], disable: super::Disable) -> Vec<Probe> {
                 name: adapter.info.name.clone(),
                 backend: backend_name(adapter.info.backend).into(),
                 kind: kind_name(adapter.info.device_type).into(),
-                driver: format!("{} {}", adapter.info.driver, adapter.info.driver_info).trim().into(),
+                driver: format!("{} {}", adapter.info.driver, adapter.info.driver_info)
+                    .trim()
+                    .into(),
                 subgroup_sizes: features
                     .contains(wgpu::Features::SUBGROUP)
                     .then_some((adapter.info.subgroup_min_size, adapter.info.subgroup_max_size)),
-                tier: unusable.is_none().then(|| super::Tier::of(adapter, disable).name.to_string()),
+                tier: unusable
+                    .is_none()
+                    .then(|| super::Tier::of(adapter, disable).name.to_string()),
                 unusable,
                 max_binding_bytes: limits.max_storage_buffer_binding_size,
                 max_buffer_bytes: limits.max_buffer_size,
@@ -289,8 +324,8 @@ mod tests {
     use super::*;
 
     fn choose(request: Option<&str>) -> Result<usize> {
-        let labels =
-            ["vulkan:NVIDIA H100", "vulkan:llvmpipe (LLVM 15)", "gl:llvmpipe (LLVM 15)"].map(String::from);
+        let labels = ["vulkan:NVIDIA H100", "vulkan:llvmpipe (LLVM 15)", "gl:llvmpipe (LLVM 15)"]
+            .map(String::from);
         choose_index(&labels, &[true, true, false], request)
     }
 
@@ -306,7 +341,10 @@ mod tests {
     #[test]
     fn what_fits_none_or_several_is_an_error_that_lists_them() {
         let several = choose(Some("llvmpipe")).unwrap_err().to_string();
-        assert!(several.contains("1  vulkan:llvmpipe") && several.contains("2  gl:llvmpipe"), "{several}");
+        assert!(
+            several.contains("1  vulkan:llvmpipe") && several.contains("2  gl:llvmpipe"),
+            "{several}"
+        );
         assert!(!several.contains("H100"), "{several}");
         let none = choose(Some("metal:")).unwrap_err().to_string();
         assert!(none.contains("H100"), "{none}");

@@ -26,7 +26,13 @@ impl Disable {
         for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
             match word {
                 "subgroups" => disable.subgroups = true,
-                _ => return Err(Error::argument("ASYNCTLS_DISABLE", word, "only subgroups can be disabled")),
+                _ => {
+                    return Err(Error::argument(
+                        "ASYNCTLS_DISABLE",
+                        word,
+                        "only subgroups can be disabled",
+                    ));
+                }
             }
         }
         Ok(disable)
@@ -54,8 +60,16 @@ pub struct Tier {
 
 // Best first.
 const TIERS: &[Tier] = &[
-    Tier { name: "subgroups", features: wgpu::Features::SUBGROUP, reduce: "lib/reduce_subgroup.wgsl" },
-    Tier { name: "portable", features: wgpu::Features::empty(), reduce: "lib/reduce_workgroup.wgsl" },
+    Tier {
+        name: "subgroups",
+        features: wgpu::Features::SUBGROUP,
+        reduce: "lib/reduce_subgroup.wgsl",
+    },
+    Tier {
+        name: "portable",
+        features: wgpu::Features::empty(),
+        reduce: "lib/reduce_workgroup.wgsl",
+    },
 ];
 
 impl Tier {
@@ -65,7 +79,10 @@ impl Tier {
         if disable.subgroups {
             features.remove(wgpu::Features::SUBGROUP);
         }
-        TIERS.iter().find(|tier| features.contains(tier.features)).expect("the last tier needs nothing")
+        TIERS
+            .iter()
+            .find(|tier| features.contains(tier.features))
+            .expect("the last tier needs nothing")
     }
 }
 
@@ -148,7 +165,8 @@ impl Gpu {
         let fault = Arc::new(Mutex::new(None));
         let lost = fault.clone();
         device.set_device_lost_callback(move |reason, message| {
-            lock(&lost).get_or_insert(Fault::Lost(format!("{reason:?} {message}").trim().to_string()));
+            lock(&lost)
+                .get_or_insert(Fault::Lost(format!("{reason:?} {message}").trim().to_string()));
         });
         let refused = fault.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
@@ -207,9 +225,11 @@ impl Gpu {
         match &*lock(&self.fault) {
             None => Ok(()),
             Some(Fault::Lost(why)) => Err(Error::DeviceLost(why.clone())),
-            Some(Fault::OutOfMemory(detail)) => {
-                Err(Error::OutOfMemory { what: "a submission".into(), bytes: 0, detail: detail.clone() })
-            }
+            Some(Fault::OutOfMemory(detail)) => Err(Error::OutOfMemory {
+                what: "a submission".into(),
+                bytes: 0,
+                detail: detail.clone(),
+            }),
             Some(Fault::Other(why)) => Err(Error::Gpu(why.clone())),
         }
     }
@@ -218,12 +238,21 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] naming `what`.
-    pub async fn buffer(&self, what: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+    pub async fn buffer(
+        &self,
+        what: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
         self.check()?;
         let size = bytes.max(16).next_multiple_of(16);
-        let failed = |detail: String| Error::OutOfMemory { what: what.to_string(), bytes: size, detail };
+        let failed =
+            |detail: String| Error::OutOfMemory { what: what.to_string(), bytes: size, detail };
         if size > self.limits.max_buffer_size {
-            return Err(failed(format!("a buffer holds at most {} bytes here", self.limits.max_buffer_size)));
+            return Err(failed(format!(
+                "a buffer holds at most {} bytes here",
+                self.limits.max_buffer_size
+            )));
         }
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -247,7 +276,9 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::buffer`].
     pub async fn storage(&self, what: &str, bytes: u64) -> Result<wgpu::Buffer> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_DST
+            | wgpu::BufferUsages::COPY_SRC;
         self.buffer(what, bytes, usage).await
     }
 
@@ -268,7 +299,11 @@ impl Gpu {
     pub async fn uniform<T: bytemuck::Pod>(&self, what: &str, value: T) -> Result<wgpu::Buffer> {
         let bytes = bytemuck::bytes_of(&value);
         let buffer = self
-            .buffer(what, bytes.len() as u64, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)
+            .buffer(
+                what,
+                bytes.len() as u64,
+                wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            )
             .await?;
         self.write(&buffer, 0, bytes);
         Ok(buffer)
@@ -294,7 +329,8 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::check`].
     pub fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
-        let waited = self.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
+        let waited =
+            self.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
         self.check()?;
         waited.map(drop).map_err(|e| Error::Gpu(e.to_string()))
     }
@@ -323,12 +359,15 @@ impl Gpu {
     // discrete card), then sleeps in the driver.
     async fn drive(
         &self,
-        mut receiver: futures::channel::oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
+        mut receiver: futures::channel::oneshot::Receiver<
+            std::result::Result<(), wgpu::BufferAsyncError>,
+        >,
     ) -> Result<Result<()>> {
         const SPIN: Duration = Duration::from_micros(300);
         let began = Instant::now();
         loop {
-            let poll = if cfg!(target_arch = "wasm32") || (!self.is_cpu() && began.elapsed() < SPIN) {
+            let poll = if cfg!(target_arch = "wasm32") || (!self.is_cpu() && began.elapsed() < SPIN)
+            {
                 wgpu::PollType::Poll
             } else {
                 wgpu::PollType::wait_indefinitely()

@@ -82,7 +82,10 @@ impl Gpu {
             // the buffers it binds, every loop is bounded by such a size, no divisor can be zero; the conformance
             // cases run the same kernels with the checks on.
             unsafe {
-                self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+                self.device.create_shader_module_trusted(
+                    descriptor,
+                    wgpu::ShaderRuntimeChecks::unchecked(),
+                )
             }
         };
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -129,7 +132,11 @@ impl Gpu {
                 Some(wgpu::BindGroupLayoutEntry {
                     binding: variable.binding.as_ref()?.binding,
                     visibility: wgpu::ShaderStages::COMPUTE,
-                    ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                    ty: wgpu::BindingType::Buffer {
+                        ty,
+                        has_dynamic_offset: false,
+                        min_binding_size: None,
+                    },
                     count: None,
                 })
             })

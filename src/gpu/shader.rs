@@ -169,11 +169,10 @@ fn paste(
         let target = match target.strip_prefix('<').and_then(|t| t.strip_suffix('>')) {
             None => target,
             Some(slot) => {
-                let (slot, file) = spec
-                    .slots
-                    .iter()
-                    .find(|(name, _)| *name == slot)
-                    .ok_or_else(|| shader_error(here.0, here.1, format!("no file for the slot <{slot}>")))?;
+                let (slot, file) =
+                    spec.slots.iter().find(|(name, _)| *name == slot).ok_or_else(|| {
+                        shader_error(here.0, here.1, format!("no file for the slot <{slot}>"))
+                    })?;
                 used.push(slot);
                 file
             }
@@ -193,10 +192,14 @@ mod tests {
 
     #[test]
     fn unknown_files_and_slots_are_named_with_their_place() {
-        assert_eq!(error(&ShaderSpec::new("nowhere.wgsl")), "shader constants:0: no shader file nowhere.wgsl");
+        assert_eq!(
+            error(&ShaderSpec::new("nowhere.wgsl")),
+            "shader constants:0: no shader file nowhere.wgsl"
+        );
         let spec = ShaderSpec::new("model/embed.wgsl");
         assert!(error(&spec).contains("no file for the slot <weights>"));
-        let spec = spec.slot("weights", "lib/weights_q4.wgsl").slot("reduce", "lib/reduce_workgroup.wgsl");
+        let spec =
+            spec.slot("weights", "lib/weights_q4.wgsl").slot("reduce", "lib/reduce_workgroup.wgsl");
         assert!(error(&spec).contains("nothing includes the slot <reduce>"));
     }
 
@@ -227,7 +230,8 @@ mod tests {
         for folder in std::fs::read_dir(&root).unwrap() {
             for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
                 let path = file.unwrap().path();
-                on_disk.push(path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/"));
+                on_disk
+                    .push(path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/"));
             }
         }
         on_disk.sort();

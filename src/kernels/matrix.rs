@@ -43,7 +43,9 @@ pub struct MatrixParams {
 
 /// A few tokens at a time.
 pub fn matvec(format: WeightFormat, output: Output) -> ShaderSpec {
-    ShaderSpec::new("model/matvec.wgsl").slot("weights", format.file()).slot("output", output.file())
+    ShaderSpec::new("model/matvec.wgsl")
+        .slot("weights", format.file())
+        .slot("output", output.file())
 }
 
 /// The grid of [`matvec`].
@@ -53,7 +55,9 @@ pub fn matvec_grid(rows: u32, tokens: u32) -> (u32, u32) {
 
 /// Many tokens at a time.
 pub fn matmul(format: WeightFormat, output: Output) -> ShaderSpec {
-    ShaderSpec::new("model/matmul.wgsl").slot("weights", format.file()).slot("output", output.file())
+    ShaderSpec::new("model/matmul.wgsl")
+        .slot("weights", format.file())
+        .slot("output", output.file())
 }
 
 /// The grid of [`matmul`].

@@ -101,7 +101,9 @@ pub fn pack_row(kind: TensorType, row: &[u8], packed: &mut Packed) -> Result<()>
                 // Q4_0 is d * (q - 8): an exact -8 d, unless it overflows, which no trained scale does.
                 let m = f16::from_f32(-8.0 * d.to_f32());
                 if d.is_finite() && !m.is_finite() {
-                    return Err(Error::Model(format!("a Q4_0 scale is {d}, but at most 8188 is supported")));
+                    return Err(Error::Model(format!(
+                        "a Q4_0 scale is {d}, but at most 8188 is supported"
+                    )));
                 }
                 scales.push(u32::from(d.to_bits()) | u32::from(m.to_bits()) << 16);
                 weights.extend(pack_nibbles(&block[2..18]));

@@ -39,7 +39,8 @@ impl Stats {
     /// The score of a dimension: the mean over heads of max |q|, times max |k|.
     pub fn score(&self, dimension: usize) -> f32 {
         let queries: f32 = self.queries.iter().map(|q| q[dimension]).sum();
-        queries / self.queries.len() as f32 * self.low[dimension].abs().max(self.high[dimension].abs())
+        queries / self.queries.len() as f32
+            * self.low[dimension].abs().max(self.high[dimension].abs())
     }
 }
 
@@ -81,7 +82,8 @@ impl Channels {
         channels
             .map(|((&id, &low), &step)| {
                 if step > 0.0 {
-                    ((f64::from(key[id as usize]) - f64::from(low)) / f64::from(step)).clamp(0.0, 15.0)
+                    ((f64::from(key[id as usize]) - f64::from(low)) / f64::from(step))
+                        .clamp(0.0, 15.0)
                 } else {
                     0.0
                 }
@@ -107,7 +109,10 @@ impl Channels {
 pub fn pack_codes(codes: &[u8]) -> Vec<u32> {
     codes
         .chunks_exact(8)
-        .map(|c| (0..4).fold(0, |w, i| w | u32::from(c[i]) << (8 * i) | u32::from(c[i + 4]) << (8 * i + 4)))
+        .map(|c| {
+            (0..4)
+                .fold(0, |w, i| w | u32::from(c[i]) << (8 * i) | u32::from(c[i + 4]) << (8 * i + 4))
+        })
         .collect()
 }
 

@@ -14,7 +14,8 @@ pub fn softmax_mean(heads: &[&[f32]]) -> Vec<f64> {
     let mut mean = vec![0.0; heads[0].len()];
     for head in heads {
         let largest = head.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weights: Vec<f64> = head.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).collect();
+        let weights: Vec<f64> =
+            head.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).collect();
         let sum: f64 = weights.iter().sum();
         for (m, w) in mean.iter_mut().zip(weights) {
             *m += w / sum / heads.len() as f64;
@@ -81,7 +82,8 @@ mod tests {
 
     #[test]
     fn keys_keep_the_order_of_floats() {
-        let values = [f32::NEG_INFINITY, f32::MIN, -1.5, -1e-45, 0.0, 1e-45, 2.0, f32::MAX, f32::INFINITY];
+        let values =
+            [f32::NEG_INFINITY, f32::MIN, -1.5, -1e-45, 0.0, 1e-45, 2.0, f32::MAX, f32::INFINITY];
         for pair in values.windows(2) {
             assert!(ordered_key(pair[0]) < ordered_key(pair[1]), "{pair:?}");
         }
@@ -95,7 +97,15 @@ mod tests {
         let right = top_k(&scores, 3);
         assert_eq!(right, [0, 2, 3]);
         assert!(check_top_k(&right, &scores, 3, 1e-6).is_ok());
-        for wrong in [vec![0, 3, 4], vec![0, 1, 3], vec![3, 2, 0], vec![0, 3], vec![0, 3, 3], vec![0, 3, 9], vec![0, 3, 5]] {
+        for wrong in [
+            vec![0, 3, 4],
+            vec![0, 1, 3],
+            vec![3, 2, 0],
+            vec![0, 3],
+            vec![0, 3, 3],
+            vec![0, 3, 9],
+            vec![0, 3, 5],
+        ] {
             assert!(check_top_k(&wrong, &scores, 3, 1e-6).is_err(), "{wrong:?}");
         }
     }

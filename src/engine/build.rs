@@ -1,0 +1,171 @@
+//! Loading a model into an engine.
+
+use super::ops::{EndOps, LayerOps, LayerWeights, OpMaker};
+use super::scratch::Scratch;
+use crate::attention::Shape;
+use crate::gpu::Gpu;
+use crate::kv::{CacheLayout, LayerCache, Pool};
+use crate::model::gguf::Gguf;
+use crate::model::llama::LlamaConfig;
+use crate::model::weights::{Loader, Matrix};
+use crate::{Error, Result};
+use std::collections::HashMap;
+
+/// What an engine is built for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineOptions {
+    /// Most tokens of one session.
+    pub context: u32,
+    /// Sessions that can exist at a time.
+    pub sessions: u32,
+    /// Tokens that all sessions together can hold; blocks that forks share count once.
+    pub total_tokens: u64,
+    /// Whether an index is kept, which two-level attention needs.
+    pub indexed: bool,
+    /// Tokens of prompt worked on at a time.
+    pub chunk: u32,
+    /// Rows whose logits can be read at a time.
+    pub logit_rows: u32,
+    /// Workgroups that fill the device.
+    pub target_workgroups: u32,
+}
+
+impl EngineOptions {
+    /// One session of `context` tokens on this device.
+    pub fn new(gpu: &Gpu, context: u32) -> Self {
+        Self {
+            context,
+            sessions: 1,
+            total_tokens: u64::from(context),
+            indexed: true,
+            chunk: if gpu.is_cpu() { 256 } else { 1024 },
+            logit_rows: 1,
+            target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
+        }
+    }
+
+    /// Physical blocks: the tokens', and one for the open block of each session's fork.
+    pub fn blocks(&self) -> u32 {
+        let blocks =
+            self.total_tokens.div_ceil(u64::from(Shape::BLOCK)) + u64::from(self.sessions) - 1;
+        blocks.min(u64::from(u32::MAX)) as u32
+    }
+
+    fn validate(&self) -> Result<()> {
+        for (what, value) in [
+            ("the context", self.context),
+            ("the number of sessions", self.sessions),
+            ("the chunk", self.chunk),
+            ("the number of logit rows", self.logit_rows),
+        ] {
+            if value == 0 {
+                return Err(Error::argument(what, value, "it must be at least 1"));
+            }
+        }
+        if self.chunk > 65535 * 64 {
+            return Err(Error::argument(
+                "the chunk",
+                self.chunk,
+                "at most 65535 tiles of 64 tokens can be dispatched",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A model on a device.
+pub struct Engine {
+    /// The device.
+    pub gpu: Gpu,
+    /// The model's shapes.
+    pub config: LlamaConfig,
+    /// What the engine was built for.
+    pub options: EngineOptions,
+    pub(super) layout: CacheLayout,
+    pub(super) pool: Pool,
+    pub(super) scratch: Scratch,
+    pub(super) caches: Vec<LayerCache>,
+    pub(super) layers: Vec<LayerOps>,
+    pub(super) ends: EndOps,
+    // Two steps at a time would share the scratch.
+    pub(super) turn: futures::lock::Mutex<()>,
+}
+
+impl Engine {
+    /// Loads a model. `progress` is called with bytes of the file as they are taken in.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the model cannot run, [`Error::OutOfMemory`] when it does not fit.
+    pub async fn load(
+        gpu: Gpu,
+        file: &Gguf,
+        options: EngineOptions,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Self> {
+        options.validate()?;
+        let config = LlamaConfig::read(file)?;
+        let shape = config.shape();
+        let tensors = config.tensors(file)?;
+        let mut loader = Loader { gpu: &gpu, file, progress, unflushed: 0 };
+        let embedding = loader.stacked(&[tensors.embedding]).await?;
+        let mut weights = Vec::new();
+        for layer in &tensors.layers {
+            weights.push(LayerWeights {
+                attn_norm: loader.vector(layer.attn_norm).await?,
+                qkv: loader.stacked(&[layer.q, layer.k, layer.v]).await?,
+                output: loader.stacked(&[layer.o]).await?,
+                ffn_norm: loader.vector(layer.ffn_norm).await?,
+                gate_up: loader.interleaved(layer.gate, layer.up).await?,
+                down: loader.stacked(&[layer.down]).await?,
+            });
+        }
+        let output_norm = loader.vector(tensors.output_norm).await?;
+        let output: Option<Matrix> =
+            if config.tied { None } else { Some(loader.stacked(&[tensors.output]).await?) };
+        loader.flush(0)?;
+
+        let layout = CacheLayout::new(&shape, options.blocks(), gpu.max_binding());
+        let scratch = Scratch::new(&gpu, &config, &options, &layout).await?;
+        let mut maker = OpMaker {
+            gpu: &gpu,
+            config: &config,
+            options: &options,
+            layout,
+            scratch: &scratch,
+            uniforms: HashMap::new(),
+        };
+        let ends =
+            maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
+        let mut caches = Vec::new();
+        let mut layers = Vec::new();
+        for layer in &weights {
+            let cache = LayerCache::new(&gpu, &shape, &layout, options.indexed).await?;
+            layers.push(maker.layer(layer, &cache).await?);
+            caches.push(cache);
+        }
+        gpu.check()?;
+        Ok(Self {
+            pool: Pool::new(options.blocks(), options.sessions),
+            gpu,
+            config,
+            options,
+            layout,
+            scratch,
+            caches,
+            layers,
+            ends,
+            turn: futures::lock::Mutex::new(()),
+        })
+    }
+
+    pub(super) fn op_maker(&self) -> OpMaker<'_> {
+        OpMaker {
+            gpu: &self.gpu,
+            config: &self.config,
+            options: &self.options,
+            layout: self.layout,
+            scratch: &self.scratch,
+            uniforms: HashMap::new(),
+        }
+    }
+}

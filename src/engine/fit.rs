@@ -1,0 +1,67 @@
+//! What a model will need in GPU memory, before it is loaded.
+
+use super::EngineOptions;
+use crate::Result;
+use crate::attention::Shape;
+use crate::model::gguf::Gguf;
+use crate::model::llama::LlamaConfig;
+use crate::model::weights::gpu_bytes;
+use serde::Serialize;
+
+/// The bytes that an engine needs, and the largest context that a given amount of memory allows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Fit {
+    /// Weights.
+    pub weight_bytes: u64,
+    /// Keys and values of the whole context.
+    pub kv_bytes: u64,
+    /// The index of the whole context.
+    pub index_bytes: u64,
+    /// Activations, scores and partial results.
+    pub scratch_bytes: u64,
+    /// Bytes of cache and index that one more token takes.
+    pub bytes_a_token: u64,
+}
+
+impl Fit {
+    /// Plans an engine.
+    ///
+    /// # Errors
+    /// [`crate::Error::Model`] when the model cannot run.
+    pub fn new(file: &Gguf, config: &LlamaConfig, options: &EngineOptions) -> Result<Self> {
+        let tensors = config.tensors(file)?;
+        let mut weight_bytes = gpu_bytes(tensors.embedding)?;
+        if !config.tied {
+            weight_bytes += gpu_bytes(tensors.output)?;
+        }
+        for layer in &tensors.layers {
+            for tensor in [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down] {
+                weight_bytes += gpu_bytes(tensor)?;
+            }
+            weight_bytes += 2 * 4 * u64::from(config.hidden);
+        }
+        let blocks = u64::from(options.blocks());
+        let tokens = blocks * u64::from(Shape::BLOCK);
+        let index = if options.indexed { config.index_bytes_a_token() } else { 0 };
+        Ok(Self {
+            weight_bytes,
+            kv_bytes: tokens * config.kv_bytes_a_token(),
+            index_bytes: tokens * index,
+            scratch_bytes: super::scratch::Scratch::bytes(config, options),
+            bytes_a_token: config.kv_bytes_a_token() + index,
+        })
+    }
+
+    /// Bytes in all.
+    pub fn total_bytes(&self) -> u64 {
+        self.weight_bytes + self.kv_bytes + self.index_bytes + self.scratch_bytes
+    }
+
+    /// The largest context that fits `memory` bytes, in tokens.
+    pub fn largest_context(&self, memory: u64) -> u64 {
+        memory.saturating_sub(self.weight_bytes + self.scratch_bytes)
+            / self.bytes_a_token.max(1)
+            / u64::from(Shape::BLOCK)
+            * u64::from(Shape::BLOCK)
+    }
+}

@@ -1,0 +1,103 @@
+//! Sessions: the state of one sequence, which can be forked, rewound and continued.
+
+use super::Engine;
+use crate::attention::Shape;
+use crate::kv::{BlockTable, Slot};
+use crate::{Error, Result};
+
+/// One sequence: its tokens, and where their keys, values and index lie. Dropping it returns its memory.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) slot: Slot,
+    pub(super) table: BlockTable,
+    pub(super) tokens: Vec<u32>,
+    /// Whether the index channels are chosen.
+    pub(super) frozen: bool,
+    /// Closed blocks whose index is built.
+    pub(super) indexed: u32,
+}
+
+impl Session {
+    /// The tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens so far.
+    pub fn len(&self) -> u32 {
+        self.tokens.len() as u32
+    }
+
+    /// Whether there is no token yet.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Forgets all but the first `tokens` tokens. The index channels, once chosen, stay.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the session is shorter.
+    pub fn rewind(&mut self, tokens: u32) -> Result<()> {
+        if tokens > self.len() {
+            return Err(Error::argument(
+                "the length to rewind to",
+                tokens,
+                format!("the session has {} tokens", self.len()),
+            ));
+        }
+        self.tokens.truncate(tokens as usize);
+        self.table.truncate(tokens);
+        self.indexed = self.indexed.min(tokens / Shape::BLOCK);
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// An empty session.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when all are in use.
+    pub fn session(&self) -> Result<Session> {
+        Ok(Session {
+            slot: self.pool.slot()?,
+            table: self.pool.table(),
+            tokens: Vec::new(),
+            frozen: false,
+            indexed: 0,
+        })
+    }
+
+    /// A second session with the same past; blocks are shared until one of the two writes to them. Both keep one set of
+    /// index channels, so a fork chooses them if that is still to be done.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when all sessions are in use, or as a step.
+    pub async fn fork(&self, session: &mut Session) -> Result<Session> {
+        let slot = self.pool.slot()?;
+        if self.options.indexed && session.len() >= Shape::BLOCK {
+            self.freeze(session).await?;
+        }
+        let _turn = self.turn.lock().await;
+        let shape = self.config.shape();
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
+            for (buffer, words) in
+                [(&index.stats, shape.stats_len()), (&index.channels, shape.channels_len())]
+            {
+                let bytes = words * 4;
+                let (from, to) =
+                    (u64::from(session.slot.index) * bytes, u64::from(slot.index) * bytes);
+                encoder.copy_buffer_to_buffer(buffer, from, &self.scratch.moving, 0, bytes);
+                encoder.copy_buffer_to_buffer(&self.scratch.moving, 0, buffer, to, bytes);
+            }
+        }
+        self.gpu.submit(encoder)?;
+        Ok(Session {
+            slot,
+            table: session.table.fork(),
+            tokens: session.tokens.clone(),
+            frozen: session.frozen,
+            indexed: session.indexed,
+        })
+    }
+}

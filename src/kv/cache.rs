@@ -1,0 +1,126 @@
+//! The buffers of the cache: per layer, segments below the binding limit. Segment s of every layer holds the same
+//! physical blocks, their keys and values in one buffer and their index in another.
+
+use crate::Result;
+use crate::attention::Shape;
+use crate::gpu::Gpu;
+use crate::kernels::SegmentParams;
+
+/// How physical blocks are spread over segments. Pure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheLayout {
+    /// Physical blocks in all.
+    pub blocks: u32,
+    /// Blocks in each segment but the last, which may have fewer.
+    pub segment_blocks: u32,
+    /// Segments.
+    pub segments: u32,
+}
+
+impl CacheLayout {
+    /// The layout of `blocks` blocks when a binding holds `max_binding` bytes.
+    pub fn new(shape: &Shape, blocks: u32, max_binding: u64) -> Self {
+        let fit = (max_binding / shape.block_bytes()).clamp(1, u64::from(u32::MAX)) as u32;
+        let segment_blocks = fit.min(blocks.max(1));
+        Self { blocks, segment_blocks, segments: blocks.max(1).div_ceil(segment_blocks) }
+    }
+
+    /// What a segment holds.
+    pub fn segment(&self, index: u32) -> SegmentParams {
+        let first = index * self.segment_blocks;
+        let blocks = self.segment_blocks.min(self.blocks.saturating_sub(first));
+        SegmentParams { first, blocks, index, count: self.segments }
+    }
+
+    /// The segment of a physical block and its place there.
+    pub fn place(&self, block: u32) -> (u32, u32) {
+        (block / self.segment_blocks, block % self.segment_blocks)
+    }
+}
+
+/// The cache of one layer.
+pub struct LayerCache {
+    /// Keys and values of each segment.
+    pub kv: Vec<wgpu::Buffer>,
+    /// The index of each segment; empty when there is none.
+    pub codes: Vec<wgpu::Buffer>,
+}
+
+impl LayerCache {
+    /// Allocates a layer's cache, with room for an index if `indexed`.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub async fn new(
+        gpu: &Gpu,
+        shape: &Shape,
+        layout: &CacheLayout,
+        indexed: bool,
+    ) -> Result<Self> {
+        let mut cache = Self { kv: Vec::new(), codes: Vec::new() };
+        for index in 0..layout.segments {
+            let blocks = u64::from(layout.segment(index).blocks);
+            cache
+                .kv
+                .push(gpu.storage("the key and value cache", blocks * shape.block_bytes()).await?);
+            if indexed {
+                cache
+                    .codes
+                    .push(gpu.storage("the index", blocks * shape.block_code_bytes()).await?);
+            }
+        }
+        Ok(cache)
+    }
+
+    /// Records the copy of a block's keys and values. Its index is not copied: only open blocks are, and they have none.
+    /// The copy goes by way of `moving`, since both blocks may lie in one buffer.
+    pub fn copy_block(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        layout: &CacheLayout,
+        moving: &wgpu::Buffer,
+        bytes: u64,
+        (from, to): (u32, u32),
+    ) {
+        let (from_segment, from) = layout.place(from);
+        let (to_segment, to) = layout.place(to);
+        encoder.copy_buffer_to_buffer(
+            &self.kv[from_segment as usize],
+            u64::from(from) * bytes,
+            moving,
+            0,
+            bytes,
+        );
+        encoder.copy_buffer_to_buffer(
+            moving,
+            0,
+            &self.kv[to_segment as usize],
+            u64::from(to) * bytes,
+            bytes,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_stay_below_the_binding_limit_and_cover_every_block() {
+        let shape = Shape { kv_heads: 8, group: 4, head_dim: 128, rope_interleaved: false };
+        for blocks in [1, 511, 512, 513, 1500] {
+            let layout = CacheLayout::new(&shape, blocks, 128 << 20);
+            let mut covered = 0;
+            for index in 0..layout.segments {
+                let segment = layout.segment(index);
+                assert_eq!(segment.first, covered);
+                assert!(
+                    segment.blocks > 0
+                        && u64::from(segment.blocks) * shape.block_bytes() <= 128 << 20
+                );
+                covered += segment.blocks;
+            }
+            assert_eq!(covered, blocks);
+        }
+    }
+}
