@@ -1,3 +1,7 @@
 //! The command line: see `asynctls --help`.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -187,7 +187,7 @@ fn forks_rewinds_and_fresh_prefills_agree_bit_for_bit() {
         tokens
             .iter()
             .map(|&t| decode(engine, session, t, &budget, Want::Logits).logits.remove(0))
-            .next_back()
+            .last()
             .unwrap()
     };
     let mut fresh = engine.session().unwrap();

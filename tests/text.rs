@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use asynctls::model::chat::{ChatTemplate, Message};
 use asynctls::model::gguf::Gguf;
-use asynctls::model::tokenizer::{Tokenizer, Vocabulary};
+use asynctls::model::tokenizer::Tokenizer;
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -42,21 +42,7 @@ static MODEL: LazyLock<Gguf> = LazyLock::new(|| {
     Gguf::open(&path).unwrap_or_else(|error| panic!("{error}; ASYNCTLS_MODEL can name the model"))
 });
 
-static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
-    let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let id = |name: &str| MODEL.opt_u32(&key(name)).unwrap();
-    Tokenizer::new(Vocabulary {
-        tokens: MODEL.strings(&key("tokens")).unwrap().to_vec(),
-        merges: MODEL.strings(&key("merges")).unwrap().to_vec(),
-        kinds: MODEL.i32s(&key("token_type")).unwrap().to_vec(),
-        pre_tokenizer: MODEL.str(&key("pre")).unwrap().to_owned(),
-        bos: id("bos_token_id"),
-        eos: id("eos_token_id"),
-        stops: id("eot_token_id").into_iter().collect(),
-        add_bos: MODEL.opt_bool(&key("add_bos_token")).unwrap().unwrap_or(false),
-    })
-    .unwrap()
-});
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::read(&MODEL).unwrap());
 
 /// `text` without the characters that need a byte the vocabulary lacks.
 fn representable(text: &str) -> String {

@@ -44,8 +44,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // Computing: 8 rows from row_at * 8, 4 tokens from token_at * 4, DIMENSIONS dimensions from token_at * DIMENSIONS.
     let row_at = lane / 8u;
     let token_at = lane % 8u;
-    var o_lo = array<vec4<f32>, DIMENSIONS>();
-    var o_hi = array<vec4<f32>, DIMENSIONS>();
+    // Of a fixed length, so that constant indices are valid whatever the head; what is not used costs nothing.
+    var o_lo = array<vec4<f32>, 16>();
+    var o_hi = array<vec4<f32>, 16>();
     var m_lo = vec4(NOTHING);
     var m_hi = vec4(NOTHING);
     var l_lo = vec4(0.0);
@@ -140,7 +141,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             p_tile[(token_at * 4u + t) * 16u + row_at * 2u] = p_lo;
             p_tile[(token_at * 4u + t) * 16u + row_at * 2u + 1u] = p_hi;
         }
-        for (var i = 0u; i < DIMENSIONS; i++) {
+        // All sixteen: the unused ones are removed by the compiler, and a constant count is unrolled.
+        for (var i = 0u; i < 16u; i++) {
             o_lo[i] *= rescale_lo;
             o_hi[i] *= rescale_hi;
         }
@@ -158,16 +160,46 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var t = 0u; t < VALUE_TOKENS; t++) {
                 let p_lo = p_tile[(v + t) * 16u + row_at * 2u];
                 let p_hi = p_tile[(v + t) * 16u + row_at * 2u + 1u];
-                for (var i = 0u; i < DIMENSIONS; i += 4u) {
-                    let four = stage[(t * HEAD_DIM + token_at * DIMENSIONS + i) / 4u];
-                    o_lo[i] += p_lo * four.x;
-                    o_hi[i] += p_hi * four.x;
-                    o_lo[i + 1u] += p_lo * four.y;
-                    o_hi[i + 1u] += p_hi * four.y;
-                    o_lo[i + 2u] += p_lo * four.z;
-                    o_hi[i + 2u] += p_hi * four.z;
-                    o_lo[i + 3u] += p_lo * four.w;
-                    o_hi[i + 3u] += p_hi * four.w;
+                let at = (t * HEAD_DIM + token_at * DIMENSIONS) / 4u;
+                let v0 = stage[at];
+                o_lo[0] += p_lo * v0.x;
+                o_hi[0] += p_hi * v0.x;
+                o_lo[1] += p_lo * v0.y;
+                o_hi[1] += p_hi * v0.y;
+                o_lo[2] += p_lo * v0.z;
+                o_hi[2] += p_hi * v0.z;
+                o_lo[3] += p_lo * v0.w;
+                o_hi[3] += p_hi * v0.w;
+                if DIMENSIONS > 4u {
+                    let v1 = stage[at + 1u];
+                    o_lo[4] += p_lo * v1.x;
+                    o_hi[4] += p_hi * v1.x;
+                    o_lo[5] += p_lo * v1.y;
+                    o_hi[5] += p_hi * v1.y;
+                    o_lo[6] += p_lo * v1.z;
+                    o_hi[6] += p_hi * v1.z;
+                    o_lo[7] += p_lo * v1.w;
+                    o_hi[7] += p_hi * v1.w;
+                }
+                if DIMENSIONS > 8u {
+                    let v2 = stage[at + 2u];
+                    o_lo[8] += p_lo * v2.x;
+                    o_hi[8] += p_hi * v2.x;
+                    o_lo[9] += p_lo * v2.y;
+                    o_hi[9] += p_hi * v2.y;
+                    o_lo[10] += p_lo * v2.z;
+                    o_hi[10] += p_hi * v2.z;
+                    o_lo[11] += p_lo * v2.w;
+                    o_hi[11] += p_hi * v2.w;
+                    let v3 = stage[at + 3u];
+                    o_lo[12] += p_lo * v3.x;
+                    o_hi[12] += p_hi * v3.x;
+                    o_lo[13] += p_lo * v3.y;
+                    o_hi[13] += p_hi * v3.y;
+                    o_lo[14] += p_lo * v3.z;
+                    o_hi[14] += p_hi * v3.z;
+                    o_lo[15] += p_lo * v3.w;
+                    o_hi[15] += p_hi * v3.w;
                 }
             }
         }
@@ -192,37 +224,85 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         l_lo += stage[row_at * 16u + i];
         l_hi += stage[row_at * 16u + 8u + i];
     }
-    for (var r = 0u; r < 8u; r++) {
-        let row = row_at * 8u + r;
-        if row >= rows {
-            break;
+    // How much of this segment's and of the earlier segments' sums counts, per row: out holds o / l of the latter.
+    var mine_lo = vec4(1.0);
+    var mine_hi = vec4(1.0);
+    var theirs_lo = vec4(0.0);
+    var theirs_hi = vec4(0.0);
+    if segment.index > 0u {
+        let em_lo = vec4(earlier[0].x, earlier[1].x, earlier[2].x, earlier[3].x);
+        let em_hi = vec4(earlier[4].x, earlier[5].x, earlier[6].x, earlier[7].x);
+        let joint_lo = max(m_lo, em_lo);
+        let joint_hi = max(m_hi, em_hi);
+        mine_lo = exp(m_lo - joint_lo);
+        mine_hi = exp(m_hi - joint_hi);
+        theirs_lo = vec4(earlier[0].y, earlier[1].y, earlier[2].y, earlier[3].y) * exp(em_lo - joint_lo);
+        theirs_hi = vec4(earlier[4].y, earlier[5].y, earlier[6].y, earlier[7].y) * exp(em_hi - joint_hi);
+        m_lo = joint_lo;
+        m_hi = joint_hi;
+        l_lo = l_lo * mine_lo + theirs_lo;
+        l_hi = l_hi * mine_hi + theirs_hi;
+    }
+    // A segment that holds none of a row's tokens leaves zeros, not 0 / 0.
+    let inverse_lo = select(1.0 / l_lo, vec4(0.0), l_lo == vec4(0.0));
+    let inverse_hi = select(1.0 / l_hi, vec4(0.0), l_hi == vec4(0.0));
+    mine_lo *= inverse_lo;
+    mine_hi *= inverse_hi;
+    theirs_lo *= inverse_lo;
+    theirs_hi *= inverse_hi;
+    let to = ((first_row + row_at * 8u) * Q_HEADS + head) * HEAD_DIM + token_at * DIMENSIONS;
+    let left = rows - min(rows, row_at * 8u);
+    // Constant indices: an accumulator indexed by a loop that is not unrolled would live in memory, not registers.
+    put(to, left, o_lo[0], o_hi[0], mine_lo, mine_hi, theirs_lo, theirs_hi);
+    put(to + 1u, left, o_lo[1], o_hi[1], mine_lo, mine_hi, theirs_lo, theirs_hi);
+    put(to + 2u, left, o_lo[2], o_hi[2], mine_lo, mine_hi, theirs_lo, theirs_hi);
+    put(to + 3u, left, o_lo[3], o_hi[3], mine_lo, mine_hi, theirs_lo, theirs_hi);
+    if DIMENSIONS > 4u {
+        put(to + 4u, left, o_lo[4], o_hi[4], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 5u, left, o_lo[5], o_hi[5], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 6u, left, o_lo[6], o_hi[6], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 7u, left, o_lo[7], o_hi[7], mine_lo, mine_hi, theirs_lo, theirs_hi);
+    }
+    if DIMENSIONS > 8u {
+        put(to + 8u, left, o_lo[8], o_hi[8], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 9u, left, o_lo[9], o_hi[9], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 10u, left, o_lo[10], o_hi[10], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 11u, left, o_lo[11], o_hi[11], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 12u, left, o_lo[12], o_hi[12], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 13u, left, o_lo[13], o_hi[13], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 14u, left, o_lo[14], o_hi[14], mine_lo, mine_hi, theirs_lo, theirs_hi);
+        put(to + 15u, left, o_lo[15], o_hi[15], mine_lo, mine_hi, theirs_lo, theirs_hi);
+    }
+    if segment.count > 1u && token_at == 0u {
+        let at = (first_row + row_at * 8u) * Q_HEADS + head;
+        for (var r = 0u; r < min(8u, left); r++) {
+            let low = vec2(m_lo[r % 4u], l_lo[r % 4u]);
+            let high = vec2(m_hi[r % 4u], l_hi[r % 4u]);
+            states[at + r * Q_HEADS] = select(low, high, r >= 4u);
         }
-        let at = (first_row + row) * Q_HEADS + head;
-        var m = select(m_lo[r % 4u], m_hi[r % 4u], r >= 4u);
-        var l = select(l_lo[r % 4u], l_hi[r % 4u], r >= 4u);
-        var mine = 1.0;
-        var theirs = 0.0;
+    }
+}
+
+// Writes one dimension of up to eight rows: this segment's share, and what the earlier ones left.
+fn put(
+    at: u32,
+    rows: u32,
+    o_lo: vec4<f32>,
+    o_hi: vec4<f32>,
+    mine_lo: vec4<f32>,
+    mine_hi: vec4<f32>,
+    theirs_lo: vec4<f32>,
+    theirs_hi: vec4<f32>,
+) {
+    let low = o_lo * mine_lo;
+    let high = o_hi * mine_hi;
+    for (var r = 0u; r < min(8u, rows); r++) {
+        let to = at + r * Q_HEADS * HEAD_DIM;
+        var sum = select(low[r % 4u], high[r % 4u], r >= 4u);
         if segment.index > 0u {
-            // out holds o / l of the earlier segments.
-            let joint = max(m, earlier[r].x);
-            mine = exp(m - joint);
-            theirs = earlier[r].y * exp(earlier[r].x - joint);
-            l = l * mine + theirs;
-            m = joint;
+            sum += select(theirs_lo[r % 4u], theirs_hi[r % 4u], r >= 4u) * out[to];
         }
-        for (var i = 0u; i < DIMENSIONS; i++) {
-            let o = select(o_lo[i][r % 4u], o_hi[i][r % 4u], r >= 4u);
-            let to = at * HEAD_DIM + token_at * DIMENSIONS + i;
-            var sum = o * mine;
-            if segment.index > 0u {
-                sum += theirs * out[to];
-            }
-            // A segment that holds none of the row's tokens leaves a neutral state, not 0 / 0.
-            out[to] = select(sum / l, 0.0, l == 0.0);
-        }
-        if segment.count > 1u && token_at == 0u {
-            states[at] = vec2(m, l);
-        }
+        out[to] = sum;
     }
 }
 

@@ -16,6 +16,7 @@ const Q_HEADS: u32 = KV_HEADS * GROUP;
 const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 // Below every logit of finite keys, and finite: exp(NOTHING - NOTHING) must not be NaN.
 const NOTHING: f32 = -1.0e30;
+const NOWHERE: u32 = 0xffffffffu;
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;
@@ -26,18 +27,59 @@ const NOTHING: f32 = -1.0e30;
 
 // Partial dot products [token][lane of its team], then accumulators [team][lane][8 dimensions].
 var<workgroup> scratch: array<vec4<f32>, 512>;
+// Where the tile's keys begin, in vec4; NOWHERE for tokens past the end or in another segment.
+var<workgroup> key_rows: array<u32, WORKGROUP>;
 // Logits, then probabilities, of the tile's tokens.
 var<workgroup> weights: array<vec4<f32>, WORKGROUP>;
 
-fn query(row: u32, kv_head: u32, quad: u32, dimension: u32) -> vec4<f32> {
+// Eight dimensions, each for four heads. Named rather than indexed: an array that a loop indexes would live in memory.
+struct Eight {
+    v0: vec4<f32>,
+    v1: vec4<f32>,
+    v2: vec4<f32>,
+    v3: vec4<f32>,
+    v4: vec4<f32>,
+    v5: vec4<f32>,
+    v6: vec4<f32>,
+    v7: vec4<f32>,
+}
+
+// One dimension of a quad's queries; a last quad that is not full repeats its last head, which is never written out.
+fn query(at: u32, quad: u32) -> vec4<f32> {
     let first = quad * 4u;
-    let at = row * QKV_WIDTH + kv_head * GROUP * HEAD_DIM + dimension;
     return vec4(
         qkv[at + min(first, GROUP - 1u) * HEAD_DIM],
         qkv[at + min(first + 1u, GROUP - 1u) * HEAD_DIM],
         qkv[at + min(first + 2u, GROUP - 1u) * HEAD_DIM],
         qkv[at + min(first + 3u, GROUP - 1u) * HEAD_DIM],
     ) * SCALE;
+}
+
+fn query8(at: u32, quad: u32) -> Eight {
+    return Eight(
+        query(at, quad), query(at + 1u, quad), query(at + 2u, quad), query(at + 3u, quad),
+        query(at + 4u, quad), query(at + 5u, quad), query(at + 6u, quad), query(at + 7u, quad),
+    );
+}
+
+fn dot8(q: Eight, eight: vec4<u32>) -> vec4<f32> {
+    let low = kv_low(eight);
+    let high = kv_high(eight);
+    return q.v0 * low.x + q.v1 * low.y + q.v2 * low.z + q.v3 * low.w
+        + q.v4 * high.x + q.v5 * high.y + q.v6 * high.z + q.v7 * high.w;
+}
+
+fn add8(o: Eight, w: vec4<f32>, eight: vec4<u32>) -> Eight {
+    let low = kv_low(eight);
+    let high = kv_high(eight);
+    return Eight(
+        o.v0 + w * low.x, o.v1 + w * low.y, o.v2 + w * low.z, o.v3 + w * low.w,
+        o.v4 + w * high.x, o.v5 + w * high.y, o.v6 + w * high.z, o.v7 + w * high.w,
+    );
+}
+
+fn scale8(o: Eight, f: vec4<f32>) -> Eight {
+    return Eight(o.v0 * f, o.v1 * f, o.v2 * f, o.v3 * f, o.v4 * f, o.v5 * f, o.v6 * f, o.v7 * f);
 }
 
 @compute @workgroup_size(64)
@@ -54,30 +96,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let begin = min(split * split_tokens, total);
     let end = min(begin + split_tokens, total);
 
-    // This lane's share of the queries.
-    var q = array<vec4<f32>, PARTS * 8u>();
-    for (var i = 0u; i < PARTS * 8u; i++) {
-        q[i] = query(row, kv_head, quad, (i / 8u * LANES + member) * 8u + i % 8u);
-    }
-    var o = array<vec4<f32>, PARTS * 8u>();
+    // This lane's share of the queries and outputs, PARTS of the two used.
+    let q_at = row * QKV_WIDTH + kv_head * GROUP * HEAD_DIM + member * 8u;
+    let q0 = query8(q_at, quad);
+    let q1 = query8(q_at + (PARTS - 1u) * LANES * 8u, quad);
+    var o0 = Eight();
+    var o1 = Eight();
     var m = vec4(NOTHING);
     var l = vec4(0.0);
 
     for (var tile = begin; tile < end; tile += WORKGROUP) {
+        // This lane's own token; only its team reads it, but a team may span subgroups.
+        let own = key_row(row, kv_head, tile + lane, end);
+        let counts = own != NOWHERE;
+        key_rows[lane] = own;
+        workgroupBarrier();
         for (var i = 0u; i < LANES; i++) {
-            // Tokens past the end repeat the last one here and get no weight below.
-            let slot = slot_of(row, kv_head, min(tile + team * LANES + i, end - 1u));
+            let at = key_rows[team * LANES + i];
             var products = vec4(0.0);
-            if slot.x < segment.blocks {
-                let at = kv_row(slot.x, kv_head, KEYS, slot.y);
-                for (var p = 0u; p < PARTS; p++) {
-                    let eight = kv[at + p * LANES + member];
-                    let low = kv_low(eight);
-                    let high = kv_high(eight);
-                    products += q[p * 8u] * low.x + q[p * 8u + 1u] * low.y;
-                    products += q[p * 8u + 2u] * low.z + q[p * 8u + 3u] * low.w;
-                    products += q[p * 8u + 4u] * high.x + q[p * 8u + 5u] * high.y;
-                    products += q[p * 8u + 6u] * high.z + q[p * 8u + 7u] * high.w;
+            if at != NOWHERE {
+                products = dot8(q0, kv[at + member]);
+                if PARTS > 1u {
+                    products += dot8(q1, kv[at + LANES + member]);
                 }
             }
             scratch[(team * LANES + i) * LANES + member] = products;
@@ -88,8 +128,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 1u; i < LANES; i++) {
             logit += scratch[lane * LANES + i];
         }
-        let counts = tile + lane < end
-            && slot_of(row, kv_head, min(tile + lane, end - 1u)).x < segment.blocks;
         weights[lane] = select(vec4(NOTHING), logit, counts);
         workgroupBarrier();
         var largest = weights[team * LANES];
@@ -104,29 +142,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         weights[lane] = weight;
         l = l * rescale + weight;
         workgroupBarrier();
-        for (var i = 0u; i < PARTS * 8u; i++) {
-            o[i] *= rescale;
-        }
+        o0 = scale8(o0, rescale);
+        o1 = scale8(o1, rescale);
         for (var i = 0u; i < LANES; i++) {
-            let slot = slot_of(row, kv_head, min(tile + team * LANES + i, end - 1u));
-            if slot.x < segment.blocks {
-                let at = kv_row(slot.x, kv_head, VALUES, slot.y);
+            if key_rows[team * LANES + i] != NOWHERE {
+                // A head-block's values follow its keys.
+                let at = key_rows[team * LANES + i] + BLOCK * ROW_VECS;
                 let w = weights[team * LANES + i];
-                for (var p = 0u; p < PARTS; p++) {
-                    let eight = kv[at + p * LANES + member];
-                    let low = kv_low(eight);
-                    let high = kv_high(eight);
-                    o[p * 8u] += w * low.x;
-                    o[p * 8u + 1u] += w * low.y;
-                    o[p * 8u + 2u] += w * low.z;
-                    o[p * 8u + 3u] += w * low.w;
-                    o[p * 8u + 4u] += w * high.x;
-                    o[p * 8u + 5u] += w * high.y;
-                    o[p * 8u + 6u] += w * high.z;
-                    o[p * 8u + 7u] += w * high.w;
+                o0 = add8(o0, w, kv[at + member]);
+                if PARTS > 1u {
+                    o1 = add8(o1, w, kv[at + LANES + member]);
                 }
             }
         }
+        // The next tile overwrites what this one reads.
+        workgroupBarrier();
     }
 
     // Merge the teams: their maxima first, then sums and accumulators scaled to the common maximum.
@@ -159,28 +189,50 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             partial_ml[first + h * segment.count * splits] = vec2(joint[h], sum[h]);
         }
     }
-    for (var p = 0u; p < PARTS; p++) {
-        for (var i = 0u; i < 8u; i++) {
-            scratch[lane * 8u + i] = o[p * 8u + i] * rescale;
-        }
-        workgroupBarrier();
-        if lane < LANES * 8u {
-            var sum = scratch[lane];
-            for (var t = 1u; t < TEAMS; t++) {
-                sum += scratch[t * LANES * 8u + lane];
-            }
-            for (var h = 0u; h < heads; h++) {
-                let at = (first + h * segment.count * splits) * HEAD_DIM + p * LANES * 8u + lane;
-                partial_o[at] = sum[h];
-            }
-        }
-        workgroupBarrier();
+    stage8(lane, scale8(o0, rescale));
+    write_outputs(lane, first, heads, splits, 0u);
+    if PARTS > 1u {
+        stage8(lane, scale8(o1, rescale));
+        write_outputs(lane, first, heads, splits, LANES * 8u);
     }
 }
 
-// The i-th attended token's block, counted from this segment's first (past the segment's blocks when it lies in another
-// segment), and its place in the block.
-fn slot_of(row: u32, kv_head: u32, i: u32) -> vec2<u32> {
+fn stage8(lane: u32, o: Eight) {
+    let at = lane * 8u;
+    scratch[at] = o.v0;
+    scratch[at + 1u] = o.v1;
+    scratch[at + 2u] = o.v2;
+    scratch[at + 3u] = o.v3;
+    scratch[at + 4u] = o.v4;
+    scratch[at + 5u] = o.v5;
+    scratch[at + 6u] = o.v6;
+    scratch[at + 7u] = o.v7;
+    workgroupBarrier();
+}
+
+// Sums a part's dimensions over the teams and writes them for each head.
+fn write_outputs(lane: u32, first: u32, heads: u32, splits: u32, dimension: u32) {
+    if lane < LANES * 8u {
+        var sum = scratch[lane];
+        for (var t = 1u; t < TEAMS; t++) {
+            sum += scratch[t * LANES * 8u + lane];
+        }
+        for (var h = 0u; h < heads; h++) {
+            partial_o[(first + h * segment.count * splits) * HEAD_DIM + dimension + lane] = sum[h];
+        }
+    }
+    workgroupBarrier();
+}
+
+// Where the keys of the i-th attended token begin.
+fn key_row(row: u32, kv_head: u32, i: u32, end: u32) -> u32 {
+    if i >= end {
+        return NOWHERE;
+    }
     let token = token_at(row, kv_head, i);
-    return vec2(row_block(row, token / BLOCK) - segment.first, token % BLOCK);
+    let slot = row_block(row, token / BLOCK) - segment.first;
+    if slot >= segment.blocks {
+        return NOWHERE;
+    }
+    return kv_row(slot, kv_head, KEYS, token % BLOCK);
 }

@@ -13,13 +13,29 @@ fn word_dot(low: u32, high: u32, word: u32) -> i32 {
     return dot4I8Packed(low, word & 0x0f0f0f0fu) + dot4I8Packed(high, (word >> 4u) & 0x0f0f0f0fu);
 }
 
+// A query's codes, loaded once for many tokens.
+struct Query {
+    a: array<vec4<u32>, CODE_VECS>,
+    b: array<vec4<u32>, CODE_VECS>,
+}
+
 // head: row * Q_HEADS + query head.
-fn code_logit(head: u32, token_row: u32) -> i32 {
+fn query_of(head: u32) -> Query {
+    var query = Query();
+    for (var i = 0u; i < CODE_VECS; i++) {
+        query.a[i] = query_codes[(head * CODE_VECS + i) * 2u];
+        query.b[i] = query_codes[(head * CODE_VECS + i) * 2u + 1u];
+    }
+    return query;
+}
+
+fn code_logit(query: Query, token_row: u32) -> i32 {
+    var q = query;
     var sum = 0;
     for (var i = 0u; i < CODE_VECS; i++) {
         let u = codes[token_row + i];
-        let a = query_codes[(head * CODE_VECS + i) * 2u];
-        let b = query_codes[(head * CODE_VECS + i) * 2u + 1u];
+        let a = q.a[i];
+        let b = q.b[i];
         sum += word_dot(a.x, a.y, u.x) + word_dot(a.z, a.w, u.y) + word_dot(b.x, b.y, u.z) + word_dot(b.z, b.w, u.w);
     }
     return sum;

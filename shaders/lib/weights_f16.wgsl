@@ -25,3 +25,15 @@ fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
     let pair = select(four.xy, four.zw, (quad & 1u) == 1u);
     return unpack4(pair.x, pair.y);
 }
+
+// The 32 weights of one unit.
+fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
+    let a = weights[unit * 4u];
+    let b = weights[unit * 4u + 1u];
+    let c = weights[unit * 4u + 2u];
+    let d = weights[unit * 4u + 3u];
+    return array<vec4<f32>, 8>(
+        unpack4(a.x, a.y), unpack4(a.z, a.w), unpack4(b.x, b.y), unpack4(b.z, b.w),
+        unpack4(c.x, c.y), unpack4(c.z, c.w), unpack4(d.x, d.y), unpack4(d.z, d.w),
+    );
+}

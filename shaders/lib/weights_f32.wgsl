@@ -15,3 +15,11 @@ fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
 fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
     return bitcast<vec4<f32>>(weights[unit * 8u + quad]);
 }
+
+// The 32 weights of one unit.
+fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
+    return array<vec4<f32>, 8>(
+        unit_quad(unit, 0u), unit_quad(unit, 1u), unit_quad(unit, 2u), unit_quad(unit, 3u),
+        unit_quad(unit, 4u), unit_quad(unit, 5u), unit_quad(unit, 6u), unit_quad(unit, 7u),
+    );
+}

@@ -29,3 +29,15 @@ fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
     let scale = unpack2x16float(scales[unit]);
     return scale.x * low_nibbles(word) + vec4(scale.y);
 }
+
+// The 32 weights of one unit.
+fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
+    let q = weights[unit];
+    let scale = unpack2x16float(scales[unit]);
+    let d = scale.x;
+    let m = vec4(scale.y);
+    return array<vec4<f32>, 8>(
+        d * low_nibbles(q.x) + m, d * high_nibbles(q.x) + m, d * low_nibbles(q.y) + m, d * high_nibbles(q.y) + m,
+        d * low_nibbles(q.z) + m, d * high_nibbles(q.z) + m, d * low_nibbles(q.w) + m, d * high_nibbles(q.w) + m,
+    );
+}

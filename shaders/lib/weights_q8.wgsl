@@ -22,3 +22,14 @@ fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
     let word = weights[unit * 2u + quad / 4u][quad & 3u];
     return unpack2x16float(scales[unit]).x * signed_bytes(word);
 }
+
+// The 32 weights of one unit.
+fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
+    let a = weights[unit * 2u];
+    let b = weights[unit * 2u + 1u];
+    let d = unpack2x16float(scales[unit]).x;
+    return array<vec4<f32>, 8>(
+        d * signed_bytes(a.x), d * signed_bytes(a.y), d * signed_bytes(a.z), d * signed_bytes(a.w),
+        d * signed_bytes(b.x), d * signed_bytes(b.y), d * signed_bytes(b.z), d * signed_bytes(b.w),
+    );
+}

@@ -6,6 +6,7 @@
 //!include lib/matrix.wgsl
 //!include <weights>
 //!include <output>
+//!include lib/output8.wgsl
 
 const WORKGROUP: u32 = 64u;
 const DEPTH: u32 = 16u;
@@ -83,16 +84,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             acc_hi[7] += w_hi * x_hi.w;
         }
     }
+    // Constant indices: an accumulator indexed by a loop that is not unrolled would live in memory, not registers.
     let row = row_base + row_at * 8u;
-    for (var t = 0u; t < 8u; t++) {
-        let token = token_base + token_at * 8u + t;
-        if token < tokens {
-            if row < matrix.rows {
-                output4(token, row, acc_lo[t]);
-            }
-            if row + 4u < matrix.rows {
-                output4(token, row + 4u, acc_hi[t]);
-            }
-        }
-    }
+    let token = token_base + token_at * 8u;
+    output8(token, row, tokens, acc_lo[0], acc_hi[0]);
+    output8(token + 1u, row, tokens, acc_lo[1], acc_hi[1]);
+    output8(token + 2u, row, tokens, acc_lo[2], acc_hi[2]);
+    output8(token + 3u, row, tokens, acc_lo[3], acc_hi[3]);
+    output8(token + 4u, row, tokens, acc_lo[4], acc_hi[4]);
+    output8(token + 5u, row, tokens, acc_lo[5], acc_hi[5]);
+    output8(token + 6u, row, tokens, acc_lo[6], acc_hi[6]);
+    output8(token + 7u, row, tokens, acc_lo[7], acc_hi[7]);
 }

@@ -34,9 +34,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let slot = row_block(row, block) - segment.first;
     if slot < segment.blocks {
         for (var h = 0u; h < GROUP; h++) {
+            let query = query_of(first_head + h);
             var best = -0x7fffffff;
             for (var token = lane % 16u; token < BLOCK; token += 16u) {
-                best = max(best, code_logit(first_head + h, code_row(slot, kv_head, token)));
+                best = max(best, code_logit(query, code_row(slot, kv_head, token)));
             }
             largest[h * WORKGROUP + lane] = best;
         }

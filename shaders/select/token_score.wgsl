@@ -1,5 +1,6 @@
-// Level 2: the logit of every token of the chosen blocks, per query head, from the same codes. Lane = token.
-// Grid: (blocks kept, KV heads, rows).
+// Level 2: the logit of every token of the chosen blocks, per query head, from the same codes. Four blocks a workgroup,
+// 16 lanes a block, BLOCK / 16 tokens a lane, so that a query is loaded once for several tokens.
+// Grid: (ceil(blocks kept / 4), KV heads, rows).
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include <kv>
@@ -17,9 +18,9 @@ struct Scores {
 @group(0) @binding(6) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(7) var<uniform> score_rows: Scores;
 
-@compute @workgroup_size(BLOCK)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) token: u32) {
-    let choice = group.x;
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let choice = group.x * 4u + lane / 16u;
     let kv_head = group.y;
     let row = group.z;
     if choice >= blocks_chosen(row) {
@@ -30,9 +31,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if slot >= segment.blocks {
         return;
     }
-    let token_row = code_row(slot, kv_head, token);
     for (var h = 0u; h < GROUP; h++) {
         let head = row * Q_HEADS + kv_head * GROUP + h;
-        scores[head * score_rows.stride + choice * BLOCK + token] = query_scales[head] * f32(code_logit(head, token_row));
+        let query = query_of(head);
+        let scale = query_scales[head];
+        let to = head * score_rows.stride + choice * BLOCK;
+        for (var token = lane % 16u; token < BLOCK; token += 16u) {
+            scores[to + token] = scale * f32(code_logit(query, code_row(slot, kv_head, token)));
+        }
     }
 }

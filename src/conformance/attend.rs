@@ -118,7 +118,8 @@ async fn run_prefill(gpu: &Gpu, cache: &Cache, step: &Step, qkv: &[f32]) -> Resu
             Data::InOut(&states),
         ];
         let mut results =
-            run(gpu, &kernels::prefill(shape), &data, (shape.q_heads(), step.tiles, 1)).await?;
+            run(gpu, &kernels::prefill(gpu.tier, shape), &data, (shape.q_heads(), step.tiles, 1))
+                .await?;
         states = results.remove(1);
         out = results.remove(0);
     }

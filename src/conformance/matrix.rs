@@ -154,9 +154,15 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
     let format = WeightFormat::of(p.kind)?;
     let params = [p.units as u32, p.rows as u32, first_row, x_stride as u32, y_stride as u32];
     let (spec, grid) = if many {
-        (kernels::matmul(format, p.output), kernels::matmul_grid(p.rows as u32, p.tokens as u32))
+        (
+            kernels::matmul(gpu.tier, format, p.output),
+            kernels::matmul_grid(p.rows as u32, p.tokens as u32),
+        )
     } else {
-        (kernels::matvec(format, p.output), kernels::matvec_grid(p.rows as u32, p.tokens as u32))
+        (
+            kernels::matvec(gpu.tier, format, p.output),
+            kernels::matvec_grid(p.rows as u32, p.tokens as u32),
+        )
     };
     let (step, x_bits, y_bits) = ([p.tokens as u32], bits(&x), bits(&before));
     let y = if p.output == Output::Add { Data::InOut(&y_bits) } else { Data::Out(y_bits.len()) };

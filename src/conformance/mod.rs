@@ -17,6 +17,8 @@ use std::sync::Arc;
 /// What a case found: a difference from the twin beyond the tolerance, in words.
 pub type Verdict = std::result::Result<(), String>;
 
+type Run = dyn Fn(&Gpu) -> BoxFuture<'_, Result<Verdict>> + Send + Sync;
+
 /// One check of one kernel.
 pub struct Case {
     /// The kernel's file name.
@@ -25,7 +27,7 @@ pub struct Case {
     pub label: String,
     /// Whether lanes share workgroup memory, so that the case is run with its lanes reversed too.
     pub shares_memory: bool,
-    run: Arc<dyn Fn(&Gpu) -> BoxFuture<'_, Result<Verdict>> + Send + Sync>,
+    run: Arc<Run>,
 }
 
 impl Case {

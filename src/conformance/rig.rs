@@ -127,7 +127,7 @@ impl Random {
     }
 
     pub(super) fn below(&mut self, limit: u32) -> u32 {
-        (u64::from(self.word()) * u64::from(limit) >> 32) as u32
+        ((u64::from(self.word()) * u64::from(limit)) >> 32) as u32
     }
 
     /// Uniform in -1 .. 1.

@@ -159,7 +159,7 @@ async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Ve
             (kernels::block_score(&shape), step.closed.div_ceil(4))
         } else {
             data.push(Data::In(&chosen));
-            (kernels::token_score(&shape), step.blocks_kept)
+            (kernels::token_score(&shape), step.blocks_kept.div_ceil(4))
         };
         data.push(Data::InOut(&out));
         data.push(Data::Uniform(&layout));
@@ -264,10 +264,10 @@ async fn top_k(
         Data::Out(out_words),
     ];
     let spec = if level == 1 {
-        kernels::top_k_blocks(&shape)
+        kernels::top_k_blocks(gpu.tier, &shape)
     } else {
         data.push(Data::In(&chosen_blocks));
-        kernels::top_k_tokens(&shape)
+        kernels::top_k_tokens(gpu.tier, &shape)
     };
     let out = run(gpu, &spec, &data, (shape.kv_heads, 3, 1)).await?.remove(1);
     for (r, &(_, position)) in rows.iter().enumerate() {

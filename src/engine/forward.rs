@@ -94,11 +94,16 @@ impl Engine {
             }
         };
         let mut outputs = vec![Output::default(); batch.len()];
+        // Decided before any step, since a step makes its sessions longer.
+        let is_sparse: Vec<bool> = batch
+            .iter()
+            .map(|(session, _)| budget.is_some_and(|b| session.len() + 1 > b.dense_below))
+            .collect();
         for sparse in [false, true] {
             let mut which = Vec::new();
             let mut members: Vec<(&mut Session, &[u32])> = Vec::new();
             for (i, (session, token)) in batch.iter_mut().enumerate() {
-                if budget.is_some_and(|b| session.len() + 1 > b.dense_below) == sparse {
+                if is_sparse[i] == sparse {
                     self.check_tokens(session, std::slice::from_ref(token))?;
                     which.push(i);
                     members.push((session, std::slice::from_ref(token)));
@@ -366,7 +371,7 @@ impl Engine {
         }
         index.top_k_blocks.record(pass, shape.kv_heads, step.rows, 1);
         for score in &index.token_score {
-            score.record(pass, step.blocks_kept, shape.kv_heads, step.rows);
+            score.record(pass, step.blocks_kept.div_ceil(4), shape.kv_heads, step.rows);
         }
         index.top_k_tokens.record(pass, shape.kv_heads, step.rows, 1);
     }

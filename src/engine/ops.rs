@@ -131,8 +131,14 @@ impl OpMaker<'_> {
                 x.into(),
                 y.into(),
             ];
-            let few = self.gpu.op(&kernels::matvec(part.format, output), &bindings).await?;
-            let many = self.gpu.op(&kernels::matmul(part.format, output), &bindings).await?;
+            let few = self
+                .gpu
+                .op(&kernels::matvec(self.gpu.tier, part.format, output), &bindings)
+                .await?;
+            let many = self
+                .gpu
+                .op(&kernels::matmul(self.gpu.tier, part.format, output), &bindings)
+                .await?;
             parts.push((part.rows, few, many));
         }
         Ok(Product { parts })
@@ -232,7 +238,7 @@ impl OpMaker<'_> {
             ops.rope_append.push(gpu.op(&kernels::rope_append(&shape), &append).await?);
             let prefill = [&scratch.step, &segment, qkv.0, kv, attended.0, &scratch.states]
                 .map(Binding::from);
-            ops.prefill.push(gpu.op(&kernels::prefill(&shape), &prefill).await?);
+            ops.prefill.push(gpu.op(&kernels::prefill(gpu.tier, &shape), &prefill).await?);
             let split =
                 [&scratch.step, &segment, qkv.0, kv, &scratch.partial_o, &scratch.partial_ml]
                     .map(Binding::from);
@@ -263,9 +269,13 @@ impl OpMaker<'_> {
             token_codes: Vec::new(),
             query_codes: gpu.op(&kernels::query_codes(shape), &bindings(&codes_of)).await?,
             block_score: Vec::new(),
-            top_k_blocks: gpu.op(&kernels::top_k_blocks(shape), &bindings(&top_k_blocks)).await?,
+            top_k_blocks: gpu
+                .op(&kernels::top_k_blocks(gpu.tier, shape), &bindings(&top_k_blocks))
+                .await?,
             token_score: Vec::new(),
-            top_k_tokens: gpu.op(&kernels::top_k_tokens(shape), &bindings(&top_k_tokens)).await?,
+            top_k_tokens: gpu
+                .op(&kernels::top_k_tokens(gpu.tier, shape), &bindings(&top_k_tokens))
+                .await?,
             sparse_split: Vec::new(),
             stats: stats.clone(),
             channels: channels.clone(),

@@ -54,21 +54,53 @@ pub struct Tier {
     pub name: &'static str,
     /// Features that the device is opened with.
     pub features: wgpu::Features,
+    /// The subgroup sizes that it is for.
+    subgroup_sizes: std::ops::RangeInclusive<u32>,
     /// The file that fills the slot `<reduce>`.
     pub reduce: &'static str,
+    /// The lanes of a top-k: many where they are real, few where they are emulated.
+    pub top_k_lanes: u32,
+    /// The kernel for products with a few tokens.
+    pub matvec: &'static str,
+    /// The kernel for products with many tokens.
+    pub matmul: &'static str,
+    /// The kernel for attention of many rows.
+    pub prefill: &'static str,
 }
+
+const ANY: std::ops::RangeInclusive<u32> = 0..=u32::MAX;
 
 // Best first.
 const TIERS: &[Tier] = &[
     Tier {
+        name: "subgroups-of-8",
+        features: wgpu::Features::SUBGROUP,
+        subgroup_sizes: 8..=8,
+        reduce: "lib/reduce_subgroup.wgsl",
+        top_k_lanes: 64,
+        matvec: "model/matvec_subgroup8.wgsl",
+        matmul: "model/matmul_subgroup8.wgsl",
+        prefill: "attend/prefill_subgroup8.wgsl",
+    },
+    Tier {
         name: "subgroups",
         features: wgpu::Features::SUBGROUP,
+        subgroup_sizes: ANY,
         reduce: "lib/reduce_subgroup.wgsl",
+        top_k_lanes: 256,
+        matvec: "model/matvec.wgsl",
+        matmul: "model/matmul.wgsl",
+        prefill: "attend/prefill.wgsl",
     },
     Tier {
         name: "portable",
         features: wgpu::Features::empty(),
+        subgroup_sizes: ANY,
         reduce: "lib/reduce_workgroup.wgsl",
+        top_k_lanes: 256,
+        matvec: "model/matvec.wgsl",
+        matmul: "model/matmul.wgsl",
+        prefill: "attend/prefill.wgsl",
     },
 ];
 
@@ -401,6 +433,22 @@ impl Gpu {
         let data = self.read(&staging, bytes).await;
         self.allocated.fetch_sub(staging.size(), Ordering::Relaxed);
         data
+    }
+
+    /// Runs operations one after the other in one pass, with their grids, and waits for them.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn run(&self, dispatches: &[(&super::Op, [u32; 3])]) -> Result<()> {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for (op, [x, y, z]) in dispatches {
+                op.record(&mut pass, *x, *y, *z);
+            }
+        }
+        let index = self.submit(encoder)?;
+        self.wait(index)
     }
 
     /// Destroys the device, as a driver reset would: every later call answers [`Error::DeviceLost`].

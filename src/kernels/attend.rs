@@ -1,7 +1,7 @@
 //! `shaders/attend` and `shaders/kv`.
 
 use crate::attention::Shape;
-use crate::gpu::ShaderSpec;
+use crate::gpu::{ShaderSpec, Tier};
 
 /// Which physical blocks a segment of the cache holds: `Segment` in the shaders.
 #[repr(C)]
@@ -52,7 +52,7 @@ pub fn merge(shape: &Shape) -> ShaderSpec {
     spec("attend/merge.wgsl", shape)
 }
 
-/// Grid: (query heads, tiles).
-pub fn prefill(shape: &Shape) -> ShaderSpec {
-    kv_spec("attend/prefill.wgsl", shape).constant("SCALE", shape.scale())
+/// By the kernel that suits the adapter's tier. Grid: (query heads, tiles).
+pub fn prefill(tier: &Tier, shape: &Shape) -> ShaderSpec {
+    kv_spec(tier.prefill, shape).constant("SCALE", shape.scale())
 }

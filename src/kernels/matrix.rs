@@ -1,7 +1,7 @@
 //! `shaders/model/matvec.wgsl` and `matmul.wgsl`: products with weight matrices.
 
 use super::WeightFormat;
-use crate::gpu::ShaderSpec;
+use crate::gpu::{ShaderSpec, Tier};
 
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +41,9 @@ pub struct MatrixParams {
     pub y_stride: u32,
 }
 
-/// A few tokens at a time.
-pub fn matvec(format: WeightFormat, output: Output) -> ShaderSpec {
-    ShaderSpec::new("model/matvec.wgsl")
-        .slot("weights", format.file())
-        .slot("output", output.file())
+/// A few tokens at a time, by the kernel that suits the adapter's tier.
+pub fn matvec(tier: &Tier, format: WeightFormat, output: Output) -> ShaderSpec {
+    ShaderSpec::new(tier.matvec).slot("weights", format.file()).slot("output", output.file())
 }
 
 /// The grid of [`matvec`].
@@ -53,11 +51,9 @@ pub fn matvec_grid(rows: u32, tokens: u32) -> (u32, u32) {
     (rows.div_ceil(32), tokens)
 }
 
-/// Many tokens at a time.
-pub fn matmul(format: WeightFormat, output: Output) -> ShaderSpec {
-    ShaderSpec::new("model/matmul.wgsl")
-        .slot("weights", format.file())
-        .slot("output", output.file())
+/// Many tokens at a time, by the kernel that suits the adapter's tier.
+pub fn matmul(tier: &Tier, format: WeightFormat, output: Output) -> ShaderSpec {
+    ShaderSpec::new(tier.matmul).slot("weights", format.file()).slot("output", output.file())
 }
 
 /// The grid of [`matmul`].

@@ -2,7 +2,7 @@
 
 use super::attend::{kv_spec, spec};
 use crate::attention::Shape;
-use crate::gpu::ShaderSpec;
+use crate::gpu::{ShaderSpec, Tier};
 
 /// Grid: (query heads, rows).
 pub fn query_codes(shape: &Shape) -> ShaderSpec {
@@ -16,17 +16,21 @@ pub fn block_score(shape: &Shape) -> ShaderSpec {
     kv_spec("select/block_score.wgsl", shape).constant("CHANNELS", Shape::CHANNELS)
 }
 
-/// Grid: (blocks kept, KV heads, rows).
+/// Grid: (ceil(blocks kept / 4), KV heads, rows).
 pub fn token_score(shape: &Shape) -> ShaderSpec {
     kv_spec("select/token_score.wgsl", shape).constant("CHANNELS", Shape::CHANNELS)
 }
 
 /// Level 1's top-k. Grid: (KV heads, rows).
-pub fn top_k_blocks(shape: &Shape) -> ShaderSpec {
-    spec("select/top_k.wgsl", shape).slot("items", "lib/items_blocks.wgsl")
+pub fn top_k_blocks(tier: &Tier, shape: &Shape) -> ShaderSpec {
+    spec("select/top_k.wgsl", shape)
+        .slot("items", "lib/items_blocks.wgsl")
+        .constant("LANES", tier.top_k_lanes)
 }
 
 /// Level 2's top-k. Grid: (KV heads, rows).
-pub fn top_k_tokens(shape: &Shape) -> ShaderSpec {
-    spec("select/top_k.wgsl", shape).slot("items", "lib/items_tokens.wgsl")
+pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
+    spec("select/top_k.wgsl", shape)
+        .slot("items", "lib/items_tokens.wgsl")
+        .constant("LANES", tier.top_k_lanes)
 }

@@ -99,7 +99,7 @@ impl BlockTable {
         let needed = to.div_ceil(Shape::BLOCK) as usize;
         let open = (from / Shape::BLOCK) as usize;
         let mut state = self.pool.lock();
-        let copy = from % Shape::BLOCK != 0
+        let copy = !from.is_multiple_of(Shape::BLOCK)
             && self.blocks.get(open).is_some_and(|&b| state.holders[b as usize] > 1);
         let wanted = needed.saturating_sub(self.blocks.len()) + usize::from(copy);
         if wanted > state.free.len() {

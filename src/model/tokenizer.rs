@@ -18,6 +18,7 @@ use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, AddedVocabulary, Model, OffsetType, PreTokenizer};
 
+use crate::model::gguf::Gguf;
 use crate::{Error, Result};
 
 /// Control tokens that end a turn or a document in known model families. A model file names only
@@ -74,6 +75,30 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Builds the tokenizer that a model file describes.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the file has none, or one that is not supported.
+    pub fn read(file: &Gguf) -> Result<Self> {
+        let kind = file.str("tokenizer.ggml.model")?;
+        if kind != "gpt2" {
+            return Err(Error::Model(format!(
+                "the tokenizer (tokenizer.ggml.model) is {kind:?}, but only \"gpt2\" (byte-level BPE) is supported"
+            )));
+        }
+        let id = |name: &str| file.opt_u32(&format!("tokenizer.ggml.{name}_token_id"));
+        Self::new(Vocabulary {
+            tokens: file.strings("tokenizer.ggml.tokens")?.to_vec(),
+            merges: file.strings("tokenizer.ggml.merges")?.to_vec(),
+            kinds: file.i32s("tokenizer.ggml.token_type")?.to_vec(),
+            pre_tokenizer: file.str("tokenizer.ggml.pre")?.to_owned(),
+            bos: id("bos")?,
+            eos: id("eos")?,
+            stops: [id("eot")?, id("eom")?].into_iter().flatten().collect(),
+            add_bos: file.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+        })
+    }
+
     /// Builds the tokenizer, or says what in the vocabulary contradicts itself.
     pub fn new(vocabulary: Vocabulary) -> Result<Self> {
         let words = pre::words(&vocabulary.pre_tokenizer)?;

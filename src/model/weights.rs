@@ -55,7 +55,19 @@ const MOST_STAGED: u64 = 32 << 20;
 // What is packed at a time.
 const MOST_PACKED: u64 = 4 << 20;
 
-// Where a row of a matrix comes from.
+/// Rows of one format that are to become parts of a matrix.
+struct Rows<'a> {
+    /// A tensor that they come from, for its row length and its name.
+    info: &'a TensorInfo,
+    format: WeightFormat,
+    /// The first one's number in the matrix.
+    first_row: u32,
+    rows: u32,
+    /// Parts begin at multiples of so many rows.
+    granule: u32,
+}
+
+// A row's type and bytes in the file.
 type Row<'a> = (TensorType, std::borrow::Cow<'a, [u8]>);
 
 impl Loader<'_> {
@@ -80,11 +92,13 @@ impl Loader<'_> {
                 unreachable!("row is below the sum of rows")
             };
             self.rows(
-                group[0],
-                WeightFormat::of(kind)?,
-                first_row,
-                rows as u32,
-                1,
+                Rows {
+                    info: group[0],
+                    format: WeightFormat::of(kind)?,
+                    first_row,
+                    rows: rows as u32,
+                    granule: 1,
+                },
                 row,
                 &mut parts,
             )
@@ -104,7 +118,7 @@ impl Loader<'_> {
         let file = self.file;
         let kind = if even.kind == odd.kind { even.kind } else { TensorType::F32 };
         let row = |row: u64| {
-            let tensor = if row % 2 == 0 { even } else { odd };
+            let tensor = if row.is_multiple_of(2) { even } else { odd };
             let bytes = row_bytes(file, tensor, row / 2);
             if tensor.kind == kind {
                 return Ok((kind, bytes.into()));
@@ -114,22 +128,22 @@ impl Loader<'_> {
         };
         let mut parts = Vec::new();
         let rows = (even.shape[1] * 2) as u32;
-        self.rows(even, WeightFormat::of(kind)?, 0, rows, 2, row, &mut parts).await?;
+        self.rows(
+            Rows { info: even, format: WeightFormat::of(kind)?, first_row: 0, rows, granule: 2 },
+            row,
+            &mut parts,
+        )
+        .await?;
         Ok(Matrix { parts })
     }
 
-    // Parts begin at multiples of `granule` rows.
-    #[allow(clippy::too_many_arguments)]
     async fn rows<'f>(
         &mut self,
-        info: &TensorInfo,
-        format: WeightFormat,
-        first_row: u32,
-        rows: u32,
-        granule: u32,
+        block: Rows<'_>,
         row: impl Fn(u64) -> Result<Row<'f>>,
         parts: &mut Vec<Part>,
     ) -> Result<()> {
+        let Rows { info, format, first_row, rows, granule } = block;
         let units = info.shape[0].div_ceil(WeightFormat::UNIT);
         let row_weights = units * format.unit_bytes();
         let fit = (self.gpu.max_binding() / row_weights) as u32 / granule * granule;

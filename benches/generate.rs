@@ -1,0 +1,113 @@
+//! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]`.
+//!
+//! The adapter is chosen as by the command line (`ASYNCTLS_ADAPTER`). Prints one JSON object a measurement; times are
+//! wall-clock, steps read back the arg-max token, as greedy generation does.
+
+use asynctls::attention::{Attention, Blocks, Budget};
+use asynctls::engine::{Engine, EngineOptions, Session, Want};
+use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
+use asynctls::model::gguf::Gguf;
+use std::path::Path;
+use std::time::Instant;
+
+fn option(name: &str) -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|a| a != name);
+    arguments.next();
+    arguments.next()
+}
+
+fn number(name: &str, default: u32) -> u32 {
+    option(name).map_or(default, |text| text.parse().expect("a number"))
+}
+
+fn main() {
+    let depth = number("--depth", 4000);
+    let steps = number("--steps", 16);
+    let model =
+        option("--model").unwrap_or_else(|| ".models/SmolLM2-135M-Instruct.Q4_1.gguf".into());
+    let here = pollster::block_on(adapters());
+    let request = std::env::var("ASYNCTLS_ADAPTER").ok();
+    let adapter = Adapter::choose(&here, request.as_deref()).expect("an adapter");
+    let options = GpuOptions {
+        disable: Disable::from_env().expect("ASYNCTLS_DISABLE"),
+        ..GpuOptions::default()
+    };
+    let gpu = pollster::block_on(Gpu::open(&adapter, options)).expect("a device");
+    println!(
+        "{}",
+        serde_json::json!({
+            "adapter": gpu.label(), "driver": format!("{} {}", gpu.info.driver, gpu.info.driver_info),
+            "tier": gpu.tier.name, "depth": depth, "steps": steps
+        })
+    );
+    let file = Gguf::open(Path::new(&model)).expect("the model: run tools/setup model");
+    let mut options = EngineOptions::new(&gpu, depth + 2 * steps + 8);
+    options.sessions = 2;
+    options.total_tokens += u64::from(options.context);
+    let began = Instant::now();
+    let engine =
+        pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ())).expect("a loaded model");
+    report("load", began.elapsed().as_secs_f64(), 1.0, 0);
+    report("compile", engine.gpu.compile_time().as_secs_f64(), 1.0, 0);
+
+    // Words that keep the model busy; what they mean does not matter to the time.
+    let tokens: Vec<u32> = (0..depth).map(|i| 1000 + i * 7919 % 40000).collect();
+    let mut session = engine.session().expect("a session");
+    for _ in 0..2 {
+        session.rewind(0).expect("an empty session");
+        let began = Instant::now();
+        pollster::block_on(engine.prefill(&mut session, &tokens, Want::Token, &mut |_| true))
+            .expect("a prefill");
+        report("prefill", began.elapsed().as_secs_f64(), f64::from(depth), depth);
+    }
+    let budget = |blocks, tokens| {
+        Attention::TwoLevel(Budget {
+            blocks: Blocks::Count(blocks),
+            tokens,
+            sink_blocks: 1,
+            recent_blocks: 4,
+            dense_below: 0,
+        })
+    };
+    // Interleaved rounds, so that a drifting machine slows every kind alike.
+    for _ in 0..3 {
+        for (name, attention) in
+            [("decode dense", Attention::Dense), ("decode two-level 16+256", budget(16, 256))]
+        {
+            decode(&engine, &mut session, name, &attention, depth, steps);
+        }
+    }
+}
+
+fn decode(
+    engine: &Engine,
+    session: &mut Session,
+    name: &str,
+    attention: &Attention,
+    depth: u32,
+    steps: u32,
+) {
+    session.rewind(depth).expect("the prompt");
+    let step = |session: &mut Session, token| {
+        pollster::block_on(engine.decode(&mut [(session, token)], attention, Want::Token))
+            .expect("a step")
+            .remove(0)
+            .tokens[0]
+    };
+    let mut token = step(session, 17);
+    let attended = engine.attended_tokens(session, attention);
+    let began = Instant::now();
+    for _ in 0..steps {
+        token = step(session, token);
+    }
+    report(name, began.elapsed().as_secs_f64(), f64::from(steps), attended);
+}
+
+fn report(what: &str, seconds: f64, count: f64, attended: u32) {
+    println!(
+        "{}",
+        serde_json::json!({
+            "what": what, "seconds": seconds, "per_second": count / seconds, "attended_tokens": attended
+        })
+    );
+}

@@ -1,0 +1,270 @@
+//! Times single kernels at the shapes of a model: `cargo bench --bench kernels [-- FILTER]`.
+//!
+//! Each line is a kernel at a shape: microseconds a dispatch (the fastest of several batches of dispatches in one pass),
+//! and the rate that follows from its arithmetic or its bytes. `ASYNCTLS_ADAPTER` chooses the adapter.
+
+use asynctls::attention::{Blocks, Budget, Shape, Span, Step, StepSettings};
+use asynctls::gpu::{Adapter, Binding, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
+use asynctls::kernels::{self, MatrixParams, Output, RowsParams, SegmentParams, WeightFormat};
+use std::time::Instant;
+
+struct Bench {
+    gpu: Gpu,
+    filter: String,
+}
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
+    let here = pollster::block_on(adapters());
+    let adapter = Adapter::choose(&here, std::env::var("ASYNCTLS_ADAPTER").ok().as_deref())
+        .expect("an adapter");
+    let options = GpuOptions {
+        disable: Disable::from_env().expect("ASYNCTLS_DISABLE"),
+        ..GpuOptions::default()
+    };
+    let gpu = pollster::block_on(Gpu::open(&adapter, options)).expect("a device");
+    println!("{} {} {}", gpu.label(), gpu.info.driver_info, gpu.tier.name);
+    let bench = Bench { gpu, filter };
+    for (format, bytes) in
+        [(WeightFormat::Q4, 0.625), (WeightFormat::Q8, 1.125), (WeightFormat::F16, 2.0)]
+    {
+        for (rows, columns) in [(960, 576), (3072, 576), (576, 1536)] {
+            bench.product(format, bytes, rows, columns, 1);
+            bench.product(format, bytes, rows, columns, 256);
+        }
+    }
+    bench.product(WeightFormat::Q8, 1.125, 49152, 576, 1);
+    let small = Shape { kv_heads: 3, group: 3, head_dim: 64, rope_interleaved: true };
+    let large = Shape { kv_heads: 8, group: 4, head_dim: 128, rope_interleaved: false };
+    bench.attention("smollm2", small, 4000, 16, 256);
+    if !bench.gpu.is_cpu() {
+        bench.attention("qwen3-8b", large, 32_000, 128, 1024);
+        bench.attention("qwen3-8b", large, 96_000, 150, 1024);
+    }
+}
+
+impl Bench {
+    fn storage(&self, bytes: u64) -> wgpu::Buffer {
+        pollster::block_on(self.gpu.storage("bench", bytes)).expect("memory")
+    }
+
+    fn uniform<T: bytemuck::Pod>(&self, value: T) -> wgpu::Buffer {
+        let mut bytes = [0u8; 32];
+        bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
+        pollster::block_on(self.gpu.uniform("bench", bytes)).expect("memory")
+    }
+
+    fn op(&self, spec: &ShaderSpec, buffers: &[&wgpu::Buffer]) -> Op {
+        let bindings: Vec<_> = buffers.iter().map(|b| Binding::from(*b)).collect();
+        pollster::block_on(self.gpu.op(spec, &bindings)).expect("a kernel")
+    }
+
+    fn time(&self, name: &str, op: &Op, grid: [u32; 3], flops: f64, bytes: f64) {
+        if !name.contains(&self.filter) {
+            return;
+        }
+        // Enough dispatches in a pass that submitting it and waiting for it do not show.
+        let began = Instant::now();
+        self.gpu.run(&[(op, grid)]).expect("a run");
+        let repeat = (0.02 / began.elapsed().as_secs_f64()).ceil().clamp(1.0, 50.0) as usize;
+        let dispatches = vec![(op, grid); repeat];
+        let fastest = (0..5)
+            .map(|_| {
+                let began = Instant::now();
+                self.gpu.run(&dispatches).expect("a run");
+                began.elapsed().as_secs_f64() / repeat as f64
+            })
+            .fold(f64::INFINITY, f64::min);
+        println!(
+            "{name:48} {:10.1} us {:9.1} GFLOP/s {:9.1} GB/s",
+            fastest * 1e6,
+            flops / fastest / 1e9,
+            bytes / fastest / 1e9
+        );
+    }
+
+    fn product(
+        &self,
+        format: WeightFormat,
+        bytes_a_weight: f64,
+        rows: u32,
+        columns: u32,
+        tokens: u32,
+    ) {
+        let units = columns / 32;
+        let weights = self.storage(u64::from(rows * units) * format.unit_bytes());
+        let scales = self.storage(u64::from(rows * units) * format.scale_bytes().max(1));
+        let x = self.storage(u64::from(tokens * columns) * 4);
+        let y = self.storage(u64::from(tokens * rows) * 4);
+        let step = self.storage(64);
+        self.gpu.write(&step, 0, &tokens.to_le_bytes());
+        let params = self.uniform(MatrixParams {
+            units,
+            rows,
+            first_row: 0,
+            x_stride: columns,
+            y_stride: rows,
+        });
+        let (kernel, spec, grid) = if tokens == 1 {
+            (
+                "matvec",
+                kernels::matvec(self.gpu.tier, format, Output::Store),
+                kernels::matvec_grid(rows, tokens),
+            )
+        } else {
+            (
+                "matmul",
+                kernels::matmul(self.gpu.tier, format, Output::Store),
+                kernels::matmul_grid(rows, tokens),
+            )
+        };
+        let op = self.op(&spec, &[&step, &params, &weights, &scales, &x, &y]);
+        let work = f64::from(rows) * f64::from(columns);
+        let name = format!("{kernel} {format:?} {rows}x{columns} tokens {tokens}");
+        self.time(
+            &name,
+            &op,
+            [grid.0, grid.1, 1],
+            2.0 * work * f64::from(tokens),
+            work * bytes_a_weight,
+        );
+    }
+
+    fn attention(&self, model: &str, shape: Shape, depth: u32, blocks: u32, tokens: u32) {
+        let count = depth.div_ceil(Shape::BLOCK) + 1;
+        let table: Vec<u32> = (0..count).collect();
+        let budget = Budget {
+            blocks: Blocks::Count(blocks),
+            tokens,
+            sink_blocks: 1,
+            recent_blocks: 4,
+            dense_below: 0,
+        };
+        let target = if self.gpu.is_cpu() { 16 } else { 512 };
+        let plan = |ids: &[u32], position: u32, budget: Option<&Budget>| {
+            let span = Span { slot: 0, position, tokens: ids, table: &table, closing: &[] };
+            let settings = StepSettings { budget, target_workgroups: target, every_row: false };
+            Step::new(&shape, &[span], &settings, |_, out| {
+                out.extend(vec![0.1; shape.head_dim as usize / 2])
+            })
+        };
+        let rows = 256;
+        let stride = count * Shape::BLOCK;
+        let step = self.storage(1 << 22);
+        let segment = self.uniform(SegmentParams { first: 0, blocks: count, index: 0, count: 1 });
+        let qkv = self.storage(u64::from(rows * shape.qkv_width()) * 4);
+        let kv = self.storage(u64::from(count) * shape.block_bytes());
+        let codes = self.storage(u64::from(count) * shape.block_code_bytes());
+        let out = self.storage(u64::from(rows * shape.q_heads() * shape.head_dim) * 4);
+        let states = self.storage(u64::from(rows * shape.q_heads()) * 8);
+        let partials = u64::from(target + 64) * 4;
+        let partial_o = self.storage(partials * u64::from(shape.head_dim) * 4);
+        let partial_ml = self.storage(partials * 8);
+        let channels = self.storage(shape.channels_len() * 4);
+        let query_codes = self.storage(u64::from(shape.q_heads() * Shape::CHANNELS));
+        let query_scales = self.storage(u64::from(shape.q_heads()) * 4);
+        let scores = self.storage(u64::from(shape.q_heads() * stride) * 4);
+        let keys = self.storage(u64::from(shape.kv_heads * stride) * 4);
+        let chosen_blocks = self.storage(u64::from(shape.kv_heads * count) * 4);
+        let chosen_tokens = self.storage(u64::from(shape.kv_heads * stride) * 4);
+        let score_rows = self.uniform(RowsParams { width: stride, stride });
+        let stride_only = self.uniform(stride);
+        let one = self.uniform(1u32);
+        // Scores that differ, so that selection has work to do, and blocks that exist.
+        let noise: Vec<u32> = (0..shape.q_heads() * stride)
+            .map(|i| ((i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6).to_bits())
+            .collect();
+        self.gpu.write(&scores, 0, bytemuck::cast_slice(&noise));
+        let name = |kernel: &str| format!("{kernel} {model} {depth}");
+        let write = |step_of: &Step| self.gpu.write(&step, 0, bytemuck::cast_slice(&step_of.words));
+        let (q, kv_heads, d) = (shape.q_heads(), shape.kv_heads, f64::from(shape.head_dim));
+        let quads = kv_heads * shape.group.div_ceil(4);
+
+        let dense = plan(&[1], depth, None);
+        write(&dense);
+        let split = [&step, &segment, &qkv, &kv, &partial_o, &partial_ml];
+        let kv_bytes = f64::from(depth) * f64::from(kv_heads) * d * 4.0;
+        let flops = |tokens: f64| 4.0 * tokens * f64::from(q) * d;
+        let op = self.op(&kernels::dense_split(&shape), &split);
+        self.time(
+            &name("dense_split"),
+            &op,
+            [dense.splits, quads, 1],
+            flops(f64::from(depth)),
+            kv_bytes,
+        );
+        let op = self.op(&kernels::merge(&shape), &[&step, &one, &partial_o, &partial_ml, &out]);
+        self.time(&name("merge dense"), &op, [q, 1, 1], 0.0, 0.0);
+
+        let sparse = plan(&[1], depth, Some(&budget));
+        write(&sparse);
+        let op = self.op(
+            &kernels::query_codes(&shape),
+            &[&step, &qkv, &channels, &query_codes, &query_scales],
+        );
+        self.time(&name("query_codes"), &op, [q, 1, 1], 0.0, 0.0);
+        let score = [&step, &segment, &query_codes, &query_scales, &codes];
+        // The scored noise must survive, so scoring writes elsewhere.
+        let sink = self.storage(u64::from(q * stride) * 4);
+        let op =
+            self.op(&kernels::block_score(&shape), &[&score[..], &[&sink, &stride_only]].concat());
+        let code_bytes = f64::from(depth) * f64::from(kv_heads) * 16.0;
+        self.time(
+            &name("block_score"),
+            &op,
+            [sparse.closed.div_ceil(4), kv_heads, 1],
+            0.0,
+            code_bytes,
+        );
+        let top_k = [&step, &score_rows, &scores, &keys];
+        let op = self.op(
+            &kernels::top_k_blocks(self.gpu.tier, &shape),
+            &[&top_k[..], &[&chosen_blocks]].concat(),
+        );
+        self.time(&name("top_k blocks"), &op, [kv_heads, 1, 1], 0.0, 0.0);
+        let op = self.op(
+            &kernels::token_score(&shape),
+            &[&score[..], &[&chosen_blocks, &sink, &stride_only]].concat(),
+        );
+        self.time(
+            &name("token_score"),
+            &op,
+            [sparse.blocks_kept.div_ceil(4), kv_heads, 1],
+            0.0,
+            0.0,
+        );
+        let op = self.op(
+            &kernels::top_k_tokens(self.gpu.tier, &shape),
+            &[&top_k[..], &[&chosen_tokens, &chosen_blocks]].concat(),
+        );
+        self.time(&name("top_k tokens"), &op, [kv_heads, 1, 1], 0.0, 0.0);
+        let op = self.op(&kernels::sparse_split(&shape), &[&split[..], &[&chosen_tokens]].concat());
+        let attended = f64::from(budget.row(depth).attended);
+        let sparse_bytes = attended * f64::from(kv_heads) * d * 4.0;
+        self.time(
+            &name("sparse_split"),
+            &op,
+            [sparse.splits, quads, 1],
+            flops(attended),
+            sparse_bytes,
+        );
+        let op = self.op(&kernels::merge(&shape), &[&step, &one, &partial_o, &partial_ml, &out]);
+        self.time(&name("merge sparse"), &op, [q, 1, 1], 0.0, 0.0);
+
+        let ids: Vec<u32> = vec![1; rows as usize];
+        let prefill = plan(&ids, depth - rows, None);
+        write(&prefill);
+        let op = self.op(
+            &kernels::prefill(self.gpu.tier, &shape),
+            &[&step, &segment, &qkv, &kv, &out, &states],
+        );
+        let work = flops(f64::from(depth) - f64::from(rows) / 2.0) * f64::from(rows);
+        self.time(
+            &format!("{} rows {rows}", name("prefill")),
+            &op,
+            [q, prefill.tiles, 1],
+            work,
+            0.0,
+        );
+    }
+}

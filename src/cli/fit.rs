@@ -1,0 +1,94 @@
+//! Whether a model with its context fits the GPU's memory.
+
+use super::terminal::{note, size};
+use asynctls::engine::{EngineOptions, Fit};
+use asynctls::model::gguf::Gguf;
+use asynctls::model::llama::LlamaConfig;
+use asynctls::{Error, Result};
+
+/// A context to plan for.
+pub struct Plan<'a> {
+    /// The model.
+    pub file: &'a Gguf,
+    /// The model's shapes.
+    pub config: &'a LlamaConfig,
+    /// What will be loaded.
+    pub options: EngineOptions,
+    /// How errors call the context.
+    pub what: &'a str,
+}
+
+impl Plan<'_> {
+    /// Makes the context as short as it must be to fit, with a tenth to spare for what else runs.
+    pub fn shorten(&mut self, memory: Option<u64>) -> Result<()> {
+        let Some(memory) = memory.map(|bytes| bytes / 10 * 9) else { return Ok(()) };
+        let fit = Fit::new(self.file, self.config, &self.options)?;
+        let largest = fit.largest_context(memory).min(u64::from(u32::MAX)) as u32;
+        if fit.total_bytes() > memory && largest > 0 {
+            self.options.context = self.options.context.min(largest);
+            self.options.total_tokens = self.options.context.into();
+        }
+        Ok(())
+    }
+
+    /// Refuses what needs more memory than there is; where that is not known, the attempt will tell.
+    pub fn check(&self, adapter: &str, memory: Option<u64>, show: bool) -> Result<()> {
+        let fit = Fit::new(self.file, self.config, &self.options)?;
+        if show {
+            let there = memory.map_or_else(|| "an unknown amount".into(), size);
+            note(&format!(
+                "memory: {} needed (weights {}, keys and values {}, index {}, working memory {}), {there} there",
+                size(fit.total_bytes()),
+                size(fit.weight_bytes),
+                size(fit.kv_bytes),
+                size(fit.index_bytes),
+                size(fit.scratch_bytes)
+            ));
+        }
+        match memory {
+            Some(memory) => refuse(&fit, self.what, self.options.context, adapter, memory),
+            None => Ok(()),
+        }
+    }
+}
+
+fn refuse(fit: &Fit, what: &str, context: u32, adapter: &str, memory: u64) -> Result<()> {
+    let needed = fit.total_bytes();
+    if needed <= memory {
+        return Ok(());
+    }
+    let room = match fit.largest_context(memory) {
+        0 => "no context fits beside the weights; use a smaller model or another adapter".into(),
+        largest => format!("the largest context that fits is {largest} tokens"),
+    };
+    Err(Error::argument(
+        what,
+        format!("{context} tokens"),
+        format!("that needs {needed} bytes of GPU memory and {adapter} has {memory} bytes: {room}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_all_figures() {
+        let fit = Fit {
+            weight_bytes: 1000,
+            kv_bytes: 6400,
+            index_bytes: 640,
+            scratch_bytes: 100,
+            bytes_a_token: 55,
+        };
+        assert!(refuse(&fit, "--context", 128, "vulkan:x", 8140).is_ok());
+        let message = refuse(&fit, "--context", 128, "vulkan:x", 8000).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "--context is 128 tokens, but that needs 8140 bytes of GPU memory and vulkan:x has 8000 bytes: \
+             the largest context that fits is 64 tokens"
+        );
+        let message = refuse(&fit, "--context", 128, "vulkan:x", 900).unwrap_err().to_string();
+        assert!(message.ends_with("use a smaller model or another adapter"), "{message}");
+    }
+}

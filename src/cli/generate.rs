@@ -1,0 +1,361 @@
+//! `asynctls generate`: answers to a prompt or to questions one after the other.
+
+use super::answer::{Answer, Answerer, Finish, Work};
+use super::attention::{AttentionOptions, budget, name};
+use super::conversation::Conversation;
+use super::fit::Plan;
+use super::report::{Report, Settings, Timings, summary};
+use super::start::{Loaded, Machine, load};
+use super::terminal::{self, note, print, print_json};
+use super::{Failure, INTERRUPTED, Outcome, is_input_error, prompt};
+use asynctls::Error;
+use asynctls::attention::Attention;
+use asynctls::engine::EngineOptions;
+use asynctls::gpu::Disable;
+use asynctls::model::gguf::Gguf;
+use asynctls::model::llama::LlamaConfig;
+use asynctls::model::sampler::SamplerSettings;
+use asynctls::model::tokenizer::Tokenizer;
+use clap::Args;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Options of `asynctls generate`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Options {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// The prompt
+    #[arg(long, value_name = "TEXT", group = "source", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// A file with the prompt
+    #[arg(long, value_name = "FILE", group = "source")]
+    prompt_file: Option<PathBuf>,
+    /// Read the prompt from standard input
+    #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true, group = "source",
+        conflicts_with = "interactive")]
+    stdin: Option<String>,
+    /// Keep asking: each line of standard input is a question in the same conversation
+    #[arg(short, long)]
+    interactive: bool,
+    /// What the model is told before the prompt
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw", allow_hyphen_values = true)]
+    system: Option<String>,
+    /// Give the prompt to the model as it is, without the chat template
+    #[arg(long)]
+    raw: bool,
+    /// End the answer after this many tokens
+    #[arg(long, value_name = "N", default_value_t = 256, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Tokens to set memory aside for [default: prompt and --max-tokens; with -i, the model's context or what fits]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// Print start-up times, memory and kernels to standard error
+    #[arg(long)]
+    stats: bool,
+    /// Print one JSON object instead of streaming text
+    #[arg(long, conflicts_with = "interactive")]
+    json: bool,
+    #[command(flatten)]
+    attention: AttentionOptions,
+    #[command(flatten)]
+    sampling: SamplingOptions,
+}
+
+/// How tokens are chosen.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingOptions {
+    /// 0 takes the likeliest token, 1 draws from the model's distribution
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Draw among this many of the likeliest tokens; 0 sets no limit
+    #[arg(long, value_name = "K", default_value_t = 0, allow_negative_numbers = true)]
+    top_k: usize,
+    /// Draw among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    top_p: f32,
+    /// The same seed gives the same draws
+    #[arg(long, value_name = "S", default_value_t = 0, allow_negative_numbers = true)]
+    seed: u64,
+}
+
+impl SamplingOptions {
+    fn settings(&self) -> SamplerSettings {
+        let Self { temperature, top_k, top_p, seed } = *self;
+        SamplerSettings { temperature, top_k, top_p, seed }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  asynctls generate --model model.gguf --prompt \"Why is the sky blue?\"
+  asynctls generate --model model.gguf --prompt-file question.txt --max-tokens 64 --json
+  asynctls generate --model model.gguf --raw --prompt \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7
+  asynctls generate --model model.gguf --prompt-file book.txt --blocks 25% --tokens 512 --stats
+  git diff | asynctls generate --model model.gguf --system \"Summarise.\" -
+  asynctls generate --model model.gguf -i
+
+Ctrl-C ends the answer and keeps what was made so far.";
+
+/// Runs it.
+pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+    let began = Instant::now();
+    options.sampling.settings().validate()?;
+    options.attention.check()?;
+    Disable::from_env()?;
+    let first = options.first_prompt()?;
+
+    let reading = Instant::now();
+    let file = Gguf::open(&options.model)?;
+    let config = LlamaConfig::read(&file)?;
+    let attention = options.attention.of(config.context_length)?;
+    let tokenizer = Tokenizer::read(&file)?;
+    let mut conversation =
+        Conversation::new(&file, &tokenizer, options.raw, options.system.as_deref())?;
+    let context = options.context(&config, &mut conversation, first.as_deref())?;
+    let reading = reading.elapsed();
+
+    let Machine { gpu, memory, time: open } = Machine::open(adapter)?;
+    let mut engine_options = EngineOptions::new(&gpu, context);
+    engine_options.indexed = attention != Attention::Dense;
+    let what = if options.context.is_some() { "--context" } else { "the context" };
+    let mut plan = Plan { file: &file, config: &config, options: engine_options, what };
+    if options.context.is_none() && options.interactive {
+        plan.shorten(memory)?;
+    }
+    plan.check(gpu.label(), memory, options.stats)?;
+    let loaded = load(gpu, plan, options.stats)?;
+    Run { options, attention, open, load: reading + loaded.load, began, loaded }.answer(
+        conversation,
+        &tokenizer,
+        first,
+    )
+}
+
+impl Options {
+    fn first_prompt(&self) -> asynctls::Result<Option<String>> {
+        Ok(Some(match (&self.prompt, &self.prompt_file, &self.stdin) {
+            (Some(text), _, _) => prompt::from_argument(text)?,
+            (_, Some(path), _) => prompt::from_file(path)?,
+            (_, _, Some(_)) => prompt::from_stdin()?,
+            _ if self.interactive => return Ok(None),
+            _ => {
+                return Err(Error::argument(
+                    "the prompt",
+                    "missing",
+                    "--prompt TEXT, --prompt-file FILE, - (standard input) or -i is needed",
+                ));
+            }
+        }))
+    }
+
+    // How many tokens to set memory aside for.
+    fn context(
+        &self,
+        config: &LlamaConfig,
+        conversation: &mut Conversation<'_>,
+        prompt: Option<&str>,
+    ) -> asynctls::Result<u32> {
+        let longest = config.context_length;
+        if let Some(context) = self.context.filter(|&context| context > longest) {
+            return Err(Error::argument(
+                "--context",
+                format!("{context} tokens"),
+                format!("the model's context is {longest} tokens"),
+            ));
+        }
+        let limit = self.context.unwrap_or(longest);
+        let Some(prompt) = prompt.filter(|_| !self.interactive) else { return Ok(limit) };
+        conversation.ask(prompt);
+        let tokens = conversation.tokens()?.len();
+        conversation.take_back();
+        if tokens > limit as usize {
+            let whose = if self.context.is_some() { "--context" } else { "the model's context" };
+            return Err(Error::argument(
+                "the prompt",
+                format!("{tokens} tokens"),
+                format!("{whose} is {limit} tokens"),
+            ));
+        }
+        Ok(self.context.unwrap_or((tokens as u32).saturating_add(self.max_tokens).min(longest)))
+    }
+}
+
+// A model that is ready to answer.
+struct Run<'a> {
+    options: &'a Options,
+    attention: Attention,
+    open: Duration,
+    load: Duration,
+    began: Instant,
+    loaded: Loaded,
+}
+
+impl Run<'_> {
+    fn answer(
+        self,
+        mut conversation: Conversation<'_>,
+        tokenizer: &Tokenizer,
+        first: Option<String>,
+    ) -> Outcome<ExitCode> {
+        let settings = self.options.sampling.settings();
+        let engine = &self.loaded.engine;
+        let mut answerer =
+            Answerer::new(engine, tokenizer, self.attention, settings, self.options.max_tokens)?;
+        let mut work = Work::default();
+        let mut next = first;
+        let mut last = None;
+        loop {
+            let question = match next.take() {
+                Some(question) => question,
+                None if self.options.interactive => match self.ask() {
+                    Ok(Some(question)) => question,
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.go_on_after(error.into())?;
+                        continue;
+                    }
+                },
+                None => break,
+            };
+            conversation.ask(&question);
+            match self.turn(&conversation, &mut answerer) {
+                Ok((prompt_tokens, answer)) => {
+                    conversation.answer(&answer.text);
+                    work.add(&answer.work);
+                    let is_over = answer.finish == Finish::Interrupted;
+                    last = Some((prompt_tokens, answer));
+                    if is_over {
+                        break;
+                    }
+                }
+                Err(failure) => {
+                    conversation.take_back();
+                    self.go_on_after(failure)?;
+                }
+            }
+        }
+        let Some((prompt_tokens, answer)) = last else { return Ok(ExitCode::SUCCESS) };
+        self.finish(&conversation, prompt_tokens, &answer, &work, answerer.context())
+    }
+
+    fn turn(
+        &self,
+        conversation: &Conversation<'_>,
+        answerer: &mut Answerer<'_>,
+    ) -> Outcome<(usize, Answer)> {
+        let prompt = conversation.tokens()?;
+        if self.options.json {
+            return Ok((prompt.len(), answerer.answer(&prompt, &mut |_| Ok(()))?));
+        }
+        let mut is_begun = false;
+        let answer = answerer.answer(&prompt, &mut |text| {
+            is_begun = true;
+            print(text)
+        });
+        // What comes next, be it an error, begins on a line of its own.
+        if is_begun {
+            print("\n")?;
+        }
+        Ok((prompt.len(), answer?))
+    }
+
+    fn ask(&self) -> asynctls::Result<Option<String>> {
+        if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
+            use std::io::Write;
+            let _ = write!(std::io::stderr(), "> ");
+        }
+        prompt::next_question()
+    }
+
+    // A question that cannot be answered does not end the conversation; a broken GPU does.
+    fn go_on_after(&self, failure: Failure) -> Outcome<()> {
+        match failure {
+            Failure::Error(error)
+                if self.options.interactive
+                    && is_input_error(&error)
+                    && !matches!(error, Error::Io { .. }) =>
+            {
+                terminal::error(&error);
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
+    fn finish(
+        &self,
+        conversation: &Conversation<'_>,
+        prompt_tokens: usize,
+        answer: &Answer,
+        work: &Work,
+        context: u32,
+    ) -> Outcome<ExitCode> {
+        let gpu = &self.loaded.engine.gpu;
+        let timings = Timings {
+            open: self.open.as_secs_f64(),
+            load: self.load.as_secs_f64(),
+            compile: gpu.compile_time().as_secs_f64(),
+            prefill: work.prefill.as_secs_f64(),
+            decode: work.decode.as_secs_f64(),
+            total: self.began.elapsed().as_secs_f64(),
+        };
+        if self.options.stats {
+            note(&timings.line());
+        }
+        if self.options.json {
+            let report = Report {
+                text: &answer.text,
+                tokens: &answer.tokens,
+                finish: answer.finish,
+                prompt_tokens,
+                context_tokens: context,
+                attended_tokens: answer.attended,
+                attention: name(&self.attention),
+                adapter: gpu.label(),
+                prompt_tokens_per_second: work.prompt_rate(),
+                decode_tokens_per_second: work.decode_rate(),
+                gpu_bytes: gpu.allocated_bytes(),
+                settings: self.settings(conversation),
+                timings,
+            };
+            print_json(&report)?;
+        }
+        note(&summary(answer, work, context, gpu.allocated_bytes()));
+        Ok(match answer.finish {
+            Finish::Interrupted => ExitCode::from(INTERRUPTED),
+            Finish::Stop | Finish::Length => ExitCode::SUCCESS,
+        })
+    }
+
+    fn settings(&self, conversation: &Conversation<'_>) -> Settings {
+        let engine = &self.loaded.engine;
+        let budget = budget(&self.attention);
+        let SamplerSettings { temperature, top_k, top_p, seed } = self.options.sampling.settings();
+        Settings {
+            model: self.options.model.display().to_string(),
+            system: self.options.system.clone(),
+            raw: conversation.is_raw(),
+            max_tokens: self.options.max_tokens,
+            context: engine.options.context,
+            blocks: budget.map(|b| b.blocks.to_string()),
+            tokens: budget.map(|b| b.tokens),
+            sink_blocks: budget.map(|b| b.sink_blocks),
+            recent_blocks: budget.map(|b| b.recent_blocks),
+            dense_below: budget.map(|b| b.dense_below),
+            temperature,
+            top_k,
+            top_p,
+            seed,
+            kernels: engine.gpu.tier.name,
+            chunk: engine.options.chunk,
+        }
+    }
+}

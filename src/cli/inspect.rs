@@ -1,0 +1,233 @@
+//! `asynctls inspect`: what is in a model file, and whether it can run.
+
+use super::Outcome;
+use super::terminal::{print, print_json, size, visible};
+use asynctls::Result;
+use asynctls::model::chat::ChatTemplate;
+use asynctls::model::gguf::{Gguf, Value};
+use asynctls::model::llama::LlamaConfig;
+use asynctls::model::tokenizer::Tokenizer;
+use clap::Args;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Options of `asynctls inspect`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// The model, a GGUF file
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that is reported; what the file does not tell, or this program does not understand, is null.
+#[derive(Debug, Serialize)]
+struct Inspection {
+    path: String,
+    file_bytes: u64,
+    gguf_version: u32,
+    name: Option<String>,
+    architecture: Option<String>,
+    /// Whether the model can run here; `problem` says why not.
+    runs: bool,
+    problem: Option<String>,
+    context_length: Option<u32>,
+    /// What the file says of its architecture, by key.
+    shapes: BTreeMap<String, serde_json::Value>,
+    tensors: usize,
+    weights: Vec<Weights>,
+    kv_bytes_a_token: Option<u64>,
+    index_bytes_a_token: Option<u64>,
+    tokenizer: TokenizerInfo,
+    chat_template: bool,
+    chat_template_problem: Option<String>,
+}
+
+/// All tensors of one type.
+#[derive(Debug, Serialize)]
+struct Weights {
+    #[serde(rename = "type")]
+    kind: String,
+    tensors: usize,
+    weights: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct TokenizerInfo {
+    model: Option<String>,
+    pre_tokenizer: Option<String>,
+    tokens: Option<usize>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    problem: Option<String>,
+}
+
+/// Runs it.
+pub fn run(options: &Options) -> Outcome<ExitCode> {
+    let file = Gguf::open(&options.model)?;
+    let inspection = Inspection::new(&file);
+    if options.json {
+        print_json(&inspection)?;
+    } else {
+        print(&inspection.text())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Inspection {
+    fn new(file: &Gguf) -> Self {
+        let config = LlamaConfig::read(file);
+        let architecture = text(file, "general.architecture");
+        let prefix = format!("{}.", architecture.as_deref().unwrap_or_default());
+        let shapes: BTreeMap<_, _> = file
+            .metadata()
+            .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, json(value)?)))
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect();
+        let template = file.opt_str("tokenizer.chat_template").transpose();
+        let shape = config.as_ref().ok();
+        Self {
+            path: file.path().display().to_string(),
+            file_bytes: file.file_size(),
+            gguf_version: file.version(),
+            name: text(file, "general.name"),
+            runs: config.is_ok(),
+            problem: problem(&config),
+            context_length: file.value(&format!("{prefix}context_length")).and_then(Value::as_u32),
+            shapes,
+            tensors: file.tensors().len(),
+            weights: weights(file),
+            kv_bytes_a_token: shape.map(LlamaConfig::kv_bytes_a_token),
+            index_bytes_a_token: shape.map(LlamaConfig::index_bytes_a_token),
+            tokenizer: TokenizerInfo::new(file),
+            chat_template: template.is_some(),
+            chat_template_problem: template
+                .and_then(|source| problem(&source.and_then(ChatTemplate::new))),
+            architecture,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut rows = Vec::new();
+        let mut row = |what: &str, value: String| rows.push((visible(what), visible(&value)));
+        let unknown = || "not in the file".to_owned();
+        row(
+            "file",
+            format!("{}, {}, GGUF version {}", self.path, size(self.file_bytes), self.gguf_version),
+        );
+        row("name", self.name.clone().unwrap_or_else(unknown));
+        row("architecture", self.architecture.clone().unwrap_or_else(unknown));
+        row("context", self.context_length.map_or_else(unknown, |n| format!("{n} tokens")));
+        for (key, value) in &self.shapes {
+            if key != "context_length" {
+                row(&format!("  {key}"), value.to_string());
+            }
+        }
+        row("tensors", self.tensors.to_string());
+        for Weights { kind, tensors, weights, bytes } in &self.weights {
+            row(
+                &format!("  {kind}"),
+                format!("{tensors} tensors, {weights} weights, {}", size(*bytes)),
+            );
+        }
+        if let Some(bytes) = self.kv_bytes_a_token {
+            row("keys and values", format!("{bytes} bytes a token"));
+        }
+        if let Some(bytes) = self.index_bytes_a_token {
+            row("index", format!("{bytes} bytes a token"));
+        }
+        row("tokenizer", self.tokenizer.text());
+        row(
+            "chat template",
+            match (&self.chat_template_problem, self.chat_template) {
+                (Some(problem), _) => format!("yes, but unusable: {problem}"),
+                (None, true) => "yes".into(),
+                (None, false) => "no".into(),
+            },
+        );
+        row(
+            "can run",
+            match &self.problem {
+                None => "yes".into(),
+                Some(problem) => format!("no: {problem}"),
+            },
+        );
+        let width = rows.iter().map(|(what, _)| what.chars().count()).max().unwrap_or_default();
+        rows.iter().map(|(what, value)| format!("{what:<width$}  {value}\n")).collect()
+    }
+}
+
+impl TokenizerInfo {
+    fn new(file: &Gguf) -> Self {
+        let id = |key: &str| file.value(key).and_then(Value::as_u32);
+        Self {
+            model: text(file, "tokenizer.ggml.model"),
+            pre_tokenizer: text(file, "tokenizer.ggml.pre"),
+            tokens: file.strings("tokenizer.ggml.tokens").ok().map(<[String]>::len),
+            bos: id("tokenizer.ggml.bos_token_id"),
+            eos: id("tokenizer.ggml.eos_token_id"),
+            problem: problem(&Tokenizer::read(file)),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Some(model) = &self.model else { return "none".into() };
+        let mut text = model.clone();
+        if let Some(rule) = &self.pre_tokenizer {
+            text += &format!(" ({rule})");
+        }
+        if let Some(tokens) = self.tokens {
+            text += &format!(", {tokens} tokens");
+        }
+        if let Some(problem) = &self.problem {
+            text += &format!(", unusable: {problem}");
+        }
+        text
+    }
+}
+
+fn text(file: &Gguf, key: &str) -> Option<String> {
+    file.value(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn problem<T>(result: &Result<T>) -> Option<String> {
+    result.as_ref().err().map(ToString::to_string)
+}
+
+// Numbers, truth values and strings; lists can have any length.
+fn json(value: &Value) -> Option<serde_json::Value> {
+    let number = value.as_u32().map(serde_json::Value::from);
+    // As decimal digits, so that 0.1 does not become 0.10000000149.
+    let decimal = |float: f32| float.to_string().parse::<f64>().ok().map(serde_json::Value::from);
+    number
+        .or_else(|| value.as_f32().and_then(decimal))
+        .or_else(|| value.as_bool().map(serde_json::Value::from))
+        .or_else(|| value.as_str().map(serde_json::Value::from))
+}
+
+// The largest first.
+fn weights(file: &Gguf) -> Vec<Weights> {
+    let mut by_kind = BTreeMap::<String, Weights>::new();
+    for tensor in file.tensors() {
+        let kind = tensor.kind.to_string();
+        let entry = by_kind.entry(kind.clone()).or_insert(Weights {
+            kind,
+            tensors: 0,
+            weights: 0,
+            bytes: 0,
+        });
+        entry.tensors += 1;
+        // A type of unknown size can claim any shape.
+        let count = tensor.shape.iter().fold(1u64, |product, &n| product.saturating_mul(n));
+        entry.weights = entry.weights.saturating_add(count);
+        entry.bytes += tensor.bytes;
+    }
+    let mut list: Vec<Weights> = by_kind.into_values().collect();
+    list.sort_by_key(|entry| std::cmp::Reverse(entry.bytes));
+    list
+}

@@ -1,0 +1,220 @@
+//! `asynctls logits`: the logits after given token ids.
+
+use super::Outcome;
+use super::attention::AttentionOptions;
+use super::fit::Plan;
+use super::start::{Machine, load};
+use super::terminal::{bar, print, to_json};
+use asynctls::attention::Attention;
+use asynctls::engine::{Engine, EngineOptions, Want};
+use asynctls::gpu::Disable;
+use asynctls::model::gguf::Gguf;
+use asynctls::model::llama::LlamaConfig;
+use asynctls::{Error, Result};
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Options of `asynctls logits`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Options {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// Token ids, with commas between
+    #[arg(
+        long,
+        value_name = "IDS",
+        group = "source",
+        required_unless_present = "ids_file",
+        allow_hyphen_values = true
+    )]
+    ids: Option<String>,
+    /// A file with token ids, with commas or white space between
+    #[arg(long, value_name = "FILE", group = "source")]
+    ids_file: Option<PathBuf>,
+    /// The logits after every id, not only the last; with two-level attention, every id but the first is a decode step
+    #[arg(long)]
+    all: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    attention: AttentionOptions,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  asynctls logits --model model.gguf --ids 504,3575,282,4649,314
+  asynctls logits --model model.gguf --ids-file ids.txt --all --attention dense --json > logits.json
+
+With dense attention the ids are a prompt. With two-level attention the last one is a decode step.";
+
+/// Rows of logits that are read back at a time.
+const ROWS: u32 = 64;
+
+/// Runs it.
+pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+    options.attention.check()?;
+    Disable::from_env()?;
+    let (what, ids) = options.ids()?;
+    let file = Gguf::open(&options.model)?;
+    let config = LlamaConfig::read(&file)?;
+    check(what, &ids, &config)?;
+    let attention = options.attention.of(config.context_length)?;
+
+    let Machine { gpu, memory, .. } = Machine::open(adapter)?;
+    let mut engine_options = EngineOptions::new(&gpu, ids.len() as u32);
+    engine_options.indexed = attention != Attention::Dense;
+    engine_options.logit_rows = if options.all { ROWS.min(ids.len() as u32) } else { 1 };
+    let plan = Plan { file: &file, config: &config, options: engine_options, what };
+    plan.check(gpu.label(), memory, false)?;
+    let engine = load(gpu, plan, false)?.engine;
+    let run = Run { engine: &engine, ids: &ids, attention };
+    if options.json {
+        run.json(options.all)?
+    } else {
+        run.summary(options.all)?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Options {
+    // The ids, and the option that they come from.
+    fn ids(&self) -> Result<(&'static str, Vec<u32>)> {
+        match (&self.ids, &self.ids_file) {
+            (_, Some(path)) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| Error::Io { path: path.clone(), source })?;
+                Ok(("--ids-file", parse("--ids-file", &text)?))
+            }
+            (ids, None) => Ok(("--ids", parse("--ids", ids.as_deref().unwrap_or_default())?)),
+        }
+    }
+}
+
+fn parse(what: &str, text: &str) -> Result<Vec<u32>> {
+    let ids = text
+        .split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            word.parse().map_err(|_| {
+                let shown: String = word.chars().take(40).collect();
+                Error::argument(what, format!("{shown:?}"), "token ids are numbers from 0")
+            })
+        })
+        .collect::<Result<Vec<u32>>>()?;
+    if ids.is_empty() {
+        return Err(Error::argument(what, "empty", "at least one token id is needed"));
+    }
+    Ok(ids)
+}
+
+fn check(what: &str, ids: &[u32], config: &LlamaConfig) -> Result<()> {
+    if let Some(id) = ids.iter().find(|&&id| id >= config.vocabulary) {
+        let limit = format!("the vocabulary has {} tokens, numbered from 0", config.vocabulary);
+        return Err(Error::argument(what, id, limit));
+    }
+    if ids.len() > config.context_length as usize {
+        let limit = format!("the model's context is {} tokens", config.context_length);
+        return Err(Error::argument(what, format!("{} tokens", ids.len()), limit));
+    }
+    Ok(())
+}
+
+struct Run<'a> {
+    engine: &'a Engine,
+    ids: &'a [u32],
+    attention: Attention,
+}
+
+impl Run<'_> {
+    fn json(&self, all: bool) -> Outcome<()> {
+        print(&format!("{{\"ids\":{},\"logits\":{}", self.ids.len(), if all { "[" } else { "" }))?;
+        let mut is_first = true;
+        // Written row by row: all rows together can be larger than memory.
+        self.rows(all, &mut |row| {
+            let comma = if is_first { "" } else { "," };
+            is_first = false;
+            print(&format!("{comma}{}", to_json(row)?))
+        })?;
+        print(if all { "]}\n" } else { "}\n" })
+    }
+
+    fn summary(&self, all: bool) -> Outcome<()> {
+        let mut position = if all { 1 } else { self.ids.len() };
+        self.rows(all, &mut |row| {
+            let best: Vec<String> =
+                largest(row, 5).iter().map(|(id, logit)| format!("{id} ({logit:.3})")).collect();
+            let line = format!("after {position} ids: {}\n", best.join(", "));
+            position += 1;
+            print(&line)
+        })
+    }
+
+    // Calls `show` with the logits after the last id, or after each.
+    fn rows(&self, all: bool, show: &mut dyn FnMut(&[f32]) -> Outcome<()>) -> Outcome<()> {
+        let mut session = self.engine.session()?;
+        let bar = bar("ids", self.ids.len() as u64, false);
+        // What is not a decode step, in the portions in which it is shown.
+        let (prompt, steps) = match (self.attention, all) {
+            (Attention::Dense, _) => (self.ids, &self.ids[..0]),
+            (Attention::TwoLevel(_), true) => self.ids.split_at(1),
+            (Attention::TwoLevel(_), false) => self.ids.split_at((self.ids.len() - 1).max(1)),
+        };
+        let portion = if all { ROWS as usize } else { prompt.len() };
+        let want = match (all, steps) {
+            (true, _) => Want::EveryLogits,
+            (false, []) => Want::Logits,
+            (false, _) => Want::Nothing,
+        };
+        for ids in prompt.chunks(portion) {
+            let before = u64::from(session.len());
+            let progress = &mut |done: u32| {
+                bar.set_position(before + u64::from(done));
+                true
+            };
+            let made = pollster::block_on(self.engine.prefill(&mut session, ids, want, progress))?;
+            made.logits.iter().try_for_each(|row| show(row))?;
+        }
+        for &id in steps {
+            let batch = &mut [(&mut session, id)];
+            let made =
+                pollster::block_on(self.engine.decode(batch, &self.attention, Want::Logits))?;
+            bar.inc(1);
+            made.iter().flat_map(|output| &output.logits).try_for_each(|row| show(row))?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+fn largest(row: &[f32], count: usize) -> Vec<(usize, f32)> {
+    let mut order: Vec<(usize, f32)> = row.iter().copied().enumerate().collect();
+    order.sort_by(|a, b| b.1.total_cmp(&a.1));
+    order.truncate(count);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_numbers_with_commas_or_space_between() {
+        assert_eq!(parse("--ids", "1, 2,3\n4\n").unwrap(), [1, 2, 3, 4]);
+        for (bad, message) in [
+            ("1,x", "--ids is \"x\", but token ids are numbers from 0"),
+            ("-1", "--ids is \"-1\", but token ids are numbers from 0"),
+            (" ,", "--ids is empty, but at least one token id is needed"),
+        ] {
+            assert_eq!(parse("--ids", bad).unwrap_err().to_string(), message);
+        }
+    }
+
+    #[test]
+    fn the_largest_logits_come_first() {
+        assert_eq!(largest(&[0.5, 2.0, -1.0, 1.0], 2), [(1, 2.0), (3, 1.0)]);
+    }
+}

@@ -1,0 +1,137 @@
+//! Subcommands, exit codes and how errors are shown.
+
+mod adapters;
+mod answer;
+mod attention;
+mod conversation;
+mod fit;
+mod generate;
+mod inspect;
+mod interrupt;
+mod logits;
+mod prompt;
+mod report;
+mod start;
+mod terminal;
+
+use asynctls::Error;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Runs long-context language models with two-level sparse attention on any GPU.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    /// Adapter: its number or [backend:]part-of-name, as `asynctls adapters` lists them [default: the best usable one]
+    #[arg(long, global = true, value_name = "ADAPTER", env = "ASYNCTLS_ADAPTER")]
+    adapter: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer a prompt, or questions one after the other
+    Generate(generate::Options),
+    /// List what adapters are here, what each can do and which kernels it would run
+    Adapters(adapters::Options),
+    /// Show what is in a model file, and whether it can run
+    Inspect(inspect::Options),
+    /// Print the logits after given token ids
+    Logits(logits::Options),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  asynctls adapters
+  asynctls inspect model.gguf
+  asynctls generate --model model.gguf --prompt \"Why is the sky blue?\"
+  asynctls generate --model model.gguf --prompt-file question.txt --max-tokens 64 --stats
+
+Environment:
+  ASYNCTLS_ADAPTER    the adapter, where --adapter is not given
+  ASYNCTLS_DISABLE    features to do without, such as subgroups
+  RUST_LOG            what to log, such as warn or asynctls=debug [default: nothing]
+
+Exit codes: 0 fine, 1 the GPU failed, 2 bad usage or input, 130 interrupted.";
+
+/// Why a command ended early.
+#[derive(Debug)]
+enum Failure {
+    /// Something to tell the user.
+    Error(Error),
+    /// Nobody reads standard output any more, which is no error.
+    BrokenPipe,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// The result of a subcommand or a part of one.
+type Outcome<T> = Result<T, Failure>;
+
+/// The exit code of a command that was interrupted: 128 and the number of SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    env_logger::init_from_env(env_logger::Env::default().default_filter_or("off"));
+    let cli = Cli::parse();
+    match interrupt::listen().map_err(Failure::from).and_then(|()| run(cli)) {
+        Ok(code) => code,
+        Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(Failure::Error(error)) => {
+            terminal::error(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Outcome<ExitCode> {
+    // An environment variable that is set to nothing asks for nothing.
+    let adapter = cli.adapter.as_deref().filter(|request| !request.is_empty());
+    match cli.command {
+        Command::Generate(options) => generate::run(&options, adapter),
+        Command::Adapters(options) => adapters::run(&options),
+        Command::Inspect(options) => inspect::run(&options),
+        Command::Logits(options) => logits::run(&options, adapter),
+    }
+}
+
+fn exit_code(error: &Error) -> ExitCode {
+    ExitCode::from(if is_input_error(error) { 2 } else { 1 })
+}
+
+/// Whether other input would have helped, rather than another GPU.
+fn is_input_error(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Argument { .. }
+            | Error::Io { .. }
+            | Error::File { .. }
+            | Error::Model(_)
+            | Error::Adapter(_)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn gpu_failures_are_told_from_bad_input() {
+        assert!(is_input_error(&Error::argument("--blocks", 0, "too few")));
+        assert!(is_input_error(&Error::Adapter("none".into())));
+        assert!(!is_input_error(&Error::DeviceLost("unplugged".into())));
+        assert!(!is_input_error(&Error::Gpu("refused".into())));
+    }
+}

@@ -1,0 +1,107 @@
+//! Where prompts come from.
+
+use asynctls::{Error, Result};
+use std::fs::File;
+use std::io::{BufRead, Read};
+use std::path::Path;
+
+/// Bytes that a prompt may have: far more than fills any context, and little enough to read into memory.
+const MOST: u64 = 64 << 20;
+
+/// A prompt given as an argument.
+pub fn from_argument(text: &str) -> Result<String> {
+    not_empty("--prompt", text.to_owned())
+}
+
+/// A prompt in a file, without the newline that editors put at the end.
+pub fn from_file(path: &Path) -> Result<String> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let bytes = read("--prompt-file", File::open(path).map_err(io)?, io)?;
+    let text = String::from_utf8(bytes).map_err(|e| Error::File {
+        path: path.to_owned(),
+        offset: e.utf8_error().valid_up_to() as u64,
+        problem: "the bytes are not UTF-8, but a prompt is text".into(),
+    })?;
+    not_empty("--prompt-file", without_newline(text))
+}
+
+/// All of standard input.
+pub fn from_stdin() -> Result<String> {
+    let bytes = read("the prompt on standard input", std::io::stdin().lock(), stdin_error)?;
+    not_empty("the prompt on standard input", without_newline(utf8(bytes)?))
+}
+
+/// The next line of standard input that is not blank; `None` at the end.
+pub fn next_question() -> Result<Option<String>> {
+    loop {
+        let mut line = Vec::new();
+        let mut input = std::io::stdin().lock().take(MOST + 1);
+        if input.read_until(b'\n', &mut line).map_err(stdin_error)? == 0 {
+            return Ok(None);
+        }
+        check_length("the question", line.len())?;
+        let line = utf8(line)?;
+        let question = line.trim_end_matches(['\n', '\r']);
+        if !question.trim().is_empty() {
+            return Ok(Some(question.to_owned()));
+        }
+    }
+}
+
+fn read(what: &str, input: impl Read, io: impl Fn(std::io::Error) -> Error) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(MOST + 1).read_to_end(&mut bytes).map_err(io)?;
+    check_length(what, bytes.len())?;
+    Ok(bytes)
+}
+
+fn check_length(what: &str, bytes: usize) -> Result<()> {
+    if bytes as u64 > MOST {
+        return Err(Error::argument(
+            what,
+            format!("more than {MOST} bytes"),
+            "that is more than a context holds",
+        ));
+    }
+    Ok(())
+}
+
+fn stdin_error(source: std::io::Error) -> Error {
+    Error::Io { path: "standard input".into(), source }
+}
+
+fn utf8(bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::argument("standard input", format!("not UTF-8 at byte {at}"), "a prompt is text")
+    })
+}
+
+fn without_newline(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+fn not_empty(what: &str, text: String) -> Result<String> {
+    if text.is_empty() {
+        return Err(Error::argument(what, "empty", "at least one character is needed"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_newline_at_the_end_goes() {
+        for (text, kept) in [("a\n\n", "a\n"), ("a\r\n", "a"), ("a ", "a "), ("\na", "\na")] {
+            assert_eq!(without_newline(text.into()), kept);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What `asynctls generate` says besides the text.
+
+use super::answer::{Answer, Finish, Work};
+use super::terminal::size;
+use serde::Serialize;
+use std::time::Duration;
+
+/// Where the time went, in seconds.
+#[derive(Debug, Serialize)]
+pub struct Timings {
+    /// Finding and opening the adapter.
+    pub open: f64,
+    /// Reading the model and bringing it to the GPU.
+    pub load: f64,
+    /// Compiling kernels.
+    pub compile: f64,
+    /// The prompt.
+    pub prefill: f64,
+    /// The answer.
+    pub decode: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+impl Timings {
+    /// The start-up in one line.
+    pub fn line(&self) -> String {
+        let Self { open, load, compile, prefill, decode, total } = self;
+        format!(
+            "time: open {open:.2} s, load {load:.2} s, compile pipelines {compile:.2} s, prefill {prefill:.2} s, \
+             decode {decode:.2} s, total {total:.2} s"
+        )
+    }
+}
+
+/// All settings in effect.
+#[derive(Debug, Serialize)]
+pub struct Settings {
+    /// The model file.
+    pub model: String,
+    /// The system message.
+    pub system: Option<String>,
+    /// Whether the prompt went without a chat template.
+    pub raw: bool,
+    /// Most tokens of the answer.
+    pub max_tokens: u32,
+    /// Tokens that memory was set aside for.
+    pub context: u32,
+    /// Blocks that level 1 keeps.
+    pub blocks: Option<String>,
+    /// Tokens that level 2 keeps.
+    pub tokens: Option<u32>,
+    /// Blocks at the start that are always attended.
+    pub sink_blocks: Option<u32>,
+    /// Latest blocks that are always attended.
+    pub recent_blocks: Option<u32>,
+    /// Context up to which all tokens are attended.
+    pub dense_below: Option<u32>,
+    /// The sampler's temperature.
+    pub temperature: f32,
+    /// The sampler's number of candidates.
+    pub top_k: usize,
+    /// The sampler's share of the probability.
+    pub top_p: f32,
+    /// The sampler's seed.
+    pub seed: u64,
+    /// The variant of kernels.
+    pub kernels: &'static str,
+    /// Tokens of prompt worked on at a time.
+    pub chunk: u32,
+}
+
+/// The object that `--json` prints.
+#[derive(Debug, Serialize)]
+pub struct Report<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// Its token ids.
+    pub tokens: &'a [u32],
+    /// Why it ended.
+    pub finish: Finish,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens in the session at the end.
+    pub context_tokens: u32,
+    /// Tokens attended by the last step.
+    pub attended_tokens: u32,
+    /// `dense` or `two-level`.
+    pub attention: &'static str,
+    /// The adapter.
+    pub adapter: &'a str,
+    /// Speed of the prompt.
+    pub prompt_tokens_per_second: Option<f64>,
+    /// Speed of the answer.
+    pub decode_tokens_per_second: Option<f64>,
+    /// GPU memory.
+    pub gpu_bytes: u64,
+    /// Settings.
+    pub settings: Settings,
+    /// Times.
+    pub timings: Timings,
+}
+
+/// The last line.
+pub fn summary(answer: &Answer, work: &Work, context: u32, gpu_bytes: u64) -> String {
+    let speed = |tokens: u32, time: Duration, rate: Option<f64>| match rate {
+        Some(rate) => {
+            format!("{tokens} tokens in {:.2} s ({rate:.1} tokens/s)", time.as_secs_f64())
+        }
+        None => format!("{tokens} tokens"),
+    };
+    let interrupted = if answer.finish == Finish::Interrupted { "interrupted; " } else { "" };
+    format!(
+        "{interrupted}prompt {}; decode {}; context {context} tokens; {} attended a step; {} of GPU memory",
+        speed(work.prompt_tokens, work.prefill, work.prompt_rate()),
+        speed(work.steps, work.decode, work.decode_rate()),
+        answer.attended,
+        size(gpu_bytes)
+    )
+}

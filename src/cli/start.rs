@@ -1,0 +1,68 @@
+//! Opening a device and loading a model onto it, with times.
+
+use super::fit::Plan;
+use super::terminal::{bar, note};
+use asynctls::Result;
+use asynctls::engine::Engine;
+use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
+use std::time::{Duration, Instant};
+
+/// An open device.
+pub struct Machine {
+    /// The device.
+    pub gpu: Gpu,
+    /// Bytes of memory, where that can be told.
+    pub memory: Option<u64>,
+    /// How long opening took.
+    pub time: Duration,
+}
+
+impl Machine {
+    /// Opens the adapter that was asked for, or the best one.
+    pub fn open(request: Option<&str>) -> Result<Self> {
+        let began = Instant::now();
+        let disable = Disable::from_env()?;
+        let here = pollster::block_on(adapters());
+        let adapter = Adapter::choose(&here, request)?;
+        let options = GpuOptions { disable, ..GpuOptions::default() };
+        let gpu = pollster::block_on(Gpu::open(&adapter, options))?;
+        Ok(Self { gpu, memory: adapter.memory_bytes(), time: began.elapsed() })
+    }
+}
+
+/// A loaded model, and where the time went.
+pub struct Loaded {
+    /// The model.
+    pub engine: Engine,
+    /// Loading, without the compilation of kernels.
+    pub load: Duration,
+}
+
+/// Loads what was planned.
+pub fn load(gpu: Gpu, plan: Plan<'_>, stats: bool) -> Result<Loaded> {
+    if stats {
+        note(&format!(
+            "kernels: {} on {}, prompts in chunks of {} tokens, steps spread over {} workgroups",
+            gpu.tier.name,
+            gpu.label(),
+            plan.options.chunk,
+            plan.options.target_workgroups
+        ));
+    }
+    let began = Instant::now();
+    let total = plan.file.tensors().iter().map(|tensor| tensor.bytes).sum();
+    let bar = bar("loading", total, true);
+    let engine =
+        pollster::block_on(Engine::load(gpu, plan.file, plan.options, &mut |bytes| bar.inc(bytes)));
+    bar.finish_and_clear();
+    let engine = engine?;
+    let load = began.elapsed().saturating_sub(engine.gpu.compile_time());
+    if stats {
+        note(&format!(
+            "loaded in {:.2} s; compiling pipelines took {:.2} s more",
+            load.as_secs_f64(),
+            engine.gpu.compile_time().as_secs_f64()
+        ));
+    }
+    Ok(Loaded { engine, load })
+}

@@ -1,0 +1,110 @@
+//! Standard output and error: text that streams, one-line errors, progress bars.
+
+use super::{Failure, Outcome};
+use asynctls::Error;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::io::{IsTerminal, Write, stderr, stdout};
+
+/// Writes to standard output at once.
+pub fn print(text: &str) -> Outcome<()> {
+    let mut out = stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|source| {
+        if source.kind() == std::io::ErrorKind::BrokenPipe {
+            Failure::BrokenPipe
+        } else {
+            unwritable(source)
+        }
+    })
+}
+
+/// Writes a value as one line of JSON to standard output.
+pub fn print_json(value: &impl Serialize) -> Outcome<()> {
+    print(&format!("{}\n", to_json(value)?))
+}
+
+/// A value as JSON.
+pub fn to_json(value: &(impl Serialize + ?Sized)) -> Outcome<String> {
+    serde_json::to_string(value).map_err(|e| unwritable(e.into()))
+}
+
+fn unwritable(source: std::io::Error) -> Failure {
+    let limit = format!("the result goes there: {source}");
+    Failure::Error(Error::argument("standard output", "not writable", limit))
+}
+
+/// Writes a line to standard error; where nobody reads it, nothing is lost.
+pub fn note(line: &str) {
+    let _ = writeln!(stderr(), "{line}");
+}
+
+/// Shows an error in one line.
+pub fn error(error: &Error) {
+    note(&format!("error: {}", one_line(&error.to_string())));
+}
+
+/// One line of visible characters: what lists things line by line is joined, and what comes from files cannot command
+/// the terminal.
+pub fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    visible(&lines.join("; ").replace(":; ", ": "))
+}
+
+/// The text with control characters spelled out.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for symbol in text.chars() {
+        if symbol.is_control() {
+            shown.extend(symbol.escape_default());
+        } else {
+            shown.push(symbol);
+        }
+    }
+    shown
+}
+
+/// A progress bar on standard error; invisible where that is no terminal.
+pub fn bar(what: &'static str, total: u64, is_bytes: bool) -> ProgressBar {
+    if !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let template = if is_bytes {
+        "{msg} {wide_bar} {bytes}/{total_bytes} {eta}"
+    } else {
+        "{msg} {wide_bar} {pos}/{len} {eta}"
+    };
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style).with_message(what)
+}
+
+/// A size for people.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_one_visible_line() {
+        assert_eq!(
+            one_line("no adapter 9; there are:\n  0  a\n  1  b"),
+            "no adapter 9; there are: 0  a; 1  b"
+        );
+        assert_eq!(one_line("bell \u{7} and \u{1b}[31m"), "bell \\u{7} and \\u{1b}[31m");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size(999), "999 B");
+        assert_eq!(size(139_200_000), "139.2 MB");
+        assert_eq!(size(80_000_000_000), "80.00 GB");
+    }
+}

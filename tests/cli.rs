@@ -1,0 +1,23 @@
+//! The program as its users run it, with the real model on this machine's test adapter.
+//!
+//! The model is SmolLM2-135M-Instruct.Q4_1.gguf: its path is in `ASYNCTLS_MODEL`, or `tools/setup model` puts it in
+//! `.models/`. The adapter is `ASYNCTLS_ADAPTER`'s, else lavapipe.
+#![cfg(feature = "cli")]
+
+#[path = "common/gguf_builder.rs"]
+mod gguf_builder;
+
+#[path = "cli/describe.rs"]
+mod describe;
+#[path = "cli/generate.rs"]
+mod generate;
+#[path = "cli/interactive.rs"]
+mod interactive;
+#[path = "cli/interrupt.rs"]
+mod interrupt;
+#[path = "cli/logits.rs"]
+mod logits;
+#[path = "cli/program.rs"]
+mod program;
+#[path = "cli/refused.rs"]
+mod refused;
