@@ -54,8 +54,10 @@ pub struct Tier {
     pub name: &'static str,
     /// Features that the device is opened with.
     pub features: wgpu::Features,
-    /// The subgroup sizes that it is for.
-    subgroup_sizes: std::ops::RangeInclusive<u32>,
+    /// The one subgroup size that it is for, if it is for one.
+    subgroup_size: Option<u32>,
+    /// Whether it is for software rasterisers only.
+    software: bool,
     /// The file that fills the slot `<reduce>`.
     pub reduce: &'static str,
     /// The lanes of a top-k: many where they are real, few where they are emulated.
@@ -68,14 +70,13 @@ pub struct Tier {
     pub prefill: &'static str,
 }
 
-const ANY: std::ops::RangeInclusive<u32> = 0..=u32::MAX;
-
 // Best first.
 const TIERS: &[Tier] = &[
     Tier {
         name: "subgroups-of-8",
         features: wgpu::Features::SUBGROUP,
-        subgroup_sizes: 8..=8,
+        subgroup_size: Some(8),
+        software: true,
         reduce: "lib/reduce_subgroup.wgsl",
         top_k_lanes: 64,
         matvec: "model/matvec_subgroup8.wgsl",
@@ -85,7 +86,8 @@ const TIERS: &[Tier] = &[
     Tier {
         name: "subgroups",
         features: wgpu::Features::SUBGROUP,
-        subgroup_sizes: ANY,
+        subgroup_size: None,
+        software: false,
         reduce: "lib/reduce_subgroup.wgsl",
         top_k_lanes: 256,
         matvec: "model/matvec.wgsl",
@@ -95,7 +97,8 @@ const TIERS: &[Tier] = &[
     Tier {
         name: "portable",
         features: wgpu::Features::empty(),
-        subgroup_sizes: ANY,
+        subgroup_size: None,
+        software: false,
         reduce: "lib/reduce_workgroup.wgsl",
         top_k_lanes: 256,
         matvec: "model/matvec.wgsl",
@@ -111,10 +114,15 @@ impl Tier {
         if disable.subgroups {
             features.remove(wgpu::Features::SUBGROUP);
         }
-        TIERS
-            .iter()
-            .find(|tier| features.contains(tier.features))
-            .expect("the last tier needs nothing")
+        let info = &adapter.info;
+        let fits = |tier: &&Tier| {
+            features.contains(tier.features)
+                && (!tier.software || info.device_type == wgpu::DeviceType::Cpu)
+                && tier.subgroup_size.is_none_or(|size| {
+                    (info.subgroup_min_size, info.subgroup_max_size) == (size, size)
+                })
+        };
+        TIERS.iter().find(fits).expect("the last tier needs nothing")
     }
 }
 

@@ -128,7 +128,7 @@ pub fn unpack_codes(words: &[u32]) -> Vec<u8> {
         .collect()
 }
 
-/// sum w[c] u[c].
+/// The integer logit: the sum of `w[c] * u[c]`.
 pub fn code_logit(query: &[i8], codes: &[u8]) -> i32 {
     query.iter().zip(codes).map(|(&w, &u)| i32::from(w) * i32::from(u)).sum()
 }
