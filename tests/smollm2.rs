@@ -286,6 +286,17 @@ fn bad_requests_are_errors_that_name_the_value_and_the_limit() {
     let long = vec![1; 2049];
     assert!(message(prefill(engine, &mut session, &long, Want::Token)).contains("2049 tokens"));
     assert!(session.is_empty());
+    let other = self::engine(gpu(GpuOptions::default()), 64, |_| ());
+    assert!(message(prefill(&other, &mut session, &[1], Want::Token)).contains("another engine"));
+}
+
+#[test]
+fn too_little_memory_is_one_clear_error() {
+    let gpu = gpu(GpuOptions::default());
+    let error = pollster::block_on(gpu.storage("a test's buffer", 1 << 45)).unwrap_err();
+    assert!(matches!(error, asynctls::Error::OutOfMemory { .. }), "{error}");
+    assert!(error.to_string().contains("a test's buffer needs 35184372088832 bytes"), "{error}");
+    gpu.check().expect("the device is still well");
 }
 
 #[test]

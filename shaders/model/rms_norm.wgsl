@@ -4,8 +4,6 @@
 //!include lib/step.wgsl
 //!include <reduce>
 
-const WORKGROUP: u32 = 256u;
-
 struct RmsNorm {
     // Floats in a row that count, and from one row to the next.
     width: u32,
@@ -18,7 +16,7 @@ struct RmsNorm {
 @group(0) @binding(3) var<storage, read> weight: array<f32>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     var row = group.x;

@@ -44,8 +44,9 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
         Data::In(&weight_bits),
         Data::Out(chosen.len() * stride),
     ];
-    let y =
-        run(gpu, &kernels::rms_norm(gather), &data, (chosen.len() as u32, 1, 1)).await?.remove(0);
+    let y = run(gpu, &kernels::rms_norm(gpu.tier, gather), &data, (chosen.len() as u32, 1, 1))
+        .await?
+        .remove(0);
     for (i, &row) in chosen.iter().enumerate() {
         let want = twin::rms_norm(&x[row as usize * stride..][..width], &weight, epsilon);
         // The mean of n squares is off by at most (n + 8) 2^-24 of itself, its root by half of that; inverseSqrt is

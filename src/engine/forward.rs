@@ -142,6 +142,7 @@ impl Engine {
     }
 
     fn check_tokens(&self, session: &Session, tokens: &[u32]) -> Result<()> {
+        self.check_owner(session)?;
         if tokens.is_empty() {
             return Err(Error::argument("the prompt", "empty", "at least one token is needed"));
         }

@@ -156,7 +156,7 @@ impl OpMaker<'_> {
             RmsNormParams { width: self.config.hidden, stride, epsilon: self.config.epsilon };
         let uniform = self.uniform(params).await?;
         let bindings = [&self.scratch.step, &uniform, x, weight, y].map(Binding::from);
-        self.gpu.op(&kernels::rms_norm(gather), &bindings).await
+        self.gpu.op(&kernels::rms_norm(self.gpu.tier, gather), &bindings).await
     }
 
     pub(super) async fn ends(

@@ -70,8 +70,10 @@ impl Sizes {
     fn new(config: &LlamaConfig, options: &EngineOptions, segments: u64) -> Self {
         let shape = config.shape();
         let strides = Strides::new(config);
-        let rows = u64::from(options.chunk);
         let decode = u64::from(options.sessions);
+        // A step is a chunk of a prompt or a token of every session, and each session's logits may be wanted.
+        let rows = u64::from(options.chunk).max(decode);
+        let logit_rows = u64::from(options.logit_rows).max(decode);
         let q_heads = u64::from(shape.q_heads());
         let kv_heads = u64::from(shape.kv_heads);
         let blocks = u64::from(options.context.div_ceil(Shape::BLOCK)) + 1;
@@ -83,7 +85,7 @@ impl Sizes {
         let stride = if options.indexed { score_stride(options) } else { 4 };
         let floats = |count: u64| count * 4;
         Self {
-            step: floats(Step::most_words(&shape, rows.max(decode), decode, blocks)),
+            step: floats(Step::most_words(&shape, rows, decode, blocks)),
             rows: [
                 floats(rows * u64::from(strides.hidden)),
                 floats(rows * u64::from(strides.hidden)),
@@ -94,8 +96,8 @@ impl Sizes {
             states: if segments > 1 { floats(rows * q_heads * 2) } else { 16 },
             partial_o: floats(partials * u64::from(shape.head_dim)),
             partial_ml: floats(partials * 2),
-            logits: floats(u64::from(options.logit_rows) * u64::from(config.vocabulary)),
-            winners: floats(u64::from(options.logit_rows)),
+            logits: floats(logit_rows * u64::from(config.vocabulary)),
+            winners: floats(logit_rows),
             query_codes: decode * q_heads * u64::from(Shape::CHANNELS),
             query_scales: floats(decode * q_heads),
             scores: floats(decode * q_heads * stride),

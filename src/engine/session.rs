@@ -53,6 +53,18 @@ impl Session {
 }
 
 impl Engine {
+    // Another engine's slots and blocks would lie outside this one's buffers.
+    pub(super) fn check_owner(&self, session: &Session) -> Result<()> {
+        if self.pool.owns(&session.table) {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "the session",
+            "another engine's",
+            "a session belongs to the engine that made it",
+        ))
+    }
+
     /// An empty session.
     ///
     /// # Errors
@@ -73,6 +85,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Argument`] when all sessions are in use, or as a step.
     pub async fn fork(&self, session: &mut Session) -> Result<Session> {
+        self.check_owner(session)?;
         let slot = self.pool.slot()?;
         if self.options.indexed && session.len() >= Shape::BLOCK {
             self.freeze(session).await?;

@@ -60,8 +60,8 @@ pub struct Tier {
     software: bool,
     /// The file that fills the slot `<reduce>`.
     pub reduce: &'static str,
-    /// The lanes of a top-k: many where they are real, few where they are emulated.
-    pub top_k_lanes: u32,
+    /// The lanes of a kernel that one workgroup a row runs: many where lanes are real, few where they are emulated.
+    pub lanes: u32,
     /// The kernel for products with a few tokens.
     pub matvec: &'static str,
     /// The kernel for products with many tokens.
@@ -78,7 +78,7 @@ const TIERS: &[Tier] = &[
         subgroup_size: Some(8),
         software: true,
         reduce: "lib/reduce_subgroup.wgsl",
-        top_k_lanes: 64,
+        lanes: 64,
         matvec: "model/matvec_subgroup8.wgsl",
         matmul: "model/matmul_subgroup8.wgsl",
         prefill: "attend/prefill_subgroup8.wgsl",
@@ -89,7 +89,7 @@ const TIERS: &[Tier] = &[
         subgroup_size: None,
         software: false,
         reduce: "lib/reduce_subgroup.wgsl",
-        top_k_lanes: 256,
+        lanes: 256,
         matvec: "model/matvec.wgsl",
         matmul: "model/matmul.wgsl",
         prefill: "attend/prefill.wgsl",
@@ -100,7 +100,7 @@ const TIERS: &[Tier] = &[
         subgroup_size: None,
         software: false,
         reduce: "lib/reduce_workgroup.wgsl",
-        top_k_lanes: 256,
+        lanes: 256,
         matvec: "model/matvec.wgsl",
         matmul: "model/matmul.wgsl",
         prefill: "attend/prefill.wgsl",

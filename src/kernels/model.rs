@@ -1,7 +1,7 @@
 //! The other kernels of `shaders/model`.
 
 use super::WeightFormat;
-use crate::gpu::ShaderSpec;
+use crate::gpu::{ShaderSpec, Tier};
 
 /// `Embed` in the shader.
 #[repr(C)]
@@ -43,8 +43,10 @@ pub fn embed(format: WeightFormat) -> ShaderSpec {
 }
 
 /// With `gather`, output row i is made of the i-th row whose logits are wanted. Grid: (output rows).
-pub fn rms_norm(gather: bool) -> ShaderSpec {
-    ShaderSpec::new("model/rms_norm.wgsl").constant("GATHER", gather)
+pub fn rms_norm(tier: &Tier, gather: bool) -> ShaderSpec {
+    ShaderSpec::new("model/rms_norm.wgsl")
+        .constant("GATHER", gather)
+        .constant("WORKGROUP", tier.lanes)
 }
 
 /// Grid: (rows).

@@ -25,12 +25,12 @@ pub fn token_score(shape: &Shape) -> ShaderSpec {
 pub fn top_k_blocks(tier: &Tier, shape: &Shape) -> ShaderSpec {
     spec("select/top_k.wgsl", shape)
         .slot("items", "lib/items_blocks.wgsl")
-        .constant("LANES", tier.top_k_lanes)
+        .constant("LANES", tier.lanes)
 }
 
 /// Level 2's top-k. Grid: (KV heads, rows).
 pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
     spec("select/top_k.wgsl", shape)
         .slot("items", "lib/items_tokens.wgsl")
-        .constant("LANES", tier.top_k_lanes)
+        .constant("LANES", tier.lanes)
 }

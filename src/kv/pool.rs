@@ -72,6 +72,11 @@ impl Pool {
         Ok(Slot { index, pool: self.clone() })
     }
 
+    /// Whether a table holds blocks of this pool.
+    pub fn owns(&self, table: &BlockTable) -> bool {
+        Arc::ptr_eq(&self.state, &table.pool.state)
+    }
+
     /// An empty table.
     pub fn table(&self) -> BlockTable {
         BlockTable { blocks: Vec::new(), pool: self.clone() }
