@@ -16,7 +16,7 @@ demo:
 # On every adapter of this machine, software ones included.
 test:
 	tools/setup model driver test-adapters
-	VK_DRIVER_FILES="$(DRIVERS)" cargo test --release
+	VK_DRIVER_FILES="$(DRIVERS)" cargo test --release --no-fail-fast
 
 lint:
 	cargo fmt --check

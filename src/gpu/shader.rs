@@ -213,7 +213,6 @@ mod tests {
     fn a_compile_error_names_the_original_file_and_line() {
         // lib/budget.wgsl needs BLOCK, which is not declared here.
         let spec = ShaderSpec::new("select/top_k.wgsl")
-            .slot("reduce", "lib/reduce_workgroup.wgsl")
             .slot("items", "lib/items_blocks.wgsl")
             .constant("LANES_REVERSED", false)
             .constant("KV_HEADS", 1)
