@@ -1,39 +1,6 @@
-// f16 weights, two a word. A unit is 32 weights: four vec4. The scales binding is unused.
-@group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> scales: array<u32>;
+// f16 weights.
+//!include lib/weights_half.wgsl
 
 fn unpack4(a: u32, b: u32) -> vec4<f32> {
     return vec4(unpack2x16float(a), unpack2x16float(b));
-}
-
-// The dot product of one unit of 32 weights with 32 inputs.
-fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
-    let a = weights[unit * 4u];
-    let b = weights[unit * 4u + 1u];
-    let c = weights[unit * 4u + 2u];
-    let d = weights[unit * 4u + 3u];
-    var products = unpack4(a.x, a.y) * x[0] + unpack4(a.z, a.w) * x[1];
-    products += unpack4(b.x, b.y) * x[2] + unpack4(b.z, b.w) * x[3];
-    products += unpack4(c.x, c.y) * x[4] + unpack4(c.z, c.w) * x[5];
-    products += unpack4(d.x, d.y) * x[6] + unpack4(d.z, d.w) * x[7];
-    return dot(products, vec4(1.0));
-}
-
-// Weights 4 * quad .. 4 * quad + 3 of one unit.
-fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
-    let four = weights[unit * 4u + quad / 2u];
-    let pair = select(four.xy, four.zw, (quad & 1u) == 1u);
-    return unpack4(pair.x, pair.y);
-}
-
-// The 32 weights of one unit.
-fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
-    let a = weights[unit * 4u];
-    let b = weights[unit * 4u + 1u];
-    let c = weights[unit * 4u + 2u];
-    let d = weights[unit * 4u + 3u];
-    return array<vec4<f32>, 8>(
-        unpack4(a.x, a.y), unpack4(a.z, a.w), unpack4(b.x, b.y), unpack4(b.z, b.w),
-        unpack4(c.x, c.y), unpack4(c.z, c.w), unpack4(d.x, d.y), unpack4(d.z, d.w),
-    );
 }

@@ -32,6 +32,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("lib/weights_bf16.wgsl", include_str!("../../shaders/lib/weights_bf16.wgsl")),
     ("lib/weights_f16.wgsl", include_str!("../../shaders/lib/weights_f16.wgsl")),
     ("lib/weights_f32.wgsl", include_str!("../../shaders/lib/weights_f32.wgsl")),
+    ("lib/weights_half.wgsl", include_str!("../../shaders/lib/weights_half.wgsl")),
     ("lib/weights_q4.wgsl", include_str!("../../shaders/lib/weights_q4.wgsl")),
     ("lib/weights_q8.wgsl", include_str!("../../shaders/lib/weights_q8.wgsl")),
     ("model/arg_max.wgsl", include_str!("../../shaders/model/arg_max.wgsl")),
