@@ -169,8 +169,9 @@ impl Engine {
         let most = self.options.chunk;
         let a_row =
             4 * u64::from(position + most) * u64::from(self.config.q_heads * self.config.head_dim);
-        let rows = (MOST_WORK / a_row.max(1)).clamp(64, u64::from(most)) as u32 / 64 * 64;
-        let rows = rows.max(64).min(most);
+        // A chunk below one tile is the caller's choice, so the upper bound comes last.
+        let rows =
+            ((MOST_WORK / a_row.max(1)).min(u64::from(most)) as u32 / 64 * 64).max(64).min(most);
         if want == Want::EveryLogits {
             rows.min(self.options.logit_rows) as usize
         } else {
