@@ -61,7 +61,7 @@ fn main() {
         report("prefill", began.elapsed().as_secs_f64(), f64::from(depth), depth);
     }
     let budget = |blocks, tokens| {
-        Attention::TwoLevel(Budget {
+        Attention::from(Budget {
             blocks: Blocks::Count(blocks),
             tokens,
             sink_blocks: 1,

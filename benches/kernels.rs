@@ -3,7 +3,7 @@
 //! Each line is a kernel at a shape: microseconds a dispatch (the fastest of several batches of dispatches in one pass),
 //! and the rate that follows from its arithmetic or its bytes. `ASYNCTLS_ADAPTER` chooses the adapter.
 
-use asynctls::attention::{Blocks, Budget, Shape, Span, Step, StepSettings};
+use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, Span, Step, StepSettings};
 use asynctls::gpu::{Adapter, Binding, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{self, MatrixParams, Output, RowsParams, SegmentParams, WeightFormat};
 use std::time::Instant;
@@ -34,8 +34,8 @@ fn main() {
         }
     }
     bench.product(WeightFormat::Q8, 1.125, 49152, 576, 1);
-    let small = Shape { kv_heads: 3, group: 3, head_dim: 64, rope_interleaved: true };
-    let large = Shape { kv_heads: 8, group: 4, head_dim: 128, rope_interleaved: false };
+    let small = Shape::new(3, 3, 64, true);
+    let large = Shape::new(8, 4, 128, false);
     bench.attention("smollm2", small, 4000, 16, 256);
     if !bench.gpu.is_cpu() {
         bench.attention("qwen3-8b", large, 32_000, 128, 1024);
@@ -131,7 +131,7 @@ impl Bench {
     }
 
     fn attention(&self, model: &str, shape: Shape, depth: u32, blocks: u32, tokens: u32) {
-        let count = depth.div_ceil(Shape::BLOCK) + 1;
+        let count = depth.div_ceil(shape.block) + 1;
         let table: Vec<u32> = (0..count).collect();
         let budget = Budget {
             blocks: Blocks::Count(blocks),
@@ -149,7 +149,7 @@ impl Bench {
             })
         };
         let rows = 256;
-        let stride = count * Shape::BLOCK;
+        let stride = count * shape.block;
         let step = self.storage(1 << 22);
         let segment = self.uniform(SegmentParams { first: 0, blocks: count, index: 0, count: 1 });
         let qkv = self.storage(u64::from(rows * shape.qkv_width()) * 4);
@@ -161,7 +161,7 @@ impl Bench {
         let partial_o = self.storage(partials * u64::from(shape.head_dim) * 4);
         let partial_ml = self.storage(partials * 8);
         let channels = self.storage(shape.channels_len() * 4);
-        let query_codes = self.storage(u64::from(shape.q_heads() * Shape::CHANNELS));
+        let query_codes = self.storage(u64::from(shape.q_heads() * shape.index.channels));
         let query_scales = self.storage(u64::from(shape.q_heads()) * 4);
         let scores = self.storage(u64::from(shape.q_heads() * stride) * 4);
         let keys = self.storage(u64::from(shape.kv_heads * stride) * 4);
@@ -218,7 +218,7 @@ impl Bench {
         );
         let top_k = [&step, &score_rows, &scores, &keys];
         let op = self.op(
-            &kernels::top_k_blocks(self.gpu.tier, &shape),
+            &kernels::top_k_blocks(self.gpu.tier, &shape, BlockScorer::Codes),
             &[&top_k[..], &[&chosen_blocks]].concat(),
         );
         self.time(&name("top_k blocks"), &op, [kv_heads, 1, 1], 0.0, 0.0);
@@ -239,7 +239,7 @@ impl Bench {
         );
         self.time(&name("top_k tokens"), &op, [kv_heads, 1, 1], 0.0, 0.0);
         let op = self.op(&kernels::sparse_split(&shape), &[&split[..], &[&chosen_tokens]].concat());
-        let attended = f64::from(budget.row(depth).attended);
+        let attended = f64::from(budget.row(depth, shape.block).attended);
         let sparse_bytes = attended * f64::from(kv_heads) * d * 4.0;
         self.time(
             &name("sparse_split"),

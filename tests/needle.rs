@@ -95,7 +95,7 @@ fn two_level_returns_every_needle_that_dense_returns() {
             println!("depth {depth}: {text:?}");
             text.contains(&number.to_string())
         };
-        found.push([ask(&Attention::Dense), ask(&Attention::TwoLevel(budget))]);
+        found.push([ask(&Attention::Dense), ask(&Attention::from(budget))]);
     }
     assert!(found.iter().all(|[dense, _]| *dense), "dense: {found:?}");
     assert!(found.iter().all(|[_, two_level]| *two_level), "two-level: {found:?}");

@@ -144,7 +144,7 @@ fn two_level_with_every_budget_covering_is_dense() {
     let mut dense = engine.session().unwrap();
     prefill(engine, &mut dense, &tokens[..tokens.len() - 70], Want::Nothing).unwrap();
     let mut sparse = pollster::block_on(engine.fork(&mut dense)).unwrap();
-    let all = Attention::TwoLevel(two_level(Blocks::Percent(100.0), 4096));
+    let all = Attention::from(two_level(Blocks::Percent(100.0), 4096));
     let mut worst = 0.0f32;
     for &token in &tokens[tokens.len() - 70..] {
         let a = decode(engine, &mut dense, token, &Attention::Dense, Want::Logits).logits.remove(0);
@@ -164,12 +164,11 @@ fn two_level_attends_its_budget_and_differs_from_dense() {
     let mut session = engine.session().unwrap();
     prefill(engine, &mut session, &tokens[..999], Want::Nothing).unwrap();
     let mut fork = pollster::block_on(engine.fork(&mut session)).unwrap();
-    let small = Attention::TwoLevel(two_level(Blocks::Count(2), 16));
+    let small = Attention::from(two_level(Blocks::Count(2), 16));
     assert_eq!(engine.attended_tokens(&session, &small), 64 + 16 + 4 * 64 + 999 % 64 + 1);
     let sparse = decode(engine, &mut session, tokens[999], &small, Want::Logits).logits.remove(0);
     // Below dense_below it is dense, bit for bit.
-    let guarded =
-        Attention::TwoLevel(Budget { dense_below: 1000, ..two_level(Blocks::Count(2), 16) });
+    let guarded = Attention::from(Budget { dense_below: 1000, ..two_level(Blocks::Count(2), 16) });
     let below = decode(engine, &mut fork, tokens[999], &guarded, Want::Logits).logits.remove(0);
     fork.rewind(999).unwrap();
     let dense =
@@ -182,7 +181,7 @@ fn two_level_attends_its_budget_and_differs_from_dense() {
 fn forks_rewinds_and_fresh_prefills_agree_bit_for_bit() {
     let engine = shared();
     let tokens = &ids(&goldens()["positions"]["ids"])[..600];
-    let budget = Attention::TwoLevel(two_level(Blocks::Count(3), 32));
+    let budget = Attention::from(two_level(Blocks::Count(3), 32));
     let finish = |session: &mut Session, tokens: &[u32]| {
         tokens
             .iter()
@@ -224,8 +223,7 @@ fn chunks_and_single_tokens_agree_with_one_prefill() {
 fn a_ragged_batch_makes_what_its_sessions_make_alone() {
     let engine = shared();
     let tokens = ids(&goldens()["positions"]["ids"]);
-    let budget =
-        Attention::TwoLevel(Budget { dense_below: 500, ..two_level(Blocks::Count(2), 40) });
+    let budget = Attention::from(Budget { dense_below: 500, ..two_level(Blocks::Count(2), 40) });
     let lengths = [700, 1, 320, 640];
     let mut sessions: Vec<Session> = lengths
         .iter()
@@ -254,7 +252,7 @@ fn segments_do_not_change_the_result() {
     let segmented = engine(gpu(options), 1024, |_| ());
     let whole = shared();
     let tokens = &ids(&goldens()["positions"]["ids"])[..800];
-    let budget = Attention::TwoLevel(two_level(Blocks::Count(3), 100));
+    let budget = Attention::from(two_level(Blocks::Count(3), 100));
     let run = |engine: &Engine| {
         let mut session = engine.session().unwrap();
         let first =

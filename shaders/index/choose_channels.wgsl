@@ -1,7 +1,7 @@
 // Chooses a sequence's index channels and freezes their quantisation: the CHANNELS / 2 rotary pairs with the largest
 // sum over the pair of (1/G) sum_h max |q_h| * max |k| (AsyncTLS, arXiv 2604.07815, after Double Sparsity), ties to the
 // lowest pair, in ascending order. One rotated channel alone depends on absolute phase, a pair only on distance.
-// The step spreads 16 codes over the keys seen. Grid: (KV heads, sequences to freeze).
+// The step spreads all codes over the keys seen. Grid: (KV heads, sequences to freeze).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/channels.wgsl
@@ -27,12 +27,12 @@ fn dimension_of(pair: u32, second: u32) -> u32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let pair = lane_of(local, WORKGROUP);
+    let lane = lane_of(local, WORKGROUP);
     let kv_head = group.x;
     let sequence = freeze.sequence;
     let stats_at = (sequence * KV_HEADS + kv_head) * (GROUP + 2u) * HEAD_DIM;
     let minima_at = stats_at + GROUP * HEAD_DIM;
-    if pair < PAIRS {
+    for (var pair = lane; pair < PAIRS; pair += WORKGROUP) {
         var score = 0.0;
         for (var second = 0u; second < 2u; second++) {
             let dimension = dimension_of(pair, second);
@@ -46,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         keys[pair] = ordered_key(score);
     }
     workgroupBarrier();
-    if pair < PAIRS {
+    for (var pair = lane; pair < PAIRS; pair += WORKGROUP) {
         var rank = 0u;
         for (var other = 0u; other < PAIRS; other++) {
             if keys[other] > keys[pair] || (keys[other] == keys[pair] && other < pair) {
@@ -56,7 +56,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         chosen[pair] = select(0u, 1u, rank < CHANNELS / 2u);
     }
     workgroupBarrier();
-    if pair < PAIRS && chosen[pair] == 1u {
+    for (var pair = lane; pair < PAIRS; pair += WORKGROUP) {
+        if chosen[pair] == 0u {
+            continue;
+        }
         var place = 0u;
         for (var other = 0u; other < pair; other++) {
             place += chosen[other];
@@ -68,7 +71,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let channel = place * 2u + second;
             channels[channel_at(sequence, kv_head, CHANNEL_IDS, channel)] = dimension;
             channels[channel_at(sequence, kv_head, CHANNEL_MINIMA, channel)] = bitcast<u32>(low);
-            channels[channel_at(sequence, kv_head, CHANNEL_STEPS, channel)] = bitcast<u32>((high - low) / 15.0);
+            channels[channel_at(sequence, kv_head, CHANNEL_STEPS, channel)] = bitcast<u32>((high - low) / f32((1u << BITS) - 1u));
         }
     }
 }

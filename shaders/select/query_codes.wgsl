@@ -4,6 +4,7 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/channels.wgsl
+//!include lib/codes.wgsl
 //!include <reduce>
 
 const WORKGROUP: u32 = CHANNELS;
@@ -32,10 +33,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let to_code = select(127.0 / largest, 0.0, largest == 0.0);
     quantised[channel] = bitcast<u32>(i32(clamp(round(folded * to_code), -127.0, 127.0))) & 0xffu;
     workgroupBarrier();
-    // Word 2w holds channels 8w .. 8w+3, word 2w+1 channels 8w+4 .. 8w+7.
-    if channel < CHANNELS / 4u {
-        let from_at = channel * 4u;
-        query_codes[(row * Q_HEADS + head) * (CHANNELS / 4u) + channel] = quantised[from_at]
+    // Word by word of a plane, plane by plane of a chunk, chunk by chunk.
+    let word = channel;
+    if word < CHANNELS / 4u {
+        let chunk = word / (CHUNK_WORDS * PLANES);
+        let plane = word / CHUNK_WORDS % PLANES;
+        let from_at = ((chunk * CHUNK_WORDS + word % CHUNK_WORDS) * PLANES + plane) * 4u;
+        query_codes[(row * Q_HEADS + head) * (CHANNELS / 4u) + word] = quantised[from_at]
             | (quantised[from_at + 1u] << 8u) | (quantised[from_at + 2u] << 16u) | (quantised[from_at + 3u] << 24u);
     }
     if channel == 0u {

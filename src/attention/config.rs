@@ -1,6 +1,6 @@
 //! What a decode step attends.
 
-use super::Shape;
+use super::{BlockScorer, TokenScorer};
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,45 @@ pub enum Attention {
     /// Every token.
     Dense,
     /// Sink, recent window, and the tokens that two levels of selection choose.
-    TwoLevel(Budget),
+    TwoLevel(TwoLevel),
+}
+
+/// Two-level attention: how much is attended, and what selects it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TwoLevel {
+    /// How much.
+    pub budget: Budget,
+    /// What level 1 ranks blocks by.
+    pub block_scorer: BlockScorer,
+    /// What level 2 ranks tokens by.
+    pub token_scorer: TokenScorer,
+}
+
+impl From<Budget> for Attention {
+    /// Two-level attention with the default scorers.
+    fn from(budget: Budget) -> Self {
+        Self::TwoLevel(TwoLevel::new(budget))
+    }
+}
+
+impl TwoLevel {
+    /// A budget with the default scorers.
+    pub fn new(budget: Budget) -> Self {
+        let (block_scorer, token_scorer) = (BlockScorer::default(), TokenScorer::default());
+        Self { budget, block_scorer, token_scorer }
+    }
+
+    /// The budget as the scorers leave it: one that keeps everything has no limit.
+    pub fn effective_budget(&self) -> Budget {
+        let mut budget = self.budget;
+        if self.block_scorer == BlockScorer::None {
+            budget.blocks = Blocks::Percent(100.0);
+        }
+        if self.token_scorer == TokenScorer::None {
+            budget.tokens = u32::MAX;
+        }
+        budget
+    }
 }
 
 /// How many blocks level 1 keeps: a number, or a share of the closed blocks.
@@ -105,14 +143,14 @@ impl Budget {
         }
     }
 
-    /// What a row at `position` attends.
-    pub fn row(&self, position: u32) -> RowBudget {
+    /// What a row at `position` attends, in blocks of `block` tokens.
+    pub fn row(&self, position: u32, block: u32) -> RowBudget {
         RowBudget::new(
             position,
-            self.blocks_kept(position / Shape::BLOCK),
+            block,
+            self.blocks_kept(position / block),
             self.tokens,
-            self.sink_blocks,
-            self.recent_blocks,
+            (self.sink_blocks, self.recent_blocks),
         )
     }
 }
@@ -135,20 +173,21 @@ pub struct RowBudget {
 }
 
 impl RowBudget {
-    /// The budget of a row at `position`.
+    /// The budget of a row at `position`, in blocks of `block` tokens; `always` are the sink blocks and the recent ones.
     pub fn new(
         position: u32,
+        block: u32,
         blocks_kept: u32,
         tokens_kept: u32,
-        sink_blocks: u32,
-        recent_blocks: u32,
+        always: (u32, u32),
     ) -> Self {
-        let closed = position / Shape::BLOCK;
+        let (sink_blocks, recent_blocks) = always;
+        let closed = position / block;
         let recent_first = closed - closed.min(recent_blocks);
         let sink = sink_blocks.min(recent_first);
         let blocks = blocks_kept.min(recent_first - sink);
-        let tokens = tokens_kept.min(blocks * Shape::BLOCK);
-        let attended = sink * Shape::BLOCK + position + 1 - recent_first * Shape::BLOCK + tokens;
+        let tokens = tokens_kept.min(blocks * block);
+        let attended = sink * block + position + 1 - recent_first * block + tokens;
         Self { closed, sink, recent_first, blocks, tokens, attended }
     }
 }
@@ -170,7 +209,7 @@ mod tests {
     #[test]
     fn a_row_attends_each_token_once_and_never_more_than_there_are() {
         for position in 0..3000 {
-            let row = RowBudget::new(position, 16, 256, 1, 4);
+            let row = RowBudget::new(position, 64, 16, 256, (1, 4));
             assert!(row.attended <= position + 1, "{position}");
             assert!(row.sink <= row.recent_first);
             if position < 6 * 64 {
@@ -181,8 +220,8 @@ mod tests {
             }
         }
         // Everything is attended while sink, recent and budget cover it.
-        assert_eq!(RowBudget::new(5 * 64 + 63, 16, 256, 1, 4).attended, 6 * 64);
-        let row = RowBudget::new(4000, 16, 256, 1, 4);
+        assert_eq!(RowBudget::new(5 * 64 + 63, 64, 16, 256, (1, 4)).attended, 6 * 64);
+        let row = RowBudget::new(4000, 64, 16, 256, (1, 4));
         assert_eq!(
             (row.closed, row.recent_first, row.sink, row.blocks, row.tokens),
             (62, 58, 1, 16, 256)

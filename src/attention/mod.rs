@@ -1,9 +1,15 @@
 //! Attention: its shape, what to attend (dense or two-level), and the plan of a step.
 
+mod channels;
 mod config;
+mod index;
 mod plan;
+mod selector;
 mod shape;
 
-pub use config::{Attention, Blocks, Budget, RowBudget};
+pub use channels::{ChannelSet, ChannelSetId, Channels};
+pub use config::{Attention, Blocks, Budget, RowBudget, TwoLevel};
+pub use index::IndexFormat;
 pub use plan::{Span, Step, StepSettings, TILE_ROWS};
+pub use selector::{BlockScorer, TokenScorer};
 pub use shape::Shape;

@@ -59,6 +59,10 @@ pub struct Step {
     pub blocks_kept: u32,
     /// Tokens that level 2 keeps.
     pub tokens_kept: u32,
+    /// Whether a row's level 1 has more blocks to choose from than it keeps.
+    pub ranks_blocks: bool,
+    /// Whether a row's level 2 has more tokens to choose from than it keeps.
+    pub ranks_tokens: bool,
     /// Physical blocks that rows are appended to.
     pub appended: Vec<u32>,
 }
@@ -81,6 +85,7 @@ impl Step {
         let mut angles = Vec::new();
         let mut tables = Vec::new();
         let (mut most_attended, mut closed, mut blocks_kept) = (0, 0, 0);
+        let (mut ranks_blocks, mut ranks_tokens) = (false, false);
         let mut radians = Vec::new();
         for span in spans {
             let first_row = (row_words.len() / ROW_WORDS) as u32;
@@ -98,7 +103,7 @@ impl Step {
             for (i, &token) in span.tokens.iter().enumerate() {
                 let position = span.position + i as u32;
                 row_words.extend([span.slot, position, tables.len() as u32, token]);
-                let block = span.table[(position / Shape::BLOCK) as usize];
+                let block = span.table[(position / shape.block) as usize];
                 if appended.last() != Some(&block) {
                     appended.push(block);
                 }
@@ -107,13 +112,16 @@ impl Step {
                 for &a in &radians {
                     angles.extend([(a.cos() as f32).to_bits(), (a.sin() as f32).to_bits()]);
                 }
-                let row_closed = position / Shape::BLOCK;
+                let row_closed = position / shape.block;
                 closed = closed.max(row_closed);
                 most_attended = most_attended.max(match settings.budget {
                     None => position + 1,
                     Some(budget) => {
                         blocks_kept = blocks_kept.max(budget.blocks_kept(row_closed));
-                        budget.row(position).attended
+                        let row = budget.row(position, shape.block);
+                        ranks_blocks |= row.blocks < row.recent_first - row.sink;
+                        ranks_tokens |= row.tokens < row.blocks * shape.block;
+                        row.attended
                     }
                 });
                 if settings.every_row || i + 1 == span.tokens.len() {
@@ -141,7 +149,7 @@ impl Step {
             row[2] += tables_at as u32;
         }
         let budget = settings.budget;
-        let tokens_kept = budget.map_or(0, |b| b.tokens.min(blocks_kept * Shape::BLOCK));
+        let tokens_kept = budget.map_or(0, |b| b.tokens.min(blocks_kept * shape.block));
         let mut words = vec![
             rows as u32,
             split_tiles,
@@ -174,6 +182,8 @@ impl Step {
             closed,
             blocks_kept,
             tokens_kept,
+            ranks_blocks,
+            ranks_tokens,
             appended,
         }
     }
@@ -192,7 +202,16 @@ impl Step {
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { kv_heads: 3, group: 3, head_dim: 64, rope_interleaved: true };
+    use crate::attention::IndexFormat;
+
+    const SHAPE: Shape = Shape {
+        kv_heads: 3,
+        group: 3,
+        head_dim: 64,
+        rope_interleaved: true,
+        block: 64,
+        index: IndexFormat { channels: 32, bits: 4 },
+    };
 
     fn span<'a>(slot: u32, position: u32, tokens: &'a [u32], table: &'a [u32]) -> Span<'a> {
         Span { slot, position, tokens, table, closing: &[] }

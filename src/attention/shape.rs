@@ -1,5 +1,6 @@
 //! The shape of attention that kernels are compiled for.
 
+use super::IndexFormat;
 use crate::{Error, Result};
 
 /// Heads, dimensions and layout of one layer's attention. Every layer of a model shares one shape.
@@ -13,20 +14,28 @@ pub struct Shape {
     pub head_dim: u32,
     /// Whether rotary pairs are (2i, 2i+1) (Llama's GGUF layout) rather than (i, i + head_dim / 2).
     pub rope_interleaved: bool,
+    /// Tokens in a block, the unit of storage and of level 1: 16, 32, 64 or 128.
+    pub block: u32,
+    /// What the index keeps of each key.
+    pub index: IndexFormat,
 }
 
 impl Shape {
-    /// Tokens in a block, the unit of storage and of level 1.
+    /// Tokens in a block unless asked otherwise.
     pub const BLOCK: u32 = 64;
-    /// Channels that the index keeps of each key.
-    pub const CHANNELS: u32 = 32;
     /// Positions whose queries and keys choose the index channels.
     pub const STATS_TOKENS: u32 = 1024;
+
+    /// A shape with blocks of 64 tokens and the default index.
+    pub fn new(kv_heads: u32, group: u32, head_dim: u32, rope_interleaved: bool) -> Self {
+        let (block, index) = (Self::BLOCK, IndexFormat::default());
+        Self { kv_heads, group, head_dim, rope_interleaved, block, index }
+    }
 
     /// Checks that kernels exist for this shape.
     ///
     /// # Errors
-    /// [`Error::Model`] naming the dimension, its value and what is supported.
+    /// [`Error::Model`] naming the dimension, or [`Error::Argument`] naming the option, its value and what is supported.
     pub fn validate(&self) -> Result<()> {
         if ![32, 64, 128].contains(&self.head_dim) {
             return Err(Error::Model(format!(
@@ -46,7 +55,14 @@ impl Shape {
                 self.kv_heads
             )));
         }
-        Ok(())
+        if ![16, 32, 64, 128].contains(&self.block) {
+            return Err(Error::argument(
+                "--block-size",
+                self.block,
+                "it must be 16, 32, 64 or 128",
+            ));
+        }
+        self.index.validate(self.head_dim)
     }
 
     /// Query heads.
@@ -66,12 +82,17 @@ impl Shape {
 
     /// Bytes of keys and values of one block in one layer, as packed f16.
     pub fn block_bytes(&self) -> u64 {
-        u64::from(self.kv_heads) * 2 * u64::from(Self::BLOCK) * u64::from(self.head_dim) * 2
+        u64::from(self.kv_heads) * 2 * u64::from(self.block) * u64::from(self.head_dim) * 2
     }
 
     /// Bytes of one block's index in one layer.
     pub fn block_code_bytes(&self) -> u64 {
-        u64::from(self.kv_heads) * u64::from(Self::BLOCK) * u64::from(Self::CHANNELS) / 2
+        u64::from(self.kv_heads) * u64::from(self.block) * u64::from(self.index.words()) * 4
+    }
+
+    /// Bytes of one block's bounds in one layer, as packed f16.
+    pub fn block_bounds_bytes(&self) -> u64 {
+        u64::from(self.kv_heads) * 2 * u64::from(self.head_dim) * 2
     }
 
     /// Floats of channel statistics of one sequence in one layer.
@@ -81,6 +102,6 @@ impl Shape {
 
     /// Words that describe the index channels of one sequence in one layer.
     pub fn channels_len(&self) -> u64 {
-        u64::from(self.kv_heads) * 3 * u64::from(Self::CHANNELS)
+        u64::from(self.kv_heads) * 3 * u64::from(self.index.channels)
     }
 }

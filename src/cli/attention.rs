@@ -1,8 +1,13 @@
-//! The options that say what decode steps attend.
+//! The options that say what decode steps attend, and what index they need.
 
 use asynctls::Result;
-use asynctls::attention::{Attention, Blocks, Budget};
+use asynctls::attention::{
+    Attention, BlockScorer, Blocks, Budget, ChannelSet, IndexFormat, TokenScorer, TwoLevel,
+};
+use asynctls::engine::{EngineOptions, IndexOptions};
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What decode steps attend.
 #[derive(Args, Debug)]
@@ -11,8 +16,8 @@ pub struct AttentionOptions {
     /// What decode steps attend; prompts are always attended densely
     #[arg(long, value_enum, default_value_t = Kind::TwoLevel)]
     attention: Kind,
-    /// Blocks of 64 tokens that level 1 keeps: a number, or a share of them such as 25% [default: 16, or 128 for models
-    /// with a context above 16k]
+    /// Blocks that level 1 keeps: a number, or a share of them such as 25% [default: 16, or 128 for models with a context
+    /// above 16k]
     #[arg(long, value_name = "N|P%", allow_hyphen_values = true)]
     blocks: Option<String>,
     /// Tokens that level 2 keeps [default: 256, or 1024 for models with a context above 16k]
@@ -23,6 +28,36 @@ pub struct AttentionOptions {
     /// above 16k]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     dense_below: Option<u32>,
+    /// What level 1 ranks blocks by: codes (the index), minmax (bounds of each block's keys), none (keep every block),
+    /// oracle (exact attention mass; slow)
+    #[arg(long, value_name = "SCORER", default_value = "codes")]
+    scorer: String,
+    /// What level 2 ranks tokens by: codes (the index), none (keep every token of the blocks), oracle (exact logits; slow)
+    #[arg(long, value_name = "SCORER", default_value = "codes")]
+    token_scorer: String,
+    #[command(flatten)]
+    index: IndexFlags,
+}
+
+/// The format of the index, and its channels.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Index")]
+pub struct IndexFlags {
+    /// Channels of each key that the index keeps: 8, 16, 32, 64 or 128
+    #[arg(long, value_name = "N", default_value_t = IndexFormat::default().channels,
+        conflicts_with = "channels", allow_negative_numbers = true)]
+    index_channels: u32,
+    /// Bits of each channel's code: 2, 4 or 8
+    #[arg(long, value_name = "N", default_value_t = IndexFormat::default().bits,
+        conflicts_with = "channels", allow_negative_numbers = true)]
+    index_bits: u32,
+    /// Use the stored index channels of this file, which `asynctls calibrate` wrote, instead of choosing them from the
+    /// first 1,024 tokens
+    #[arg(long, value_name = "FILE")]
+    channels: Option<PathBuf>,
+    /// Tokens in a block: 16, 32, 64 or 128
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
+    block_size: u32,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -48,10 +83,42 @@ impl AttentionOptions {
         budget.tokens = self.tokens.unwrap_or(budget.tokens);
         budget.dense_below = self.dense_below.unwrap_or(budget.dense_below);
         budget.validate()?;
+        let block_scorer = self.scorer.parse::<BlockScorer>()?;
+        let token_scorer = self.token_scorer.parse::<TokenScorer>()?;
         Ok(match self.attention {
             Kind::Dense => Attention::Dense,
-            Kind::TwoLevel => Attention::TwoLevel(budget),
+            Kind::TwoLevel => Attention::TwoLevel(TwoLevel { budget, block_scorer, token_scorer }),
         })
+    }
+
+    /// Asks for the index that this attention needs, and no other.
+    pub fn set_up(&self, attention: &Attention, options: &mut EngineOptions) -> Result<()> {
+        match attention {
+            Attention::Dense => {
+                options.index = None;
+                options.block = self.index.block_size;
+                Ok(())
+            }
+            Attention::TwoLevel(two_level) => {
+                self.index.set_up(two_level.block_scorer == BlockScorer::MinMax, options)
+            }
+        }
+    }
+}
+
+impl IndexFlags {
+    /// Asks for an index, with the bounds of blocks' keys or without.
+    pub fn set_up(&self, bounds: bool, options: &mut EngineOptions) -> Result<()> {
+        let channels = self.channels.as_deref().map(ChannelSet::read).transpose()?;
+        let asked = IndexFormat { channels: self.index_channels, bits: self.index_bits };
+        options.block = self.block_size;
+        options.index = Some(IndexOptions {
+            format: channels.as_ref().map_or(asked, ChannelSet::format),
+            bounds,
+            channels: channels.map(Arc::new),
+            ..IndexOptions::default()
+        });
+        Ok(())
     }
 }
 
@@ -63,10 +130,10 @@ pub fn name(attention: &Attention) -> &'static str {
     }
 }
 
-/// The budgets, where there are any.
-pub fn budget(attention: &Attention) -> Option<&Budget> {
+/// The settings of two-level attention, if it is that.
+pub fn two_level(attention: &Attention) -> Option<&TwoLevel> {
     match attention {
         Attention::Dense => None,
-        Attention::TwoLevel(budget) => Some(budget),
+        Attention::TwoLevel(two_level) => Some(two_level),
     }
 }

@@ -79,7 +79,8 @@ mod tests {
             kv_bytes: 6400,
             index_bytes: 640,
             scratch_bytes: 100,
-            bytes_a_token: 55,
+            block_bytes: 55 * 64,
+            block_tokens: 64,
         };
         assert!(refuse(&fit, "--context", 128, "vulkan:x", 8140).is_ok());
         let message = refuse(&fit, "--context", 128, "vulkan:x", 8000).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! `asynctls generate`: answers to a prompt or to questions one after the other.
 
 use super::answer::{Answer, Answerer, Finish, Work};
-use super::attention::{AttentionOptions, budget, name};
+use super::attention::{AttentionOptions, name, two_level};
 use super::conversation::Conversation;
 use super::fit::Plan;
 use super::report::{Report, Settings, Timings, summary};
@@ -124,7 +124,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
 
     let Machine { gpu, memory, time: open } = Machine::open(adapter)?;
     let mut engine_options = EngineOptions::new(&gpu, context);
-    engine_options.indexed = attention != Attention::Dense;
+    options.attention.set_up(&attention, &mut engine_options)?;
     let what = if options.context.is_some() { "--context" } else { "the context" };
     let mut plan = Plan { file: &file, config: &config, options: engine_options, what };
     if options.context.is_none() && options.interactive {
@@ -337,7 +337,9 @@ impl Run<'_> {
 
     fn settings(&self, conversation: &Conversation<'_>) -> Settings {
         let engine = &self.loaded.engine;
-        let budget = budget(&self.attention);
+        let two_level = two_level(&self.attention);
+        let budget = two_level.map(|t| &t.budget);
+        let index = engine.options.index.as_ref();
         let SamplerSettings { temperature, top_k, top_p, seed } = self.options.sampling.settings();
         Settings {
             model: self.options.model.display().to_string(),
@@ -350,6 +352,14 @@ impl Run<'_> {
             sink_blocks: budget.map(|b| b.sink_blocks),
             recent_blocks: budget.map(|b| b.recent_blocks),
             dense_below: budget.map(|b| b.dense_below),
+            scorer: two_level.map(|t| t.block_scorer.name()),
+            token_scorer: two_level.map(|t| t.token_scorer.name()),
+            index_channels: index.map(|i| i.format.channels),
+            index_bits: index.map(|i| i.format.bits),
+            stored_channels: index
+                .and_then(|i| i.channels.as_ref())
+                .map(|set| set.id().to_string()),
+            block_size: engine.options.block,
             temperature,
             top_k,
             top_p,

@@ -56,6 +56,18 @@ pub struct Settings {
     pub recent_blocks: Option<u32>,
     /// Context up to which all tokens are attended.
     pub dense_below: Option<u32>,
+    /// What level 1 ranks blocks by.
+    pub scorer: Option<&'static str>,
+    /// What level 2 ranks tokens by.
+    pub token_scorer: Option<&'static str>,
+    /// Channels of the index.
+    pub index_channels: Option<u32>,
+    /// Bits of a code of the index.
+    pub index_bits: Option<u32>,
+    /// What names the stored index channels, where they are used.
+    pub stored_channels: Option<String>,
+    /// Tokens in a block.
+    pub block_size: u32,
     /// The sampler's temperature.
     pub temperature: f32,
     /// The sampler's number of candidates.

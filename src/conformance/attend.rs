@@ -187,10 +187,10 @@ fn choose_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &S
     let mut random = Random::new(5);
     let mut chosen = Vec::new();
     for &(_, position) in rows {
-        let row = budget.row(position);
+        let row = budget.row(position, shape.block);
         for _ in 0..shape.kv_heads {
             let mut pool: Vec<u32> =
-                (row.sink * Shape::BLOCK..row.recent_first * Shape::BLOCK).collect();
+                (row.sink * shape.block..row.recent_first * shape.block).collect();
             while pool.len() > row.tokens as usize {
                 pool.remove(random.below(pool.len() as u32) as usize);
             }
@@ -214,12 +214,12 @@ fn sparse_tokens(
     rows.iter()
         .enumerate()
         .map(|(i, &(_, position))| {
-            let row = budget.row(position);
+            let row = budget.row(position, shape.block);
             (0..shape.kv_heads as usize)
                 .map(|head| {
                     let at = (i * shape.kv_heads as usize + head) * step.tokens_kept as usize;
-                    (0..row.sink * Shape::BLOCK)
-                        .chain(row.recent_first * Shape::BLOCK..=position)
+                    (0..row.sink * shape.block)
+                        .chain(row.recent_first * shape.block..=position)
                         .chain(chosen[at..at + row.tokens as usize].iter().copied())
                         .collect()
                 })
@@ -319,7 +319,7 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
                 return Ok(verdict);
             }
             let Some(kv_head) = head.checked_sub(shape.q_heads() as usize) else { continue };
-            let block = cache.tables[sequence][(position / Shape::BLOCK) as usize];
+            let block = cache.tables[sequence][(position / shape.block) as usize];
             let (segment, slot) = (
                 (block / cache.blocks_a_segment) as usize,
                 (block % cache.blocks_a_segment) as usize,
@@ -327,8 +327,8 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
             let which = kv_head / shape.kv_heads as usize;
             let row = ((slot * shape.kv_heads as usize + kv_head % shape.kv_heads as usize) * 2
                 + which)
-                * Shape::BLOCK as usize
-                + (position % Shape::BLOCK) as usize;
+                * shape.block as usize
+                + (position % shape.block) as usize;
             for (i, pair) in turned[at..at + d].chunks(2).enumerate() {
                 let half = |bits: u32| {
                     f16::from_f32(f32::from_bits(bits).clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
@@ -359,7 +359,7 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
 }
 
 async fn merge(gpu: &Gpu) -> Result<Verdict> {
-    let shape = Shape { kv_heads: 1, group: 2, head_dim: 128, rope_interleaved: false };
+    let shape = Shape::new(1, 2, 128, false);
     let (rows, splits, segments) = (2usize, 70usize, 3u32);
     let mut random = Random::new(1);
     let parts = splits * segments as usize;

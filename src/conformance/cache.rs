@@ -1,8 +1,9 @@
 //! A paged key and value cache with known contents, spread over segments in shuffled order, for attention cases.
 
 use super::rig::Random;
-use crate::attention::{Budget, Shape, Span, Step, StepSettings};
+use crate::attention::{Budget, IndexFormat, Shape, Span, Step, StepSettings};
 use crate::kernels::SegmentParams;
+use crate::reference::index::bounds;
 use half::f16;
 
 /// What the cached keys and values look like.
@@ -72,7 +73,7 @@ impl Cache {
             }
         }
         // Physical blocks in shuffled order, with two that nobody uses.
-        let blocks: u32 = lengths.iter().map(|n| n.div_ceil(Shape::BLOCK)).sum::<u32>() + 2;
+        let blocks: u32 = lengths.iter().map(|n| n.div_ceil(shape.block)).sum::<u32>() + 2;
         let blocks_a_segment = blocks.div_ceil(segments);
         let mut order: Vec<u32> = (0..blocks).collect();
         for i in (1..order.len()).rev() {
@@ -81,7 +82,7 @@ impl Cache {
         let mut order = order.into_iter();
         let tables = lengths
             .iter()
-            .map(|n| order.by_ref().take(n.div_ceil(Shape::BLOCK) as usize).collect())
+            .map(|n| order.by_ref().take(n.div_ceil(shape.block) as usize).collect())
             .collect();
         Self {
             shape,
@@ -117,7 +118,7 @@ impl Cache {
         let d = self.shape.head_dim as usize;
         let block_halves = self.shape.block_bytes() as usize / 2;
         let mut halves = vec![f16::NAN; block_halves * self.blocks_a_segment as usize];
-        let block = Shape::BLOCK as usize;
+        let block = self.shape.block as usize;
         for (sequence, table) in self.tables.iter().enumerate() {
             for token in 0..self.lengths[sequence] {
                 let slot =
@@ -137,10 +138,33 @@ impl Cache {
                 }
             }
         }
-        halves
-            .chunks(2)
-            .map(|p| u32::from(p[0].to_bits()) | u32::from(p[1].to_bits()) << 16)
-            .collect()
+        words(&halves)
+    }
+
+    /// One segment's block bounds, of every closed block; those of other blocks are NaN.
+    pub(super) fn bounds_words(&self, index: u32) -> Vec<u32> {
+        let d = self.shape.head_dim as usize;
+        let row_halves = 2 * d * self.shape.kv_heads as usize;
+        let mut halves = vec![f16::NAN; row_halves * self.blocks_a_segment as usize];
+        let block = self.shape.block;
+        for (sequence, table) in self.tables.iter().enumerate() {
+            for logical in 0..self.lengths[sequence] / block {
+                let slot = table[logical as usize].wrapping_sub(index * self.blocks_a_segment);
+                if slot >= self.blocks_a_segment {
+                    continue;
+                }
+                for head in 0..self.shape.kv_heads as usize {
+                    let tokens = logical * block..(logical + 1) * block;
+                    let keys: Vec<_> = tokens.map(|t| self.key(sequence, head, t)).collect();
+                    let (low, high) = bounds(&keys);
+                    let at = slot as usize * row_halves + head * 2 * d;
+                    for (to, from) in halves[at..].iter_mut().zip(low.iter().chain(&high)) {
+                        *to = f16::from_f32(*from);
+                    }
+                }
+            }
+        }
+        words(&halves)
     }
 
     /// A step over the last `counts[i]` tokens of each sequence i.
@@ -179,6 +203,10 @@ impl Cache {
     }
 }
 
+fn words(halves: &[f16]) -> Vec<u32> {
+    halves.chunks(2).map(|p| u32::from(p[0].to_bits()) | u32::from(p[1].to_bits()) << 16).collect()
+}
+
 /// A rotary angle with base 10,000.
 pub(super) fn angle(position: u32, pair: u32, head_dim: u32) -> f64 {
     f64::from(position) * 10000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
@@ -188,15 +216,37 @@ pub(super) fn angle(position: u32, pair: u32, head_dim: u32) -> f64 {
 pub(super) fn shapes() -> Vec<Shape> {
     [(1, 1, 32), (2, 3, 64), (1, 4, 128), (1, 16, 64), (3, 3, 64), (2, 5, 32), (2, 7, 128)]
         .into_iter()
-        .map(|(kv_heads, group, head_dim)| Shape {
-            kv_heads,
-            group,
-            head_dim,
-            rope_interleaved: group != 4,
-        })
+        .map(|(kv_heads, group, head_dim)| Shape::new(kv_heads, group, head_dim, group != 4))
         .collect()
 }
 
+/// The same with every format of the index, among them those whose codes fill one word, two and several chunks.
+pub(super) fn index_shapes() -> Vec<Shape> {
+    let formats = [
+        (2, 3, 64, 16, 8, 4),
+        (1, 4, 128, 128, 128, 8),
+        (1, 16, 64, 32, 32, 2),
+        (3, 3, 64, 64, 64, 4),
+        (2, 5, 32, 64, 16, 2),
+        (1, 1, 32, 16, 16, 8),
+        (2, 7, 128, 32, 32, 8),
+        (2, 2, 128, 128, 16, 4),
+    ];
+    let formats = formats.into_iter().map(|(kv_heads, group, head_dim, block, channels, bits)| {
+        let index = IndexFormat { channels, bits };
+        Shape { block, index, ..Shape::new(kv_heads, group, head_dim, group != 4) }
+    });
+    shapes().into_iter().chain(formats).collect()
+}
+
 pub(super) fn shape_label(shape: &Shape) -> String {
-    format!("d{} kv{} group{}", shape.head_dim, shape.kv_heads, shape.group)
+    let Shape { kv_heads, group, head_dim, block, index, .. } = shape;
+    let mut label = format!("d{head_dim} kv{kv_heads} group{group}");
+    if *block != Shape::BLOCK {
+        label += &format!(" block{block}");
+    }
+    if *index != IndexFormat::default() {
+        label += &format!(" {}x{}bit", index.channels, index.bits);
+    }
+    label
 }

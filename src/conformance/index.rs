@@ -1,17 +1,17 @@
 //! Cases of `channel_stats`, `choose_channels` and `token_codes`.
 
-use super::cache::{Cache, Family, shape_label, shapes};
+use super::cache::{Cache, Family, index_shapes, shape_label};
 use super::rig::{Data, POISON, Random, bits, run};
 use super::{Case, Verdict};
 use crate::Result;
-use crate::attention::Shape;
+use crate::attention::{Channels, Shape};
 use crate::gpu::Gpu;
 use crate::kernels;
-use crate::reference::index::{Channels, Stats, unpack_codes};
+use crate::reference::index::{Stats, unpack_codes};
 use half::f16;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
-    for shape in shapes() {
+    for shape in index_shapes() {
         let label = shape_label(&shape);
         cases.push(Case::new("channel_stats", label.clone(), true, move |gpu| {
             Box::pin(channel_stats(gpu, shape))
@@ -25,6 +25,12 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             ));
         }
         for segments in [1, 3] {
+            cases.push(Case::new(
+                "block_bounds",
+                format!("{label} segments {segments}"),
+                false,
+                move |gpu| Box::pin(block_bounds(gpu, shape, segments)),
+            ));
             cases.push(Case::new(
                 "token_codes",
                 format!("{label} segments {segments}"),
@@ -66,9 +72,14 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     before.extend(stats_words(&vec![earlier.clone(); heads]));
     let qkv_bits = bits(&qkv);
     let data = [Data::In(&step.words), Data::In(&qkv_bits), Data::InOut(&before)];
-    let got = run(gpu, &kernels::channel_stats(&shape), &data, (shape.kv_heads, step.spans, 1))
-        .await?
-        .remove(0);
+    let got = run(
+        gpu,
+        &kernels::channel_stats(&shape, Shape::STATS_TOKENS),
+        &data,
+        (shape.kv_heads, step.spans, 1),
+    )
+    .await?
+    .remove(0);
 
     let mut want = Vec::new();
     for sequence in 0..3 {
@@ -134,10 +145,10 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
     if got[..per_slot].iter().any(|&w| w != POISON) {
         return Ok(Err("another sequence's channels were written".into()));
     }
-    let count = Shape::CHANNELS as usize;
+    let count = shape.index.channels as usize;
     for head in 0..shape.kv_heads as usize {
         let stats = &heads[shape.kv_heads as usize + head];
-        let want = Channels::choose(stats, count, shape.rope_interleaved);
+        let want = Channels::choose(stats, shape.index, shape.rope_interleaved);
         let got = &got[per_slot + head * 3 * count..][..3 * count];
         let score =
             |ids: &[u32]| -> f64 { ids.iter().map(|&i| f64::from(stats.score(i as usize))).sum() };
@@ -156,7 +167,9 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
             let (minimum, step) =
                 (f32::from_bits(got[count + i]), f32::from_bits(got[2 * count + i]));
             // A division is within 2.5 ulp.
-            if minimum != low || (step - (high - low) / 15.0).abs() > step.abs() * 4e-7 {
+            if minimum != low
+                || (step - (high - low) / shape.index.largest() as f32).abs() > step.abs() * 4e-7
+            {
                 return Ok(Err(format!("head {head} channel {id}: minimum {minimum} step {step}")));
             }
         }
@@ -174,7 +187,7 @@ pub(super) fn random_channels(
     let mut words = Vec::new();
     for _ in 0..sequences * shape.kv_heads as usize {
         let mut pool: Vec<u32> = (0..shape.head_dim).collect();
-        while pool.len() > Shape::CHANNELS as usize {
+        while pool.len() > shape.index.channels as usize {
             pool.remove(random.below(pool.len() as u32) as usize);
         }
         let mut steps: Vec<f32> =
@@ -190,7 +203,7 @@ pub(super) fn random_channels(
 }
 
 async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
-    let lengths = [200, 64, 130];
+    let lengths = [3 * shape.block + 8, shape.block, 2 * shape.block + 2];
     let cache = Cache::new(shape, &lengths, segments, Family::Random);
     // Blocks 0 and 2 of the first sequence (its last one is open, but full of defined keys only in part), all of the
     // second, none of the third.
@@ -200,7 +213,7 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
     let mut random = Random::new(77);
     let (channels, words) = random_channels(&shape, 3, &mut random);
     let kv_heads = shape.kv_heads as usize;
-    let row_words = Shape::CHANNELS as usize / 8;
+    let row_words = shape.index.words() as usize;
     let block_words = shape.block_code_bytes() as usize / 4;
     for segment in 0..segments {
         let params = cache.segment(segment);
@@ -231,16 +244,13 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
                 .position(|&b| b == physical)
                 .expect("a closing block") as u32;
             for head in 0..kv_heads {
-                for token in 0..Shape::BLOCK {
-                    let exact = channels[sequence * kv_heads + head].exact_codes(cache.key(
-                        sequence,
-                        head,
-                        logical * Shape::BLOCK + token,
-                    ));
-                    let at = (head * Shape::BLOCK as usize + token as usize) * row_words;
-                    for (c, (code, want)) in
-                        unpack_codes(&block[at..at + row_words]).into_iter().zip(&exact).enumerate()
-                    {
+                for token in 0..shape.block {
+                    let key = cache.key(sequence, head, logical * shape.block + token);
+                    let exact = channels[sequence * kv_heads + head]
+                        .exact_codes(key, shape.index.largest());
+                    let at = (head * shape.block as usize + token as usize) * row_words;
+                    let codes = unpack_codes(&block[at..at + row_words], shape.index);
+                    for (c, (code, want)) in codes.into_iter().zip(&exact).enumerate() {
                         // Half a step, and the rounding of a difference and a division by a step of at least 0.05.
                         if (f64::from(code) - want).abs() > 0.5 + 1e-4 {
                             return Ok(Err(format!(
@@ -249,6 +259,38 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
                         }
                     }
                 }
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+async fn block_bounds(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+    let lengths = [3 * shape.block + 8, shape.block];
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let closing = vec![cache.tables[0][..3].to_vec(), cache.tables[1].clone()];
+    let step = cache.step(&[1, 1], None, &closing, 16);
+    for segment in 0..segments {
+        let params = cache.segment(segment);
+        let kv = cache.segment_words(segment);
+        let want = cache.bounds_words(segment);
+        let data = [
+            Data::In(&step.words),
+            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
+            Data::In(&kv),
+            Data::Out(want.len()),
+        ];
+        let grid = (shape.kv_heads, step.closing, 1);
+        let got = run(gpu, &kernels::block_bounds(&shape), &data, grid).await?.remove(0);
+        let block_words = shape.block_bounds_bytes() as usize / 4;
+        for (slot, (got, want)) in got.chunks(block_words).zip(want.chunks(block_words)).enumerate()
+        {
+            let physical = segment * cache.blocks_a_segment + slot as u32;
+            let closes = closing.iter().any(|blocks| blocks.contains(&physical));
+            // Keys are f16, so their extremes are exact.
+            let right = if closes { got == want } else { got.iter().all(|&w| w == POISON) };
+            if !right {
+                return Ok(Err(format!("block {physical} (closing: {closes}): wrong bounds")));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::ops::{EndOps, LayerOps, LayerWeights, OpMaker};
 use super::scratch::Scratch;
-use crate::attention::Shape;
+use crate::attention::{ChannelSet, IndexFormat, Shape};
 use crate::gpu::Gpu;
 use crate::kv::{CacheLayout, LayerCache, Pool};
 use crate::model::gguf::Gguf;
@@ -10,6 +10,7 @@ use crate::model::llama::LlamaConfig;
 use crate::model::weights::{Loader, Matrix};
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What an engine is built for.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,14 +21,40 @@ pub struct EngineOptions {
     pub sessions: u32,
     /// Tokens that all sessions together can hold; blocks that forks share count once.
     pub total_tokens: u64,
-    /// Whether an index is kept, which two-level attention needs.
-    pub indexed: bool,
+    /// Tokens in a block: 16, 32, 64 or 128.
+    pub block: u32,
+    /// The index that two-level attention needs, if it is wanted.
+    pub index: Option<IndexOptions>,
     /// Tokens of prompt worked on at a time.
     pub chunk: u32,
     /// Rows whose logits can be read at a time.
     pub logit_rows: u32,
     /// Workgroups that fill the device.
     pub target_workgroups: u32,
+}
+
+/// What an index keeps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexOptions {
+    /// Channels and bits of a token's codes.
+    pub format: IndexFormat,
+    /// Whether the bounds of each block's keys are kept too, which the minmax scorer needs.
+    pub bounds: bool,
+    /// The index channels of every session; without them each session chooses its own from its first tokens.
+    pub channels: Option<Arc<ChannelSet>>,
+    /// How many positions of a session choose its channels.
+    pub stats_tokens: u32,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self {
+            format: IndexFormat::default(),
+            bounds: false,
+            channels: None,
+            stats_tokens: Shape::STATS_TOKENS,
+        }
+    }
 }
 
 impl EngineOptions {
@@ -37,21 +64,27 @@ impl EngineOptions {
             context,
             sessions: 1,
             total_tokens: u64::from(context),
-            indexed: true,
+            block: Shape::BLOCK,
+            index: Some(IndexOptions::default()),
             chunk: if gpu.is_cpu() { 256 } else { 1024 },
             logit_rows: 1,
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
         }
     }
 
-    /// Physical blocks: the tokens', and one for the open block of each session's fork.
+    /// Physical blocks: the tokens', and one for a copy of each session's open block.
     pub fn blocks(&self) -> u32 {
-        let blocks =
-            self.total_tokens.div_ceil(u64::from(Shape::BLOCK)) + u64::from(self.sessions) - 1;
+        let blocks = self.total_tokens.div_ceil(u64::from(self.block)) + u64::from(self.sessions);
         blocks.min(u64::from(u32::MAX)) as u32
     }
 
-    fn validate(&self) -> Result<()> {
+    /// The shape that kernels are made for.
+    pub fn shape(&self, config: &LlamaConfig) -> Shape {
+        let format = self.index.as_ref().map(|index| index.format);
+        Shape { block: self.block, index: format.unwrap_or_default(), ..config.shape() }
+    }
+
+    fn validate(&self, config: &LlamaConfig) -> Result<()> {
         for (what, value) in [
             ("the context", self.context),
             ("the number of sessions", self.sessions),
@@ -69,6 +102,21 @@ impl EngineOptions {
                 "at most 65535 tiles of 64 tokens can be dispatched",
             ));
         }
+        let shape = self.shape(config);
+        shape.validate()?;
+        let Some(channels) = self.index.as_ref().and_then(|index| index.channels.as_ref()) else {
+            return Ok(());
+        };
+        channels.check_model(&shape, config.layers)?;
+        let (stored, wanted) = (channels.format(), shape.index);
+        if stored != wanted {
+            let text = |f: IndexFormat| format!("{} channels of {} bits", f.channels, f.bits);
+            return Err(Error::argument(
+                "the set of index channels",
+                text(stored),
+                format!("the index has {}", text(wanted)),
+            ));
+        }
         Ok(())
     }
 }
@@ -81,6 +129,7 @@ pub struct Engine {
     pub config: LlamaConfig,
     /// What the engine was built for.
     pub options: EngineOptions,
+    pub(super) shape: Shape,
     pub(super) layout: CacheLayout,
     pub(super) pool: Pool,
     pub(super) scratch: Scratch,
@@ -102,9 +151,9 @@ impl Engine {
         options: EngineOptions,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Self> {
-        options.validate()?;
         let config = LlamaConfig::read(file)?;
-        let shape = config.shape();
+        options.validate(&config)?;
+        let shape = options.shape(&config);
         let tensors = config.tensors(file)?;
         let mut loader = Loader { gpu: &gpu, file, progress, unflushed: 0 };
         let embedding = loader.stacked(&[tensors.embedding]).await?;
@@ -130,25 +179,29 @@ impl Engine {
             gpu: &gpu,
             config: &config,
             options: &options,
+            shape,
             layout,
             scratch: &scratch,
             uniforms: HashMap::new(),
         };
         let ends =
             maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
+        let indexed = options.index.is_some();
+        let bounded = options.index.as_ref().is_some_and(|index| index.bounds);
         let mut caches = Vec::new();
         let mut layers = Vec::new();
         for layer in &weights {
-            let cache = LayerCache::new(&gpu, &shape, &layout, options.indexed).await?;
+            let cache = LayerCache::new(&gpu, &shape, &layout, indexed, bounded).await?;
             layers.push(maker.layer(layer, &cache).await?);
             caches.push(cache);
         }
         gpu.check()?;
         Ok(Self {
-            pool: Pool::new(options.blocks(), options.sessions),
+            pool: Pool::new(options.blocks(), options.block, options.sessions),
             gpu,
             config,
             options,
+            shape,
             layout,
             scratch,
             caches,
@@ -163,6 +216,7 @@ impl Engine {
             gpu: &self.gpu,
             config: &self.config,
             options: &self.options,
+            shape: self.shape,
             layout: self.layout,
             scratch: &self.scratch,
             uniforms: HashMap::new(),

@@ -2,7 +2,6 @@
 
 use super::EngineOptions;
 use crate::Result;
-use crate::attention::Shape;
 use crate::model::gguf::Gguf;
 use crate::model::llama::LlamaConfig;
 use crate::model::weights::gpu_bytes;
@@ -19,8 +18,10 @@ pub struct Fit {
     pub index_bytes: u64,
     /// Activations, scores and partial results.
     pub scratch_bytes: u64,
-    /// Bytes of cache and index that one more token takes.
-    pub bytes_a_token: u64,
+    /// Bytes of cache and index that one more block takes.
+    pub block_bytes: u64,
+    /// Tokens in a block.
+    pub block_tokens: u64,
 }
 
 impl Fit {
@@ -41,14 +42,18 @@ impl Fit {
             weight_bytes += 2 * 4 * u64::from(config.hidden);
         }
         let blocks = u64::from(options.blocks());
-        let tokens = blocks * u64::from(Shape::BLOCK);
-        let index = if options.indexed { config.index_bytes_a_token() } else { 0 };
+        let (shape, layers) = (options.shape(config), u64::from(config.layers));
+        let index = options.index.as_ref().map_or(0, |index| {
+            let bounds = if index.bounds { shape.block_bounds_bytes() } else { 0 };
+            shape.block_code_bytes() + bounds
+        });
         Ok(Self {
             weight_bytes,
-            kv_bytes: tokens * config.kv_bytes_a_token(),
-            index_bytes: tokens * index,
+            kv_bytes: blocks * layers * shape.block_bytes(),
+            index_bytes: blocks * layers * index,
             scratch_bytes: super::scratch::Scratch::bytes(config, options),
-            bytes_a_token: config.kv_bytes_a_token() + index,
+            block_bytes: layers * (shape.block_bytes() + index),
+            block_tokens: u64::from(options.block),
         })
     }
 
@@ -59,9 +64,7 @@ impl Fit {
 
     /// The largest context that fits `memory` bytes, in tokens.
     pub fn largest_context(&self, memory: u64) -> u64 {
-        memory.saturating_sub(self.weight_bytes + self.scratch_bytes)
-            / self.bytes_a_token.max(1)
-            / u64::from(Shape::BLOCK)
-            * u64::from(Shape::BLOCK)
+        memory.saturating_sub(self.weight_bytes + self.scratch_bytes) / self.block_bytes.max(1)
+            * self.block_tokens
     }
 }

@@ -1,7 +1,9 @@
 //! Steps: prompts in chunks through dense prefill, and decode with dense or two-level attention.
 
-use super::{Engine, Session};
-use crate::attention::{Attention, Budget, Shape, Span, Step, StepSettings};
+use super::record::{Mode, Plan};
+use super::{Engine, Session, words};
+use crate::attention::{Attention, BlockScorer, Budget, Span, Step, StepSettings, TwoLevel};
+use crate::kv::Prepared;
 use crate::{Error, Result};
 
 /// What a step should give back.
@@ -24,12 +26,6 @@ pub struct Output {
     pub tokens: Vec<u32>,
     /// Logits, a row a position.
     pub logits: Vec<Vec<f32>>,
-}
-
-#[derive(Clone, Copy)]
-enum Mode<'a> {
-    Prefill,
-    Decode(Option<&'a Budget>),
 }
 
 // Work of one submission of a prompt, in floating-point operations: a quarter of a second on a slow integrated GPU, so
@@ -79,32 +75,25 @@ impl Engine {
         attention: &Attention,
         want: Want,
     ) -> Result<Vec<Output>> {
-        let budget = match attention {
+        let selection = match attention {
             Attention::Dense => None,
-            Attention::TwoLevel(budget) => {
-                budget.validate()?;
-                if !self.options.indexed {
-                    return Err(Error::argument(
-                        "the attention",
-                        "two-level",
-                        "this engine was built without an index",
-                    ));
-                }
-                Some(budget)
-            }
+            Attention::TwoLevel(two_level) => Some(two_level),
         };
+        if let Some(two_level) = selection {
+            self.check_selection(two_level)?;
+        }
+        for (session, token) in batch.iter() {
+            self.check_tokens(session, std::slice::from_ref(token))?;
+        }
         let mut outputs = vec![Output::default(); batch.len()];
         // Decided before any step, since a step makes its sessions longer.
-        let is_sparse: Vec<bool> = batch
-            .iter()
-            .map(|(session, _)| budget.is_some_and(|b| session.len() + 1 > b.dense_below))
-            .collect();
+        let is_sparse: Vec<bool> =
+            batch.iter().map(|(session, _)| selects(session, selection)).collect();
         for sparse in [false, true] {
             let mut which = Vec::new();
             let mut members: Vec<(&mut Session, &[u32])> = Vec::new();
             for (i, (session, token)) in batch.iter_mut().enumerate() {
                 if is_sparse[i] == sparse {
-                    self.check_tokens(session, std::slice::from_ref(token))?;
                     which.push(i);
                     members.push((session, std::slice::from_ref(token)));
                 }
@@ -117,8 +106,8 @@ impl Engine {
                     self.freeze(session).await?;
                 }
             }
-            let mut made =
-                self.step(&mut members, Mode::Decode(budget.filter(|_| sparse)), want).await?;
+            let mode = Mode::Decode(selection.filter(|_| sparse));
+            let mut made = self.step(&mut members, mode, want).await?;
             for (place, i) in which.into_iter().enumerate() {
                 if !made.tokens.is_empty() {
                     outputs[i].tokens = vec![made.tokens[place]];
@@ -134,14 +123,27 @@ impl Engine {
     /// How many tokens a decode step attends that appends one token to `session`.
     pub fn attended_tokens(&self, session: &Session, attention: &Attention) -> u32 {
         match attention {
-            Attention::TwoLevel(budget) if session.len() + 1 > budget.dense_below => {
-                budget.row(session.len()).attended
+            Attention::TwoLevel(two_level) if selects(session, Some(two_level)) => {
+                two_level.effective_budget().row(session.len(), self.shape.block).attended
             }
             _ => session.len() + 1,
         }
     }
 
-    fn check_tokens(&self, session: &Session, tokens: &[u32]) -> Result<()> {
+    pub(super) fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
+        two_level.budget.validate()?;
+        let Some(index) = &self.options.index else {
+            let limit = "this engine was built without an index";
+            return Err(Error::argument("the attention", "two-level", limit));
+        };
+        if two_level.block_scorer == BlockScorer::MinMax && !index.bounds {
+            let limit = "this engine was built without block bounds";
+            return Err(Error::argument("the block scorer", two_level.block_scorer, limit));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_tokens(&self, session: &Session, tokens: &[u32]) -> Result<()> {
         self.check_owner(session)?;
         if tokens.is_empty() {
             return Err(Error::argument("the prompt", "empty", "at least one token is needed"));
@@ -185,27 +187,70 @@ impl Engine {
         mode: Mode<'_>,
         want: Want,
     ) -> Result<Output> {
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
         self.gpu.check()?;
-        let mut copies = Vec::new();
+        let prepared = self.prepare(batch)?;
+        let made = self.run(batch, &prepared, mode, want).await;
+        settle(batch, prepared, made.is_ok());
+        let output = made?;
         for (session, tokens) in batch.iter_mut() {
-            let from = session.len();
-            copies.extend(session.table.prepare(from, from + tokens.len() as u32)?);
+            self.advance(session, tokens);
         }
-        let closing: Vec<Vec<u32>> = batch
+        drop(turn);
+        for (session, _) in batch.iter_mut() {
+            let enough = self.options.index.as_ref().map(|index| index.stats_tokens);
+            if enough.is_some_and(|enough| session.len() >= enough) {
+                self.freeze(session).await?;
+            }
+        }
+        Ok(output)
+    }
+
+    /// Makes room for the tokens of every session, or of none.
+    pub(super) fn prepare(&self, batch: &mut [(&mut Session, &[u32])]) -> Result<Vec<Prepared>> {
+        let mut prepared = Vec::with_capacity(batch.len());
+        for i in 0..batch.len() {
+            let (session, tokens) = &mut batch[i];
+            let from = session.len();
+            match session.table.prepare(from, from + tokens.len() as u32) {
+                Ok(one) => prepared.push(one),
+                Err(error) => {
+                    settle(batch, prepared, false);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Notes that a session holds these tokens too.
+    pub(super) fn advance(&self, session: &mut Session, tokens: &[u32]) {
+        session.tokens.extend_from_slice(tokens);
+        if session.channels.is_some() {
+            session.indexed = session.len() / self.shape.block;
+        }
+    }
+
+    /// Plans a step over prepared sessions, and writes what it works on.
+    pub(super) fn plan<'a>(
+        &self,
+        batch: &[(&mut Session, &[u32])],
+        mode: Mode<'a>,
+        every_row: bool,
+    ) -> Plan<'a> {
+        let closing: Vec<&[u32]> = batch
             .iter()
             .map(|(session, tokens)| {
-                let closed = (session.len() + tokens.len() as u32) / Shape::BLOCK;
-                if session.frozen {
-                    session.table.blocks()[session.indexed as usize..closed as usize].to_vec()
-                } else {
-                    Vec::new()
+                let closed = (session.len() + tokens.len() as u32) / self.shape.block;
+                match session.channels {
+                    Some(_) => &session.table.blocks()[session.indexed as usize..closed as usize],
+                    None => &[],
                 }
             })
             .collect();
         let spans: Vec<Span<'_>> = batch
             .iter()
-            .zip(&closing)
+            .zip(closing)
             .map(|((session, tokens), closing)| Span {
                 slot: session.slot.index,
                 position: session.len(),
@@ -215,81 +260,77 @@ impl Engine {
             })
             .collect();
         let budget = match mode {
-            Mode::Prefill => None,
-            Mode::Decode(budget) => budget,
+            Mode::Prefill | Mode::Decode(None) => None,
+            Mode::Decode(Some(two_level)) => Some(two_level.effective_budget()),
         };
-        let step = self.plan(&spans, budget, want == Want::EveryLogits);
-        let gathers_stats =
-            self.options.indexed && spans.iter().any(|span| span.position < Shape::STATS_TOKENS);
-        drop(spans);
+        let step = self.step_of(&spans, budget.as_ref(), every_row);
+        let mut segments: Vec<u32> =
+            step.appended.iter().map(|&block| self.layout.place(block).0).collect();
+        segments.sort_unstable();
+        segments.dedup();
+        let gathers_stats = self.options.index.as_ref().is_some_and(|index| {
+            index.channels.is_none() && spans.iter().any(|span| span.position < index.stats_tokens)
+        });
+        self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
+        Plan { step, mode, segments, gathers_stats }
+    }
 
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        let block_bytes = self.config.shape().block_bytes();
-        for &copy in &copies {
+    pub(super) fn record_copies(&self, encoder: &mut wgpu::CommandEncoder, prepared: &[Prepared]) {
+        let bytes = self.shape.block_bytes();
+        for copied in prepared.iter().filter_map(|prepared| prepared.copied) {
             for cache in &self.caches {
-                cache.copy_block(
-                    &mut encoder,
-                    &self.layout,
-                    &self.scratch.moving,
-                    block_bytes,
-                    copy,
-                );
+                cache.copy_block(encoder, &self.layout, &self.scratch.moving, bytes, copied);
             }
         }
-        self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
+    }
+
+    async fn run(
+        &self,
+        batch: &[(&mut Session, &[u32])],
+        prepared: &[Prepared],
+        mode: Mode<'_>,
+        want: Want,
+    ) -> Result<Output> {
+        let plan = self.plan(batch, mode, want == Want::EveryLogits);
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.record_copies(&mut encoder, prepared);
         let layers_at_once = match mode {
             Mode::Decode(_) => self.layers.len(),
-            Mode::Prefill => self.layers_at_once(&step),
+            Mode::Prefill => self.layers_at_once(&plan.step),
         };
         let groups: Vec<_> = self.layers.chunks(layers_at_once).collect();
         for (i, group) in groups.iter().enumerate() {
+            let is_last = i + 1 == groups.len();
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 if i == 0 {
-                    let units = self.config.hidden.div_ceil(32);
-                    for embed in &self.ends.embed {
-                        embed.record(&mut pass, units.div_ceil(8), step.rows, 1);
-                    }
+                    self.record_embedding(&mut pass, &plan.step);
                 }
                 for layer in *group {
-                    self.record_layer(&mut pass, layer, &step, mode, gathers_stats);
+                    self.record_layer(&mut pass, layer, &plan);
                 }
-                if i + 1 == groups.len() && want != Want::Nothing {
-                    self.ends.output_norm.record(&mut pass, step.outputs, 1, 1);
-                    self.ends.logits.record_few(&mut pass, step.outputs);
-                    if want == Want::Token {
-                        self.ends.arg_max.record(&mut pass, step.outputs, 1, 1);
-                    }
+                if is_last && want != Want::Nothing {
+                    self.record_logits(&mut pass, &plan.step, want == Want::Token);
                 }
             }
-            if i + 1 < groups.len() {
+            if !is_last {
                 let index = self.gpu.submit(encoder)?;
                 self.gpu.wait(index)?;
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
             }
         }
-        let output = self.finish(encoder, &step, want).await?;
-        for (session, tokens) in batch.iter_mut() {
-            session.tokens.extend_from_slice(tokens);
-            if session.frozen {
-                session.indexed = session.len() / Shape::BLOCK;
-            }
-        }
-        drop(_turn);
-        for (session, _) in batch.iter_mut() {
-            if self.options.indexed && session.len() >= Shape::STATS_TOKENS {
-                self.freeze(session).await?;
-            }
-        }
-        Ok(output)
+        self.finish(encoder, &plan.step, want).await
     }
 
-    fn plan(&self, spans: &[Span<'_>], budget: Option<&Budget>, every_row: bool) -> Step {
+    pub(super) fn step_of(
+        &self,
+        spans: &[Span<'_>],
+        budget: Option<&Budget>,
+        every_row: bool,
+    ) -> Step {
         let settings =
             StepSettings { budget, target_workgroups: self.options.target_workgroups, every_row };
-        Step::new(&self.config.shape(), spans, &settings, |position, out| {
-            self.config.angles(position, out)
-        })
+        Step::new(&self.shape, spans, &settings, |position, out| self.config.angles(position, out))
     }
 
     fn layers_at_once(&self, step: &Step) -> usize {
@@ -297,89 +338,13 @@ impl Engine {
         let [hidden, ffn, q, kv] =
             [c.hidden, c.ffn, c.q_heads * c.head_dim, c.kv_heads * c.head_dim].map(u64::from);
         let weights = hidden * (2 * q + 2 * kv + 3 * ffn);
-        let context = u64::from(step.closed + 1) * u64::from(Shape::BLOCK);
+        let context = u64::from(step.closed + 1) * u64::from(self.shape.block);
         let work = u64::from(step.rows) * (2 * weights + 4 * context * q);
         (MOST_WORK / work.max(1)).clamp(1, u64::from(c.layers)) as usize
     }
 
-    fn record_layer(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        layer: &super::ops::LayerOps,
-        step: &Step,
-        mode: Mode<'_>,
-        gathers_stats: bool,
-    ) {
-        let shape = self.config.shape();
-        let rows = step.rows;
-        layer.attn_norm.record(pass, rows, 1, 1);
-        layer.qkv.record(pass, rows);
-        let mut segments: Vec<u32> =
-            step.appended.iter().map(|&b| self.layout.place(b).0).collect();
-        segments.sort_unstable();
-        segments.dedup();
-        for &segment in &segments {
-            layer.rope_append[segment as usize].record(
-                pass,
-                shape.q_heads() + 2 * shape.kv_heads,
-                rows,
-                1,
-            );
-        }
-        match mode {
-            Mode::Prefill => {
-                for prefill in &layer.prefill {
-                    prefill.record(pass, shape.q_heads(), step.tiles, 1);
-                }
-            }
-            Mode::Decode(budget) => {
-                let split = match (budget, &layer.index) {
-                    (Some(_), Some(index)) => {
-                        self.record_selection(pass, index, step);
-                        &index.sparse_split
-                    }
-                    _ => &layer.dense_split,
-                };
-                for split in split {
-                    split.record(pass, step.splits, shape.kv_heads * shape.group.div_ceil(4), rows);
-                }
-                layer.merge.record(pass, shape.q_heads(), rows, 1);
-            }
-        }
-        if let Some(index) = &layer.index {
-            if gathers_stats {
-                index.channel_stats.record(pass, shape.kv_heads, step.spans, 1);
-            }
-            for codes in &index.token_codes {
-                codes.record(pass, shape.kv_heads, step.closing, 1);
-            }
-        }
-        layer.output.record(pass, rows);
-        layer.ffn_norm.record(pass, rows, 1, 1);
-        layer.gate_up.record(pass, rows);
-        layer.down.record(pass, rows);
-    }
-
-    fn record_selection(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        index: &super::ops::IndexOps,
-        step: &Step,
-    ) {
-        let shape = self.config.shape();
-        index.query_codes.record(pass, shape.q_heads(), step.rows, 1);
-        for score in &index.block_score {
-            score.record(pass, step.closed.div_ceil(4), shape.kv_heads, step.rows);
-        }
-        index.top_k_blocks.record(pass, shape.kv_heads, step.rows, 1);
-        for score in &index.token_score {
-            score.record(pass, step.blocks_kept.div_ceil(4), shape.kv_heads, step.rows);
-        }
-        index.top_k_tokens.record(pass, shape.kv_heads, step.rows, 1);
-    }
-
     // Submits the step and reads back what is wanted.
-    async fn finish(
+    pub(super) async fn finish(
         &self,
         mut encoder: wgpu::CommandEncoder,
         step: &Step,
@@ -401,53 +366,30 @@ impl Engine {
         encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
         self.gpu.submit(encoder)?;
         let data = self.gpu.read(staging, bytes).await?;
-        let words = data.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let words = words(&data);
         Ok(if want == Want::Token {
-            Output { tokens: words.collect(), logits: Vec::new() }
+            Output { tokens: words, logits: Vec::new() }
         } else {
-            let floats: Vec<f32> = words.map(f32::from_bits).collect();
+            let floats: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
             let logits =
                 floats.chunks_exact(self.config.vocabulary as usize).map(<[f32]>::to_vec).collect();
             Output { tokens: Vec::new(), logits }
         })
     }
+}
 
-    /// Chooses a session's index channels from what was gathered so far, and builds the index of its closed blocks. Done
-    /// once: at 1,024 tokens, at the first two-level step, or at the first fork.
-    pub(super) async fn freeze(&self, session: &mut Session) -> Result<()> {
-        if session.frozen {
-            return Ok(());
+// Whether the next token of a session is attended by selection.
+fn selects(session: &Session, selection: Option<&TwoLevel>) -> bool {
+    selection.is_some_and(|two_level| session.len() + 1 > two_level.budget.dense_below)
+}
+
+/// Keeps what was prepared, or takes it back.
+pub(super) fn settle(batch: &mut [(&mut Session, &[u32])], prepared: Vec<Prepared>, is_done: bool) {
+    for ((session, _), prepared) in batch.iter_mut().zip(prepared) {
+        if is_done {
+            session.table.commit(prepared);
+        } else {
+            session.table.undo(prepared);
         }
-        let _turn = self.turn.lock().await;
-        let closed = session.len() / Shape::BLOCK;
-        let span = Span {
-            slot: session.slot.index,
-            position: session.len(),
-            tokens: &[],
-            table: session.table.blocks(),
-            closing: &session.table.blocks()[..closed as usize],
-        };
-        let step = self.plan(&[span], None, false);
-        let mut maker = self.op_maker();
-        let mut choices = Vec::new();
-        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
-            choices.push((index, maker.choose_channels(index, session.slot.index).await?));
-        }
-        self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            let kv_heads = self.config.kv_heads;
-            for (index, choose) in &choices {
-                choose.record(&mut pass, kv_heads, 1, 1);
-                for codes in &index.token_codes {
-                    codes.record(&mut pass, kv_heads, step.closing, 1);
-                }
-            }
-        }
-        self.gpu.submit(encoder)?;
-        session.frozen = true;
-        session.indexed = closed;
-        Ok(())
     }
 }

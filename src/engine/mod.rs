@@ -1,13 +1,20 @@
 //! The engine: a model on a device, sessions that hold its state, and the steps that move them forward.
 
 mod build;
+mod channels;
 mod fit;
 mod forward;
 mod ops;
+mod record;
 mod scratch;
 mod session;
 
-pub use build::{Engine, EngineOptions};
+pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::Fit;
 pub use forward::{Output, Want};
 pub use session::Session;
+
+// What was read back, as words.
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}

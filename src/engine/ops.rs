@@ -3,7 +3,7 @@
 use super::EngineOptions;
 use super::scratch::{Scratch, Strides, score_stride};
 use crate::Result;
-use crate::attention::Shape;
+use crate::attention::{BlockScorer, Shape, TokenScorer};
 use crate::gpu::{Binding, Gpu, Op};
 use crate::kernels::{self, EmbedParams, MatrixParams, Output, RmsNormParams, RowsParams};
 use crate::kv::{CacheLayout, LayerCache};
@@ -58,15 +58,70 @@ pub(super) struct LayerOps {
 pub(super) struct IndexOps {
     pub(super) channel_stats: Op,
     pub(super) token_codes: Vec<Op>,
+    /// Empty where no bounds are kept.
+    pub(super) block_bounds: Vec<Op>,
     pub(super) query_codes: Op,
-    pub(super) block_score: Vec<Op>,
-    pub(super) top_k_blocks: Op,
-    pub(super) token_score: Vec<Op>,
+    code_block_score: Vec<Op>,
+    bounds_score: Vec<Op>,
+    exact_block_score: Vec<Op>,
+    top_k_by_softmax: Op,
+    top_k_by_score: Op,
+    code_token_score: Vec<Op>,
+    exact_token_score: Vec<Op>,
     pub(super) top_k_tokens: Op,
     pub(super) sparse_split: Vec<Op>,
     /// Per-sequence state, by slot.
     pub(super) stats: wgpu::Buffer,
     pub(super) channels: wgpu::Buffer,
+}
+
+impl IndexOps {
+    /// Records level 1's scores of up to `closed` blocks.
+    pub(super) fn record_block_scores(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        scorer: BlockScorer,
+        closed: u32,
+        kv_heads: u32,
+        rows: u32,
+    ) {
+        let (ops, x) = match scorer {
+            BlockScorer::Codes => (&self.code_block_score, closed.div_ceil(4)),
+            BlockScorer::MinMax => (&self.bounds_score, closed.div_ceil(4)),
+            BlockScorer::Oracle => (&self.exact_block_score, closed),
+            BlockScorer::None => return,
+        };
+        for op in ops {
+            op.record(pass, x, kv_heads, rows);
+        }
+    }
+
+    /// Level 1's choice from the scores of this scorer.
+    pub(super) fn top_k_blocks(&self, scorer: BlockScorer) -> &Op {
+        match scorer {
+            BlockScorer::MinMax => &self.top_k_by_score,
+            BlockScorer::Codes | BlockScorer::None | BlockScorer::Oracle => &self.top_k_by_softmax,
+        }
+    }
+
+    /// Records level 2's scores of the tokens of up to `blocks` chosen blocks.
+    pub(super) fn record_token_scores(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        scorer: TokenScorer,
+        blocks: u32,
+        kv_heads: u32,
+        rows: u32,
+    ) {
+        let (ops, x) = match scorer {
+            TokenScorer::Codes => (&self.code_token_score, blocks.div_ceil(4)),
+            TokenScorer::Oracle => (&self.exact_token_score, blocks),
+            TokenScorer::None => return,
+        };
+        for op in ops {
+            op.record(pass, x, kv_heads, rows);
+        }
+    }
 }
 
 /// What stands before and after the layers.
@@ -87,6 +142,7 @@ pub(super) struct OpMaker<'a> {
     pub(super) gpu: &'a Gpu,
     pub(super) config: &'a LlamaConfig,
     pub(super) options: &'a EngineOptions,
+    pub(super) shape: Shape,
     pub(super) layout: CacheLayout,
     pub(super) scratch: &'a Scratch,
     pub(super) uniforms: HashMap<Vec<u8>, wgpu::Buffer>,
@@ -206,7 +262,7 @@ impl OpMaker<'_> {
         cache: &LayerCache,
     ) -> Result<LayerOps> {
         let (scratch, gpu) = (self.scratch, self.gpu);
-        let shape = self.config.shape();
+        let shape = self.shape;
         let strides = Strides::new(self.config);
         let x = (&scratch.x, strides.hidden);
         let normed = (&scratch.normed, strides.hidden);
@@ -244,13 +300,18 @@ impl OpMaker<'_> {
                     .map(Binding::from);
             ops.dense_split.push(gpu.op(&kernels::dense_split(&shape), &split).await?);
         }
-        if self.options.indexed {
-            ops.index = Some(self.index(&shape, cache).await?);
+        if let Some(options) = &self.options.index {
+            ops.index = Some(self.index(&shape, cache, options.stats_tokens).await?);
         }
         Ok(ops)
     }
 
-    async fn index(&mut self, shape: &Shape, cache: &LayerCache) -> Result<IndexOps> {
+    async fn index(
+        &mut self,
+        shape: &Shape,
+        cache: &LayerCache,
+        stats_tokens: u32,
+    ) -> Result<IndexOps> {
         let (scratch, gpu) = (self.scratch, self.gpu);
         let slots = u64::from(self.options.sessions);
         let stats = gpu.storage("channel statistics", slots * shape.stats_len() * 4).await?;
@@ -264,15 +325,22 @@ impl OpMaker<'_> {
         let stats_of = [&scratch.step, &scratch.qkv, &stats];
         let codes_of =
             [&scratch.step, &scratch.qkv, &channels, &scratch.query_codes, &scratch.query_scales];
+        let by_softmax = kernels::top_k_blocks(gpu.tier, shape, BlockScorer::Codes);
+        let by_score = kernels::top_k_blocks(gpu.tier, shape, BlockScorer::MinMax);
         let mut ops = IndexOps {
-            channel_stats: gpu.op(&kernels::channel_stats(shape), &bindings(&stats_of)).await?,
-            token_codes: Vec::new(),
-            query_codes: gpu.op(&kernels::query_codes(shape), &bindings(&codes_of)).await?,
-            block_score: Vec::new(),
-            top_k_blocks: gpu
-                .op(&kernels::top_k_blocks(gpu.tier, shape), &bindings(&top_k_blocks))
+            channel_stats: gpu
+                .op(&kernels::channel_stats(shape, stats_tokens), &bindings(&stats_of))
                 .await?,
-            token_score: Vec::new(),
+            token_codes: Vec::new(),
+            block_bounds: Vec::new(),
+            query_codes: gpu.op(&kernels::query_codes(shape), &bindings(&codes_of)).await?,
+            code_block_score: Vec::new(),
+            bounds_score: Vec::new(),
+            exact_block_score: Vec::new(),
+            top_k_by_softmax: gpu.op(&by_softmax, &bindings(&top_k_blocks)).await?,
+            top_k_by_score: gpu.op(&by_score, &bindings(&top_k_blocks)).await?,
+            code_token_score: Vec::new(),
+            exact_token_score: Vec::new(),
             top_k_tokens: gpu
                 .op(&kernels::top_k_tokens(gpu.tier, shape), &bindings(&top_k_tokens))
                 .await?,
@@ -284,12 +352,33 @@ impl OpMaker<'_> {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
             let build = [&scratch.step, &segment, kv, &channels, codes];
             ops.token_codes.push(gpu.op(&kernels::token_codes(shape), &bindings(&build)).await?);
-            let score =
+            let by_codes =
                 [&scratch.step, &segment, &scratch.query_codes, &scratch.query_scales, codes];
-            let blocks = [&score[..], &[&scratch.scores, &stride]].concat();
-            ops.block_score.push(gpu.op(&kernels::block_score(shape), &bindings(&blocks)).await?);
-            let tokens = [&score[..], &[&scratch.chosen_blocks, &scratch.scores, &stride]].concat();
-            ops.token_score.push(gpu.op(&kernels::token_score(shape), &bindings(&tokens)).await?);
+            let exact = [&scratch.step, &segment, &scratch.qkv, kv];
+            let blocks = [&scratch.scores, &stride];
+            let tokens = [&scratch.chosen_blocks, &scratch.scores, &stride];
+            for (ops, spec, from, to) in [
+                (
+                    &mut ops.code_block_score,
+                    kernels::block_score(shape),
+                    &by_codes[..],
+                    &blocks[..],
+                ),
+                (&mut ops.code_token_score, kernels::token_score(shape), &by_codes, &tokens),
+                (&mut ops.exact_block_score, kernels::exact_block_score(shape), &exact, &blocks),
+                (&mut ops.exact_token_score, kernels::exact_token_score(shape), &exact, &tokens),
+            ] {
+                ops.push(gpu.op(&spec, &bindings(&[from, to].concat())).await?);
+            }
+            if let Some(bounds) = cache.bounds.get(index) {
+                let build = [&scratch.step, &segment, kv, bounds];
+                ops.block_bounds
+                    .push(gpu.op(&kernels::block_bounds(shape), &bindings(&build)).await?);
+                let score =
+                    [&scratch.step, &segment, &scratch.qkv, bounds, &scratch.scores, &stride];
+                ops.bounds_score
+                    .push(gpu.op(&kernels::bounds_score(shape), &bindings(&score)).await?);
+            }
             let split = [
                 &scratch.step,
                 &segment,
@@ -308,9 +397,7 @@ impl OpMaker<'_> {
     pub(super) async fn choose_channels(&mut self, index: &IndexOps, slot: u32) -> Result<Op> {
         let uniform = self.uniform(slot).await?;
         let buffers = [&self.scratch.step, &uniform, &index.stats, &index.channels];
-        self.gpu
-            .op(&kernels::choose_channels(&self.config.shape()), &buffers.map(Binding::from))
-            .await
+        self.gpu.op(&kernels::choose_channels(&self.shape), &buffers.map(Binding::from)).await
     }
 }
 

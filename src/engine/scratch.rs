@@ -2,7 +2,7 @@
 
 use super::EngineOptions;
 use crate::Result;
-use crate::attention::{Shape, Step};
+use crate::attention::Step;
 use crate::gpu::Gpu;
 use crate::kv::CacheLayout;
 use crate::model::llama::LlamaConfig;
@@ -57,6 +57,7 @@ struct Sizes {
     partial_ml: u64,
     logits: u64,
     winners: u64,
+    channels: u64,
     query_codes: u64,
     query_scales: u64,
     scores: u64,
@@ -68,7 +69,7 @@ struct Sizes {
 
 impl Sizes {
     fn new(config: &LlamaConfig, options: &EngineOptions, segments: u64) -> Self {
-        let shape = config.shape();
+        let shape = options.shape(config);
         let strides = Strides::new(config);
         let decode = u64::from(options.sessions);
         // A step is a chunk of a prompt or a token of every session, and each session's logits may be wanted.
@@ -76,13 +77,13 @@ impl Sizes {
         let logit_rows = u64::from(options.logit_rows).max(decode);
         let q_heads = u64::from(shape.q_heads());
         let kv_heads = u64::from(shape.kv_heads);
-        let blocks = u64::from(options.context.div_ceil(Shape::BLOCK)) + 1;
+        let blocks = u64::from(options.context.div_ceil(options.block)) + 1;
         // A step's splits are planned for a number of workgroups, so this bounds them whatever the context.
         let quads = u64::from(shape.group.div_ceil(4));
         let partials =
             (u64::from(options.target_workgroups) + decode * kv_heads * quads) * 4 * segments;
         // Level 2 may be given every block, so scores hold a candidate for each token.
-        let stride = if options.indexed { score_stride(options) } else { 4 };
+        let stride = if options.index.is_some() { score_stride(options) } else { 4 };
         let floats = |count: u64| count * 4;
         Self {
             step: floats(Step::most_words(&shape, rows, decode, blocks)),
@@ -98,7 +99,8 @@ impl Sizes {
             partial_ml: floats(partials * 2),
             logits: floats(logit_rows * u64::from(config.vocabulary)),
             winners: floats(logit_rows),
-            query_codes: decode * q_heads * u64::from(Shape::CHANNELS),
+            channels: floats(shape.channels_len() * u64::from(config.layers)),
+            query_codes: decode * q_heads * u64::from(shape.index.channels),
             query_scales: floats(decode * q_heads),
             scores: floats(decode * q_heads * stride),
             keys: floats(decode * kv_heads * stride),
@@ -111,13 +113,19 @@ impl Sizes {
         }
     }
 
+    // What is read back: logits, winners, or the index channels of every layer.
+    fn staging(&self) -> u64 {
+        self.logits.max(self.winners).max(self.channels)
+    }
+
     fn total(&self) -> u64 {
         self.step
             + self.rows.iter().sum::<u64>()
             + self.states
             + self.partial_o
             + self.partial_ml
-            + 2 * self.logits
+            + self.logits
+            + self.staging()
             + self.winners
             + self.query_codes
             + self.query_scales
@@ -131,7 +139,7 @@ impl Sizes {
 
 /// Scores from one head to the next: room for a score of every token.
 pub(super) fn score_stride(options: &EngineOptions) -> u64 {
-    u64::from(options.context.next_multiple_of(Shape::BLOCK)) + u64::from(Shape::BLOCK)
+    u64::from(options.context.next_multiple_of(options.block)) + u64::from(options.block)
 }
 
 impl Scratch {
@@ -167,7 +175,7 @@ impl Scratch {
             chosen_blocks: gpu.storage("chosen blocks", sizes.chosen_blocks).await?,
             chosen_tokens: gpu.storage("chosen tokens", sizes.chosen_tokens).await?,
             moving: gpu.storage("a block on its way", sizes.moving).await?,
-            staging: gpu.buffer("read-back", sizes.logits.max(sizes.winners), usage).await?,
+            staging: gpu.buffer("read-back", sizes.staging(), usage).await?,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Sessions: the state of one sequence, which can be forked, rewound and continued.
 
 use super::Engine;
-use crate::attention::Shape;
+use crate::attention::ChannelSetId;
 use crate::kv::{BlockTable, Slot};
 use crate::{Error, Result};
 
@@ -11,8 +11,8 @@ pub struct Session {
     pub(super) slot: Slot,
     pub(super) table: BlockTable,
     pub(super) tokens: Vec<u32>,
-    /// Whether the index channels are chosen.
-    pub(super) frozen: bool,
+    /// The index channels, once they are chosen.
+    pub(super) channels: Option<ChannelSetId>,
     /// Closed blocks whose index is built.
     pub(super) indexed: u32,
 }
@@ -33,6 +33,11 @@ impl Session {
         self.tokens.is_empty()
     }
 
+    /// What names the index channels that this session's index is built with, once they are chosen.
+    pub fn channel_set(&self) -> Option<ChannelSetId> {
+        self.channels
+    }
+
     /// Forgets all but the first `tokens` tokens. The index channels, once chosen, stay.
     ///
     /// # Errors
@@ -47,7 +52,7 @@ impl Session {
         }
         self.tokens.truncate(tokens as usize);
         self.table.truncate(tokens);
-        self.indexed = self.indexed.min(tokens / Shape::BLOCK);
+        self.indexed = self.indexed.min(tokens / self.table.block_tokens());
         Ok(())
     }
 }
@@ -70,13 +75,15 @@ impl Engine {
     /// # Errors
     /// [`Error::Argument`] when all are in use.
     pub fn session(&self) -> Result<Session> {
-        Ok(Session {
+        let mut session = Session {
             slot: self.pool.slot()?,
             table: self.pool.table(),
             tokens: Vec::new(),
-            frozen: false,
+            channels: None,
             indexed: 0,
-        })
+        };
+        self.store_channels(&mut session);
+        Ok(session)
     }
 
     /// A second session with the same past; blocks are shared until one of the two writes to them. Both keep one set of
@@ -87,11 +94,11 @@ impl Engine {
     pub async fn fork(&self, session: &mut Session) -> Result<Session> {
         self.check_owner(session)?;
         let slot = self.pool.slot()?;
-        if self.options.indexed && session.len() >= Shape::BLOCK {
+        if self.options.index.is_some() && session.len() >= self.shape.block {
             self.freeze(session).await?;
         }
         let _turn = self.turn.lock().await;
-        let shape = self.config.shape();
+        let shape = &self.shape;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
             for (buffer, words) in
@@ -109,7 +116,7 @@ impl Engine {
             slot,
             table: session.table.fork(),
             tokens: session.tokens.clone(),
-            frozen: session.frozen,
+            channels: session.channels,
             indexed: session.indexed,
         })
     }

@@ -22,7 +22,7 @@ pub(super) fn spec(file: &'static str, shape: &Shape) -> ShaderSpec {
         .constant("KV_HEADS", shape.kv_heads)
         .constant("GROUP", shape.group)
         .constant("HEAD_DIM", shape.head_dim)
-        .constant("BLOCK", Shape::BLOCK)
+        .constant("BLOCK", shape.block)
 }
 
 // How keys and values are stored: packed f16 needs no feature.

@@ -4,19 +4,27 @@ use super::attend::{kv_spec, spec};
 use crate::attention::Shape;
 use crate::gpu::ShaderSpec;
 
-/// Grid: (KV heads, spans).
-pub fn channel_stats(shape: &Shape) -> ShaderSpec {
-    kv_spec("index/channel_stats.wgsl", shape).constant("STATS_TOKENS", Shape::STATS_TOKENS)
+/// `stats_tokens`: how many positions of a sequence count. Grid: (KV heads, spans).
+pub fn channel_stats(shape: &Shape, stats_tokens: u32) -> ShaderSpec {
+    kv_spec("index/channel_stats.wgsl", shape).constant("STATS_TOKENS", stats_tokens)
 }
 
 /// Grid: (KV heads).
 pub fn choose_channels(shape: &Shape) -> ShaderSpec {
     spec("index/choose_channels.wgsl", shape)
-        .constant("CHANNELS", Shape::CHANNELS)
+        .constant("CHANNELS", shape.index.channels)
+        .constant("BITS", shape.index.bits)
         .constant("ROPE_INTERLEAVED", shape.rope_interleaved)
 }
 
 /// Grid: (KV heads, closing blocks).
 pub fn token_codes(shape: &Shape) -> ShaderSpec {
-    kv_spec("index/token_codes.wgsl", shape).constant("CHANNELS", Shape::CHANNELS)
+    kv_spec("index/token_codes.wgsl", shape)
+        .constant("CHANNELS", shape.index.channels)
+        .constant("BITS", shape.index.bits)
+}
+
+/// Grid: (KV heads, closing blocks).
+pub fn block_bounds(shape: &Shape) -> ShaderSpec {
+    kv_spec("index/block_bounds.wgsl", shape)
 }

@@ -1,30 +1,52 @@
 //! `shaders/select`.
 
 use super::attend::{kv_spec, spec};
-use crate::attention::Shape;
+use crate::attention::{BlockScorer, Shape};
 use crate::gpu::{ShaderSpec, Tier};
 
 /// Grid: (query heads, rows).
 pub fn query_codes(shape: &Shape) -> ShaderSpec {
     spec("select/query_codes.wgsl", shape)
-        .constant("CHANNELS", Shape::CHANNELS)
+        .constant("CHANNELS", shape.index.channels)
+        .constant("BITS", shape.index.bits)
+        .constant("CHUNK_WORDS", shape.index.chunk())
         .constant("SCALE", shape.scale())
 }
 
 /// Grid: (ceil(closed blocks / 4), KV heads, rows).
 pub fn block_score(shape: &Shape) -> ShaderSpec {
-    kv_spec("select/block_score.wgsl", shape).constant("CHANNELS", Shape::CHANNELS)
+    code_spec("select/block_score.wgsl", shape)
 }
 
 /// Grid: (ceil(blocks kept / 4), KV heads, rows).
 pub fn token_score(shape: &Shape) -> ShaderSpec {
-    kv_spec("select/token_score.wgsl", shape).constant("CHANNELS", Shape::CHANNELS)
+    code_spec("select/token_score.wgsl", shape)
 }
 
-/// Level 1's top-k. Grid: (KV heads, rows).
-pub fn top_k_blocks(tier: &Tier, shape: &Shape) -> ShaderSpec {
+/// Grid: (ceil(closed blocks / 4), KV heads, rows).
+pub fn bounds_score(shape: &Shape) -> ShaderSpec {
+    kv_spec("select/bounds_score.wgsl", shape)
+}
+
+/// Grid: (closed blocks, KV heads, rows).
+pub fn exact_block_score(shape: &Shape) -> ShaderSpec {
+    kv_spec("select/exact_block_score.wgsl", shape).constant("SCALE", shape.scale())
+}
+
+/// Grid: (blocks kept, KV heads, rows).
+pub fn exact_token_score(shape: &Shape) -> ShaderSpec {
+    kv_spec("select/exact_token_score.wgsl", shape).constant("SCALE", shape.scale())
+}
+
+/// Level 1's top-k of what this scorer wrote. Grid: (KV heads, rows).
+pub fn top_k_blocks(tier: &Tier, shape: &Shape, scorer: BlockScorer) -> ShaderSpec {
+    let rank = match scorer {
+        BlockScorer::MinMax => "lib/rank_plain.wgsl",
+        BlockScorer::Codes | BlockScorer::None | BlockScorer::Oracle => "lib/rank_softmax.wgsl",
+    };
     spec("select/top_k.wgsl", shape)
         .slot("items", "lib/items_blocks.wgsl")
+        .slot("rank", rank)
         .constant("LANES", tier.lanes)
 }
 
@@ -32,5 +54,20 @@ pub fn top_k_blocks(tier: &Tier, shape: &Shape) -> ShaderSpec {
 pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
     spec("select/top_k.wgsl", shape)
         .slot("items", "lib/items_tokens.wgsl")
+        .slot("rank", "lib/rank_softmax.wgsl")
         .constant("LANES", tier.lanes)
+}
+
+fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
+    let chunk = shape.index.chunk();
+    let chunks = match chunk {
+        1 => "lib/chunk_word.wgsl",
+        2 => "lib/chunk_vec2.wgsl",
+        _ => "lib/chunk_vec4.wgsl",
+    };
+    kv_spec(file, shape)
+        .slot("chunk", chunks)
+        .constant("CHANNELS", shape.index.channels)
+        .constant("BITS", shape.index.bits)
+        .constant("CHUNK_WORDS", chunk)
 }

@@ -44,10 +44,12 @@ pub struct LayerCache {
     pub kv: Vec<wgpu::Buffer>,
     /// The index of each segment; empty when there is none.
     pub codes: Vec<wgpu::Buffer>,
+    /// The block bounds of each segment; empty when there are none.
+    pub bounds: Vec<wgpu::Buffer>,
 }
 
 impl LayerCache {
-    /// Allocates a layer's cache, with room for an index if `indexed`.
+    /// Allocates a layer's cache, with room for an index and for block bounds where they are wanted.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
@@ -56,8 +58,9 @@ impl LayerCache {
         shape: &Shape,
         layout: &CacheLayout,
         indexed: bool,
+        bounded: bool,
     ) -> Result<Self> {
-        let mut cache = Self { kv: Vec::new(), codes: Vec::new() };
+        let mut cache = Self { kv: Vec::new(), codes: Vec::new(), bounds: Vec::new() };
         for index in 0..layout.segments {
             let blocks = u64::from(layout.segment(index).blocks);
             cache
@@ -67,6 +70,10 @@ impl LayerCache {
                 cache
                     .codes
                     .push(gpu.storage("the index", blocks * shape.block_code_bytes()).await?);
+            }
+            if bounded {
+                let bytes = blocks * shape.block_bounds_bytes();
+                cache.bounds.push(gpu.storage("the block bounds", bytes).await?);
             }
         }
         Ok(cache)
@@ -107,7 +114,7 @@ mod tests {
 
     #[test]
     fn segments_stay_below_the_binding_limit_and_cover_every_block() {
-        let shape = Shape { kv_heads: 8, group: 4, head_dim: 128, rope_interleaved: false };
+        let shape = Shape::new(8, 4, 128, false);
         for blocks in [1, 511, 512, 513, 1500] {
             let layout = CacheLayout::new(&shape, blocks, 128 << 20);
             let mut covered = 0;

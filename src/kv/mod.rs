@@ -4,4 +4,4 @@ mod cache;
 mod pool;
 
 pub use cache::{CacheLayout, LayerCache};
-pub use pool::{BlockTable, Pool, Slot};
+pub use pool::{BlockTable, Pool, Prepared, Slot};

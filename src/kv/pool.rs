@@ -1,7 +1,6 @@
 //! Which physical block belongs to which sequences. Pure bookkeeping: blocks are counted, shared by forks, and copied
 //! by the first sequence that appends to a shared one.
 
-use crate::attention::Shape;
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 #[derive(Clone, Debug)]
 pub struct Pool {
     state: Arc<Mutex<State>>,
+    block_tokens: u32,
 }
 
 #[derive(Debug)]
@@ -36,15 +36,25 @@ pub struct BlockTable {
     pool: Pool,
 }
 
+/// Blocks that [`BlockTable::prepare`] added and replaced.
+#[derive(Debug)]
+#[must_use]
+pub struct Prepared {
+    /// The block whose content must be copied, and the one that replaces it. The old one is held until the commit.
+    pub copied: Option<(u32, u32)>,
+    open: usize,
+    before: usize,
+}
+
 impl Pool {
-    /// A pool of `blocks` blocks and `slots` sequence slots.
-    pub fn new(blocks: u32, slots: u32) -> Self {
+    /// A pool of `blocks` blocks of `block_tokens` tokens, and `slots` sequence slots.
+    pub fn new(blocks: u32, block_tokens: u32, slots: u32) -> Self {
         let state = State {
             holders: vec![0; blocks as usize],
             free: (0..blocks).rev().collect(),
             slots: (0..slots).rev().collect(),
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self { state: Arc::new(Mutex::new(state)), block_tokens }
     }
 
     // Every update leaves the state whole, so that of a thread that panicked is too.
@@ -90,30 +100,38 @@ impl Drop for Slot {
 }
 
 impl BlockTable {
+    /// Tokens in a block.
+    pub fn block_tokens(&self) -> u32 {
+        self.pool.block_tokens
+    }
+
     /// Physical block of each logical block.
     pub fn blocks(&self) -> &[u32] {
         &self.blocks
     }
 
     /// Makes room for tokens `from .. to` to be written: adds blocks, and replaces a shared block that would be written
-    /// to. Returns (old, new) where a block's content must be copied first.
+    /// to. What is returned must be given to [`BlockTable::commit`] once the content is copied, or to
+    /// [`BlockTable::undo`].
     ///
     /// # Errors
     /// [`Error::Argument`] when the pool has too few free blocks; nothing changes then.
-    pub fn prepare(&mut self, from: u32, to: u32) -> Result<Option<(u32, u32)>> {
-        let needed = to.div_ceil(Shape::BLOCK) as usize;
-        let open = (from / Shape::BLOCK) as usize;
+    pub fn prepare(&mut self, from: u32, to: u32) -> Result<Prepared> {
+        let block_tokens = self.pool.block_tokens;
+        let needed = to.div_ceil(block_tokens) as usize;
+        let open = (from / block_tokens) as usize;
         let mut state = self.pool.lock();
-        let copy = !from.is_multiple_of(Shape::BLOCK)
+        let copy = !from.is_multiple_of(block_tokens)
             && self.blocks.get(open).is_some_and(|&b| state.holders[b as usize] > 1);
-        let wanted = needed.saturating_sub(self.blocks.len()) + usize::from(copy);
-        if wanted > state.free.len() {
-            let room = (state.free.len() as u32 - u32::from(copy).min(state.free.len() as u32))
-                * Shape::BLOCK;
+        let before = self.blocks.len();
+        let wanted = needed.saturating_sub(before) + usize::from(copy);
+        let free = state.free.len();
+        if wanted > free {
+            let room = free.saturating_sub(usize::from(copy)) as u32 * block_tokens;
             return Err(Error::argument(
                 "the context",
                 format!("{to} tokens"),
-                format!("memory was set aside for {} more; ask for a larger context", room),
+                format!("memory was set aside for {room} more; ask for a larger context"),
             ));
         }
         let mut take = || {
@@ -121,24 +139,39 @@ impl BlockTable {
             state.holders[block as usize] = 1;
             block
         };
-        let mut copied = None;
-        if copy {
+        let copied = copy.then(|| {
             let block = take();
-            copied = Some((std::mem::replace(&mut self.blocks[open], block), block));
-        }
+            (std::mem::replace(&mut self.blocks[open], block), block)
+        });
         while self.blocks.len() < needed {
             let block = take();
             self.blocks.push(block);
         }
-        if let Some((old, _)) = copied {
-            state.release(old);
+        Ok(Prepared { copied, open, before })
+    }
+
+    /// Gives up the block that was copied.
+    pub fn commit(&self, prepared: Prepared) {
+        if let Some((old, _)) = prepared.copied {
+            self.pool.lock().release(old);
         }
-        Ok(copied)
+    }
+
+    /// Takes a preparation back.
+    pub fn undo(&mut self, prepared: Prepared) {
+        let mut state = self.pool.lock();
+        for block in self.blocks.drain(prepared.before..) {
+            state.release(block);
+        }
+        if let Some((old, new)) = prepared.copied {
+            self.blocks[prepared.open] = old;
+            state.release(new);
+        }
     }
 
     /// Keeps the blocks of the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: u32) {
-        let keep = tokens.div_ceil(Shape::BLOCK) as usize;
+        let keep = tokens.div_ceil(self.pool.block_tokens) as usize;
         let mut state = self.pool.lock();
         for block in self.blocks.drain(keep.min(self.blocks.len())..) {
             state.release(block);
@@ -175,35 +208,61 @@ impl Drop for BlockTable {
 mod tests {
     use super::*;
 
+    // Prepares and commits at once; what was copied.
+    fn write(table: &mut BlockTable, from: u32, to: u32) -> Option<(u32, u32)> {
+        let prepared = table.prepare(from, to).unwrap();
+        let copied = prepared.copied;
+        table.commit(prepared);
+        copied
+    }
+
     #[test]
     fn forks_share_blocks_until_one_writes() {
-        let pool = Pool::new(6, 2);
+        let pool = Pool::new(6, 64, 2);
         let mut first = pool.table();
-        assert_eq!(first.prepare(0, 100).unwrap(), None);
+        assert_eq!(write(&mut first, 0, 100), None);
         assert_eq!(first.blocks(), [0, 1]);
         let mut second = first.fork();
         assert_eq!(pool.free_blocks(), 4);
         // The open block is shared: the writer gets a copy, the other keeps the original.
-        assert_eq!(second.prepare(100, 130).unwrap(), Some((1, 2)));
+        assert_eq!(write(&mut second, 100, 130), Some((1, 2)));
         assert_eq!((first.blocks(), second.blocks()), (&[0, 1][..], &[0, 2, 3][..]));
         // Now each has its own.
-        assert_eq!(first.prepare(100, 101).unwrap(), None);
+        assert_eq!(write(&mut first, 100, 101), None);
         drop(first);
         assert_eq!(pool.free_blocks(), 3);
         second.truncate(64);
         assert_eq!((second.blocks(), pool.free_blocks()), (&[0][..], 5));
         // A full block is never written to, so appending after it copies nothing.
         let third = second.fork();
-        assert_eq!(second.prepare(64, 65).unwrap(), None);
+        assert_eq!(write(&mut second, 64, 65), None);
         drop((second, third));
         assert_eq!(pool.free_blocks(), 6);
     }
 
     #[test]
+    fn what_is_taken_back_leaves_no_trace() {
+        let pool = Pool::new(6, 16, 2);
+        let mut first = pool.table();
+        write(&mut first, 0, 20);
+        let mut second = first.fork();
+        let prepared = second.prepare(20, 50).unwrap();
+        assert_eq!(prepared.copied, Some((1, 2)));
+        second.undo(prepared);
+        assert_eq!((second.blocks(), pool.free_blocks()), (first.blocks(), 4));
+        // The old block is held between preparation and commit, whatever happens to the fork's parent.
+        let prepared = second.prepare(20, 21).unwrap();
+        drop(first);
+        assert_eq!(pool.free_blocks(), 3);
+        second.undo(prepared);
+        assert_eq!((second.blocks(), pool.free_blocks()), (&[0, 1][..], 4));
+    }
+
+    #[test]
     fn a_pool_without_room_changes_nothing() {
-        let pool = Pool::new(2, 1);
+        let pool = Pool::new(2, 64, 1);
         let mut table = pool.table();
-        table.prepare(0, 65).unwrap();
+        write(&mut table, 0, 65);
         let fork = table.fork();
         let message = table.prepare(65, 66).unwrap_err().to_string();
         assert!(message.contains("66 tokens"), "{message}");

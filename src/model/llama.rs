@@ -185,12 +185,7 @@ impl LlamaConfig {
 
     /// The shape of attention. Llama's GGUF converter permutes Wq and Wk for interleaved rotary pairs.
     pub fn shape(&self) -> Shape {
-        Shape {
-            kv_heads: self.kv_heads,
-            group: self.q_heads / self.kv_heads,
-            head_dim: self.head_dim,
-            rope_interleaved: true,
-        }
+        Shape::new(self.kv_heads, self.q_heads / self.kv_heads, self.head_dim, true)
     }
 
     /// The rotary angles of a position, in radians, one a pair: position * base^(-2i/d).
@@ -205,12 +200,14 @@ impl LlamaConfig {
 
     /// Bytes of keys and values that a token takes, as f16.
     pub fn kv_bytes_a_token(&self) -> u64 {
-        u64::from(self.layers) * self.shape().block_bytes() / u64::from(Shape::BLOCK)
+        let shape = self.shape();
+        u64::from(self.layers) * shape.block_bytes() / u64::from(shape.block)
     }
 
-    /// Bytes of index that a token takes.
+    /// Bytes of index that a token takes, in the default format.
     pub fn index_bytes_a_token(&self) -> u64 {
-        u64::from(self.layers) * self.shape().block_code_bytes() / u64::from(Shape::BLOCK)
+        let shape = self.shape();
+        u64::from(self.layers) * shape.block_code_bytes() / u64::from(shape.block)
     }
 
     pub(crate) fn tensors<'a>(&self, file: &'a Gguf) -> Result<Tensors<'a>> {

@@ -1,0 +1,81 @@
+// Scores are softmaxed per query head over all items and averaged over the group: s_i = (1/G) sum_h softmax_h(x_h)[i].
+var<workgroup> values: array<vec4<f32>, LANES>;
+var<workgroup> coarse_values: array<vec4<f32>, 16>;
+
+const QUADS: u32 = (GROUP + 3u) / 4u;
+
+fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
+    let keys_at = (row * KV_HEADS + kv_head) * score_rows.stride;
+    // Four query heads are the components of a vec4; a group's last quad may repeat its last head, which counts once.
+    let first_score = (row * KV_HEADS + kv_head) * GROUP * score_rows.stride;
+    var largest = array<vec4<f32>, QUADS>();
+    var factor = array<vec4<f32>, QUADS>();
+    for (var quad = 0u; quad < QUADS; quad++) {
+        var most = vec4(-3.0e38);
+        for (var i = lane; i < items; i += LANES) {
+            most = max(most, four_scores(first_score, quad, i));
+        }
+        most = workgroup_max4(lane, most);
+        var sum = vec4(0.0);
+        for (var i = lane; i < items; i += LANES) {
+            sum += exp(four_scores(first_score, quad, i) - most);
+        }
+        sum = workgroup_sum4(lane, sum);
+        let counts_once = vec4(quad * 4u) + vec4(0u, 1u, 2u, 3u) < vec4(GROUP);
+        largest[quad] = most;
+        factor[quad] = select(vec4(0.0), 1.0 / (f32(GROUP) * sum), counts_once);
+    }
+    for (var i = range.x + lane; i < range.y; i += LANES) {
+        var s = 0.0;
+        for (var quad = 0u; quad < QUADS; quad++) {
+            s += dot(exp(four_scores(first_score, quad, i) - largest[quad]), factor[quad]);
+        }
+        keys[keys_at + i] = ordered_key(s);
+    }
+}
+
+fn four_scores(first: u32, quad: u32, item: u32) -> vec4<f32> {
+    let h = quad * 4u;
+    return vec4(
+        scores[first + min(h, GROUP - 1u) * score_rows.stride + item],
+        scores[first + min(h + 1u, GROUP - 1u) * score_rows.stride + item],
+        scores[first + min(h + 2u, GROUP - 1u) * score_rows.stride + item],
+        scores[first + min(h + 3u, GROUP - 1u) * score_rows.stride + item],
+    );
+}
+
+fn workgroup_max4(lane: u32, value: vec4<f32>) -> vec4<f32> {
+    values[lane] = value;
+    workgroupBarrier();
+    if lane < SIXTEENS {
+        var most = values[lane * 16u];
+        for (var i = 1u; i < 16u; i++) {
+            most = max(most, values[lane * 16u + i]);
+        }
+        coarse_values[lane] = most;
+    }
+    workgroupBarrier();
+    var most = coarse_values[0];
+    for (var i = 1u; i < SIXTEENS; i++) {
+        most = max(most, coarse_values[i]);
+    }
+    return most;
+}
+
+fn workgroup_sum4(lane: u32, value: vec4<f32>) -> vec4<f32> {
+    values[lane] = value;
+    workgroupBarrier();
+    if lane < SIXTEENS {
+        var sum = values[lane * 16u];
+        for (var i = 1u; i < 16u; i++) {
+            sum += values[lane * 16u + i];
+        }
+        coarse_values[lane] = sum;
+    }
+    workgroupBarrier();
+    var sum = coarse_values[0];
+    for (var i = 1u; i < SIXTEENS; i++) {
+        sum += coarse_values[i];
+    }
+    return sum;
+}

@@ -1,0 +1,96 @@
+//! Index channels of sessions: chosen from a session's first tokens, or stored.
+
+use super::{Engine, Session};
+use crate::attention::{ChannelSet, Span};
+use crate::{Error, Result};
+
+impl Engine {
+    /// The index channels of a session, which are chosen now if they are not yet.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the engine keeps no index or the session holds no token to choose by, else what the
+    /// device answers.
+    pub async fn channels(&self, session: &mut Session) -> Result<ChannelSet> {
+        self.check_owner(session)?;
+        if self.options.index.is_none() {
+            return Err(Error::argument("the index", "none", "this engine was built without one"));
+        }
+        if session.is_empty() && session.channels.is_none() {
+            return Err(Error::argument(
+                "the session",
+                "empty",
+                "index channels are chosen by the tokens it holds",
+            ));
+        }
+        self.freeze(session).await?;
+        let _turn = self.turn.lock().await;
+        self.read_channels(session.slot.index).await
+    }
+
+    /// Gives a new session the stored channels, if there are any.
+    pub(super) fn store_channels(&self, session: &mut Session) {
+        let Some(set) = self.options.index.as_ref().and_then(|index| index.channels.as_ref())
+        else {
+            return;
+        };
+        let at = u64::from(session.slot.index) * self.shape.channels_len() * 4;
+        for (layer, ops) in self.layers.iter().enumerate() {
+            if let Some(index) = &ops.index {
+                self.gpu.write(&index.channels, at, bytemuck::cast_slice(&set.words(layer)));
+            }
+        }
+        session.channels = Some(set.id());
+    }
+
+    /// Chooses a session's index channels from what was gathered so far, and builds the index of its closed blocks. Done
+    /// once: when enough tokens are gathered, at the first two-level step, or at the first fork.
+    pub(super) async fn freeze(&self, session: &mut Session) -> Result<()> {
+        if session.channels.is_some() {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        let closed = session.len() / self.shape.block;
+        let span = Span {
+            slot: session.slot.index,
+            position: session.len(),
+            tokens: &[],
+            table: session.table.blocks(),
+            closing: &session.table.blocks()[..closed as usize],
+        };
+        let step = self.step_of(&[span], None, false);
+        let mut maker = self.op_maker();
+        let mut choices = Vec::new();
+        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
+            choices.push((index, maker.choose_channels(index, session.slot.index).await?));
+        }
+        self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for (index, choose) in &choices {
+                choose.record(&mut pass, self.shape.kv_heads, 1, 1);
+                self.record_closing(&mut pass, index, &step);
+            }
+        }
+        self.gpu.submit(encoder)?;
+        session.channels = Some(self.read_channels(session.slot.index).await?.id());
+        session.indexed = closed;
+        Ok(())
+    }
+
+    // Under the turn of the caller.
+    async fn read_channels(&self, slot: u32) -> Result<ChannelSet> {
+        let bytes = self.shape.channels_len() * 4;
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        let mut to = 0;
+        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
+            let from = u64::from(slot) * bytes;
+            encoder.copy_buffer_to_buffer(&index.channels, from, &self.scratch.staging, to, bytes);
+            to += bytes;
+        }
+        self.gpu.submit(encoder)?;
+        let data = self.gpu.read(&self.scratch.staging, to).await?;
+        let words = super::words(&data);
+        Ok(ChannelSet::from_words(&self.shape, words.chunks_exact(bytes as usize / 4)))
+    }
+}

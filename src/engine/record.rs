@@ -1,0 +1,158 @@
+//! Recording a planned step: the kernels of each layer, in order.
+
+use super::Engine;
+use super::ops::{IndexOps, LayerOps};
+use crate::attention::{BlockScorer, Step, TokenScorer, TwoLevel};
+
+#[derive(Clone, Copy)]
+pub(super) enum Mode<'a> {
+    Prefill,
+    Decode(Option<&'a TwoLevel>),
+}
+
+/// A step and what its layers have in common.
+pub(super) struct Plan<'a> {
+    pub(super) step: Step,
+    pub(super) mode: Mode<'a>,
+    /// Segments of the cache that rows are appended to.
+    pub(super) segments: Vec<u32>,
+    /// Whether a row counts for the choice of index channels.
+    pub(super) gathers_stats: bool,
+}
+
+impl Engine {
+    pub(super) fn record_embedding(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
+        let units = self.config.hidden.div_ceil(32);
+        for embed in &self.ends.embed {
+            embed.record(pass, units.div_ceil(8), step.rows, 1);
+        }
+    }
+
+    pub(super) fn record_layer(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &LayerOps,
+        plan: &Plan<'_>,
+    ) {
+        self.record_append(pass, layer, plan);
+        match plan.mode {
+            Mode::Prefill => {
+                for prefill in &layer.prefill {
+                    prefill.record(pass, self.shape.q_heads(), plan.step.tiles, 1);
+                }
+            }
+            Mode::Decode(selection) => {
+                if let (Some(two_level), Some(index)) = (selection, &layer.index) {
+                    self.record_selection(pass, index, &plan.step, two_level);
+                }
+                self.record_attention(pass, layer, plan);
+            }
+        }
+        self.record_rest(pass, layer, plan);
+    }
+
+    /// Queries, keys and values of a layer, rotated, and its cache extended.
+    pub(super) fn record_append(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &LayerOps,
+        plan: &Plan<'_>,
+    ) {
+        let rows = plan.step.rows;
+        layer.attn_norm.record(pass, rows, 1, 1);
+        layer.qkv.record(pass, rows);
+        for &segment in &plan.segments {
+            let heads = self.shape.q_heads() + 2 * self.shape.kv_heads;
+            layer.rope_append[segment as usize].record(pass, heads, rows, 1);
+        }
+    }
+
+    /// Levels 1 and 2 of a decode step. What keeps everything is not scored.
+    fn record_selection(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        index: &IndexOps,
+        step: &Step,
+        two_level: &TwoLevel,
+    ) {
+        let (q_heads, kv_heads) = (self.shape.q_heads(), self.shape.kv_heads);
+        let TwoLevel { block_scorer, token_scorer, .. } = *two_level;
+        if (step.ranks_blocks && block_scorer == BlockScorer::Codes)
+            || (step.ranks_tokens && token_scorer == TokenScorer::Codes)
+        {
+            index.query_codes.record(pass, q_heads, step.rows, 1);
+        }
+        if step.ranks_blocks {
+            index.record_block_scores(pass, block_scorer, step.closed, kv_heads, step.rows);
+        }
+        index.top_k_blocks(block_scorer).record(pass, kv_heads, step.rows, 1);
+        if step.ranks_tokens {
+            index.record_token_scores(pass, token_scorer, step.blocks_kept, kv_heads, step.rows);
+        }
+        index.top_k_tokens.record(pass, kv_heads, step.rows, 1);
+    }
+
+    /// Attention of a decode step: dense, or over the tokens chosen.
+    pub(super) fn record_attention(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &LayerOps,
+        plan: &Plan<'_>,
+    ) {
+        let (shape, step) = (&self.shape, &plan.step);
+        let split = match (plan.mode, &layer.index) {
+            (Mode::Decode(Some(_)), Some(index)) => &index.sparse_split,
+            _ => &layer.dense_split,
+        };
+        for split in split {
+            let quads = shape.group.div_ceil(4);
+            split.record(pass, step.splits, shape.kv_heads * quads, step.rows);
+        }
+        layer.merge.record(pass, shape.q_heads(), step.rows, 1);
+    }
+
+    /// What follows a layer's attention: its index, the output projection and the feed-forward network.
+    pub(super) fn record_rest(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &LayerOps,
+        plan: &Plan<'_>,
+    ) {
+        let (kv_heads, step) = (self.shape.kv_heads, &plan.step);
+        if let Some(index) = &layer.index {
+            if plan.gathers_stats {
+                index.channel_stats.record(pass, kv_heads, step.spans, 1);
+            }
+            self.record_closing(pass, index, step);
+        }
+        layer.output.record(pass, step.rows);
+        layer.ffn_norm.record(pass, step.rows, 1, 1);
+        layer.gate_up.record(pass, step.rows);
+        layer.down.record(pass, step.rows);
+    }
+
+    /// The index of the blocks that close.
+    pub(super) fn record_closing(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        index: &IndexOps,
+        step: &Step,
+    ) {
+        for build in index.token_codes.iter().chain(&index.block_bounds) {
+            build.record(pass, self.shape.kv_heads, step.closing, 1);
+        }
+    }
+
+    pub(super) fn record_logits(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        step: &Step,
+        wants_token: bool,
+    ) {
+        self.ends.output_norm.record(pass, step.outputs, 1, 1);
+        self.ends.logits.record_few(pass, step.outputs);
+        if wants_token {
+            self.ends.arg_max.record(pass, step.outputs, 1, 1);
+        }
+    }
+}
