@@ -212,7 +212,7 @@ impl Bench {
         self.time(
             &name("block_score"),
             &op,
-            [sparse.closed.div_ceil(4), kv_heads, 1],
+            [sparse.closed.div_ceil(kernels::SCORED_BLOCKS), kv_heads, 1],
             0.0,
             code_bytes,
         );

@@ -5,6 +5,8 @@ pub mod attention;
 pub mod conformance;
 pub mod engine;
 mod error;
+#[cfg(feature = "text")]
+pub mod eval;
 pub mod gpu;
 pub mod kernels;
 pub mod kv;

@@ -9,6 +9,8 @@ mod gguf_builder;
 
 #[path = "cli/describe.rs"]
 mod describe;
+#[path = "cli/eval.rs"]
+mod eval;
 #[path = "cli/generate.rs"]
 mod generate;
 #[path = "cli/interactive.rs"]

@@ -27,14 +27,27 @@ fn query_of(head: u32) -> Query {
     return query;
 }
 
+// A token's codes, loaded once for all heads of its group.
+struct Codes {
+    chunks: array<Chunk, CODE_CHUNKS>,
+}
+
 // token_row: of code_row.
-fn code_logit(query: Query, token_row: u32) -> i32 {
+fn codes_of(token_row: u32) -> Codes {
+    var token = Codes();
+    for (var i = 0u; i < CODE_CHUNKS; i++) {
+        token.chunks[i] = codes[token_row / CHUNK_WORDS + i];
+    }
+    return token;
+}
+
+fn code_logit(query: Query, token: Codes) -> i32 {
     var q = query;
+    var t = token;
     var sum = 0;
     for (var i = 0u; i < CODE_CHUNKS; i++) {
-        let chunk = codes[token_row / CHUNK_WORDS + i];
         for (var plane = 0u; plane < PLANES; plane++) {
-            sum += chunk_dot(q.chunks[i * PLANES + plane], chunk_plane(chunk, plane));
+            sum += chunk_dot(q.chunks[i * PLANES + plane], chunk_plane(t.chunks[i], plane));
         }
     }
     return sum;

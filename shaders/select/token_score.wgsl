@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let scale = query_scales[head];
         let to = head * score_rows.stride + choice * BLOCK;
         for (var token = lane % 16u; token < BLOCK; token += 16u) {
-            scores[to + token] = scale * f32(code_logit(query, code_row(slot, kv_head, token)));
+            scores[to + token] = scale * f32(code_logit(query, codes_of(code_row(slot, kv_head, token))));
         }
     }
 }

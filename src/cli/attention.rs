@@ -39,25 +39,40 @@ pub struct AttentionOptions {
     index: IndexFlags,
 }
 
-/// The format of the index, and its channels.
+/// The index, and its channels.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Index")]
 pub struct IndexFlags {
+    #[command(flatten)]
+    format: FormatFlags,
+    /// Use the stored index channels of this file, which `asynctls calibrate` wrote, instead of choosing them from the
+    /// first 1,024 tokens
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["index_channels", "index_bits"])]
+    channels: Option<PathBuf>,
+}
+
+/// The format of the index.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Index")]
+pub struct FormatFlags {
     /// Channels of each key that the index keeps: 8, 16, 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = IndexFormat::default().channels,
-        conflicts_with = "channels", allow_negative_numbers = true)]
+        allow_negative_numbers = true)]
     index_channels: u32,
     /// Bits of each channel's code: 2, 4 or 8
     #[arg(long, value_name = "N", default_value_t = IndexFormat::default().bits,
-        conflicts_with = "channels", allow_negative_numbers = true)]
+        allow_negative_numbers = true)]
     index_bits: u32,
-    /// Use the stored index channels of this file, which `asynctls calibrate` wrote, instead of choosing them from the
-    /// first 1,024 tokens
-    #[arg(long, value_name = "FILE")]
-    channels: Option<PathBuf>,
     /// Tokens in a block: 16, 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
-    block_size: u32,
+    pub block_size: u32,
+}
+
+impl FormatFlags {
+    /// Channels and bits.
+    pub fn format(&self) -> IndexFormat {
+        IndexFormat { channels: self.index_channels, bits: self.index_bits }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -96,7 +111,7 @@ impl AttentionOptions {
         match attention {
             Attention::Dense => {
                 options.index = None;
-                options.block = self.index.block_size;
+                options.block = self.index.format.block_size;
                 Ok(())
             }
             Attention::TwoLevel(two_level) => {
@@ -110,8 +125,8 @@ impl IndexFlags {
     /// Asks for an index, with the bounds of blocks' keys or without.
     pub fn set_up(&self, bounds: bool, options: &mut EngineOptions) -> Result<()> {
         let channels = self.channels.as_deref().map(ChannelSet::read).transpose()?;
-        let asked = IndexFormat { channels: self.index_channels, bits: self.index_bits };
-        options.block = self.block_size;
+        let asked = self.format.format();
+        options.block = self.format.block_size;
         options.index = Some(IndexOptions {
             format: channels.as_ref().map_or(asked, ChannelSet::format),
             bounds,

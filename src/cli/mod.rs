@@ -3,12 +3,15 @@
 mod adapters;
 mod answer;
 mod attention;
+mod calibrate;
 mod conversation;
+mod eval;
 mod fit;
 mod generate;
 mod inspect;
 mod interrupt;
 mod logits;
+mod model;
 mod prompt;
 mod report;
 mod start;
@@ -39,6 +42,10 @@ enum Command {
     Inspect(inspect::Options),
     /// Print the logits after given token ids
     Logits(logits::Options),
+    /// Measure what selections keep: perplexity, retrieval, recall
+    Eval(eval::Options),
+    /// Choose index channels from a text and store them
+    Calibrate(calibrate::Options),
 }
 
 const EXAMPLES: &str = "\
@@ -98,6 +105,8 @@ fn run(cli: Cli) -> Outcome<ExitCode> {
         Command::Adapters(options) => adapters::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Logits(options) => logits::run(&options, adapter),
+        Command::Eval(options) => eval::run(&options, adapter),
+        Command::Calibrate(options) => calibrate::run(&options, adapter),
     }
 }
 
@@ -111,6 +120,7 @@ fn is_input_error(error: &Error) -> bool {
         error,
         Error::Argument { .. }
             | Error::Io { .. }
+            | Error::Write { .. }
             | Error::File { .. }
             | Error::Model(_)
             | Error::Adapter(_)

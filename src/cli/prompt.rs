@@ -15,14 +15,19 @@ pub fn from_argument(text: &str) -> Result<String> {
 
 /// A prompt in a file, without the newline that editors put at the end.
 pub fn from_file(path: &Path) -> Result<String> {
+    let text = read_text("--prompt-file", path)?;
+    not_empty("--prompt-file", without_newline(text))
+}
+
+/// A file of text, named by this option.
+pub fn read_text(what: &str, path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.to_owned(), source };
-    let bytes = read("--prompt-file", File::open(path).map_err(io)?, io)?;
-    let text = String::from_utf8(bytes).map_err(|e| Error::File {
+    let bytes = read(what, File::open(path).map_err(io)?, io)?;
+    String::from_utf8(bytes).map_err(|e| Error::File {
         path: path.to_owned(),
         offset: e.utf8_error().valid_up_to() as u64,
-        problem: "the bytes are not UTF-8, but a prompt is text".into(),
-    })?;
-    not_empty("--prompt-file", without_newline(text))
+        problem: format!("the bytes are not UTF-8, but {what} takes text"),
+    })
 }
 
 /// All of standard input.

@@ -160,7 +160,7 @@ async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Ve
             Data::In(&words),
         ];
         let (spec, x) = if level == 1 {
-            (kernels::block_score(&shape), step.closed.div_ceil(4))
+            (kernels::block_score(&shape), step.closed.div_ceil(kernels::SCORED_BLOCKS))
         } else {
             data.push(Data::In(&chosen));
             (kernels::token_score(&shape), step.blocks_kept.div_ceil(4))

@@ -211,6 +211,11 @@ impl Engine {
         })
     }
 
+    /// The shape that the kernels are made for.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     pub(super) fn op_maker(&self) -> OpMaker<'_> {
         OpMaker {
             gpu: &self.gpu,

@@ -2,6 +2,7 @@
 
 use super::{Engine, Session};
 use crate::attention::{ChannelSet, Span};
+use crate::reference::index::Stats;
 use crate::{Error, Result};
 
 impl Engine {
@@ -25,6 +26,34 @@ impl Engine {
         self.freeze(session).await?;
         let _turn = self.turn.lock().await;
         self.read_channels(session.slot.index).await
+    }
+
+    /// The running extremes that a session's index channels are chosen by: layer, KV head.
+    ///
+    /// # Errors
+    /// As [`Engine::channels`].
+    pub async fn statistics(&self, session: &Session) -> Result<Vec<Vec<Stats>>> {
+        self.check_owner(session)?;
+        let _turn = self.turn.lock().await;
+        let (group, d) = (self.shape.group as usize, self.shape.head_dim as usize);
+        let bytes = self.shape.stats_len() * 4;
+        let mut layers = Vec::new();
+        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            let (from, staging) = (u64::from(session.slot.index) * bytes, &self.scratch.moving);
+            encoder.copy_buffer_to_buffer(&index.stats, from, staging, 0, bytes);
+            self.gpu.submit(encoder)?;
+            let data = self.gpu.download(staging, bytes).await?;
+            let floats: Vec<f32> = super::words(&data).into_iter().map(f32::from_bits).collect();
+            let head = |rows: &[f32]| {
+                let mut rows = rows.chunks_exact(d).map(<[f32]>::to_vec);
+                let queries = rows.by_ref().take(group).collect();
+                let [low, high] = [(); 2].map(|()| rows.next().unwrap_or_default());
+                Stats { queries, low, high }
+            };
+            layers.push(floats.chunks_exact((group + 2) * d).map(head).collect());
+        }
+        Ok(layers)
     }
 
     /// Gives a new session the stored channels, if there are any.

@@ -4,6 +4,7 @@ mod build;
 mod channels;
 mod fit;
 mod forward;
+mod observe;
 mod ops;
 mod record;
 mod scratch;
@@ -12,6 +13,7 @@ mod session;
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::Fit;
 pub use forward::{Output, Want};
+pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use session::Session;
 
 // What was read back, as words.

@@ -86,7 +86,7 @@ impl IndexOps {
         rows: u32,
     ) {
         let (ops, x) = match scorer {
-            BlockScorer::Codes => (&self.code_block_score, closed.div_ceil(4)),
+            BlockScorer::Codes => (&self.code_block_score, closed.div_ceil(kernels::SCORED_BLOCKS)),
             BlockScorer::MinMax => (&self.bounds_score, closed.div_ceil(4)),
             BlockScorer::Oracle => (&self.exact_block_score, closed),
             BlockScorer::None => return,

@@ -43,7 +43,8 @@ impl Engine {
             }
             Mode::Decode(selection) => {
                 if let (Some(two_level), Some(index)) = (selection, &layer.index) {
-                    self.record_selection(pass, index, &plan.step, two_level);
+                    self.record_blocks(pass, index, &plan.step, two_level);
+                    self.record_tokens(pass, index, &plan.step, two_level);
                 }
                 self.record_attention(pass, layer, plan);
             }
@@ -67,8 +68,8 @@ impl Engine {
         }
     }
 
-    /// Levels 1 and 2 of a decode step. What keeps everything is not scored.
-    fn record_selection(
+    /// Level 1 of a decode step. What keeps everything is not scored.
+    pub(super) fn record_blocks(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         index: &IndexOps,
@@ -86,8 +87,20 @@ impl Engine {
             index.record_block_scores(pass, block_scorer, step.closed, kv_heads, step.rows);
         }
         index.top_k_blocks(block_scorer).record(pass, kv_heads, step.rows, 1);
+    }
+
+    /// Level 2 of a decode step.
+    pub(super) fn record_tokens(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        index: &IndexOps,
+        step: &Step,
+        two_level: &TwoLevel,
+    ) {
+        let kv_heads = self.shape.kv_heads;
         if step.ranks_tokens {
-            index.record_token_scores(pass, token_scorer, step.blocks_kept, kv_heads, step.rows);
+            let (scorer, blocks) = (two_level.token_scorer, step.blocks_kept);
+            index.record_token_scores(pass, scorer, blocks, kv_heads, step.rows);
         }
         index.top_k_tokens.record(pass, kv_heads, step.rows, 1);
     }

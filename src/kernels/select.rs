@@ -13,9 +13,12 @@ pub fn query_codes(shape: &Shape) -> ShaderSpec {
         .constant("SCALE", shape.scale())
 }
 
-/// Grid: (ceil(closed blocks / 4), KV heads, rows).
+/// Blocks that one workgroup of [`block_score`] scores.
+pub const SCORED_BLOCKS: u32 = 8;
+
+/// Grid: (ceil(closed blocks / [`SCORED_BLOCKS`]), KV heads, rows).
 pub fn block_score(shape: &Shape) -> ShaderSpec {
-    code_spec("select/block_score.wgsl", shape)
+    code_spec("select/block_score.wgsl", shape).constant("BLOCKS", SCORED_BLOCKS)
 }
 
 /// Grid: (ceil(blocks kept / 4), KV heads, rows).

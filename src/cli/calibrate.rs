@@ -1,0 +1,93 @@
+//! `asynctls calibrate`: index channels from a text, stored.
+
+use super::attention::FormatFlags;
+use super::model::{Model, Room};
+use super::terminal::{bar, print, print_json};
+use super::{INTERRUPTED, Outcome, interrupt};
+use asynctls::engine::{IndexOptions, Want};
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Options of `asynctls calibrate`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// The text to choose channels by
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// How many of its tokens to use
+    #[arg(long, value_name = "N", default_value_t = 4096, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(64..))]
+    length: u32,
+    /// Where the channels go, for --channels
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    format: FormatFlags,
+}
+
+#[derive(Serialize)]
+struct Report {
+    output: String,
+    id: String,
+    tokens: u32,
+    channels: u32,
+    bits: u32,
+}
+
+/// Runs it.
+pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+    let model = Model::open(&options.model)?;
+    model.check_length("--length", options.length)?;
+    let tokens = model.text_tokens(&options.text, options.length as usize)?;
+    let tokens = &tokens[..options.length as usize];
+    let room = Room { context: options.length, what: "--length", sessions: 1, own: 0 };
+    let engine = model.load(adapter, &room, |engine| {
+        let stats_tokens = options.length;
+        engine.block = options.format.block_size;
+        engine.index = Some(IndexOptions {
+            format: options.format.format(),
+            stats_tokens,
+            ..Default::default()
+        });
+        Ok(())
+    })?;
+    let _keeping = interrupt::Keeping::new();
+    let bar = bar("reading", options.length.into(), false);
+    let mut session = engine.session()?;
+    let mut progress = |done: u32| {
+        bar.set_position(done.into());
+        !interrupt::asked()
+    };
+    pollster::block_on(engine.prefill(&mut session, tokens, Want::Nothing, &mut progress))?;
+    bar.finish_and_clear();
+    if session.len() < options.length {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let set = pollster::block_on(engine.channels(&mut session))?;
+    set.write(&options.output)?;
+    let format = set.format();
+    let report = Report {
+        output: options.output.display().to_string(),
+        id: set.id().to_string(),
+        tokens: options.length,
+        channels: format.channels,
+        bits: format.bits,
+    };
+    if options.json {
+        print_json(&report)?;
+    } else {
+        print(&format!(
+            "{}: {} channels of {} bits from {} tokens, set {}\n",
+            report.output, report.channels, report.bits, report.tokens, report.id
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,162 @@
+//! Retrieval prompts: tasks x lengths x depths x samples.
+
+use super::super::model::Model;
+use super::super::prompt;
+use asynctls::eval::tasks::{Haystack, Maker, Sample, Spec, Task};
+use asynctls::model::chat::ChatTemplate;
+use asynctls::{Error, Result};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Which prompts.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Prompts")]
+pub struct GridOptions {
+    /// Tasks: niah-single, niah-multikey, niah-multivalue, niah-multiquery, variable-tracking, common-words,
+    /// frequent-words
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values = ["niah-single"])]
+    tasks: Vec<String>,
+    /// Lengths in tokens, the answer included
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values = ["4096"],
+        allow_negative_numbers = true)]
+    lengths: Vec<u32>,
+    /// How many depths, from the beginning of the haystack to its end
+    #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    depths: u32,
+    /// Prompts for each task, length and depth
+    #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    samples: u32,
+    /// What needles are hidden in: essay needs --text [default: essay with --text, else noise]
+    #[arg(long, value_enum)]
+    haystack: Option<Kind>,
+    /// The text of the essay
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Noise,
+    Essay,
+}
+
+/// One prompt of the grid.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub task: Task,
+    pub length: u32,
+    pub depth: f64,
+    pub sample: u32,
+}
+
+/// The grid, and what makes its prompts.
+pub struct Grid<'a> {
+    pub places: Vec<Place>,
+    pub lengths: Vec<u32>,
+    pub depths: Vec<f64>,
+    pub tasks: Vec<Task>,
+    maker: Maker<'a>,
+    seed: u64,
+}
+
+/// What the results depend on.
+#[derive(Debug, Serialize)]
+pub struct GridSettings {
+    tasks: Vec<String>,
+    lengths: Vec<u32>,
+    depths: u32,
+    samples: u32,
+    haystack: &'static str,
+    text: Option<String>,
+    text_bytes: Option<usize>,
+}
+
+impl GridOptions {
+    /// The grid for a model.
+    pub fn grid<'a>(&self, model: &'a Model, seed: u64) -> Result<(Grid<'a>, GridSettings)> {
+        let mut tasks: Vec<Task> = Vec::new();
+        for name in &self.tasks {
+            let task = name.parse()?;
+            if tasks.contains(&task) {
+                return Err(Error::argument("--tasks", name, "it is named twice"));
+            }
+            tasks.push(task);
+        }
+        for &length in &self.lengths {
+            model.check_length("--lengths", length)?;
+        }
+        let text =
+            self.text.as_deref().map(|path| prompt::read_text("--text", path)).transpose()?;
+        let haystack = match (self.haystack, &text) {
+            (Some(Kind::Noise), Some(_)) => {
+                let limit = "noise takes no --text";
+                return Err(Error::argument("--haystack", "noise", limit));
+            }
+            (Some(Kind::Essay), None) => {
+                return Err(Error::argument("--haystack", "essay", "it needs --text FILE"));
+            }
+            (_, Some(text)) => Haystack::Essay(text.as_str().into()),
+            (_, None) => Haystack::Noise,
+        };
+        let template = model.file.opt_str("tokenizer.chat_template")?;
+        let template = template.map(ChatTemplate::new).transpose()?;
+        let maker = Maker::new(&model.tokenizer, template, &haystack)?;
+        let depths: Vec<f64> = match self.depths {
+            1 => vec![0.5],
+            n => (0..n).map(|i| f64::from(i) / f64::from(n - 1)).collect(),
+        };
+        let mut places = Vec::new();
+        for &task in &tasks {
+            for &length in &self.lengths {
+                for sample in 0..self.samples {
+                    places.extend(depths.iter().map(|&depth| Place {
+                        task,
+                        length,
+                        depth,
+                        sample,
+                    }));
+                }
+            }
+        }
+        let settings = GridSettings {
+            tasks: self.tasks.clone(),
+            lengths: self.lengths.clone(),
+            depths: self.depths,
+            samples: self.samples,
+            haystack: if text.is_some() { "essay" } else { "noise" },
+            text: self.text.as_ref().map(|path| path.display().to_string()),
+            text_bytes: text.as_ref().map(String::len),
+        };
+        let grid = Grid { places, lengths: self.lengths.clone(), depths, tasks, maker, seed };
+        Ok((grid, settings))
+    }
+}
+
+impl Place {
+    /// What names it among the finished parts.
+    pub fn key(&self) -> String {
+        format!("{} length {} depth {} sample {}", self.task, self.length, self.depth, self.sample)
+    }
+}
+
+impl Grid<'_> {
+    /// The longest prompt with its answer, in tokens.
+    pub fn longest(&self) -> u32 {
+        self.lengths.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Longest answer.
+    pub fn answer_tokens(&self) -> u32 {
+        self.tasks.iter().map(|task| task.answer_tokens()).max().unwrap_or(0)
+    }
+
+    /// The prompt of a place: the same numbers and words at every depth, others for every sample.
+    pub fn sample(&self, place: &Place) -> Result<Sample> {
+        let Place { task, length, depth, sample } = *place;
+        let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(sample));
+        self.maker.make(&Spec { task, length, depth, seed })
+    }
+}

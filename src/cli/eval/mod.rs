@@ -1,0 +1,53 @@
+//! `asynctls eval`: what a selection keeps of attention, of a text's likelihood and of retrieval.
+
+mod grid;
+mod methods;
+mod perplexity;
+mod recall;
+mod results;
+mod retrieval;
+mod trace;
+
+use super::Outcome;
+use clap::{Args, Subcommand};
+use std::process::ExitCode;
+
+/// Options of `asynctls eval`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Perplexity of a text, token by token through the decode path, beside dense attention
+    Perplexity(perplexity::Options),
+    /// RULER's retrieval tasks, the same prompts under dense attention and each selection
+    Retrieval(retrieval::Options),
+    /// How much of dense attention's mass a selection attends, head by head, against the oracle's
+    Recall(recall::Options),
+    /// Record what is selected, for replay
+    Trace(trace::Options),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  asynctls eval perplexity --model model.gguf --text book.txt --length 4096 --budget 25%+256,50%+512
+  asynctls eval retrieval --model model.gguf --text book.txt --lengths 2048,4096 --samples 20 --plot map.svg
+  asynctls eval retrieval --model model.gguf --haystack noise --lengths 8192 --samples 50 --state noise.jsonl
+  asynctls eval recall --model model.gguf --text book.txt --lengths 4096 --scorer codes,minmax --json
+  asynctls eval trace --model model.gguf --text book.txt --length 4096 --steps 64 --output trace.safetensors
+
+With --state FILE an interrupted run goes on where it stopped and ends with the same result.";
+
+/// Runs it.
+pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+    match &options.command {
+        Command::Perplexity(options) => perplexity::run(options, adapter),
+        Command::Retrieval(options) => retrieval::run(options, adapter),
+        Command::Recall(options) => recall::run(options, adapter),
+        Command::Trace(options) => trace::run(options, adapter),
+    }
+}

@@ -1,0 +1,116 @@
+//! What every evaluation can do with its results: keep parts as they are finished, and show or write them at the end.
+
+use super::super::terminal::{note, print, print_json};
+use super::super::{INTERRUPTED, Outcome};
+use asynctls::Result;
+use asynctls::engine::Engine;
+use asynctls::eval::Method;
+use asynctls::eval::store::Store;
+use asynctls::eval::table::Table;
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Where results go.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Results")]
+pub struct ResultOptions {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Write the rows to this file as comma-separated values
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Draw a picture into this file
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+    /// Keep finished parts in this file, and go on from those that are there
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// What random choices are drawn from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// All that results depend on and that every evaluation has.
+#[derive(Debug, Serialize)]
+pub struct Settings<'a, T: Serialize> {
+    /// Which evaluation.
+    pub evaluation: &'static str,
+    /// The model's file.
+    pub model: String,
+    /// The adapter.
+    pub adapter: &'a str,
+    /// The variant of kernels.
+    pub kernels: &'static str,
+    /// What is compared.
+    pub methods: Vec<&'a str>,
+    /// Channels of the index.
+    pub index_channels: u32,
+    /// Bits of a code of the index.
+    pub index_bits: u32,
+    /// What names the stored index channels, where they are used.
+    pub stored_channels: Option<String>,
+    /// Tokens in a block.
+    pub block_size: u32,
+    /// What random choices are drawn from.
+    pub seed: u64,
+    /// The evaluation's own.
+    #[serde(flatten)]
+    pub own: &'a T,
+}
+
+impl<'a, T: Serialize> Settings<'a, T> {
+    pub fn new(
+        evaluation: &'static str,
+        model: &Path,
+        engine: &'a Engine,
+        methods: &'a [Method],
+        seed: u64,
+        own: &'a T,
+    ) -> Self {
+        let stored = engine.options.index.as_ref().and_then(|index| index.channels.as_ref());
+        let shape = engine.shape();
+        Self {
+            evaluation,
+            model: model.file_name().unwrap_or_default().display().to_string(),
+            adapter: engine.gpu.label(),
+            kernels: engine.gpu.tier.name,
+            methods: methods.iter().map(|method| method.name.as_str()).collect(),
+            index_channels: shape.index.channels,
+            index_bits: shape.index.bits,
+            stored_channels: stored.map(|set| set.id().to_string()),
+            block_size: shape.block,
+            seed,
+            own,
+        }
+    }
+}
+
+impl ResultOptions {
+    /// Where finished parts are kept.
+    pub fn store(&self, settings: &impl Serialize) -> Result<Store> {
+        match &self.state {
+            Some(path) => Store::open(path, settings),
+            None => Ok(Store::memory()),
+        }
+    }
+
+    /// Shows the results: as JSON, or as a table below its title.
+    pub fn show(&self, json: &impl Serialize, title: &str, table: &Table) -> Outcome<()> {
+        if self.json { print_json(json) } else { print(&format!("{title}\n\n{}", table.to_text())) }
+    }
+
+    /// How an interrupted run ends.
+    pub fn interrupted(&self, done: usize, total: usize) -> ExitCode {
+        let kept = match &self.state {
+            Some(path) => {
+                format!("they are in {}, and the same command goes on from there", path.display())
+            }
+            None => "with --state FILE they would have been kept".into(),
+        };
+        note(&format!("interrupted with {done} of {total} parts done: {kept}"));
+        ExitCode::from(INTERRUPTED)
+    }
+}

@@ -1,0 +1,268 @@
+//! `asynctls eval retrieval`.
+
+use super::super::model::{Model, Room};
+use super::super::terminal::bar;
+use super::super::{Outcome, interrupt};
+use super::grid::{Grid, GridOptions, Place};
+use super::methods::MethodOptions;
+use super::results::{ResultOptions, Settings};
+use asynctls::Result;
+use asynctls::engine::Engine;
+use asynctls::eval::Method;
+use asynctls::eval::plot::{HeatMap, Panel, heat_map};
+use asynctls::eval::retrieval::{Answer, answers, work};
+use asynctls::eval::stats::{Interval, mean, paired_interval};
+use asynctls::eval::store::Store;
+use asynctls::eval::table::{Cell, Table};
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Options of `asynctls eval retrieval`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    #[command(flatten)]
+    grid: GridOptions,
+    #[command(flatten)]
+    methods: MethodOptions,
+    #[command(flatten)]
+    results: ResultOptions,
+}
+
+/// One task, length and method.
+#[derive(Debug, Serialize)]
+struct Row {
+    task: String,
+    length: u32,
+    method: String,
+    /// Mean share of the references in the answers.
+    score: Option<f64>,
+    /// Against dense attention on the same prompts.
+    difference: Interval,
+    samples: usize,
+    /// Tokens attended by a step, in the mean.
+    attended_tokens: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Report<'a, S: Serialize> {
+    settings: &'a S,
+    results: &'a [Row],
+}
+
+/// Runs it.
+pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+    let model = Model::open(&options.model)?;
+    let methods = options.methods.all(&model.config)?;
+    let (grid, own) = options.grid.grid(&model, options.results.seed)?;
+    // Every prompt is made before the model is loaded, so that what cannot be made is told at once.
+    let room = Room {
+        context: grid.longest(),
+        what: "--lengths",
+        sessions: 2,
+        own: grid.answer_tokens() + 1,
+    };
+    let engine = model.load(adapter, &room, |engine| options.methods.set_up(&methods, engine))?;
+    let settings =
+        Settings::new("retrieval", &options.model, &engine, &methods, options.results.seed, &own);
+    let mut store = options.results.store(&settings)?;
+    let finished = ask(&model, &engine, &grid, &methods, &mut store)?;
+    if finished < grid.places.len() {
+        return Ok(options.results.interrupted(finished, grid.places.len()));
+    }
+    let all: Vec<(Place, Vec<Answer>)> = read(&grid, &store)?;
+    let rows = rows(&grid, &methods, &all, options.results.seed);
+    if let Some(path) = &options.results.csv {
+        by_depth(&grid, &methods, &all)?.write_csv(path)?;
+    }
+    if let Some(path) = &options.results.plot {
+        plot(path, &grid, &methods, &all)?;
+    }
+    let title = format!(
+        "Retrieval: {} on {}, score in % and its difference to dense (95% interval)",
+        settings.model, settings.adapter
+    );
+    options.results.show(
+        &Report { settings: &settings, results: &rows },
+        &title,
+        &table(&rows)?,
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+// Answers what is not answered yet; how many prompts are.
+fn ask(
+    model: &Model,
+    engine: &Engine,
+    grid: &Grid<'_>,
+    methods: &[Method],
+    store: &mut Store,
+) -> Result<usize> {
+    let _keeping = interrupt::Keeping::new();
+    let bar = bar("asking", 0, false);
+    // Every prompt of a length takes about the same.
+    let total: u64 = grid.places.iter().map(|place| u64::from(place.length)).sum();
+    bar.set_length(total);
+    let mut finished = 0;
+    for place in &grid.places {
+        let key = place.key();
+        if store.get::<Vec<Answer>>(&key)?.is_none() {
+            let sample = grid.sample(place)?;
+            let share = f64::from(place.length) / work(&sample, methods.len()) as f64;
+            let from = bar.position();
+            let mut progress = |done: u64| {
+                bar.set_position(from + (done as f64 * share) as u64);
+                !interrupt::asked()
+            };
+            let made = answers(engine, &model.tokenizer, &sample, methods, &mut progress);
+            let Some(made) = pollster::block_on(made)? else { break };
+            store.put(&key, &made)?;
+            bar.set_position(from);
+        }
+        bar.inc(u64::from(place.length));
+        finished += 1;
+    }
+    bar.finish_and_clear();
+    Ok(finished)
+}
+
+fn read(grid: &Grid<'_>, store: &Store) -> Result<Vec<(Place, Vec<Answer>)>> {
+    grid.places
+        .iter()
+        .map(|place| Ok((*place, store.get(&place.key())?.unwrap_or_default())))
+        .collect()
+}
+
+// The scores of one method where `is_meant`.
+fn scores(
+    all: &[(Place, Vec<Answer>)],
+    method: usize,
+    is_meant: impl Fn(&Place) -> bool,
+) -> Vec<f64> {
+    all.iter().filter(|(place, _)| is_meant(place)).map(|(_, made)| made[method].score).collect()
+}
+
+fn rows(grid: &Grid<'_>, methods: &[Method], all: &[(Place, Vec<Answer>)], seed: u64) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for &task in &grid.tasks {
+        for &length in &grid.lengths {
+            let is_meant = |place: &Place| place.task == task && place.length == length;
+            let dense = scores(all, 0, is_meant);
+            for (i, method) in methods.iter().enumerate() {
+                let made = scores(all, i, is_meant);
+                let differences: Vec<f64> = made.iter().zip(&dense).map(|(m, d)| m - d).collect();
+                let attended: Vec<f64> = all
+                    .iter()
+                    .filter(|(place, _)| is_meant(place))
+                    .map(|(_, made)| f64::from(made[i].attended))
+                    .collect();
+                rows.push(Row {
+                    task: task.to_string(),
+                    length,
+                    method: method.name.clone(),
+                    score: mean(&made),
+                    difference: paired_interval(&differences, seed),
+                    samples: made.len(),
+                    attended_tokens: mean(&attended),
+                });
+            }
+        }
+    }
+    rows
+}
+
+fn table(rows: &[Row]) -> Result<Table> {
+    let mut table = Table::new([
+        "task",
+        "length",
+        "method",
+        "score",
+        "difference",
+        "from",
+        "to",
+        "samples",
+        "attended",
+    ]);
+    let percent = |value: Option<f64>| Cell::number(value.map(|v| v * 100.0), 1);
+    for row in rows {
+        table.push(vec![
+            row.task.as_str().into(),
+            Cell::count(row.length as usize),
+            row.method.as_str().into(),
+            percent(row.score),
+            percent(row.difference.mean),
+            percent(row.difference.low),
+            percent(row.difference.high),
+            Cell::count(row.samples),
+            Cell::number(row.attended_tokens, 0),
+        ])?;
+    }
+    Ok(table)
+}
+
+fn by_depth(grid: &Grid<'_>, methods: &[Method], all: &[(Place, Vec<Answer>)]) -> Result<Table> {
+    let mut table = Table::new(["task", "length", "depth", "method", "score", "samples"]);
+    for &task in &grid.tasks {
+        for &length in &grid.lengths {
+            for &depth in &grid.depths {
+                for (i, method) in methods.iter().enumerate() {
+                    let made = scores(all, i, |place| {
+                        place.task == task && place.length == length && place.depth == depth
+                    });
+                    table.push(vec![
+                        task.to_string().into(),
+                        Cell::count(length as usize),
+                        Cell::number(depth, 3),
+                        method.name.as_str().into(),
+                        Cell::number(mean(&made), 4),
+                        Cell::count(made.len()),
+                    ])?;
+                }
+            }
+        }
+    }
+    Ok(table)
+}
+
+fn plot(
+    path: &Path,
+    grid: &Grid<'_>,
+    methods: &[Method],
+    all: &[(Place, Vec<Answer>)],
+) -> Result<()> {
+    let mut panels = Vec::new();
+    for &task in &grid.tasks {
+        for (i, method) in methods.iter().enumerate() {
+            let values = grid.depths.iter().map(|&depth| {
+                let cell = |&length: &u32| {
+                    let made = scores(all, i, |place| {
+                        place.task == task && place.length == length && place.depth == depth
+                    });
+                    mean(&made).map(|score| score * 100.0)
+                };
+                grid.lengths.iter().map(cell).collect()
+            });
+            let title = if grid.tasks.len() == 1 {
+                method.name.clone()
+            } else {
+                format!("{task}: {}", method.name)
+            };
+            panels.push(Panel { title, values: values.collect() });
+        }
+    }
+    let map = HeatMap {
+        title: "Retrieval by length and depth".into(),
+        x_label: "tokens".into(),
+        y_label: "depth".into(),
+        x: grid.lengths.iter().map(u32::to_string).collect(),
+        y: grid.depths.iter().map(|depth| format!("{:.0}%", depth * 100.0)).collect(),
+        range: (0.0, 100.0),
+        unit: "score in %".into(),
+        panels,
+    };
+    heat_map(path, &map)
+}

@@ -1,0 +1,131 @@
+//! `asynctls eval trace`.
+
+use super::super::model::{Model, Room};
+use super::super::terminal::{bar, note, size};
+use super::super::{INTERRUPTED, Outcome, interrupt};
+use super::methods::MethodOptions;
+use asynctls::engine::{Engine, Want};
+use asynctls::eval::trace::{Recorded, Trace};
+use asynctls::{Error, Result};
+use clap::{Args, ValueEnum};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Options of `asynctls eval trace`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// The model, a GGUF file
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+    /// The text that the steps follow
+    #[arg(long, value_name = "FILE")]
+    text: PathBuf,
+    /// Tokens of the text that are prefilled
+    #[arg(long, value_name = "N", default_value_t = 4096, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    length: u32,
+    /// Decode steps to record, each given the text's next token
+    #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    steps: u32,
+    /// What to record besides the blocks and tokens selected
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',')]
+    with: Vec<Part>,
+    /// Where the trace goes, a safetensors file
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    methods: MethodOptions,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Level 1's scores
+    Scores,
+    /// Rotated queries
+    Queries,
+    /// Rotated keys, those of the prefilled text too
+    Keys,
+}
+
+/// Runs it.
+pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+    let model = Model::open(&options.model)?;
+    // One run records one selection; the default list compares several.
+    let method = model_method(options, &model)?;
+    let context = options.length.saturating_add(options.steps);
+    model.check_length("--length and --steps together", context)?;
+    let tokens = model.text_tokens(&options.text, context as usize)?;
+    let room = Room { context, what: "--length", sessions: 1, own: 0 };
+    let methods = [method];
+    let engine = model.load(adapter, &room, |engine| options.methods.set_up(&methods, engine))?;
+    let [method] = methods;
+    let recorded = Recorded {
+        scores: options.with.contains(&Part::Scores),
+        queries: options.with.contains(&Part::Queries),
+        keys: options.with.contains(&Part::Keys),
+    };
+    let (prompt, forced) = tokens[..context as usize].split_at(options.length as usize);
+    let trace = pollster::block_on(record(&engine, prompt, forced, &method, recorded.keys))?;
+    let about = HashMap::from([
+        ("model".to_owned(), options.model.display().to_string()),
+        ("text".to_owned(), options.text.display().to_string()),
+        ("method".to_owned(), method.name.clone()),
+        ("adapter".to_owned(), engine.gpu.label().to_owned()),
+        ("block_size".to_owned(), engine.shape().block.to_string()),
+    ]);
+    trace.write(&options.output, recorded, about)?;
+    let bytes = std::fs::metadata(&options.output).map_or(0, |file| file.len());
+    note(&format!(
+        "{}: {} steps of {} in {}",
+        options.output.display(),
+        trace.steps.len(),
+        method.name,
+        size(bytes)
+    ));
+    let is_whole = trace.steps.len() == options.steps as usize;
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
+}
+
+fn model_method(options: &Options, model: &Model) -> Result<asynctls::eval::Method> {
+    let methods = options.methods.selections(&model.config)?;
+    methods
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::argument("--scorer", "empty", "a trace records one selection"))
+}
+
+// What is done when the user asks to end is kept.
+async fn record(
+    engine: &Engine,
+    prompt: &[u32],
+    forced: &[u32],
+    method: &asynctls::eval::Method,
+    wants_keys: bool,
+) -> Result<Trace> {
+    let _keeping = interrupt::Keeping::new();
+    let bar = bar("recording", (prompt.len() + forced.len()) as u64, false);
+    let mut trace = Trace::default();
+    let mut session = engine.session()?;
+    let mut progress = |done: u32| {
+        bar.set_position(done.into());
+        !interrupt::asked()
+    };
+    engine.prefill(&mut session, prompt, Want::Nothing, &mut progress).await?;
+    if wants_keys {
+        trace.prompt = engine.read_cache(&session).await?;
+    }
+    for &token in forced {
+        if interrupt::asked() {
+            break;
+        }
+        trace.inputs.push((token, session.len()));
+        let (_, views) =
+            engine.observe(&mut session, token, &method.attention, Want::Nothing).await?;
+        trace.steps.push(views);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(trace)
+}

@@ -1,0 +1,82 @@
+//! A model file, and the model loaded with room for given sequences.
+
+use super::fit::Plan;
+use super::prompt;
+use super::start::{Machine, load};
+use asynctls::engine::{Engine, EngineOptions};
+use asynctls::model::gguf::Gguf;
+use asynctls::model::llama::LlamaConfig;
+use asynctls::model::tokenizer::Tokenizer;
+use asynctls::{Error, Result};
+use std::path::Path;
+
+/// A model file, read but not loaded.
+pub struct Model {
+    /// The file.
+    pub file: Gguf,
+    /// Its shapes.
+    pub config: LlamaConfig,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+/// What an engine must hold.
+pub struct Room {
+    /// Tokens of the longest sequence.
+    pub context: u32,
+    /// How an error calls them.
+    pub what: &'static str,
+    /// Sequences at a time.
+    pub sessions: u32,
+    /// Tokens that each sequence but the first has for itself.
+    pub own: u32,
+}
+
+impl Model {
+    /// Reads a file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = Gguf::open(path)?;
+        let config = LlamaConfig::read(&file)?;
+        let tokenizer = Tokenizer::read(&file)?;
+        Ok(Self { file, config, tokenizer })
+    }
+
+    /// Refuses lengths that the model was not made for.
+    pub fn check_length(&self, what: &str, length: u32) -> Result<()> {
+        let most = self.config.context_length;
+        if length > most {
+            let limit = format!("the model's context is {most} tokens");
+            return Err(Error::argument(what, format!("{length} tokens"), limit));
+        }
+        Ok(())
+    }
+
+    /// Loads the model with room for these sequences, and what else `set_up` asks for.
+    pub fn load(
+        &self,
+        adapter: Option<&str>,
+        room: &Room,
+        set_up: impl FnOnce(&mut EngineOptions) -> Result<()>,
+    ) -> Result<Engine> {
+        let Machine { gpu, memory, .. } = Machine::open(adapter)?;
+        let mut options = EngineOptions::new(&gpu, room.context);
+        options.sessions = room.sessions;
+        options.total_tokens += u64::from(room.sessions - 1) * u64::from(room.own);
+        set_up(&mut options)?;
+        let plan = Plan { file: &self.file, config: &self.config, options, what: room.what };
+        plan.check(gpu.label(), memory, false)?;
+        Ok(load(gpu, plan, false)?.engine)
+    }
+
+    /// All tokens of a text file, which must be at least `least`.
+    pub fn text_tokens(&self, path: &Path, least: usize) -> Result<Vec<u32>> {
+        let text = prompt::read_text("--text", path)?;
+        let mut tokens: Vec<u32> = self.tokenizer.leading_bos().into_iter().collect();
+        tokens.extend(self.tokenizer.encode(&text, false)?);
+        if tokens.len() < least {
+            let limit = format!("it has {} tokens where {least} are needed", tokens.len());
+            return Err(Error::argument("--text", path.display(), limit));
+        }
+        Ok(tokens)
+    }
+}

@@ -1,0 +1,79 @@
+//! What is compared: kinds of attention, named.
+
+use crate::attention::{Attention, BlockScorer, Blocks, Budget, TokenScorer, TwoLevel};
+use crate::{Error, Result};
+
+/// A kind of attention under test, with the name that reports give it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Method {
+    /// `dense`, or scorers and budget such as `codes/codes 25%+256`.
+    pub name: String,
+    /// What decode steps attend.
+    pub attention: Attention,
+}
+
+impl Method {
+    /// Every token.
+    pub fn dense() -> Self {
+        Self { name: "dense".into(), attention: Attention::Dense }
+    }
+
+    /// Two-level attention from the first token on, with the default sink and recent window.
+    pub fn two_level(
+        block_scorer: BlockScorer,
+        token_scorer: TokenScorer,
+        (blocks, tokens): (Blocks, u32),
+    ) -> Self {
+        let budget = Budget { blocks, tokens, sink_blocks: 1, recent_blocks: 4, dense_below: 0 };
+        Self {
+            name: format!("{block_scorer}/{token_scorer} {blocks}+{tokens}"),
+            attention: Attention::TwoLevel(TwoLevel { budget, block_scorer, token_scorer }),
+        }
+    }
+
+    /// Whether it needs the bounds of blocks' keys.
+    pub fn needs_bounds(&self) -> bool {
+        matches!(&self.attention,
+            Attention::TwoLevel(two_level) if two_level.block_scorer == BlockScorer::MinMax)
+    }
+}
+
+/// Reads a budget such as `25%+256`: blocks, as a number or a share, and tokens.
+///
+/// # Errors
+/// [`Error::Argument`] naming the option, its value and what it takes.
+pub fn parse_budget(text: &str) -> Result<(Blocks, u32)> {
+    let error = || {
+        let limit = "it must be blocks and tokens such as 25%+256 or 16+256";
+        Error::argument("--budget", text, limit)
+    };
+    let (blocks, tokens) = text.split_once('+').ok_or_else(error)?;
+    let blocks = blocks.trim().parse::<Blocks>().map_err(|_| error())?;
+    match tokens.trim().parse() {
+        Ok(tokens) if tokens > 0 => Ok((blocks, tokens)),
+        _ => Err(error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn budgets_are_blocks_and_tokens() {
+        assert_eq!(parse_budget("25%+256").unwrap(), (Blocks::Percent(25.0), 256));
+        assert_eq!(parse_budget("16 + 1").unwrap(), (Blocks::Count(16), 1));
+        for bad in ["25%", "25%+", "+256", "0+1", "1+0", "1+1+1", "a+b", ""] {
+            let message = parse_budget(bad).unwrap_err().to_string();
+            assert!(message.contains("such as 25%+256"), "{message}");
+        }
+    }
+
+    #[test]
+    fn names_say_what_a_method_does() {
+        let budget = parse_budget("12.5%+128").unwrap();
+        let method = Method::two_level(BlockScorer::MinMax, TokenScorer::Codes, budget);
+        assert_eq!(method.name, "minmax/codes 12.5%+128");
+        assert!(method.needs_bounds() && !Method::dense().needs_bounds());
+    }
+}

@@ -1,0 +1,17 @@
+//! Measuring selectors on a real model: what a selection keeps of attention, of a text's likelihood and of retrieval.
+
+mod file;
+mod method;
+pub mod observed;
+pub mod perplexity;
+#[cfg(feature = "cli")]
+pub mod plot;
+pub mod recall;
+pub mod retrieval;
+pub mod stats;
+pub mod store;
+pub mod table;
+pub mod tasks;
+pub mod trace;
+
+pub use method::{Method, parse_budget};
