@@ -233,7 +233,8 @@ fn stored_channels_make_the_index_that_chose_them() {
     assert_eq!(logits(&with_set, &mut session, 77, &attention), want);
     // It keeps no block bounds.
     let minmax = Attention::TwoLevel(two_level(BlockScorer::MinMax, TokenScorer::Codes));
-    let step = with_set.decode(&mut [(&mut session, 1)], &minmax, Want::Token);
+    let mut batch = [(&mut session, 1)];
+    let step = with_set.decode(&mut batch, &minmax, Want::Token);
     let message = pollster::block_on(step).unwrap_err().to_string();
     assert!(message.contains("without block bounds"), "{message}");
 }
@@ -263,28 +264,23 @@ fn every_block_size_and_format_selects_from_all_and_keeps_what_dense_makes() {
 
 #[test]
 fn a_batch_that_finds_no_room_leaves_every_session_as_it_was() {
-    // Room for one session of 128 tokens and its open block's copy.
+    // Three blocks: two hold the prompt, and one is left where each of two forks needs a copy of the open one.
     let engine = engine(gpu(GpuOptions::default()), 128, |o| {
         o.sessions = 2;
         o.total_tokens = 64;
     });
-    let text = tokens();
-    let mut first = prompt(&engine, 64 + 20);
+    let mut first = prompt(&engine, 84);
     let mut second = pollster::block_on(engine.fork(&mut first)).unwrap();
-    let want = logits(&engine, &mut first, 77, &Attention::Dense);
-    first.rewind(84).unwrap();
-    second.rewind(64).unwrap();
-    // The pool has no block left for the second's next token.
-    let mut third = pollster::block_on(engine.decode(
-        &mut [(&mut first, 77), (&mut second, text[64])],
-        &Attention::Dense,
-        Want::Token,
-    ));
-    let message = third.as_mut().unwrap_err().to_string();
+    let mut batch = [(&mut first, 77), (&mut second, 78)];
+    let step = engine.decode(&mut batch, &Attention::Dense, Want::Token);
+    let message = pollster::block_on(step).unwrap_err().to_string();
     assert!(message.contains("the context"), "{message}");
-    assert_eq!((first.len(), second.len()), (84, 64));
+    assert_eq!((first.len(), second.len()), (84, 84));
     drop(second);
-    assert_eq!(logits(&engine, &mut first, 77, &Attention::Dense), want);
+    let made = logits(&engine, &mut first, 77, &Attention::Dense);
+    drop(first);
+    let mut fresh = prompt(&engine, 84);
+    assert_eq!(logits(&engine, &mut fresh, 77, &Attention::Dense), made);
 }
 
 #[test]

@@ -42,8 +42,8 @@ fn perplexity_stands_beside_dense_and_dense_alone_is_the_same() {
     assert_eq!(report["perplexity"], perplexities[1]);
     assert_eq!(report["dense_perplexity"], perplexities[0]);
     // Selecting everything is dense but for rounding; selecting a few is not.
-    assert!((perplexities[2] / perplexities[0] - 1.0).abs() < 2e-3, "{perplexities:?}");
-    assert!((perplexities[1] / perplexities[0] - 1.0).abs() > 2e-3, "{perplexities:?}");
+    assert!((perplexities[2] / perplexities[0] - 1.0).abs() < 5e-4, "{perplexities:?}");
+    assert!((perplexities[1] / perplexities[0] - 1.0).abs() > 5e-4, "{perplexities:?}");
     let rows = std::fs::read_to_string(&csv).unwrap();
     assert_eq!(rows.lines().count(), 75);
     assert!(std::fs::read_to_string(&plot).unwrap().contains("<svg"));

@@ -13,8 +13,8 @@ pub const NOISE: &str =
 pub enum Haystack {
     /// [`NOISE`], over and over, a unit a line.
     Noise,
-    /// A text from its beginning, cut at the end of a sentence: where white space follows `.`, `!`
-    /// or `?`. One that is too short begins again; white space becomes single spaces.
+    /// A text from a sentence that the seed picks, cut at the end of a sentence: where white space follows `.`,
+    /// `!` or `?`. Behind its end it begins again; white space becomes single spaces.
     Essay(Arc<str>),
 }
 
@@ -37,6 +37,11 @@ impl Filling {
                 Ok(Self { units, separator: " " })
             }
         }
+    }
+
+    /// How many units there are before they begin again.
+    pub fn len(&self) -> u32 {
+        self.units.len() as u32
     }
 
     /// The units without end.

@@ -6,6 +6,8 @@ use super::filling::Filling;
 
 pub(super) struct Hidden<'a> {
     filling: &'a Filling,
+    /// The unit that the haystack begins with.
+    first: usize,
     sentences: Vec<String>,
     /// How many of them, from the first, the answer needs.
     needed: usize,
@@ -46,14 +48,16 @@ impl Places {
 }
 
 impl<'a> Hidden<'a> {
-    /// `sentences` at as many places, the first `needed` of which the answer needs.
+    /// `sentences` at as many places of a haystack that begins anywhere, the first `needed` of which the answer needs.
     pub fn new(
+        draws: &mut Draws,
         filling: &'a Filling,
         sentences: Vec<String>,
         needed: usize,
         places: Places,
     ) -> Self {
-        Self { filling, sentences, needed, places }
+        let first = draws.below(filling.len()) as usize;
+        Self { filling, first, sentences, needed, places }
     }
 }
 
@@ -68,7 +72,7 @@ impl Context for Hidden<'_> {
             .zip(self.sentences.iter().map(String::as_str))
             .collect();
         places.sort_by_key(|place| place.0);
-        let mut units = self.filling.units();
+        let mut units = self.filling.units().skip(self.first);
         let mut parts = vec![];
         let mut done = 0;
         for (before, sentence) in places {

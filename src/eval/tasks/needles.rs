@@ -85,7 +85,7 @@ fn puzzle<'a>(
     let places = Places::fixed(&mut draws, needles.len() - 1);
     Puzzle {
         before: before.into(),
-        context: Box::new(Hidden::new(filling, sentences, asked, places)),
+        context: Box::new(Hidden::new(&mut draws, filling, sentences, asked, places)),
         question: format!("{question} mentioned in the provided text?"),
         prefix,
         references: needles[..asked].iter().map(|needle| needle.number.clone()).collect(),

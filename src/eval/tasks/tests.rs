@@ -230,13 +230,21 @@ fn depth_moves_the_needle_and_nothing_else() {
 }
 
 #[test]
-fn an_essay_that_is_too_short_begins_again() {
+fn an_essay_begins_where_the_seed_says_and_again_behind_its_end() {
     let tokenizer = bytes("");
     let maker = Maker::new(&tokenizer, None, &Haystack::Essay("Ab c.\nDe?".into())).unwrap();
-    let sample = maker.make(&Spec { depth: 1.0, ..spec(Task::NiahSingle, 700) }).unwrap();
-    let text = tokenizer.decode(&sample.tokens);
-    assert!(text.contains("\nAb c. De? Ab c. De? Ab c. De? "), "{text}");
-    assert!((700 - 128 - 6..=700 - 128).contains(&sample.tokens.len()), "{}", sample.tokens.len());
+    let mut begins = [false; 2];
+    for seed in 0..20 {
+        let spec = Spec { depth: 1.0, seed, ..spec(Task::NiahSingle, 700) };
+        let sample = maker.make(&spec).unwrap();
+        let text = tokenizer.decode(&sample.tokens);
+        let orders = ["\nAb c. De? Ab c. De? Ab c. De? ", "\nDe? Ab c. De? Ab c. De? Ab c. "];
+        let order = orders.iter().position(|order| text.contains(order)).expect("an order");
+        begins[order] = true;
+        let tokens = sample.tokens.len();
+        assert!((700 - 128 - 6..=700 - 128).contains(&tokens), "{tokens}");
+    }
+    assert_eq!(begins, [true; 2]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(super) fn puzzle(mut draws: Draws, filling: &Filling) -> Puzzle<'_> {
             "A chain of variable assignments is hidden within the following text. Keep track of \
                  it. I will ask you about the variables afterwards."
                 .into(),
-        context: Box::new(Hidden::new(filling, sentences, VARIABLES, places)),
+        context: Box::new(Hidden::new(&mut draws, filling, sentences, VARIABLES, places)),
         question: format!(
             "Which {VARIABLES} variables hold the value {value}, directly or by way of other \
              variables?"
