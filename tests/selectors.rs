@@ -131,18 +131,18 @@ fn codes_rank_blocks_and_tokens_as_the_host_does_from_the_same_channels() {
     let row = BUDGET.row(TOKENS as u32, 64);
     let mut same = 0;
     for ((cache, view), channels) in cache.iter().zip(&views).zip(&set.layers) {
-        for head in 0..3 {
+        for (head, channels) in channels.iter().enumerate() {
             let codes: Vec<Vec<u8>> = cache.keys[head]
                 .chunks_exact(64)
                 .map(|key| {
-                    let exact = channels[head].exact_codes(key, format.largest());
+                    let exact = channels.exact_codes(key, format.largest());
                     exact.iter().map(|c| c.round() as u8).collect()
                 })
                 .collect();
             let blocks: Vec<Vec<f32>> = (0..3)
                 .map(|h| {
                     let query = &view.queries[(head * 3 + h) * 64..][..64];
-                    let (exact, scale) = channels[head].exact_query(query);
+                    let (exact, scale) = channels.exact_query(query);
                     let query: Vec<i8> = exact.iter().map(|c| c.round() as i8).collect();
                     let logit =
                         |t: usize| f64::from(code_logit(&query, &codes[t], format)) * scale / 8.0;
