@@ -26,12 +26,20 @@ struct Weights {
     b_far: vec4<f32>,
 }
 
-// Outputs of eight dimensions for this lane's two rows.
-struct Outputs {
+// Eight dimensions of this lane's two rows: queries or outputs.
+struct Eight {
     a_low: vec4<f32>,
     a_high: vec4<f32>,
     b_low: vec4<f32>,
     b_high: vec4<f32>,
+}
+
+// Eight dimensions of eight tokens, column = token.
+struct Tokens {
+    near_low: mat4x4<f32>,
+    near_high: mat4x4<f32>,
+    far_low: mat4x4<f32>,
+    far_high: mat4x4<f32>,
 }
 
 @compute @workgroup_size(32)
@@ -53,14 +61,12 @@ fn main(
     let position_a = row_position(row_a);
     let position_b = row_position(row_b);
 
-    // Of a fixed length, so that constant indices are valid whatever the head; what is not used costs nothing.
-    var q_a = array<vec4<f32>, 32>();
-    var q_b = array<vec4<f32>, 32>();
-    for (var i = 0u; i < HEAD_DIM / 4u; i++) {
-        q_a[i] = qkv[row_a * QKV_VECS + head * (HEAD_DIM / 4u) + i] * SCALE;
-        q_b[i] = qkv[row_b * QKV_VECS + head * (HEAD_DIM / 4u) + i] * SCALE;
+    // As long as the loops over them, which are then unrolled: an array in memory would be dear.
+    var q = array<Eight, ROW_VECS>();
+    var o = array<Eight, ROW_VECS>();
+    for (var i = 0u; i < ROW_VECS; i++) {
+        q[i] = query8(row_a, row_b, head, i);
     }
-    var o = array<Outputs, 16>();
     var m_a = NOTHING;
     var m_b = NOTHING;
     var l_a = 0.0;
@@ -78,25 +84,8 @@ fn main(
         let value = kv_row(slot, kv_head, VALUES, token);
 
         var w = Weights();
-        logits(kv[key + 0u], q_a[0], q_a[1], q_b[0], q_b[1], &w);
-        logits(kv[key + 1u], q_a[2], q_a[3], q_b[2], q_b[3], &w);
-        logits(kv[key + 2u], q_a[4], q_a[5], q_b[4], q_b[5], &w);
-        logits(kv[key + 3u], q_a[6], q_a[7], q_b[6], q_b[7], &w);
-        if HEAD_DIM > 32u {
-            logits(kv[key + 4u], q_a[8], q_a[9], q_b[8], q_b[9], &w);
-            logits(kv[key + 5u], q_a[10], q_a[11], q_b[10], q_b[11], &w);
-            logits(kv[key + 6u], q_a[12], q_a[13], q_b[12], q_b[13], &w);
-            logits(kv[key + 7u], q_a[14], q_a[15], q_b[14], q_b[15], &w);
-        }
-        if HEAD_DIM > 64u {
-            logits(kv[key + 8u], q_a[16], q_a[17], q_b[16], q_b[17], &w);
-            logits(kv[key + 9u], q_a[18], q_a[19], q_b[18], q_b[19], &w);
-            logits(kv[key + 10u], q_a[20], q_a[21], q_b[20], q_b[21], &w);
-            logits(kv[key + 11u], q_a[22], q_a[23], q_b[22], q_b[23], &w);
-            logits(kv[key + 12u], q_a[24], q_a[25], q_b[24], q_b[25], &w);
-            logits(kv[key + 13u], q_a[26], q_a[27], q_b[26], q_b[27], &w);
-            logits(kv[key + 14u], q_a[28], q_a[29], q_b[28], q_b[29], &w);
-            logits(kv[key + 15u], q_a[30], q_a[31], q_b[30], q_b[31], &w);
+        for (var i = 0u; i < ROW_VECS; i++) {
+            w = add_logits(w, q[i], spread(kv[key + i]));
         }
         let counts_a_near = vec4(tile) + near <= vec4(position_a);
         let counts_a_far = vec4(tile + 4u) + near <= vec4(position_a);
@@ -118,42 +107,19 @@ fn main(
         w.b_far = select(vec4(0.0), exp(w.b_far - m_b), counts_b_far);
         l_a = l_a * rescale_a + dot(w.a_near + w.a_far, vec4(1.0));
         l_b = l_b * rescale_b + dot(w.b_near + w.b_far, vec4(1.0));
-        for (var i = 0u; i < 16u; i++) {
-            o[i].a_low *= rescale_a;
-            o[i].a_high *= rescale_a;
-            o[i].b_low *= rescale_b;
-            o[i].b_high *= rescale_b;
-        }
-        o[0] = weigh(kv[value + 0u], w, o[0]);
-        o[1] = weigh(kv[value + 1u], w, o[1]);
-        o[2] = weigh(kv[value + 2u], w, o[2]);
-        o[3] = weigh(kv[value + 3u], w, o[3]);
-        if HEAD_DIM > 32u {
-            o[4] = weigh(kv[value + 4u], w, o[4]);
-            o[5] = weigh(kv[value + 5u], w, o[5]);
-            o[6] = weigh(kv[value + 6u], w, o[6]);
-            o[7] = weigh(kv[value + 7u], w, o[7]);
-        }
-        if HEAD_DIM > 64u {
-            o[8] = weigh(kv[value + 8u], w, o[8]);
-            o[9] = weigh(kv[value + 9u], w, o[9]);
-            o[10] = weigh(kv[value + 10u], w, o[10]);
-            o[11] = weigh(kv[value + 11u], w, o[11]);
-            o[12] = weigh(kv[value + 12u], w, o[12]);
-            o[13] = weigh(kv[value + 13u], w, o[13]);
-            o[14] = weigh(kv[value + 14u], w, o[14]);
-            o[15] = weigh(kv[value + 15u], w, o[15]);
+        for (var i = 0u; i < ROW_VECS; i++) {
+            o[i] = add_values(scale8(o[i], rescale_a, rescale_b), w, spread(kv[value + i]));
         }
     }
     if a < rows {
         let merge = merge_of(row_a * Q_HEADS + head, m_a, l_a);
-        for (var i = 0u; i < HEAD_DIM / 8u; i++) {
+        for (var i = 0u; i < ROW_VECS; i++) {
             finish((row_a * Q_HEADS + head) * (HEAD_DIM / 4u) + i * 2u, merge, o[i].a_low, o[i].a_high);
         }
     }
     if b < rows {
         let merge = merge_of(row_b * Q_HEADS + head, m_b, l_b);
-        for (var i = 0u; i < HEAD_DIM / 8u; i++) {
+        for (var i = 0u; i < ROW_VECS; i++) {
             finish((row_b * Q_HEADS + head) * (HEAD_DIM / 4u) + i * 2u, merge, o[i].b_low, o[i].b_high);
         }
     }
@@ -163,89 +129,54 @@ fn largest(v: vec4<f32>) -> f32 {
     return max(max(v.x, v.y), max(v.z, v.w));
 }
 
-// Adds eight dimensions' share of the logits of eight tokens, of which this lane holds one's keys.
-fn logits(
-    eight: vec4<u32>,
-    qa_low: vec4<f32>,
-    qa_high: vec4<f32>,
-    qb_low: vec4<f32>,
-    qb_high: vec4<f32>,
-    w: ptr<function, Weights>,
-) {
+fn query8(row_a: u32, row_b: u32, head: u32, i: u32) -> Eight {
+    let a = row_a * QKV_VECS + (head * ROW_VECS + i) * 2u;
+    let b = row_b * QKV_VECS + (head * ROW_VECS + i) * 2u;
+    return Eight(qkv[a] * SCALE, qkv[a + 1u] * SCALE, qkv[b] * SCALE, qkv[b + 1u] * SCALE);
+}
+
+// What the eight lanes hold, one token's each.
+fn spread(eight: vec4<u32>) -> Tokens {
     let low = kv_low(eight);
     let high = kv_high(eight);
-    let l0 = subgroupBroadcast(low, 0u);
-    let h0 = subgroupBroadcast(high, 0u);
-    let l1 = subgroupBroadcast(low, 1u);
-    let h1 = subgroupBroadcast(high, 1u);
-    let l2 = subgroupBroadcast(low, 2u);
-    let h2 = subgroupBroadcast(high, 2u);
-    let l3 = subgroupBroadcast(low, 3u);
-    let h3 = subgroupBroadcast(high, 3u);
-    let l4 = subgroupBroadcast(low, 4u);
-    let h4 = subgroupBroadcast(high, 4u);
-    let l5 = subgroupBroadcast(low, 5u);
-    let h5 = subgroupBroadcast(high, 5u);
-    let l6 = subgroupBroadcast(low, 6u);
-    let h6 = subgroupBroadcast(high, 6u);
-    let l7 = subgroupBroadcast(low, 7u);
-    let h7 = subgroupBroadcast(high, 7u);
-    (*w).a_near += vec4(
-        dot(qa_low, l0) + dot(qa_high, h0),
-        dot(qa_low, l1) + dot(qa_high, h1),
-        dot(qa_low, l2) + dot(qa_high, h2),
-        dot(qa_low, l3) + dot(qa_high, h3),
-    );
-    (*w).a_far += vec4(
-        dot(qa_low, l4) + dot(qa_high, h4),
-        dot(qa_low, l5) + dot(qa_high, h5),
-        dot(qa_low, l6) + dot(qa_high, h6),
-        dot(qa_low, l7) + dot(qa_high, h7),
-    );
-    (*w).b_near += vec4(
-        dot(qb_low, l0) + dot(qb_high, h0),
-        dot(qb_low, l1) + dot(qb_high, h1),
-        dot(qb_low, l2) + dot(qb_high, h2),
-        dot(qb_low, l3) + dot(qb_high, h3),
-    );
-    (*w).b_far += vec4(
-        dot(qb_low, l4) + dot(qb_high, h4),
-        dot(qb_low, l5) + dot(qb_high, h5),
-        dot(qb_low, l6) + dot(qb_high, h6),
-        dot(qb_low, l7) + dot(qb_high, h7),
+    return Tokens(
+        mat4x4(
+            subgroupBroadcast(low, 0u), subgroupBroadcast(low, 1u), subgroupBroadcast(low, 2u), subgroupBroadcast(low, 3u),
+        ),
+        mat4x4(
+            subgroupBroadcast(high, 0u), subgroupBroadcast(high, 1u), subgroupBroadcast(high, 2u), subgroupBroadcast(high, 3u),
+        ),
+        mat4x4(
+            subgroupBroadcast(low, 4u), subgroupBroadcast(low, 5u), subgroupBroadcast(low, 6u), subgroupBroadcast(low, 7u),
+        ),
+        mat4x4(
+            subgroupBroadcast(high, 4u), subgroupBroadcast(high, 5u), subgroupBroadcast(high, 6u), subgroupBroadcast(high, 7u),
+        ),
     );
 }
 
-// Adds eight dimensions of eight tokens' weighted values, of which this lane holds one's.
-fn weigh(eight: vec4<u32>, w: Weights, before: Outputs) -> Outputs {
-    var sums = before;
-    let low = kv_low(eight);
-    let high = kv_high(eight);
-    let l0 = subgroupBroadcast(low, 0u);
-    let h0 = subgroupBroadcast(high, 0u);
-    let l1 = subgroupBroadcast(low, 1u);
-    let h1 = subgroupBroadcast(high, 1u);
-    let l2 = subgroupBroadcast(low, 2u);
-    let h2 = subgroupBroadcast(high, 2u);
-    let l3 = subgroupBroadcast(low, 3u);
-    let h3 = subgroupBroadcast(high, 3u);
-    let l4 = subgroupBroadcast(low, 4u);
-    let h4 = subgroupBroadcast(high, 4u);
-    let l5 = subgroupBroadcast(low, 5u);
-    let h5 = subgroupBroadcast(high, 5u);
-    let l6 = subgroupBroadcast(low, 6u);
-    let h6 = subgroupBroadcast(high, 6u);
-    let l7 = subgroupBroadcast(low, 7u);
-    let h7 = subgroupBroadcast(high, 7u);
-    sums.a_low += w.a_near.x * l0 + w.a_near.y * l1 + w.a_near.z * l2 + w.a_near.w * l3
-        + w.a_far.x * l4 + w.a_far.y * l5 + w.a_far.z * l6 + w.a_far.w * l7;
-    sums.a_high += w.a_near.x * h0 + w.a_near.y * h1 + w.a_near.z * h2 + w.a_near.w * h3
-        + w.a_far.x * h4 + w.a_far.y * h5 + w.a_far.z * h6 + w.a_far.w * h7;
-    sums.b_low += w.b_near.x * l0 + w.b_near.y * l1 + w.b_near.z * l2 + w.b_near.w * l3
-        + w.b_far.x * l4 + w.b_far.y * l5 + w.b_far.z * l6 + w.b_far.w * l7;
-    sums.b_high += w.b_near.x * h0 + w.b_near.y * h1 + w.b_near.z * h2 + w.b_near.w * h3
-        + w.b_far.x * h4 + w.b_far.y * h5 + w.b_far.z * h6 + w.b_far.w * h7;
-    return sums;
+// Adds eight dimensions' share of the logits.
+fn add_logits(w: Weights, q: Eight, keys: Tokens) -> Weights {
+    return Weights(
+        w.a_near + (q.a_low * keys.near_low + q.a_high * keys.near_high),
+        w.a_far + (q.a_low * keys.far_low + q.a_high * keys.far_high),
+        w.b_near + (q.b_low * keys.near_low + q.b_high * keys.near_high),
+        w.b_far + (q.b_low * keys.far_low + q.b_high * keys.far_high),
+    );
+}
+
+fn scale8(o: Eight, a: f32, b: f32) -> Eight {
+    return Eight(o.a_low * a, o.a_high * a, o.b_low * b, o.b_high * b);
+}
+
+// Adds eight dimensions of the weighted values.
+fn add_values(o: Eight, w: Weights, values: Tokens) -> Eight {
+    return Eight(
+        o.a_low + (values.near_low * w.a_near + values.far_low * w.a_far),
+        o.a_high + (values.near_high * w.a_near + values.far_high * w.a_far),
+        o.b_low + (values.near_low * w.b_near + values.far_low * w.b_far),
+        o.b_high + (values.near_high * w.b_near + values.far_high * w.b_far),
+    );
 }
 
 // How much this segment's sums and what earlier segments left in out (their o / l, with (m, l) in states) count.

@@ -9,6 +9,7 @@
 @group(0) @binding(2) var<storage, read_write> qkv: array<f32>;
 @group(0) @binding(3) var<storage, read_write> kv: array<vec4<u32>>;
 
+const WORKGROUP: u32 = 64u;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
 const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 const PAIRS: u32 = HEAD_DIM / 2u;
@@ -17,7 +18,7 @@ var<workgroup> rotated: array<f32, HEAD_DIM>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let lane = lane_of(local, 64u);
+    let lane = lane_of(local, WORKGROUP);
     let head = group.x;
     let row = group.y;
     let position = row_position(row);
@@ -26,14 +27,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let at = row * QKV_WIDTH + head * HEAD_DIM;
-    if lane < PAIRS {
-        let angle = step[H_ANGLES_AT] + (row * PAIRS + lane) * 2u;
+    for (var pair = lane; pair < PAIRS; pair += WORKGROUP) {
+        let angle = step[H_ANGLES_AT] + (row * PAIRS + pair) * 2u;
         let cosine = bitcast<f32>(step[angle]);
         let sine = bitcast<f32>(step[angle + 1u]);
-        var first = lane;
-        var second = lane + PAIRS;
+        var first = pair;
+        var second = pair + PAIRS;
         if ROPE_INTERLEAVED {
-            first = 2u * lane;
+            first = 2u * pair;
             second = first + 1u;
         }
         var a = qkv[at + first];

@@ -3,14 +3,17 @@
 //   fn token_count(row: u32, kv_head: u32) -> u32
 //   fn token_at(row: u32, kv_head: u32, i: u32) -> u32     position of the i-th attended token
 //
-// Work is in tiles of 64 tokens, lane = token. A team of LANES lanes reads one token's row together, PARTS vec4 (of
+// Work is in tiles of 64 tokens, lane = token. A team of LANES lanes reads one token's row together, one or two vec4 (of
 // eight f16) a lane, and owns the 64 / TEAMS tokens of its own lanes. Up to four query heads of the KV head are
 // the components of every vec4, so a key or value is read once for four heads.
 // Grid: (splits, KV heads * QUADS, rows).
 const WORKGROUP: u32 = 64u;
-const LANES: u32 = min(8u, HEAD_DIM / 8u);
+// Twice as many for heads of more than 128 dimensions: a lane's registers hold the queries and outputs of two vec4.
+const LANES: u32 = min(8u, ROW_VECS) * ((HEAD_DIM + 127u) / 128u);
 const TEAMS: u32 = WORKGROUP / LANES;
-const PARTS: u32 = HEAD_DIM / 8u / LANES;
+const PARTS: u32 = (ROW_VECS + LANES - 1u) / LANES;
+// Tokens of a team whose partial dot products fit into workgroup memory at a time.
+const ROUND: u32 = min(8u, LANES);
 const QUADS: u32 = (GROUP + 3u) / 4u;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
 const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
@@ -25,7 +28,7 @@ const NOWHERE: u32 = 0xffffffffu;
 @group(0) @binding(4) var<storage, read_write> partial_o: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partial_ml: array<vec2<f32>>;
 
-// Partial dot products [token][lane of its team], then accumulators [team][lane][8 dimensions].
+// Partial dot products [team][token of the round][lane], then accumulators [team][lane][8 dimensions].
 var<workgroup> scratch: array<vec4<f32>, 512>;
 // Where the tile's keys begin, in vec4; NOWHERE for tokens past the end or in another segment.
 var<workgroup> key_rows: array<u32, WORKGROUP>;
@@ -96,10 +99,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let begin = min(split * split_tokens, total);
     let end = min(begin + split_tokens, total);
 
-    // This lane's share of the queries and outputs, PARTS of the two used.
-    let q_at = row * QKV_WIDTH + kv_head * GROUP * HEAD_DIM + member * 8u;
-    let q0 = query8(q_at, quad);
-    let q1 = query8(q_at + (PARTS - 1u) * LANES * 8u, quad);
+    // This lane's share of the queries and outputs: one vec4 of a row, and where the row has as many, a second.
+    let second = min(member + (PARTS - 1u) * LANES, ROW_VECS - 1u);
+    let has_second = PARTS > 1u && (ROW_VECS % LANES == 0u || member + LANES < ROW_VECS);
+    let q_at = row * QKV_WIDTH + kv_head * GROUP * HEAD_DIM;
+    let q0 = query8(q_at + member * 8u, quad);
+    let q1 = query8(q_at + second * 8u, quad);
     var o0 = Eight();
     var o1 = Eight();
     var m = vec4(NOTHING);
@@ -111,22 +116,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let counts = own != NOWHERE;
         key_rows[lane] = own;
         workgroupBarrier();
-        for (var i = 0u; i < LANES; i++) {
-            let at = key_rows[team * LANES + i];
-            var products = vec4(0.0);
-            if at != NOWHERE {
-                products = dot8(q0, kv[at + member]);
-                if PARTS > 1u {
-                    products += dot8(q1, kv[at + LANES + member]);
+        // The logit of this lane's own token.
+        var logit = vec4(0.0);
+        for (var round = 0u; round < LANES; round += ROUND) {
+            for (var i = 0u; i < ROUND; i++) {
+                let at = key_rows[team * LANES + round + i];
+                var products = vec4(0.0);
+                if at != NOWHERE {
+                    products = dot8(q0, kv[at + member]);
+                    if has_second {
+                        products += dot8(q1, kv[at + second]);
+                    }
+                }
+                scratch[(team * ROUND + i) * LANES + member] = products;
+            }
+            workgroupBarrier();
+            if LANES == ROUND || member / ROUND == round / ROUND {
+                let mine = (team * ROUND + member % ROUND) * LANES;
+                for (var i = 0u; i < LANES; i++) {
+                    logit += scratch[mine + i];
                 }
             }
-            scratch[(team * LANES + i) * LANES + member] = products;
-        }
-        workgroupBarrier();
-        // The logit of this lane's own token.
-        var logit = scratch[lane * LANES];
-        for (var i = 1u; i < LANES; i++) {
-            logit += scratch[lane * LANES + i];
+            if LANES > ROUND {
+                workgroupBarrier();
+            }
         }
         weights[lane] = select(vec4(NOTHING), logit, counts);
         workgroupBarrier();
@@ -150,8 +163,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let at = key_rows[team * LANES + i] + BLOCK * ROW_VECS;
                 let w = weights[team * LANES + i];
                 o0 = add8(o0, w, kv[at + member]);
-                if PARTS > 1u {
-                    o1 = add8(o1, w, kv[at + LANES + member]);
+                if has_second {
+                    o1 = add8(o1, w, kv[at + second]);
                 }
             }
         }
@@ -212,13 +225,13 @@ fn stage8(lane: u32, o: Eight) {
 
 // Sums a part's dimensions over the teams and writes them for each head.
 fn write_outputs(lane: u32, first: u32, heads: u32, splits: u32, dimension: u32) {
-    if lane < LANES * 8u {
-        var sum = scratch[lane];
+    for (var i = lane; i < min(LANES * 8u, HEAD_DIM - dimension); i += WORKGROUP) {
+        var sum = scratch[i];
         for (var t = 1u; t < TEAMS; t++) {
-            sum += scratch[t * LANES * 8u + lane];
+            sum += scratch[t * LANES * 8u + i];
         }
         for (var h = 0u; h < heads; h++) {
-            partial_o[(first + h * segment.count * splits) * HEAD_DIM + dimension + lane] = sum[h];
+            partial_o[(first + h * segment.count * splits) * HEAD_DIM + dimension + i] = sum[h];
         }
     }
     workgroupBarrier();

@@ -10,7 +10,7 @@ pub struct Shape {
     pub kv_heads: u32,
     /// Query heads per KV head, 1 to 16.
     pub group: u32,
-    /// Length of a head's query, key and value: 32, 64 or 128.
+    /// Length of a head's query, key and value: 32, 64, 80, 96, 128, 192 or 256.
     pub head_dim: u32,
     /// Whether rotary pairs are (2i, 2i+1) (Llama's GGUF layout) rather than (i, i + head_dim / 2).
     pub rope_interleaved: bool,
@@ -37,9 +37,9 @@ impl Shape {
     /// # Errors
     /// [`Error::Model`] naming the dimension, or [`Error::Argument`] naming the option, its value and what is supported.
     pub fn validate(&self) -> Result<()> {
-        if ![32, 64, 128].contains(&self.head_dim) {
+        if ![32, 64, 80, 96, 128, 192, 256].contains(&self.head_dim) {
             return Err(Error::Model(format!(
-                "the head dimension is {}, but 32, 64 and 128 are supported",
+                "the head dimension is {}, but 32, 64, 80, 96, 128, 192 and 256 are supported",
                 self.head_dim
             )));
         }

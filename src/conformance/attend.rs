@@ -1,6 +1,6 @@
 //! Cases of `rope_append`, `dense_split`, `sparse_split`, `merge` and `prefill`.
 
-use super::cache::{Cache, Family, angle, shape_label, shapes};
+use super::cache::{Cache, Family, angle, shape_label, shapes, sizes};
 use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
@@ -12,39 +12,62 @@ use crate::reference::model::rope;
 use half::f16;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
-    // Ragged batches: one token, the open block only, exactly one block, one more, several blocks, odd counts.
-    const RAGGED: [&[u32]; 4] = [&[1], &[64, 63], &[65, 1, 128], &[397, 64, 130, 7]];
+    let families = [Family::Random, Family::Peaked, Family::Equal, Family::NotFinite];
     for shape in shapes() {
-        let label = shape_label(&shape);
-        for (i, lengths) in RAGGED.into_iter().enumerate() {
-            for segments in [1, 3] {
-                for family in [Family::Random, Family::Peaked, Family::Equal, Family::NotFinite] {
-                    // Segments and families vary on one ragged batch; the others run plain.
-                    if i != 3 && (segments, family) != (1, Family::Random) {
-                        continue;
-                    }
-                    let label =
-                        format!("{label} lengths {lengths:?} segments {segments} {family:?}");
-                    for kernel in ["dense_split", "sparse_split", "prefill"] {
-                        cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
-                            Box::pin(attend(gpu, kernel, shape, lengths, segments, family))
-                        }));
-                    }
-                }
-            }
+        for lengths in small_batches(shape.block) {
+            attend_cases(cases, shape, &lengths, 1, Family::Random);
         }
-        for segments in [1, 2] {
-            cases.push(Case::new(
-                "rope_append",
-                format!("{label} segments {segments}"),
-                true,
-                move |gpu| Box::pin(rope_append(gpu, shape, segments)),
-            ));
+        for (segments, family) in [1, 3].into_iter().flat_map(|s| families.map(|f| (s, f))) {
+            attend_cases(cases, shape, &large_batch(shape.block), segments, family);
         }
+        rope_cases(cases, shape);
     }
-    cases.push(Case::new("merge", "3 segments, 70 states, empty ones among them", true, |gpu| {
-        Box::pin(merge(gpu))
-    }));
+    // Sizes matter where data is laid out, not for what it holds.
+    for shape in sizes() {
+        attend_cases(cases, shape, &large_batch(shape.block), 3, Family::Random);
+        rope_cases(cases, shape);
+    }
+    for head_dim in [80, 128, 256] {
+        let label = format!("d{head_dim} 3 segments, 70 states, empty ones among them");
+        cases.push(Case::new("merge", label, true, move |gpu| Box::pin(merge(gpu, head_dim))));
+    }
+}
+
+// Ragged batches: one token, the open block only, exactly one block, one more.
+fn small_batches(block: u32) -> [Vec<u32>; 3] {
+    [vec![1], vec![block, block - 1], vec![block + 1, 1, 2 * block]]
+}
+
+// Several blocks, odd counts.
+fn large_batch(block: u32) -> [u32; 4] {
+    [5 * block + 13, block, 2 * block + 2, 7]
+}
+
+fn attend_cases(
+    cases: &mut Vec<Case>,
+    shape: Shape,
+    lengths: &[u32],
+    segments: u32,
+    family: Family,
+) {
+    let label =
+        format!("{} lengths {lengths:?} segments {segments} {family:?}", shape_label(&shape));
+    for kernel in ["dense_split", "sparse_split", "prefill"] {
+        let lengths = lengths.to_vec();
+        cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+            let lengths = lengths.clone();
+            Box::pin(async move { attend(gpu, kernel, shape, &lengths, segments, family).await })
+        }));
+    }
+}
+
+fn rope_cases(cases: &mut Vec<Case>, shape: Shape) {
+    for segments in [1, 2] {
+        let label = format!("{} segments {segments}", shape_label(&shape));
+        cases.push(Case::new("rope_append", label, true, move |gpu| {
+            Box::pin(rope_append(gpu, shape, segments))
+        }));
+    }
 }
 
 fn random_qkv(shape: &Shape, rows: usize) -> Vec<f32> {
@@ -269,8 +292,8 @@ fn check_attention(
 }
 
 async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
-    let lengths = [65, 200, 1];
-    let counts = [3, 70, 1];
+    let lengths = [shape.block + 1, 3 * shape.block + 8, 1];
+    let counts = [3, shape.block + 6, 1];
     let cache = Cache::new(shape, &lengths, segments, Family::Random);
     let step = cache.step(&counts, None, &[], 16);
     let rows = cache.rows(&counts);
@@ -358,18 +381,19 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
     Ok(Ok(()))
 }
 
-async fn merge(gpu: &Gpu) -> Result<Verdict> {
-    let shape = Shape::new(1, 2, 128, false);
+async fn merge(gpu: &Gpu, head_dim: u32) -> Result<Verdict> {
+    let shape = Shape::new(1, 2, head_dim, false);
+    let dimensions = head_dim as usize;
     let (rows, splits, segments) = (2usize, 70usize, 3u32);
     let mut random = Random::new(1);
     let parts = splits * segments as usize;
     let states = rows * 2 * parts;
     let mut m: Vec<f32> = (0..states).map(|_| random.float() * 40.0).collect();
     let mut l: Vec<f32> = (0..states).map(|_| random.float().abs() + 0.1).collect();
-    let mut o = random.floats(states * 128);
+    let mut o = random.floats(states * dimensions);
     for i in (0..states).filter(|i| i % 3 == 0) {
         (m[i], l[i]) = (-1.0e30, 0.0);
-        o[i * 128..(i + 1) * 128].fill(0.0);
+        o[i * dimensions..(i + 1) * dimensions].fill(0.0);
     }
     let mut step = vec![0; 13];
     step[2] = splits as u32;
@@ -380,7 +404,7 @@ async fn merge(gpu: &Gpu) -> Result<Verdict> {
         Data::Uniform(&[segments]),
         Data::In(&o_bits),
         Data::In(&ml),
-        Data::Out(rows * 2 * 128),
+        Data::Out(rows * 2 * dimensions),
     ];
     let out = run(gpu, &kernels::merge(&shape), &data, (2, rows as u32, 1)).await?.remove(0);
     for head in 0..rows * 2 {
@@ -388,16 +412,16 @@ async fn merge(gpu: &Gpu) -> Result<Verdict> {
         let largest = states.clone().map(|i| f64::from(m[i])).fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 =
             states.clone().map(|i| f64::from(l[i]) * (f64::from(m[i]) - largest).exp()).sum();
-        let want: Vec<f64> = (0..128)
+        let want: Vec<f64> = (0..dimensions)
             .map(|d| {
                 let weighed = states
                     .clone()
-                    .map(|i| f64::from(o[i * 128 + d]) * (f64::from(m[i]) - largest).exp());
+                    .map(|i| f64::from(o[i * dimensions + d]) * (f64::from(m[i]) - largest).exp());
                 weighed.sum::<f64>() / sum
             })
             .collect();
         // exp of at most 80 is within 163 ulp, and 210 terms are summed; |o| <= 1 and l >= 0.1.
-        let verdict = compare(&format!("head {head}"), &out[head * 128..], &want, |_| {
+        let verdict = compare(&format!("head {head}"), &out[head * dimensions..], &want, |_| {
             20.0 * (163.0 + 210.0) * 2f64.powi(-23)
         });
         if verdict.is_err() {

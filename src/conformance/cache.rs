@@ -212,7 +212,7 @@ pub(super) fn angle(position: u32, pair: u32, head_dim: u32) -> f64 {
     f64::from(position) * 10000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
 }
 
-/// Shapes that cases cover: every head dimension, and groups that fill, underfill and overfill a vec4 of heads.
+/// Shapes that cases cover: groups that fill, underfill and overfill a vec4 of heads.
 pub(super) fn shapes() -> Vec<Shape> {
     [(1, 1, 32), (2, 3, 64), (1, 4, 128), (1, 16, 64), (3, 3, 64), (2, 5, 32), (2, 7, 128)]
         .into_iter()
@@ -220,17 +220,36 @@ pub(super) fn shapes() -> Vec<Shape> {
         .collect()
 }
 
-/// The same with every format of the index, among them those whose codes fill one word, two and several chunks.
+/// The other head dimensions and block sizes, among them those whose lanes have unequal shares of a head and whose blocks
+/// are smaller than a tile of keys.
+pub(super) fn sizes() -> Vec<Shape> {
+    [
+        (2, 3, 80, 16),
+        (1, 4, 96, 32),
+        (1, 2, 192, 128),
+        (1, 5, 256, 16),
+        (2, 2, 256, 64),
+        (1, 3, 64, 16),
+    ]
+    .into_iter()
+    .map(|(kv_heads, group, head_dim, block)| Shape {
+        block,
+        ..Shape::new(kv_heads, group, head_dim, group != 4)
+    })
+    .collect()
+}
+
+/// Those of [`shapes`] and some sizes with every format of the index, among them those whose codes fill one word, two and several chunks.
 pub(super) fn index_shapes() -> Vec<Shape> {
     let formats = [
         (2, 3, 64, 16, 8, 4),
-        (1, 4, 128, 128, 128, 8),
+        (1, 4, 192, 128, 128, 8),
         (1, 16, 64, 32, 32, 2),
-        (3, 3, 64, 64, 64, 4),
+        (3, 3, 96, 64, 64, 4),
         (2, 5, 32, 64, 16, 2),
         (1, 1, 32, 16, 16, 8),
-        (2, 7, 128, 32, 32, 8),
-        (2, 2, 128, 128, 16, 4),
+        (2, 7, 80, 32, 32, 8),
+        (2, 2, 256, 128, 16, 4),
     ];
     let formats = formats.into_iter().map(|(kv_heads, group, head_dim, block, channels, bits)| {
         let index = IndexFormat { channels, bits };

@@ -48,7 +48,11 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     {
         for family in ["random", "ties", "equal", "peaked", "nan", "infinite"] {
             for (blocks, tokens) in [(1, 1), (3, 100), (16, 256), (1000, 5000)] {
-                let shape = shapes[if family == "random" { 4 } else { 1 }];
+                let shape = match family {
+                    "random" => shapes[4],
+                    "ties" => Shape { block: 16, ..shapes[1] },
+                    _ => shapes[1],
+                };
                 let label =
                     format!("level {level} {scorer} {family} blocks {blocks} tokens {tokens}");
                 cases.push(Case::new("top_k", label, true, move |gpu| {
@@ -353,7 +357,7 @@ async fn top_k(
 ) -> Result<Verdict> {
     let mut random = Random::new(u64::from(blocks) + 7);
     // Rows with many candidates, with none beyond sink and recent, and with a single one.
-    let lengths = [40 * 64 + 1, 64, 6 * 64 + 5];
+    let lengths = [40 * shape.block + 1, shape.block, 6 * shape.block + 5];
     let cache = Cache::new(shape, &lengths, 1, Family::Equal);
     let budget = Budget {
         blocks: Blocks::Count(blocks),
@@ -423,8 +427,9 @@ async fn top_k(
             }
             let chosen: Vec<usize> = got[..k as usize]
                 .iter()
-                .map(|&v| {
-                    if level == 1 { v as usize } else { ((v / 64 - 1) / 2 * 64 + v % 64) as usize }
+                .map(|&v| match level {
+                    1 => v as usize,
+                    _ => ((v / shape.block - 1) / 2 * shape.block + v % shape.block) as usize,
                 })
                 .map(|i| i.wrapping_sub(from as usize))
                 .collect();
