@@ -161,8 +161,6 @@ impl Bench {
         let partial_o = self.storage(partials * u64::from(shape.head_dim) * 4);
         let partial_ml = self.storage(partials * 8);
         let channels = self.storage(shape.channels_len() * 4);
-        let query_codes = self.storage(u64::from(shape.q_heads() * shape.index.channels));
-        let query_scales = self.storage(u64::from(shape.q_heads()) * 4);
         let scores = self.storage(u64::from(shape.q_heads() * stride) * 4);
         let keys = self.storage(u64::from(shape.kv_heads * stride) * 4);
         let chosen_blocks = self.storage(u64::from(shape.kv_heads * count) * 4);
@@ -198,21 +196,17 @@ impl Bench {
 
         let sparse = plan(&[1], depth, Some(&budget));
         write(&sparse);
-        let op = self.op(
-            &kernels::query_codes(&shape),
-            &[&step, &qkv, &channels, &query_codes, &query_scales],
-        );
-        self.time(&name("query_codes"), &op, [q, 1, 1], 0.0, 0.0);
-        let score = [&step, &segment, &query_codes, &query_scales, &codes];
+        let score = [&step, &segment, &qkv, &channels, &codes];
+        let scored = kernels::scored_blocks(&shape);
         // The scored noise must survive, so scoring writes elsewhere.
         let sink = self.storage(u64::from(q * stride) * 4);
         let op =
             self.op(&kernels::block_score(&shape), &[&score[..], &[&sink, &stride_only]].concat());
-        let code_bytes = f64::from(depth) * f64::from(kv_heads) * 16.0;
+        let code_bytes = f64::from(sparse.closed) * shape.block_code_bytes() as f64;
         self.time(
             &name("block_score"),
             &op,
-            [sparse.closed.div_ceil(kernels::SCORED_BLOCKS), kv_heads, 1],
+            [sparse.closed.div_ceil(scored), kv_heads, 1],
             0.0,
             code_bytes,
         );
@@ -229,7 +223,7 @@ impl Bench {
         self.time(
             &name("token_score"),
             &op,
-            [sparse.blocks_kept.div_ceil(4), kv_heads, 1],
+            [sparse.blocks_kept.div_ceil(scored), kv_heads, 1],
             0.0,
             0.0,
         );

@@ -254,8 +254,7 @@ fn joint(stats: &[Stats]) -> Stats {
         for (to, from) in all.queries.iter_mut().zip(&stats.queries) {
             to.iter_mut().zip(from).for_each(|(t, f)| *t = t.max(*f));
         }
-        all.low.iter_mut().zip(&stats.low).for_each(|(t, f)| *t = t.min(*f));
-        all.high.iter_mut().zip(&stats.high).for_each(|(t, f)| *t = t.max(*f));
+        all.keys.iter_mut().zip(&stats.keys).for_each(|(t, f)| *t = t.max(*f));
     }
     all
 }

@@ -4,16 +4,14 @@
 #[path = "common/model.rs"]
 mod model;
 
-use asynctls::attention::{
-    Attention, BlockScorer, Blocks, Budget, IndexFormat, TokenScorer, TwoLevel,
-};
+use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, TokenScorer, TwoLevel};
 use asynctls::engine::{
     Engine, EngineOptions, IndexOptions, LayerCacheView, LayerView, Session, Want,
 };
 use asynctls::eval::recall::{Exact, append, measure};
 use asynctls::gpu::GpuOptions;
-use asynctls::reference::index::{bounds, code_logit};
-use asynctls::reference::select::{bounds_score, check_top_k, softmax_mean};
+use asynctls::reference::index::{BlockQuery, Range, bounds};
+use asynctls::reference::select::{bounds_score, check_top_k, log_sum_exp, softmax_mean};
 use model::{engine, gpu, prefill};
 use std::sync::{Arc, OnceLock};
 
@@ -127,30 +125,31 @@ fn codes_rank_blocks_and_tokens_as_the_host_does_from_the_same_channels() {
     let (cache, views, mut session) = observed(two_level(BlockScorer::Codes, TokenScorer::Codes));
     let set = pollster::block_on(engine.channels(&mut session)).unwrap();
     assert_eq!(session.channel_set(), Some(set.id()));
-    let format = IndexFormat::default();
+    let format = engine.shape().index;
     let row = BUDGET.row(TOKENS as u32, 64);
     let mut same = 0;
     for ((cache, view), channels) in cache.iter().zip(&views).zip(&set.layers) {
-        for (head, channels) in channels.iter().enumerate() {
-            let codes: Vec<Vec<u8>> = cache.keys[head]
-                .chunks_exact(64)
-                .map(|key| {
-                    let exact = channels.exact_codes(key, format.largest());
-                    exact.iter().map(|c| c.round() as u8).collect()
-                })
-                .collect();
-            let blocks: Vec<Vec<f32>> = (0..3)
-                .map(|h| {
-                    let query = &view.queries[(head * 3 + h) * 64..][..64];
-                    let (exact, scale) = channels.exact_query(query);
-                    let query: Vec<i8> = exact.iter().map(|c| c.round() as i8).collect();
-                    let logit =
-                        |t: usize| f64::from(code_logit(&query, &codes[t], format)) * scale / 8.0;
-                    (0..row.closed as usize)
-                        .map(|b| (b * 64..(b + 1) * 64).map(logit).fold(f64::MIN, f64::max) as f32)
-                        .collect()
-                })
-                .collect();
+        for (head, ids) in channels.iter().enumerate() {
+            let key = |t: usize, id: u32| cache.keys[head][t * 64 + id as usize];
+            let score = |h: usize, b: usize| {
+                let query = &view.queries[(head * 3 + h) * 64..][..64];
+                let query: Vec<f32> = ids.iter().map(|&id| query[id as usize]).collect();
+                let tokens = b * 64..(b + 1) * 64;
+                let range = |&id: &u32| Range::of(tokens.clone().map(|t| key(t, id)), format);
+                let ranges: Vec<Range> = ids.iter().map(range).collect();
+                let query = BlockQuery::new(&query, &ranges);
+                let logit = |t: usize| {
+                    let codes: Vec<u8> = ids
+                        .iter()
+                        .zip(&ranges)
+                        .map(|(&id, range)| range.exact_code(key(t, id), format).round() as u8)
+                        .collect();
+                    query.logit(&codes, format) / 8.0
+                };
+                log_sum_exp(&tokens.clone().map(logit).collect::<Vec<_>>()) as f32
+            };
+            let blocks: Vec<Vec<f32>> =
+                (0..3).map(|h| (0..row.closed as usize).map(|b| score(h, b)).collect()).collect();
             let lists: Vec<&[f32]> = blocks.iter().map(Vec::as_slice).collect();
             let scores = softmax_mean(&lists);
             let eligible = &scores[row.sink as usize..row.recent_first as usize];
@@ -225,7 +224,7 @@ fn stored_channels_make_the_index_that_chose_them() {
     let want = logits(engine, &mut session, 77, &attention);
 
     let with_set = self::engine(gpu(GpuOptions::default()), 1024, |o| {
-        with_index(o, |index| index.channels = Some(Arc::new(set.clone())));
+        with_index(o, |index| index.stored = Some(Arc::new(set.clone())));
     });
     let mut session = prompt(&with_set, TOKENS);
     assert_eq!(session.channel_set(), Some(set.id()));
@@ -249,7 +248,7 @@ fn every_block_size_and_format_selects_from_all_and_keeps_what_dense_makes() {
             o.block = block;
             o.sessions = 2;
             o.total_tokens = 1024;
-            with_index(o, |index| index.format = IndexFormat { channels, bits });
+            with_index(o, |index| (index.channels, index.bits) = (Some(channels), bits));
         });
         let mut session = prompt(&engine, 400);
         let mut fork = pollster::block_on(engine.fork(&mut session)).unwrap();

@@ -3,6 +3,7 @@
 use super::stage::{Bindings, Fill, Lanes, Layout, Stage};
 use super::twins::{self, Block, Fold};
 use super::{BLOCK, KV_HEADS, SHAPE};
+use asynctls::attention::{IndexFormat, Shape};
 use asynctls::{gpu, kernels};
 
 /// A layout, at one choice of lanes and workgroups.
@@ -89,13 +90,19 @@ fn codes(channels: usize, bits: usize, way: Way) -> Stage {
     )
 }
 
-/// The product's own kernel: the same codes, queries and scores as `codes 32x4 max`.
-fn product() -> Stage {
-    let spec = kernels::block_score(&SHAPE).constant("LANES_REVERSED", false);
+/// The product's own kernel: codes of 4 bits on so many channels, a step per block, all tokens' exponentials.
+fn product(channels: u32) -> Stage {
+    let shape = Shape { index: IndexFormat { channels, bits: 4 }, ..SHAPE };
+    let spec = kernels::block_score(&shape).constant("LANES_REVERSED", false);
+    let count = channels as usize;
     Stage {
         text: gpu::assemble(&spec).expect("the product's kernel").text,
-        bindings: Bindings::Product,
-        blocks_a_workgroup: kernels::SCORED_BLOCKS as usize,
+        bindings: Bindings::Product { channels },
+        blocks_a_workgroup: kernels::scored_blocks(&shape) as usize,
+        record: Layout(vec![(count * 4, Fill::Halves), (BLOCK * count / 2, Fill::Bytes)]),
+        query: Layout(vec![(SHAPE.head_dim as usize * 4, Fill::Floats)]),
+        tolerance: 5e-3,
+        twin: Box::new(twins::product(shape)),
         ..codes(32, 4, BEST)
     }
 }
@@ -172,7 +179,9 @@ pub fn candidates() -> Vec<Candidate> {
         "read 16 bytes a token",
         vec![plain(wgsl!("read"), 64, BEST.lanes, token_rows(), 16, twins::read)],
     );
-    add("product block_score", vec![product()]);
+    add("product 16x4", vec![product(16)]);
+    add("product 24x4", vec![product(24)]);
+    add("product 32x4", vec![product(32)]);
     for (channels, bits, a_block) in [
         (8, 4, 8),
         (16, 4, 16),

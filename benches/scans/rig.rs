@@ -174,10 +174,20 @@ impl Rig {
                 let table = self.storage(bytemuck::cast_slice(&inputs.table));
                 (vec![uniform([blocks as u32, 0, 0, 0]), table, queries, scales], vec![])
             }
-            Bindings::Product => {
+            Bindings::Product { channels } => {
                 let step = self.storage(bytemuck::cast_slice(&step_words(&inputs.table, blocks)));
                 let segment = uniform([0, (rows * blocks) as u32, 0, 1]);
-                (vec![step, segment, queries, scales], vec![uniform([blocks as u32, 0, 0, 0])])
+                // A row's keys and values, which the kernel does not read, follow its queries.
+                let row = inputs.queries.len() / rows;
+                let width = SHAPE.qkv_width() as usize * 4;
+                let mut qkv = Vec::with_capacity(rows * width);
+                for queries in inputs.queries.chunks_exact(row) {
+                    qkv.extend_from_slice(queries);
+                    qkv.resize(qkv.len() + width - row, 0);
+                }
+                let ids: Vec<u32> = (0..KV_HEADS).flat_map(|_| 0..channels).collect();
+                let (qkv, ids) = (self.storage(&qkv), self.storage(bytemuck::cast_slice(&ids)));
+                (vec![step, segment, qkv, ids], vec![uniform([blocks as u32, 0, 0, 0])])
             }
         };
         let grid = [blocks.div_ceil(stage.blocks_a_workgroup) as u32, KV_HEADS as u32, rows as u32];

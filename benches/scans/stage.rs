@@ -63,8 +63,11 @@ pub struct Lanes {
 pub enum Bindings {
     /// As `lib.wgsl` declares.
     Probe,
-    /// As the product's `block_score` declares.
-    Product,
+    /// As the product's `block_score` declares, for so many channels: the first dimensions.
+    Product {
+        /// Channels.
+        channels: u32,
+    },
 }
 
 /// One dispatch of a candidate.

@@ -2,6 +2,9 @@
 
 use super::stage::Stage;
 use super::{BLOCK, KV_HEADS};
+use asynctls::attention::Shape;
+use asynctls::reference::index::{BlockQuery, Range, unpack_codes};
+use asynctls::reference::select::log_sum_exp;
 use half::f16;
 
 /// What the scoring head's block is scored from.
@@ -183,4 +186,27 @@ pub fn read(block: &Block) -> f64 {
         block.scale * f64::from(half(0) ^ half(1) ^ half(2) ^ half(3))
     };
     fold(Fold::Max, (0..BLOCK).map(logit))
+}
+
+/// What the product's `block_score` makes of a header, codes and a query.
+pub fn product(shape: Shape) -> impl Fn(&Block) -> f64 {
+    move |block| {
+        let (format, count) = (shape.index, shape.index.channels as usize);
+        let range = |c: usize| Range {
+            zero: half_at(block.record, 2 * c) as f32,
+            step: half_at(block.record, 2 * c + 1) as f32,
+        };
+        let ranges: Vec<Range> = (0..count).map(range).collect();
+        let floats = block.query.chunks_exact(4).take(count);
+        let query: Vec<f32> =
+            floats.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let query = BlockQuery::new(&query, &ranges);
+        let logit = |token: &[u8]| {
+            let words = token.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            let codes = unpack_codes(&words.collect::<Vec<_>>(), format);
+            query.logit(&codes, format) * f64::from(shape.scale())
+        };
+        let tokens = block.record[count * 4..].chunks_exact(count / 2);
+        log_sum_exp(&tokens.map(logit).collect::<Vec<_>>())
+    }
 }

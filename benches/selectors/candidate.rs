@@ -1,6 +1,5 @@
 //! What a candidate index must tell: how much each closed block and each token matters to a query group.
 
-use asynctls::attention::Channels;
 use asynctls::reference::index::Stats;
 
 /// The keys of one KV head, and what an index may be built from.
@@ -80,10 +79,4 @@ pub fn log_sum_exp(values: &[f32]) -> f32 {
 
 pub fn largest(values: &[f32]) -> f32 {
     values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// A query's values on the channels with their steps folded in, rounded to int8 of one scale, as `query_codes` makes them.
-pub fn fold_query(channels: &Channels, query: &[f32]) -> Vec<f32> {
-    let (codes, scale) = channels.exact_query(query);
-    codes.into_iter().map(|code| (code.round() * scale) as f32).collect()
 }

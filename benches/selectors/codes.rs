@@ -1,11 +1,13 @@
 //! Codes of a few bits on a few channels, with steps frozen or per block.
 
-use super::candidate::{Blocks, Index, Keys, dot, fold_query, largest, log_sum_exp};
-use asynctls::attention::{Channels, IndexFormat};
+use super::candidate::{Blocks, Index, Keys, dot, largest, log_sum_exp};
+use asynctls::attention::IndexFormat;
+use asynctls::reference::index::{BlockQuery, Range};
 
-/// Codes under one frozen set of channels.
+/// Codes whose minimum and step are those of the first tokens, for all blocks.
 pub struct Frozen {
-    channels: Channels,
+    ids: Vec<u32>,
+    ranges: Vec<Range>,
     /// Token, channel.
     codes: Vec<f32>,
     block: usize,
@@ -13,33 +15,46 @@ pub struct Frozen {
     scale: f32,
 }
 
+/// Tokens that freeze the ranges.
+const FIRST: usize = 1024;
+
 fn format(channels: u32, bits: u32) -> IndexFormat {
     IndexFormat { channels, bits }
 }
 
+fn kept(ids: &[u32], row: &[f32]) -> Vec<f32> {
+    ids.iter().map(|&id| row[id as usize]).collect()
+}
+
 impl Frozen {
-    fn new(keys: &Keys<'_>, channels: Channels, bits: u32, reduce: fn(&[f32]) -> f32) -> Self {
-        let largest = format(0, bits).largest();
+    fn new(keys: &Keys<'_>, ids: Vec<u32>, bits: u32, reduce: fn(&[f32]) -> f32) -> Self {
+        let format = format(ids.len() as u32, bits);
+        let first = || 0..keys.tokens().min(FIRST);
+        let range = |&id: &u32| Range::of(first().map(|t| keys.row(t)[id as usize]), format);
+        let ranges: Vec<Range> = ids.iter().map(range).collect();
         let codes = (0..keys.tokens())
-            .flat_map(|t| channels.exact_codes(keys.row(t), largest))
-            .map(|code| code.round() as f32)
+            .flat_map(|t| kept(&ids, keys.row(t)).into_iter().zip(&ranges).collect::<Vec<_>>())
+            .map(|(key, range)| range.exact_code(key, format).round() as f32)
             .collect();
         let scale = 1.0 / (keys.head_dim as f32).sqrt();
-        Self { channels, codes, block: keys.block, reduce, scale }
+        Self { ids, ranges, codes, block: keys.block, reduce, scale }
     }
 
     fn row(&self, token: usize) -> &[f32] {
-        let count = self.channels.ids.len();
+        let count = self.ids.len();
         &self.codes[token * count..][..count]
     }
 
+    // The query is rounded to int8; the term of the zeros is the same for every token.
     fn logits(&self, query: &[f32], tokens: impl Iterator<Item = usize>) -> Vec<f32> {
-        let folded = fold_query(&self.channels, query);
+        let query = BlockQuery::new(&kept(&self.ids, query), &self.ranges);
+        let folded: Vec<f32> =
+            query.codes.iter().map(|code| (code.round() * query.sigma) as f32).collect();
         tokens.map(|t| dot(&folded, self.row(t)) * self.scale).collect()
     }
 
     fn blocks(&self) -> usize {
-        self.codes.len() / self.channels.ids.len() / self.block
+        self.codes.len() / self.ids.len() / self.block
     }
 }
 
@@ -57,27 +72,21 @@ impl Index for Frozen {
     }
 }
 
-/// The product's: channels of each KV head, steps frozen, the block's best token.
+/// Channels of each KV head, steps frozen, the block's best token.
 pub fn best_token<const CHANNELS: u32, const BITS: u32>(keys: &Keys<'_>) -> Box<dyn Index> {
-    let channels = Channels::choose(keys.stats, format(CHANNELS, BITS), true);
+    let channels = keys.stats.choose(CHANNELS, true);
     Box::new(Frozen::new(keys, channels, BITS, largest))
 }
 
 /// The block's summed exponentials in place of its best token.
 pub fn all_tokens<const CHANNELS: u32, const BITS: u32>(keys: &Keys<'_>) -> Box<dyn Index> {
-    let channels = Channels::choose(keys.stats, format(CHANNELS, BITS), true);
+    let channels = keys.stats.choose(CHANNELS, true);
     Box::new(Frozen::new(keys, channels, BITS, log_sum_exp))
 }
 
-/// One set of channels for all KV heads of a layer; the steps are each head's own.
+/// One set of channels for all KV heads of a layer; the ranges are each head's own.
 pub fn layer_channels(keys: &Keys<'_>) -> Box<dyn Index> {
-    let mut channels = Channels::choose(keys.layer_stats, format(32, 4), true);
-    for (i, &id) in channels.ids.iter().enumerate() {
-        let (low, high) = (keys.stats.low[id as usize], keys.stats.high[id as usize]);
-        channels.minima[i] = low;
-        channels.steps[i] = (high - low) / 15.0;
-    }
-    Box::new(Frozen::new(keys, channels, 4, largest))
+    Box::new(Frozen::new(keys, keys.layer_stats.choose(32, true), 4, largest))
 }
 
 /// Tokens of every block: no level 1.
@@ -132,7 +141,7 @@ pub fn coarse_first(keys: &Keys<'_>) -> Box<dyn Index> {
 
 /// Codes whose minimum and step are each block's own.
 pub struct PerBlock {
-    channels: Channels,
+    channels: Vec<u32>,
     /// Token, channel: keys as their codes give them back.
     rows: Vec<f32>,
     block: usize,
@@ -141,13 +150,12 @@ pub struct PerBlock {
 }
 
 impl PerBlock {
-    fn new(keys: &Keys<'_>, channels: Channels, bits: u32, reduce: fn(&[f32]) -> f32) -> Self {
+    fn new(keys: &Keys<'_>, channels: Vec<u32>, bits: u32, reduce: fn(&[f32]) -> f32) -> Self {
         let steps = format(0, bits).largest() as f32;
-        let mut rows = Vec::with_capacity(keys.tokens() * channels.ids.len());
+        let mut rows = Vec::with_capacity(keys.tokens() * channels.len());
         for first in (0..keys.tokens()).step_by(keys.block) {
             let tokens = first..(first + keys.block).min(keys.tokens());
             let extremes: Vec<(f32, f32)> = channels
-                .ids
                 .iter()
                 .map(|&id| {
                     let values = || tokens.clone().map(|t| keys.row(t)[id as usize]);
@@ -156,7 +164,7 @@ impl PerBlock {
                 })
                 .collect();
             for t in tokens {
-                rows.extend(channels.ids.iter().zip(&extremes).map(|(&id, &(low, step))| {
+                rows.extend(channels.iter().zip(&extremes).map(|(&id, &(low, step))| {
                     let key = keys.row(t)[id as usize];
                     if step > 0.0 { low + ((key - low) / step).round() * step } else { low }
                 }));
@@ -167,7 +175,7 @@ impl PerBlock {
     }
 
     fn logits(&self, query: &[f32], tokens: impl Iterator<Item = usize>) -> Vec<f32> {
-        let kept: Vec<f32> = self.channels.ids.iter().map(|&id| query[id as usize]).collect();
+        let kept = kept(&self.channels, query);
         tokens
             .map(|t| dot(&kept, &self.rows[t * kept.len()..][..kept.len()]) * self.scale)
             .collect()
@@ -176,7 +184,7 @@ impl PerBlock {
 
 impl Index for PerBlock {
     fn block_logits(&self, queries: &[&[f32]]) -> Blocks {
-        let tokens = self.rows.len() / self.channels.ids.len() / self.block * self.block;
+        let tokens = self.rows.len() / self.channels.len() / self.block * self.block;
         let per_query = queries.iter().map(|query| {
             let logits = self.logits(query, 0..tokens);
             logits.chunks_exact(self.block).map(self.reduce).collect()
@@ -190,13 +198,13 @@ impl Index for PerBlock {
 }
 
 pub fn block_steps<const CHANNELS: u32, const BITS: u32>(keys: &Keys<'_>) -> Box<dyn Index> {
-    let channels = Channels::choose(keys.stats, format(CHANNELS, BITS), true);
+    let channels = keys.stats.choose(CHANNELS, true);
     Box::new(PerBlock::new(keys, channels, BITS, largest))
 }
 
 pub fn block_steps_all_tokens<const CHANNELS: u32, const BITS: u32>(
     keys: &Keys<'_>,
 ) -> Box<dyn Index> {
-    let channels = Channels::choose(keys.stats, format(CHANNELS, BITS), true);
+    let channels = keys.stats.choose(CHANNELS, true);
     Box::new(PerBlock::new(keys, channels, BITS, log_sum_exp))
 }

@@ -1,5 +1,5 @@
 // Folds the rotated queries and keys of a span's rows into the running extremes that choose the index channels:
-// max |q| per query head and dimension, min and max of the cached (f16) key per KV head and dimension. Only the first
+// max |q| per query head and dimension, max |k| of the cached (f16) key per KV head and dimension. Only the first
 // STATS_TOKENS positions count. A span that begins at position 0 starts afresh. Grid: (KV heads, spans).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
@@ -10,7 +10,7 @@ const Q_HEADS: u32 = KV_HEADS * GROUP;
 const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 
 @group(0) @binding(1) var<storage, read> qkv: array<f32>;
-// [sequence slot][KV head][GROUP rows of max |q|, then minima, then maxima of k][HEAD_DIM]
+// [sequence slot][KV head][GROUP rows of max |q|, then max |k|][HEAD_DIM]
 @group(0) @binding(2) var<storage, read_write> stats: array<f32>;
 
 @compute @workgroup_size(64)
@@ -23,7 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let rows = min(step[span + 2u], STATS_TOKENS - first_position);
-    let stats_at = (step[span] * KV_HEADS + kv_head) * (GROUP + 2u) * HEAD_DIM;
+    let stats_at = (step[span] * KV_HEADS + kv_head) * (GROUP + 1u) * HEAD_DIM;
     for (var dimension = lane_of(local, WORKGROUP); dimension < HEAD_DIM; dimension += WORKGROUP) {
         for (var h = 0u; h < GROUP; h++) {
             let at = stats_at + h * HEAD_DIM + dimension;
@@ -34,15 +34,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             stats[at] = largest;
         }
         let at = stats_at + GROUP * HEAD_DIM + dimension;
-        var low = select(stats[at], F16_MAX, first_position == 0u);
-        var high = select(stats[at + HEAD_DIM], -F16_MAX, first_position == 0u);
+        var largest = select(stats[at], 0.0, first_position == 0u);
         for (var r = 0u; r < rows; r++) {
             let key = qkv[(first_row + r) * QKV_WIDTH + (Q_HEADS + kv_head) * HEAD_DIM + dimension];
-            let cached = unpack2x16float(kv_pack(key, 0.0)).x;
-            low = min(low, cached);
-            high = max(high, cached);
+            largest = max(largest, abs(unpack2x16float(kv_pack(key, 0.0)).x));
         }
-        stats[at] = low;
-        stats[at + HEAD_DIM] = high;
+        stats[at] = largest;
     }
 }

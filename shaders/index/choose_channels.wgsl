@@ -1,7 +1,7 @@
-// Chooses a sequence's index channels and freezes their quantisation: the CHANNELS / 2 rotary pairs with the largest
+// Chooses a sequence's index channels: the CHANNELS / 2 rotary pairs with the largest
 // sum over the pair of (1/G) sum_h max |q_h| * max |k| (AsyncTLS, arXiv 2604.07815, after Double Sparsity), ties to the
 // lowest pair, in ascending order. One rotated channel alone depends on absolute phase, a pair only on distance.
-// The step spreads all codes over the keys seen. Grid: (KV heads, sequences to freeze).
+// Grid: (KV heads, sequences to freeze).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/channels.wgsl
@@ -30,8 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let kv_head = group.x;
     let sequence = freeze.sequence;
-    let stats_at = (sequence * KV_HEADS + kv_head) * (GROUP + 2u) * HEAD_DIM;
-    let minima_at = stats_at + GROUP * HEAD_DIM;
+    let stats_at = (sequence * KV_HEADS + kv_head) * (GROUP + 1u) * HEAD_DIM;
     for (var pair = lane; pair < PAIRS; pair += WORKGROUP) {
         var score = 0.0;
         for (var second = 0u; second < 2u; second++) {
@@ -40,8 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var h = 0u; h < GROUP; h++) {
                 queries += stats[stats_at + h * HEAD_DIM + dimension];
             }
-            let key = max(abs(stats[minima_at + dimension]), abs(stats[minima_at + HEAD_DIM + dimension]));
-            score += queries / f32(GROUP) * key;
+            score += queries / f32(GROUP) * stats[stats_at + GROUP * HEAD_DIM + dimension];
         }
         keys[pair] = ordered_key(score);
     }
@@ -65,13 +63,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             place += chosen[other];
         }
         for (var second = 0u; second < 2u; second++) {
-            let dimension = dimension_of(pair, second);
-            let low = stats[minima_at + dimension];
-            let high = stats[minima_at + HEAD_DIM + dimension];
-            let channel = place * 2u + second;
-            channels[channel_at(sequence, kv_head, CHANNEL_IDS, channel)] = dimension;
-            channels[channel_at(sequence, kv_head, CHANNEL_MINIMA, channel)] = bitcast<u32>(low);
-            channels[channel_at(sequence, kv_head, CHANNEL_STEPS, channel)] = bitcast<u32>((high - low) / f32((1u << BITS) - 1u));
+            channels[channel_at(sequence, kv_head, place * 2u + second)] = dimension_of(pair, second);
         }
     }
 }

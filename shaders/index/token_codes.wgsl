@@ -1,5 +1,6 @@
-// Builds the index of closed blocks: each token's key on the sequence's channels as codes of BITS bits,
-// code = clamp(round((key - minimum) / step), 0, LARGEST_CODE). Lane = token. Grid: (KV heads, closing blocks).
+// Builds the index of closed blocks: the range of the block's keys on each of the sequence's channels, and each key's code
+// in that range, code = clamp(round((key - minimum) / step), 0, LARGEST_CODE). Grid: (KV heads, closing blocks).
+//!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
 //!include lib/channels.wgsl
@@ -12,24 +13,28 @@
 
 const WORKGROUP: u32 = 64u;
 
+// Zero and step of each channel, as stored.
+var<workgroup> header: array<vec2<f32>, CHANNELS>;
+var<workgroup> dimensions: array<u32, CHANNELS>;
+
 fn key_value(row: u32, dimension: u32) -> f32 {
     let pair = unpack2x16float(kv[row + dimension / 8u][dimension % 8u / 2u]);
     return select(pair.x, pair.y, (dimension & 1u) == 1u);
 }
 
-fn code(sequence: u32, kv_head: u32, row: u32, channel: u32) -> u32 {
-    let dimension = channels[channel_at(sequence, kv_head, CHANNEL_IDS, channel)];
-    let low = bitcast<f32>(channels[channel_at(sequence, kv_head, CHANNEL_MINIMA, channel)]);
-    let step_size = bitcast<f32>(channels[channel_at(sequence, kv_head, CHANNEL_STEPS, channel)]);
-    // A channel whose keys were all equal has no steps.
-    if !(step_size > 0.0) {
-        return 0u;
+fn code(row: u32, channel: u32) -> u32 {
+    let range = header[channel];
+    // A channel whose keys are all equal has no steps.
+    if !(range.y > 0.0) {
+        return u32(ZERO_CODE);
     }
-    return u32(clamp(round((key_value(row, dimension) - low) / step_size), 0.0, f32(LARGEST_CODE)));
+    let value = round((key_value(row, dimensions[channel]) - range.x) / range.y) + ZERO_CODE;
+    return u32(clamp(value, 0.0, LARGEST_CODE));
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let lane = lane_of(local, WORKGROUP);
     let kv_head = group.x;
     let closing = step[H_CLOSING_AT] + group.y * 2u;
     let sequence = step[closing];
@@ -37,14 +42,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if slot >= segment.blocks {
         return;
     }
+    let at = index_at(slot, kv_head);
+    for (var channel = lane; channel < CHANNELS; channel += WORKGROUP) {
+        let dimension = channels[channel_at(sequence, kv_head, channel)];
+        var low = F16_MAX;
+        var high = -F16_MAX;
+        for (var token = 0u; token < BLOCK; token++) {
+            let key = key_value(kv_row(slot, kv_head, KEYS, token), dimension);
+            low = min(low, key);
+            high = max(high, key);
+        }
+        let step_size = (high - low) / LARGEST_CODE;
+        // Codes are made from what is stored, so that they mean what they will be read as.
+        let stored = pack2x16float(vec2(low + ZERO_CODE * step_size, step_size));
+        codes[at + channel] = stored;
+        header[channel] = unpack2x16float(stored);
+        dimensions[channel] = dimension;
+    }
+    workgroupBarrier();
     for (var token = lane; token < BLOCK; token += WORKGROUP) {
         let row = kv_row(slot, kv_head, KEYS, token);
         for (var word = 0u; word < CODE_WORDS; word++) {
             var bits = select(0u, 0x80808080u, BITS == 8u);
             for (var plane = 0u; plane < PLANES; plane++) {
                 for (var i = 0u; i < 4u; i++) {
-                    let channel = (word * PLANES + plane) * 4u + i;
-                    bits ^= code(sequence, kv_head, row, channel) << (8u * i + BITS * plane);
+                    bits ^= code(row, (word * PLANES + plane) * 4u + i) << (8u * i + BITS * plane);
                 }
             }
             codes[code_row(slot, kv_head, token) + word] = bits;

@@ -1,30 +1,87 @@
-// L = sum over channels of w[c] * u[c]: the integer logit of a token's codes u under an int8 query code w, less a term that
-// is the same for every token of the head. Exact: at most 127 * 255 * CHANNELS.
+// Approximate logits from the codes of the index: with key ~ zero + u step,
+//   logit = SCALE (sum_c q[c] zero[c] + sigma sum_c w[c] u[c]),   w[c] = round(q[c] step[c] / sigma) in int8
+// and sigma = max |q[c] step[c]| / 127. A block has its own zeros and steps, so that a query is quantised once a block. A
+// workgroup works on BLOCKS blocks of one KV head, LANES lanes a block.
 //!include <chunk>
 
-@group(0) @binding(1) var<uniform> segment: Segment;
-// [row][query head][CHANNELS / 4] int8 codes, four a word, chunk by chunk and in each plane by plane
-@group(0) @binding(2) var<storage, read> query_codes: array<Chunk>;
-// [row][query head]: the logit is scale * L
-@group(0) @binding(3) var<storage, read> query_scales: array<f32>;
-@group(0) @binding(4) var<storage, read> codes: array<Chunk>;
-
+const LANES: u32 = 16u;
+const WORKGROUP: u32 = BLOCKS * LANES;
+const TOKENS: u32 = BLOCK / LANES;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
+const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 const CODE_CHUNKS: u32 = CODE_WORDS / CHUNK_WORDS;
 const QUERY_CHUNKS: u32 = CODE_CHUNKS * PLANES;
 
-// A query's codes, loaded once for many tokens.
-struct Query {
-    chunks: array<Chunk, QUERY_CHUNKS>,
+@group(0) @binding(1) var<uniform> segment: Segment;
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;
+@group(0) @binding(3) var<storage, read> channels: array<u32>;
+@group(0) @binding(4) var<storage, read> codes: array<Chunk>;
+
+// The group's queries on the channels.
+var<workgroup> kept: array<f32, GROUP * CHANNELS>;
+// Of each block, query and chunk of channels: the largest |q step|, and the sum of q zero.
+var<workgroup> parts: array<vec2<f32>, BLOCKS * GROUP * QUERY_CHUNKS>;
+// Of each block and query: its codes in the order of a token's, chunk by chunk and in each plane by plane.
+var<workgroup> queries: array<Chunk, BLOCKS * GROUP * QUERY_CHUNKS>;
+// Of each block and query: logit = x + y * integer logit.
+var<workgroup> terms: array<vec2<f32>, BLOCKS * GROUP>;
+
+// Zero and step of a channel, where a head-block's index begins at `at`.
+fn range_of(at: u32, channel: u32) -> vec2<f32> {
+    let word = at + channel;
+    return unpack2x16float(chunk_word(codes[word / CHUNK_WORDS], word % CHUNK_WORDS));
 }
 
-// head: row * Q_HEADS + query head.
-fn query_of(head: u32) -> Query {
-    var query = Query();
-    for (var i = 0u; i < QUERY_CHUNKS; i++) {
-        query.chunks[i] = query_codes[head * QUERY_CHUNKS + i];
+// The first of the four channels of a query chunk's word.
+fn first_channel(chunk: u32, word: u32) -> u32 {
+    return ((chunk / PLANES * CHUNK_WORDS + word) * PLANES + chunk % PLANES) * 4u;
+}
+
+// Quantises the group's queries for the block of each lane, whose index begins at `at`. Every lane must call.
+fn quantise_queries(lane: u32, row: u32, kv_head: u32, at: u32) {
+    for (var i = lane; i < GROUP * CHANNELS; i += WORKGROUP) {
+        let dimension = channels[channel_at(row_sequence(row), kv_head, i % CHANNELS)];
+        kept[i] = qkv[row * QKV_WIDTH + (kv_head * GROUP + i / CHANNELS) * HEAD_DIM + dimension];
     }
-    return query;
+    workgroupBarrier();
+    let first = lane / LANES * GROUP * QUERY_CHUNKS;
+    for (var item = lane % LANES; item < GROUP * QUERY_CHUNKS; item += LANES) {
+        var part = vec2(0.0);
+        for (var word = 0u; word < CHUNK_WORDS; word++) {
+            let channel = first_channel(item % QUERY_CHUNKS, word);
+            for (var i = 0u; i < 4u; i++) {
+                let range = range_of(at, channel + i);
+                let q = kept[item / QUERY_CHUNKS * CHANNELS + channel + i];
+                part = vec2(max(part.x, abs(q * range.y)), part.y + q * range.x);
+            }
+        }
+        parts[first + item] = part;
+    }
+    workgroupBarrier();
+    for (var item = lane % LANES; item < GROUP * QUERY_CHUNKS; item += LANES) {
+        let head = item / QUERY_CHUNKS;
+        var whole = vec2(0.0);
+        for (var i = 0u; i < QUERY_CHUNKS; i++) {
+            let part = parts[first + head * QUERY_CHUNKS + i];
+            whole = vec2(max(whole.x, part.x), whole.y + part.y);
+        }
+        // A query of zeros has the code zero.
+        let to_code = select(127.0 / whole.x, 0.0, whole.x == 0.0);
+        var words = array<u32, CHUNK_WORDS>();
+        for (var word = 0u; word < CHUNK_WORDS; word++) {
+            let channel = first_channel(item % QUERY_CHUNKS, word);
+            for (var i = 0u; i < 4u; i++) {
+                let folded = kept[head * CHANNELS + channel + i] * range_of(at, channel + i).y;
+                let w = i32(clamp(round(folded * to_code), -127.0, 127.0));
+                words[word] |= (bitcast<u32>(w) & 0xffu) << (8u * i);
+            }
+        }
+        queries[first + item] = chunk_of(words);
+        if item % QUERY_CHUNKS == 0u {
+            terms[lane / LANES * GROUP + head] = vec2(whole.y * SCALE, whole.x / 127.0 * SCALE);
+        }
+    }
+    workgroupBarrier();
 }
 
 // A token's codes, loaded once for all heads of its group.
@@ -41,7 +98,22 @@ fn codes_of(token_row: u32) -> Codes {
     return token;
 }
 
-fn code_logit(query: Query, token: Codes) -> i32 {
+// A query's codes for one block.
+struct Query {
+    chunks: array<Chunk, QUERY_CHUNKS>,
+}
+
+// query: place of the block in the workgroup * GROUP + head in the group.
+fn query_of(query: u32) -> Query {
+    var chunks = Query();
+    for (var i = 0u; i < QUERY_CHUNKS; i++) {
+        chunks.chunks[i] = queries[query * QUERY_CHUNKS + i];
+    }
+    return chunks;
+}
+
+// Exact: at most 127 * 128 * CHANNELS.
+fn integer_logit(query: Query, token: Codes) -> i32 {
     var q = query;
     var t = token;
     var sum = 0;

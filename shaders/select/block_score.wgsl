@@ -1,17 +1,14 @@
-// Level 1: a closed block's score per query head is the largest logit of its tokens' codes. The index is the largest
-// read of a step, so a lane loads the codes of all of its tokens before anything else, once for all heads of the group,
-// and queries wait in workgroup memory, where streaming codes cannot evict them. BLOCKS blocks a workgroup, 16 lanes a
-// block, BLOCK / 16 tokens a lane. Grid: (ceil(most closed blocks of a row / BLOCKS), KV heads, rows).
+// Level 1: a closed block's score per query head is ln sum exp of its tokens' approximate logits, so that the softmax over
+// blocks is an estimate of the blocks' attention mass. The index is the largest read of a step, so a lane loads
+// the codes of all of its tokens before anything else, once for all heads of the group.
+// Grid: (ceil(most closed blocks of a row / BLOCKS), KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include <kv>
+//!include lib/channels.wgsl
 //!include lib/codes.wgsl
 //!include lib/code_logits.wgsl
-
-const LANES: u32 = 16u;
-const WORKGROUP: u32 = BLOCKS * LANES;
-const TOKENS: u32 = BLOCK / LANES;
 
 struct Scores {
     // Scores from one query head to the next.
@@ -22,8 +19,8 @@ struct Scores {
 @group(0) @binding(5) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(6) var<uniform> score_rows: Scores;
 
-var<workgroup> queries: array<Query, GROUP>;
-var<workgroup> largest: array<i32, WORKGROUP * GROUP>;
+// Of each head and lane: the largest integer logit of its tokens, and their exponentials' sum relative to it.
+var<workgroup> states: array<vec2<f32>, WORKGROUP * GROUP>;
 // One where a block is closed and in this segment. Not bool: an array of bools in workgroup memory lost elements on an
 // H100 (Vulkan, driver 580).
 var<workgroup> is_scored: array<u32, BLOCKS>;
@@ -33,47 +30,60 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let kv_head = group.y;
     let row = group.z;
-    let first_head = row * Q_HEADS + kv_head * GROUP;
     let closed = closed_blocks(row);
     if group.x * BLOCKS >= closed {
         return;
     }
-    let block = group.x * BLOCKS + lane / LANES;
+    let place = lane / LANES;
+    let block = group.x * BLOCKS + place;
     let slot = row_block(row, min(block, closed - 1u)) - segment.first;
     let is_here = block < closed && slot < segment.blocks;
     if lane % LANES == 0u {
-        is_scored[lane / LANES] = u32(is_here);
+        is_scored[place] = u32(is_here);
     }
     // The segment's first block stands for one that is not here, so that the loads need no branch.
-    let first_token = code_row(select(0u, slot, is_here), kv_head, lane % LANES);
+    let some_slot = select(0u, slot, is_here);
+    let first_token = code_row(some_slot, kv_head, lane % LANES);
     var tokens = array<Codes, TOKENS>();
     for (var i = 0u; i < TOKENS; i++) {
         tokens[i] = codes_of(first_token + i * LANES * CODE_WORDS);
     }
-    if lane < GROUP {
-        queries[lane] = query_of(first_head + lane);
-    }
-    workgroupBarrier();
+    quantise_queries(lane, row, kv_head, index_at(some_slot, kv_head));
     for (var h = 0u; h < GROUP; h++) {
-        let query = queries[h];
+        let query = query_of(place * GROUP + h);
+        let factor = terms[place * GROUP + h].y;
+        var logits = array<i32, TOKENS>();
         var best = -0x7fffffff;
         for (var i = 0u; i < TOKENS; i++) {
-            best = max(best, code_logit(query, tokens[i]));
+            logits[i] = integer_logit(query, tokens[i]);
+            best = max(best, logits[i]);
         }
-        largest[h * WORKGROUP + lane] = best;
+        var sum = 0.0;
+        for (var i = 0u; i < TOKENS; i++) {
+            sum += exp(factor * f32(logits[i] - best));
+        }
+        states[h * WORKGROUP + lane] = vec2(f32(best), sum);
     }
     workgroupBarrier();
     // One lane a score, neighbouring lanes neighbouring blocks. It starts at its own place among the block's lanes, so that
     // lanes meet different banks.
     for (var item = lane; item < GROUP * BLOCKS; item += WORKGROUP) {
-        let place = item % BLOCKS;
-        if is_scored[place] == 1u {
-            var best = largest[item * LANES + item % LANES];
+        let scored = item % BLOCKS;
+        if is_scored[scored] == 1u {
+            let h = item / BLOCKS;
+            let term = terms[scored * GROUP + h];
+            let first = h * WORKGROUP + scored * LANES;
+            var best = states[first + item % LANES].x;
             for (var i = 1u; i < LANES; i++) {
-                best = max(best, largest[item * LANES + (item + i) % LANES]);
+                best = max(best, states[first + (item + i) % LANES].x);
             }
-            let head = first_head + item / BLOCKS;
-            scores[head * score_rows.stride + group.x * BLOCKS + place] = query_scales[head] * f32(best);
+            var sum = 0.0;
+            for (var i = 0u; i < LANES; i++) {
+                let state = states[first + (item + i) % LANES];
+                sum += state.y * exp(term.y * (state.x - best));
+            }
+            let head = row * Q_HEADS + kv_head * GROUP + h;
+            scores[head * score_rows.stride + group.x * BLOCKS + scored] = term.x + term.y * best + log(sum);
         }
     }
 }

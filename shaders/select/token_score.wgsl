@@ -1,9 +1,10 @@
-// Level 2: the logit of every token of the chosen blocks, per query head, from the same codes. Four blocks a workgroup,
-// 16 lanes a block, BLOCK / 16 tokens a lane, so that a query is loaded once for several tokens.
-// Grid: (ceil(blocks kept / 4), KV heads, rows).
+// Level 2: the approximate logit of every token of the chosen blocks, per query head, from the same codes.
+// Grid: (ceil(blocks kept / BLOCKS), KV heads, rows).
+//!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include <kv>
+//!include lib/channels.wgsl
 //!include lib/codes.wgsl
 //!include lib/code_logits.wgsl
 
@@ -18,26 +19,32 @@ struct Scores {
 @group(0) @binding(6) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(7) var<uniform> score_rows: Scores;
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let choice = group.x * 4u + lane / 16u;
+@compute @workgroup_size(WORKGROUP)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let lane = lane_of(local, WORKGROUP);
     let kv_head = group.y;
     let row = group.z;
-    if choice >= blocks_chosen(row) {
+    let chosen = blocks_chosen(row);
+    if group.x * BLOCKS >= chosen {
         return;
     }
-    let block = chosen_blocks[(row * KV_HEADS + kv_head) * step[H_BLOCKS_KEPT] + choice];
+    let place = lane / LANES;
+    let choice = group.x * BLOCKS + place;
+    let block = chosen_blocks[(row * KV_HEADS + kv_head) * step[H_BLOCKS_KEPT] + min(choice, chosen - 1u)];
     let slot = row_block(row, block) - segment.first;
-    if slot >= segment.blocks {
+    let is_here = choice < chosen && slot < segment.blocks;
+    // The segment's first block stands for one that is not here.
+    let some_slot = select(0u, slot, is_here);
+    quantise_queries(lane, row, kv_head, index_at(some_slot, kv_head));
+    if !is_here {
         return;
     }
-    for (var h = 0u; h < GROUP; h++) {
-        let head = row * Q_HEADS + kv_head * GROUP + h;
-        let query = query_of(head);
-        let scale = query_scales[head];
-        let to = head * score_rows.stride + choice * BLOCK;
-        for (var token = lane % 16u; token < BLOCK; token += 16u) {
-            scores[to + token] = scale * f32(code_logit(query, codes_of(code_row(slot, kv_head, token))));
+    for (var token = lane % LANES; token < BLOCK; token += LANES) {
+        let token_codes = codes_of(code_row(slot, kv_head, token));
+        for (var h = 0u; h < GROUP; h++) {
+            let term = terms[place * GROUP + h];
+            let logit = term.x + term.y * f32(integer_logit(query_of(place * GROUP + h), token_codes));
+            scores[(row * Q_HEADS + kv_head * GROUP + h) * score_rows.stride + choice * BLOCK + token] = logit;
         }
     }
 }

@@ -1,21 +1,10 @@
-//! Sets of index channels: which channels of each layer and KV head an index keeps, and how their keys become codes.
+//! Sets of index channels: which channels of each layer and KV head an index keeps.
 
 use super::{IndexFormat, Shape};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
-
-/// The index channels of one KV head.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Channels {
-    /// Dimensions kept.
-    pub ids: Vec<u32>,
-    /// Smallest key of each.
-    pub minima: Vec<f32>,
-    /// Step of each: key ~ minimum + code * step.
-    pub steps: Vec<f32>,
-}
 
 /// Names a set of index channels by its content. Two indices can only be compared, shared or stored together if their
 /// sets are equal: given the set, an index depends on its keys alone.
@@ -31,12 +20,10 @@ impl fmt::Display for ChannelSetId {
 /// The index channels of a model, frozen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChannelSet {
-    /// Bits of a code, which the steps are made for.
-    pub bits: u32,
     /// Length of a head, which the channels are dimensions of.
     pub head_dim: u32,
-    /// [layer][KV head]
-    pub layers: Vec<Vec<Channels>>,
+    /// Dimensions kept: layer, KV head.
+    pub layers: Vec<Vec<Vec<u32>>>,
 }
 
 /// Bytes that a file of channels may have: 100 layers of 128 heads of 128 channels take less.
@@ -45,35 +32,26 @@ const MOST_BYTES: u64 = 256 << 20;
 impl ChannelSet {
     /// From the words of each layer, as `shaders/lib/channels.wgsl` lays them out for one sequence.
     pub fn from_words<'a>(shape: &Shape, layers: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        let count = shape.index.channels as usize;
-        let floats = |words: &[u32]| words.iter().map(|&w| f32::from_bits(w)).collect();
-        let head = |words: &[u32]| Channels {
-            ids: words[..count].to_vec(),
-            minima: floats(&words[count..2 * count]),
-            steps: floats(&words[2 * count..]),
+        let heads = |words: &[u32]| {
+            words.chunks_exact(shape.index.channels as usize).map(<[u32]>::to_vec).collect()
         };
-        let layers =
-            layers.into_iter().map(|words| words.chunks_exact(3 * count).map(head).collect());
-        Self { bits: shape.index.bits, head_dim: shape.head_dim, layers: layers.collect() }
+        Self { head_dim: shape.head_dim, layers: layers.into_iter().map(heads).collect() }
     }
 
     /// One layer's words.
     pub fn words(&self, layer: usize) -> Vec<u32> {
-        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-        let head = |c: &Channels| [c.ids.clone(), bits(&c.minima), bits(&c.steps)].concat();
-        self.layers[layer].iter().flat_map(head).collect()
+        self.layers[layer].concat()
     }
 
-    /// The format of an index that these channels make.
-    pub fn format(&self) -> IndexFormat {
-        let channels = self.layers.first().and_then(|heads| heads.first());
-        IndexFormat { channels: channels.map_or(0, |c| c.ids.len() as u32), bits: self.bits }
+    /// Channels of a KV head.
+    pub fn channels(&self) -> u32 {
+        self.layers.first().and_then(|heads| heads.first()).map_or(0, |ids| ids.len() as u32)
     }
 
     /// What names this set: FNV-1a over its words, which is enough to tell sets apart that nobody forges.
     pub fn id(&self) -> ChannelSetId {
         let layers = (0..self.layers.len()).flat_map(|layer| self.words(layer));
-        let words = [self.bits, self.head_dim].into_iter().chain(layers);
+        let words = [self.channels(), self.head_dim].into_iter().chain(layers);
         ChannelSetId(words.flat_map(u32::to_le_bytes).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         }))
@@ -137,8 +115,8 @@ impl ChannelSet {
     }
 
     fn check(&self) -> std::result::Result<(), String> {
-        let format = self.format();
-        format.validate(self.head_dim).map_err(|e| e.to_string())?;
+        let channels = self.channels();
+        IndexFormat { channels, bits: 4 }.validate(self.head_dim).map_err(|e| e.to_string())?;
         let heads = self.layers.first().map_or(0, Vec::len);
         if self.layers.len() > 1024 || heads > 1024 {
             return Err(format!("{} layers of {heads} KV heads are too many", self.layers.len()));
@@ -149,19 +127,14 @@ impl ChannelSet {
             }
             for (h, c) in layer.iter().enumerate() {
                 let wrong = |what: &str| Err(format!("layer {l}, KV head {h}: {what}"));
-                let lengths = [c.ids.len(), c.minima.len(), c.steps.len()];
-                if lengths != [format.channels as usize; 3] {
-                    return wrong("its lists have different lengths");
+                if c.len() != channels as usize {
+                    return wrong("it has another number of channels");
                 }
-                if c.ids.windows(2).any(|p| p[0] == p[1])
-                    || c.ids.iter().any(|&id| id >= self.head_dim)
-                {
-                    return wrong("its channels are not dimensions of a head");
-                }
-                if c.minima.iter().chain(&c.steps).any(|v| !v.is_finite())
-                    || c.steps.iter().any(|&s| s < 0.0)
-                {
-                    return wrong("a minimum or step is no number that a key can have");
+                let mut sorted = c.clone();
+                sorted.sort_unstable();
+                sorted.dedup();
+                if sorted.len() != c.len() || c.iter().any(|&id| id >= self.head_dim) {
+                    return wrong("its channels are not different dimensions of a head");
                 }
             }
         }
@@ -176,13 +149,9 @@ mod tests {
     fn set() -> (Shape, ChannelSet) {
         let mut shape = Shape::new(2, 1, 64, true);
         shape.index = IndexFormat { channels: 8, bits: 4 };
-        let head = |h: u32| Channels {
-            ids: (0..8).map(|i| 2 * i + h).collect(),
-            minima: vec![-1.5; 8],
-            steps: vec![0.1 + h as f32; 8],
-        };
+        let head = |h: u32| (0..8).map(|i| 2 * i + h).collect::<Vec<u32>>();
         let layers = (0..3).map(|_| vec![head(0), head(1)]).collect();
-        (shape, ChannelSet { bits: 4, head_dim: 64, layers })
+        (shape, ChannelSet { head_dim: 64, layers })
     }
 
     #[test]
@@ -196,7 +165,7 @@ mod tests {
         set.write(&path).unwrap();
         let read = ChannelSet::read(&path).unwrap();
         assert_eq!((&read, read.id()), (&set, set.id()));
-        assert_eq!(read.format(), IndexFormat { channels: 8, bits: 4 });
+        assert_eq!(read.channels(), 8);
         set.check_model(&shape, 3).unwrap();
         let message = set.check_model(&shape, 4).unwrap_err().to_string();
         assert!(message.contains("3 layers") && message.contains("4 layers"), "{message}");
@@ -206,10 +175,10 @@ mod tests {
     fn ids_tell_sets_apart() {
         let (_, set) = set();
         let mut other = set.clone();
-        other.layers[2][1].steps[7] += 1e-6;
+        other.layers[2][1][7] = 63;
         assert_ne!(set.id(), other.id());
         other = set.clone();
-        other.bits = 8;
+        other.head_dim = 128;
         assert_ne!(set.id(), other.id());
     }
 
@@ -226,11 +195,11 @@ mod tests {
         assert!(refused("{}").contains("no set of index channels"));
         let json = serde_json::to_string(&set).unwrap();
         assert!(refused(&json[..json.len() - 9]).contains("no set of index channels"));
-        assert!(refused(&json.replace("[0,2,4", "[0,2,64")).contains("not dimensions of a head"));
-        assert!(refused(&json.replace("-1.5", "1e39")).contains("layer 0"));
-        assert!(refused(&json.replace("\"bits\":4", "\"bits\":3")).contains("2, 4 or 8"));
-        assert!(refused(&json.replace("[0,2,4", "[2,4")).contains("different lengths"));
-        assert!(refused("{\"bits\":4,\"head_dim\":64,\"layers\":[]}").contains("8, 16, 32"));
+        let other = |from: &str, to: &str| refused(&json.replace(from, to));
+        assert!(other("[0,2,4", "[0,2,64").contains("not different dimensions"));
+        assert!(other("[0,2,4", "[0,2,2").contains("not different dimensions"));
+        assert!(other("[1,3,5", "[3,5").contains("another number of channels"));
+        assert!(refused("{\"head_dim\":64,\"layers\":[]}").contains("multiple of 8"));
         assert!(ChannelSet::read(&dir.path().join("absent")).is_err());
     }
 }

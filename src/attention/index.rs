@@ -2,23 +2,23 @@
 
 use crate::{Error, Result};
 
-/// What the index keeps of each key: its values on some channels, as codes of a few bits.
+/// What the index keeps of each key: its values on some channels, as codes of a few bits. Each block has a header: a minimum
+/// and a step a channel, as f16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexFormat {
-    /// Channels of a KV head: 8, 16, 32, 64 or 128, at most its dimensions. They come in rotary pairs.
+    /// Channels of a KV head: a multiple of 8 from 8 to 128, at most its dimensions. They come in rotary pairs.
     pub channels: u32,
     /// Bits of a code: 2, 4 or 8. A token's codes fill whole words of 32 bits.
     pub bits: u32,
 }
 
-impl Default for IndexFormat {
-    /// 16 bytes a token.
-    fn default() -> Self {
-        Self { channels: 32, bits: 4 }
-    }
-}
-
 impl IndexFormat {
+    /// The default of a head dimension: a quarter of it and 4 bits, which kept what dense attention attends where an eighth
+    /// lost it; at most 24 channels, so that a token takes less than 16 bytes (`docs/selection.md`).
+    pub fn for_head_dim(head_dim: u32) -> Self {
+        Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 24), bits: 4 }
+    }
+
     /// Words of one token's codes.
     pub fn words(&self) -> u32 {
         self.channels * self.bits / 32
@@ -26,12 +26,22 @@ impl IndexFormat {
 
     /// Words that are read at a time: 1, 2 or 4.
     pub fn chunk(&self) -> u32 {
-        self.words().min(4)
+        1 << self.words().trailing_zeros().min(2)
+    }
+
+    /// Words of a block of `block` tokens for one KV head: the header and the codes.
+    pub fn block_words(&self, block: u32) -> u32 {
+        self.channels + block * self.words()
     }
 
     /// The largest code.
     pub fn largest(&self) -> u32 {
         (1 << self.bits) - 1
+    }
+
+    /// What is stored as zero: eight-bit codes are signed bytes.
+    pub fn zero(&self) -> u32 {
+        if self.bits == 8 { 128 } else { 0 }
     }
 
     /// Checks that kernels exist for this format.
@@ -40,17 +50,17 @@ impl IndexFormat {
     /// [`Error::Argument`] naming the option, its value and the limit.
     pub fn validate(&self, head_dim: u32) -> Result<()> {
         let Self { channels, bits } = *self;
-        if ![8, 16, 32, 64, 128].contains(&channels) || channels > head_dim {
+        if !(8..=128).contains(&channels) || !channels.is_multiple_of(8) || channels > head_dim {
             let limit = format!(
-                "it must be 8, 16, 32, 64 or 128, and at most the head dimension, which is {head_dim}"
+                "it must be a multiple of 8 from 8 to 128, and at most the head dimension, which is {head_dim}"
             );
             return Err(Error::argument("--index-channels", channels, limit));
         }
         if ![2, 4, 8].contains(&bits) {
             return Err(Error::argument("--index-bits", bits, "it must be 2, 4 or 8"));
         }
-        if channels * bits < 32 {
-            let limit = format!("with {channels} channels at least 4 bits are needed");
+        if !(channels * bits).is_multiple_of(32) {
+            let limit = format!("{channels} channels need at least 4");
             return Err(Error::argument("--index-bits", bits, limit));
         }
         Ok(())

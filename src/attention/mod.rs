@@ -7,7 +7,7 @@ mod plan;
 mod selector;
 mod shape;
 
-pub use channels::{ChannelSet, ChannelSetId, Channels};
+pub use channels::{ChannelSet, ChannelSetId};
 pub use config::{Attention, Blocks, Budget, RowBudget, TwoLevel};
 pub use index::IndexFormat;
 pub use plan::{Span, Step, StepSettings, TILE_ROWS};

@@ -28,7 +28,7 @@ impl Shape {
 
     /// A shape with blocks of 64 tokens and the default index.
     pub fn new(kv_heads: u32, group: u32, head_dim: u32, rope_interleaved: bool) -> Self {
-        let (block, index) = (Self::BLOCK, IndexFormat::default());
+        let (block, index) = (Self::BLOCK, IndexFormat::for_head_dim(head_dim));
         Self { kv_heads, group, head_dim, rope_interleaved, block, index }
     }
 
@@ -87,7 +87,7 @@ impl Shape {
 
     /// Bytes of one block's index in one layer.
     pub fn block_code_bytes(&self) -> u64 {
-        u64::from(self.kv_heads) * u64::from(self.block) * u64::from(self.index.words()) * 4
+        u64::from(self.kv_heads) * u64::from(self.index.block_words(self.block)) * 4
     }
 
     /// Bytes of one block's bounds in one layer, as packed f16.
@@ -97,11 +97,11 @@ impl Shape {
 
     /// Floats of channel statistics of one sequence in one layer.
     pub fn stats_len(&self) -> u64 {
-        u64::from(self.kv_heads) * u64::from(self.group + 2) * u64::from(self.head_dim)
+        u64::from(self.kv_heads) * u64::from(self.group + 1) * u64::from(self.head_dim)
     }
 
     /// Words that describe the index channels of one sequence in one layer.
     pub fn channels_len(&self) -> u64 {
-        u64::from(self.kv_heads) * 3 * u64::from(self.index.channels)
+        u64::from(self.kv_heads) * u64::from(self.index.channels)
     }
 }

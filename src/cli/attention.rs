@@ -2,7 +2,7 @@
 
 use asynctls::Result;
 use asynctls::attention::{
-    Attention, BlockScorer, Blocks, Budget, ChannelSet, IndexFormat, TokenScorer, TwoLevel,
+    Attention, BlockScorer, Blocks, Budget, ChannelSet, TokenScorer, TwoLevel,
 };
 use asynctls::engine::{EngineOptions, IndexOptions};
 use clap::{Args, ValueEnum};
@@ -47,7 +47,7 @@ pub struct IndexFlags {
     format: FormatFlags,
     /// Use the stored index channels of this file, which `asynctls calibrate` wrote, instead of choosing them from the
     /// first 1,024 tokens
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["index_channels", "index_bits"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "index_channels")]
     channels: Option<PathBuf>,
 }
 
@@ -55,13 +55,11 @@ pub struct IndexFlags {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Index")]
 pub struct FormatFlags {
-    /// Channels of each key that the index keeps: 8, 16, 32, 64 or 128
-    #[arg(long, value_name = "N", default_value_t = IndexFormat::default().channels,
-        allow_negative_numbers = true)]
-    index_channels: u32,
+    /// Channels of each key that the index keeps, a multiple of 8 [default: a quarter of the head dimension, at most 24]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    index_channels: Option<u32>,
     /// Bits of each channel's code: 2, 4 or 8
-    #[arg(long, value_name = "N", default_value_t = IndexFormat::default().bits,
-        allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true)]
     index_bits: u32,
     /// Tokens in a block: 16, 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
@@ -69,9 +67,10 @@ pub struct FormatFlags {
 }
 
 impl FormatFlags {
-    /// Channels and bits.
-    pub fn format(&self) -> IndexFormat {
-        IndexFormat { channels: self.index_channels, bits: self.index_bits }
+    /// An index of this format.
+    pub fn index(&self) -> IndexOptions {
+        let Self { index_channels: channels, index_bits: bits, .. } = *self;
+        IndexOptions { channels, bits, ..IndexOptions::default() }
     }
 }
 
@@ -124,15 +123,9 @@ impl AttentionOptions {
 impl IndexFlags {
     /// Asks for an index, with the bounds of blocks' keys or without.
     pub fn set_up(&self, bounds: bool, options: &mut EngineOptions) -> Result<()> {
-        let channels = self.channels.as_deref().map(ChannelSet::read).transpose()?;
-        let asked = self.format.format();
+        let stored = self.channels.as_deref().map(ChannelSet::read).transpose()?.map(Arc::new);
         options.block = self.format.block_size;
-        options.index = Some(IndexOptions {
-            format: channels.as_ref().map_or(asked, ChannelSet::format),
-            bounds,
-            channels: channels.map(Arc::new),
-            ..IndexOptions::default()
-        });
+        options.index = Some(IndexOptions { bounds, stored, ..self.format.index() });
         Ok(())
     }
 }

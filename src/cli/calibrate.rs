@@ -39,7 +39,6 @@ struct Report {
     id: String,
     tokens: u32,
     channels: u32,
-    bits: u32,
 }
 
 /// Runs it.
@@ -52,11 +51,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let engine = model.load(adapter, &room, |engine| {
         let stats_tokens = options.length;
         engine.block = options.format.block_size;
-        engine.index = Some(IndexOptions {
-            format: options.format.format(),
-            stats_tokens,
-            ..Default::default()
-        });
+        engine.index = Some(IndexOptions { stats_tokens, ..options.format.index() });
         Ok(())
     })?;
     let _keeping = interrupt::Keeping::new();
@@ -73,20 +68,18 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     }
     let set = pollster::block_on(engine.channels(&mut session))?;
     set.write(&options.output)?;
-    let format = set.format();
     let report = Report {
         output: options.output.display().to_string(),
         id: set.id().to_string(),
         tokens: options.length,
-        channels: format.channels,
-        bits: format.bits,
+        channels: set.channels(),
     };
     if options.json {
         print_json(&report)?;
     } else {
         print(&format!(
-            "{}: {} channels of {} bits from {} tokens, set {}\n",
-            report.output, report.channels, report.bits, report.tokens, report.id
+            "{}: {} channels from {} tokens, set {}\n",
+            report.output, report.channels, report.tokens, report.id
         ))?;
     }
     Ok(ExitCode::SUCCESS)

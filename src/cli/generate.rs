@@ -354,11 +354,9 @@ impl Run<'_> {
             dense_below: budget.map(|b| b.dense_below),
             scorer: two_level.map(|t| t.block_scorer.name()),
             token_scorer: two_level.map(|t| t.token_scorer.name()),
-            index_channels: index.map(|i| i.format.channels),
-            index_bits: index.map(|i| i.format.bits),
-            stored_channels: index
-                .and_then(|i| i.channels.as_ref())
-                .map(|set| set.id().to_string()),
+            index_channels: index.map(|_| engine.shape().index.channels),
+            index_bits: index.map(|i| i.bits),
+            stored_channels: index.and_then(|i| i.stored.as_ref()).map(|set| set.id().to_string()),
             block_size: engine.options.block,
             temperature,
             top_k,

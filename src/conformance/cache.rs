@@ -264,7 +264,7 @@ pub(super) fn shape_label(shape: &Shape) -> String {
     if *block != Shape::BLOCK {
         label += &format!(" block{block}");
     }
-    if *index != IndexFormat::default() {
+    if *index != IndexFormat::for_head_dim(*head_dim) {
         label += &format!(" {}x{}bit", index.channels, index.bits);
     }
     label

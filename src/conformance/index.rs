@@ -4,10 +4,10 @@ use super::cache::{Cache, Family, index_shapes, shape_label};
 use super::rig::{Data, POISON, Random, bits, run};
 use super::{Case, Verdict};
 use crate::Result;
-use crate::attention::{Channels, Shape};
+use crate::attention::Shape;
 use crate::gpu::Gpu;
 use crate::kernels;
-use crate::reference::index::{Stats, unpack_codes};
+use crate::reference::index::{Range, Stats, unpack_codes};
 use half::f16;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
@@ -31,12 +31,15 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                 false,
                 move |gpu| Box::pin(block_bounds(gpu, shape, segments)),
             ));
-            cases.push(Case::new(
-                "token_codes",
-                format!("{label} segments {segments}"),
-                false,
-                move |gpu| Box::pin(token_codes(gpu, shape, segments)),
-            ));
+            // Keys that are all equal have no steps.
+            for family in [Family::Random, Family::Equal] {
+                cases.push(Case::new(
+                    "token_codes",
+                    format!("{label} segments {segments} {family:?}"),
+                    true,
+                    move |gpu| Box::pin(token_codes(gpu, shape, segments, family)),
+                ));
+            }
         }
     }
 }
@@ -46,7 +49,7 @@ fn stats_words(heads: &[Stats]) -> Vec<u32> {
     heads
         .iter()
         .flat_map(|s| {
-            s.queries.iter().chain([&s.low, &s.high]).flat_map(|row| bits(row)).collect::<Vec<_>>()
+            s.queries.iter().chain([&s.keys]).flat_map(|row| bits(row)).collect::<Vec<_>>()
         })
         .collect()
 }
@@ -67,7 +70,7 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     earlier.fold(&vec![&vec![0.9f32; d][..]; shape.group as usize], &vec![0.25; d]);
     let heads = shape.kv_heads as usize;
     // The first slot holds rubbish that must not survive.
-    let mut before = vec![POISON; heads * (shape.group as usize + 2) * d];
+    let mut before = vec![POISON; heads * (shape.group as usize + 1) * d];
     before.extend(stats_words(&vec![earlier.clone(); heads]));
     before.extend(stats_words(&vec![earlier.clone(); heads]));
     let qkv_bits = bits(&qkv);
@@ -127,8 +130,7 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
             match family {
                 "ties" => {
                     stats.queries.iter_mut().for_each(|q| q.fill(1.0));
-                    stats.low.fill(-1.0);
-                    stats.high.fill(1.0);
+                    stats.keys.fill(1.0);
                 }
                 "nan" => stats.queries[0][2] = f32::NAN,
                 _ => {}
@@ -148,72 +150,53 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
     let count = shape.index.channels as usize;
     for head in 0..shape.kv_heads as usize {
         let stats = &heads[shape.kv_heads as usize + head];
-        let want = Channels::choose(stats, shape.index, shape.rope_interleaved);
-        let got = &got[per_slot + head * 3 * count..][..3 * count];
+        let want = stats.choose(shape.index.channels, shape.rope_interleaved);
+        let got = &got[per_slot + head * count..][..count];
         let score =
             |ids: &[u32]| -> f64 { ids.iter().map(|&i| f64::from(stats.score(i as usize))).sum() };
+        let is_a_set = got.iter().all(|&id| id < shape.head_dim)
+            && (1..count).all(|i| !got[..i].contains(&got[i]));
         // Scores that differ by rounding alone may swap.
-        let alike = got[..count] == want.ids[..]
-            || (family == "random" && (score(&got[..count]) - score(&want.ids)).abs() < 1e-5);
+        let alike = *got == want
+            || (family == "random" && is_a_set && (score(got) - score(&want)).abs() < 1e-5);
         if !alike {
-            return Ok(Err(format!(
-                "head {head}: channels {:?}, not {:?}",
-                &got[..count],
-                want.ids
-            )));
-        }
-        for (i, &id) in got[..count].iter().enumerate() {
-            let (low, high) = (stats.low[id as usize], stats.high[id as usize]);
-            let (minimum, step) =
-                (f32::from_bits(got[count + i]), f32::from_bits(got[2 * count + i]));
-            // A division is within 2.5 ulp.
-            if minimum != low
-                || (step - (high - low) / shape.index.largest() as f32).abs() > step.abs() * 4e-7
-            {
-                return Ok(Err(format!("head {head} channel {id}: minimum {minimum} step {step}")));
-            }
+            return Ok(Err(format!("head {head}: channels {got:?}, not {want:?}")));
         }
     }
     Ok(Ok(()))
 }
 
-/// Random channels, one of them without steps.
+/// Random channels: sequence and KV head.
 pub(super) fn random_channels(
     shape: &Shape,
     sequences: usize,
     random: &mut Random,
-) -> (Vec<Channels>, Vec<u32>) {
-    let mut all = Vec::new();
-    let mut words = Vec::new();
-    for _ in 0..sequences * shape.kv_heads as usize {
-        let mut pool: Vec<u32> = (0..shape.head_dim).collect();
-        while pool.len() > shape.index.channels as usize {
-            pool.remove(random.below(pool.len() as u32) as usize);
-        }
-        let mut steps: Vec<f32> =
-            (0..pool.len()).map(|_| 0.05 + random.float().abs() * 0.1).collect();
-        steps[3] = 0.0;
-        let channels = Channels { minima: random.floats(pool.len()), steps, ids: pool };
-        words.extend(&channels.ids);
-        words.extend(bits(&channels.minima));
-        words.extend(bits(&channels.steps));
-        all.push(channels);
-    }
-    (all, words)
+) -> Vec<Vec<u32>> {
+    (0..sequences * shape.kv_heads as usize)
+        .map(|_| {
+            let mut pool: Vec<u32> = (0..shape.head_dim).collect();
+            while pool.len() > shape.index.channels as usize {
+                pool.remove(random.below(pool.len() as u32) as usize);
+            }
+            pool
+        })
+        .collect()
 }
 
-async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> Result<Verdict> {
     let lengths = [3 * shape.block + 8, shape.block, 2 * shape.block + 2];
-    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, family);
     // Blocks 0 and 2 of the first sequence (its last one is open, but full of defined keys only in part), all of the
     // second, none of the third.
     let closing =
         vec![vec![cache.tables[0][0], cache.tables[0][2]], vec![cache.tables[1][0]], vec![]];
     let step = cache.step(&[1, 1, 1], None, &closing, 16);
     let mut random = Random::new(77);
-    let (channels, words) = random_channels(&shape, 3, &mut random);
+    let channels = random_channels(&shape, 3, &mut random);
+    let words = channels.concat();
     let kv_heads = shape.kv_heads as usize;
     let row_words = shape.index.words() as usize;
+    let head_words = shape.index.block_words(shape.block) as usize;
     let block_words = shape.block_code_bytes() as usize / 4;
     for segment in 0..segments {
         let params = cache.segment(segment);
@@ -244,17 +227,38 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
                 .position(|&b| b == physical)
                 .expect("a closing block") as u32;
             for head in 0..kv_heads {
+                let index = &block[head * head_words..][..head_words];
+                let ids = &channels[sequence * kv_heads + head];
+                let key = |token: u32, id: u32| {
+                    cache.key(sequence, head, logical * shape.block + token)[id as usize]
+                };
+                let stored: Vec<Range> = index[..ids.len()]
+                    .iter()
+                    .map(|&w| {
+                        let [zero, step] = [w as u16, (w >> 16) as u16];
+                        let f16 = |bits| f16::from_bits(bits).to_f32();
+                        Range { zero: f16(zero), step: f16(step) }
+                    })
+                    .collect();
+                for (&id, range) in ids.iter().zip(&stored) {
+                    let want = Range::of((0..shape.block).map(|t| key(t, id)), shape.index);
+                    // A division is within 2.5 ulp, which may move what rounds to f16 to its neighbour.
+                    let near = |a: f32, b: f32| (a - b).abs() <= b.abs() * 2f32.powi(-10) + 1e-7;
+                    if !near(range.zero, want.zero) || !near(range.step, want.step) {
+                        return Ok(Err(format!(
+                            "block {physical} head {head} dimension {id}: {range:?}, not {want:?}"
+                        )));
+                    }
+                }
                 for token in 0..shape.block {
-                    let key = cache.key(sequence, head, logical * shape.block + token);
-                    let exact = channels[sequence * kv_heads + head]
-                        .exact_codes(key, shape.index.largest());
-                    let at = (head * shape.block as usize + token as usize) * row_words;
-                    let codes = unpack_codes(&block[at..at + row_words], shape.index);
-                    for (c, (code, want)) in codes.into_iter().zip(&exact).enumerate() {
-                        // Half a step, and the rounding of a difference and a division by a step of at least 0.05.
+                    let at = ids.len() + token as usize * row_words;
+                    let codes = unpack_codes(&index[at..at + row_words], shape.index);
+                    for ((&id, range), code) in ids.iter().zip(&stored).zip(codes) {
+                        let want = range.exact_code(key(token, id), shape.index);
+                        // Half a code, and the rounding of a difference and a division: 2.5 ulp of 255.
                         if (f64::from(code) - want).abs() > 0.5 + 1e-4 {
                             return Ok(Err(format!(
-                                "block {physical} head {head} token {token} channel {c}: code {code}, not {want}"
+                                "block {physical} head {head} token {token} dimension {id}: code {code}, not {want}"
                             )));
                         }
                     }

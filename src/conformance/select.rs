@@ -1,4 +1,4 @@
-//! Cases of `query_codes`, `block_score`, `token_score` and `top_k`.
+//! Cases of `shaders/select`.
 
 use super::cache::{Cache, Family, index_shapes, shape_label, shapes};
 use super::index::random_channels;
@@ -8,16 +8,13 @@ use crate::Result;
 use crate::attention::{BlockScorer, Blocks, Budget, Shape};
 use crate::gpu::Gpu;
 use crate::kernels;
-use crate::reference::index::{bounds, code_logit, pack_codes, pack_query, unpack_query};
+use crate::reference::index::{BlockQuery, Range, bounds, pack_codes};
 use crate::reference::model::dot;
 use crate::reference::select::{bounds_score, check_top_k, log_sum_exp, softmax_mean};
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     for shape in index_shapes() {
         let label = shape_label(&shape);
-        cases.push(Case::new("query_codes", label.clone(), true, move |gpu| {
-            Box::pin(query_codes(gpu, shape))
-        }));
         for segments in [1, 3] {
             for (kernel, shares_memory) in
                 [("bounds_score", true), ("exact_block_score", true), ("exact_token_score", false)]
@@ -33,12 +30,18 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }
             for level in [1, 2] {
                 let kernel = if level == 1 { "block_score" } else { "token_score" };
-                cases.push(Case::new(
-                    kernel,
-                    format!("{label} segments {segments}"),
-                    level == 1,
-                    move |gpu| Box::pin(scores(gpu, shape, segments, level)),
-                ));
+                for family in ["random", "peaked", "equal", "zero query"] {
+                    // Segments change which blocks are here, not what is computed.
+                    if segments > 1 && family != "random" {
+                        continue;
+                    }
+                    cases.push(Case::new(
+                        kernel,
+                        format!("{label} segments {segments} {family}"),
+                        true,
+                        move |gpu| Box::pin(scores(gpu, shape, segments, level, family)),
+                    ));
+                }
             }
         }
     }
@@ -63,57 +66,17 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
 }
 
-async fn query_codes(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
-    let mut random = Random::new(21);
-    let cache = Cache::new(shape, &[65, 3], 1, Family::Equal);
-    let step = cache.step(&[1, 1], None, &[], 16);
-    let (channels, words) = random_channels(&shape, 2, &mut random);
-    let width = shape.qkv_width() as usize;
-    let mut qkv = random.floats(2 * width);
-    // A query of zeros has no scale.
-    let d = shape.head_dim as usize;
-    qkv[width..width + d].fill(0.0);
-    let q_heads = shape.q_heads() as usize;
-    let row_words = shape.index.channels as usize / 4;
-    let qkv_bits = bits(&qkv);
-    let data = [
-        Data::In(&step.words),
-        Data::In(&qkv_bits),
-        Data::In(&words),
-        Data::Out(2 * q_heads * row_words),
-        Data::Out(2 * q_heads),
-    ];
-    let results = run(gpu, &kernels::query_codes(&shape), &data, (shape.q_heads(), 2, 1)).await?;
-    for row in 0..2 {
-        for head in 0..q_heads {
-            let query = &qkv[row * width + head * d..][..d];
-            let (exact, scale) = channels
-                [row * shape.kv_heads as usize + head / shape.group as usize]
-                .exact_query(query);
-            let at = row * q_heads + head;
-            let verdict =
-                compare("scale", &results[1][at..], &[scale * f64::from(shape.scale())], |_| {
-                    scale * 1e-6 + 1e-30
-                });
-            if verdict.is_err() {
-                return Ok(verdict);
-            }
-            let codes = unpack_query(&results[0][at * row_words..][..row_words], shape.index);
-            for (c, (code, want)) in codes.into_iter().zip(&exact).enumerate() {
-                let code = f64::from(code);
-                // Half a code, and the rounding of two products and a division: 127 * 4 ulp.
-                if (code - want).abs() > 0.5 + 1e-4 {
-                    return Ok(Err(format!(
-                        "row {row} head {head} channel {c}: code {code}, not {want}"
-                    )));
-                }
-            }
-        }
-    }
-    Ok(Ok(()))
-}
+// A head-block's index: a range a channel, and codes by token and channel.
+type HeadIndex = (Vec<Range>, Vec<Vec<u8>>);
 
-async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Verdict> {
+// Scores from random indices: whatever keys they were built from.
+async fn scores(
+    gpu: &Gpu,
+    shape: Shape,
+    segments: u32,
+    level: u32,
+    family: &'static str,
+) -> Result<Verdict> {
     let mut random = Random::new(41);
     // 20 closed blocks, exactly one, none.
     let lengths = [20 * shape.block + 9, shape.block + 1, shape.block];
@@ -127,20 +90,43 @@ async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Ve
     };
     let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
     let rows = cache.rows(&[1, 1, 1]);
-    let (q_heads, kv_heads, block) =
-        (shape.q_heads() as usize, shape.kv_heads as usize, shape.block as usize);
-    let count = shape.index.channels as usize;
-    let queries: Vec<Vec<i8>> = (0..3 * q_heads)
-        .map(|_| (0..count).map(|_| (random.below(255) as i32 - 127) as i8).collect())
-        .collect();
-    let query_words: Vec<u32> = queries.iter().flat_map(|q| pack_query(q, shape.index)).collect();
-    let scales: Vec<f32> = (0..3 * q_heads).map(|_| 0.001 + random.float().abs()).collect();
-    let scale_bits = bits(&scales);
-    // The codes of every token of every physical block.
-    let codes: Vec<Vec<u8>> = (0..segments * cache.blocks_a_segment)
+    let (q_heads, kv_heads, group, block) = (
+        shape.q_heads() as usize,
+        shape.kv_heads as usize,
+        shape.group as usize,
+        shape.block as usize,
+    );
+    let (count, format) = (shape.index.channels as usize, shape.index);
+    let (d, width) = (shape.head_dim as usize, shape.qkv_width() as usize);
+    let mut qkv = random.floats(3 * width);
+    if family == "zero query" {
+        qkv[..d].fill(0.0);
+    }
+    let qkv_bits = bits(&qkv);
+    let channels = random_channels(&shape, 3, &mut random);
+    let channel_words = channels.concat();
+    let f16 = |value: f32| half::f16::from_f32(value);
+    // The ranges and codes of every head of every physical block; where steps are large logits reach +-100 and exponentials
+    // underflow.
+    let size = if family == "peaked" { 40.0 } else { 1.0 } / format.largest() as f32;
+    // Physical block, KV head.
+    let indices: Vec<Vec<HeadIndex>> = (0..segments * cache.blocks_a_segment)
         .map(|_| {
-            let codes = 0..kv_heads * block * count;
-            codes.map(|_| random.below(shape.index.largest() + 1) as u8).collect()
+            let head = |_| {
+                let ranges = (0..count).map(|c| {
+                    let step = if c == 3 { 0.0 } else { (0.5 + random.float().abs()) * size };
+                    Range { zero: f16(random.float()).to_f32(), step: f16(step).to_f32() }
+                });
+                let ranges: Vec<Range> = ranges.collect();
+                let mut token = || {
+                    (0..count).map(|_| random.below(format.largest() + 1) as u8).collect::<Vec<_>>()
+                };
+                let first = token();
+                let codes =
+                    (0..block).map(|_| if family == "equal" { first.clone() } else { token() });
+                (ranges, codes.collect())
+            };
+            (0..kv_heads).map(head).collect()
         })
         .collect();
     let kept = step.blocks_kept as usize;
@@ -150,57 +136,78 @@ async fn scores(gpu: &Gpu, shape: Shape, segments: u32, level: u32) -> Result<Ve
     for segment in 0..segments {
         let params = cache.segment(segment);
         let first = (segment * cache.blocks_a_segment) as usize;
-        let words: Vec<u32> = codes[first..first + cache.blocks_a_segment as usize]
+        let words: Vec<u32> = indices[first..first + cache.blocks_a_segment as usize]
             .iter()
-            .flat_map(|b| b.chunks(count))
-            .flat_map(|token| pack_codes(token, shape.index))
+            .flatten()
+            .flat_map(|(ranges, codes)| {
+                let header = ranges.iter().map(|r| {
+                    u32::from(f16(r.zero).to_bits()) | u32::from(f16(r.step).to_bits()) << 16
+                });
+                header
+                    .chain(codes.iter().flat_map(|token| pack_codes(token, format)))
+                    .collect::<Vec<_>>()
+            })
             .collect();
         let layout = [stride as u32];
         let mut data = vec![
             Data::In(&step.words),
             Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::In(&query_words),
-            Data::In(&scale_bits),
+            Data::In(&qkv_bits),
+            Data::In(&channel_words),
             Data::In(&words),
         ];
+        let scored = kernels::scored_blocks(&shape);
         let (spec, x) = if level == 1 {
-            (kernels::block_score(&shape), step.closed.div_ceil(kernels::SCORED_BLOCKS))
+            (kernels::block_score(&shape), step.closed.div_ceil(scored))
         } else {
             data.push(Data::In(&chosen));
-            (kernels::token_score(&shape), step.blocks_kept.div_ceil(4))
+            (kernels::token_score(&shape), step.blocks_kept.div_ceil(scored))
         };
         data.push(Data::InOut(&out));
         data.push(Data::Uniform(&layout));
         out = run(gpu, &spec, &data, (x, shape.kv_heads, 3)).await?.remove(0);
     }
+    let scale = f64::from(shape.scale());
     for (r, &(sequence, position)) in rows.iter().enumerate() {
         let row = budget.row(position, shape.block);
         for head in 0..q_heads {
-            let kv_head = head / shape.group as usize;
-            let query = &queries[r * q_heads + head];
-            let logit = |logical: u32, token: usize| {
-                let codes = &codes[cache.tables[sequence][logical as usize] as usize];
-                let token = &codes[(kv_head * block + token) * count..][..count];
-                code_logit(query, token, shape.index)
+            let kv_head = head / group;
+            let query: Vec<f32> = channels[sequence * kv_heads + kv_head]
+                .iter()
+                .map(|&id| qkv[r * width + head * d + id as usize])
+                .collect();
+            // Each token's logit, and how far it may be off: where a query's code may round either way, and f32 sums.
+            let logits = |logical: u32| {
+                let physical = cache.tables[sequence][logical as usize] as usize;
+                let (ranges, codes) = &indices[physical][kv_head];
+                let block_query = BlockQuery::new(&query, ranges);
+                let products = query.iter().zip(ranges).map(|(q, r)| f64::from((q * r.zero).abs()));
+                let size = products.sum::<f64>() + 127.0 * 128.0 * count as f64 * block_query.sigma;
+                let off = block_query.doubt(format) + size * (count as f64 + 8.0) * 2f64.powi(-24);
+                let logit = move |token: &Vec<u8>| block_query.logit(token, format) * scale;
+                codes.iter().map(logit).map(|l| (l, off * scale)).collect::<Vec<_>>()
             };
-            let scale = f64::from(scales[r * q_heads + head]);
-            let want: Vec<f64> = if level == 1 {
+            let want: Vec<(f64, f64)> = if level == 1 {
                 (0..row.closed)
-                    .map(|b| f64::from((0..block).map(|t| logit(b, t)).max().unwrap_or(0)) * scale)
+                    .map(|b| {
+                        let logits = logits(b);
+                        let values: Vec<f64> = logits.iter().map(|l| l.0).collect();
+                        let score = log_sum_exp(&values);
+                        // Exponentials and the logarithm are within some ulp of what they are of.
+                        (score, logits[0].1 + (score.abs() + 10.0) * 2f64.powi(-20))
+                    })
                     .collect()
             } else {
                 chosen[(r * kv_heads + kv_head) * kept..][..row.blocks as usize]
                     .iter()
-                    .flat_map(|&b| (0..block).map(move |t| (b, t)))
-                    .map(|(b, t)| f64::from(logit(b, t)) * scale)
+                    .flat_map(|&b| logits(b))
                     .collect()
             };
+            let values: Vec<f64> = want.iter().map(|w| w.0).collect();
             let got = &out[(r * q_heads + head) * stride..][..stride];
-            // The logit is an exact integer; one product rounds.
-            let verdict = compare(&format!("row {r} head {head}"), got, &want, |i| {
-                want[i].abs() * 2f64.powi(-23)
-            })
-            .and(untouched("after the scores", &got[want.len()..]));
+            let verdict =
+                compare(&format!("row {r} head {head}"), got, &values, |i| want[i].1 + 1e-6)
+                    .and(untouched("after the scores", &got[want.len()..]));
             if verdict.is_err() {
                 return Ok(verdict);
             }

@@ -36,12 +36,14 @@ pub struct EngineOptions {
 /// What an index keeps.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IndexOptions {
-    /// Channels and bits of a token's codes.
-    pub format: IndexFormat,
+    /// Channels of a token's codes; none for the default of the head dimension.
+    pub channels: Option<u32>,
+    /// Bits of each channel's code.
+    pub bits: u32,
     /// Whether the bounds of each block's keys are kept too, which the minmax scorer needs.
     pub bounds: bool,
     /// The index channels of every session; without them each session chooses its own from its first tokens.
-    pub channels: Option<Arc<ChannelSet>>,
+    pub stored: Option<Arc<ChannelSet>>,
     /// How many positions of a session choose its channels.
     pub stats_tokens: u32,
 }
@@ -49,9 +51,10 @@ pub struct IndexOptions {
 impl Default for IndexOptions {
     fn default() -> Self {
         Self {
-            format: IndexFormat::default(),
-            bounds: false,
             channels: None,
+            bits: 4,
+            bounds: false,
+            stored: None,
             stats_tokens: Shape::STATS_TOKENS,
         }
     }
@@ -80,8 +83,13 @@ impl EngineOptions {
 
     /// The shape that kernels are made for.
     pub fn shape(&self, config: &LlamaConfig) -> Shape {
-        let format = self.index.as_ref().map(|index| index.format);
-        Shape { block: self.block, index: format.unwrap_or_default(), ..config.shape() }
+        let mut shape = Shape { block: self.block, ..config.shape() };
+        if let Some(index) = &self.index {
+            let stored = index.stored.as_ref().map(|set| set.channels());
+            let channels = stored.or(index.channels).unwrap_or(shape.index.channels);
+            shape.index = IndexFormat { channels, bits: index.bits };
+        }
+        shape
     }
 
     fn validate(&self, config: &LlamaConfig) -> Result<()> {
@@ -104,20 +112,10 @@ impl EngineOptions {
         }
         let shape = self.shape(config);
         shape.validate()?;
-        let Some(channels) = self.index.as_ref().and_then(|index| index.channels.as_ref()) else {
-            return Ok(());
-        };
-        channels.check_model(&shape, config.layers)?;
-        let (stored, wanted) = (channels.format(), shape.index);
-        if stored != wanted {
-            let text = |f: IndexFormat| format!("{} channels of {} bits", f.channels, f.bits);
-            return Err(Error::argument(
-                "the set of index channels",
-                text(stored),
-                format!("the index has {}", text(wanted)),
-            ));
+        match self.index.as_ref().and_then(|index| index.stored.as_ref()) {
+            Some(stored) => stored.check_model(&shape, config.layers),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -48,18 +48,16 @@ impl Engine {
             let head = |rows: &[f32]| {
                 let mut rows = rows.chunks_exact(d).map(<[f32]>::to_vec);
                 let queries = rows.by_ref().take(group).collect();
-                let [low, high] = [(); 2].map(|()| rows.next().unwrap_or_default());
-                Stats { queries, low, high }
+                Stats { queries, keys: rows.next().unwrap_or_default() }
             };
-            layers.push(floats.chunks_exact((group + 2) * d).map(head).collect());
+            layers.push(floats.chunks_exact((group + 1) * d).map(head).collect());
         }
         Ok(layers)
     }
 
     /// Gives a new session the stored channels, if there are any.
     pub(super) fn store_channels(&self, session: &mut Session) {
-        let Some(set) = self.options.index.as_ref().and_then(|index| index.channels.as_ref())
-        else {
+        let Some(set) = self.options.index.as_ref().and_then(|index| index.stored.as_ref()) else {
             return;
         };
         let at = u64::from(session.slot.index) * self.shape.channels_len() * 4;

@@ -269,7 +269,7 @@ impl Engine {
         segments.sort_unstable();
         segments.dedup();
         let gathers_stats = self.options.index.as_ref().is_some_and(|index| {
-            index.channels.is_none() && spans.iter().any(|span| span.position < index.stats_tokens)
+            index.stored.is_none() && spans.iter().any(|span| span.position < index.stats_tokens)
         });
         self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
         Plan { step, mode, segments, gathers_stats }

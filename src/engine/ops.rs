@@ -60,7 +60,8 @@ pub(super) struct IndexOps {
     pub(super) token_codes: Vec<Op>,
     /// Empty where no bounds are kept.
     pub(super) block_bounds: Vec<Op>,
-    pub(super) query_codes: Op,
+    /// Blocks that a workgroup scores by their codes.
+    scored_blocks: u32,
     code_block_score: Vec<Op>,
     bounds_score: Vec<Op>,
     exact_block_score: Vec<Op>,
@@ -86,7 +87,7 @@ impl IndexOps {
         rows: u32,
     ) {
         let (ops, x) = match scorer {
-            BlockScorer::Codes => (&self.code_block_score, closed.div_ceil(kernels::SCORED_BLOCKS)),
+            BlockScorer::Codes => (&self.code_block_score, closed.div_ceil(self.scored_blocks)),
             BlockScorer::MinMax => (&self.bounds_score, closed.div_ceil(4)),
             BlockScorer::Oracle => (&self.exact_block_score, closed),
             BlockScorer::None => return,
@@ -114,7 +115,7 @@ impl IndexOps {
         rows: u32,
     ) {
         let (ops, x) = match scorer {
-            TokenScorer::Codes => (&self.code_token_score, blocks.div_ceil(4)),
+            TokenScorer::Codes => (&self.code_token_score, blocks.div_ceil(self.scored_blocks)),
             TokenScorer::Oracle => (&self.exact_token_score, blocks),
             TokenScorer::None => return,
         };
@@ -323,8 +324,6 @@ impl OpMaker<'_> {
         let top_k_blocks = [&top_k[..], &[&scratch.chosen_blocks]].concat();
         let top_k_tokens = [&top_k[..], &[&scratch.chosen_tokens, &scratch.chosen_blocks]].concat();
         let stats_of = [&scratch.step, &scratch.qkv, &stats];
-        let codes_of =
-            [&scratch.step, &scratch.qkv, &channels, &scratch.query_codes, &scratch.query_scales];
         let by_softmax = kernels::top_k_blocks(gpu.tier, shape, BlockScorer::Codes);
         let by_score = kernels::top_k_blocks(gpu.tier, shape, BlockScorer::MinMax);
         let mut ops = IndexOps {
@@ -333,7 +332,7 @@ impl OpMaker<'_> {
                 .await?,
             token_codes: Vec::new(),
             block_bounds: Vec::new(),
-            query_codes: gpu.op(&kernels::query_codes(shape), &bindings(&codes_of)).await?,
+            scored_blocks: kernels::scored_blocks(shape),
             code_block_score: Vec::new(),
             bounds_score: Vec::new(),
             exact_block_score: Vec::new(),
@@ -352,8 +351,7 @@ impl OpMaker<'_> {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
             let build = [&scratch.step, &segment, kv, &channels, codes];
             ops.token_codes.push(gpu.op(&kernels::token_codes(shape), &bindings(&build)).await?);
-            let by_codes =
-                [&scratch.step, &segment, &scratch.query_codes, &scratch.query_scales, codes];
+            let by_codes = [&scratch.step, &segment, &scratch.qkv, &channels, codes];
             let exact = [&scratch.step, &segment, &scratch.qkv, kv];
             let blocks = [&scratch.scores, &stride];
             let tokens = [&scratch.chosen_blocks, &scratch.scores, &stride];

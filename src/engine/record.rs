@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::ops::{IndexOps, LayerOps};
-use crate::attention::{BlockScorer, Step, TokenScorer, TwoLevel};
+use crate::attention::{Step, TwoLevel};
 
 #[derive(Clone, Copy)]
 pub(super) enum Mode<'a> {
@@ -76,13 +76,7 @@ impl Engine {
         step: &Step,
         two_level: &TwoLevel,
     ) {
-        let (q_heads, kv_heads) = (self.shape.q_heads(), self.shape.kv_heads);
-        let TwoLevel { block_scorer, token_scorer, .. } = *two_level;
-        if (step.ranks_blocks && block_scorer == BlockScorer::Codes)
-            || (step.ranks_tokens && token_scorer == TokenScorer::Codes)
-        {
-            index.query_codes.record(pass, q_heads, step.rows, 1);
-        }
+        let (kv_heads, block_scorer) = (self.shape.kv_heads, two_level.block_scorer);
         if step.ranks_blocks {
             index.record_block_scores(pass, block_scorer, step.closed, kv_heads, step.rows);
         }

@@ -37,8 +37,6 @@ pub(super) struct Scratch {
     pub(super) partial_ml: wgpu::Buffer,
     pub(super) logits: wgpu::Buffer,
     pub(super) winners: wgpu::Buffer,
-    pub(super) query_codes: wgpu::Buffer,
-    pub(super) query_scales: wgpu::Buffer,
     pub(super) scores: wgpu::Buffer,
     pub(super) keys: wgpu::Buffer,
     pub(super) chosen_blocks: wgpu::Buffer,
@@ -58,8 +56,6 @@ struct Sizes {
     logits: u64,
     winners: u64,
     channels: u64,
-    query_codes: u64,
-    query_scales: u64,
     scores: u64,
     keys: u64,
     chosen_blocks: u64,
@@ -100,8 +96,6 @@ impl Sizes {
             logits: floats(logit_rows * u64::from(config.vocabulary)),
             winners: floats(logit_rows),
             channels: floats(shape.channels_len() * u64::from(config.layers)),
-            query_codes: decode * q_heads * u64::from(shape.index.channels),
-            query_scales: floats(decode * q_heads),
             scores: floats(decode * q_heads * stride),
             keys: floats(decode * kv_heads * stride),
             chosen_blocks: floats(decode * kv_heads * blocks),
@@ -127,8 +121,6 @@ impl Sizes {
             + self.logits
             + self.staging()
             + self.winners
-            + self.query_codes
-            + self.query_scales
             + self.scores
             + self.keys
             + self.chosen_blocks
@@ -168,8 +160,6 @@ impl Scratch {
             partial_ml: gpu.storage("partial states", sizes.partial_ml).await?,
             logits: gpu.storage("logits", sizes.logits).await?,
             winners: gpu.storage("winners", sizes.winners).await?,
-            query_codes: gpu.storage("query codes", sizes.query_codes).await?,
-            query_scales: gpu.storage("query scales", sizes.query_scales).await?,
             scores: gpu.storage("scores", sizes.scores).await?,
             keys: gpu.storage("score keys", sizes.keys).await?,
             chosen_blocks: gpu.storage("chosen blocks", sizes.chosen_blocks).await?,

@@ -54,7 +54,6 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("select/bounds_score.wgsl", include_str!("../../shaders/select/bounds_score.wgsl")),
     ("select/exact_block_score.wgsl", include_str!("../../shaders/select/exact_block_score.wgsl")),
     ("select/exact_token_score.wgsl", include_str!("../../shaders/select/exact_token_score.wgsl")),
-    ("select/query_codes.wgsl", include_str!("../../shaders/select/query_codes.wgsl")),
     ("select/token_score.wgsl", include_str!("../../shaders/select/token_score.wgsl")),
     ("select/top_k.wgsl", include_str!("../../shaders/select/top_k.wgsl")),
 ];

@@ -13,7 +13,6 @@ pub fn channel_stats(shape: &Shape, stats_tokens: u32) -> ShaderSpec {
 pub fn choose_channels(shape: &Shape) -> ShaderSpec {
     spec("index/choose_channels.wgsl", shape)
         .constant("CHANNELS", shape.index.channels)
-        .constant("BITS", shape.index.bits)
         .constant("ROPE_INTERLEAVED", shape.rope_interleaved)
 }
 

@@ -13,7 +13,7 @@ pub use index::{block_bounds, channel_stats, choose_channels, token_codes};
 pub use matrix::{MatrixParams, Output, matmul, matmul_grid, matvec, matvec_grid};
 pub use model::{EmbedParams, RmsNormParams, RowsParams, arg_max, embed, rms_norm};
 pub use select::{
-    SCORED_BLOCKS, block_score, bounds_score, exact_block_score, exact_token_score, query_codes,
-    token_score, top_k_blocks, top_k_tokens,
+    block_score, bounds_score, exact_block_score, exact_token_score, scored_blocks, token_score,
+    top_k_blocks, top_k_tokens,
 };
 pub use weights::{Packed, WeightFormat, pack_row};

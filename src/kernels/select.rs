@@ -4,24 +4,24 @@ use super::attend::{kv_spec, spec};
 use crate::attention::{BlockScorer, Shape};
 use crate::gpu::{ShaderSpec, Tier};
 
-/// Grid: (query heads, rows).
-pub fn query_codes(shape: &Shape) -> ShaderSpec {
-    spec("select/query_codes.wgsl", shape)
-        .constant("CHANNELS", shape.index.channels)
-        .constant("BITS", shape.index.bits)
-        .constant("CHUNK_WORDS", shape.index.chunk())
-        .constant("SCALE", shape.scale())
+/// Blocks that one workgroup of [`block_score`] or [`token_score`] scores: as many as 128 lanes and the workgroup memory that
+/// every adapter has allow, since large groups of queries on many channels take much of it.
+pub fn scored_blocks(shape: &Shape) -> u32 {
+    let channels = shape.index.channels;
+    let (group, chunk) = (shape.group, shape.index.chunk());
+    let query_chunks = channels / 4 / chunk;
+    // Queries, and per block: parts, codes, terms and lanes' states.
+    let kept = group * channels * 4;
+    let a_block = group * (query_chunks * 8 + channels + 8 + 16 * 8) + 4;
+    [8, 4, 2, 1].into_iter().find(|blocks| kept + blocks * a_block <= 16 << 10).unwrap_or(1)
 }
 
-/// Blocks that one workgroup of [`block_score`] scores.
-pub const SCORED_BLOCKS: u32 = 8;
-
-/// Grid: (ceil(closed blocks / [`SCORED_BLOCKS`]), KV heads, rows).
+/// Grid: (ceil(closed blocks / [`scored_blocks`]), KV heads, rows).
 pub fn block_score(shape: &Shape) -> ShaderSpec {
-    code_spec("select/block_score.wgsl", shape).constant("BLOCKS", SCORED_BLOCKS)
+    code_spec("select/block_score.wgsl", shape)
 }
 
-/// Grid: (ceil(blocks kept / 4), KV heads, rows).
+/// Grid: (ceil(blocks kept / [`scored_blocks`]), KV heads, rows).
 pub fn token_score(shape: &Shape) -> ShaderSpec {
     code_spec("select/token_score.wgsl", shape)
 }
@@ -73,4 +73,6 @@ fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
         .constant("CHANNELS", shape.index.channels)
         .constant("BITS", shape.index.bits)
         .constant("CHUNK_WORDS", chunk)
+        .constant("BLOCKS", scored_blocks(shape))
+        .constant("SCALE", shape.scale())
 }

@@ -70,7 +70,7 @@ impl<'a, T: Serialize> Settings<'a, T> {
         seed: u64,
         own: &'a T,
     ) -> Self {
-        let stored = engine.options.index.as_ref().and_then(|index| index.channels.as_ref());
+        let stored = engine.options.index.as_ref().and_then(|index| index.stored.as_ref());
         let shape = engine.shape();
         Self {
             evaluation,
