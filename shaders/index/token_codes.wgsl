@@ -13,8 +13,8 @@
 
 const WORKGROUP: u32 = 64u;
 
-// Zero and step of each channel, as stored.
-var<workgroup> header: array<vec2<f32>, CHANNELS>;
+// Zero and step of each channel, as stored: codes mean what they will be read as.
+var<workgroup> header: array<u32, CHANNELS>;
 var<workgroup> dimensions: array<u32, CHANNELS>;
 
 fn key_value(row: u32, dimension: u32) -> f32 {
@@ -23,7 +23,7 @@ fn key_value(row: u32, dimension: u32) -> f32 {
 }
 
 fn code(row: u32, channel: u32) -> u32 {
-    let range = header[channel];
+    let range = unpack2x16float(header[channel]);
     // A channel whose keys are all equal has no steps.
     if !(range.y > 0.0) {
         return u32(ZERO_CODE);
@@ -53,10 +53,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             high = max(high, key);
         }
         let step_size = (high - low) / LARGEST_CODE;
-        // Codes are made from what is stored, so that they mean what they will be read as.
         let stored = pack2x16float(vec2(low + ZERO_CODE * step_size, step_size));
         codes[at + channel] = stored;
-        header[channel] = unpack2x16float(stored);
+        header[channel] = stored;
         dimensions[channel] = dimension;
     }
     workgroupBarrier();

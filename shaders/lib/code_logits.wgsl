@@ -11,6 +11,7 @@ const Q_HEADS: u32 = KV_HEADS * GROUP;
 const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 const CODE_CHUNKS: u32 = CODE_WORDS / CHUNK_WORDS;
 const QUERY_CHUNKS: u32 = CODE_CHUNKS * PLANES;
+const LANE_CHANNELS: u32 = (CHANNELS + LANES - 1u) / LANES;
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;
@@ -19,8 +20,10 @@ const QUERY_CHUNKS: u32 = CODE_CHUNKS * PLANES;
 
 // The group's queries on the channels.
 var<workgroup> kept: array<f32, GROUP * CHANNELS>;
-// Of each block, query and chunk of channels: the largest |q step|, and the sum of q zero.
-var<workgroup> parts: array<vec2<f32>, BLOCKS * GROUP * QUERY_CHUNKS>;
+// Of each block and channel: its step.
+var<workgroup> steps: array<f32, BLOCKS * CHANNELS>;
+// Of each query and lane, used twice. Here: of the lane's channels the largest |q step|, and the sum of q zero.
+var<workgroup> pairs: array<vec2<f32>, GROUP * WORKGROUP>;
 // Of each block and query: its codes in the order of a token's, chunk by chunk and in each plane by plane.
 var<workgroup> queries: array<Chunk, BLOCKS * GROUP * QUERY_CHUNKS>;
 // Of each block and query: logit = x + y * integer logit.
@@ -39,31 +42,37 @@ fn first_channel(chunk: u32, word: u32) -> u32 {
 
 // Quantises the group's queries for the block of each lane, whose index begins at `at`. Every lane must call.
 fn quantise_queries(lane: u32, row: u32, kv_head: u32, at: u32) {
+    let place = lane / LANES;
+    // A lane's channels: every LANES-th.
+    var ranges = array<vec2<f32>, LANE_CHANNELS>();
+    for (var i = 0u; i < LANE_CHANNELS; i++) {
+        let channel = lane % LANES + i * LANES;
+        if channel < CHANNELS {
+            ranges[i] = range_of(at, channel);
+            steps[place * CHANNELS + channel] = ranges[i].y;
+        }
+    }
     for (var i = lane; i < GROUP * CHANNELS; i += WORKGROUP) {
         let dimension = channels[channel_at(row_sequence(row), kv_head, i % CHANNELS)];
         kept[i] = qkv[row * QKV_WIDTH + (kv_head * GROUP + i / CHANNELS) * HEAD_DIM + dimension];
     }
     workgroupBarrier();
-    let first = lane / LANES * GROUP * QUERY_CHUNKS;
-    for (var item = lane % LANES; item < GROUP * QUERY_CHUNKS; item += LANES) {
-        var part = vec2(0.0);
-        for (var word = 0u; word < CHUNK_WORDS; word++) {
-            let channel = first_channel(item % QUERY_CHUNKS, word);
-            for (var i = 0u; i < 4u; i++) {
-                let range = range_of(at, channel + i);
-                let q = kept[item / QUERY_CHUNKS * CHANNELS + channel + i];
-                part = vec2(max(part.x, abs(q * range.y)), part.y + q * range.x);
-            }
+    for (var h = 0u; h < GROUP; h++) {
+        var pair = vec2(0.0);
+        for (var i = 0u; i < LANE_CHANNELS; i++) {
+            // Past the last channel the range is nothing.
+            let q = kept[h * CHANNELS + min(lane % LANES + i * LANES, CHANNELS - 1u)];
+            pair = vec2(max(pair.x, abs(q * ranges[i].y)), pair.y + q * ranges[i].x);
         }
-        parts[first + item] = part;
+        pairs[h * WORKGROUP + lane] = pair;
     }
     workgroupBarrier();
     for (var item = lane % LANES; item < GROUP * QUERY_CHUNKS; item += LANES) {
         let head = item / QUERY_CHUNKS;
         var whole = vec2(0.0);
-        for (var i = 0u; i < QUERY_CHUNKS; i++) {
-            let part = parts[first + head * QUERY_CHUNKS + i];
-            whole = vec2(max(whole.x, part.x), whole.y + part.y);
+        for (var i = 0u; i < LANES; i++) {
+            let pair = pairs[head * WORKGROUP + place * LANES + i];
+            whole = vec2(max(whole.x, pair.x), whole.y + pair.y);
         }
         // A query of zeros has the code zero.
         let to_code = select(127.0 / whole.x, 0.0, whole.x == 0.0);
@@ -71,14 +80,14 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, at: u32) {
         for (var word = 0u; word < CHUNK_WORDS; word++) {
             let channel = first_channel(item % QUERY_CHUNKS, word);
             for (var i = 0u; i < 4u; i++) {
-                let folded = kept[head * CHANNELS + channel + i] * range_of(at, channel + i).y;
+                let folded = kept[head * CHANNELS + channel + i] * steps[place * CHANNELS + channel + i];
                 let w = i32(clamp(round(folded * to_code), -127.0, 127.0));
                 words[word] |= (bitcast<u32>(w) & 0xffu) << (8u * i);
             }
         }
-        queries[first + item] = chunk_of(words);
+        queries[(place * GROUP + head) * QUERY_CHUNKS + item % QUERY_CHUNKS] = chunk_of(words);
         if item % QUERY_CHUNKS == 0u {
-            terms[lane / LANES * GROUP + head] = vec2(whole.y * SCALE, whole.x / 127.0 * SCALE);
+            terms[place * GROUP + head] = vec2(whole.y * SCALE, whole.x / 127.0 * SCALE);
         }
     }
     workgroupBarrier();

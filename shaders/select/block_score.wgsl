@@ -19,8 +19,6 @@ struct Scores {
 @group(0) @binding(5) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(6) var<uniform> score_rows: Scores;
 
-// Of each head and lane: the largest integer logit of its tokens, and their exponentials' sum relative to it.
-var<workgroup> states: array<vec2<f32>, WORKGROUP * GROUP>;
 // One where a block is closed and in this segment. Not bool: an array of bools in workgroup memory lost elements on an
 // H100 (Vulkan, driver 580).
 var<workgroup> is_scored: array<u32, BLOCKS>;
@@ -62,7 +60,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < TOKENS; i++) {
             sum += exp(factor * f32(logits[i] - best));
         }
-        states[h * WORKGROUP + lane] = vec2(f32(best), sum);
+        // Of the lane's tokens: the largest integer logit, and the sum of exponentials relative to it.
+        pairs[h * WORKGROUP + lane] = vec2(f32(best), sum);
     }
     workgroupBarrier();
     // One lane a score, neighbouring lanes neighbouring blocks. It starts at its own place among the block's lanes, so that
@@ -73,13 +72,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let h = item / BLOCKS;
             let term = terms[scored * GROUP + h];
             let first = h * WORKGROUP + scored * LANES;
-            var best = states[first + item % LANES].x;
+            var best = pairs[first + item % LANES].x;
             for (var i = 1u; i < LANES; i++) {
-                best = max(best, states[first + (item + i) % LANES].x);
+                best = max(best, pairs[first + (item + i) % LANES].x);
             }
             var sum = 0.0;
             for (var i = 0u; i < LANES; i++) {
-                let state = states[first + (item + i) % LANES];
+                let state = pairs[first + (item + i) % LANES];
                 sum += state.y * exp(term.y * (state.x - best));
             }
             let head = row * Q_HEADS + kv_head * GROUP + h;

@@ -8,11 +8,10 @@ use crate::gpu::{ShaderSpec, Tier};
 /// every adapter has allow, since large groups of queries on many channels take much of it.
 pub fn scored_blocks(shape: &Shape) -> u32 {
     let channels = shape.index.channels;
-    let (group, chunk) = (shape.group, shape.index.chunk());
-    let query_chunks = channels / 4 / chunk;
-    // Queries, and per block: parts, codes, terms and lanes' states.
+    let group = shape.group;
+    // Queries; per block its steps and flag, and per query of it lanes' pairs, codes and terms.
     let kept = group * channels * 4;
-    let a_block = group * (query_chunks * 8 + channels + 8 + 16 * 8) + 4;
+    let a_block = channels * 4 + 4 + group * (16 * 8 + channels + 8);
     [8, 4, 2, 1].into_iter().find(|blocks| kept + blocks * a_block <= 16 << 10).unwrap_or(1)
 }
 
