@@ -239,8 +239,11 @@ pub(super) fn sizes() -> Vec<Shape> {
     .collect()
 }
 
-/// Those of [`shapes`] and some sizes with every format of the index, among them those whose codes fill one word, two and several chunks.
+/// Shapes of the index: head dimensions and groups in the default format, and every kind of format, among them those whose
+/// codes fill one word, two and several chunks, or a number of words that no chunk divides.
 pub(super) fn index_shapes() -> Vec<Shape> {
+    let defaults = [(1, 1, 32), (2, 3, 64), (2, 3, 80), (1, 4, 128), (2, 5, 256)]
+        .map(|(kv_heads, group, head_dim)| Shape::new(kv_heads, group, head_dim, group != 4));
     let formats = [
         (2, 3, 64, 16, 8, 4),
         (1, 4, 192, 128, 128, 8),
@@ -248,14 +251,16 @@ pub(super) fn index_shapes() -> Vec<Shape> {
         (3, 3, 96, 64, 64, 4),
         (2, 5, 32, 64, 16, 2),
         (1, 1, 32, 16, 16, 8),
-        (2, 7, 80, 32, 32, 8),
+        (2, 7, 80, 32, 24, 8),
         (2, 2, 256, 128, 16, 4),
-    ];
-    let formats = formats.into_iter().map(|(kv_heads, group, head_dim, block, channels, bits)| {
+        (1, 16, 128, 16, 128, 8),
+        (3, 3, 64, 64, 32, 4),
+    ]
+    .map(|(kv_heads, group, head_dim, block, channels, bits)| {
         let index = IndexFormat { channels, bits };
         Shape { block, index, ..Shape::new(kv_heads, group, head_dim, group != 4) }
     });
-    shapes().into_iter().chain(formats).collect()
+    defaults.into_iter().chain(formats).collect()
 }
 
 pub(super) fn shape_label(shape: &Shape) -> String {
