@@ -80,7 +80,7 @@ async fn next(
     Ok(engine.decode(batch, &method.attention, Want::Logits).await?.swap_remove(0))
 }
 
-/// -ln softmax(logits)[token].
+/// The negative logarithm of the probability that these logits give to `token`.
 pub fn loss(logits: &[f32], token: u32) -> f64 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
