@@ -1,10 +1,11 @@
-//! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]`.
+//! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]
+//! [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]`.
 //!
 //! The adapter is chosen as by the command line (`ASYNCTLS_ADAPTER`). Prints one JSON object a measurement; times are
 //! wall-clock, steps read back the arg-max token, as greedy generation does.
 
-use asynctls::attention::{Attention, Blocks, Budget};
-use asynctls::engine::{Engine, EngineOptions, Session, Want};
+use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, TwoLevel};
+use asynctls::engine::{Engine, EngineOptions, IndexOptions, Session, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
 use asynctls::model::gguf::Gguf;
 use std::path::Path;
@@ -41,7 +42,15 @@ fn main() {
         })
     );
     let file = Gguf::open(Path::new(&model)).expect("the model: run tools/setup model");
+    let scorer: BlockScorer =
+        option("--scorer").map_or(BlockScorer::Codes, |name| name.parse().expect("a scorer"));
     let mut options = EngineOptions::new(&gpu, depth + 2 * steps + 8);
+    options.index = Some(IndexOptions {
+        channels: option("--index-channels").map(|text| text.parse().expect("a number")),
+        bits: number("--index-bits", 4),
+        bounds: scorer == BlockScorer::MinMax,
+        ..IndexOptions::default()
+    });
     options.sessions = 2;
     options.total_tokens += u64::from(options.context);
     let began = Instant::now();
@@ -61,13 +70,14 @@ fn main() {
         report("prefill", began.elapsed().as_secs_f64(), f64::from(depth), depth);
     }
     let budget = |blocks, tokens| {
-        Attention::from(Budget {
+        let budget = Budget {
             blocks: Blocks::Count(blocks),
             tokens,
             sink_blocks: 1,
             recent_blocks: 4,
             dense_below: 0,
-        })
+        };
+        Attention::TwoLevel(TwoLevel { block_scorer: scorer, ..TwoLevel::new(budget) })
     };
     // Interleaved rounds, so that a drifting machine slows every kind alike.
     for _ in 0..3 {

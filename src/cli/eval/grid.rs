@@ -1,12 +1,16 @@
 //! Retrieval prompts: tasks x lengths x depths x samples.
 
+use super::super::interrupt;
 use super::super::model::Model;
 use super::super::prompt;
+use super::super::terminal::bar;
+use asynctls::eval::store::Store;
 use asynctls::eval::tasks::{Haystack, Maker, Sample, Spec, Task};
 use asynctls::model::chat::ChatTemplate;
 use asynctls::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 
 /// Which prompts.
@@ -51,6 +55,9 @@ pub struct Place {
     pub depth: f64,
     pub sample: u32,
 }
+
+/// Told what is done and of how much; whether to go on.
+pub type Progress<'a> = dyn FnMut(u64, u64) -> bool + Send + 'a;
 
 /// The grid, and what makes its prompts.
 pub struct Grid<'a> {
@@ -158,5 +165,40 @@ impl Grid<'_> {
         let Place { task, length, depth, sample } = *place;
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(sample));
         self.maker.make(&Spec { task, length, depth, seed })
+    }
+
+    /// Works on every prompt whose result is not in the store; how many prompts are done, which is fewer than all where the
+    /// user asked to end. `work` is given a progress that takes what is done and of how much, and tells whether to go on.
+    pub fn each<T>(
+        &self,
+        what: &'static str,
+        store: &mut Store,
+        mut work: impl FnMut(Sample, &mut Progress<'_>) -> Result<Option<T>>,
+    ) -> Result<usize>
+    where
+        T: Serialize + DeserializeOwned + PartialEq,
+    {
+        let _keeping = interrupt::Keeping::new();
+        // Every prompt of a length takes about the same.
+        let total = self.places.iter().map(|place| u64::from(place.length)).sum();
+        let bar = bar(what, total, false);
+        let mut finished = 0;
+        for place in &self.places {
+            let key = place.key();
+            let from = bar.position();
+            if store.get::<T>(&key)?.is_none() {
+                let mut progress = |done: u64, of: u64| {
+                    let share = done as f64 / of.max(1) as f64;
+                    bar.set_position(from + (f64::from(place.length) * share) as u64);
+                    !interrupt::asked()
+                };
+                let Some(made) = work(self.sample(place)?, &mut progress)? else { break };
+                store.put(&key, &made)?;
+            }
+            bar.set_position(from + u64::from(place.length));
+            finished += 1;
+        }
+        bar.finish_and_clear();
+        Ok(finished)
     }
 }

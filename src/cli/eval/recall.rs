@@ -1,8 +1,7 @@
 //! `asynctls eval recall`.
 
+use super::super::Outcome;
 use super::super::model::{Model, Room};
-use super::super::terminal::bar;
-use super::super::{Outcome, interrupt};
 use super::grid::{Grid, GridOptions};
 use super::methods::MethodOptions;
 use super::results::{ResultOptions, Settings};
@@ -111,7 +110,17 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let settings =
         Settings::new("recall", &options.model, &engine, &methods, options.results.seed, &own);
     let mut store = options.results.store(&settings)?;
-    let finished = watch(&engine, &grid, options.steps, &methods, &mut store)?;
+    let finished = grid.each("observing", &mut store, |sample, progress| {
+        let run = Run {
+            needles: sample.needles.iter().cloned().flatten().collect(),
+            prompt: sample.tokens,
+            forced: Vec::new(),
+            steps: options.steps,
+        };
+        let total = work(&run, methods.len());
+        let mut progress = |done| progress(done, total);
+        pollster::block_on(observe(&engine, &run, &methods, &mut progress))
+    })?;
     if finished < grid.places.len() {
         return Ok(options.results.interrupted(finished, grid.places.len()));
     }
@@ -147,46 +156,6 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     };
     options.results.show(&report, &title, &table(&rows)?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-// Observes what is not observed yet; how many prompts are.
-fn watch(
-    engine: &Engine,
-    grid: &Grid<'_>,
-    steps: u32,
-    methods: &[Method],
-    store: &mut Store,
-) -> Result<usize> {
-    let _keeping = interrupt::Keeping::new();
-    let total = grid.places.iter().map(|place| u64::from(place.length)).sum();
-    let bar = bar("observing", total, false);
-    let mut finished = 0;
-    for place in &grid.places {
-        let key = place.key();
-        if store.get::<Vec<Observed>>(&key)?.is_none() {
-            let sample = grid.sample(place)?;
-            let run = Run {
-                needles: sample.needles.iter().cloned().flatten().collect(),
-                prompt: sample.tokens,
-                forced: Vec::new(),
-                steps,
-            };
-            let share = f64::from(place.length) / work(&run, methods.len()) as f64;
-            let from = bar.position();
-            let mut progress = |done: u64| {
-                bar.set_position(from + (done as f64 * share) as u64);
-                !interrupt::asked()
-            };
-            let seen = observe(engine, &run, methods, &mut progress);
-            let Some(seen) = pollster::block_on(seen)? else { break };
-            store.put(&key, &seen)?;
-            bar.set_position(from);
-        }
-        bar.inc(u64::from(place.length));
-        finished += 1;
-    }
-    bar.finish_and_clear();
-    Ok(finished)
 }
 
 // Every head's values of all prompts and steps: method, layer, query head; and of blocks: method.

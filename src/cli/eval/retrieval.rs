@@ -1,13 +1,11 @@
 //! `asynctls eval retrieval`.
 
+use super::super::Outcome;
 use super::super::model::{Model, Room};
-use super::super::terminal::bar;
-use super::super::{Outcome, interrupt};
 use super::grid::{Grid, GridOptions, Place};
 use super::methods::MethodOptions;
 use super::results::{ResultOptions, Settings};
 use asynctls::Result;
-use asynctls::engine::Engine;
 use asynctls::eval::Method;
 use asynctls::eval::plot::{HeatMap, Panel, heat_map};
 use asynctls::eval::retrieval::{Answer, answers, work};
@@ -59,7 +57,6 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let model = Model::open(&options.model)?;
     let methods = options.methods.all(&model.config)?;
     let (grid, own) = options.grid.grid(&model, options.results.seed)?;
-    // Every prompt is made before the model is loaded, so that what cannot be made is told at once.
     let room = Room {
         context: grid.longest(),
         what: "--lengths",
@@ -70,7 +67,12 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let settings =
         Settings::new("retrieval", &options.model, &engine, &methods, options.results.seed, &own);
     let mut store = options.results.store(&settings)?;
-    let finished = ask(&model, &engine, &grid, &methods, &mut store)?;
+    let finished = grid.each("asking", &mut store, |sample, progress| {
+        let total = work(&sample, methods.len());
+        let mut progress = |done| progress(done, total);
+        let made = answers(&engine, &model.tokenizer, &sample, &methods, &mut progress);
+        pollster::block_on(made)
+    })?;
     if finished < grid.places.len() {
         return Ok(options.results.interrupted(finished, grid.places.len()));
     }
@@ -92,42 +94,6 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         &table(&rows)?,
     )?;
     Ok(ExitCode::SUCCESS)
-}
-
-// Answers what is not answered yet; how many prompts are.
-fn ask(
-    model: &Model,
-    engine: &Engine,
-    grid: &Grid<'_>,
-    methods: &[Method],
-    store: &mut Store,
-) -> Result<usize> {
-    let _keeping = interrupt::Keeping::new();
-    let bar = bar("asking", 0, false);
-    // Every prompt of a length takes about the same.
-    let total: u64 = grid.places.iter().map(|place| u64::from(place.length)).sum();
-    bar.set_length(total);
-    let mut finished = 0;
-    for place in &grid.places {
-        let key = place.key();
-        if store.get::<Vec<Answer>>(&key)?.is_none() {
-            let sample = grid.sample(place)?;
-            let share = f64::from(place.length) / work(&sample, methods.len()) as f64;
-            let from = bar.position();
-            let mut progress = |done: u64| {
-                bar.set_position(from + (done as f64 * share) as u64);
-                !interrupt::asked()
-            };
-            let made = answers(engine, &model.tokenizer, &sample, methods, &mut progress);
-            let Some(made) = pollster::block_on(made)? else { break };
-            store.put(&key, &made)?;
-            bar.set_position(from);
-        }
-        bar.inc(u64::from(place.length));
-        finished += 1;
-    }
-    bar.finish_and_clear();
-    Ok(finished)
 }
 
 fn read(grid: &Grid<'_>, store: &Store) -> Result<Vec<(Place, Vec<Answer>)>> {
