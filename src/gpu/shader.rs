@@ -214,6 +214,7 @@ mod tests {
         // lib/budget.wgsl needs BLOCK, which is not declared here.
         let spec = ShaderSpec::new("select/top_k.wgsl")
             .slot("items", "lib/items_blocks.wgsl")
+            .slot("rank", "lib/rank_plain.wgsl")
             .constant("LANES_REVERSED", false)
             .constant("KV_HEADS", 1)
             .constant("GROUP", 1);

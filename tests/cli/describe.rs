@@ -42,7 +42,8 @@ fn a_model_is_inspected() {
     assert_eq!(found["shapes"]["block_count"], 30);
     assert_eq!(found["shapes"]["attention.layer_norm_rms_epsilon"], 1e-5);
     assert_eq!(found["kv_bytes_a_token"], 30 * 3 * 64 * 2 * 2);
-    assert_eq!(found["index_bytes_a_token"], 30 * 3 * 32 / 2);
+    // A header of 16 words a block of 64, and 16 codes of 4 bits.
+    assert_eq!(found["index_bytes_a_token"], 30 * 3 * (16 * 4 / 64 + 16 / 2));
     assert_eq!(found["chat_template"], true);
     assert_eq!(found["tokenizer"]["tokens"], 49152);
     assert_eq!(found["tokenizer"]["problem"], serde_json::Value::Null);
