@@ -7,6 +7,7 @@ pub mod engine;
 mod error;
 #[cfg(feature = "text")]
 pub mod eval;
+mod file;
 pub mod gpu;
 pub mod kernels;
 pub mod kv;

@@ -84,14 +84,11 @@ impl ChannelSet {
     /// Writes the set as JSON; a file that is there is replaced once the new one is whole.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Write`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let text = serde_json::to_string(self).map_err(|e| io(e.into()))?;
-        let mut name = path.as_os_str().to_owned();
-        name.push(".part");
-        std::fs::write(&name, text + "\n").map_err(io)?;
-        std::fs::rename(&name, path).map_err(io)
+        let text = serde_json::to_string(self)
+            .map_err(|e| Error::Write { path: path.to_owned(), source: e.into() })?;
+        crate::file::replace(path, (text + "\n").as_bytes())
     }
 
     /// Checks that a model of this shape can use the set.

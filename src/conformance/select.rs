@@ -66,6 +66,15 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
 }
 
+// Fewer blocks and tokens than most rows have.
+const FEW: Budget = Budget {
+    blocks: Blocks::Count(5),
+    tokens: 9,
+    sink_blocks: 1,
+    recent_blocks: 2,
+    dense_below: 0,
+};
+
 // A head-block's index: a range a channel, and codes by token and channel.
 type HeadIndex = (Vec<Range>, Vec<Vec<u8>>);
 
@@ -81,13 +90,7 @@ async fn scores(
     // 20 closed blocks, exactly one, none.
     let lengths = [20 * shape.block + 9, shape.block + 1, shape.block];
     let cache = Cache::new(shape, &lengths, segments, Family::Equal);
-    let budget = Budget {
-        blocks: Blocks::Count(5),
-        tokens: 9,
-        sink_blocks: 1,
-        recent_blocks: 2,
-        dense_below: 0,
-    };
+    let budget = FEW;
     let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
     let rows = cache.rows(&[1, 1, 1]);
     let (q_heads, kv_heads, group, block) = (
@@ -250,13 +253,7 @@ async fn key_scores(
     let mut random = Random::new(43);
     let lengths = [20 * shape.block + 9, shape.block + 1, shape.block];
     let cache = Cache::new(shape, &lengths, segments, family);
-    let budget = Budget {
-        blocks: Blocks::Count(5),
-        tokens: 9,
-        sink_blocks: 1,
-        recent_blocks: 2,
-        dense_below: 0,
-    };
+    let budget = FEW;
     let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
     let rows = cache.rows(&[1, 1, 1]);
     let (q_heads, kv_heads, group) =

@@ -1,6 +1,5 @@
 //! Measuring selectors on a real model: what a selection keeps of attention, of a text's likelihood and of retrieval.
 
-mod file;
 mod method;
 pub mod observed;
 pub mod perplexity;

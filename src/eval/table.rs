@@ -1,6 +1,6 @@
 //! A table for people and for programs.
 
-use super::file::replace;
+use crate::file::replace;
 use crate::{Error, Result};
 use std::path::Path;
 

@@ -51,7 +51,7 @@ impl Trace {
     /// Writes the trace; a file that is there is replaced once the new one is whole. `about` goes into its metadata.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Write`].
     pub fn write(
         &self,
         path: &Path,
@@ -114,7 +114,7 @@ impl Trace {
             let shape = vec![self.prompt.len(), kv_heads, tokens, d];
             tensors.push(("prompt_keys", Dtype::F16, shape, bytes));
         }
-        let problem = |e: safetensors::SafeTensorError| Error::Io {
+        let problem = |e: safetensors::SafeTensorError| Error::Write {
             path: path.to_owned(),
             source: std::io::Error::other(e),
         };
@@ -123,7 +123,7 @@ impl Trace {
             named.push((*name, TensorView::new(*kind, shape.clone(), bytes).map_err(problem)?));
         }
         let bytes = safetensors::serialize(named, Some(about)).map_err(problem)?;
-        super::file::replace(path, &bytes)
+        crate::file::replace(path, &bytes)
     }
 }
 

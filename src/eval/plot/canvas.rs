@@ -1,6 +1,6 @@
 //! A white sheet to draw on, measured in pixels, that becomes an SVG file.
 
-use crate::eval::file::replace;
+use crate::file::replace;
 use crate::{Error, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
