@@ -152,7 +152,7 @@ impl Bench {
         let stride = count * shape.block;
         let step = self.storage(1 << 22);
         let segment = self.uniform(SegmentParams { first: 0, blocks: count, index: 0, count: 1 });
-        let qkv = self.storage(u64::from(rows * shape.qkv_width()) * 4);
+        let qkv = self.storage(u64::from(rows * shape.row_width()) * 4);
         let kv = self.storage(u64::from(count) * shape.block_bytes());
         let codes = self.storage(u64::from(count) * shape.block_code_bytes());
         let out = self.storage(u64::from(rows * shape.q_heads() * shape.head_dim) * 4);

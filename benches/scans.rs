@@ -26,7 +26,7 @@ mod twins;
 #[path = "scans/wgsl.rs"]
 mod wgsl;
 
-use asynctls::attention::{IndexFormat, Shape};
+use asynctls::attention::{IndexFormat, Shape, Values};
 use candidates::{Candidate, candidates};
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
@@ -41,6 +41,8 @@ const SHAPE: Shape = Shape {
     kv_heads: KV_HEADS as u32,
     group: GROUP as u32,
     head_dim: 128,
+    values: Values::Own,
+    scaled_by: 128,
     rope_interleaved: false,
     block: Shape::BLOCK,
     index: IndexFormat { channels: 32, bits: 4 },

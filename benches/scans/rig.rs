@@ -179,7 +179,7 @@ impl Rig {
                 let segment = uniform([0, (rows * blocks) as u32, 0, 1]);
                 // A row's keys and values, which the kernel does not read, follow its queries.
                 let row = inputs.queries.len() / rows;
-                let width = SHAPE.qkv_width() as usize * 4;
+                let width = SHAPE.row_width() as usize * 4;
                 let mut qkv = Vec::with_capacity(rows * width);
                 for queries in inputs.queries.chunks_exact(row) {
                     qkv.extend_from_slice(queries);

@@ -37,12 +37,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
     let total = states[0];
-    for (var dimension = lane; dimension < HEAD_DIM; dimension += WORKGROUP) {
+    for (var dimension = lane; dimension < VALUE_DIM; dimension += WORKGROUP) {
         var sum = 0.0;
         for (var i = 0u; i < parts; i++) {
-            sum += exp(partial_ml[first + i].x - total.x) * partial_o[(first + i) * HEAD_DIM + dimension];
+            sum += exp(partial_ml[first + i].x - total.x) * partial_o[(first + i) * VALUE_DIM + dimension];
         }
-        out[head * HEAD_DIM + dimension] = sum / total.y;
+        out[head * VALUE_DIM + dimension] = sum / total.y;
     }
 }
 

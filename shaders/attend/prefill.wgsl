@@ -20,7 +20,7 @@ const LANE_VECS: u32 = (VECS + TEAM - 1u) / TEAM;
 // Tokens of values staged at a time: the power of two that fits into the stage.
 const VALUE_TOKENS: u32 = min(TILE_TOKENS, 1u << firstLeadingBit(384u / VECS));
 const Q_HEADS: u32 = KV_HEADS * GROUP;
-const QKV_VECS: u32 = (Q_HEADS + 2u * KV_HEADS) * VECS;
+const QUERY_VECS: u32 = ROW_WIDTH / 4u;
 const NOTHING: f32 = -1.0e30;
 const NOWHERE: u32 = 0xffffffffu;
 
@@ -81,10 +81,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let row = lane / 4u * 4u;
                 let q_at = head * VECS + d / 4u + lane % 4u;
                 q = transpose(mat4x4(
-                    qkv[(first_row + min(row, rows - 1u)) * QKV_VECS + q_at],
-                    qkv[(first_row + min(row + 1u, rows - 1u)) * QKV_VECS + q_at],
-                    qkv[(first_row + min(row + 2u, rows - 1u)) * QKV_VECS + q_at],
-                    qkv[(first_row + min(row + 3u, rows - 1u)) * QKV_VECS + q_at],
+                    qkv[(first_row + min(row, rows - 1u)) * QUERY_VECS + q_at],
+                    qkv[(first_row + min(row + 1u, rows - 1u)) * QUERY_VECS + q_at],
+                    qkv[(first_row + min(row + 2u, rows - 1u)) * QUERY_VECS + q_at],
+                    qkv[(first_row + min(row + 3u, rows - 1u)) * QUERY_VECS + q_at],
                 ));
             }
             workgroupBarrier();

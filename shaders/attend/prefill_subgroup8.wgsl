@@ -8,7 +8,7 @@
 //!include <kv>
 
 const Q_HEADS: u32 = KV_HEADS * GROUP;
-const QKV_VECS: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM / 4u;
+const QUERY_VECS: u32 = ROW_WIDTH / 4u;
 const NOTHING: f32 = -1.0e30;
 
 @group(0) @binding(1) var<uniform> segment: Segment;
@@ -130,8 +130,8 @@ fn largest(v: vec4<f32>) -> f32 {
 }
 
 fn query8(row_a: u32, row_b: u32, head: u32, i: u32) -> Eight {
-    let a = row_a * QKV_VECS + (head * ROW_VECS + i) * 2u;
-    let b = row_b * QKV_VECS + (head * ROW_VECS + i) * 2u;
+    let a = row_a * QUERY_VECS + (head * ROW_VECS + i) * 2u;
+    let b = row_b * QUERY_VECS + (head * ROW_VECS + i) * 2u;
     return Eight(qkv[a] * SCALE, qkv[a + 1u] * SCALE, qkv[b] * SCALE, qkv[b + 1u] * SCALE);
 }
 

@@ -7,7 +7,6 @@
 
 const WORKGROUP: u32 = 64u;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
-const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 
 @group(0) @binding(1) var<storage, read> qkv: array<f32>;
 // [sequence slot][KV head][GROUP rows of max |q|, then max |k|][HEAD_DIM]
@@ -29,14 +28,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let at = stats_at + h * HEAD_DIM + dimension;
             var largest = select(stats[at], 0.0, first_position == 0u);
             for (var r = 0u; r < rows; r++) {
-                largest = max(largest, abs(qkv[(first_row + r) * QKV_WIDTH + (kv_head * GROUP + h) * HEAD_DIM + dimension]));
+                largest = max(largest, abs(qkv[(first_row + r) * ROW_WIDTH + (kv_head * GROUP + h) * HEAD_DIM + dimension]));
             }
             stats[at] = largest;
         }
         let at = stats_at + GROUP * HEAD_DIM + dimension;
         var largest = select(stats[at], 0.0, first_position == 0u);
         for (var r = 0u; r < rows; r++) {
-            let key = qkv[(first_row + r) * QKV_WIDTH + (Q_HEADS + kv_head) * HEAD_DIM + dimension];
+            let key = qkv[(first_row + r) * ROW_WIDTH + (Q_HEADS + kv_head) * HEAD_DIM + dimension];
             largest = max(largest, abs(unpack2x16float(kv_pack(key, 0.0)).x));
         }
         stats[at] = largest;

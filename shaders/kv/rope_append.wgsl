@@ -11,7 +11,6 @@
 
 const WORKGROUP: u32 = 64u;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
-const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 const PAIRS: u32 = HEAD_DIM / 2u;
 
 var<workgroup> rotated: array<f32, HEAD_DIM>;
@@ -26,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if block < segment.first || block - segment.first >= segment.blocks {
         return;
     }
-    let at = row * QKV_WIDTH + head * HEAD_DIM;
+    let at = row * ROW_WIDTH + head * HEAD_DIM;
     for (var pair = lane; pair < PAIRS; pair += WORKGROUP) {
         let angle = step[H_ANGLES_AT] + (row * PAIRS + pair) * 2u;
         let cosine = bitcast<f32>(step[angle]);

@@ -8,15 +8,16 @@
 // the components of every vec4, so a key or value is read once for four heads.
 // Grid: (splits, KV heads * QUADS, rows).
 const WORKGROUP: u32 = 64u;
-// Twice as many for heads of more than 128 dimensions: a lane's registers hold the queries and outputs of two vec4.
-const LANES: u32 = min(8u, ROW_VECS) * ((HEAD_DIM + 127u) / 128u);
+// Twice as many for heads of more than 128 dimensions, and all for latent rows: a lane's registers hold the queries and
+// outputs of two vec4.
+const LANES: u32 = select(min(8u, ROW_VECS) * ((HEAD_DIM + 127u) / 128u), WORKGROUP, HEAD_DIM > 256u);
 const TEAMS: u32 = WORKGROUP / LANES;
 const PARTS: u32 = (ROW_VECS + LANES - 1u) / LANES;
 // Tokens of a team whose partial dot products fit into workgroup memory at a time.
 const ROUND: u32 = min(8u, LANES);
+const VALUE_VECS: u32 = VALUE_DIM / 8u;
 const QUADS: u32 = (GROUP + 3u) / 4u;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
-const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 // Below every logit of finite keys, and finite: exp(NOTHING - NOTHING) must not be NaN.
 const NOTHING: f32 = -1.0e30;
 const NOWHERE: u32 = 0xffffffffu;
@@ -24,7 +25,7 @@ const NOWHERE: u32 = 0xffffffffu;
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;
 @group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
-// [row][query head][segment][split]: o as HEAD_DIM floats, and (m, l)
+// [row][query head][segment][split]: o as VALUE_DIM floats, and (m, l)
 @group(0) @binding(4) var<storage, read_write> partial_o: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partial_ml: array<vec2<f32>>;
 
@@ -102,7 +103,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // This lane's share of the queries and outputs: one vec4 of a row, and where the row has as many, a second.
     let second = min(member + (PARTS - 1u) * LANES, ROW_VECS - 1u);
     let has_second = PARTS > 1u && (ROW_VECS % LANES == 0u || member + LANES < ROW_VECS);
-    let q_at = row * QKV_WIDTH + kv_head * GROUP * HEAD_DIM;
+    let q_at = row * ROW_WIDTH + kv_head * GROUP * HEAD_DIM;
     let q0 = query8(q_at + member * 8u, quad);
     let q1 = query8(q_at + second * 8u, quad);
     var o0 = Eight();
@@ -159,11 +160,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         o1 = scale8(o1, rescale);
         for (var i = 0u; i < LANES; i++) {
             if key_rows[team * LANES + i] != NOWHERE {
-                // A head-block's values follow its keys.
-                let at = key_rows[team * LANES + i] + BLOCK * ROW_VECS;
+                let at = key_rows[team * LANES + i] + KEY_TO_VALUE;
                 let w = weights[team * LANES + i];
-                o0 = add8(o0, w, kv[at + member]);
-                if has_second {
+                if member < VALUE_VECS {
+                    o0 = add8(o0, w, kv[at + member]);
+                }
+                if has_second && second < VALUE_VECS {
                     o1 = add8(o1, w, kv[at + second]);
                 }
             }
@@ -204,7 +206,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     stage8(lane, scale8(o0, rescale));
     write_outputs(lane, first, heads, splits, 0u);
-    if PARTS > 1u {
+    if LANES * 8u < VALUE_DIM {
         stage8(lane, scale8(o1, rescale));
         write_outputs(lane, first, heads, splits, LANES * 8u);
     }
@@ -225,13 +227,13 @@ fn stage8(lane: u32, o: Eight) {
 
 // Sums a part's dimensions over the teams and writes them for each head.
 fn write_outputs(lane: u32, first: u32, heads: u32, splits: u32, dimension: u32) {
-    for (var i = lane; i < min(LANES * 8u, HEAD_DIM - dimension); i += WORKGROUP) {
+    for (var i = lane; i < min(LANES * 8u, VALUE_DIM - dimension); i += WORKGROUP) {
         var sum = scratch[i];
         for (var t = 1u; t < TEAMS; t++) {
             sum += scratch[t * LANES * 8u + i];
         }
         for (var h = 0u; h < heads; h++) {
-            partial_o[(first + h * segment.count * splits) * HEAD_DIM + dimension + i] = sum[h];
+            partial_o[(first + h * segment.count * splits) * VALUE_DIM + dimension + i] = sum[h];
         }
     }
     workgroupBarrier();

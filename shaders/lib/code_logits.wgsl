@@ -8,7 +8,6 @@ const LANES: u32 = 16u;
 const WORKGROUP: u32 = BLOCKS * LANES;
 const TOKENS: u32 = BLOCK / LANES;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
-const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 const CODE_CHUNKS: u32 = CODE_WORDS / CHUNK_WORDS;
 const QUERY_CHUNKS: u32 = CODE_CHUNKS * PLANES;
 const LANE_CHANNELS: u32 = (CHANNELS + LANES - 1u) / LANES;
@@ -54,7 +53,7 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, at: u32) {
     }
     for (var i = lane; i < GROUP * CHANNELS; i += WORKGROUP) {
         let dimension = channels[channel_at(row_sequence(row), kv_head, i % CHANNELS)];
-        kept[i] = qkv[row * QKV_WIDTH + (kv_head * GROUP + i / CHANNELS) * HEAD_DIM + dimension];
+        kept[i] = qkv[row * ROW_WIDTH + (kv_head * GROUP + i / CHANNELS) * HEAD_DIM + dimension];
     }
     workgroupBarrier();
     for (var h = 0u; h < GROUP; h++) {

@@ -4,11 +4,11 @@
 @group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
 
 const Q_HEADS: u32 = KV_HEADS * GROUP;
-const QKV_VECS: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM / 4u;
+const QUERY_VECS: u32 = ROW_WIDTH / 4u;
 
 // key: of kv_row.
 fn exact_logit(row: u32, head: u32, key: u32) -> f32 {
-    let query = row * QKV_VECS + head * (HEAD_DIM / 4u);
+    let query = row * QUERY_VECS + head * (HEAD_DIM / 4u);
     var sum = 0.0;
     for (var i = 0u; i < ROW_VECS; i++) {
         let eight = kv[key + i];

@@ -11,7 +11,6 @@
 
 const WORKGROUP: u32 = 64u;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
-const QKV_WIDTH: u32 = (Q_HEADS + 2u * KV_HEADS) * HEAD_DIM;
 
 struct Scores {
     // Scores from one query head to the next.
@@ -46,7 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var positive = 0.0;
         var negative = 0.0;
         for (var h = 0u; h < GROUP; h++) {
-            let q = qkv[row * QKV_WIDTH + (kv_head * GROUP + h) * HEAD_DIM + c];
+            let q = qkv[row * ROW_WIDTH + (kv_head * GROUP + h) * HEAD_DIM + c];
             positive += max(q, 0.0);
             negative += min(q, 0.0);
         }

@@ -19,6 +19,11 @@ impl IndexFormat {
         Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 24), bits: 4 }
     }
 
+    /// The default of latent attention: 128 channels serve all heads (AsyncTLS, arXiv 2604.07815).
+    pub fn for_latent(head_dim: u32) -> Self {
+        Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 128), bits: 4 }
+    }
+
     /// Words of one token's codes.
     pub fn words(&self) -> u32 {
         self.channels * self.bits / 32

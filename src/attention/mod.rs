@@ -12,4 +12,4 @@ pub use config::{Attention, Blocks, Budget, RowBudget, TwoLevel};
 pub use index::IndexFormat;
 pub use plan::{Span, Step, StepSettings, TILE_ROWS};
 pub use selector::{BlockScorer, TokenScorer};
-pub use shape::Shape;
+pub use shape::{Shape, Values};

@@ -202,12 +202,14 @@ impl Step {
 mod tests {
     use super::*;
 
-    use crate::attention::IndexFormat;
+    use crate::attention::{IndexFormat, Values};
 
     const SHAPE: Shape = Shape {
         kv_heads: 3,
         group: 3,
         head_dim: 64,
+        values: Values::Own,
+        scaled_by: 64,
         rope_interleaved: true,
         block: 64,
         index: IndexFormat { channels: 32, bits: 4 },

@@ -3,15 +3,28 @@
 use super::IndexFormat;
 use crate::{Error, Result};
 
+/// Where a token's values come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Rows of their own, as long as keys.
+    Own,
+    /// The first so many numbers of the keys: multi-head latent attention in its absorbed form (arXiv 2405.04434).
+    OfKeys(u32),
+}
+
 /// Heads, dimensions and layout of one layer's attention. Every layer of a model shares one shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shape {
     /// Key and value heads.
     pub kv_heads: u32,
-    /// Query heads per KV head, 1 to 16.
+    /// Query heads per KV head, 1 to 32.
     pub group: u32,
-    /// Length of a head's query, key and value: 32, 64, 80, 96, 128, 192 or 256.
+    /// Length of a head's query and key: 32, 64, 80, 96, 128, 192, 256 or 576.
     pub head_dim: u32,
+    /// Values.
+    pub values: Values,
+    /// Logits are divided by the root of this: the length of the queries and keys that the model was trained with.
+    pub scaled_by: u32,
     /// Whether rotary pairs are (2i, 2i+1) (Llama's GGUF layout) rather than (i, i + head_dim / 2).
     pub rope_interleaved: bool,
     /// Tokens in a block, the unit of storage and of level 1: 16, 32, 64 or 128.
@@ -28,8 +41,28 @@ impl Shape {
 
     /// A shape with blocks of 64 tokens and the default index.
     pub fn new(kv_heads: u32, group: u32, head_dim: u32, rope_interleaved: bool) -> Self {
-        let (block, index) = (Self::BLOCK, IndexFormat::for_head_dim(head_dim));
-        Self { kv_heads, group, head_dim, rope_interleaved, block, index }
+        Self {
+            kv_heads,
+            group,
+            head_dim,
+            values: Values::Own,
+            scaled_by: head_dim,
+            rope_interleaved,
+            block: Self::BLOCK,
+            index: IndexFormat::for_head_dim(head_dim),
+        }
+    }
+
+    /// Absorbed latent attention: one KV head whose keys are `latent` numbers and `rope` rotated ones and whose values are
+    /// the former, shared by `heads` queries that were `query_dim` long before absorption.
+    pub fn latent(heads: u32, latent: u32, rope: u32, query_dim: u32) -> Self {
+        let head_dim = latent + rope;
+        Self {
+            values: Values::OfKeys(latent),
+            scaled_by: query_dim,
+            index: IndexFormat::for_latent(head_dim),
+            ..Self::new(1, heads, head_dim, true)
+        }
     }
 
     /// Checks that kernels exist for this shape.
@@ -37,15 +70,22 @@ impl Shape {
     /// # Errors
     /// [`Error::Model`] naming the dimension, or [`Error::Argument`] naming the option, its value and what is supported.
     pub fn validate(&self) -> Result<()> {
-        if ![32, 64, 80, 96, 128, 192, 256].contains(&self.head_dim) {
+        if ![32, 64, 80, 96, 128, 192, 256, 576].contains(&self.head_dim) {
             return Err(Error::Model(format!(
-                "the head dimension is {}, but 32, 64, 80, 96, 128, 192 and 256 are supported",
+                "the head dimension is {}, but 32, 64, 80, 96, 128, 192, 256 and 576 are supported",
                 self.head_dim
             )));
         }
-        if !(1..=16).contains(&self.group) {
+        let value_dim = self.value_dim();
+        if value_dim > self.head_dim || value_dim == 0 || !value_dim.is_multiple_of(32) {
             return Err(Error::Model(format!(
-                "{} query heads share a KV head, but 1 to 16 are supported",
+                "values have {value_dim} dimensions, but a multiple of 32 up to the keys' {} is supported",
+                self.head_dim
+            )));
+        }
+        if !(1..=32).contains(&self.group) {
+            return Err(Error::Model(format!(
+                "{} query heads share a KV head, but 1 to 32 are supported",
                 self.group
             )));
         }
@@ -70,19 +110,38 @@ impl Shape {
         self.kv_heads * self.group
     }
 
-    /// Floats in a row of queries, keys and values together.
-    pub fn qkv_width(&self) -> u32 {
-        (self.q_heads() + 2 * self.kv_heads) * self.head_dim
+    /// Length of a head's value.
+    pub fn value_dim(&self) -> u32 {
+        match self.values {
+            Values::Own => self.head_dim,
+            Values::OfKeys(value_dim) => value_dim,
+        }
+    }
+
+    /// Whether values lie in the keys.
+    pub fn shares_values(&self) -> bool {
+        matches!(self.values, Values::OfKeys(_))
+    }
+
+    /// Rows that a token has in the cache for each KV head: a key, and a value where values have rows of their own.
+    pub fn cached_rows(&self) -> u32 {
+        if self.shares_values() { 1 } else { 2 }
+    }
+
+    /// Floats in a row of queries and what is cached, together.
+    pub fn row_width(&self) -> u32 {
+        (self.q_heads() + self.cached_rows() * self.kv_heads) * self.head_dim
     }
 
     /// The factor of a logit, d^-1/2.
     pub fn scale(&self) -> f32 {
-        (1.0 / f64::from(self.head_dim).sqrt()) as f32
+        (1.0 / f64::from(self.scaled_by).sqrt()) as f32
     }
 
     /// Bytes of keys and values of one block in one layer, as packed f16.
     pub fn block_bytes(&self) -> u64 {
-        u64::from(self.kv_heads) * 2 * u64::from(self.block) * u64::from(self.head_dim) * 2
+        let rows = self.kv_heads * self.cached_rows();
+        u64::from(rows) * u64::from(self.block) * u64::from(self.head_dim) * 2
     }
 
     /// Bytes of one block's index in one layer.

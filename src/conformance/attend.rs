@@ -1,6 +1,6 @@
 //! Cases of `rope_append`, `dense_split`, `sparse_split`, `merge` and `prefill`.
 
-use super::cache::{Cache, Family, angle, shape_label, shapes, sizes};
+use super::cache::{Cache, Family, angle, latent_shapes, shape_label, shapes, sizes};
 use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
@@ -27,6 +27,15 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         attend_cases(cases, shape, &large_batch(shape.block), 3, Family::Random);
         rope_cases(cases, shape);
     }
+    // Latent attention decodes over latent rows, and prefills over keys and values made from them.
+    for shape in latent_shapes() {
+        for lengths in small_batches(shape.block) {
+            decode_cases(cases, shape, &lengths, 1, Family::Random);
+        }
+        for (segments, family) in [1, 3].into_iter().flat_map(|s| families.map(|f| (s, f))) {
+            decode_cases(cases, shape, &large_batch(shape.block), segments, family);
+        }
+    }
     for head_dim in [80, 128, 256] {
         let label = format!("d{head_dim} 3 segments, 70 states, empty ones among them");
         cases.push(Case::new("merge", label, true, move |gpu| Box::pin(merge(gpu, head_dim))));
@@ -50,9 +59,37 @@ fn attend_cases(
     segments: u32,
     family: Family,
 ) {
+    kernel_cases(
+        cases,
+        &["dense_split", "sparse_split", "prefill"],
+        shape,
+        lengths,
+        segments,
+        family,
+    );
+}
+
+fn decode_cases(
+    cases: &mut Vec<Case>,
+    shape: Shape,
+    lengths: &[u32],
+    segments: u32,
+    family: Family,
+) {
+    kernel_cases(cases, &["dense_split", "sparse_split"], shape, lengths, segments, family);
+}
+
+fn kernel_cases(
+    cases: &mut Vec<Case>,
+    kernels: &[&'static str],
+    shape: Shape,
+    lengths: &[u32],
+    segments: u32,
+    family: Family,
+) {
     let label =
         format!("{} lengths {lengths:?} segments {segments} {family:?}", shape_label(&shape));
-    for kernel in ["dense_split", "sparse_split", "prefill"] {
+    for &kernel in kernels {
         let lengths = lengths.to_vec();
         cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
             let lengths = lengths.clone();
@@ -71,7 +108,7 @@ fn rope_cases(cases: &mut Vec<Case>, shape: Shape) {
 }
 
 fn random_qkv(shape: &Shape, rows: usize) -> Vec<f32> {
-    Random::new(99).floats(rows * shape.qkv_width() as usize)
+    Random::new(99).floats(rows * shape.row_width() as usize)
 }
 
 async fn attend(
@@ -159,7 +196,7 @@ async fn run_split(
 ) -> Result<Vec<u32>> {
     let shape = &cache.shape;
     let states = (step.rows * shape.q_heads() * cache.segments * step.splits) as usize;
-    let mut partial_o = vec![POISON; states * shape.head_dim as usize];
+    let mut partial_o = vec![POISON; states * shape.value_dim() as usize];
     let mut partial_ml = vec![POISON; states * 2];
     let qkv = bits(qkv);
     let spec = if kernel == "sparse_split" {
@@ -191,7 +228,7 @@ async fn run_split(
         Data::Uniform(&[cache.segments]),
         Data::In(&partial_o),
         Data::In(&partial_ml),
-        Data::Out((step.rows * shape.q_heads() * shape.head_dim) as usize),
+        Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
     ];
     Ok(run(gpu, &kernels::merge(shape), &data, (shape.q_heads(), step.rows, 1)).await?.remove(0))
 }
@@ -264,7 +301,7 @@ fn check_attention(
     for (r, &(sequence, position)) in rows.iter().enumerate().filter(|(_, row)| row.0 >= first) {
         for head in 0..shape.q_heads() as usize {
             let kv_head = head / shape.group as usize;
-            let q = &qkv[r * shape.qkv_width() as usize + head * d..][..d];
+            let q = &qkv[r * shape.row_width() as usize + head * d..][..d];
             let tokens = &tokens[r][kv_head];
             let key = |t| cache.key(sequence, kv_head, t);
             let want =
@@ -283,9 +320,8 @@ fn check_attention(
                 + 3.0 * (3.0 + 4.0 * size) * ulp
                 + (tokens.len() as f64 + 64.0) * ulp;
             let what = format!("row {r} (sequence {sequence}, position {position}) head {head}");
-            compare(&what, &out[(r * shape.q_heads() as usize + head) * d..], &want, |_| {
-                2.0 * weight
-            })?;
+            let at = (r * shape.q_heads() as usize + head) * want.len();
+            compare(&what, &out[at..], &want, |_| 2.0 * weight)?;
         }
     }
     Ok(())
@@ -297,7 +333,7 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
     let cache = Cache::new(shape, &lengths, segments, Family::Random);
     let step = cache.step(&counts, None, &[], 16);
     let rows = cache.rows(&counts);
-    let width = shape.qkv_width() as usize;
+    let width = shape.row_width() as usize;
     let mut qkv = random_qkv(&shape, rows.len());
     // What f16 cannot hold is stored as the largest that it can.
     let value_at = ((shape.q_heads() + shape.kv_heads) * shape.head_dim) as usize;

@@ -1,7 +1,7 @@
 //! A paged key and value cache with known contents, spread over segments in shuffled order, for attention cases.
 
 use super::rig::Random;
-use crate::attention::{Budget, IndexFormat, Shape, Span, Step, StepSettings};
+use crate::attention::{Budget, IndexFormat, Shape, Span, Step, StepSettings, Values};
 use crate::kernels::SegmentParams;
 use crate::reference::index::bounds;
 use half::f16;
@@ -101,7 +101,10 @@ impl Cache {
     }
 
     pub(super) fn value(&self, sequence: usize, head: usize, token: u32) -> &[f32] {
-        &self.values[sequence][head][token as usize]
+        match self.shape.values {
+            Values::Own => &self.values[sequence][head][token as usize],
+            Values::OfKeys(length) => &self.key(sequence, head, token)[..length as usize],
+        }
     }
 
     pub(super) fn segment(&self, index: u32) -> SegmentParams {
@@ -119,6 +122,7 @@ impl Cache {
         let block_halves = self.shape.block_bytes() as usize / 2;
         let mut halves = vec![f16::NAN; block_halves * self.blocks_a_segment as usize];
         let block = self.shape.block as usize;
+        let cached = self.shape.cached_rows() as usize;
         for (sequence, table) in self.tables.iter().enumerate() {
             for token in 0..self.lengths[sequence] {
                 let slot =
@@ -127,10 +131,12 @@ impl Cache {
                     continue;
                 }
                 for head in 0..self.shape.kv_heads as usize {
-                    for (which, rows) in [&self.keys, &self.values].into_iter().enumerate() {
+                    for (which, rows) in
+                        [&self.keys, &self.values].into_iter().take(cached).enumerate()
+                    {
                         let row = &rows[sequence][head][token as usize];
                         let at = slot as usize * block_halves
-                            + ((head * 2 + which) * block + token as usize % block) * d;
+                            + ((head * cached + which) * block + token as usize % block) * d;
                         for (to, from) in halves[at..at + d].iter_mut().zip(row) {
                             *to = f16::from_f32(*from);
                         }
@@ -232,6 +238,11 @@ pub(super) fn sizes() -> Vec<Shape> {
         .collect()
 }
 
+/// Absorbed latent attention, of a real model and of a small one.
+pub(super) fn latent_shapes() -> Vec<Shape> {
+    vec![Shape::latent(20, 512, 64, 256), Shape { block: 16, ..Shape::latent(5, 64, 32, 64) }]
+}
+
 /// Shapes of the index: head dimensions and groups in the default format, and every kind of format, among them those whose
 /// codes fill one word, two and several chunks, or a number of words that no chunk divides.
 pub(super) fn index_shapes() -> Vec<Shape> {
@@ -253,12 +264,15 @@ pub(super) fn index_shapes() -> Vec<Shape> {
         let index = IndexFormat { channels, bits };
         Shape { block, index, ..Shape::new(kv_heads, group, head_dim, group != 4) }
     });
-    defaults.into_iter().chain(formats).collect()
+    defaults.into_iter().chain(formats).chain(latent_shapes()).collect()
 }
 
 pub(super) fn shape_label(shape: &Shape) -> String {
     let Shape { kv_heads, group, head_dim, block, index, .. } = shape;
     let mut label = format!("d{head_dim} kv{kv_heads} group{group}");
+    if shape.shares_values() {
+        label += " latent";
+    }
     if *block != Shape::BLOCK {
         label += &format!(" block{block}");
     }

@@ -63,7 +63,7 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     let step = cache.step(&counts, None, &[], 16);
     let rows = cache.rows(&counts);
     let mut random = Random::new(8);
-    let qkv = random.floats(rows.len() * shape.qkv_width() as usize);
+    let qkv = random.floats(rows.len() * shape.row_width() as usize);
     let d = shape.head_dim as usize;
     let fresh = Stats::new(shape.group as usize, d);
     let mut earlier = fresh.clone();
@@ -93,7 +93,7 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
                 if position >= Shape::STATS_TOKENS {
                     continue;
                 }
-                let row = &qkv[r * shape.qkv_width() as usize..];
+                let row = &qkv[r * shape.row_width() as usize..];
                 let queries: Vec<_> = (0..shape.group as usize)
                     .map(|h| &row[(head * shape.group as usize + h) * d..][..d])
                     .collect();

@@ -100,7 +100,7 @@ async fn scores(
         shape.block as usize,
     );
     let (count, format) = (shape.index.channels as usize, shape.index);
-    let (d, width) = (shape.head_dim as usize, shape.qkv_width() as usize);
+    let (d, width) = (shape.head_dim as usize, shape.row_width() as usize);
     let mut qkv = random.floats(3 * width);
     if family == "zero query" {
         qkv[..d].fill(0.0);
@@ -258,7 +258,7 @@ async fn key_scores(
     let rows = cache.rows(&[1, 1, 1]);
     let (q_heads, kv_heads, group) =
         (shape.q_heads() as usize, shape.kv_heads as usize, shape.group as usize);
-    let (d, width) = (shape.head_dim as usize, shape.qkv_width() as usize);
+    let (d, width) = (shape.head_dim as usize, shape.row_width() as usize);
     let qkv = random.floats(3 * width);
     let qkv_bits = bits(&qkv);
     let kept = step.blocks_kept as usize;

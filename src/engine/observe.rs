@@ -163,7 +163,7 @@ impl Engine {
         let made = async {
             let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), false);
             let row = budget.row(batch[0].0.len(), self.shape.block);
-            let bytes = u64::from(self.shape.qkv_width()) * 4;
+            let bytes = u64::from(self.shape.row_width()) * 4;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             self.record_copies(&mut encoder, &prepared);
             for (i, layer) in self.layers.iter().enumerate() {
@@ -256,7 +256,7 @@ impl Engine {
         let (q_heads, kv_heads) = (u64::from(self.shape.q_heads()), u64::from(self.shape.kv_heads));
         let step = &plan.step;
         let closed = if step.ranks_blocks { u64::from(step.closed) } else { 0 };
-        let attended = u64::from(self.shape.qkv_width());
+        let attended = u64::from(self.shape.row_width());
         let scores = attended + q_heads * u64::from(self.shape.head_dim);
         let blocks = scores + q_heads * closed;
         let tokens = blocks + kv_heads * u64::from(step.blocks_kept);

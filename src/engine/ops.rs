@@ -269,7 +269,7 @@ impl OpMaker<'_> {
         let normed = (&scratch.normed, strides.hidden);
         let attended = (&scratch.attended, strides.attention);
         let ffn = (&scratch.ffn, strides.ffn);
-        let qkv = (&scratch.qkv, shape.qkv_width());
+        let qkv = (&scratch.qkv, shape.row_width());
 
         let mut ops = LayerOps {
             attn_norm: self.norm(false, x.0, &weights.attn_norm, normed.0).await?,

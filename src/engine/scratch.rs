@@ -86,7 +86,7 @@ impl Sizes {
             rows: [
                 floats(rows * u64::from(strides.hidden)),
                 floats(rows * u64::from(strides.hidden)),
-                floats(rows * u64::from(shape.qkv_width())),
+                floats(rows * u64::from(shape.row_width())),
                 floats(rows * u64::from(strides.attention)),
                 floats(rows * u64::from(strides.ffn)),
             ],

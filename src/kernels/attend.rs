@@ -23,6 +23,9 @@ pub(super) fn spec(file: &'static str, shape: &Shape) -> ShaderSpec {
         .constant("GROUP", shape.group)
         .constant("HEAD_DIM", shape.head_dim)
         .constant("BLOCK", shape.block)
+        .constant("ROW_WIDTH", shape.row_width())
+        .constant("VALUE_DIM", shape.value_dim())
+        .constant("SHARED_VALUES", shape.shares_values())
 }
 
 // How keys and values are stored: packed f16 needs no feature.

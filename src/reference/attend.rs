@@ -12,7 +12,7 @@ pub fn attention<'a>(
 ) -> Vec<f64> {
     let logits: Vec<f64> = tokens.iter().map(|&t| dot(q, key(t)) * f64::from(scale)).collect();
     let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut out = vec![0.0; q.len()];
+    let mut out = vec![0.0; tokens.first().map_or(0, |&t| value(t).len())];
     let mut sum = 0.0;
     for (&token, logit) in tokens.iter().zip(logits) {
         let weight = (logit - largest).exp();
