@@ -7,7 +7,7 @@
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, IndexOptions, Session, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
-use asynctls::model::gguf::Gguf;
+use asynctls::model::ModelFile;
 use std::path::Path;
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ fn main() {
             "tier": gpu.tier.name, "depth": depth, "steps": steps
         })
     );
-    let file = Gguf::open(Path::new(&model)).expect("the model: run tools/setup model");
+    let file = ModelFile::open(Path::new(&model)).expect("the model: run tools/setup model");
     let scorer: BlockScorer =
         option("--scorer").map_or(BlockScorer::Codes, |name| name.parse().expect("a scorer"));
     let mut options = EngineOptions::new(&gpu, depth + 2 * steps + 8);

@@ -145,7 +145,7 @@ impl Bench {
             let span = Span { slot: 0, position, tokens: ids, table: &table, closing: &[] };
             let settings = StepSettings { budget, target_workgroups: target, every_row: false };
             Step::new(&shape, &[span], &settings, |_, out| {
-                out.extend(vec![0.1; shape.head_dim as usize / 2])
+                out.extend(vec![[0.6, 0.8]; shape.head_dim as usize / 2])
             })
         };
         let rows = 256;

@@ -20,8 +20,8 @@ use asynctls::eval::recall::{Exact, append};
 use asynctls::eval::stats::{mean, quantile};
 use asynctls::eval::tasks::{Haystack, Maker, Sample, Spec, Task, score};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
+use asynctls::model::ModelFile;
 use asynctls::model::chat::ChatTemplate;
-use asynctls::model::gguf::Gguf;
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::reference::index::Stats;
 use asynctls::reference::select::{softmax_mean, top_k};
@@ -104,10 +104,10 @@ fn main() {
 
     let model =
         option("--model").unwrap_or_else(|| ".models/SmolLM2-135M-Instruct.Q4_1.gguf".into());
-    let file = Gguf::open(Path::new(&model)).expect("the model: run tools/setup model");
-    let tokenizer = Tokenizer::read(&file).expect("a tokenizer");
-    let template = file.opt_str("tokenizer.chat_template").expect("a string");
-    let template = template.map(|source| ChatTemplate::new(source).expect("a template"));
+    let file = ModelFile::open(Path::new(&model)).expect("the model: run tools/setup model");
+    let tokenizer = file.tokenizer().expect("a tokenizer");
+    let template = file.chat_template().expect("a string");
+    let template = template.map(|source| ChatTemplate::new(&source).expect("a template"));
     let haystack = option("--text").map_or(Haystack::Noise, |path| {
         Haystack::Essay(std::fs::read_to_string(path).expect("a text").into())
     });
@@ -144,7 +144,7 @@ fn main() {
     }
 }
 
-fn load(file: &Gguf, context: u32) -> Engine {
+fn load(file: &ModelFile, context: u32) -> Engine {
     let here = pollster::block_on(adapters());
     let request = std::env::var("ASYNCTLS_ADAPTER").ok();
     let adapter = Adapter::choose(&here, request.as_deref()).expect("an adapter");

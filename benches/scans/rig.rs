@@ -50,7 +50,7 @@ fn step_words(table: &[u32], blocks: usize) -> Vec<u32> {
         })
         .collect();
     Step::new(&SHAPE, &spans, &StepSettings::default(), |_, angles| {
-        angles.extend([0.0; SHAPE.head_dim as usize / 2]);
+        angles.extend([[1.0, 0.0]; SHAPE.head_dim as usize / 2]);
     })
     .words
 }

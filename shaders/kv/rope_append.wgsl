@@ -1,9 +1,10 @@
-// Rotates the queries and keys of each row in place (arXiv 2104.09864) and appends keys and values to the cache. The
-// angles come from the host in f64: a shader's own cos and sin lose accuracy at large arguments. One dispatch a
-// segment that rows append to; a row belongs to the segment of its open block. Grid: (q and kv heads, rows).
+// Norms (where a model does) and rotates the queries and keys of each row in place (arXiv 2104.09864) and appends keys and
+// values to the cache. The angles come from the host in f64: a shader's own cos and sin lose accuracy at large arguments.
+// One dispatch a segment that rows append to; a row belongs to the segment of its open block. Grid: (q and kv heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
+//!include <head_norm>
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read_write> qkv: array<f32>;
@@ -26,6 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let at = row * ROW_WIDTH + head * HEAD_DIM;
+    let factor = head_factor(lane, at);
     for (var pair = lane; pair < PAIRS; pair += WORKGROUP) {
         let angle = step[H_ANGLES_AT] + (row * PAIRS + pair) * 2u;
         let cosine = bitcast<f32>(step[angle]);
@@ -39,6 +41,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var a = qkv[at + first];
         var b = qkv[at + second];
         if head < Q_HEADS + KV_HEADS {
+            a *= factor * head_weight(head, first);
+            b *= factor * head_weight(head, second);
             let turned = a * cosine - b * sine;
             b = a * sine + b * cosine;
             a = turned;

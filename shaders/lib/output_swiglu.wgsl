@@ -4,8 +4,8 @@ fn silu(v: f32) -> f32 {
     return v / (1.0 + exp(-v));
 }
 
-fn output4(token: u32, row: u32, values: vec4<f32>) {
-    let at = token * matrix.y_stride + (matrix.first_row + row) / 2u;
+fn output4(y_at: u32, row: u32, values: vec4<f32>) {
+    let at = y_at + (matrix.first_row + row) / 2u;
     y[at] = silu(values.x) * values.y;
     if row + 2u < matrix.rows {
         y[at + 1u] = silu(values.z) * values.w;

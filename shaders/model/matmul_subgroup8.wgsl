@@ -1,10 +1,11 @@
 // The product of matmul.wgsl for adapters whose subgroups have eight lanes and whose loads are dear: software rasterisers,
 // which load lane by lane. A subgroup makes 32 rows x 16 tokens with no workgroup memory: its lanes hold two tokens each,
-// and each loads one row of W in eight, whose weights are broadcast to all. Grid: (ceil(rows / 64), ceil(tokens / 64)).
+// and each loads one row of W in eight, whose weights are broadcast to all. Grid: (ceil(rows / 64), ceil(tokens / 64), batches).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/matrix.wgsl
 //!include <weights>
+//!include <tokens>
 //!include <output>
 //!include lib/output8.wgsl
 
@@ -22,21 +23,22 @@ fn main(
     @builtin(local_invocation_index) local: u32,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    let tokens = step[H_ROWS];
+    let batch = group.z;
+    let tokens = token_count(batch);
     let subgroup = lane_of(local, 64u) / 8u;
     let row_base = group.x * 64u + subgroup % 2u * 32u;
     let token = group.y * 64u + subgroup / 2u * 16u + lane;
-    if row_base >= matrix.rows {
+    if row_base >= matrix.rows || token - lane >= tokens {
         return;
     }
-    let x_row = matrix.x_stride / 4u;
-    let x0_at = min(token, tokens - 1u) * x_row;
-    let x1_at = min(token + 8u, tokens - 1u) * x_row;
+    let first = token_rows(batch);
+    let x0_at = token_x(batch, min(token, tokens - 1u));
+    let x1_at = token_x(batch, min(token + 8u, tokens - 1u));
     let last = matrix.rows - 1u;
-    let row0 = min(row_base + lane, last) * matrix.units;
-    let row1 = min(row_base + 8u + lane, last) * matrix.units;
-    let row2 = min(row_base + 16u + lane, last) * matrix.units;
-    let row3 = min(row_base + 24u + lane, last) * matrix.units;
+    let row0 = (first + min(row_base + lane, last)) * matrix.units;
+    let row1 = (first + min(row_base + 8u + lane, last)) * matrix.units;
+    let row2 = (first + min(row_base + 16u + lane, last)) * matrix.units;
+    let row3 = (first + min(row_base + 24u + lane, last)) * matrix.units;
 
     var sums0 = Sums();
     var sums1 = Sums();
@@ -50,14 +52,14 @@ fn main(
         sums2 = unit8(row2 + unit, x0, x1, sums2);
         sums3 = unit8(row3 + unit, x0, x1, sums3);
     }
-    output8(token, row_base, tokens, sums0.a0, sums0.a1);
-    output8(token + 8u, row_base, tokens, sums0.b0, sums0.b1);
-    output8(token, row_base + 8u, tokens, sums1.a0, sums1.a1);
-    output8(token + 8u, row_base + 8u, tokens, sums1.b0, sums1.b1);
-    output8(token, row_base + 16u, tokens, sums2.a0, sums2.a1);
-    output8(token + 8u, row_base + 16u, tokens, sums2.b0, sums2.b1);
-    output8(token, row_base + 24u, tokens, sums3.a0, sums3.a1);
-    output8(token + 8u, row_base + 24u, tokens, sums3.b0, sums3.b1);
+    output8(batch, token, row_base, tokens, sums0.a0, sums0.a1);
+    output8(batch, token + 8u, row_base, tokens, sums0.b0, sums0.b1);
+    output8(batch, token, row_base + 8u, tokens, sums1.a0, sums1.a1);
+    output8(batch, token + 8u, row_base + 8u, tokens, sums1.b0, sums1.b1);
+    output8(batch, token, row_base + 16u, tokens, sums2.a0, sums2.a1);
+    output8(batch, token + 8u, row_base + 16u, tokens, sums2.b0, sums2.b1);
+    output8(batch, token, row_base + 24u, tokens, sums3.a0, sums3.a1);
+    output8(batch, token + 8u, row_base + 24u, tokens, sums3.b0, sums3.b1);
 }
 
 fn inputs(at: u32) -> array<vec4<f32>, 8> {

@@ -7,7 +7,8 @@
 struct RmsNorm {
     // Floats in a row that count, and from one row to the next.
     width: u32,
-    stride: u32,
+    x_stride: u32,
+    y_stride: u32,
     epsilon: f32,
 }
 
@@ -23,8 +24,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if GATHER {
         row = step[step[H_OUTPUTS_AT] + group.x];
     }
-    let from_at = row * rms_norm.stride;
-    let to_at = group.x * rms_norm.stride;
+    let from_at = row * rms_norm.x_stride;
+    let to_at = group.x * rms_norm.y_stride;
     var squares = 0.0;
     for (var i = lane; i < rms_norm.width; i += WORKGROUP) {
         let v = x[from_at + i];

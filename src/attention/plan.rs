@@ -3,6 +3,7 @@
 //! `shaders/lib/step.wgsl` documents the layout and keeps the same header.
 
 use super::{Budget, Shape};
+use std::ops::Range;
 
 /// Rows of one prefill tile.
 pub const TILE_ROWS: u32 = 64;
@@ -55,6 +56,8 @@ pub struct Step {
     pub splits: u32,
     /// Most closed blocks of a row.
     pub closed: u32,
+    /// Tokens that a row can attend, the longest context of the step.
+    pub context: u32,
     /// Level 1's and level 2's budgets.
     pub blocks_kept: u32,
     /// Tokens that level 2 keeps.
@@ -65,15 +68,18 @@ pub struct Step {
     pub ranks_tokens: bool,
     /// Physical blocks that rows are appended to.
     pub appended: Vec<u32>,
+    // Where the block table of each span lies in the words.
+    tables: Vec<Range<usize>>,
 }
 
 impl Step {
-    /// Plans a step over spans of different sequences. `angle` gives a position's rotary angles in radians, one a pair.
+    /// Plans a step over spans of different sequences. `rotate` appends cosine and sine of a position's rotary angles, one a
+    /// pair.
     pub fn new(
         shape: &Shape,
         spans: &[Span<'_>],
         settings: &StepSettings<'_>,
-        angle: impl Fn(u32, &mut Vec<f64>),
+        rotate: impl Fn(u32, &mut Vec<[f32; 2]>),
     ) -> Self {
         let rows: usize = spans.iter().map(|span| span.tokens.len()).sum();
         let mut row_words = Vec::with_capacity(rows * ROW_WORDS);
@@ -84,9 +90,10 @@ impl Step {
         let mut appended = Vec::new();
         let mut angles = Vec::new();
         let mut tables = Vec::new();
-        let (mut most_attended, mut closed, mut blocks_kept) = (0, 0, 0);
+        let mut table_ranges = Vec::new();
+        let (mut most_attended, mut closed, mut context, mut blocks_kept) = (0, 0, 0, 0);
         let (mut ranks_blocks, mut ranks_tokens) = (false, false);
-        let mut radians = Vec::new();
+        let mut turns = Vec::new();
         for span in spans {
             let first_row = (row_words.len() / ROW_WORDS) as u32;
             let count = span.tokens.len() as u32;
@@ -107,13 +114,12 @@ impl Step {
                 if appended.last() != Some(&block) {
                     appended.push(block);
                 }
-                radians.clear();
-                angle(position, &mut radians);
-                for &a in &radians {
-                    angles.extend([(a.cos() as f32).to_bits(), (a.sin() as f32).to_bits()]);
-                }
+                turns.clear();
+                rotate(position, &mut turns);
+                angles.extend(turns.as_flattened().iter().map(|value| value.to_bits()));
                 let row_closed = position / shape.block;
                 closed = closed.max(row_closed);
+                context = context.max(position + 1);
                 most_attended = most_attended.max(match settings.budget {
                     None => position + 1,
                     Some(budget) => {
@@ -128,6 +134,7 @@ impl Step {
                     outputs.push(first_row + i as u32);
                 }
             }
+            table_ranges.push(tables.len()..tables.len() + span.table.len());
             tables.extend_from_slice(span.table);
         }
 
@@ -180,12 +187,28 @@ impl Step {
             outputs: output_count,
             splits,
             closed,
+            context,
             blocks_kept,
             tokens_kept,
             ranks_blocks,
             ranks_tokens,
             appended,
+            tables: table_ranges
+                .into_iter()
+                .map(|range: Range<usize>| tables_at + range.start..tables_at + range.end)
+                .collect(),
         }
+    }
+
+    /// The words for keys and values that lie in the order of a sequence, block after block.
+    pub fn over_slabs(&self) -> Vec<u32> {
+        let mut words = self.words.clone();
+        for table in &self.tables {
+            for (logical, physical) in words[table.clone()].iter_mut().enumerate() {
+                *physical = logical as u32;
+            }
+        }
+        words
     }
 
     /// The most words that a step can take.
@@ -224,7 +247,7 @@ mod tests {
         let long: Vec<u32> = (0..130).collect();
         let spans = [span(2, 60, &long, &[7, 3, 9]), span(0, 0, &[5], &[1])];
         let settings = StepSettings { target_workgroups: 64, ..Default::default() };
-        let step = Step::new(&SHAPE, &spans, &settings, |p, out| out.extend([f64::from(p); 32]));
+        let step = Step::new(&SHAPE, &spans, &settings, |p, out| out.extend([[p as f32; 2]; 32]));
         assert_eq!((step.rows, step.spans, step.tiles, step.outputs), (131, 2, 4, 2));
         assert_eq!(step.appended, [7, 3, 9, 1]);
         let at = |header: usize| step.words[header] as usize;
@@ -246,7 +269,8 @@ mod tests {
             let spans = [span(0, tokens - 1, &[0], &table)];
             for target in [1, 16, 512] {
                 let settings = StepSettings { target_workgroups: target, ..Default::default() };
-                let step = Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([0.0; 32]));
+                let step =
+                    Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([[1.0, 0.0]; 32]));
                 let reach = step.words[1] * 64 * step.splits;
                 assert!(
                     reach >= tokens && reach - step.words[1] * 64 < tokens,

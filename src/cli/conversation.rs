@@ -1,8 +1,8 @@
 //! Questions and answers, and the tokens that the model reads for them.
 
 use super::terminal;
+use asynctls::model::ModelFile;
 use asynctls::model::chat::{ChatTemplate, Message};
-use asynctls::model::gguf::Gguf;
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::{Error, Result};
 
@@ -17,12 +17,12 @@ pub struct Conversation<'a> {
 impl<'a> Conversation<'a> {
     /// An empty conversation, framed by the file's chat template unless `raw`.
     pub fn new(
-        file: &Gguf,
+        file: &ModelFile,
         tokenizer: &'a Tokenizer,
         raw: bool,
         system: Option<&str>,
     ) -> Result<Self> {
-        let source = if raw { None } else { file.opt_str("tokenizer.chat_template")? };
+        let source = if raw { None } else { file.chat_template()? };
         if source.is_none() && !raw {
             if let Some(system) = system {
                 return Err(Error::argument(
@@ -35,7 +35,7 @@ impl<'a> Conversation<'a> {
                 "note: the model file has no chat template, so the prompt is used as it is",
             );
         }
-        let template = source.map(ChatTemplate::new).transpose()?;
+        let template = source.as_deref().map(ChatTemplate::new).transpose()?;
         let mut conversation = Self { tokenizer, template, messages: Vec::new() };
         if let Some(system) = system {
             conversation.add("system", system);

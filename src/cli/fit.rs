@@ -2,16 +2,15 @@
 
 use super::terminal::{note, size};
 use asynctls::engine::{EngineOptions, Fit};
-use asynctls::model::gguf::Gguf;
-use asynctls::model::llama::LlamaConfig;
+use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 
 /// A context to plan for.
 pub struct Plan<'a> {
     /// The model.
-    pub file: &'a Gguf,
+    pub file: &'a ModelFile,
     /// The model's shapes.
-    pub config: &'a LlamaConfig,
+    pub config: &'a ModelConfig,
     /// What will be loaded.
     pub options: EngineOptions,
     /// How errors call the context.

@@ -12,10 +12,9 @@ use asynctls::Error;
 use asynctls::attention::Attention;
 use asynctls::engine::EngineOptions;
 use asynctls::gpu::Disable;
-use asynctls::model::gguf::Gguf;
-use asynctls::model::llama::LlamaConfig;
 use asynctls::model::sampler::SamplerSettings;
 use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::{ModelConfig, ModelFile};
 use clap::Args;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -113,10 +112,10 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let first = options.first_prompt()?;
 
     let reading = Instant::now();
-    let file = Gguf::open(&options.model)?;
-    let config = LlamaConfig::read(&file)?;
+    let file = ModelFile::open(&options.model)?;
+    let config = ModelConfig::read(&file)?;
     let attention = options.attention.of(config.context_length)?;
-    let tokenizer = Tokenizer::read(&file)?;
+    let tokenizer = file.tokenizer()?;
     let mut conversation =
         Conversation::new(&file, &tokenizer, options.raw, options.system.as_deref())?;
     let context = options.context(&config, &mut conversation, first.as_deref())?;
@@ -159,7 +158,7 @@ impl Options {
     // How many tokens to set memory aside for.
     fn context(
         &self,
-        config: &LlamaConfig,
+        config: &ModelConfig,
         conversation: &mut Conversation<'_>,
         prompt: Option<&str>,
     ) -> asynctls::Result<u32> {

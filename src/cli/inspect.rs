@@ -1,12 +1,12 @@
-//! `asynctls inspect`: what is in a model file, and whether it can run.
+//! `asynctls inspect`: what is in a model file or folder, and whether it can run.
 
 use super::Outcome;
 use super::terminal::{print, print_json, size, visible};
 use asynctls::Result;
 use asynctls::model::chat::ChatTemplate;
 use asynctls::model::gguf::{Gguf, Value};
-use asynctls::model::llama::LlamaConfig;
 use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::{ModelConfig, ModelFile};
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 /// Options of `asynctls inspect`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// The model, a GGUF file
+    /// The model: a GGUF file, or a folder as published
     #[arg(value_name = "MODEL")]
     model: PathBuf,
     /// Print a JSON object
@@ -29,7 +29,8 @@ pub struct Options {
 struct Inspection {
     path: String,
     file_bytes: u64,
-    gguf_version: u32,
+    /// Null for a folder.
+    gguf_version: Option<u32>,
     name: Option<String>,
     architecture: Option<String>,
     /// Whether the model can run here; `problem` says why not.
@@ -69,7 +70,7 @@ struct TokenizerInfo {
 
 /// Runs it.
 pub fn run(options: &Options) -> Outcome<ExitCode> {
-    let file = Gguf::open(&options.model)?;
+    let file = ModelFile::open(&options.model)?;
     let inspection = Inspection::new(&file);
     if options.json {
         print_json(&inspection)?;
@@ -80,36 +81,67 @@ pub fn run(options: &Options) -> Outcome<ExitCode> {
 }
 
 impl Inspection {
-    fn new(file: &Gguf) -> Self {
-        let config = LlamaConfig::read(file);
-        let architecture = text(file, "general.architecture");
-        let prefix = format!("{}.", architecture.as_deref().unwrap_or_default());
-        let shapes: BTreeMap<_, _> = file
-            .metadata()
-            .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, json(value)?)))
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
-        let template = file.opt_str("tokenizer.chat_template").transpose();
+    fn new(file: &ModelFile) -> Self {
+        let config = ModelConfig::read(file);
+        let template = file.chat_template().transpose();
         let shape = config.as_ref().ok();
         Self {
             path: file.path().display().to_string(),
-            file_bytes: file.file_size(),
-            gguf_version: file.version(),
-            name: text(file, "general.name"),
+            file_bytes: file.tensors().iter().map(|tensor| tensor.bytes).sum(),
+            gguf_version: None,
+            name: None,
             runs: config.is_ok(),
             problem: problem(&config),
-            context_length: file.value(&format!("{prefix}context_length")).and_then(Value::as_u32),
-            shapes,
+            context_length: shape.map(|shape| shape.context_length),
+            shapes: BTreeMap::new(),
             tensors: file.tensors().len(),
             weights: weights(file),
-            kv_bytes_a_token: shape.map(LlamaConfig::kv_bytes_a_token),
-            index_bytes_a_token: shape.map(LlamaConfig::index_bytes_a_token),
+            kv_bytes_a_token: shape.map(ModelConfig::kv_bytes_a_token),
+            index_bytes_a_token: shape.map(ModelConfig::index_bytes_a_token),
             tokenizer: TokenizerInfo::new(file),
             chat_template: template.is_some(),
             chat_template_problem: template
-                .and_then(|source| problem(&source.and_then(ChatTemplate::new))),
-            architecture,
+                .and_then(|source| problem(&source.and_then(|source| ChatTemplate::new(&source)))),
+            architecture: None,
         }
+        .described(file)
+    }
+
+    // What only one of the formats tells.
+    fn described(mut self, file: &ModelFile) -> Self {
+        match file {
+            ModelFile::Gguf(file) => {
+                self.file_bytes = file.file_size();
+                self.gguf_version = Some(file.version());
+                self.name = text(file, "general.name");
+                self.architecture = text(file, "general.architecture");
+                let prefix = format!("{}.", self.architecture.as_deref().unwrap_or_default());
+                let key = format!("{prefix}context_length");
+                self.context_length = file.value(&key).and_then(Value::as_u32);
+                self.shapes = file
+                    .metadata()
+                    .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, json(value)?)))
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .collect();
+            }
+            ModelFile::Folder(folder) => {
+                let config = folder.config();
+                self.name = config.get("_name_or_path").and_then(|v| v.as_str()).map(str::to_owned);
+                self.architecture = config
+                    .get("architectures")
+                    .and_then(|list| list.get(0)?.as_str())
+                    .map(str::to_owned);
+                // Lists and objects can have any length.
+                let scalars = config.as_object().into_iter().flatten();
+                self.shapes = scalars
+                    .filter(|(_, value)| {
+                        value.is_number() || value.is_boolean() || value.is_string()
+                    })
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect();
+            }
+        }
+        self
     }
 
     fn text(&self) -> String {
@@ -118,7 +150,12 @@ impl Inspection {
         let unknown = || "not in the file".to_owned();
         row(
             "file",
-            format!("{}, {}, GGUF version {}", self.path, size(self.file_bytes), self.gguf_version),
+            match self.gguf_version {
+                Some(version) => {
+                    format!("{}, {}, GGUF version {version}", self.path, size(self.file_bytes))
+                }
+                None => format!("{}, {} of weights", self.path, size(self.file_bytes)),
+            },
         );
         row("name", self.name.clone().unwrap_or_else(unknown));
         row("architecture", self.architecture.clone().unwrap_or_else(unknown));
@@ -163,15 +200,25 @@ impl Inspection {
 }
 
 impl TokenizerInfo {
-    fn new(file: &Gguf) -> Self {
-        let id = |key: &str| file.value(key).and_then(Value::as_u32);
+    fn new(file: &ModelFile) -> Self {
+        let tokenizer = file.tokenizer();
+        let read = tokenizer.as_ref().ok();
+        let told = |key| match file {
+            ModelFile::Gguf(file) => text(file, key),
+            ModelFile::Folder(_) => None,
+        };
         Self {
-            model: text(file, "tokenizer.ggml.model"),
-            pre_tokenizer: text(file, "tokenizer.ggml.pre"),
-            tokens: file.strings("tokenizer.ggml.tokens").ok().map(<[String]>::len),
-            bos: id("tokenizer.ggml.bos_token_id"),
-            eos: id("tokenizer.ggml.eos_token_id"),
-            problem: problem(&Tokenizer::read(file)),
+            model: told("tokenizer.ggml.model").or(read.map(|_| "tokenizer.json".into())),
+            pre_tokenizer: told("tokenizer.ggml.pre"),
+            tokens: match file {
+                ModelFile::Gguf(file) => {
+                    file.strings("tokenizer.ggml.tokens").ok().map(<[String]>::len)
+                }
+                ModelFile::Folder(_) => read.map(Tokenizer::vocabulary_size),
+            },
+            bos: read.and_then(Tokenizer::bos),
+            eos: read.and_then(Tokenizer::eos),
+            problem: problem(&tokenizer),
         }
     }
 
@@ -211,7 +258,7 @@ fn json(value: &Value) -> Option<serde_json::Value> {
 }
 
 // The largest first.
-fn weights(file: &Gguf) -> Vec<Weights> {
+fn weights(file: &ModelFile) -> Vec<Weights> {
     let mut by_kind = BTreeMap::<String, Weights>::new();
     for tensor in file.tensors() {
         let kind = tensor.kind.to_string();

@@ -8,8 +8,7 @@ use super::terminal::{bar, print, to_json};
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, EngineOptions, Want};
 use asynctls::gpu::Disable;
-use asynctls::model::gguf::Gguf;
-use asynctls::model::llama::LlamaConfig;
+use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 use clap::Args;
 use std::path::PathBuf;
@@ -59,8 +58,8 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     options.attention.check()?;
     Disable::from_env()?;
     let (what, ids) = options.ids()?;
-    let file = Gguf::open(&options.model)?;
-    let config = LlamaConfig::read(&file)?;
+    let file = ModelFile::open(&options.model)?;
+    let config = ModelConfig::read(&file)?;
     check(what, &ids, &config)?;
     let attention = options.attention.of(config.context_length)?;
 
@@ -111,7 +110,7 @@ fn parse(what: &str, text: &str) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-fn check(what: &str, ids: &[u32], config: &LlamaConfig) -> Result<()> {
+fn check(what: &str, ids: &[u32], config: &ModelConfig) -> Result<()> {
     if let Some(id) = ids.iter().find(|&&id| id >= config.vocabulary) {
         let limit = format!("the vocabulary has {} tokens, numbered from 0", config.vocabulary);
         return Err(Error::argument(what, id, limit));

@@ -4,18 +4,17 @@ use super::fit::Plan;
 use super::prompt;
 use super::start::{Machine, load};
 use asynctls::engine::{Engine, EngineOptions};
-use asynctls::model::gguf::Gguf;
-use asynctls::model::llama::LlamaConfig;
 use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 use std::path::Path;
 
 /// A model file, read but not loaded.
 pub struct Model {
     /// The file.
-    pub file: Gguf,
+    pub file: ModelFile,
     /// Its shapes.
-    pub config: LlamaConfig,
+    pub config: ModelConfig,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
 }
@@ -35,9 +34,9 @@ pub struct Room {
 impl Model {
     /// Reads a file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = Gguf::open(path)?;
-        let config = LlamaConfig::read(&file)?;
-        let tokenizer = Tokenizer::read(&file)?;
+        let file = ModelFile::open(path)?;
+        let config = ModelConfig::read(&file)?;
+        let tokenizer = file.tokenizer()?;
         Ok(Self { file, config, tokenizer })
     }
 

@@ -177,9 +177,13 @@ async fn run_prefill(gpu: &Gpu, cache: &Cache, step: &Step, qkv: &[f32]) -> Resu
             Data::InOut(&out),
             Data::InOut(&states),
         ];
-        let mut results =
-            run(gpu, &kernels::prefill(gpu.tier, shape), &data, (shape.q_heads(), step.tiles, 1))
-                .await?;
+        let mut results = run(
+            gpu,
+            &kernels::prefill(gpu.tier, shape, shape.row_width()),
+            &data,
+            (shape.q_heads(), step.tiles, 1),
+        )
+        .await?;
         states = results.remove(1);
         out = results.remove(0);
     }
@@ -351,7 +355,7 @@ async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> 
             Data::InOut(&before),
         ];
         let grid = (shape.q_heads() + 2 * shape.kv_heads, step.rows, 1);
-        let mut results = run(gpu, &kernels::rope_append(&shape), &data, grid).await?;
+        let mut results = run(gpu, &kernels::rope_append(&shape, None), &data, grid).await?;
         caches.push(results.remove(1));
         turned = results.remove(0);
     }

@@ -195,7 +195,10 @@ impl Cache {
         let settings = StepSettings { budget, target_workgroups: target, every_row: false };
         let pairs = self.shape.head_dim / 2;
         Step::new(&self.shape, &spans, &settings, |position, out| {
-            out.extend((0..pairs).map(|i| angle(position, i, self.shape.head_dim)));
+            out.extend((0..pairs).map(|i| {
+                let (sine, cosine) = angle(position, i, self.shape.head_dim).sin_cos();
+                [cosine as f32, sine as f32]
+            }));
         })
     }
 

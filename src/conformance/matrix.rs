@@ -4,7 +4,7 @@ use super::rig::{Data, Random, bits, compare, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::gpu::Gpu;
-use crate::kernels::{self, Output, Packed, WeightFormat};
+use crate::kernels::{self, Batch, Output, Packed, WeightFormat};
 use crate::model::gguf::TensorType;
 use crate::reference::dequantize::dequantize;
 use crate::reference::model::{matvec, swiglu};
@@ -155,12 +155,12 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
     let params = [p.units as u32, p.rows as u32, first_row, x_stride as u32, y_stride as u32];
     let (spec, grid) = if many {
         (
-            kernels::matmul(gpu.tier, format, p.output),
+            kernels::matmul(gpu.tier, format, p.output, Batch::One),
             kernels::matmul_grid(p.rows as u32, p.tokens as u32),
         )
     } else {
         (
-            kernels::matvec(gpu.tier, format, p.output),
+            kernels::matvec(gpu.tier, format, p.output, Batch::One),
             kernels::matvec_grid(p.rows as u32, p.tokens as u32),
         )
     };

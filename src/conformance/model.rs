@@ -35,7 +35,7 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
     step[12] = 13;
     step.extend(&chosen);
     let epsilon = 1e-5f32;
-    let params = [width as u32, stride as u32, epsilon.to_bits()];
+    let params = [width as u32, stride as u32, stride as u32, epsilon.to_bits()];
     let (x_bits, weight_bits) = (bits(&x), bits(&weight));
     let data = [
         Data::In(&step),

@@ -37,7 +37,7 @@ pub(super) async fn run(
                 gpu.storage_with(&what, bytemuck::cast_slice(&vec![POISON; *words])).await?
             }
             Data::Uniform(words) => {
-                let mut padded = [0u32; 8];
+                let mut padded = [0u32; 12];
                 padded[..words.len()].copy_from_slice(words);
                 gpu.uniform(&what, padded).await?
             }

@@ -1,13 +1,17 @@
 //! Loading a model into an engine.
 
-use super::ops::{EndOps, LayerOps, LayerWeights, OpMaker};
+use super::ops::{
+    AttentionWeights, EndOps, FfnWeights, LatentWeights, LayerOps, LayerWeights, OpMaker,
+};
 use super::scratch::Scratch;
 use crate::attention::{ChannelSet, IndexFormat, Shape};
 use crate::gpu::Gpu;
 use crate::kv::{CacheLayout, LayerCache, Pool};
-use crate::model::gguf::Gguf;
-use crate::model::llama::LlamaConfig;
-use crate::model::weights::{Loader, Matrix};
+use crate::model::config::AttentionConfig;
+use crate::model::rope::Rotations;
+use crate::model::tensors::{AttentionTensors, FfnTensors, LayerTensors, Tensors};
+use crate::model::weights::Loader;
+use crate::model::{ModelConfig, ModelFile};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -82,7 +86,7 @@ impl EngineOptions {
     }
 
     /// The shape that kernels are made for.
-    pub fn shape(&self, config: &LlamaConfig) -> Shape {
+    pub fn shape(&self, config: &ModelConfig) -> Shape {
         let mut shape = Shape { block: self.block, ..config.shape() };
         if let Some(index) = &self.index {
             let stored = index.stored.as_ref().map(|set| set.channels());
@@ -92,7 +96,7 @@ impl EngineOptions {
         shape
     }
 
-    fn validate(&self, config: &LlamaConfig) -> Result<()> {
+    fn validate(&self, config: &ModelConfig) -> Result<()> {
         for (what, value) in [
             ("the context", self.context),
             ("the number of sessions", self.sessions),
@@ -124,7 +128,7 @@ pub struct Engine {
     /// The device.
     pub gpu: Gpu,
     /// The model's shapes.
-    pub config: LlamaConfig,
+    pub config: ModelConfig,
     /// What the engine was built for.
     pub options: EngineOptions,
     pub(super) shape: Shape,
@@ -134,6 +138,7 @@ pub struct Engine {
     pub(super) caches: Vec<LayerCache>,
     pub(super) layers: Vec<LayerOps>,
     pub(super) ends: EndOps,
+    pub(super) rotations: Rotations,
     // Two steps at a time would share the scratch.
     pub(super) turn: futures::lock::Mutex<()>,
 }
@@ -145,30 +150,25 @@ impl Engine {
     /// [`Error::Model`] when the model cannot run, [`Error::OutOfMemory`] when it does not fit.
     pub async fn load(
         gpu: Gpu,
-        file: &Gguf,
+        file: &ModelFile,
         options: EngineOptions,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Self> {
-        let config = LlamaConfig::read(file)?;
+        let config = ModelConfig::read(file)?;
         options.validate(&config)?;
         let shape = options.shape(&config);
-        let tensors = config.tensors(file)?;
+        let tensors = Tensors::find(&config, file)?;
         let mut loader = Loader { gpu: &gpu, file, progress, unflushed: 0 };
-        let embedding = loader.stacked(&[tensors.embedding]).await?;
+        let embedding = loader.matrix(&tensors.embedding, 1).await?;
         let mut weights = Vec::new();
         for layer in &tensors.layers {
-            weights.push(LayerWeights {
-                attn_norm: loader.vector(layer.attn_norm).await?,
-                qkv: loader.stacked(&[layer.q, layer.k, layer.v]).await?,
-                output: loader.stacked(&[layer.o]).await?,
-                ffn_norm: loader.vector(layer.ffn_norm).await?,
-                gate_up: loader.interleaved(layer.gate, layer.up).await?,
-                down: loader.stacked(&[layer.down]).await?,
-            });
+            weights.push(load_layer(&mut loader, layer, &config).await?);
         }
         let output_norm = loader.vector(tensors.output_norm).await?;
-        let output: Option<Matrix> =
-            if config.tied { None } else { Some(loader.stacked(&[tensors.output]).await?) };
+        let output = match &tensors.output {
+            None => None,
+            Some(output) => Some(loader.matrix(output, 1).await?),
+        };
         loader.flush(0)?;
 
         let layout = CacheLayout::new(&shape, options.blocks(), gpu.max_binding());
@@ -197,6 +197,7 @@ impl Engine {
         Ok(Self {
             pool: Pool::new(options.blocks(), options.block, options.sessions),
             gpu,
+            rotations: config.rope.rotations(),
             config,
             options,
             shape,
@@ -225,4 +226,57 @@ impl Engine {
             uniforms: HashMap::new(),
         }
     }
+}
+
+async fn load_layer(
+    loader: &mut Loader<'_>,
+    layer: &LayerTensors<'_>,
+    config: &ModelConfig,
+) -> Result<LayerWeights> {
+    Ok(LayerWeights {
+        attn_norm: loader.vector(layer.attn_norm).await?,
+        attention: match &layer.attention {
+            AttentionTensors::Grouped { qkv, head_norms } => AttentionWeights::Grouped {
+                qkv: loader.matrix(qkv, 1).await?,
+                head_norms: match head_norms {
+                    None => None,
+                    Some([q, k]) => Some([loader.vector(q).await?, loader.vector(k).await?]),
+                },
+            },
+            AttentionTensors::Latent(latent) => {
+                let AttentionConfig::Latent(shape) = &config.attention else {
+                    unreachable!("latent tensors are found for latent attention");
+                };
+                AttentionWeights::Latent(LatentWeights {
+                    down: loader.matrix(&latent.down, 1).await?,
+                    q_norm: loader.vector(latent.q_norm).await?,
+                    q_up: loader.matrix(&latent.q_up, 1).await?,
+                    kv_norm: loader.vector(latent.kv_norm).await?,
+                    key_up: loader.matrix(&latent.key_up, 1).await?,
+                    key_absorb: loader.matrix(&latent.key_absorb, shape.kv_rank).await?,
+                    value_up: loader.matrix(&latent.value_up, shape.value).await?,
+                })
+            }
+        },
+        output: loader.matrix(&layer.output, 1).await?,
+        ffn_norm: loader.vector(layer.ffn_norm).await?,
+        ffn: match &layer.ffn {
+            FfnTensors::Dense { gate_up, down } => FfnWeights::Dense {
+                gate_up: loader.matrix(gate_up, 2).await?,
+                down: loader.matrix(down, 1).await?,
+            },
+            FfnTensors::Experts { router, bias, gate_up, down } => FfnWeights::Experts {
+                router: loader.matrix(router, 1).await?,
+                bias: match bias {
+                    None => None,
+                    Some(bias) => Some(loader.vector(bias).await?),
+                },
+                // Parts hold whole experts.
+                gate_up: loader
+                    .matrix(gate_up, 2 * config.experts.as_ref().map_or(1, |e| e.ffn))
+                    .await?,
+                down: loader.matrix(down, config.hidden).await?,
+            },
+        },
+    })
 }

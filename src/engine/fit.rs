@@ -2,9 +2,9 @@
 
 use super::EngineOptions;
 use crate::Result;
-use crate::model::gguf::Gguf;
-use crate::model::llama::LlamaConfig;
+use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
 use crate::model::weights::gpu_bytes;
+use crate::model::{ModelConfig, ModelFile};
 use serde::Serialize;
 
 /// The bytes that an engine needs, and the largest context that a given amount of memory allows.
@@ -29,18 +29,14 @@ impl Fit {
     ///
     /// # Errors
     /// [`crate::Error::Model`] when the model cannot run.
-    pub fn new(file: &Gguf, config: &LlamaConfig, options: &EngineOptions) -> Result<Self> {
-        let tensors = config.tensors(file)?;
-        let mut weight_bytes = gpu_bytes(tensors.embedding)?;
-        if !config.tied {
-            weight_bytes += gpu_bytes(tensors.output)?;
+    pub fn new(file: &ModelFile, config: &ModelConfig, options: &EngineOptions) -> Result<Self> {
+        let tensors = Tensors::find(config, file)?;
+        let mut weight_bytes = 0;
+        for recipe in recipes(&tensors) {
+            weight_bytes += gpu_bytes(recipe)?;
         }
-        for layer in &tensors.layers {
-            for tensor in [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down] {
-                weight_bytes += gpu_bytes(tensor)?;
-            }
-            weight_bytes += 2 * 4 * u64::from(config.hidden);
-        }
+        // Norms, as floats.
+        weight_bytes += 2 * 4 * u64::from(config.hidden) * u64::from(config.layers);
         let blocks = u64::from(options.blocks());
         let (shape, layers) = (options.shape(config), u64::from(config.layers));
         let index = options.index.as_ref().map_or(0, |index| {
@@ -67,4 +63,30 @@ impl Fit {
         memory.saturating_sub(self.weight_bytes + self.scratch_bytes) / self.block_bytes.max(1)
             * self.block_tokens
     }
+}
+
+// Every matrix of a model.
+fn recipes<'t, 'a>(tensors: &'t Tensors<'a>) -> Vec<&'t Recipe<'a>> {
+    let mut recipes = vec![&tensors.embedding];
+    recipes.extend(&tensors.output);
+    for layer in &tensors.layers {
+        recipes.push(&layer.output);
+        match &layer.attention {
+            AttentionTensors::Grouped { qkv, .. } => recipes.push(qkv),
+            AttentionTensors::Latent(latent) => recipes.extend([
+                &latent.down,
+                &latent.q_up,
+                &latent.key_up,
+                &latent.key_absorb,
+                &latent.value_up,
+            ]),
+        }
+        match &layer.ffn {
+            FfnTensors::Dense { gate_up, down } => recipes.extend([gate_up, down]),
+            FfnTensors::Experts { router, gate_up, down, .. } => {
+                recipes.extend([router, gate_up, down]);
+            }
+        }
+    }
+    recipes
 }

@@ -169,8 +169,7 @@ impl Engine {
     // A chunk whose attention stays within the work of one submission, in whole tiles.
     fn chunk(&self, position: u32, want: Want) -> usize {
         let most = self.options.chunk;
-        let a_row =
-            4 * u64::from(position + most) * u64::from(self.config.q_heads * self.config.head_dim);
+        let a_row = 4 * u64::from(position + most) * u64::from(self.config.attended());
         // A chunk below one tile is the caller's choice, so the upper bound comes last.
         let rows =
             ((MOST_WORK / a_row.max(1)).min(u64::from(most)) as u32 / 64 * 64).max(64).min(most);
@@ -272,6 +271,9 @@ impl Engine {
             index.stored.is_none() && spans.iter().any(|span| span.position < index.stats_tokens)
         });
         self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
+        if let (Mode::Prefill, Some(latent)) = (mode, &self.scratch.latent) {
+            self.gpu.write(&latent.slab_tables, 0, bytemuck::cast_slice(&step.over_slabs()));
+        }
         Plan { step, mode, segments, gathers_stats }
     }
 
@@ -330,17 +332,17 @@ impl Engine {
     ) -> Step {
         let settings =
             StepSettings { budget, target_workgroups: self.options.target_workgroups, every_row };
-        Step::new(&self.shape, spans, &settings, |position, out| self.config.angles(position, out))
+        Step::new(&self.shape, spans, &settings, |position, out| {
+            self.rotations.append(position, out);
+        })
     }
 
     fn layers_at_once(&self, step: &Step) -> usize {
-        let c = &self.config;
-        let [hidden, ffn, q, kv] =
-            [c.hidden, c.ffn, c.q_heads * c.head_dim, c.kv_heads * c.head_dim].map(u64::from);
-        let weights = hidden * (2 * q + 2 * kv + 3 * ffn);
-        let context = u64::from(step.closed + 1) * u64::from(self.shape.block);
-        let work = u64::from(step.rows) * (2 * weights + 4 * context * q);
-        (MOST_WORK / work.max(1)).clamp(1, u64::from(c.layers)) as usize
+        let layers = u64::from(self.config.layers);
+        let weights = self.config.active_weights() / layers;
+        let attention = 4 * u64::from(step.context) * u64::from(self.config.attended());
+        let work = u64::from(step.rows) * (2 * weights + attention);
+        (MOST_WORK / work.max(1)).clamp(1, layers) as usize
     }
 
     // Submits the step and reads back what is wanted.

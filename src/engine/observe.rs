@@ -3,7 +3,7 @@
 use super::forward::settle;
 use super::record::{Mode, Plan};
 use super::{Engine, Output, Session, Want, words};
-use crate::attention::{Attention, Budget, RowBudget, TwoLevel};
+use crate::attention::{Attention, Budget, RowBudget, TwoLevel, Values};
 use crate::{Error, Result};
 use half::f16;
 
@@ -107,7 +107,7 @@ impl Engine {
                 }
                 let scratch = &self.scratch;
                 for (from, to, end) in [
-                    (&scratch.qkv, places.qkv, places.attended),
+                    (&scratch.rows, places.qkv, places.attended),
                     (&scratch.attended, places.attended, places.scores),
                     (&scratch.chosen_blocks, places.blocks, places.tokens),
                     (&scratch.chosen_tokens, places.tokens, places.total),
@@ -175,7 +175,7 @@ impl Engine {
                     self.record_append(&mut pass, layer, &plan);
                 }
                 let staging = &self.scratch.staging;
-                encoder.copy_buffer_to_buffer(&self.scratch.qkv, 0, staging, 0, bytes);
+                encoder.copy_buffer_to_buffer(&self.scratch.rows, 0, staging, 0, bytes);
                 self.gpu.submit(encoder)?;
                 let qkv = words(&self.gpu.read(staging, bytes).await?);
                 let chosen = select(i, &self.projections(&qkv), &row);
@@ -234,22 +234,26 @@ impl Engine {
 
     fn unpack_cache(&self, data: &[u8], tokens: usize) -> LayerCacheView {
         let (heads, d) = (self.shape.kv_heads as usize, self.shape.head_dim as usize);
-        let block = self.shape.block as usize;
-        let rows = |which: usize| {
+        let (block, cached) = (self.shape.block as usize, self.shape.cached_rows() as usize);
+        let rows = |which: usize, length: usize| {
             (0..heads)
                 .map(|head| {
-                    let mut rows = Vec::with_capacity(tokens * d);
+                    let mut rows = Vec::with_capacity(tokens * length);
                     for token in 0..tokens {
-                        let part = (token / block * heads + head) * 2 + which;
+                        let part = (token / block * heads + head) * cached + which;
                         let at = (part * block + token % block) * d * 2;
-                        let halves = data[at..at + 2 * d].chunks_exact(2);
+                        let halves = data[at..at + 2 * length].chunks_exact(2);
                         rows.extend(halves.map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
                     }
                     rows
                 })
                 .collect()
         };
-        LayerCacheView { keys: rows(0), values: rows(1) }
+        LayerCacheView {
+            keys: rows(0, d),
+            // With one cached row, values lie in it.
+            values: rows(cached - 1, self.shape.value_dim() as usize),
+        }
     }
 
     fn places(&self, plan: &Plan<'_>) -> Places {
@@ -257,7 +261,7 @@ impl Engine {
         let step = &plan.step;
         let closed = if step.ranks_blocks { u64::from(step.closed) } else { 0 };
         let attended = u64::from(self.shape.row_width());
-        let scores = attended + q_heads * u64::from(self.shape.head_dim);
+        let scores = attended + u64::from(self.config.attended());
         let blocks = scores + q_heads * closed;
         let tokens = blocks + kv_heads * u64::from(step.blocks_kept);
         let total = tokens + kv_heads * u64::from(step.tokens_kept);
@@ -327,7 +331,10 @@ impl Engine {
         LayerView {
             queries: qkv[..q].to_vec(),
             key: cached(&qkv[q..q + kv]),
-            value: cached(&qkv[q + kv..q + 2 * kv]),
+            value: match self.shape.values {
+                Values::Own => cached(&qkv[q + kv..q + 2 * kv]),
+                Values::OfKeys(length) => cached(&qkv[q..q + length as usize]),
+            },
             ..LayerView::default()
         }
     }

@@ -1,7 +1,7 @@
 //! Recording a planned step: the kernels of each layer, in order.
 
 use super::Engine;
-use super::ops::{IndexOps, LayerOps};
+use super::ops::{AttentionOps, IndexOps, LayerOps};
 use crate::attention::{Step, TwoLevel};
 
 #[derive(Clone, Copy)]
@@ -36,11 +36,16 @@ impl Engine {
     ) {
         self.record_append(pass, layer, plan);
         match plan.mode {
-            Mode::Prefill => {
-                for prefill in &layer.prefill {
-                    prefill.record(pass, self.shape.q_heads(), plan.step.tiles, 1);
+            Mode::Prefill => match &layer.attention {
+                AttentionOps::Grouped(grouped) => {
+                    for prefill in &grouped.prefill {
+                        prefill.record(pass, self.shape.q_heads(), plan.step.tiles, 1);
+                    }
                 }
-            }
+                AttentionOps::Latent(latent) => {
+                    latent.record_prefill(pass, plan.step.context, plan.step.tiles);
+                }
+            },
             Mode::Decode(selection) => {
                 if let (Some(two_level), Some(index)) = (selection, &layer.index) {
                     self.record_blocks(pass, index, &plan.step, two_level);
@@ -61,10 +66,18 @@ impl Engine {
     ) {
         let rows = plan.step.rows;
         layer.attn_norm.record(pass, rows, 1, 1);
-        layer.qkv.record(pass, rows);
-        for &segment in &plan.segments {
-            let heads = self.shape.q_heads() + 2 * self.shape.kv_heads;
-            layer.rope_append[segment as usize].record(pass, heads, rows, 1);
+        match &layer.attention {
+            AttentionOps::Grouped(grouped) => {
+                grouped.qkv.record(pass, rows);
+                for &segment in &plan.segments {
+                    let heads = self.shape.q_heads() + 2 * self.shape.kv_heads;
+                    grouped.rope_append[segment as usize].record(pass, heads, rows, 1);
+                }
+            }
+            AttentionOps::Latent(latent) => {
+                let absorbed = matches!(plan.mode, Mode::Decode(_)) || plan.gathers_stats;
+                latent.record_append(pass, rows, &plan.segments, absorbed);
+            }
         }
     }
 
@@ -116,6 +129,9 @@ impl Engine {
             split.record(pass, step.splits, shape.kv_heads * quads, step.rows);
         }
         layer.merge.record(pass, shape.q_heads(), step.rows, 1);
+        if let AttentionOps::Latent(latent) = &layer.attention {
+            latent.record_values(pass, step.rows);
+        }
     }
 
     /// What follows a layer's attention: its index, the output projection and the feed-forward network.
@@ -134,8 +150,7 @@ impl Engine {
         }
         layer.output.record(pass, step.rows);
         layer.ffn_norm.record(pass, step.rows, 1, 1);
-        layer.gate_up.record(pass, step.rows);
-        layer.down.record(pass, step.rows);
+        layer.ffn.record(pass, step.rows);
     }
 
     /// The index of the blocks that close.

@@ -4,8 +4,10 @@ use super::EngineOptions;
 use crate::Result;
 use crate::attention::Step;
 use crate::gpu::Gpu;
+use crate::kernels;
 use crate::kv::CacheLayout;
-use crate::model::llama::LlamaConfig;
+use crate::model::ModelConfig;
+use crate::model::config::AttentionConfig;
 
 /// Strides, in floats, padded to whole units of weights.
 #[derive(Clone, Copy, Debug)]
@@ -13,14 +15,21 @@ pub(super) struct Strides {
     pub(super) hidden: u32,
     pub(super) ffn: u32,
     pub(super) attention: u32,
+    /// Of one expert.
+    pub(super) expert: u32,
+    pub(super) router: u32,
 }
 
 impl Strides {
-    pub(super) fn new(config: &LlamaConfig) -> Self {
+    pub(super) fn new(config: &ModelConfig) -> Self {
+        let padded = |width: u32| width.next_multiple_of(32);
+        let experts = config.experts.as_ref();
         Self {
-            hidden: config.hidden.next_multiple_of(32),
-            ffn: config.ffn.next_multiple_of(32),
-            attention: config.q_heads * config.head_dim,
+            hidden: padded(config.hidden),
+            ffn: padded(config.ffn),
+            attention: padded(config.attended()),
+            expert: experts.map_or(0, |experts| padded(experts.ffn)),
+            router: experts.map_or(0, |experts| padded(experts.count)),
         }
     }
 }
@@ -29,7 +38,8 @@ pub(super) struct Scratch {
     pub(super) step: wgpu::Buffer,
     pub(super) x: wgpu::Buffer,
     pub(super) normed: wgpu::Buffer,
-    pub(super) qkv: wgpu::Buffer,
+    /// Queries and what is cached, as decode attention and the index read them.
+    pub(super) rows: wgpu::Buffer,
     pub(super) attended: wgpu::Buffer,
     pub(super) ffn: wgpu::Buffer,
     pub(super) states: wgpu::Buffer,
@@ -44,6 +54,38 @@ pub(super) struct Scratch {
     /// What is copied within one buffer goes by way of this one: WebGPU refuses to copy a buffer onto itself.
     pub(super) moving: wgpu::Buffer,
     pub(super) staging: wgpu::Buffer,
+    pub(super) latent: Option<LatentScratch>,
+    pub(super) experts: Option<ExpertScratch>,
+}
+
+/// What latent attention needs besides.
+pub(super) struct LatentScratch {
+    /// Hidden states projected down: latents and the shared key.
+    pub(super) down: wgpu::Buffer,
+    pub(super) q_latents: wgpu::Buffer,
+    /// Queries of all heads, before absorption.
+    pub(super) queries: wgpu::Buffer,
+    /// Attended latents of decode rows.
+    pub(super) merged: wgpu::Buffer,
+    /// Tokens of a slab, of which prefill makes keys and values at a time.
+    pub(super) slab_tokens: u32,
+    /// A step of so many rows.
+    pub(super) slab_step: wgpu::Buffer,
+    /// The step with the block tables of slabs: each logical block is where it is.
+    pub(super) slab_tables: wgpu::Buffer,
+    pub(super) slab_latents: wgpu::Buffer,
+    pub(super) slab_shared: wgpu::Buffer,
+    pub(super) slab_made: wgpu::Buffer,
+    pub(super) slab_kv: wgpu::Buffer,
+}
+
+/// What a mixture of experts needs besides.
+pub(super) struct ExpertScratch {
+    pub(super) logits: wgpu::Buffer,
+    pub(super) slots: wgpu::Buffer,
+    pub(super) lists: wgpu::Buffer,
+    /// What each entry's expert made.
+    pub(super) made: wgpu::Buffer,
 }
 
 // Bytes of each buffer, in the order of the fields above; `states` and `partial` grow with the segments.
@@ -61,10 +103,18 @@ struct Sizes {
     chosen_blocks: u64,
     chosen_tokens: u64,
     moving: u64,
+    latent: Option<LatentSizes>,
+    experts: Option<[u64; 4]>,
+}
+
+struct LatentSizes {
+    slab_tokens: u32,
+    rows: [u64; 4],
+    slab: [u64; 4],
 }
 
 impl Sizes {
-    fn new(config: &LlamaConfig, options: &EngineOptions, segments: u64) -> Self {
+    fn new(config: &ModelConfig, options: &EngineOptions, segments: u64) -> Self {
         let shape = options.shape(config);
         let strides = Strides::new(config);
         let decode = u64::from(options.sessions);
@@ -81,6 +131,22 @@ impl Sizes {
         // Level 2 may be given every block, so scores hold a candidate for each token.
         let stride = if options.index.is_some() { score_stride(options) } else { 4 };
         let floats = |count: u64| count * 4;
+        let latent = latent_sizes(config, options, rows, decode);
+        // Prefill of latent attention goes through slabs as through segments.
+        let merges = segments > 1 || latent.is_some();
+        let experts = config.experts.as_ref().map(|experts| {
+            let slots = u64::from(experts.slots());
+            [
+                floats(rows * u64::from(strides.router)),
+                floats(rows * slots * 2),
+                floats(kernels::expert_list_words(experts, rows)),
+                floats(rows * slots * u64::from(strides.hidden)),
+            ]
+        });
+        let entries = config
+            .experts
+            .as_ref()
+            .map_or(0, |experts| u64::from(experts.slots()) * u64::from(strides.expert));
         Self {
             step: floats(Step::most_words(&shape, rows, decode, blocks)),
             rows: [
@@ -88,10 +154,10 @@ impl Sizes {
                 floats(rows * u64::from(strides.hidden)),
                 floats(rows * u64::from(shape.row_width())),
                 floats(rows * u64::from(strides.attention)),
-                floats(rows * u64::from(strides.ffn)),
+                floats(rows * u64::from(strides.ffn).max(entries)),
             ],
-            states: if segments > 1 { floats(rows * q_heads * 2) } else { 16 },
-            partial_o: floats(partials * u64::from(shape.head_dim)),
+            states: if merges { floats(rows * q_heads * 2) } else { 16 },
+            partial_o: floats(partials * u64::from(shape.value_dim())),
             partial_ml: floats(partials * 2),
             logits: floats(logit_rows * u64::from(config.vocabulary)),
             winners: floats(logit_rows),
@@ -104,6 +170,8 @@ impl Sizes {
                 .block_bytes()
                 .max(floats(shape.stats_len()))
                 .max(floats(shape.channels_len())),
+            latent,
+            experts,
         }
     }
 
@@ -113,6 +181,9 @@ impl Sizes {
     }
 
     fn total(&self) -> u64 {
+        let latent = self.latent.as_ref().map_or(0, |latent| {
+            2 * self.step + latent.rows.iter().chain(&latent.slab).sum::<u64>()
+        });
         self.step
             + self.rows.iter().sum::<u64>()
             + self.states
@@ -126,7 +197,39 @@ impl Sizes {
             + self.chosen_blocks
             + self.chosen_tokens
             + self.moving
+            + latent
+            + self.experts.map_or(0, |experts| experts.iter().sum())
     }
+}
+
+fn latent_sizes(
+    config: &ModelConfig,
+    options: &EngineOptions,
+    rows: u64,
+    decode: u64,
+) -> Option<LatentSizes> {
+    let AttentionConfig::Latent(latent) = config.attention else { return None };
+    // As many tokens as a chunk has, so that scratch grows with it alone.
+    let slab_tokens = options.chunk.max(options.block).next_multiple_of(options.block);
+    let slab = u64::from(slab_tokens);
+    let [heads, kv_rank, nope, rope, value] =
+        [latent.heads, latent.kv_rank, latent.nope, latent.rope, latent.value].map(u64::from);
+    let floats = |count: u64| count * 4;
+    Some(LatentSizes {
+        slab_tokens,
+        rows: [
+            floats(rows * u64::from(kernels::down_row(&latent).1)),
+            floats(rows * u64::from(latent.q_rank.next_multiple_of(32))),
+            floats(rows * heads * (nope + rope)),
+            floats(decode * heads * kv_rank),
+        ],
+        slab: [
+            floats(slab * kv_rank),
+            floats(slab * rope),
+            floats(slab * heads * (nope + value)),
+            latent.prefill_shape(options.block).block_bytes() * slab / u64::from(options.block),
+        ],
+    })
 }
 
 /// Scores from one head to the next: room for a score of every token.
@@ -136,13 +239,13 @@ pub(super) fn score_stride(options: &EngineOptions) -> u64 {
 
 impl Scratch {
     /// Bytes of a scratch for a cache of one segment: more segments add little.
-    pub(super) fn bytes(config: &LlamaConfig, options: &EngineOptions) -> u64 {
+    pub(super) fn bytes(config: &ModelConfig, options: &EngineOptions) -> u64 {
         Sizes::new(config, options, 1).total()
     }
 
     pub(super) async fn new(
         gpu: &Gpu,
-        config: &LlamaConfig,
+        config: &ModelConfig,
         options: &EngineOptions,
         layout: &CacheLayout,
     ) -> Result<Self> {
@@ -152,7 +255,7 @@ impl Scratch {
             step: gpu.storage("the step", sizes.step).await?,
             x: gpu.storage("the residual stream", sizes.rows[0]).await?,
             normed: gpu.storage("normed activations", sizes.rows[1]).await?,
-            qkv: gpu.storage("queries, keys and values", sizes.rows[2]).await?,
+            rows: gpu.storage("queries, keys and values", sizes.rows[2]).await?,
             attended: gpu.storage("attention outputs", sizes.rows[3]).await?,
             ffn: gpu.storage("feed-forward activations", sizes.rows[4]).await?,
             states: gpu.storage("attention states", sizes.states).await?,
@@ -166,6 +269,44 @@ impl Scratch {
             chosen_tokens: gpu.storage("chosen tokens", sizes.chosen_tokens).await?,
             moving: gpu.storage("a block on its way", sizes.moving).await?,
             staging: gpu.buffer("read-back", sizes.staging(), usage).await?,
+            latent: match &sizes.latent {
+                None => None,
+                Some(latent) => Some(LatentScratch::new(gpu, latent, sizes.step).await?),
+            },
+            experts: match sizes.experts {
+                None => None,
+                Some([logits, slots, lists, made]) => Some(ExpertScratch {
+                    logits: gpu.storage("router logits", logits).await?,
+                    slots: gpu.storage("chosen experts", slots).await?,
+                    lists: gpu.storage("lists of experts", lists).await?,
+                    made: gpu.storage("outputs of experts", made).await?,
+                }),
+            },
+        })
+    }
+
+    /// What the states of decode attention are merged into.
+    pub(super) fn merged(&self) -> &wgpu::Buffer {
+        self.latent.as_ref().map_or(&self.attended, |latent| &latent.merged)
+    }
+}
+
+impl LatentScratch {
+    async fn new(gpu: &Gpu, sizes: &LatentSizes, step: u64) -> Result<Self> {
+        let slab_step = gpu.storage("the step of a slab", step).await?;
+        gpu.write(&slab_step, 0, &sizes.slab_tokens.to_le_bytes());
+        Ok(Self {
+            down: gpu.storage("latents", sizes.rows[0]).await?,
+            q_latents: gpu.storage("query latents", sizes.rows[1]).await?,
+            queries: gpu.storage("queries", sizes.rows[2]).await?,
+            merged: gpu.storage("attended latents", sizes.rows[3]).await?,
+            slab_tokens: sizes.slab_tokens,
+            slab_step,
+            slab_tables: gpu.storage("the step over slabs", step).await?,
+            slab_latents: gpu.storage("a slab's latents", sizes.slab[0]).await?,
+            slab_shared: gpu.storage("a slab's shared keys", sizes.slab[1]).await?,
+            slab_made: gpu.storage("a slab's keys and values", sizes.slab[2]).await?,
+            slab_kv: gpu.storage("a slab's cache", sizes.slab[3]).await?,
         })
     }
 }

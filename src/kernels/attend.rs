@@ -18,12 +18,17 @@ pub struct SegmentParams {
 }
 
 pub(super) fn spec(file: &'static str, shape: &Shape) -> ShaderSpec {
+    spec_of(file, shape, shape.row_width())
+}
+
+// `row_width`: floats from one row's queries to the next.
+fn spec_of(file: &'static str, shape: &Shape, row_width: u32) -> ShaderSpec {
     ShaderSpec::new(file)
         .constant("KV_HEADS", shape.kv_heads)
         .constant("GROUP", shape.group)
         .constant("HEAD_DIM", shape.head_dim)
         .constant("BLOCK", shape.block)
-        .constant("ROW_WIDTH", shape.row_width())
+        .constant("ROW_WIDTH", row_width)
         .constant("VALUE_DIM", shape.value_dim())
         .constant("SHARED_VALUES", shape.shares_values())
 }
@@ -33,11 +38,16 @@ pub(super) fn kv_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     spec(file, shape).slot("kv", "lib/kv_packed_f16.wgsl")
 }
 
-/// Grid: (query heads + 2 * KV heads, rows).
-pub fn rope_append(shape: &Shape) -> ShaderSpec {
-    spec("kv/rope_append.wgsl", shape)
-        .slot("kv", "lib/kv_packed_f16.wgsl")
-        .constant("ROPE_INTERLEAVED", shape.rope_interleaved)
+/// With `norm`, heads of queries and keys are normed with this epsilon. Grid: (query heads + 2 * KV heads, rows).
+pub fn rope_append(shape: &Shape, norm: Option<f32>) -> ShaderSpec {
+    let spec =
+        kv_spec("kv/rope_append.wgsl", shape).constant("ROPE_INTERLEAVED", shape.rope_interleaved);
+    match norm {
+        None => spec.slot("head_norm", "lib/head_norm_none.wgsl"),
+        Some(epsilon) => {
+            spec.slot("head_norm", "lib/head_norm_rms.wgsl").constant("EPSILON", epsilon)
+        }
+    }
 }
 
 /// Grid: (splits, KV heads * ceil(group / 4), rows).
@@ -55,7 +65,10 @@ pub fn merge(shape: &Shape) -> ShaderSpec {
     spec("attend/merge.wgsl", shape)
 }
 
-/// By the kernel that suits the adapter's tier. Grid: (query heads, tiles).
-pub fn prefill(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    kv_spec(tier.prefill, shape).constant("SCALE", shape.scale())
+/// By the kernel that suits the adapter's tier; `row_width` floats from one row's queries to the next. Grid: (query heads,
+/// tiles).
+pub fn prefill(tier: &Tier, shape: &Shape, row_width: u32) -> ShaderSpec {
+    spec_of(tier.prefill, shape, row_width)
+        .slot("kv", "lib/kv_packed_f16.wgsl")
+        .constant("SCALE", shape.scale())
 }

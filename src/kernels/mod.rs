@@ -2,15 +2,19 @@
 //! file; the bindings are documented in the shader and reflected from it.
 
 mod attend;
+mod experts;
 mod index;
+mod latent;
 mod matrix;
 mod model;
 mod select;
 mod weights;
 
 pub use attend::{SegmentParams, dense_split, merge, prefill, rope_append, sparse_split};
+pub use experts::{expert_list_words, expert_lists, expert_sum, route};
 pub use index::{block_bounds, channel_stats, choose_channels, token_codes};
-pub use matrix::{MatrixParams, Output, matmul, matmul_grid, matvec, matvec_grid};
+pub use latent::{down_row, latent_append, latent_gather, latent_place};
+pub use matrix::{Batch, MatrixParams, Output, matmul, matmul_grid, matvec, matvec_grid};
 pub use model::{EmbedParams, RmsNormParams, RowsParams, arg_max, embed, rms_norm};
 pub use select::{
     block_score, bounds_score, exact_block_score, exact_token_score, scored_blocks, token_score,

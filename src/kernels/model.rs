@@ -22,12 +22,14 @@ pub struct RmsNormParams {
     /// Floats in a row that count.
     pub width: u32,
     /// Floats from one row to the next.
-    pub stride: u32,
+    pub x_stride: u32,
+    /// Floats from one row that is written to the next.
+    pub y_stride: u32,
     /// Added to the mean square.
     pub epsilon: f32,
 }
 
-/// Rows of floats: `ArgMax` and, with `stride` alone, `Scores` in the shaders.
+/// Rows of floats: `ArgMax`, `ExpertSum` and, with `stride` alone, `Scores` in the shaders.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct RowsParams {

@@ -1,10 +1,18 @@
-//! Models: the file reader, the tokenizer, the architecture and generation.
+//! Models: what holds them, their families, their text and their generation.
 
 #[cfg(feature = "text")]
 pub mod chat;
+pub mod config;
+mod families;
+pub mod file;
+pub mod folder;
 pub mod gguf;
-pub mod llama;
+pub mod rope;
 pub mod sampler;
+pub(crate) mod tensors;
 #[cfg(feature = "text")]
 pub mod tokenizer;
 pub(crate) mod weights;
+
+pub use config::ModelConfig;
+pub use file::ModelFile;

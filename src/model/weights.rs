@@ -1,10 +1,14 @@
 //! Weight matrices in GPU memory: packed row by row from the memory map, in parts below the binding limit.
 
-use super::gguf::{Gguf, TensorInfo, TensorType};
+use super::file::ModelFile;
+use super::gguf::{TensorInfo, TensorType};
+use super::tensors::{Recipe, Rows};
 use crate::gpu::{Binding, Gpu};
 use crate::kernels::{Packed, WeightFormat, pack_row};
 use crate::reference::dequantize::dequantize;
 use crate::{Error, Result};
+use half::bf16;
+use std::borrow::Cow;
 
 /// A matrix as one or more parts, each a range of its rows.
 pub(crate) struct Matrix {
@@ -33,19 +37,180 @@ impl Part {
     }
 }
 
-/// Bytes that a tensor's weights take on the GPU.
-pub(crate) fn gpu_bytes(info: &TensorInfo) -> Result<u64> {
-    let format = WeightFormat::of(info.kind)?;
-    let rows: u64 = info.shape[1..].iter().product();
-    Ok(rows
-        * info.shape[0].div_ceil(WeightFormat::UNIT)
-        * (format.unit_bytes() + format.scale_bytes()))
+/// Bytes that a matrix takes on the GPU.
+pub(crate) fn gpu_bytes(recipe: &Recipe<'_>) -> Result<u64> {
+    runs(recipe).iter().try_fold(0, |sum, run| Ok(sum + run.rows * run.row_bytes()?))
+}
+
+/// Rows of a matrix that have one type.
+struct Run<'a> {
+    kind: TensorType,
+    /// Weights of a row.
+    length: u64,
+    rows: u64,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    Rows(Vec<Rows<'a>>),
+    Pairs(Vec<(Rows<'a>, Rows<'a>)>),
+    Columns(Vec<Rows<'a>>),
+}
+
+impl Run<'_> {
+    fn units(&self) -> u64 {
+        self.length.div_ceil(WeightFormat::UNIT)
+    }
+
+    fn row_bytes(&self) -> Result<u64> {
+        let format = WeightFormat::of(self.kind)?;
+        Ok(self.units() * (format.unit_bytes() + format.scale_bytes()))
+    }
+
+    // A tensor to name in errors.
+    fn name(&self) -> &str {
+        match &self.source {
+            Source::Rows(rows) | Source::Columns(rows) => &rows[0].info.name,
+            Source::Pairs(pairs) => &pairs[0].0.info.name,
+        }
+    }
+}
+
+fn runs<'a>(recipe: &Recipe<'a>) -> Vec<Run<'a>> {
+    let mut runs = Vec::<Run<'a>>::new();
+    match recipe {
+        Recipe::Stacked(list) => {
+            for rows in list {
+                let (kind, length) = (rows.info.kind, rows.info.shape[0]);
+                match runs.last_mut() {
+                    Some(Run { kind: same, rows: count, source: Source::Rows(run), .. })
+                        if *same == kind =>
+                    {
+                        run.push(*rows);
+                        *count += rows.count;
+                    }
+                    _ => runs.push(Run {
+                        kind,
+                        length,
+                        rows: rows.count,
+                        source: Source::Rows(vec![*rows]),
+                    }),
+                }
+            }
+        }
+        Recipe::Interleaved(list) => {
+            for (even, odd) in list {
+                // Different types meet in f32.
+                let same = even.info.kind == odd.info.kind;
+                let kind = if same { even.info.kind } else { TensorType::F32 };
+                match runs.last_mut() {
+                    Some(Run { kind: same, rows: count, source: Source::Pairs(run), .. })
+                        if *same == kind =>
+                    {
+                        run.push((*even, *odd));
+                        *count += 2 * even.count;
+                    }
+                    _ => runs.push(Run {
+                        kind,
+                        length: even.info.shape[0],
+                        rows: 2 * even.count,
+                        source: Source::Pairs(vec![(*even, *odd)]),
+                    }),
+                }
+            }
+        }
+        Recipe::Transposed(list) => runs.push(Run {
+            // Columns of quantised blocks are no blocks.
+            kind: match list[0].info.kind {
+                TensorType::BF16 => TensorType::BF16,
+                _ => TensorType::F32,
+            },
+            length: list[0].count,
+            rows: list.iter().map(|rows| rows.info.shape[0]).sum(),
+            source: Source::Columns(list.clone()),
+        }),
+    }
+    runs
+}
+
+/// Gives a run's rows in order, as bytes of its type.
+struct Reader<'f, 'a> {
+    file: &'f ModelFile,
+    run: &'f Run<'a>,
+    /// The last rows whose columns were asked for: their place in the list, and their weights.
+    columns: Option<(usize, Vec<f32>)>,
+}
+
+impl<'f> Reader<'f, '_> {
+    fn row(&mut self, i: u64) -> Result<Cow<'f, [u8]>> {
+        match &self.run.source {
+            Source::Rows(list) => {
+                let (at, i) = locate(list.iter().map(|rows| rows.count), i);
+                self.convert(&list[at], i)
+            }
+            Source::Pairs(list) => {
+                let (at, i) = locate(list.iter().map(|pair| 2 * pair.0.count), i);
+                let (even, odd) = &list[at];
+                self.convert(if i.is_multiple_of(2) { even } else { odd }, i / 2)
+            }
+            Source::Columns(list) => {
+                let (at, i) = locate(list.iter().map(|rows| rows.info.shape[0]), i);
+                if self.columns.as_ref().is_none_or(|columns| columns.0 != at) {
+                    let rows = &list[at];
+                    let mut floats = Vec::new();
+                    for row in 0..rows.count {
+                        floats.extend(dequantize(rows.info.kind, row_bytes(self.file, rows, row))?);
+                    }
+                    self.columns = Some((at, floats));
+                }
+                let floats = &self.columns.as_ref().expect("it was just filled").1;
+                let width = list[at].info.shape[0] as usize;
+                let column: Vec<f32> =
+                    floats.iter().skip(i as usize).step_by(width).copied().collect();
+                Ok(encode(self.run.kind, &column).into())
+            }
+        }
+    }
+
+    fn convert(&self, rows: &Rows<'_>, i: u64) -> Result<Cow<'f, [u8]>> {
+        let bytes = row_bytes(self.file, rows, i);
+        if rows.info.kind == self.run.kind {
+            return Ok(bytes.into());
+        }
+        Ok(encode(self.run.kind, &dequantize(rows.info.kind, bytes)?).into())
+    }
+}
+
+// The item that the i-th of all lies in, and its number there.
+fn locate(counts: impl Iterator<Item = u64>, mut i: u64) -> (usize, u64) {
+    for (at, count) in counts.enumerate() {
+        if i < count {
+            return (at, i);
+        }
+        i -= count;
+    }
+    unreachable!("the row is below the sum of rows")
+}
+
+fn encode(kind: TensorType, floats: &[f32]) -> Vec<u8> {
+    match kind {
+        TensorType::BF16 => floats.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        _ => floats.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    }
+}
+
+fn row_bytes<'f>(file: &'f ModelFile, rows: &Rows<'_>, i: u64) -> &'f [u8] {
+    let bytes = file.bytes(rows.info);
+    // Opening the file checked that rows are whole blocks, so rows have equal sizes.
+    let all: u64 = rows.info.shape[1..].iter().product();
+    let size = bytes.len() / all as usize;
+    &bytes[(rows.first + i) as usize * size..][..size]
 }
 
 /// Uploads weights with bounded host memory, and reports progress in bytes of the file.
 pub(crate) struct Loader<'a> {
     pub(crate) gpu: &'a Gpu,
-    pub(crate) file: &'a Gguf,
+    pub(crate) file: &'a ModelFile,
     pub(crate) progress: &'a mut (dyn FnMut(u64) + Send),
     pub(crate) unflushed: u64,
 }
@@ -55,117 +220,51 @@ const MOST_STAGED: u64 = 32 << 20;
 // What is packed at a time.
 const MOST_PACKED: u64 = 4 << 20;
 
-/// Rows of one format that are to become parts of a matrix.
-struct Rows<'a> {
-    /// A tensor that they come from, for its row length and its name.
-    info: &'a TensorInfo,
-    format: WeightFormat,
-    /// The first one's number in the matrix.
-    first_row: u32,
-    rows: u32,
-    /// Parts begin at multiples of so many rows.
-    granule: u32,
-}
-
-// A row's type and bytes in the file.
-type Row<'a> = (TensorType, std::borrow::Cow<'a, [u8]>);
-
 impl Loader<'_> {
-    /// One matrix of the rows of several tensors, one after the other. Tensors of different types make parts of their own.
-    pub(crate) async fn stacked(&mut self, tensors: &[&TensorInfo]) -> Result<Matrix> {
+    /// A matrix whose parts begin at multiples of `granule` rows.
+    pub(crate) async fn matrix(&mut self, recipe: &Recipe<'_>, granule: u32) -> Result<Matrix> {
         let mut parts = Vec::new();
         let mut first_row = 0;
-        let mut i = 0;
-        while i < tensors.len() {
-            let kind = tensors[i].kind;
-            let same = tensors[i..].iter().take_while(|t| t.kind == kind).count();
-            let group = &tensors[i..i + same];
-            let file = self.file;
-            let rows: u64 = group.iter().map(|t| t.shape[1]).sum();
-            let row = |mut row: u64| {
-                for tensor in group {
-                    if row < tensor.shape[1] {
-                        return Ok((kind, row_bytes(file, tensor, row).into()));
-                    }
-                    row -= tensor.shape[1];
-                }
-                unreachable!("row is below the sum of rows")
-            };
-            self.rows(
-                Rows {
-                    info: group[0],
-                    format: WeightFormat::of(kind)?,
-                    first_row,
-                    rows: rows as u32,
-                    granule: 1,
-                },
-                row,
-                &mut parts,
-            )
-            .await?;
-            first_row += rows as u32;
-            i += same;
+        for run in runs(recipe) {
+            self.run(&run, first_row, granule, &mut parts).await?;
+            first_row += run.rows as u32;
         }
         Ok(Matrix { parts })
     }
 
-    /// One matrix whose rows alternate between two tensors of the same shape. Different types meet in f32.
-    pub(crate) async fn interleaved(
+    async fn run(
         &mut self,
-        even: &TensorInfo,
-        odd: &TensorInfo,
-    ) -> Result<Matrix> {
-        let file = self.file;
-        let kind = if even.kind == odd.kind { even.kind } else { TensorType::F32 };
-        let row = |row: u64| {
-            let tensor = if row.is_multiple_of(2) { even } else { odd };
-            let bytes = row_bytes(file, tensor, row / 2);
-            if tensor.kind == kind {
-                return Ok((kind, bytes.into()));
-            }
-            let floats = dequantize(tensor.kind, bytes)?;
-            Ok((kind, floats.iter().flat_map(|f| f.to_le_bytes()).collect::<Vec<_>>().into()))
-        };
-        let mut parts = Vec::new();
-        let rows = (even.shape[1] * 2) as u32;
-        self.rows(
-            Rows { info: even, format: WeightFormat::of(kind)?, first_row: 0, rows, granule: 2 },
-            row,
-            &mut parts,
-        )
-        .await?;
-        Ok(Matrix { parts })
-    }
-
-    async fn rows<'f>(
-        &mut self,
-        block: Rows<'_>,
-        row: impl Fn(u64) -> Result<Row<'f>>,
+        run: &Run<'_>,
+        first_row: u32,
+        granule: u32,
         parts: &mut Vec<Part>,
     ) -> Result<()> {
-        let Rows { info, format, first_row, rows, granule } = block;
-        let units = info.shape[0].div_ceil(WeightFormat::UNIT);
+        let format = WeightFormat::of(run.kind)?;
+        let (rows, units) = (run.rows as u32, run.units());
         let row_weights = units * format.unit_bytes();
-        let fit = (self.gpu.max_binding() / row_weights) as u32 / granule * granule;
+        let fit = (self.gpu.max_binding() / row_weights).min(u64::from(u32::MAX)) as u32 / granule
+            * granule;
         if fit == 0 {
             return Err(Error::Model(format!(
-                "a row of tensor {} takes {row_weights} bytes, but a binding holds {} here",
-                info.name,
+                "{granule} rows of tensor {} take {} bytes, but a binding holds {} here",
+                run.name(),
+                u64::from(granule) * row_weights,
                 self.gpu.max_binding()
             )));
         }
+        let mut reader = Reader { file: self.file, run, columns: None };
         let mut done = 0;
         while done < rows {
             let count = fit.min(rows - done);
             let weights_bytes = u64::from(count) * row_weights;
             let scales_at = weights_bytes.next_multiple_of(256);
             let scales_bytes = u64::from(count) * units * format.scale_bytes();
-            let buffer = self.gpu.storage(&info.name, scales_at + scales_bytes.max(16)).await?;
+            let buffer = self.gpu.storage(run.name(), scales_at + scales_bytes.max(16)).await?;
             let (mut weights_to, mut scales_to) = (0, scales_at);
             let mut packed = Packed::default();
             for r in 0..count {
-                let (kind, bytes) = row(u64::from(done + r))?;
-                pack_row(kind, &bytes, &mut packed)?;
+                let bytes = reader.row(u64::from(done + r))?;
+                pack_row(run.kind, &bytes, &mut packed)?;
                 (self.progress)(bytes.len() as u64);
                 if packed.weights.len() as u64 * 4 >= MOST_PACKED || r + 1 == count {
                     for (words, to) in [
@@ -211,11 +310,4 @@ impl Loader<'_> {
         }
         Ok(())
     }
-}
-
-fn row_bytes<'f>(file: &'f Gguf, tensor: &TensorInfo, row: u64) -> &'f [u8] {
-    let bytes = file.bytes(tensor);
-    // Reading the file checked that rows are whole blocks, so rows have equal sizes.
-    let size = bytes.len() / tensor.shape[1] as usize;
-    &bytes[row as usize * size..][..size]
 }

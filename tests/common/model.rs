@@ -3,7 +3,7 @@
 use asynctls::Result;
 use asynctls::engine::{Engine, EngineOptions, Output, Session, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
-use asynctls::model::gguf::Gguf;
+use asynctls::model::ModelFile;
 use std::path::PathBuf;
 
 /// Where `tools/setup model` puts the model, or what `ASYNCTLS_MODEL` names.
@@ -23,7 +23,7 @@ pub fn gpu(options: GpuOptions) -> Gpu {
 
 /// The model with room for `context` tokens.
 pub fn engine(gpu: Gpu, context: u32, change: impl FnOnce(&mut EngineOptions)) -> Engine {
-    let file = Gguf::open(&model_path()).expect("the model: run tools/setup model");
+    let file = ModelFile::open(&model_path()).expect("the model: run tools/setup model");
     let mut options = EngineOptions::new(&gpu, context);
     change(&mut options);
     pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ())).expect("a loaded model")

@@ -108,8 +108,8 @@ impl GridOptions {
             (_, Some(text)) => Haystack::Essay(text.as_str().into()),
             (_, None) => Haystack::Noise,
         };
-        let template = model.file.opt_str("tokenizer.chat_template")?;
-        let template = template.map(ChatTemplate::new).transpose()?;
+        let template = model.file.chat_template()?;
+        let template = template.as_deref().map(ChatTemplate::new).transpose()?;
         let maker = Maker::new(&model.tokenizer, template, &haystack)?;
         let depths: Vec<f64> = match self.depths {
             1 => vec![0.5],

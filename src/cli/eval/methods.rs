@@ -4,7 +4,7 @@ use super::super::attention::IndexFlags;
 use asynctls::attention::{BlockScorer, Budget, TokenScorer};
 use asynctls::engine::EngineOptions;
 use asynctls::eval::{Method, parse_budget};
-use asynctls::model::llama::LlamaConfig;
+use asynctls::model::ModelConfig;
 use asynctls::{Error, Result};
 use clap::{Args, ValueEnum};
 
@@ -42,7 +42,7 @@ enum Kind {
 
 impl MethodOptions {
     /// Dense attention first, then each selection.
-    pub fn all(&self, config: &LlamaConfig) -> Result<Vec<Method>> {
+    pub fn all(&self, config: &ModelConfig) -> Result<Vec<Method>> {
         let mut methods = vec![Method::dense()];
         if self.attention == Kind::TwoLevel {
             methods.extend(self.selections(config)?);
@@ -56,7 +56,7 @@ impl MethodOptions {
     }
 
     /// Each selection.
-    pub fn selections(&self, config: &LlamaConfig) -> Result<Vec<Method>> {
+    pub fn selections(&self, config: &ModelConfig) -> Result<Vec<Method>> {
         let default = Budget::for_context(config.context_length);
         let budgets = if self.budget.is_empty() {
             let blocks = self.blocks.clone().unwrap_or_else(|| default.blocks.to_string());

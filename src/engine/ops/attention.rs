@@ -1,0 +1,77 @@
+//! What makes a layer's queries, keys and values, and dense attention over a prompt.
+
+use super::latent::{LatentOps, LatentWeights};
+use super::{OpMaker, Product};
+use crate::Result;
+use crate::engine::scratch::Strides;
+use crate::gpu::{Binding, Op};
+use crate::kernels::{self, Output};
+use crate::kv::LayerCache;
+use crate::model::weights::Matrix;
+
+/// Weights of a layer's attention but for its output matrix.
+pub(in crate::engine) enum AttentionWeights {
+    /// Weights of the norms of a head's query and key, where there are such norms.
+    Grouped {
+        qkv: Matrix,
+        head_norms: Option<[wgpu::Buffer; 2]>,
+    },
+    Latent(LatentWeights),
+}
+
+pub(in crate::engine) enum AttentionOps {
+    Grouped(GroupedOps),
+    Latent(LatentOps),
+}
+
+/// Grouped-query attention; vectors hold one a segment of the cache.
+pub(in crate::engine) struct GroupedOps {
+    pub(in crate::engine) qkv: Product,
+    pub(in crate::engine) rope_append: Vec<Op>,
+    pub(in crate::engine) prefill: Vec<Op>,
+}
+
+impl OpMaker<'_> {
+    pub(super) async fn attention(
+        &mut self,
+        weights: &AttentionWeights,
+        cache: &LayerCache,
+    ) -> Result<AttentionOps> {
+        match weights {
+            AttentionWeights::Grouped { qkv, head_norms } => {
+                self.grouped(qkv, head_norms.as_ref(), cache).await.map(AttentionOps::Grouped)
+            }
+            AttentionWeights::Latent(weights) => {
+                self.latent(weights, cache).await.map(AttentionOps::Latent)
+            }
+        }
+    }
+
+    async fn grouped(
+        &mut self,
+        qkv: &Matrix,
+        head_norms: Option<&[wgpu::Buffer; 2]>,
+        cache: &LayerCache,
+    ) -> Result<GroupedOps> {
+        let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
+        let rows = (&scratch.rows, shape.row_width());
+        let normed = (&scratch.normed, Strides::new(self.config).hidden);
+        let mut ops = GroupedOps {
+            qkv: self.product(qkv, normed, rows, Output::Store).await?,
+            rope_append: Vec::new(),
+            prefill: Vec::new(),
+        };
+        let epsilon = head_norms.map(|_| self.config.epsilon);
+        for (index, kv) in cache.kv.iter().enumerate() {
+            let segment = self.uniform(self.layout.segment(index as u32)).await?;
+            let mut append = vec![&scratch.step, &segment, rows.0, kv];
+            append.extend(head_norms.into_iter().flatten());
+            let spec = kernels::rope_append(&shape, epsilon);
+            ops.rope_append.push(gpu.op(&spec, &super::bindings(&append)).await?);
+            let prefill = [&scratch.step, &segment, rows.0, kv, &scratch.attended, &scratch.states]
+                .map(Binding::from);
+            ops.prefill.push(gpu.op(&kernels::prefill(gpu.tier, &shape, rows.1), &prefill).await?);
+        }
+        Ok(ops)
+    }
+}

@@ -1,0 +1,207 @@
+//! The feed-forward network of a layer: one for every token, or experts.
+
+use super::product::{FEW, Product, batched};
+use super::{OpMaker, bindings};
+use crate::Result;
+use crate::engine::scratch::Strides;
+use crate::gpu::Op;
+use crate::kernels::{self, Batch, MatrixParams, Output, RowsParams};
+use crate::model::config::Experts;
+use crate::model::weights::{Matrix, Part};
+
+/// Weights of a feed-forward network; rows of gate and up projections alternate.
+pub(in crate::engine) enum FfnWeights {
+    Dense { gate_up: Matrix, down: Matrix },
+    Experts { router: Matrix, bias: Option<wgpu::Buffer>, gate_up: Matrix, down: Matrix },
+}
+
+pub(in crate::engine) enum FfnOps {
+    Dense { gate_up: Product, down: Product },
+    Experts(ExpertOps),
+}
+
+/// A mixture of experts. A few tokens are multiplied by their experts' matrices one by one; many are first listed by
+/// expert, so that each matrix is read once a tile of tokens.
+pub(in crate::engine) struct ExpertOps {
+    router: Product,
+    route: Op,
+    lists: Op,
+    gate_up: Vec<ExpertPart>,
+    down: Vec<ExpertPart>,
+    sum: Op,
+    slots: u32,
+    total: u32,
+    hidden: u32,
+}
+
+/// Experts of one part of a matrix.
+struct ExpertPart {
+    /// Rows of an expert.
+    rows: u32,
+    experts: u32,
+    few: Op,
+    many: Op,
+}
+
+impl FfnOps {
+    /// Records the network for `rows` tokens.
+    pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
+        match self {
+            Self::Dense { gate_up, down } => {
+                gate_up.record(pass, rows);
+                down.record(pass, rows);
+            }
+            Self::Experts(experts) => experts.record(pass, rows),
+        }
+    }
+}
+
+impl ExpertOps {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
+        self.router.record(pass, rows);
+        self.route.record(pass, rows, 1, 1);
+        if rows <= FEW {
+            for part in &self.gate_up {
+                let (x, y) = kernels::matvec_grid(part.rows, rows);
+                part.few.record(pass, x, y, self.slots);
+            }
+            for part in &self.down {
+                let (x, y) = kernels::matvec_grid(part.rows, rows);
+                part.few.record(pass, x, y, 1);
+            }
+            return;
+        }
+        self.lists.record(pass, self.total, 1, 1);
+        for part in self.gate_up.iter().chain(&self.down) {
+            // Every token may use the same expert; workgroups beyond an expert's tokens end at once.
+            let (x, y) = kernels::matmul_grid(part.rows, rows);
+            part.many.record(pass, x, y, part.experts);
+        }
+        self.sum.record(pass, self.hidden.div_ceil(256), rows, 1);
+    }
+}
+
+impl OpMaker<'_> {
+    pub(super) async fn ffn(&mut self, weights: &FfnWeights) -> Result<FfnOps> {
+        let scratch = self.scratch;
+        let strides = Strides::new(self.config);
+        let x = (&scratch.x, strides.hidden);
+        let normed = (&scratch.normed, strides.hidden);
+        match weights {
+            FfnWeights::Dense { gate_up, down } => {
+                let ffn = (&scratch.ffn, strides.ffn);
+                Ok(FfnOps::Dense {
+                    gate_up: self.product(gate_up, normed, ffn, Output::SwiGlu).await?,
+                    down: self.product(down, ffn, x, Output::Add).await?,
+                })
+            }
+            FfnWeights::Experts { router, bias, gate_up, down } => {
+                let config = self.config;
+                let experts =
+                    config.experts.as_ref().expect("a layer with experts has their shapes");
+                self.experts(experts, router, bias.as_ref(), gate_up, down)
+                    .await
+                    .map(FfnOps::Experts)
+            }
+        }
+    }
+
+    async fn experts(
+        &mut self,
+        experts: &Experts,
+        router: &Matrix,
+        bias: Option<&wgpu::Buffer>,
+        gate_up: &Matrix,
+        down: &Matrix,
+    ) -> Result<ExpertOps> {
+        let (scratch, gpu) = (self.scratch, self.gpu);
+        let moe = scratch.experts.as_ref().expect("a model with experts has their buffers");
+        let strides = Strides::new(self.config);
+        let (hidden, ffn) = (strides.hidden, strides.expert);
+        let slots = experts.slots();
+        let router = self
+            .product(
+                router,
+                (&scratch.normed, hidden),
+                (&moe.logits, strides.router),
+                Output::Store,
+            )
+            .await?;
+        let stride = self.uniform(strides.router).await?;
+        let mut route = vec![&moe.logits, &moe.slots, &stride];
+        route.extend(bias);
+        let sizes = self.uniform(RowsParams { width: self.config.hidden, stride: hidden }).await?;
+        let mut ops = ExpertOps {
+            router,
+            route: gpu.op(&kernels::route(experts), &bindings(&route)).await?,
+            lists: gpu
+                .op(
+                    &kernels::expert_lists(experts),
+                    &bindings(&[&scratch.step, &moe.slots, &moe.lists]),
+                )
+                .await?,
+            gate_up: Vec::new(),
+            down: Vec::new(),
+            sum: gpu
+                .op(
+                    &kernels::expert_sum(experts),
+                    &bindings(&[&sizes, &moe.slots, &moe.made, &scratch.x]),
+                )
+                .await?,
+            slots,
+            total: experts.total(),
+            hidden: self.config.hidden,
+        };
+        for part in &gate_up.parts {
+            let rows = 2 * experts.ffn;
+            let batch = Batch::ExpertsOut(experts);
+            let few = batched(part, rows, (hidden, 0), (slots * ffn, ffn));
+            let many = batched(part, rows, (hidden, 0), (ffn, 0));
+            let (x, y) = (&scratch.normed, &scratch.ffn);
+            ops.gate_up.push(
+                self.expert_part(
+                    part,
+                    batch,
+                    (few, x, y, Output::SwiGlu),
+                    (many, x, y, Output::SwiGlu),
+                )
+                .await?,
+            );
+        }
+        for part in &down.parts {
+            let rows = self.config.hidden;
+            let batch = Batch::ExpertsIn(experts);
+            let few = batched(part, rows, (slots * ffn, ffn), (hidden, 0));
+            let many = batched(part, rows, (ffn, 0), (hidden, 0));
+            let from = &scratch.ffn;
+            ops.down.push(
+                self.expert_part(
+                    part,
+                    batch,
+                    (few, from, &scratch.x, Output::Add),
+                    (many, from, &moe.made, Output::Store),
+                )
+                .await?,
+            );
+        }
+        Ok(ops)
+    }
+
+    async fn expert_part(
+        &mut self,
+        part: &Part,
+        batch: Batch<'_>,
+        few: (MatrixParams, &wgpu::Buffer, &wgpu::Buffer, Output),
+        many: (MatrixParams, &wgpu::Buffer, &wgpu::Buffer, Output),
+    ) -> Result<ExpertPart> {
+        let (tier, scratch) = (self.gpu.tier, self.scratch);
+        let moe = scratch.experts.as_ref().expect("a model with experts has their buffers");
+        let step = &scratch.step;
+        let spec = kernels::matvec(tier, part.format, few.3, batch);
+        let few_op = self.part(&spec, part, few.0, step, (few.1, few.2), Some(&moe.slots)).await?;
+        let spec = kernels::matmul(tier, part.format, many.3, batch);
+        let many_op =
+            self.part(&spec, part, many.0, step, (many.1, many.2), Some(&moe.lists)).await?;
+        Ok(ExpertPart { rows: few.0.rows, experts: few.0.batches, few: few_op, many: many_op })
+    }
+}

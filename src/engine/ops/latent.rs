@@ -1,0 +1,210 @@
+//! Multi-head latent attention (arXiv 2405.04434). Decode is absorbed: queries are taken to the latents' space, where all heads
+//! attend one cached row a token, and what they attended is taken to values. Prefill is not: keys and values of all heads
+//! are made from the cached latents, a slab of tokens at a time, since then a pair of tokens costs half as much.
+
+use super::product::{HeadProduct, Product};
+use super::{OpMaker, bindings};
+use crate::Result;
+use crate::engine::scratch::{LatentScratch, Strides};
+use crate::gpu::Op;
+use crate::kernels::{self, Output, SegmentParams};
+use crate::kv::LayerCache;
+use crate::model::config::{AttentionConfig, Latent};
+use crate::model::weights::Matrix;
+
+/// Weights of latent attention but for its output matrix.
+pub(in crate::engine) struct LatentWeights {
+    pub(in crate::engine) down: Matrix,
+    pub(in crate::engine) q_norm: wgpu::Buffer,
+    pub(in crate::engine) q_up: Matrix,
+    pub(in crate::engine) kv_norm: wgpu::Buffer,
+    pub(in crate::engine) key_up: Matrix,
+    pub(in crate::engine) key_absorb: Matrix,
+    pub(in crate::engine) value_up: Matrix,
+}
+
+pub(in crate::engine) struct LatentOps {
+    down: Product,
+    q_norm: Op,
+    q_up: Product,
+    /// One a segment of the cache.
+    append: Vec<Op>,
+    absorb: HeadProduct,
+    value: HeadProduct,
+    /// [slab][segment of the cache]
+    gather: Vec<Vec<Op>>,
+    make_keys: Product,
+    make_values: Product,
+    place: Op,
+    /// One a slab.
+    prefill: Vec<Op>,
+    heads: u32,
+    slab_tokens: u32,
+}
+
+impl LatentOps {
+    /// Records a row's queries and its cached latent; with `absorbed`, also what absorbed attention and the index need.
+    pub(in crate::engine) fn record_append(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        rows: u32,
+        segments: &[u32],
+        absorbed: bool,
+    ) {
+        self.down.record(pass, rows);
+        self.q_norm.record(pass, rows, 1, 1);
+        self.q_up.record(pass, rows);
+        for &segment in segments {
+            self.append[segment as usize].record(pass, self.heads + 1, rows, 1);
+        }
+        if absorbed {
+            self.absorb.record(pass, rows);
+        }
+    }
+
+    /// Records dense attention of a prompt's rows over a context of so many tokens.
+    pub(in crate::engine) fn record_prefill(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        context: u32,
+        tiles: u32,
+    ) {
+        let slabs = context.div_ceil(self.slab_tokens) as usize;
+        for (gather, prefill) in self.gather.iter().zip(&self.prefill).take(slabs) {
+            for gather in gather {
+                gather.record(pass, self.slab_tokens, 1, 1);
+            }
+            self.make_keys.record(pass, self.slab_tokens);
+            self.make_values.record(pass, self.slab_tokens);
+            self.place.record(pass, self.heads, self.slab_tokens, 1);
+            prefill.record(pass, self.heads, tiles, 1);
+        }
+    }
+
+    /// Records what takes attended latents to values.
+    pub(in crate::engine) fn record_values(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
+        self.value.record(pass, rows);
+    }
+}
+
+impl OpMaker<'_> {
+    pub(super) async fn latent(
+        &mut self,
+        weights: &LatentWeights,
+        cache: &LayerCache,
+    ) -> Result<LatentOps> {
+        let AttentionConfig::Latent(latent) = self.config.attention else {
+            unreachable!("latent weights are loaded for latent attention");
+        };
+        let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
+        let own = scratch.latent.as_ref().expect("a model with latent attention has its buffers");
+        let Latent { heads, q_rank, kv_rank, nope, value, epsilon, .. } = latent;
+        let strides = Strides::new(self.config);
+        let normed = (&scratch.normed, strides.hidden);
+        let (_, down_stride) = kernels::down_row(&latent);
+        let q_stride = q_rank.next_multiple_of(32);
+        let query_dim = latent.query_dim();
+        let mut append = Vec::new();
+        for (index, kv) in cache.kv.iter().enumerate() {
+            let segment = self.uniform(self.layout.segment(index as u32)).await?;
+            let buffers = [
+                &scratch.step,
+                &segment,
+                &own.queries,
+                &own.down,
+                &weights.kv_norm,
+                &scratch.rows,
+                kv,
+            ];
+            let spec = kernels::latent_append(&shape, &latent);
+            append.push(gpu.op(&spec, &bindings(&buffers)).await?);
+        }
+        let down = (&own.down, down_stride);
+        let q_latents = (&own.q_latents, q_stride);
+        let queries = (&own.queries, heads * query_dim);
+        let made_stride = heads * (nope + value);
+        let slab = (&own.slab_latents, kv_rank);
+        let slabs = self.slabs(own);
+        let prefill_shape = latent.prefill_shape(self.options.block);
+        let mut ops = LatentOps {
+            down: self.product(&weights.down, normed, down, Output::Store).await?,
+            q_norm: self.norm(false, (q_rank, epsilon), down, &weights.q_norm, q_latents).await?,
+            q_up: self.product(&weights.q_up, q_latents, queries, Output::Store).await?,
+            append,
+            absorb: self
+                .head_product(
+                    &weights.key_absorb,
+                    kv_rank,
+                    (queries.0, queries.1, query_dim),
+                    (&scratch.rows, shape.row_width(), shape.head_dim),
+                )
+                .await?,
+            value: self
+                .head_product(
+                    &weights.value_up,
+                    value,
+                    (&own.merged, heads * kv_rank, kv_rank),
+                    (&scratch.attended, strides.attention, value),
+                )
+                .await?,
+            gather: Vec::new(),
+            make_keys: self
+                .product_of(
+                    &own.slab_step,
+                    &weights.key_up,
+                    slab,
+                    (&own.slab_made, made_stride, 0),
+                    Output::Store,
+                )
+                .await?,
+            make_values: self
+                .product_of(
+                    &own.slab_step,
+                    &weights.value_up,
+                    slab,
+                    (&own.slab_made, made_stride, heads * nope),
+                    Output::Store,
+                )
+                .await?,
+            place: gpu
+                .op(
+                    &kernels::latent_place(&prefill_shape, &latent),
+                    &bindings(&[&own.slab_made, &own.slab_shared, &own.slab_kv]),
+                )
+                .await?,
+            prefill: Vec::new(),
+            heads,
+            slab_tokens: own.slab_tokens,
+        };
+        for params in slabs {
+            let slab = self.uniform(params).await?;
+            let mut gather = Vec::new();
+            for (index, kv) in cache.kv.iter().enumerate() {
+                let segment = self.uniform(self.layout.segment(index as u32)).await?;
+                let buffers =
+                    [&scratch.step, &segment, &slab, kv, &own.slab_latents, &own.slab_shared];
+                gather.push(gpu.op(&kernels::latent_gather(&shape), &bindings(&buffers)).await?);
+            }
+            ops.gather.push(gather);
+            let buffers = [
+                &own.slab_tables,
+                &slab,
+                &own.queries,
+                &own.slab_kv,
+                &scratch.attended,
+                &scratch.states,
+            ];
+            let shape = latent.prefill_shape(self.options.block);
+            let spec = kernels::prefill(gpu.tier, &shape, queries.1);
+            ops.prefill.push(gpu.op(&spec, &bindings(&buffers)).await?);
+        }
+        Ok(ops)
+    }
+
+    // The slabs of a whole context, as segments that prefill goes through.
+    fn slabs(&self, own: &LatentScratch) -> Vec<SegmentParams> {
+        let blocks = own.slab_tokens / self.options.block;
+        let count = self.options.context.div_ceil(own.slab_tokens);
+        (0..count).map(|i| SegmentParams { first: i * blocks, blocks, index: i, count }).collect()
+    }
+}

@@ -1,0 +1,289 @@
+//! What a model is made of: the shapes of its layers, whatever file they were read from.
+
+use super::file::ModelFile;
+use super::rope::Rope;
+use super::{families, tensors};
+use crate::attention::Shape;
+use crate::{Error, Result};
+use serde::Serialize;
+
+/// The shapes of a model.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelConfig {
+    /// The family, as its files name it.
+    pub architecture: String,
+    /// Transformer layers.
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub hidden: u32,
+    /// Tokens in the vocabulary.
+    pub vocabulary: u32,
+    /// The longest context that the model was trained for.
+    pub context_length: u32,
+    /// RMSNorm's epsilon.
+    pub epsilon: f32,
+    /// Whether the output matrix is the embedding.
+    pub tied: bool,
+    /// Attention.
+    #[serde(flatten)]
+    pub attention: AttentionConfig,
+    /// Rotary embeddings.
+    pub rope: Rope,
+    /// Width of the feed-forward network of layers without experts.
+    pub ffn: u32,
+    /// Mixture of experts, in the layers that have one.
+    pub experts: Option<Experts>,
+}
+
+/// The two kinds of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionConfig {
+    /// Grouped-query attention (arXiv 2305.13245).
+    Grouped(Grouped),
+    /// Multi-head latent attention (arXiv 2405.04434).
+    Latent(Latent),
+}
+
+/// Shapes of grouped-query attention.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Grouped {
+    /// Query heads.
+    pub q_heads: u32,
+    /// Key and value heads.
+    pub kv_heads: u32,
+    /// Length of a head.
+    pub head_dim: u32,
+    /// Whether each head of queries and keys is normed before it is turned.
+    pub head_norms: bool,
+}
+
+/// Shapes of multi-head latent attention.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Latent {
+    /// Heads.
+    pub heads: u32,
+    /// Length of the latent that queries are made of.
+    pub q_rank: u32,
+    /// Length of the latent that keys and values are made of, which is what is cached.
+    pub kv_rank: u32,
+    /// Dimensions of a head's query and key that are not turned.
+    pub nope: u32,
+    /// Dimensions that are, shared by all heads' keys.
+    pub rope: u32,
+    /// Length of a head's value.
+    pub value: u32,
+    /// Epsilon of the latents' norms.
+    pub epsilon: f32,
+}
+
+/// Shapes of a mixture of experts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Experts {
+    /// Experts that tokens are routed to.
+    pub count: u32,
+    /// How many of them a token uses.
+    pub used: u32,
+    /// Experts of the same width that every token uses besides: none or one.
+    pub shared: u32,
+    /// Width of an expert.
+    pub ffn: u32,
+    /// What makes scores of the router's logits.
+    pub gate: Gate,
+    /// Whether the weights of a token's experts are divided by their sum.
+    pub normalised: bool,
+    /// What they are then multiplied by.
+    pub factor: f32,
+    /// Which layers have experts.
+    #[serde(skip)]
+    pub layers: Vec<bool>,
+}
+
+/// What makes an expert's score of its logit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gate {
+    /// Softmax over all experts.
+    Softmax,
+    /// Sigmoid; experts are chosen by score plus a bias, and weighed without it.
+    Sigmoid,
+}
+
+impl Experts {
+    /// Experts that a token uses in all.
+    pub fn slots(&self) -> u32 {
+        self.used + self.shared
+    }
+
+    /// Experts in all: those routed to, then the shared ones.
+    pub fn total(&self) -> u32 {
+        self.count + self.shared
+    }
+}
+
+impl ModelConfig {
+    /// Reads and checks the shapes, and that the file holds the tensors that they call for.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the key or the tensor, its value and what is supported.
+    pub fn read(file: &ModelFile) -> Result<Self> {
+        let config = families::read(file)?;
+        config.validate()?;
+        tensors::Tensors::find(&config, file)?;
+        Ok(config)
+    }
+
+    /// Whether a layer has experts.
+    pub fn has_experts(&self, layer: u32) -> bool {
+        self.experts.as_ref().is_some_and(|experts| experts.layers[layer as usize])
+    }
+
+    /// The shape of decode attention, and of the cache.
+    pub fn shape(&self) -> Shape {
+        match self.attention {
+            AttentionConfig::Grouped(grouped) => Shape::new(
+                grouped.kv_heads,
+                grouped.q_heads / grouped.kv_heads.max(1),
+                grouped.head_dim,
+                self.rope.interleaved,
+            ),
+            AttentionConfig::Latent(latent) => {
+                Shape::latent(latent.heads, latent.kv_rank, latent.rope, latent.query_dim())
+            }
+        }
+    }
+
+    /// Floats that a token's attention makes, and its output matrix takes.
+    pub fn attended(&self) -> u32 {
+        match self.attention {
+            AttentionConfig::Grouped(grouped) => grouped.q_heads * grouped.head_dim,
+            AttentionConfig::Latent(latent) => latent.heads * latent.value,
+        }
+    }
+
+    /// Bytes of keys and values that a token takes, as f16.
+    pub fn kv_bytes_a_token(&self) -> u64 {
+        let shape = self.shape();
+        u64::from(self.layers) * shape.block_bytes() / u64::from(shape.block)
+    }
+
+    /// Bytes of index that a token takes, in the default format.
+    pub fn index_bytes_a_token(&self) -> u64 {
+        let shape = self.shape();
+        u64::from(self.layers) * shape.block_code_bytes() / u64::from(shape.block)
+    }
+
+    /// Weights that one token multiplies by, in all layers: what a step's work is proportional to.
+    pub fn active_weights(&self) -> u64 {
+        let hidden = u64::from(self.hidden);
+        let attention = match self.attention {
+            AttentionConfig::Grouped(g) => {
+                hidden * u64::from(2 * (g.q_heads + g.kv_heads)) * u64::from(g.head_dim)
+            }
+            AttentionConfig::Latent(l) => {
+                let [q_rank, kv_rank] = [l.q_rank, l.kv_rank].map(u64::from);
+                let heads = u64::from(l.heads);
+                hidden * (q_rank + kv_rank + u64::from(l.rope))
+                    + heads * q_rank * u64::from(l.query_dim())
+                    + heads * kv_rank * u64::from(l.nope + l.value)
+                    + heads * u64::from(l.value) * hidden
+            }
+        };
+        (0..self.layers)
+            .map(|layer| {
+                let width = match &self.experts {
+                    Some(experts) if self.has_experts(layer) => experts.slots() * experts.ffn,
+                    _ => self.ffn,
+                };
+                attention + 3 * hidden * u64::from(width)
+            })
+            .sum()
+    }
+
+    fn validate(&self) -> Result<()> {
+        let shape = self.shape();
+        shape.validate()?;
+        if let AttentionConfig::Grouped(grouped) = self.attention
+            && !grouped.q_heads.is_multiple_of(grouped.kv_heads)
+        {
+            return Err(Error::Model(format!(
+                "{} query heads cannot share {} KV heads evenly",
+                grouped.q_heads, grouped.kv_heads
+            )));
+        }
+        if let AttentionConfig::Latent(latent) = self.attention {
+            latent.validate()?;
+        }
+        match &self.experts {
+            Some(experts) => experts.validate(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Latent {
+    /// Length of a head's query before absorption.
+    pub fn query_dim(&self) -> u32 {
+        self.nope + self.rope
+    }
+
+    /// The shape of prefill, which works on keys and values made of the cached latents: a KV head for every head.
+    pub fn prefill_shape(&self, block: u32) -> Shape {
+        Shape { block, ..Shape::new(self.heads, 1, self.query_dim(), true) }
+    }
+
+    fn validate(&self) -> Result<()> {
+        let Self { nope, rope, value, kv_rank, .. } = *self;
+        // A head's queries are read from where its slice begins, in whole vec4.
+        for (what, length) in [
+            ("the dimensions of a head that are not rotated", nope),
+            ("the dimensions that are rotated", rope),
+            ("the latent of keys and values", kv_rank),
+        ] {
+            if !length.is_multiple_of(32) {
+                return Err(Error::Model(format!(
+                    "{what} are {length}, but multiples of 32 are supported"
+                )));
+            }
+        }
+        if value != nope + rope {
+            return Err(Error::Model(format!(
+                "values have {value} dimensions and queries {}, but only equal ones are supported",
+                nope + rope
+            )));
+        }
+        self.prefill_shape(Shape::BLOCK).validate()
+    }
+}
+
+impl Experts {
+    /// Experts that a layer can have: the router's kernels keep a score of each in workgroup memory.
+    pub const MOST: u32 = 512;
+
+    fn validate(&self) -> Result<()> {
+        let Self { count, used, shared, .. } = *self;
+        if !(1..=Self::MOST).contains(&count) {
+            let most = Self::MOST;
+            return Err(Error::Model(format!(
+                "a layer has {count} experts, but 1 to {most} are supported"
+            )));
+        }
+        if used == 0 || used > count.min(64) {
+            return Err(Error::Model(format!(
+                "a token uses {used} of {count} experts, but 1 to 64 of them are supported"
+            )));
+        }
+        if shared > 1 {
+            return Err(Error::Model(format!(
+                "a layer has {shared} shared experts, but at most one is supported"
+            )));
+        }
+        if !self.factor.is_finite() {
+            return Err(Error::Model(format!(
+                "the experts' weights are multiplied by {}, but a number is needed",
+                self.factor
+            )));
+        }
+        Ok(())
+    }
+}

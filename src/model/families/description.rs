@@ -1,0 +1,279 @@
+//! What a file says of a model's shapes: the same questions to a GGUF file's metadata and to a `config.json`.
+
+use crate::model::file::ModelFile;
+use crate::model::folder::Folder;
+use crate::model::gguf::Gguf;
+use crate::model::rope::RopeScaling;
+use crate::{Error, Result};
+use serde_json::Value;
+
+// Far above any model, and low enough that products of two fit u64 and of one with a head count fit u32.
+const MOST: u32 = 1 << 20;
+
+/// Where both formats say the same: a GGUF key after the architecture's prefix, and a key of `config.json`.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    pub(super) gguf: &'static str,
+    pub(super) json: &'static str,
+}
+
+pub(super) const fn key(gguf: &'static str, json: &'static str) -> Key {
+    Key { gguf, json }
+}
+
+/// An open file's description.
+#[derive(Clone, Copy)]
+pub(super) enum Description<'a> {
+    Gguf { file: &'a Gguf, architecture: &'a str },
+    Json { folder: &'a Folder },
+}
+
+impl<'a> Description<'a> {
+    pub(super) fn of(file: &'a ModelFile) -> Result<(&'a str, Self)> {
+        match file {
+            ModelFile::Gguf(file) => {
+                let architecture = file.str("general.architecture")?;
+                Ok((architecture, Self::Gguf { file, architecture }))
+            }
+            ModelFile::Folder(folder) => {
+                let name = folder
+                    .config()
+                    .get("architectures")
+                    .and_then(|list| list.get(0))
+                    .and_then(Value::as_str)
+                    .ok_or_else(|| {
+                        Error::Model(format!(
+                            "config.json in {} names no architecture: \"architectures\" must be a list with one",
+                            folder.path().display()
+                        ))
+                    })?;
+                Ok((name, Self::Json { folder }))
+            }
+        }
+    }
+
+    pub(super) fn is_json(&self) -> bool {
+        matches!(self, Self::Json { .. })
+    }
+
+    /// The key as this file spells it.
+    pub(super) fn name(&self, key: Key) -> String {
+        match self {
+            Self::Gguf { architecture, .. } => format!("{architecture}.{}", key.gguf),
+            Self::Json { .. } => format!("{} of config.json", key.json),
+        }
+    }
+
+    /// A value of `config.json`: what is null is not there. None for a GGUF file.
+    pub(super) fn json(&self, key: &str) -> Option<&'a Value> {
+        match self {
+            Self::Gguf { .. } => None,
+            Self::Json { folder } => folder.config().get(key).filter(|value| !value.is_null()),
+        }
+    }
+
+    pub(super) fn opt_number(&self, key: Key) -> Result<Option<u32>> {
+        match self {
+            Self::Gguf { file, .. } => file.opt_u32(&self.name(key)),
+            Self::Json { .. } => {
+                self.json(key.json).map(|value| number(key.json, value)).transpose()
+            }
+        }
+    }
+
+    /// A length or a count: at least one, and not absurd.
+    pub(super) fn opt_size(&self, key: Key) -> Result<Option<u32>> {
+        self.opt_number(key)?.map(|value| sized(&self.name(key), value)).transpose()
+    }
+
+    pub(super) fn size(&self, key: Key) -> Result<u32> {
+        self.opt_size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    pub(super) fn opt_float(&self, key: Key) -> Result<Option<f32>> {
+        match self {
+            Self::Gguf { file, .. } => file.opt_f32(&self.name(key)),
+            Self::Json { .. } => {
+                self.json(key.json).map(|value| float(key.json, value)).transpose()
+            }
+        }
+    }
+
+    /// A finite number above 0.
+    pub(super) fn opt_positive(&self, key: Key) -> Result<Option<f32>> {
+        self.opt_float(key)?.map(|value| positive(&self.name(key), value)).transpose()
+    }
+
+    pub(super) fn positive(&self, key: Key) -> Result<f32> {
+        self.opt_positive(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    pub(super) fn opt_flag(&self, key: Key) -> Result<Option<bool>> {
+        match self {
+            Self::Gguf { file, .. } => file.opt_bool(&self.name(key)),
+            Self::Json { .. } => match self.json(key.json) {
+                None => Ok(None),
+                Some(Value::Bool(flag)) => Ok(Some(*flag)),
+                Some(other) => Err(wrong(key.json, other, "true or false")),
+            },
+        }
+    }
+
+    pub(super) fn missing(&self, key: Key) -> Error {
+        Error::Model(format!("{} is missing", self.name(key)))
+    }
+
+    /// Refuses a model that says more than these readers know.
+    pub(super) fn must_be(&self, key: Key, wanted: u32) -> Result<()> {
+        match self.opt_number(key)? {
+            Some(value) if value != wanted => Err(Error::Model(format!(
+                "{} is {value}, but only {wanted} is supported",
+                self.name(key)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a switch of `config.json` that is on.
+    pub(super) fn must_be_off(&self, json: &'static str) -> Result<()> {
+        match self.json(json) {
+            None | Some(Value::Bool(false)) => Ok(()),
+            Some(other) => Err(wrong(json, other, "false")),
+        }
+    }
+
+    /// The rotary base.
+    pub(super) fn rope_base(&self) -> Result<f32> {
+        const BASE: Key = key("rope.freq_base", "rope_theta");
+        let inner = self.rope_json().and_then(|rope| rope.get("rope_theta"));
+        match inner {
+            Some(value) => positive("rope_theta", float("rope_theta", value)?),
+            None => Ok(self.opt_positive(BASE)?.unwrap_or(10_000.0)),
+        }
+    }
+
+    // transformers 5 writes rope_parameters, with the base in it; older ones rope_scaling.
+    fn rope_json(&self) -> Option<&'a Value> {
+        self.json("rope_parameters").or_else(|| self.json("rope_scaling"))
+    }
+
+    /// The rotary scaling; `dims` dimensions turn.
+    pub(super) fn rope_scaling(&self, dims: u32) -> Result<RopeScaling> {
+        match self {
+            Self::Gguf { file, .. } => self.gguf_scaling(file, dims),
+            Self::Json { .. } => match self.rope_json() {
+                None => Ok(RopeScaling::None),
+                Some(rope) => self.json_scaling(rope),
+            },
+        }
+    }
+
+    fn gguf_scaling(&self, file: &Gguf, dims: u32) -> Result<RopeScaling> {
+        const TYPE: Key = key("rope.scaling.type", "");
+        const FACTOR: Key = key("rope.scaling.factor", "");
+        const ORIGINAL: Key = key("rope.scaling.original_context_length", "");
+        if let Some(info) = file.tensor("rope_freqs.weight") {
+            if info.shape != [u64::from(dims / 2)] {
+                return Err(Error::Model(format!(
+                    "tensor rope_freqs.weight has shape {:?}, but [{}] is needed",
+                    info.shape,
+                    dims / 2
+                )));
+            }
+            let list = crate::reference::dequantize::dequantize(info.kind, file.bytes(info))?;
+            return Ok(RopeScaling::Divisors(list));
+        }
+        match file.opt_str(&self.name(TYPE))? {
+            None | Some("none") => Ok(RopeScaling::None),
+            Some("linear") => Ok(RopeScaling::Linear(self.positive(FACTOR)?)),
+            Some("yarn") => {
+                let beta = |name, default: f32| {
+                    self.opt_positive(key(name, "")).map(|value| value.unwrap_or(default))
+                };
+                Ok(RopeScaling::Yarn {
+                    factor: self.positive(FACTOR)?,
+                    original: self.size(ORIGINAL)?,
+                    beta_fast: beta("rope.scaling.yarn_beta_fast", 32.0)?,
+                    beta_slow: beta("rope.scaling.yarn_beta_slow", 1.0)?,
+                    magnitude: self.opt_positive(key("rope.scaling.attn_factor", ""))?,
+                })
+            }
+            Some(other) => Err(unknown_scaling(other)),
+        }
+    }
+
+    fn json_scaling(&self, rope: &Value) -> Result<RopeScaling> {
+        let get = |name: &str| rope.get(name).filter(|value| !value.is_null());
+        let opt_positive = |name: &str| match get(name) {
+            None => Ok(None),
+            Some(value) => positive(name, float(name, value)?).map(Some),
+        };
+        let given = |name: &str| {
+            opt_positive(name)?.ok_or_else(|| {
+                Error::Model(format!("{name} is missing from the rotary scaling in config.json"))
+            })
+        };
+        let original = || {
+            const CONTEXT: Key = key("context_length", "max_position_embeddings");
+            let name = "original_max_position_embeddings";
+            match get(name) {
+                Some(value) => sized(name, number(name, value)?),
+                None => self.size(CONTEXT),
+            }
+        };
+        let kind = get("rope_type").or_else(|| get("type"));
+        match kind.map(|kind| kind.as_str().unwrap_or("no string")) {
+            None | Some("default") => Ok(RopeScaling::None),
+            Some("linear") => Ok(RopeScaling::Linear(given("factor")?)),
+            Some("llama3") => Ok(RopeScaling::Llama3 {
+                factor: given("factor")?,
+                low: given("low_freq_factor")?,
+                high: given("high_freq_factor")?,
+                original: original()?,
+            }),
+            Some("yarn") => Ok(RopeScaling::Yarn {
+                factor: given("factor")?,
+                original: original()?,
+                beta_fast: opt_positive("beta_fast")?.unwrap_or(32.0),
+                beta_slow: opt_positive("beta_slow")?.unwrap_or(1.0),
+                magnitude: opt_positive("attention_factor")?,
+            }),
+            Some(other) => Err(unknown_scaling(other)),
+        }
+    }
+}
+
+fn unknown_scaling(name: &str) -> Error {
+    Error::Model(format!("RoPE scaling {name} is not supported; none, linear, llama3 and yarn are"))
+}
+
+pub(super) fn sized(name: &str, value: u32) -> Result<u32> {
+    if (1..=MOST).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::Model(format!("{name} is {value}, but 1 to {MOST} is supported")))
+}
+
+fn positive(name: &str, value: f32) -> Result<f32> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(value);
+    }
+    Err(Error::Model(format!("{name} is {value}, but it must be a number above 0")))
+}
+
+fn number(name: &str, value: &Value) -> Result<u32> {
+    value
+        .as_u64()
+        .and_then(|value| u32::try_from(value).ok())
+        .ok_or_else(|| wrong(name, value, "an integer from 0 to 4294967295"))
+}
+
+fn float(name: &str, value: &Value) -> Result<f32> {
+    value.as_f64().map(|value| value as f32).ok_or_else(|| wrong(name, value, "a number"))
+}
+
+fn wrong(name: &str, value: &Value, needed: &str) -> Error {
+    // What is wrong can have any size.
+    let shown: String = value.to_string().chars().take(80).collect();
+    Error::Model(format!("{name} of config.json is {shown}, but {needed} is supported"))
+}

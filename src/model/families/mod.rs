@@ -1,0 +1,115 @@
+//! The model families: each reads its shapes from a file's description. What the layers then do follows from the shapes.
+
+mod description;
+mod glm4_moe_lite;
+mod llama;
+mod qwen3;
+
+use super::config::{Grouped, ModelConfig};
+use super::file::ModelFile;
+use crate::{Error, Result};
+use description::{Description, Key, key};
+
+/// Name in GGUF files, name in `config.json`, reader.
+type Family = (&'static str, &'static str, fn(&ModelFile, Description<'_>) -> Result<ModelConfig>);
+
+const FAMILIES: [Family; 4] = [
+    ("llama", "LlamaForCausalLM", llama::read),
+    ("qwen3", "Qwen3ForCausalLM", qwen3::read),
+    ("qwen3moe", "Qwen3MoeForCausalLM", qwen3::read_experts),
+    ("deepseek2", "Glm4MoeLiteForCausalLM", glm4_moe_lite::read),
+];
+
+/// Reads a model's shapes.
+pub(super) fn read(file: &ModelFile) -> Result<ModelConfig> {
+    let (name, description) = Description::of(file)?;
+    let is = |family: &&Family| name == if description.is_json() { family.1 } else { family.0 };
+    let Some(family) = FAMILIES.iter().find(is) else {
+        let known: Vec<_> = FAMILIES
+            .iter()
+            .map(|family| if description.is_json() { family.1 } else { family.0 })
+            .collect();
+        return Err(Error::Model(format!(
+            "the architecture is {name}, but only {} are supported",
+            known.join(", ")
+        )));
+    };
+    (family.2)(file, description)
+}
+
+const LAYERS: Key = key("block_count", "num_hidden_layers");
+const HIDDEN: Key = key("embedding_length", "hidden_size");
+const FFN: Key = key("feed_forward_length", "intermediate_size");
+const Q_HEADS: Key = key("attention.head_count", "num_attention_heads");
+const KV_HEADS: Key = key("attention.head_count_kv", "num_key_value_heads");
+const HEAD_DIM: Key = key("attention.key_length", "head_dim");
+const CONTEXT: Key = key("context_length", "max_position_embeddings");
+const EPSILON: Key = key("attention.layer_norm_rms_epsilon", "rms_norm_eps");
+const EXPERTS: Key = key("expert_count", "num_experts");
+const EXPERT_FFN: Key = key("expert_feed_forward_length", "moe_intermediate_size");
+const EXPERTS_USED: Key = key("expert_used_count", "num_experts_per_tok");
+
+/// Heads of grouped-query attention.
+fn grouped(description: Description<'_>, head_norms: bool) -> Result<Grouped> {
+    let hidden = description.size(HIDDEN)?;
+    let q_heads = description.size(Q_HEADS)?;
+    let kv_heads = description.opt_size(KV_HEADS)?.unwrap_or(q_heads);
+    let head_dim = match description.opt_size(HEAD_DIM)? {
+        Some(length) => length,
+        None if hidden.is_multiple_of(q_heads) => hidden / q_heads,
+        None => {
+            return Err(Error::Model(format!(
+                "hidden size {hidden} is no multiple of {q_heads} heads"
+            )));
+        }
+    };
+    description.must_be(key("attention.value_length", ""), head_dim)?;
+    description.must_be(key("rope.dimension_count", ""), head_dim)?;
+    description.must_be_off("attention_bias")?;
+    description.must_be_off("mlp_bias")?;
+    description.must_be_off("use_sliding_window")?;
+    Ok(Grouped { q_heads, kv_heads, head_dim, head_norms })
+}
+
+/// The number of rows of the embedding, and whether the output matrix is a tensor of its own.
+fn vocabulary(file: &ModelFile) -> Result<(u32, bool)> {
+    let (embedding, output) = match file {
+        ModelFile::Gguf(_) => ("token_embd.weight", "output.weight"),
+        ModelFile::Folder(_) => ("model.embed_tokens.weight", "lm_head.weight"),
+    };
+    let embedding = file
+        .tensor(embedding)
+        .ok_or_else(|| Error::Model(format!("the model has no tensor {embedding}")))?;
+    let rows = match embedding.shape[..] {
+        [_, rows] => description::sized(
+            &format!("the number of rows of {}", embedding.name),
+            rows.try_into().unwrap_or(u32::MAX),
+        )?,
+        _ => {
+            return Err(Error::Model(format!(
+                "{} has shape {:?}, but two dimensions are needed",
+                embedding.name, embedding.shape
+            )));
+        }
+    };
+    let is_tied = match file {
+        // A folder may hold a copy of the embedding as its output matrix, which its description then says.
+        ModelFile::Folder(folder) => {
+            folder.tensor(output).is_none()
+                || folder.config().get("tie_word_embeddings") == Some(&true.into())
+        }
+        ModelFile::Gguf(file) => file.tensor(output).is_none(),
+    };
+    Ok((rows, is_tied))
+}
+
+/// Refuses tensors of these endings: what they would do is not implemented.
+fn no_biases(file: &ModelFile) -> Result<()> {
+    match file.tensors().iter().find(|t| t.name.ends_with(".bias")) {
+        None => Ok(()),
+        Some(bias) => Err(Error::Model(format!(
+            "tensor {} is not supported: biases are not implemented",
+            bias.name
+        ))),
+    }
+}

@@ -1,0 +1,208 @@
+//! A model folder as published: `config.json`, and weights as safetensors in one file or in several with an index.
+//!
+//! Opening checks that every shard is there and sound, and that the index names what the shards hold. Tensors are
+//! described as in a GGUF file: dimensions innermost first.
+
+use super::gguf::{TensorInfo, TensorType};
+use crate::{Error, Result};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// Bytes that a JSON file of a folder may have; an index of thousands of tensors has about a million.
+const LARGEST_JSON: u64 = 64 << 20;
+
+/// An open model folder.
+pub struct Folder {
+    path: PathBuf,
+    config: Value,
+    shards: Vec<Shard>,
+    tensors: Vec<TensorInfo>,
+    /// Tensor and shard by name.
+    places: HashMap<String, (usize, usize)>,
+}
+
+struct Shard {
+    name: String,
+    map: Mmap,
+}
+
+impl Folder {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a file that is missing or cannot be read, [`Error::Model`] for one that is malformed or contradicts
+    /// another; both name the file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let config = read_json(&path.join(CONFIG))?;
+        let mut folder = Self {
+            path: path.to_owned(),
+            config,
+            shards: Vec::new(),
+            tensors: Vec::new(),
+            places: HashMap::new(),
+        };
+        let index = path.join(INDEX);
+        if !index.exists() {
+            folder.add_shard(WEIGHTS)?;
+            return Ok(folder);
+        }
+        let shards = read_index(&index)?;
+        for name in shards.keys() {
+            folder.add_shard(name)?;
+        }
+        for (shard, (file, names)) in shards.iter().enumerate() {
+            for name in names {
+                if folder.places.get(name).is_none_or(|place| place.1 != shard) {
+                    return Err(Error::Model(format!(
+                        "{} says that {file} holds tensor {name}, but it does not",
+                        index.display()
+                    )));
+                }
+            }
+        }
+        Ok(folder)
+    }
+
+    fn add_shard(&mut self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        let io = |source| Error::Io { path: path.clone(), source };
+        let file = File::open(&path).map_err(io)?;
+        // SAFETY: the map is only read, and like any program that maps its input this one relies on nobody truncating the
+        // file meanwhile.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let malformed = |e| Error::Model(format!("{}: {e}", path.display()));
+        // Checks that tensors lie in the file without gaps or overlap and that their shapes fit their bytes.
+        SafeTensors::deserialize(&map).map_err(malformed)?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(malformed)?;
+        // A length of 8 bytes, then the header.
+        let data = header as u64 + 8;
+        let mut found: Vec<_> = metadata.tensors().into_iter().collect();
+        found.sort_by_key(|(_, info)| info.data_offsets);
+        for (tensor, info) in found {
+            let kind = kind(info.dtype).ok_or_else(|| {
+                Error::Model(format!(
+                    "{}: tensor {tensor} is stored as {:?}, but F32, F16 and BF16 can be read",
+                    path.display(),
+                    info.dtype
+                ))
+            })?;
+            let place = (self.tensors.len(), self.shards.len());
+            if self.places.insert(tensor.clone(), place).is_some() {
+                return Err(Error::Model(format!(
+                    "{}: tensor {tensor} is in another file too",
+                    path.display()
+                )));
+            }
+            self.tensors.push(TensorInfo {
+                name: tensor,
+                shape: info.shape.iter().rev().map(|&n| n as u64).collect(),
+                kind,
+                offset: data + info.data_offsets.0 as u64,
+                bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+            });
+        }
+        self.shards.push(Shard { name: name.to_owned(), map });
+        Ok(())
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What `config.json` holds.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Names of the files that hold weights.
+    pub fn shards(&self) -> impl Iterator<Item = &str> {
+        self.shards.iter().map(|shard| shard.name.as_str())
+    }
+
+    /// Every tensor.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.places.get(name).map(|place| &self.tensors[place.0])
+    }
+
+    /// A tensor's bytes; none for a tensor of another folder.
+    pub fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        let Some(&(_, shard)) = self.places.get(&tensor.name) else { return &[] };
+        self.shards[shard]
+            .map
+            .get(tensor.offset as usize..)
+            .map_or(&[], |rest| rest.get(..tensor.bytes as usize).unwrap_or(&[]))
+    }
+}
+
+impl fmt::Debug for Folder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Folder").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A JSON file of a model folder.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::Model`] when it is too large or malformed.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let size = fs::metadata(path).map_err(io)?.len();
+    if size > LARGEST_JSON {
+        return Err(Error::Model(format!(
+            "{} has {size} bytes, but at most {LARGEST_JSON} are allowed",
+            path.display()
+        )));
+    }
+    let text = fs::read(path).map_err(io)?;
+    serde_json::from_slice(&text).map_err(|e| Error::Model(format!("{}: {e}", path.display())))
+}
+
+// Tensor names by shard.
+fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let malformed = |what: &str| Error::Model(format!("{}: {what}", path.display()));
+    let index = read_json(path)?;
+    let map = index
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| malformed("there is no object weight_map"))?;
+    let mut shards = BTreeMap::<String, Vec<String>>::new();
+    for (tensor, file) in map {
+        let file = file
+            .as_str()
+            .ok_or_else(|| malformed(&format!("the file of tensor {tensor} is no string")))?;
+        // Only files of this folder: an index comes from strangers.
+        if Path::new(file).file_name().is_none_or(|name| name != file) {
+            return Err(malformed(&format!(
+                "tensor {tensor} is in {file:?}, but only files beside the index are read"
+            )));
+        }
+        shards.entry(file.to_owned()).or_default().push(tensor.clone());
+    }
+    if shards.is_empty() {
+        return Err(malformed("weight_map is empty"));
+    }
+    Ok(shards)
+}
+
+fn kind(dtype: Dtype) -> Option<TensorType> {
+    match dtype {
+        Dtype::F32 => Some(TensorType::F32),
+        Dtype::F16 => Some(TensorType::F16),
+        Dtype::BF16 => Some(TensorType::BF16),
+        _ => None,
+    }
+}

@@ -1,0 +1,318 @@
+//! Which tensors of a file make which matrices of a model, under the names of either format.
+
+use super::config::{AttentionConfig, Experts, Grouped, Latent, ModelConfig};
+use super::file::ModelFile;
+use super::gguf::TensorInfo;
+use crate::kernels::WeightFormat;
+use crate::{Error, Result};
+
+/// Consecutive rows of a tensor; dimensions beyond the second continue the rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub(crate) info: &'a TensorInfo,
+    pub(crate) first: u64,
+    pub(crate) count: u64,
+}
+
+/// How a matrix is put together.
+#[derive(Clone, Debug)]
+pub(crate) enum Recipe<'a> {
+    /// Rows one after the other.
+    Stacked(Vec<Rows<'a>>),
+    /// Rows of the two alternate: gate and up projections.
+    Interleaved(Vec<(Rows<'a>, Rows<'a>)>),
+    /// Each one's columns are rows: what a head's keys are absorbed by.
+    Transposed(Vec<Rows<'a>>),
+}
+
+/// The tensors of a model.
+pub(crate) struct Tensors<'a> {
+    pub(crate) embedding: Recipe<'a>,
+    pub(crate) layers: Vec<LayerTensors<'a>>,
+    pub(crate) output_norm: &'a TensorInfo,
+    /// None where the embedding serves.
+    pub(crate) output: Option<Recipe<'a>>,
+}
+
+/// The tensors of one layer.
+pub(crate) struct LayerTensors<'a> {
+    pub(crate) attn_norm: &'a TensorInfo,
+    pub(crate) attention: AttentionTensors<'a>,
+    pub(crate) output: Recipe<'a>,
+    pub(crate) ffn_norm: &'a TensorInfo,
+    pub(crate) ffn: FfnTensors<'a>,
+}
+
+pub(crate) enum AttentionTensors<'a> {
+    Grouped { qkv: Recipe<'a>, head_norms: Option<[&'a TensorInfo; 2]> },
+    Latent(LatentTensors<'a>),
+}
+
+pub(crate) struct LatentTensors<'a> {
+    /// Hidden to the latents of queries and of keys and values, and the rotated part of keys.
+    pub(crate) down: Recipe<'a>,
+    pub(crate) q_norm: &'a TensorInfo,
+    pub(crate) q_up: Recipe<'a>,
+    pub(crate) kv_norm: &'a TensorInfo,
+    /// Latent to each head's keys.
+    pub(crate) key_up: Recipe<'a>,
+    /// Its transpose: each head's query to a query of latents.
+    pub(crate) key_absorb: Recipe<'a>,
+    /// Latent to each head's values.
+    pub(crate) value_up: Recipe<'a>,
+}
+
+pub(crate) enum FfnTensors<'a> {
+    Dense {
+        gate_up: Recipe<'a>,
+        down: Recipe<'a>,
+    },
+    /// Experts one after the other, the shared ones last.
+    Experts {
+        router: Recipe<'a>,
+        bias: Option<&'a TensorInfo>,
+        gate_up: Recipe<'a>,
+        down: Recipe<'a>,
+    },
+}
+
+/// The parts of an expert or a dense feed-forward network: gate, up, down. Names in GGUF files and in folders.
+const PARTS: [[&str; 2]; 3] = [["gate", "gate_proj"], ["up", "up_proj"], ["down", "down_proj"]];
+
+impl<'a> Tensors<'a> {
+    /// Finds every tensor that the shapes call for.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for one that is missing, has another shape, or is of a type that cannot be read.
+    pub(crate) fn find(config: &ModelConfig, file: &'a ModelFile) -> Result<Self> {
+        let finder = Finder { file };
+        let [hidden, vocabulary] = [config.hidden, config.vocabulary].map(u64::from);
+        let layers =
+            (0..config.layers).map(|i| finder.layer(config, i)).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            embedding: finder.matrix(
+                ["token_embd.weight", "model.embed_tokens.weight"],
+                &[hidden, vocabulary],
+            )?,
+            layers,
+            output_norm: finder.get(["output_norm.weight", "model.norm.weight"], &[hidden])?,
+            output: if config.tied {
+                None
+            } else {
+                Some(finder.matrix(["output.weight", "lm_head.weight"], &[hidden, vocabulary])?)
+            },
+        })
+    }
+}
+
+struct Finder<'a> {
+    file: &'a ModelFile,
+}
+
+impl<'a> Finder<'a> {
+    fn name(&self, [gguf, folder]: [&str; 2]) -> String {
+        match self.file {
+            ModelFile::Gguf(_) => gguf.to_owned(),
+            ModelFile::Folder(_) => folder.to_owned(),
+        }
+    }
+
+    /// The tensor of this name in this file's format, which must have this shape, innermost dimension first.
+    fn get(&self, names: [&str; 2], shape: &[u64]) -> Result<&'a TensorInfo> {
+        let name = self.name(names);
+        let info = self
+            .file
+            .tensor(&name)
+            .ok_or_else(|| Error::Model(format!("the model has no tensor {name}")))?;
+        if info.shape != shape {
+            return Err(Error::Model(format!(
+                "tensor {name} has shape {:?}, but {shape:?} is needed",
+                info.shape
+            )));
+        }
+        WeightFormat::of(info.kind).map_err(|e| Error::Model(format!("tensor {name}: {e}")))?;
+        Ok(info)
+    }
+
+    fn matrix(&self, names: [&str; 2], shape: &[u64]) -> Result<Recipe<'a>> {
+        Ok(Recipe::Stacked(vec![whole(self.get(names, shape)?)]))
+    }
+
+    fn layer(&self, config: &ModelConfig, i: u32) -> Result<LayerTensors<'a>> {
+        let layer = Layer { finder: self, i };
+        let hidden = u64::from(config.hidden);
+        let attended = u64::from(config.attended());
+        Ok(LayerTensors {
+            attn_norm: layer.get(["attn_norm", "input_layernorm"], &[hidden])?,
+            attention: match config.attention {
+                AttentionConfig::Grouped(heads) => layer.grouped(&heads, hidden)?,
+                AttentionConfig::Latent(heads) => {
+                    AttentionTensors::Latent(layer.latent(&heads, hidden)?)
+                }
+            },
+            output: layer.matrix(["attn_output", "self_attn.o_proj"], &[attended, hidden])?,
+            ffn_norm: layer.get(["ffn_norm", "post_attention_layernorm"], &[hidden])?,
+            ffn: match &config.experts {
+                Some(experts) if config.has_experts(i) => layer.experts(experts, hidden)?,
+                _ => layer.dense(hidden, u64::from(config.ffn))?,
+            },
+        })
+    }
+}
+
+/// A layer's tensors: names without the layer and without `.weight`.
+struct Layer<'a, 'f> {
+    finder: &'f Finder<'a>,
+    i: u32,
+}
+
+impl<'a> Layer<'a, '_> {
+    fn get(&self, [gguf, folder]: [&str; 2], shape: &[u64]) -> Result<&'a TensorInfo> {
+        let i = self.i;
+        let names = [format!("blk.{i}.{gguf}.weight"), format!("model.layers.{i}.{folder}.weight")];
+        self.finder.get([&names[0], &names[1]], shape)
+    }
+
+    fn has(&self, gguf: &str) -> bool {
+        self.finder.file.tensor(&format!("blk.{}.{gguf}.weight", self.i)).is_some()
+    }
+
+    fn is_folder(&self) -> bool {
+        matches!(self.finder.file, ModelFile::Folder(_))
+    }
+
+    fn matrix(&self, names: [&str; 2], shape: &[u64]) -> Result<Recipe<'a>> {
+        Ok(Recipe::Stacked(vec![whole(self.get(names, shape)?)]))
+    }
+
+    fn grouped(&self, heads: &Grouped, hidden: u64) -> Result<AttentionTensors<'a>> {
+        let d = u64::from(heads.head_dim);
+        let (q, kv) = (u64::from(heads.q_heads) * d, u64::from(heads.kv_heads) * d);
+        Ok(AttentionTensors::Grouped {
+            qkv: Recipe::Stacked(vec![
+                whole(self.get(["attn_q", "self_attn.q_proj"], &[hidden, q])?),
+                whole(self.get(["attn_k", "self_attn.k_proj"], &[hidden, kv])?),
+                whole(self.get(["attn_v", "self_attn.v_proj"], &[hidden, kv])?),
+            ]),
+            head_norms: if heads.head_norms {
+                Some([
+                    self.get(["attn_q_norm", "self_attn.q_norm"], &[d])?,
+                    self.get(["attn_k_norm", "self_attn.k_norm"], &[d])?,
+                ])
+            } else {
+                None
+            },
+        })
+    }
+
+    fn latent(&self, latent: &Latent, hidden: u64) -> Result<LatentTensors<'a>> {
+        let [heads, q_rank, kv_rank, nope, rope, value] =
+            [latent.heads, latent.q_rank, latent.kv_rank, latent.nope, latent.rope, latent.value]
+                .map(u64::from);
+        let q_a = self.get(["attn_q_a", "self_attn.q_a_proj"], &[hidden, q_rank])?;
+        let kv_a =
+            self.get(["attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"], &[hidden, kv_rank + rope])?;
+        let (key_up, key_absorb, value_up) = if !self.is_folder() && self.has("attn_k_b") {
+            // Already absorbed: a head's rows are latents, as long as its queries.
+            let k = self.get(["attn_k_b", ""], &[nope, kv_rank, heads])?;
+            let v = self.get(["attn_v_b", ""], &[kv_rank, value, heads])?;
+            let by_head = (0..heads)
+                .map(|head| Rows { info: k, first: head * kv_rank, count: kv_rank })
+                .collect();
+            (
+                Recipe::Transposed(by_head),
+                Recipe::Stacked(vec![whole(k)]),
+                Recipe::Stacked(vec![whole(v)]),
+            )
+        } else {
+            // A head's keys, then its values.
+            let kv =
+                self.get(["attn_kv_b", "self_attn.kv_b_proj"], &[kv_rank, heads * (nope + value)])?;
+            let rows = |first: u64, count: u64| -> Vec<Rows<'a>> {
+                (0..heads)
+                    .map(|head| Rows { info: kv, first: head * (nope + value) + first, count })
+                    .collect()
+            };
+            (
+                Recipe::Stacked(rows(0, nope)),
+                Recipe::Transposed(rows(0, nope)),
+                Recipe::Stacked(rows(nope, value)),
+            )
+        };
+        Ok(LatentTensors {
+            down: Recipe::Stacked(vec![whole(q_a), whole(kv_a)]),
+            q_norm: self.get(["attn_q_a_norm", "self_attn.q_a_layernorm"], &[q_rank])?,
+            q_up: self
+                .matrix(["attn_q_b", "self_attn.q_b_proj"], &[q_rank, heads * (nope + rope)])?,
+            kv_norm: self.get(["attn_kv_a_norm", "self_attn.kv_a_layernorm"], &[kv_rank])?,
+            key_up,
+            key_absorb,
+            value_up,
+        })
+    }
+
+    fn dense(&self, hidden: u64, ffn: u64) -> Result<FfnTensors<'a>> {
+        let [gate, up, down] = PARTS.map(|[gguf, folder]| {
+            let shape = if gguf == "down" { [ffn, hidden] } else { [hidden, ffn] };
+            self.get([&format!("ffn_{gguf}"), &format!("mlp.{folder}")], &shape).map(whole)
+        });
+        Ok(FfnTensors::Dense {
+            gate_up: Recipe::Interleaved(vec![(gate?, up?)]),
+            down: Recipe::Stacked(vec![down?]),
+        })
+    }
+
+    fn experts(&self, experts: &Experts, hidden: u64) -> Result<FfnTensors<'a>> {
+        let count = u64::from(experts.count);
+        let [gate, up, down] = PARTS.map(|part| self.expert_rows(part, experts, hidden));
+        let bias = match experts.gate {
+            super::config::Gate::Softmax => None,
+            super::config::Gate::Sigmoid => {
+                let i = self.i;
+                let names = [
+                    format!("blk.{i}.exp_probs_b.bias"),
+                    format!("model.layers.{i}.mlp.gate.e_score_correction_bias"),
+                ];
+                Some(self.finder.get([&names[0], &names[1]], &[count])?)
+            }
+        };
+        Ok(FfnTensors::Experts {
+            router: self.matrix(["ffn_gate_inp", "mlp.gate"], &[hidden, count])?,
+            bias,
+            gate_up: Recipe::Interleaved(gate?.into_iter().zip(up?).collect()),
+            down: Recipe::Stacked(down?),
+        })
+    }
+
+    // One part of every expert, the shared one last.
+    fn expert_rows(
+        &self,
+        [gguf, folder]: [&str; 2],
+        experts: &Experts,
+        hidden: u64,
+    ) -> Result<Vec<Rows<'a>>> {
+        let [ffn, count] = [experts.ffn, experts.count].map(u64::from);
+        let shape = |width: u64| if gguf == "down" { [width, hidden] } else { [hidden, width] };
+        let mut rows = Vec::new();
+        if self.is_folder() {
+            for e in 0..count {
+                let name = format!("mlp.experts.{e}.{folder}");
+                rows.push(whole(self.get(["", &name], &shape(ffn))?));
+            }
+        } else {
+            let [inner, outer] = shape(ffn);
+            let name = format!("ffn_{gguf}_exps");
+            rows.push(whole(self.get([&name, ""], &[inner, outer, count])?));
+        }
+        if experts.shared > 0 {
+            let names = [format!("ffn_{gguf}_shexp"), format!("mlp.shared_experts.{folder}")];
+            rows.push(whole(self.get([&names[0], &names[1]], &shape(ffn))?));
+        }
+        Ok(rows)
+    }
+}
+
+/// All rows of a tensor.
+fn whole(info: &TensorInfo) -> Rows<'_> {
+    Rows { info, first: 0, count: info.shape.get(1..).unwrap_or(&[]).iter().product() }
+}
