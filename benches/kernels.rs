@@ -25,15 +25,21 @@ fn main() {
     let gpu = pollster::block_on(Gpu::open(&adapter, options)).expect("a device");
     println!("{} {} {}", gpu.label(), gpu.info.driver_info, gpu.tier.name);
     let bench = Bench { gpu, filter };
-    for (format, bytes) in
-        [(WeightFormat::Q4, 0.625), (WeightFormat::Q8, 1.125), (WeightFormat::F16, 2.0)]
-    {
+    for format in [WeightFormat::Q4, WeightFormat::Q8, WeightFormat::F16] {
         for (rows, columns) in [(960, 576), (3072, 576), (576, 1536)] {
-            bench.product(format, bytes, rows, columns, 1);
-            bench.product(format, bytes, rows, columns, 256);
+            bench.product(format, rows, columns, 1);
+            bench.product(format, rows, columns, 256);
         }
     }
-    bench.product(WeightFormat::Q8, 1.125, 49152, 576, 1);
+    bench.product(WeightFormat::Q8, 49152, 576, 1);
+    // Formats in blocks of 256 weights, and those that they compare with, where rows are such blocks.
+    for format in WeightFormat::ALL {
+        bench.product(format, 4096, 4096, 1);
+        if !bench.gpu.is_cpu() {
+            bench.product(format, 12288, 4096, 1);
+            bench.product(format, 4096, 12288, 512);
+        }
+    }
     let small = Shape::new(3, 3, 64, true);
     let large = Shape::new(8, 4, 128, false);
     bench.attention("smollm2", small, 4000, 16, 256);
@@ -83,17 +89,13 @@ impl Bench {
         );
     }
 
-    fn product(
-        &self,
-        format: WeightFormat,
-        bytes_a_weight: f64,
-        rows: u32,
-        columns: u32,
-        tokens: u32,
-    ) {
+    fn product(&self, format: WeightFormat, rows: u32, columns: u32, tokens: u32) {
         let units = columns / 32;
-        let weights = self.storage(u64::from(rows * units) * format.unit_bytes());
-        let scales = self.storage(u64::from(rows * units) * format.scale_bytes().max(1));
+        let matrix_units = u64::from(rows * units);
+        let weights_bytes = matrix_units * format.unit_bytes();
+        let scales_bytes = format.scale_bytes(matrix_units);
+        let weights = self.storage(weights_bytes);
+        let scales = self.storage(scales_bytes.max(4));
         let x = self.storage(u64::from(tokens * columns) * 4);
         let y = self.storage(u64::from(tokens * rows) * 4);
         let step = self.storage(64);
@@ -126,7 +128,7 @@ impl Bench {
             &op,
             [grid.0, grid.1, 1],
             2.0 * work * f64::from(tokens),
-            work * bytes_a_weight,
+            (weights_bytes + scales_bytes) as f64,
         );
     }
 

@@ -28,14 +28,23 @@ enum Family {
     Zero,
 }
 
-const KINDS: [TensorType; 6] = [
-    TensorType::Q4_0,
-    TensorType::Q4_1,
-    TensorType::Q8_0,
-    TensorType::F16,
-    TensorType::BF16,
-    TensorType::F32,
-];
+/// How a matrix's scales are drawn.
+#[derive(Clone, Copy, Debug)]
+enum Scales {
+    Plausible,
+    /// One in four is zero, subnormal or as large as every format takes. Only for kernels that add no weights up: large
+    /// ones would hide what becomes of others.
+    Extreme,
+}
+
+/// Zeros, the smallest and the largest subnormal, and the largest scale that Q5_0 can have on the GPU.
+const EXTREMES: [u16; 6] = [0x0000, 0x8000, 0x0001, 0x83ff, 0x6bff, 0xebff];
+
+/// `units`, filled up to whole blocks of the type.
+fn whole_units(kind: TensorType, units: usize) -> usize {
+    let block = kind.block().map_or(1, |block| block.weights as usize);
+    (units * 32).next_multiple_of(block) / 32
+}
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     let mut add = |many: bool, p: Product| {
@@ -61,8 +70,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     };
     for many in [false, true] {
         let tokens = if many { 67 } else { 3 };
-        for kind in KINDS {
-            add(many, Product { kind, tokens, ..base });
+        for kind in TensorType::SUPPORTED {
+            add(many, Product { kind, tokens, units: whole_units(kind, base.units), ..base });
         }
         for output in [Output::Add, Output::SwiGlu] {
             add(many, Product { output, tokens, ..base });
@@ -76,8 +85,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         add(many, Product { output: Output::SwiGlu, rows: 2, units: 1, tokens: 1, ..base });
         add(many, Product { rows: 130, units: 5, tokens: 130, kind: TensorType::Q8_0, ..base });
     }
-    for kind in KINDS {
-        for (first_row, units) in [(0, 3), (40, 18)] {
+    for kind in TensorType::SUPPORTED {
+        for (first_row, units) in [(0, whole_units(kind, 3)), (40, whole_units(kind, 18))] {
             cases.push(Case::new(
                 "embed",
                 format!("{kind} part from {first_row}"),
@@ -88,44 +97,68 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
 }
 
-/// A row of a file's tensor with plausible weights.
-fn row_bytes(random: &mut Random, kind: TensorType, units: usize) -> Vec<u8> {
+/// A row of a file's tensor.
+fn row_bytes(random: &mut Random, kind: TensorType, scales: Scales, units: usize) -> Vec<u8> {
+    let half = |random: &mut Random, size: f32| match scales {
+        Scales::Extreme if random.below(4) == 0 => {
+            EXTREMES[random.below(EXTREMES.len() as u32) as usize].to_le_bytes()
+        }
+        _ => f16::from_f32(random.float() * size).to_le_bytes(),
+    };
+    // Sizes of d and of m or dmin, and random bytes after them, in a block of the type.
+    let (d, m, quants) = match kind {
+        TensorType::Q4_0 => (0.1, None, 16),
+        TensorType::Q4_1 => (0.1, Some(1.0), 16),
+        TensorType::Q5_0 => (0.05, None, 20),
+        TensorType::Q5_1 => (0.05, Some(1.0), 20),
+        TensorType::Q8_0 => (0.01, None, 32),
+        TensorType::Q4K => (2e-3, Some(0.02), 140),
+        TensorType::Q5K => (1e-3, Some(0.02), 172),
+        TensorType::Q6K => (3e-4, None, 208),
+        TensorType::F16 => return floats(random, units, |v| f16::from_f32(v).to_le_bytes()),
+        TensorType::BF16 => return floats(random, units, |v| bf16::from_f32(v).to_le_bytes()),
+        _ => return floats(random, units, f32::to_le_bytes),
+    };
     let mut bytes = Vec::new();
-    for _ in 0..units {
-        let half = |v: f32| f16::from_f32(v).to_le_bytes();
-        match kind {
-            TensorType::Q4_0 | TensorType::Q4_1 => {
-                bytes.extend(half(random.float() * 0.1));
-                if kind == TensorType::Q4_1 {
-                    bytes.extend(half(random.float()));
-                }
-                bytes.extend((0..16).map(|_| random.word() as u8));
-            }
-            TensorType::Q8_0 => {
-                bytes.extend(half(random.float() * 0.01));
-                bytes.extend((0..32).map(|_| random.word() as u8));
-            }
-            TensorType::F16 => (0..32).for_each(|_| bytes.extend(half(random.float()))),
-            TensorType::BF16 => {
-                (0..32).for_each(|_| bytes.extend(bf16::from_f32(random.float()).to_le_bytes()));
-            }
-            _ => (0..32).for_each(|_| bytes.extend(random.float().to_le_bytes())),
+    let block = kind.block().map_or(32, |block| block.weights as usize);
+    for _ in 0..units * 32 / block {
+        let mut head = half(random, d).to_vec();
+        if let Some(m) = m {
+            head.extend(half(random, m));
+        }
+        let quants = (0..quants).map(|_| random.word() as u8);
+        // A Q6_K block ends with its d.
+        if kind == TensorType::Q6K {
+            bytes.extend(quants);
+            bytes.extend(head);
+        } else {
+            bytes.extend(head);
+            bytes.extend(quants);
         }
     }
     bytes
+}
+
+fn floats<const N: usize>(
+    random: &mut Random,
+    units: usize,
+    store: impl Fn(f32) -> [u8; N],
+) -> Vec<u8> {
+    random.floats(units * 32).into_iter().flat_map(store).collect()
 }
 
 /// Packed rows and the same rows as floats.
 fn matrix(
     random: &mut Random,
     kind: TensorType,
+    scales: Scales,
     rows: usize,
     units: usize,
 ) -> Result<(Packed, Vec<f32>)> {
     let mut packed = Packed::default();
     let mut weights = Vec::new();
     for _ in 0..rows {
-        let row = row_bytes(random, kind, units);
+        let row = row_bytes(random, kind, scales, units);
         kernels::pack_row(kind, &row, &mut packed)?;
         weights.extend(dequantize(kind, &row)?);
     }
@@ -138,7 +171,7 @@ fn matrix(
 async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
     let mut random = Random::new(p.rows as u64 * 1000 + p.units as u64);
     let columns = p.units * 32;
-    let (packed, weights) = matrix(&mut random, p.kind, p.rows, p.units)?;
+    let (packed, weights) = matrix(&mut random, p.kind, Scales::Plausible, p.rows, p.units)?;
     // A part of a larger matrix, with room between tokens on both sides.
     let (first_row, x_stride, y_stride) = (6, columns + 32, p.rows + 11);
     let mut x = random.floats(p.tokens * x_stride);
@@ -234,7 +267,7 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
 
 async fn embed(gpu: &Gpu, kind: TensorType, first_row: u32, units: usize) -> Result<Verdict> {
     let mut random = Random::new(7);
-    let (packed, weights) = matrix(&mut random, kind, 10, units)?;
+    let (packed, weights) = matrix(&mut random, kind, Scales::Extreme, 10, units)?;
     // Tokens before, in and after this part.
     let tokens =
         [first_row, first_row + 9, first_row.wrapping_sub(1), first_row + 10, first_row + 4];

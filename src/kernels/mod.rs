@@ -7,6 +7,7 @@ mod index;
 mod latent;
 mod matrix;
 mod model;
+mod pack;
 mod select;
 mod weights;
 
@@ -16,8 +17,9 @@ pub use index::{block_bounds, channel_stats, choose_channels, token_codes};
 pub use latent::{down_row, latent_append, latent_gather, latent_place};
 pub use matrix::{Batch, MatrixParams, Output, matmul, matmul_grid, matvec, matvec_grid};
 pub use model::{EmbedParams, RmsNormParams, RowsParams, arg_max, embed, rms_norm};
+pub use pack::{Packed, pack_row};
 pub use select::{
     block_score, bounds_score, exact_block_score, exact_token_score, scored_blocks, token_score,
     top_k_blocks, top_k_tokens,
 };
-pub use weights::{Packed, WeightFormat, pack_row};
+pub use weights::WeightFormat;

@@ -7,6 +7,7 @@ mod families;
 pub mod file;
 pub mod folder;
 pub mod gguf;
+pub mod quantise;
 pub mod rope;
 pub mod sampler;
 pub(crate) mod tensors;

@@ -39,7 +39,11 @@ impl Part {
 
 /// Bytes that a matrix takes on the GPU.
 pub(crate) fn gpu_bytes(recipe: &Recipe<'_>) -> Result<u64> {
-    runs(recipe).iter().try_fold(0, |sum, run| Ok(sum + run.rows * run.row_bytes()?))
+    runs(recipe).iter().try_fold(0, |sum, run| {
+        let format = WeightFormat::of(run.kind)?;
+        let units = run.rows * run.units();
+        Ok(sum + units * format.unit_bytes() + format.scale_bytes(units))
+    })
 }
 
 /// Rows of a matrix that have one type.
@@ -60,11 +64,6 @@ enum Source<'a> {
 impl Run<'_> {
     fn units(&self) -> u64 {
         self.length.div_ceil(WeightFormat::UNIT)
-    }
-
-    fn row_bytes(&self) -> Result<u64> {
-        let format = WeightFormat::of(self.kind)?;
-        Ok(self.units() * (format.unit_bytes() + format.scale_bytes()))
     }
 
     // A tensor to name in errors.
@@ -258,7 +257,7 @@ impl Loader<'_> {
             let count = fit.min(rows - done);
             let weights_bytes = u64::from(count) * row_weights;
             let scales_at = weights_bytes.next_multiple_of(256);
-            let scales_bytes = u64::from(count) * units * format.scale_bytes();
+            let scales_bytes = format.scale_bytes(u64::from(count) * units);
             let buffer = self.gpu.storage(run.name(), scales_at + scales_bytes.max(16)).await?;
             let (mut weights_to, mut scales_to) = (0, scales_at);
             let mut packed = Packed::default();

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+pub(crate) mod blocks;
 mod cursor;
 mod getters;
 mod names;

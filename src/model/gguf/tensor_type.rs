@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display};
 
+use crate::Error;
+
 /// A storage type: plain numbers, or blocks of quantised weights with their scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TensorType {
@@ -82,6 +84,30 @@ const TYPES: [(u32, &str, u64, u64); 34] = [
 ];
 
 impl TensorType {
+    /// The types that can be computed with; any other can only be named.
+    pub const SUPPORTED: [Self; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    /// That weights of this type were met, and what is supported.
+    pub(crate) fn unsupported(self) -> Error {
+        let [first @ .., last] = Self::SUPPORTED.map(|kind| kind.to_string());
+        Error::Model(format!(
+            "weights of type {self} are not supported; {} and {last} are",
+            first.join(", ")
+        ))
+    }
+
     /// The type with this number in the file.
     pub fn from_id(id: u32) -> Self {
         match id {

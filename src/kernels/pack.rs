@@ -1,0 +1,197 @@
+//! The repacking of a file's rows into the formats that kernels read.
+
+use crate::model::gguf::TensorType;
+use crate::model::gguf::blocks::{self, Quants, SuperBlock, half};
+use crate::{Error, Result};
+use half::f16;
+
+/// Rows in a GPU format.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packed {
+    /// The plane of weights.
+    pub weights: Vec<u32>,
+    /// The plane of scales; empty for formats without.
+    pub scales: Vec<u32>,
+}
+
+/// Appends one row of a file's tensor to `packed`, zero-padded to whole units.
+///
+/// # Errors
+/// [`Error::Model`] for a type that is not supported, and for a scale that its GPU format cannot hold.
+pub fn pack_row(kind: TensorType, row: &[u8], packed: &mut Packed) -> Result<()> {
+    let Packed { weights, scales } = packed;
+    match kind {
+        TensorType::Q4_0 => {
+            for [d0, d1, q @ ..] in row.as_chunks::<18>().0 {
+                scales.push(centred(kind, half(*d0, *d1), 8.0)?);
+                weights.extend(nibble_words(&blocks::nibbles(q)));
+            }
+        }
+        TensorType::Q4_1 => {
+            for [d0, d1, m0, m1, q @ ..] in row.as_chunks::<20>().0 {
+                scales.push(u32::from_le_bytes([*d0, *d1, *m0, *m1]));
+                weights.extend(nibble_words(&blocks::nibbles(q)));
+            }
+        }
+        TensorType::Q5_0 => {
+            for [d0, d1, h0, h1, h2, h3, q @ ..] in row.as_chunks::<22>().0 {
+                let q = blocks::fives([*h0, *h1, *h2, *h3], q);
+                scales.extend([centred(kind, half(*d0, *d1), 16.0)?, fifths_word(&q)]);
+                weights.extend(nibble_words(&q));
+            }
+        }
+        TensorType::Q5_1 => {
+            for [d0, d1, m0, m1, h0, h1, h2, h3, q @ ..] in row.as_chunks::<24>().0 {
+                let q = blocks::fives([*h0, *h1, *h2, *h3], q);
+                scales.extend([u32::from_le_bytes([*d0, *d1, *m0, *m1]), fifths_word(&q)]);
+                weights.extend(nibble_words(&q));
+            }
+        }
+        TensorType::Q8_0 => {
+            for [d0, d1, q @ ..] in row.as_chunks::<34>().0 {
+                scales.push(u32::from(half(*d0, *d1).to_bits()));
+                weights.extend(words(q));
+            }
+        }
+        TensorType::Q4K => {
+            for block in row.as_chunks().0 {
+                let block = blocks::q4_k(block);
+                scales.extend(scale_words(&block));
+                weights.extend(block.quants.iter().flat_map(nibble_words));
+            }
+        }
+        TensorType::Q5K => {
+            for block in row.as_chunks().0 {
+                let block = blocks::q5_k(block);
+                scales.extend(scale_words(&block));
+                scales.extend(block.quants.iter().map(fifths_word));
+                weights.extend(block.quants.iter().flat_map(nibble_words));
+            }
+        }
+        TensorType::Q6K => {
+            for block in row.as_chunks().0 {
+                let block = blocks::q6_k(block);
+                scales.push(u32::from(block.d.to_bits()));
+                scales.extend(words(&block.scales.map(i8::cast_unsigned)));
+                for q in &block.quants {
+                    weights.extend(nibble_words(q));
+                    weights.extend(sixths_words(q));
+                }
+            }
+        }
+        TensorType::F16 | TensorType::BF16 => numbers(row, 64, weights),
+        TensorType::F32 => numbers(row, 128, weights),
+        TensorType::Other(_) => return Err(kind.unsupported()),
+    }
+    Ok(())
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + use<'_> {
+    bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word))
+}
+
+// Plain numbers, filled up with zeros to whole units.
+fn numbers(row: &[u8], unit_bytes: usize, weights: &mut Vec<u32>) {
+    let (whole, rest) = row.split_at(row.len() / unit_bytes * unit_bytes);
+    weights.extend(words(whole));
+    if !rest.is_empty() {
+        let mut unit = vec![0; unit_bytes];
+        unit[..rest.len()].copy_from_slice(rest);
+        weights.extend(words(&unit));
+    }
+}
+
+// d and m of d * (q - centre) as d * q + m: m is exact, unless it overflows, which no trained scale does.
+fn centred(kind: TensorType, d: f16, centre: f32) -> Result<u32> {
+    let m = f16::from_f32(-centre * d.to_f32());
+    if d.is_finite() && !m.is_finite() {
+        let most = f16::MAX.to_f32() / centre;
+        return Err(Error::Model(format!(
+            "a {kind} scale is {d}, but at most {most} is supported"
+        )));
+    }
+    Ok(pair(d, m))
+}
+
+fn pair(low: f16, high: f16) -> u32 {
+    u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16
+}
+
+// Word w holds integers 8w .. 8w+3 in the low nibbles of its bytes and 8w+4 .. 8w+7 in the high ones, so that a mask makes
+// four bytes in order.
+fn nibble_words(q: &Quants) -> [u32; 4] {
+    std::array::from_fn(|w| four(q, 2 * w) & 0x0f0f_0f0f | (four(q, 2 * w + 1) & 0x0f0f_0f0f) << 4)
+}
+
+// Bit k of byte i is the fifth of integer 4k + i.
+fn fifths_word(q: &Quants) -> u32 {
+    (0..8).fold(0, |word, k| word | (four(q, k) >> 4 & 0x0101_0101) << k)
+}
+
+// The upper two bits of q - 32 in two's complement, which are those of q with the sixth flipped: bits 2k and 2k + 1 of byte
+// i are those of integer 4k + i, in the second word of 4k + i + 16.
+fn sixths_words(q: &Quants) -> [u32; 2] {
+    std::array::from_fn(|word| {
+        (0..4).fold(0, |bits, k| {
+            bits | ((four(q, 4 * word + k) >> 4 & 0x0303_0303) ^ 0x0202_0202) << (2 * k)
+        })
+    })
+}
+
+fn four(q: &Quants, quad: usize) -> u32 {
+    u32::from_le_bytes([q[4 * quad], q[4 * quad + 1], q[4 * quad + 2], q[4 * quad + 3]])
+}
+
+// What shaders/lib/scales_k.wgsl reads: d and -dmin; then of unit u the low four bits of its scale, and of its min, from
+// bit 4u of a word each; then the upper two of its scale from bit 2u, of its min from bit 16 + 2u.
+fn scale_words(block: &SuperBlock) -> [u32; 4] {
+    let gather = |numbers: &[u8; 8], shift: u32, bits: usize| {
+        numbers.iter().enumerate().fold(0, |word, (unit, &number)| {
+            word | (u32::from(number) >> shift & ((1 << bits) - 1)) << (bits * unit)
+        })
+    };
+    [
+        pair(block.d, -block.dmin),
+        gather(&block.scales, 0, 4),
+        gather(&block.mins, 0, 4),
+        gather(&block.scales, 4, 2) | gather(&block.mins, 4, 2) << 16,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::WeightFormat;
+
+    #[test]
+    fn rows_take_the_bytes_that_their_format_says() {
+        let mut formats = Vec::new();
+        for kind in TensorType::SUPPORTED {
+            let format = WeightFormat::of(kind).unwrap();
+            let block = kind.block().unwrap();
+            let mut packed = Packed::default();
+            let row = vec![0; (768 / block.weights * block.bytes) as usize];
+            pack_row(kind, &row, &mut packed).unwrap();
+            assert_eq!(packed.weights.len() as u64 * 4, 24 * format.unit_bytes(), "{kind}");
+            assert_eq!(packed.scales.len() as u64 * 4, format.scale_bytes(24), "{kind}");
+            formats.push(format);
+        }
+        assert!(WeightFormat::ALL.iter().all(|format| formats.contains(format)));
+    }
+
+    #[test]
+    fn a_scale_whose_minimum_overflows_is_refused() {
+        for (kind, bytes, most) in [(TensorType::Q4_0, 18, 8188.0), (TensorType::Q5_0, 22, 4094.0)]
+        {
+            let mut row = vec![0; bytes];
+            let mut pack = |scale: f16| {
+                row[..2].copy_from_slice(&scale.to_le_bytes());
+                pack_row(kind, &row, &mut Packed::default())
+            };
+            pack(f16::from_f32(most)).unwrap();
+            let error = pack(f16::from_f32(most + 10.0)).unwrap_err().to_string();
+            assert!(error.contains(&format!("a {kind} scale is")), "{error}");
+            assert!(error.ends_with(&format!("but at most {most} is supported")), "{error}");
+        }
+    }
+}
