@@ -5,7 +5,9 @@
 
 use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, Span, Step, StepSettings};
 use asynctls::gpu::{Adapter, Binding, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
-use asynctls::kernels::{self, MatrixParams, Output, RowsParams, SegmentParams, WeightFormat};
+use asynctls::kernels::{
+    self, Batch, MatrixParams, Output, RowsParams, SegmentParams, WeightFormat,
+};
 use std::time::Instant;
 
 struct Bench {
@@ -106,17 +108,21 @@ impl Bench {
             first_row: 0,
             x_stride: columns,
             y_stride: rows,
+            first_batch: 0,
+            batches: 1,
+            x_batch: 0,
+            y_batch: 0,
         });
         let (kernel, spec, grid) = if tokens == 1 {
             (
                 "matvec",
-                kernels::matvec(self.gpu.tier, format, Output::Store),
+                kernels::matvec(self.gpu.tier, format, Output::Store, Batch::One),
                 kernels::matvec_grid(rows, tokens),
             )
         } else {
             (
                 "matmul",
-                kernels::matmul(self.gpu.tier, format, Output::Store),
+                kernels::matmul(self.gpu.tier, format, Output::Store, Batch::One),
                 kernels::matmul_grid(rows, tokens),
             )
         };
@@ -251,7 +257,7 @@ impl Bench {
         let prefill = plan(&ids, depth - rows, None);
         write(&prefill);
         let op = self.op(
-            &kernels::prefill(self.gpu.tier, &shape),
+            &kernels::prefill(self.gpu.tier, &shape, shape.row_width()),
             &[&step, &segment, &qkv, &kv, &out, &states],
         );
         let work = flops(f64::from(depth) - f64::from(rows) / 2.0) * f64::from(rows);

@@ -21,7 +21,6 @@ use asynctls::eval::stats::{mean, quantile};
 use asynctls::eval::tasks::{Haystack, Maker, Sample, Spec, Task, score};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
 use asynctls::model::ModelFile;
-use asynctls::model::chat::ChatTemplate;
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::reference::index::Stats;
 use asynctls::reference::select::{softmax_mean, top_k};
@@ -106,8 +105,7 @@ fn main() {
         option("--model").unwrap_or_else(|| ".models/SmolLM2-135M-Instruct.Q4_1.gguf".into());
     let file = ModelFile::open(Path::new(&model)).expect("the model: run tools/setup model");
     let tokenizer = file.tokenizer().expect("a tokenizer");
-    let template = file.chat_template().expect("a string");
-    let template = template.map(|source| ChatTemplate::new(&source).expect("a template"));
+    let template = file.chat_template().expect("a template");
     let haystack = option("--text").map_or(Haystack::Noise, |path| {
         Haystack::Essay(std::fs::read_to_string(path).expect("a text").into())
     });

@@ -1,7 +1,6 @@
 //! Questions and answers, and the tokens that the model reads for them.
 
 use super::terminal;
-use asynctls::model::ModelFile;
 use asynctls::model::chat::{ChatTemplate, Message};
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::{Error, Result};
@@ -15,27 +14,32 @@ pub struct Conversation<'a> {
 }
 
 impl<'a> Conversation<'a> {
-    /// An empty conversation, framed by the file's chat template unless `raw`.
+    /// An empty conversation, framed by the chat template of the model unless `raw`.
     pub fn new(
-        file: &ModelFile,
+        template: Option<ChatTemplate>,
         tokenizer: &'a Tokenizer,
         raw: bool,
         system: Option<&str>,
+        no_think: bool,
     ) -> Result<Self> {
-        let source = if raw { None } else { file.chat_template()? };
-        if source.is_none() && !raw {
-            if let Some(system) = system {
-                return Err(Error::argument(
-                    "--system",
-                    format!("{system:?}"),
-                    "the model file has no chat template that could take it",
-                ));
+        let mut template = template.filter(|_| !raw);
+        if template.is_none() && !raw {
+            let wanted = [
+                system.map(|system| ("--system", format!("{system:?}"))),
+                no_think.then(|| ("--no-think", "given".into())),
+            ];
+            if let Some((option, value)) = wanted.into_iter().flatten().next() {
+                let limit = "the model has no chat template that could take it";
+                return Err(Error::argument(option, value, limit));
             }
-            terminal::note(
-                "note: the model file has no chat template, so the prompt is used as it is",
-            );
+            terminal::note("note: the model has no chat template, so the prompt is used as it is");
         }
-        let template = source.as_deref().map(ChatTemplate::new).transpose()?;
+        if let Some(template) = template.as_mut().filter(|_| no_think) {
+            template.set_thinking(false).map_err(|_| {
+                let limit = "the chat template does not mention enable_thinking, so it cannot turn thinking off";
+                Error::argument("--no-think", "given", limit)
+            })?;
+        }
         let mut conversation = Self { tokenizer, template, messages: Vec::new() };
         if let Some(system) = system {
             conversation.add("system", system);
@@ -80,5 +84,48 @@ impl<'a> Conversation<'a> {
 
     fn add(&mut self, role: &str, content: &str) {
         self.messages.push(Message { role: role.into(), content: content.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer() -> Tokenizer {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen2");
+        Tokenizer::from_folder(folder.as_ref()).unwrap()
+    }
+
+    const SWITCH: &str = "{% for m in messages %}{{ m.content }}{% endfor %}\
+        {% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}";
+
+    fn template(source: &str) -> Option<ChatTemplate> {
+        Some(ChatTemplate::new(source).unwrap())
+    }
+
+    #[test]
+    fn no_think_reaches_the_template() {
+        let tokenizer = tokenizer();
+        for (no_think, expected) in [(false, "Hi"), (true, "Hi<think></think>")] {
+            let mut conversation =
+                Conversation::new(template(SWITCH), &tokenizer, false, None, no_think).unwrap();
+            conversation.ask("Hi");
+            assert_eq!(tokenizer.decode(&conversation.tokens().unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn no_think_is_refused_where_nothing_would_heed_it() {
+        let tokenizer = tokenizer();
+        for (template, expected) in [
+            (None, "--no-think is given, but the model has no chat template that could take it"),
+            (
+                template("x"),
+                "--no-think is given, but the chat template does not mention enable_thinking",
+            ),
+        ] {
+            let error = Conversation::new(template, &tokenizer, false, None, true).err().unwrap();
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
     }
 }

@@ -47,6 +47,9 @@ pub struct Options {
     /// Give the prompt to the model as it is, without the chat template
     #[arg(long)]
     raw: bool,
+    /// Let the model answer without thinking first, where its chat template can turn that off
+    #[arg(long, conflicts_with = "raw")]
+    no_think: bool,
     /// End the answer after this many tokens
     #[arg(long, value_name = "N", default_value_t = 256, allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -116,8 +119,10 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let config = ModelConfig::read(&file)?;
     let attention = options.attention.of(config.context_length)?;
     let tokenizer = file.tokenizer()?;
+    let template = if options.raw { None } else { file.chat_template()? };
+    let system = options.system.as_deref();
     let mut conversation =
-        Conversation::new(&file, &tokenizer, options.raw, options.system.as_deref())?;
+        Conversation::new(template, &tokenizer, options.raw, system, options.no_think)?;
     let context = options.context(&config, &mut conversation, first.as_deref())?;
     let reading = reading.elapsed();
 
@@ -344,6 +349,7 @@ impl Run<'_> {
             model: self.options.model.display().to_string(),
             system: self.options.system.clone(),
             raw: conversation.is_raw(),
+            no_think: self.options.no_think,
             max_tokens: self.options.max_tokens,
             context: engine.options.context,
             blocks: budget.map(|b| b.blocks.to_string()),

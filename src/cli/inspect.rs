@@ -3,7 +3,6 @@
 use super::Outcome;
 use super::terminal::{print, print_json, size, visible};
 use asynctls::Result;
-use asynctls::model::chat::ChatTemplate;
 use asynctls::model::gguf::{Gguf, Value};
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};
@@ -100,8 +99,7 @@ impl Inspection {
             index_bytes_a_token: shape.map(ModelConfig::index_bytes_a_token),
             tokenizer: TokenizerInfo::new(file),
             chat_template: template.is_some(),
-            chat_template_problem: template
-                .and_then(|source| problem(&source.and_then(|source| ChatTemplate::new(&source)))),
+            chat_template_problem: template.and_then(|template| problem(&template)),
             architecture: None,
         }
         .described(file)

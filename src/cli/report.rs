@@ -42,6 +42,8 @@ pub struct Settings {
     pub system: Option<String>,
     /// Whether the prompt went without a chat template.
     pub raw: bool,
+    /// Whether the model was told not to think.
+    pub no_think: bool,
     /// Most tokens of the answer.
     pub max_tokens: u32,
     /// Tokens that memory was set aside for.

@@ -185,7 +185,8 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
     }
     let before = random.floats(p.tokens * y_stride);
     let format = WeightFormat::of(p.kind)?;
-    let params = [p.units as u32, p.rows as u32, first_row, x_stride as u32, y_stride as u32];
+    let params =
+        [p.units as u32, p.rows as u32, first_row, x_stride as u32, y_stride as u32, 0, 1, 0, 0];
     let (spec, grid) = if many {
         (
             kernels::matmul(gpu.tier, format, p.output, Batch::One),

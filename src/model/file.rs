@@ -69,18 +69,18 @@ impl ModelFile {
     pub fn tokenizer(&self) -> Result<super::tokenizer::Tokenizer> {
         match self {
             Self::Gguf(file) => super::tokenizer::Tokenizer::read(file),
-            Self::Folder(_) => Err(crate::Error::Model("folders".into())),
+            Self::Folder(folder) => super::tokenizer::Tokenizer::from_folder(folder.path()),
         }
     }
 
-    /// The source of the chat template, if there is one.
+    /// The chat template, if there is one.
     ///
     /// # Errors
-    /// As the file's reader.
-    pub fn chat_template(&self) -> Result<Option<String>> {
+    /// As [`super::chat::ChatTemplate::read`].
+    pub fn chat_template(&self) -> Result<Option<super::chat::ChatTemplate>> {
         match self {
-            Self::Gguf(file) => Ok(file.opt_str("tokenizer.chat_template")?.map(str::to_owned)),
-            Self::Folder(_) => Ok(None),
+            Self::Gguf(file) => super::chat::ChatTemplate::read(file),
+            Self::Folder(folder) => super::chat::ChatTemplate::from_folder(folder.path()),
         }
     }
 }

@@ -4,13 +4,15 @@
 //! described as in a GGUF file: dimensions innermost first.
 
 use super::gguf::{TensorInfo, TensorType};
+use super::json_file::{self, problem};
 use crate::{Error, Result};
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
@@ -61,10 +63,8 @@ impl Folder {
         for (shard, (file, names)) in shards.iter().enumerate() {
             for name in names {
                 if folder.places.get(name).is_none_or(|place| place.1 != shard) {
-                    return Err(Error::Model(format!(
-                        "{} says that {file} holds tensor {name}, but it does not",
-                        index.display()
-                    )));
+                    let what = format!("{file} holds no tensor {name}, though it is listed there");
+                    return Err(problem(&index, what));
                 }
             }
         }
@@ -78,7 +78,7 @@ impl Folder {
         // SAFETY: the map is only read, and like any program that maps its input this one relies on nobody truncating the
         // file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let malformed = |e| Error::Model(format!("{}: {e}", path.display()));
+        let malformed = |e: SafeTensorError| problem(&path, e.to_string());
         // Checks that tensors lie in the file without gaps or overlap and that their shapes fit their bytes.
         SafeTensors::deserialize(&map).map_err(malformed)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(malformed)?;
@@ -88,18 +88,15 @@ impl Folder {
         found.sort_by_key(|(_, info)| info.data_offsets);
         for (tensor, info) in found {
             let kind = kind(info.dtype).ok_or_else(|| {
-                Error::Model(format!(
-                    "{}: tensor {tensor} is stored as {:?}, but F32, F16 and BF16 can be read",
-                    path.display(),
-                    info.dtype
-                ))
+                let kind = info.dtype;
+                let what = format!(
+                    "tensor {tensor} is stored as {kind:?}, but F32, F16 and BF16 can be read"
+                );
+                problem(&path, what)
             })?;
             let place = (self.tensors.len(), self.shards.len());
             if self.places.insert(tensor.clone(), place).is_some() {
-                return Err(Error::Model(format!(
-                    "{}: tensor {tensor} is in another file too",
-                    path.display()
-                )));
+                return Err(problem(&path, format!("tensor {tensor} is in another file too")));
             }
             self.tensors.push(TensorInfo {
                 name: tensor,
@@ -154,26 +151,15 @@ impl fmt::Debug for Folder {
     }
 }
 
-/// A JSON file of a model folder.
-///
-/// # Errors
-/// [`Error::Io`], or [`Error::Model`] when it is too large or malformed.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    let size = fs::metadata(path).map_err(io)?.len();
-    if size > LARGEST_JSON {
-        return Err(Error::Model(format!(
-            "{} has {size} bytes, but at most {LARGEST_JSON} are allowed",
-            path.display()
-        )));
-    }
-    let text = fs::read(path).map_err(io)?;
-    serde_json::from_slice(&text).map_err(|e| Error::Model(format!("{}: {e}", path.display())))
+// A JSON file that must be there.
+fn read_json(path: &Path) -> Result<Value> {
+    let missing = || Error::Io { path: path.to_owned(), source: ErrorKind::NotFound.into() };
+    json_file::parse(path, &json_file::text(path, LARGEST_JSON)?.ok_or_else(missing)?)
 }
 
 // Tensor names by shard.
 fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
-    let malformed = |what: &str| Error::Model(format!("{}: {what}", path.display()));
+    let malformed = |what: &str| problem(path, what);
     let index = read_json(path)?;
     let map = index
         .get("weight_map")

@@ -7,6 +7,7 @@ mod families;
 pub mod file;
 pub mod folder;
 pub mod gguf;
+mod json_file;
 pub mod quantise;
 pub mod rope;
 pub mod sampler;

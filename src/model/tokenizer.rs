@@ -1,52 +1,35 @@
-//! Text to token ids and back: byte-level BPE as a GGUF file describes it.
-//!
-//! The reference is llama.cpp: the same text must become the same ids as there.
+//! Text to token ids and back: byte-level BPE as a GGUF file or a folder with `tokenizer.json` describes it.
 
 mod bytes;
 mod check;
 mod decoder;
+mod folder;
+mod parts;
+mod pipeline;
 mod pre;
 #[cfg(test)]
 mod tests;
+mod tokenizer_json;
+mod vocabulary;
+mod words;
 
 pub use decoder::Decoder;
+pub use vocabulary::Vocabulary;
 
 use std::fmt;
+use std::path::Path;
 
-use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::NormalizerWrapper;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::{AddedToken, AddedVocabulary, Model, OffsetType, PreTokenizer};
+use parts::Parts;
+use pipeline::Pipeline;
 
+use crate::Result;
 use crate::model::gguf::Gguf;
-use crate::{Error, Result};
+use crate::model::json_file;
 
 /// Control tokens that end a turn or a document in known model families. A model file names only
 /// one of them as its end, yet its model emits the others too.
 const ENDS: [&str; 5] =
     ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|user|>", "<|observation|>"];
-
-/// What a model file says about its tokens.
-#[derive(Debug, Clone, Default)]
-pub struct Vocabulary {
-    /// The tokens by id, in GPT-2's byte-level alphabet (`tokenizer.ggml.tokens`).
-    pub tokens: Vec<String>,
-    /// The merges by rank, each two tokens with a space between (`tokenizer.ggml.merges`).
-    pub merges: Vec<String>,
-    /// The kind of each token (`tokenizer.ggml.token_type`): 1 normal, 2 unknown, 3 control,
-    /// 4 user defined, 5 unused, 6 byte.
-    pub kinds: Vec<i32>,
-    /// The name of the rule that cuts text into words (`tokenizer.ggml.pre`).
-    pub pre_tokenizer: String,
-    /// The token that begins a text (`tokenizer.ggml.bos_token_id`).
-    pub bos: Option<u32>,
-    /// The token that ends a text (`tokenizer.ggml.eos_token_id`).
-    pub eos: Option<u32>,
-    /// Further tokens that end generation, such as `tokenizer.ggml.eot_token_id`.
-    pub stops: Vec<u32>,
-    /// Whether a text without a chat template begins with `bos` (`tokenizer.ggml.add_bos_token`).
-    pub add_bos: bool,
-}
 
 /// What a token stands for, as far as encoding and decoding differ by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +44,7 @@ enum Kind {
 
 /// Encodes text to token ids and decodes them.
 pub struct Tokenizer {
-    bpe: BPE,
-    words: Sequence,
-    /// What is one token wherever it occurs in a text: with and without the control tokens.
-    with_control: AddedVocabulary,
-    without_control: AddedVocabulary,
+    pipeline: Pipeline,
     tokens: Vec<String>,
     kinds: Vec<Kind>,
     bos: Option<u32>,
@@ -75,57 +54,49 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Builds the tokenizer that a model file describes.
+    /// Builds the tokenizer that a GGUF file describes. The same text becomes the same ids as in
+    /// llama.cpp.
     ///
     /// # Errors
-    /// [`Error::Model`] when the file has none, or one that is not supported.
+    /// [`Error::Model`](crate::Error::Model) when the file has none, or one that is not supported.
     pub fn read(file: &Gguf) -> Result<Self> {
-        let kind = file.str("tokenizer.ggml.model")?;
-        if kind != "gpt2" {
-            return Err(Error::Model(format!(
-                "the tokenizer (tokenizer.ggml.model) is {kind:?}, but only \"gpt2\" (byte-level BPE) is supported"
-            )));
-        }
-        let id = |name: &str| file.opt_u32(&format!("tokenizer.ggml.{name}_token_id"));
-        Self::new(Vocabulary {
-            tokens: file.strings("tokenizer.ggml.tokens")?.to_vec(),
-            merges: file.strings("tokenizer.ggml.merges")?.to_vec(),
-            kinds: file.i32s("tokenizer.ggml.token_type")?.to_vec(),
-            pre_tokenizer: file.str("tokenizer.ggml.pre")?.to_owned(),
-            bos: id("bos")?,
-            eos: id("eos")?,
-            stops: [id("eot")?, id("eom")?].into_iter().flatten().collect(),
-            add_bos: file.opt_bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false),
+        Self::new(Vocabulary::read(file)?)
+    }
+
+    /// Builds the tokenizer of a model folder as published on Hugging Face: `tokenizer.json`,
+    /// with what `tokenizer_config.json`, `generation_config.json` and `config.json` say about the
+    /// tokens that begin and end texts. The same text becomes the same ids as with the
+    /// `tokenizers` package, to which it adds no template of its own: see
+    /// [`leading_bos`](Self::leading_bos).
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) for a file that cannot be read, and [`Error::Model`](crate::Error::Model) for one that is
+    /// malformed or describes anything but byte-level BPE; both name the file.
+    ///
+    /// ```no_run
+    /// use asynctls::model::tokenizer::Tokenizer;
+    ///
+    /// let tokenizer = Tokenizer::from_folder("Qwen3-4B".as_ref())?;
+    /// let ids = tokenizer.encode("How many sonnets did he write?", false)?;
+    /// assert_eq!(tokenizer.decode(&ids), "How many sonnets did he write?");
+    /// # Ok::<(), asynctls::Error>(())
+    /// ```
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        folder::read(folder).and_then(|parts| {
+            Self::build(parts).map_err(|error| json_file::named(&folder.join(folder::FILE), error))
         })
     }
 
     /// Builds the tokenizer, or says what in the vocabulary contradicts itself.
     pub fn new(vocabulary: Vocabulary) -> Result<Self> {
-        let words = pre::words(&vocabulary.pre_tokenizer)?;
-        let checked = check::check(&vocabulary)?;
-        let missing = checked.missing;
-        let bpe = BPE::builder()
-            .vocab_and_merges(checked.ids, checked.merges)
-            // A byte that has no token: nothing may merge across it.
-            .unk_token(missing)
-            .build()
-            .map_err(|error| Error::Model(format!("tokenizer: {error}")))?;
+        Self::build(vocabulary.into_parts()?)
+    }
+
+    fn build(mut parts: Parts) -> Result<Self> {
+        let mut checked = check::check(&parts)?;
+        let pipeline = Pipeline::new(&mut parts, &mut checked)?;
+        let Parts { tokens, bos, eos, mut stops, add_bos, .. } = parts;
         let kinds = checked.kinds;
-        let Vocabulary { tokens, bos, eos, mut stops, add_bos, .. } = vocabulary;
-
-        let chosen = |control: bool| {
-            let mut added = AddedVocabulary::new();
-            let list: Vec<AddedToken> = tokens
-                .iter()
-                .zip(&kinds)
-                .filter(|&(_, &kind)| kind == Kind::UserDefined || control && kind == Kind::Control)
-                .map(|(token, _)| AddedToken::from(token, true))
-                .collect();
-            added.add_tokens::<NormalizerWrapper>(&list, &bpe, None);
-            added
-        };
-        let (with_control, without_control) = (chosen(true), chosen(false));
-
         stops.extend(eos);
         let is_end = |(token, kind): (&String, &Kind)| {
             *kind == Kind::Control && ENDS.contains(&token.as_str())
@@ -133,37 +104,16 @@ impl Tokenizer {
         stops.extend((0u32..).zip(tokens.iter().zip(&kinds)).filter(|e| is_end(e.1)).map(|e| e.0));
         stops.sort_unstable();
         stops.dedup();
-        Ok(Self {
-            bpe,
-            words,
-            with_control,
-            without_control,
-            tokens,
-            kinds,
-            bos,
-            eos,
-            stops,
-            add_bos,
-        })
+        Ok(Self { pipeline, tokens, kinds, bos, eos, stops, add_bos })
     }
 
     /// The ids of `text`, without a leading `bos`. Control tokens that `text` spells out become
     /// their ids only if `parse_special`; otherwise they are text like any other.
     ///
-    /// A byte that the vocabulary has no token for is left out, as in llama.cpp.
+    /// A byte that the vocabulary has no token for is left out, unless a tokenizer.json names an
+    /// unknown token for it.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
-        pre::check_text(text)?;
-        let added = if parse_special { &self.with_control } else { &self.without_control };
-        let mut parts = added.extract_and_normalize::<NormalizerWrapper>(None, text);
-        self.words
-            .pre_tokenize(&mut parts)
-            .and_then(|()| parts.tokenize(|word| self.bpe.tokenize(word.get())))
-            .and_then(|()| parts.into_encoding(None, 0, OffsetType::None))
-            .map(|encoding| {
-                let known = |id: &u32| (*id as usize) < self.tokens.len();
-                encoding.get_ids().iter().copied().filter(known).collect()
-            })
-            .map_err(|error| Error::Model(format!("tokenizer: {error}")))
+        self.pipeline.encode(text, parse_special, &self.kinds)
     }
 
     /// The text of `ids`, control tokens spelled out. What is not UTF-8, or no token, becomes
@@ -207,7 +157,8 @@ impl Tokenizer {
         self.stops.binary_search(&id).is_ok()
     }
 
-    /// How many tokens there are.
+    /// How many ids there are: one more than the highest that has a token. A model may have more
+    /// rows of embeddings, which stand for nothing.
     pub fn vocabulary_size(&self) -> usize {
         self.tokens.len()
     }

@@ -40,6 +40,8 @@ fn prompts() {
     refused(&[], &["the prompt is missing", "--prompt-file FILE"]);
     refused(&["--prompt", ""], &["--prompt is empty"]);
     refused(&["--prompt", "Hi", "-"], &["cannot be used with"]);
+    refused(&["--prompt", "Hi", "--no-think"], &["--no-think is given", "enable_thinking"]);
+    refused(&["--prompt", "Hi", "--raw", "--no-think"], &["cannot be used with"]);
     refused(&["Hi"], &["Hi"]);
     refused(&["--prompt-file", "no/such/file"], &["cannot read no/such/file"]);
     let many = "a ".repeat(9000);

@@ -6,7 +6,6 @@ use super::super::prompt;
 use super::super::terminal::bar;
 use asynctls::eval::store::Store;
 use asynctls::eval::tasks::{Haystack, Maker, Sample, Spec, Task};
-use asynctls::model::chat::ChatTemplate;
 use asynctls::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -109,7 +108,6 @@ impl GridOptions {
             (_, None) => Haystack::Noise,
         };
         let template = model.file.chat_template()?;
-        let template = template.as_deref().map(ChatTemplate::new).transpose()?;
         let maker = Maker::new(&model.tokenizer, template, &haystack)?;
         let depths: Vec<f64> = match self.depths {
             1 => vec![0.5],

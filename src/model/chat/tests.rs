@@ -13,6 +13,14 @@ fn render(source: &str, messages: &[Message]) -> Result<String> {
     ChatTemplate::new(source)?.render(messages, true, "<s>", "</s>")
 }
 
+fn thinking(source: &str, enabled: Option<bool>, messages: &[Message]) -> String {
+    let mut template = ChatTemplate::new(source).unwrap();
+    if let Some(enabled) = enabled {
+        template.set_thinking(enabled).unwrap();
+    }
+    template.render(messages, true, "", "").unwrap()
+}
+
 fn text(source: &str) -> String {
     render(source, &[message("user", " Hi ")]).unwrap()
 }
@@ -68,9 +76,156 @@ fn python_methods_and_slices() {
         ),
         ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('&') }}", "<&>"),
+        ("{{ '\\n\\na\\n'.strip('\\n') }}{{ ' b '.lstrip() }}.", "ab ."),
+        ("{{ '<t>x</t>y'.split('</t>')[0].split('<t>')[-1] }}", "x"),
+        ("{% if messages[0].content is string and not messages is string %}ok{% endif %}", "ok"),
+        ("{% if messages is iterable and messages is not mapping %}ok{% endif %}", "ok"),
+        (
+            "{% if messages[0].other is defined and messages[0].other is not none %}no{% endif %}ok",
+            "ok",
+        ),
+        ("{% if messages[0].calls %}no{% endif %}{{ messages[0].role in ['user', 'x'] }}", "True"),
+        ("{{ (messages[0].content ~ '<é\\n') | tojson(ensure_ascii=false) }}", "\" Hi <é\\n\""),
+        ("{% if tools %}{{ tools | tojson(ensure_ascii=False) }}{% endif %}ok", "ok"),
+        (
+            "{% for i in 'abc' %}{{ loop.previtem | default('-') }}{{ loop.nextitem }}{% endfor %}",
+            "-bacb",
+        ),
+        ("{{ messages | length - 1 }}{{ messages[-1].role }}", "0user"),
     ] {
         assert_eq!(text(source), expected, "{source}");
     }
+}
+
+/// The constructs of Qwen3's: a namespace filled by walking backwards, thoughts cut from earlier
+/// answers, and an empty thought where there shall be none.
+const BACKWARDS: &str = r#"
+{%- set ns = namespace(last=messages|length - 1, open=true) %}
+{%- for m in messages[::-1] %}
+    {%- set at = (messages|length - 1) - loop.index0 %}
+    {%- if ns.open and m.role == "user" and not (m.content.startswith('[r]') and m.content.endswith('[/r]')) %}
+        {%- set ns.open = false %}
+        {%- set ns.last = at %}
+    {%- endif %}
+{%- endfor %}
+{%- for m in messages %}
+    {%- set content = m.content %}
+    {%- set thought = '' %}
+    {%- if m.thought is defined and m.thought is not none %}
+        {%- set thought = m.thought %}
+    {%- elif m.role == 'assistant' and '</think>' in content %}
+        {%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+        {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+    {%- endif %}
+    {{- '<' + m.role + '>' }}
+    {%- if loop.index0 > ns.last and thought %}{{- '(' + thought.strip('\n') + ')' }}{% endif %}
+    {{- content }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<assistant>\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
+{%- endif %}"#;
+
+/// The constructs of GLM-4.7's: a prefix as plain text, a macro for contents, an expression
+/// without a loop for the beginning of the thought.
+const MACRO: &str = r#"[gMASK]<sop>
+{%- macro shown(content) -%}
+    {%- if content is string -%}{{- content }}
+    {%- elif content is iterable and content is not mapping -%}
+        {%- for item in content -%}{{- item.text if item is mapping else item }}{%- endfor -%}
+    {%- endif -%}
+{%- endmacro -%}
+{% for m in messages %}
+{%- if m.role == 'assistant' -%}<|assistant|>{{ '</think>' }}
+    {%- set content = shown(m.content) %}
+    {%- if '</think>' in content %}{%- set content = content.split('</think>')[-1] %}{%- endif %}
+    {{- content.strip() }}
+{%- else -%}<|{{ m.role }}|>{{ shown(m.content) }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    <|assistant|>{{- '</think>' if (enable_thinking is defined and not enable_thinking) else '<think>' -}}
+{%- endif -%}
+"#;
+
+#[test]
+fn thoughts_stay_out_of_earlier_turns_and_can_be_turned_off() {
+    let messages = [
+        message("user", "Hi"),
+        message("assistant", "<think>\nA greeting.\n</think>\n\nHello."),
+        message("user", "[r]Go on.[/r]"),
+    ];
+    let turns = "<user>Hi<assistant>(A greeting.)Hello.<user>[r]Go on.[/r]<assistant>\n";
+    for (enabled, end) in [(None, ""), (Some(true), ""), (Some(false), "<think>\n\n</think>\n\n")] {
+        assert_eq!(thinking(BACKWARDS, enabled, &messages), format!("{turns}{end}"));
+    }
+    let turns =
+        "[gMASK]<sop><|user|>Hi<|assistant|></think>Hello.<|user|>[r]Go on.[/r]<|assistant|>";
+    for (enabled, end) in [(None, "<think>"), (Some(true), "<think>"), (Some(false), "</think>")] {
+        assert_eq!(thinking(MACRO, enabled, &messages), format!("{turns}{end}"));
+    }
+}
+
+#[test]
+fn thinking_needs_a_template_that_knows_it() {
+    for source in
+        [CHATML, "{# enable_thinking #}x", "{% set enable_thinking = true %}{{ enable_thinking }}"]
+    {
+        let error = ChatTemplate::new(source).unwrap().set_thinking(false).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("thinking is turned off, but the chat template does not mention"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn templates_of_folders() {
+    let read = |files: &[(&str, &str)]| {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        ChatTemplate::from_folder(folder.path())
+    };
+    let config = |content: &'static str| ("tokenizer_config.json", content);
+    let jinja = ("chat_template.jinja", "own file");
+    let text = config(r#"{"chat_template": "in config"}"#);
+    let list = config(
+        r#"{"chat_template": [{"name": "tools", "template": "a"}, {"name": "default", "template": "b"}]}"#,
+    );
+    for (files, expected) in
+        [(&[jinja, text][..], "own file"), (&[text], "in config"), (&[list], "b")]
+    {
+        let template = read(files).unwrap().expect("a template");
+        assert_eq!(template.render(&[], false, "", "").unwrap(), expected);
+    }
+    for files in [&[][..], &[config("{}")], &[config(r#"{"chat_template": null}"#)]] {
+        assert!(read(files).unwrap().is_none());
+    }
+    for (file, parts) in [
+        (
+            config(r#"{"chat_template": 7}"#),
+            ["tokenizer_config.json: chat_template is neither", ""],
+        ),
+        (config(r#"{"chat_template": [{"name": "tools", "template": "a"}]}"#), ["\"default\"", ""]),
+        (
+            config(r#"{"chat_template": "{% if"}"#),
+            ["tokenizer_config.json: the chat template", "line 1"],
+        ),
+        (config("{"), ["tokenizer_config.json: EOF", ""]),
+        (("chat_template.jinja", "{% if %}"), ["chat_template.jinja: the chat template", "line 1"]),
+    ] {
+        let message = read(&[file]).unwrap_err().to_string();
+        for part in parts {
+            assert!(message.contains(part), "{message:?} lacks {part:?}");
+        }
+    }
+    let long = " ".repeat(LONGEST + 1);
+    let message = read(&[("chat_template.jinja", &long)]).unwrap_err().to_string();
+    assert!(message.contains("chat_template.jinja: it has more than 1048576 bytes"), "{message}");
 }
 
 #[test]
@@ -100,8 +255,14 @@ fn templates_that_never_end_are_stopped() {
 
 #[test]
 fn broken_templates_are_refused() {
-    for source in ["{% if %}", "{{ ", "{% for x in y %}", "{{ x | nothing_known }}", "{{ a.b.c }}"]
-    {
+    for source in [
+        "{% if %}",
+        "{{ ",
+        "{% for x in y %}",
+        "{{ x | nothing_known }}",
+        "{{ a.b.c }}",
+        "{{ messages | tojson }}",
+    ] {
         assert!(failure(source).starts_with("the chat template"), "{source}");
     }
     let nested = format!("{{{{ {}", "(".repeat(100_000));

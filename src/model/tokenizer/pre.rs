@@ -1,54 +1,68 @@
-//! Cutting text into the words within which tokens merge.
+//! The rules that GGUF files name for cutting text into words.
 
 use tokenizers::SplitDelimiterBehavior::Isolated;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 
+use super::words::{GPT2, Words};
 use crate::{Error, Result};
 
-/// Every rule this program knows: its name in `tokenizer.ggml.pre`, and the patterns that cut the
-/// text one after the other; each match is a piece, and so is what lies between two matches.
-const RULES: [(&str, &[&str]); 1] = [("smollm", &[r"\p{N}", GPT2])];
+/// Qwen2's and Qwen3's: GPT-2's with contractions in either case, a sign that may precede a word, single
+/// digits, and line ends that belong to what precedes them.
+const QWEN2: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+/// GLM-4's and Llama 3's: the same with up to three digits.
+const GLM4: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// The regular expressions give up on longer runs, and would then leave the rest of the text
-/// uncut without a word.
-const LONGEST_WHITESPACE: usize = 100_000;
-
-/// The rule called `name`, ending with the step from bytes to the byte-level alphabet.
-pub fn words(name: &str) -> Result<Sequence> {
-    let Some((_, patterns)) = RULES.iter().find(|rule| rule.0 == name) else {
-        let known: Vec<&str> = RULES.iter().map(|rule| rule.0).collect();
-        return Err(Error::Model(format!(
-            "the pre-tokenizer (tokenizer.ggml.pre) is `{name}`, but only these are supported: {}",
-            known.join(", ")
-        )));
-    };
-    let mut steps = Vec::with_capacity(patterns.len() + 1);
-    for pattern in *patterns {
-        let split = Split::new(SplitPattern::Regex(pattern.to_string()), Isolated, false)
-            .map_err(|error| Error::Model(format!("tokenizer: {error}")))?;
-        steps.push(PreTokenizerWrapper::Split(split));
-    }
-    steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, false)));
-    Ok(Sequence::new(steps))
+/// How a family of tokenizers treats text.
+pub struct Rule {
+    /// Its names in `tokenizer.ggml.pre`, the usual one first.
+    names: &'static [&'static str],
+    /// What cuts the text, one after the other; each match is a piece, and so is what lies between
+    /// two matches.
+    patterns: &'static [&'static str],
+    /// Whether a word that is a token becomes that token without merging (`ignore_merges` in
+    /// tokenizer.json).
+    pub whole_words: bool,
+    /// Whether a text begins with the bos token where the file does not say.
+    pub add_bos: bool,
 }
 
-/// Refuses text that the patterns cannot cut.
-pub fn check_text(text: &str) -> Result<()> {
-    let mut run = 0;
-    for symbol in text.chars() {
-        run = if symbol.is_whitespace() { run + 1 } else { 0 };
-        if run > LONGEST_WHITESPACE {
-            return Err(Error::argument(
-                "the text's longest run of white space",
-                format!("over {LONGEST_WHITESPACE} characters"),
-                format!("at most {LONGEST_WHITESPACE} can be tokenized"),
-            ));
+/// Every rule this program knows, as llama.cpp has it.
+const RULES: [Rule; 4] = [
+    Rule { names: &["smollm"], patterns: &[r"\p{N}", GPT2], whole_words: false, add_bos: false },
+    Rule {
+        names: &["qwen2", "deepseek-r1-qwen"],
+        patterns: &[QWEN2],
+        whole_words: false,
+        add_bos: false,
+    },
+    Rule { names: &["glm4", "chatglm-bpe"], patterns: &[GLM4], whole_words: true, add_bos: false },
+    Rule {
+        names: &["llama-bpe", "llama3", "llama-v3"],
+        patterns: &[GLM4],
+        whole_words: true,
+        add_bos: true,
+    },
+];
+
+/// The rule of this name.
+pub fn rule(name: &str) -> Result<&'static Rule> {
+    RULES.iter().find(|rule| rule.names.contains(&name)).ok_or_else(|| {
+        let known: Vec<&str> = RULES.iter().flat_map(|rule| rule.names).copied().collect();
+        Error::Model(format!(
+            "the pre-tokenizer (tokenizer.ggml.pre) is `{name}`, but only these are supported: {}",
+            known.join(", ")
+        ))
+    })
+}
+
+impl Rule {
+    /// What it cuts text into.
+    pub fn words(&self) -> Result<Words> {
+        let mut words = Words::default();
+        for pattern in self.patterns {
+            words.split(pattern, Isolated, false)?;
         }
+        words.bytes();
+        Ok(words)
     }
-    Ok(())
 }

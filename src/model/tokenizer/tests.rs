@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::*;
+use crate::Error;
 
 /// Every byte, a few merges, and two special tokens.
 fn small() -> Vocabulary {
@@ -105,7 +106,10 @@ fn leading_bos_only_where_the_file_asks() {
     let mut vocabulary = small();
     vocabulary.bos = Some(5);
     assert_eq!(Tokenizer::new(vocabulary.clone()).unwrap().leading_bos(), None);
-    vocabulary.add_bos = true;
+    vocabulary.add_bos = Some(true);
+    assert_eq!(Tokenizer::new(vocabulary.clone()).unwrap().leading_bos(), Some(5));
+    vocabulary.add_bos = None;
+    vocabulary.pre_tokenizer = "llama-bpe".into();
     assert_eq!(Tokenizer::new(vocabulary).unwrap().leading_bos(), Some(5));
 }
 
@@ -127,7 +131,7 @@ fn contradictions_are_refused() {
         ("has 1000 bytes, but at most 256", |v| v.tokens[261] = "語".repeat(333) + "!"),
         ("the bos token is 263, but the vocabulary has 263 tokens", |v| v.bos = Some(263)),
         ("the stop token is 4294967295", |v| v.stops.push(u32::MAX)),
-        ("but there is none", |v| v.add_bos = true),
+        ("but there is none", |v| v.add_bos = Some(true)),
     ];
     for (expected, change) in cases {
         let message = refusal(change);
@@ -140,18 +144,57 @@ fn unknown_pre_tokenizers_are_refused_with_the_known_ones() {
     let message = refusal(|v| v.pre_tokenizer = "klingon".into());
     assert_eq!(
         message,
-        "the pre-tokenizer (tokenizer.ggml.pre) is `klingon`, but only these are supported: smollm"
+        "the pre-tokenizer (tokenizer.ggml.pre) is `klingon`, but only these are supported: smollm, \
+         qwen2, deepseek-r1-qwen, glm4, chatglm-bpe, llama-bpe, llama3, llama-v3"
     );
 }
 
 #[test]
-fn whitespace_beyond_the_patterns_reach_is_refused() {
-    let tokenizer = tokenizer();
-    let most = format!("a{}hello", " ".repeat(100_000));
-    let ids = tokenizer.encode(&most, false).unwrap();
-    assert_eq!(ids.len(), 1 + 99_999 + 1);
-    let error = tokenizer.encode(&" ".repeat(100_001), false).unwrap_err();
-    assert!(matches!(error, Error::Argument { .. }), "{error}");
+fn long_runs_of_one_kind_are_cut_like_short_ones() {
+    for rule in ["smollm", "qwen2", "glm4"] {
+        let tokenizer =
+            Tokenizer::new(Vocabulary { pre_tokenizer: rule.into(), ..small() }).unwrap();
+        for unit in [" ", "\r\n", "-", "5", "語"] {
+            let long = format!("hello{}hello", unit.repeat(150_000));
+            let ids = tokenizer.encode(&long, false).unwrap();
+            assert_eq!(tokenizer.decode(&ids), long, "{rule} {unit:?}");
+            let hello = tokenizer.token(*ids.last().unwrap()).unwrap();
+            assert_eq!(hello.trim_start_matches('Ġ'), "hello", "{rule} {unit:?}");
+        }
+    }
+}
+
+#[test]
+fn words_that_are_tokens_need_no_merges_where_the_rule_says_so() {
+    let mut vocabulary = small();
+    vocabulary.tokens.extend(["abc", "control"].map(String::from));
+    vocabulary.kinds.extend([1, 3]);
+    for (rule, whole) in [("qwen2", 3), ("glm4", 1), ("chatglm-bpe", 1), ("llama-bpe", 1)] {
+        vocabulary.pre_tokenizer = rule.into();
+        let tokenizer = Tokenizer::new(vocabulary.clone()).unwrap();
+        assert_eq!(tokenizer.encode("abc", false).unwrap().len(), whole, "{rule}");
+        assert_eq!(tokenizer.encode("control", false).unwrap().len(), 7, "{rule}: text is text");
+        assert_eq!(tokenizer.encode("control", true).unwrap(), [264], "{rule}");
+    }
+}
+
+#[test]
+fn families_differ_in_digits_contractions_and_line_ends() {
+    let cut = |rule: &str, text: &str| {
+        let words = pre::rule(rule).unwrap().words().unwrap();
+        let mut parts = tokenizers::PreTokenizedString::from(text);
+        words.cut(&mut parts).unwrap();
+        let pieces = parts
+            .get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::None)
+            .into_iter()
+            .map(|piece| piece.0.replace('Ġ', " ").replace('Ċ', "\n"))
+            .collect::<Vec<_>>();
+        pieces.join("|")
+    };
+    let text = "I'M 12345 (ok)\n\n  x'tis";
+    assert_eq!(cut("smollm", text), "I|'|M| |1|2|3|4|5| (|ok|)|\n\n | x|'t|is");
+    assert_eq!(cut("qwen2", text), "I|'M| |1|2|3|4|5| (|ok|)\n\n| | x|'t|is");
+    assert_eq!(cut("glm4", text), "I|'M| |123|45| (|ok|)\n\n| | x|'t|is");
 }
 
 proptest! {
@@ -182,7 +225,7 @@ proptest! {
         bos in prop::option::of(0u32..9),
         text in "[ab ]{0,9}",
     ) {
-        let pre_tokenizer = "smollm".to_string();
+        let pre_tokenizer = "glm4".to_string();
         let vocabulary =
             Vocabulary { tokens, merges, kinds, pre_tokenizer, bos, ..Default::default() };
         if let Ok(tokenizer) = Tokenizer::new(vocabulary) {

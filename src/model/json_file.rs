@@ -1,0 +1,54 @@
+//! The small text files of a model folder.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// Bytes that a configuration may have; the longest published ones have about a million.
+const MOST: u64 = 16 << 20;
+
+/// The whole text of a file of at most `most` bytes; `None` if there is no such file.
+pub fn text(path: &Path, most: u64) -> Result<Option<String>> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(io)?,
+    };
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > most {
+        return Err(problem(path, format!("it has more than {most} bytes, which is the most")));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        problem(path, format!("the bytes are not UTF-8 at {at}, but it is a text file"))
+    })
+}
+
+/// What a file's JSON says.
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| problem(path, error.to_string()))
+}
+
+/// A configuration: an object, which is empty if there is no such file.
+pub fn object(path: &Path) -> Result<Map<String, Value>> {
+    text(path, MOST)?.map_or_else(|| Ok(Map::new()), |text| parse(path, &text))
+}
+
+/// What is wrong with a file.
+pub fn problem(path: &Path, problem: impl AsRef<str>) -> Error {
+    Error::Model(format!("{}: {}", path.display(), problem.as_ref()))
+}
+
+/// An error that names the file from which its cause was read.
+pub fn named(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Model(message) => problem(path, message),
+        other => other,
+    }
+}
