@@ -8,6 +8,7 @@ use crate::attention::{ChannelSet, IndexFormat, Shape};
 use crate::gpu::Gpu;
 use crate::kv::{CacheLayout, LayerCache, Pool};
 use crate::model::config::AttentionConfig;
+use crate::model::quantise::Quantise;
 use crate::model::rope::Rotations;
 use crate::model::tensors::{AttentionTensors, FfnTensors, LayerTensors, Tensors};
 use crate::model::weights::Loader;
@@ -35,6 +36,8 @@ pub struct EngineOptions {
     pub logit_rows: u32,
     /// Workgroups that fill the device.
     pub target_workgroups: u32,
+    /// What matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
+    pub quantise: Option<Quantise>,
 }
 
 /// What an index keeps.
@@ -76,6 +79,7 @@ impl EngineOptions {
             chunk: if gpu.is_cpu() { 256 } else { 1024 },
             logit_rows: 1,
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
+            quantise: None,
         }
     }
 
@@ -158,7 +162,8 @@ impl Engine {
         options.validate(&config)?;
         let shape = options.shape(&config);
         let tensors = Tensors::find(&config, file)?;
-        let mut loader = Loader { gpu: &gpu, file, progress, unflushed: 0 };
+        let mut loader =
+            Loader { gpu: &gpu, file, quantise: options.quantise, progress, unflushed: 0 };
         let embedding = loader.matrix(&tensors.embedding, 1).await?;
         let mut weights = Vec::new();
         for layer in &tensors.layers {
@@ -266,7 +271,7 @@ async fn load_layer(
                 down: loader.matrix(down, 1).await?,
             },
             FfnTensors::Experts { router, bias, gate_up, down } => FfnWeights::Experts {
-                router: loader.matrix(router, 1).await?,
+                router: loader.exact(router).await?,
                 bias: match bias {
                     None => None,
                     Some(bias) => Some(loader.vector(bias).await?),

@@ -33,7 +33,7 @@ impl Fit {
         let tensors = Tensors::find(config, file)?;
         let mut weight_bytes = 0;
         for recipe in recipes(&tensors) {
-            weight_bytes += gpu_bytes(recipe)?;
+            weight_bytes += gpu_bytes(recipe, options.quantise)?;
         }
         // Norms, as floats.
         weight_bytes += 2 * 4 * u64::from(config.hidden) * u64::from(config.layers);

@@ -2,6 +2,7 @@
 
 use super::file::ModelFile;
 use super::gguf::{TensorInfo, TensorType};
+use super::quantise::Quantise;
 use super::tensors::{Recipe, Rows};
 use crate::gpu::{Binding, Gpu};
 use crate::kernels::{Packed, WeightFormat, pack_row};
@@ -9,6 +10,7 @@ use crate::reference::dequantize::dequantize;
 use crate::{Error, Result};
 use half::bf16;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A matrix as one or more parts, each a range of its rows.
 pub(crate) struct Matrix {
@@ -37,9 +39,9 @@ impl Part {
     }
 }
 
-/// Bytes that a matrix takes on the GPU.
-pub(crate) fn gpu_bytes(recipe: &Recipe<'_>) -> Result<u64> {
-    runs(recipe).iter().try_fold(0, |sum, run| {
+/// Bytes that a matrix takes on the GPU, with floats quantised if that is asked.
+pub(crate) fn gpu_bytes(recipe: &Recipe<'_>, quantise: Option<Quantise>) -> Result<u64> {
+    runs(recipe, quantise).iter().try_fold(0, |sum, run| {
         let format = WeightFormat::of(run.kind)?;
         let units = run.rows * run.units();
         Ok(sum + units * format.unit_bytes() + format.scale_bytes(units))
@@ -48,6 +50,7 @@ pub(crate) fn gpu_bytes(recipe: &Recipe<'_>) -> Result<u64> {
 
 /// Rows of a matrix that have one type.
 struct Run<'a> {
+    /// What they are stored as, whatever they are read as.
     kind: TensorType,
     /// Weights of a row.
     length: u64,
@@ -75,12 +78,16 @@ impl Run<'_> {
     }
 }
 
-fn runs<'a>(recipe: &Recipe<'a>) -> Vec<Run<'a>> {
+fn runs<'a>(recipe: &Recipe<'a>, quantise: Option<Quantise>) -> Vec<Run<'a>> {
     let mut runs = Vec::<Run<'a>>::new();
+    let stored = |kind: TensorType| match quantise {
+        Some(quantise) if is_float(kind) => quantise.kind(),
+        _ => kind,
+    };
     match recipe {
         Recipe::Stacked(list) => {
             for rows in list {
-                let (kind, length) = (rows.info.kind, rows.info.shape[0]);
+                let (kind, length) = (stored(rows.info.kind), rows.info.shape[0]);
                 match runs.last_mut() {
                     Some(Run { kind: same, rows: count, source: Source::Rows(run), .. })
                         if *same == kind =>
@@ -101,7 +108,7 @@ fn runs<'a>(recipe: &Recipe<'a>) -> Vec<Run<'a>> {
             for (even, odd) in list {
                 // Different types meet in f32.
                 let same = even.info.kind == odd.info.kind;
-                let kind = if same { even.info.kind } else { TensorType::F32 };
+                let kind = stored(if same { even.info.kind } else { TensorType::F32 });
                 match runs.last_mut() {
                     Some(Run { kind: same, rows: count, source: Source::Pairs(run), .. })
                         if *same == kind =>
@@ -120,10 +127,10 @@ fn runs<'a>(recipe: &Recipe<'a>) -> Vec<Run<'a>> {
         }
         Recipe::Transposed(list) => runs.push(Run {
             // Columns of quantised blocks are no blocks.
-            kind: match list[0].info.kind {
+            kind: stored(match list[0].info.kind {
                 TensorType::BF16 => TensorType::BF16,
                 _ => TensorType::F32,
-            },
+            }),
             length: list[0].count,
             rows: list.iter().map(|rows| rows.info.shape[0]).sum(),
             source: Source::Columns(list.clone()),
@@ -132,12 +139,18 @@ fn runs<'a>(recipe: &Recipe<'a>) -> Vec<Run<'a>> {
     runs
 }
 
+fn is_float(kind: TensorType) -> bool {
+    matches!(kind, TensorType::F32 | TensorType::F16 | TensorType::BF16)
+}
+
 /// Gives a run's rows in order, as bytes of its type.
 struct Reader<'f, 'a> {
     file: &'f ModelFile,
     run: &'f Run<'a>,
     /// The last rows whose columns were asked for: their place in the list, and their weights.
     columns: Option<(usize, Vec<f32>)>,
+    /// Bytes of the file that were read and not reported.
+    read: u64,
 }
 
 impl<'f> Reader<'f, '_> {
@@ -158,7 +171,9 @@ impl<'f> Reader<'f, '_> {
                     let rows = &list[at];
                     let mut floats = Vec::new();
                     for row in 0..rows.count {
-                        floats.extend(dequantize(rows.info.kind, row_bytes(self.file, rows, row))?);
+                        let bytes = row_bytes(self.file, rows, row);
+                        self.read += bytes.len() as u64;
+                        floats.extend(dequantize(rows.info.kind, bytes)?);
                     }
                     self.columns = Some((at, floats));
                 }
@@ -166,17 +181,19 @@ impl<'f> Reader<'f, '_> {
                 let width = list[at].info.shape[0] as usize;
                 let column: Vec<f32> =
                     floats.iter().skip(i as usize).step_by(width).copied().collect();
-                Ok(encode(self.run.kind, &column).into())
+                encode(self.run.kind, &column, list[at].info).map(Cow::from)
             }
         }
     }
 
-    fn convert(&self, rows: &Rows<'_>, i: u64) -> Result<Cow<'f, [u8]>> {
+    fn convert(&mut self, rows: &Rows<'_>, i: u64) -> Result<Cow<'f, [u8]>> {
         let bytes = row_bytes(self.file, rows, i);
+        self.read += bytes.len() as u64;
         if rows.info.kind == self.run.kind {
             return Ok(bytes.into());
         }
-        Ok(encode(self.run.kind, &dequantize(rows.info.kind, bytes)?).into())
+        let floats = dequantize(rows.info.kind, bytes)?;
+        encode(self.run.kind, &floats, rows.info).map(Cow::from)
     }
 }
 
@@ -191,11 +208,22 @@ fn locate(counts: impl Iterator<Item = u64>, mut i: u64) -> (usize, u64) {
     unreachable!("the row is below the sum of rows")
 }
 
-fn encode(kind: TensorType, floats: &[f32]) -> Vec<u8> {
-    match kind {
-        TensorType::BF16 => floats.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
-        _ => floats.iter().flat_map(|v| v.to_le_bytes()).collect(),
+// A row as this type stores it.
+fn encode(kind: TensorType, floats: &[f32], info: &TensorInfo) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(quantise) = Quantise::ALL.into_iter().find(|quantise| quantise.kind() == kind) {
+        quantise
+            .row(floats, &mut bytes)
+            .map_err(|e| Error::Model(format!("tensor {}: {e}", info.name)))?;
+        return Ok(bytes);
     }
+    match kind {
+        TensorType::BF16 => {
+            bytes.extend(floats.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()));
+        }
+        _ => bytes.extend(floats.iter().flat_map(|v| v.to_le_bytes())),
+    }
+    Ok(bytes)
 }
 
 fn row_bytes<'f>(file: &'f ModelFile, rows: &Rows<'_>, i: u64) -> &'f [u8] {
@@ -210,6 +238,8 @@ fn row_bytes<'f>(file: &'f ModelFile, rows: &Rows<'_>, i: u64) -> &'f [u8] {
 pub(crate) struct Loader<'a> {
     pub(crate) gpu: &'a Gpu,
     pub(crate) file: &'a ModelFile,
+    /// What floats become.
+    pub(crate) quantise: Option<Quantise>,
     pub(crate) progress: &'a mut (dyn FnMut(u64) + Send),
     pub(crate) unflushed: u64,
 }
@@ -222,9 +252,18 @@ const MOST_PACKED: u64 = 4 << 20;
 impl Loader<'_> {
     /// A matrix whose parts begin at multiples of `granule` rows.
     pub(crate) async fn matrix(&mut self, recipe: &Recipe<'_>, granule: u32) -> Result<Matrix> {
+        self.runs(runs(recipe, self.quantise), granule).await
+    }
+
+    /// A matrix that is never quantised: few weights that decide much.
+    pub(crate) async fn exact(&mut self, recipe: &Recipe<'_>) -> Result<Matrix> {
+        self.runs(runs(recipe, None), 1).await
+    }
+
+    async fn runs(&mut self, runs: Vec<Run<'_>>, granule: u32) -> Result<Matrix> {
         let mut parts = Vec::new();
         let mut first_row = 0;
-        for run in runs(recipe) {
+        for run in runs {
             self.run(&run, first_row, granule, &mut parts).await?;
             first_row += run.rows as u32;
         }
@@ -251,7 +290,7 @@ impl Loader<'_> {
                 self.gpu.max_binding()
             )));
         }
-        let mut reader = Reader { file: self.file, run, columns: None };
+        let mut reader = Reader { file: self.file, run, columns: None, read: 0 };
         let mut done = 0;
         while done < rows {
             let count = fit.min(rows - done);
@@ -259,24 +298,12 @@ impl Loader<'_> {
             let scales_at = weights_bytes.next_multiple_of(256);
             let scales_bytes = format.scale_bytes(u64::from(count) * units);
             let buffer = self.gpu.storage(run.name(), scales_at + scales_bytes.max(16)).await?;
-            let (mut weights_to, mut scales_to) = (0, scales_at);
-            let mut packed = Packed::default();
-            for r in 0..count {
-                let bytes = reader.row(u64::from(done + r))?;
-                pack_row(run.kind, &bytes, &mut packed)?;
-                (self.progress)(bytes.len() as u64);
-                if packed.weights.len() as u64 * 4 >= MOST_PACKED || r + 1 == count {
-                    for (words, to) in [
-                        (&mut packed.weights, &mut weights_to),
-                        (&mut packed.scales, &mut scales_to),
-                    ] {
-                        self.gpu.write(&buffer, *to, bytemuck::cast_slice(words));
-                        *to += words.len() as u64 * 4;
-                        self.unflushed += words.len() as u64 * 4;
-                        words.clear();
-                    }
-                    self.flush(MOST_STAGED)?;
-                }
+            let rows_of_part = done..done + count;
+            // Rows that the GPU stores as the file does need no packing.
+            if is_float(run.kind) && run.length.is_multiple_of(WeightFormat::UNIT) {
+                self.copy(&mut reader, rows_of_part, &buffer)?;
+            } else {
+                self.pack(&mut reader, rows_of_part, &buffer, scales_at)?;
             }
             parts.push(Part {
                 format,
@@ -290,6 +317,56 @@ impl Loader<'_> {
             done += count;
         }
         Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        reader: &mut Reader<'_, '_>,
+        rows: Range<u32>,
+        buffer: &wgpu::Buffer,
+    ) -> Result<()> {
+        let mut bytes = Vec::new();
+        let mut to = 0;
+        for row in rows.clone() {
+            bytes.extend_from_slice(&reader.row(u64::from(row))?);
+            (self.progress)(std::mem::take(&mut reader.read));
+            if bytes.len() as u64 >= MOST_PACKED || row + 1 == rows.end {
+                self.write(buffer, &mut to, &bytes);
+                bytes.clear();
+                self.flush(MOST_STAGED)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pack(
+        &mut self,
+        reader: &mut Reader<'_, '_>,
+        rows: Range<u32>,
+        buffer: &wgpu::Buffer,
+        scales_at: u64,
+    ) -> Result<()> {
+        let (mut weights_to, mut scales_to) = (0, scales_at);
+        let mut packed = Packed::default();
+        for row in rows.clone() {
+            let bytes = reader.row(u64::from(row))?;
+            pack_row(reader.run.kind, &bytes, &mut packed)?;
+            (self.progress)(std::mem::take(&mut reader.read));
+            if packed.weights.len() as u64 * 4 >= MOST_PACKED || row + 1 == rows.end {
+                self.write(buffer, &mut weights_to, bytemuck::cast_slice(&packed.weights));
+                self.write(buffer, &mut scales_to, bytemuck::cast_slice(&packed.scales));
+                packed.weights.clear();
+                packed.scales.clear();
+                self.flush(MOST_STAGED)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, buffer: &wgpu::Buffer, to: &mut u64, bytes: &[u8]) {
+        self.gpu.write(buffer, *to, bytes);
+        *to += bytes.len() as u64;
+        self.unflushed += bytes.len() as u64;
     }
 
     /// A norm's weights, as floats.

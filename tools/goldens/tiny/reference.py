@@ -135,7 +135,7 @@ class Golden:
     leads: list
     spread: float
     router_gap: float
-    f16_error: float
+    f16_logits: torch.Tensor
 
 
 def try_prompt(reference, ids, eos, min_lead, min_router_gap):
@@ -148,6 +148,5 @@ def try_prompt(reference, ids, eos, min_lead, min_router_gap):
     rounded, f16_experts, _ = reference.routed(ids + greedy, F16Cache(config=reference.config))
     if rounded[len(ids) - 1:-1].argmax(-1).tolist() != greedy or f16_experts != experts:
         return None
-    error = (rounded - logits).abs().max().item()
     spread = logits.std(-1).mean().item()
-    return Golden(ids, logits[:len(ids)], greedy, leads, spread, gap, error)
+    return Golden(ids, logits[:len(ids)], greedy, leads, spread, gap, rounded[:len(ids)])
