@@ -1,5 +1,5 @@
 //! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]
-//! [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]`.
+//! [--quantize q8_0|q4_0] [--chunk N] [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]`.
 //!
 //! The adapter is chosen as by the command line (`ASYNCTLS_ADAPTER`). Prints one JSON object a measurement; times are
 //! wall-clock, steps read back the arg-max token, as greedy generation does.
@@ -51,8 +51,8 @@ fn main() {
         bounds: scorer == BlockScorer::MinMax,
         ..IndexOptions::default()
     });
-    options.sessions = 2;
-    options.total_tokens += u64::from(options.context);
+    options.chunk = number("--chunk", options.chunk);
+    options.quantise = option("--quantize").map(|name| name.parse().expect("a type"));
     let began = Instant::now();
     let engine =
         pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ())).expect("a loaded model");
