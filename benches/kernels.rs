@@ -6,7 +6,7 @@
 use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, Span, Step, StepSettings};
 use asynctls::gpu::{Adapter, Binding, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{
-    self, Batch, MatrixParams, Output, RowsParams, SegmentParams, WeightFormat,
+    self, Batch, MatrixParams, Output, RmsNormParams, RowsParams, SegmentParams, WeightFormat,
 };
 use std::time::Instant;
 
@@ -38,14 +38,26 @@ fn main() {
     for format in WeightFormat::ALL {
         bench.product(format, 4096, 4096, 1);
         if !bench.gpu.is_cpu() {
-            bench.product(format, 12288, 4096, 1);
-            bench.product(format, 4096, 12288, 512);
+            // Qwen3-8B's: queries, keys and values; gate and up; down.
+            bench.product(format, 6144, 4096, 1);
+            bench.product(format, 24576, 4096, 1);
+            bench.product(format, 4096, 12288, 1);
+            bench.product(format, 24576, 4096, 1024);
+            // GLM-4.7-Flash's: a query's latent to queries, an expert.
+            bench.product(format, 5120, 768, 1);
+            bench.product(format, 3072, 2048, 1);
         }
+    }
+    for width in [576, 2048, 4096] {
+        bench.norm(width);
     }
     let small = Shape::new(3, 3, 64, true);
     let large = Shape::new(8, 4, 128, false);
     bench.attention("smollm2", small, 4000, 16, 256);
     if !bench.gpu.is_cpu() {
+        bench.attention("glm-4.7-flash", Shape::latent(20, 512, 64, 256), 500, 128, 1024);
+        bench.attention("glm-4.7-flash", Shape::latent(20, 512, 64, 256), 32_000, 128, 1024);
+        bench.attention("qwen3-8b", large, 500, 128, 1024);
         bench.attention("qwen3-8b", large, 32_000, 128, 1024);
         bench.attention("qwen3-8b", large, 96_000, 150, 1024);
     }
@@ -57,7 +69,7 @@ impl Bench {
     }
 
     fn uniform<T: bytemuck::Pod>(&self, value: T) -> wgpu::Buffer {
-        let mut bytes = [0u8; 32];
+        let mut bytes = [0u8; 48];
         bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
         pollster::block_on(self.gpu.uniform("bench", bytes)).expect("memory")
     }
@@ -91,6 +103,18 @@ impl Bench {
         );
     }
 
+    fn norm(&self, width: u32) {
+        let [step, x, weight, y] =
+            [64, u64::from(width) * 4, u64::from(width) * 4, u64::from(width) * 4]
+                .map(|bytes| self.storage(bytes));
+        let params = RmsNormParams { width, x_stride: width, y_stride: width, epsilon: 1e-6 };
+        let op = self.op(
+            &kernels::rms_norm(self.gpu.tier, false),
+            &[&step, &self.uniform(params), &x, &weight, &y],
+        );
+        self.time(&format!("rms_norm {width}"), &op, [1, 1, 1], 0.0, f64::from(width) * 12.0);
+    }
+
     fn product(&self, format: WeightFormat, rows: u32, columns: u32, tokens: u32) {
         let units = columns / 32;
         let matrix_units = u64::from(rows * units);
@@ -116,8 +140,8 @@ impl Bench {
         let (kernel, spec, grid) = if tokens == 1 {
             (
                 "matvec",
-                kernels::matvec(self.gpu.tier, format, Output::Store, Batch::One),
-                kernels::matvec_grid(rows, tokens),
+                kernels::matvec(self.gpu.tier, format, units, Output::Store, Batch::One),
+                kernels::matvec_grid(self.gpu.tier, units, rows, tokens),
             )
         } else {
             (
@@ -253,6 +277,10 @@ impl Bench {
         let op = self.op(&kernels::merge(&shape), &[&step, &one, &partial_o, &partial_ml, &out]);
         self.time(&name("merge sparse"), &op, [q, 1, 1], 0.0, 0.0);
 
+        // Prefill of latent attention is that of the heads' keys and values.
+        if shape.shares_values() {
+            return;
+        }
         let ids: Vec<u32> = vec![1; rows as usize];
         let prefill = plan(&ids, depth - rows, None);
         write(&prefill);

@@ -13,9 +13,9 @@ struct RmsNorm {
 }
 
 @group(0) @binding(1) var<uniform> rms_norm: RmsNorm;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(3) var<storage, read> weight: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -24,16 +24,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if GATHER {
         row = step[step[H_OUTPUTS_AT] + group.x];
     }
-    let from_at = row * rms_norm.x_stride;
-    let to_at = group.x * rms_norm.y_stride;
+    let from_at = row * (rms_norm.x_stride / 4u);
+    let to_at = group.x * (rms_norm.y_stride / 4u);
+    // The last vec4 of a row may lie in part beyond it.
+    let whole = rms_norm.width / 4u;
+    let rest = rms_norm.width % 4u;
     var squares = 0.0;
-    for (var i = lane; i < rms_norm.width; i += WORKGROUP) {
+    for (var i = lane; i < whole; i += WORKGROUP) {
         let v = x[from_at + i];
+        squares += dot(v, v);
+    }
+    if lane < rest {
+        let v = x[from_at + whole][lane];
         squares += v * v;
     }
     let total = workgroup_sum(lane, squares);
     let scale = inverseSqrt(total / f32(rms_norm.width) + rms_norm.epsilon);
-    for (var i = lane; i < rms_norm.width; i += WORKGROUP) {
+    for (var i = lane; i < whole; i += WORKGROUP) {
         y[to_at + i] = x[from_at + i] * scale * weight[i];
+    }
+    if lane < rest {
+        y[to_at + whole][lane] = x[from_at + whole][lane] * scale * weight[whole][lane];
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         for output in [Output::Add, Output::SwiGlu] {
             add(many, Product { output, tokens, ..base });
         }
-        for (rows, units) in [(1, 1), (2, 9), (32, 8), (66, 1)] {
+        for (rows, units) in [(1, 1), (2, 9), (32, 8), (66, 1), (13, 65)] {
             add(many, Product { rows, units, tokens: 1, ..base });
         }
         for family in [Family::NotFinite, Family::Zero] {
@@ -194,8 +194,8 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         )
     } else {
         (
-            kernels::matvec(gpu.tier, format, p.output, Batch::One),
-            kernels::matvec_grid(p.rows as u32, p.tokens as u32),
+            kernels::matvec(gpu.tier, format, p.units as u32, p.output, Batch::One),
+            kernels::matvec_grid(gpu.tier, p.units as u32, p.rows as u32, p.tokens as u32),
         )
     };
     let (step, x_bits, y_bits) = ([p.tokens as u32], bits(&x), bits(&before));

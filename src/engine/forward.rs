@@ -32,6 +32,9 @@ pub struct Output {
 // that no desktop's watchdog (two seconds) fires.
 const MOST_WORK: u64 = 1 << 36;
 
+// Layers of a decode step that are submitted at a time: while the GPU works on them, the next are recorded.
+const DECODE_LAYERS: usize = 6;
+
 impl Engine {
     /// Appends a prompt to a session. `progress` is called with the tokens done so far; when it returns false the prompt
     /// ends there, and the session holds what was done.
@@ -297,10 +300,12 @@ impl Engine {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record_copies(&mut encoder, prepared);
         let layers_at_once = match mode {
-            Mode::Decode(_) => self.layers.len(),
+            Mode::Decode(_) if self.gpu.is_cpu() => self.layers.len(),
+            Mode::Decode(_) => DECODE_LAYERS,
             Mode::Prefill => self.layers_at_once(&plan.step),
         };
         let groups: Vec<_> = self.layers.chunks(layers_at_once).collect();
+        let mut before = None;
         for (i, group) in groups.iter().enumerate() {
             let is_last = i + 1 == groups.len();
             {
@@ -317,7 +322,10 @@ impl Engine {
             }
             if !is_last {
                 let index = self.gpu.submit(encoder)?;
-                self.gpu.wait(index)?;
+                // A prompt's groups are long: one runs, and one waits its turn.
+                if let (Mode::Prefill, Some(before)) = (mode, before.replace(index)) {
+                    self.gpu.wait(before)?;
+                }
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
             }
         }

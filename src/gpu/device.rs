@@ -108,6 +108,11 @@ const TIERS: &[Tier] = &[
 ];
 
 impl Tier {
+    /// Whether the adapter runs lanes one after the other, as software rasterisers do.
+    pub fn emulates_lanes(&self) -> bool {
+        self.software
+    }
+
     /// The best tier that an adapter supports.
     pub fn of(adapter: &Adapter, disable: Disable) -> &'static Tier {
         let mut features = adapter.raw.features();

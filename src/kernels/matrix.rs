@@ -64,10 +64,23 @@ pub enum Batch<'a> {
     ExpertsIn(&'a Experts),
 }
 
-/// A few tokens at a time, by the kernel that suits the adapter's tier.
-pub fn matvec(tier: &Tier, format: WeightFormat, output: Output, batch: Batch<'_>) -> ShaderSpec {
-    let spec =
-        ShaderSpec::new(tier.matvec).slot("weights", format.file()).slot("output", output.file());
+/// Lanes that share four rows of `units` units in [`matvec`]: a workgroup has 64.
+fn matvec_lanes(tier: &Tier, units: u32) -> u32 {
+    if tier.emulates_lanes() || units < 32 { 8 } else { 32 }
+}
+
+/// A few tokens at a time, by the kernel that suits the adapter's tier and rows of `units` units.
+pub fn matvec(
+    tier: &Tier,
+    format: WeightFormat,
+    units: u32,
+    output: Output,
+    batch: Batch<'_>,
+) -> ShaderSpec {
+    let spec = ShaderSpec::new(tier.matvec)
+        .slot("weights", format.file())
+        .slot("output", output.file())
+        .constant("LANES", matvec_lanes(tier, units));
     match batch {
         Batch::One => spec.slot("batch", "lib/batch_one.wgsl"),
         Batch::Heads => spec.slot("batch", "lib/batch_heads.wgsl"),
@@ -81,8 +94,8 @@ pub fn matvec(tier: &Tier, format: WeightFormat, output: Output, batch: Batch<'_
 }
 
 /// The first two dimensions of [`matvec`]'s grid; the third counts heads, slots, or is 1.
-pub fn matvec_grid(rows: u32, tokens: u32) -> (u32, u32) {
-    (rows.div_ceil(32), tokens)
+pub fn matvec_grid(tier: &Tier, units: u32, rows: u32, tokens: u32) -> (u32, u32) {
+    (rows.div_ceil(256 / matvec_lanes(tier, units)), tokens)
 }
 
 /// Many tokens at a time, by the kernel that suits the adapter's tier. Heads are not multiplied by this one.

@@ -1,6 +1,6 @@
 //! The feed-forward network of a layer: one for every token, or experts.
 
-use super::product::{FEW, Product, batched};
+use super::product::{FEW, Few, Product, batched};
 use super::{OpMaker, bindings};
 use crate::Result;
 use crate::engine::scratch::Strides;
@@ -39,7 +39,7 @@ struct ExpertPart {
     /// Rows of an expert.
     rows: u32,
     experts: u32,
-    few: Op,
+    few: Few,
     many: Op,
 }
 
@@ -62,12 +62,10 @@ impl ExpertOps {
         self.route.record(pass, rows, 1, 1);
         if rows <= FEW {
             for part in &self.gate_up {
-                let (x, y) = kernels::matvec_grid(part.rows, rows);
-                part.few.record(pass, x, y, self.slots);
+                part.few.record(pass, rows, self.slots);
             }
             for part in &self.down {
-                let (x, y) = kernels::matvec_grid(part.rows, rows);
-                part.few.record(pass, x, y, 1);
+                part.few.record(pass, rows, 1);
             }
             return;
         }
@@ -197,8 +195,8 @@ impl OpMaker<'_> {
         let (tier, scratch) = (self.gpu.tier, self.scratch);
         let moe = scratch.experts.as_ref().expect("a model with experts has their buffers");
         let step = &scratch.step;
-        let spec = kernels::matvec(tier, part.format, few.3, batch);
-        let few_op = self.part(&spec, part, few.0, step, (few.1, few.2), Some(&moe.slots)).await?;
+        let buffers = (few.1, few.2);
+        let few_op = self.few(part, few.0, (few.3, batch), step, buffers, Some(&moe.slots)).await?;
         let spec = kernels::matmul(tier, part.format, many.3, batch);
         let many_op =
             self.part(&spec, part, many.0, step, (many.1, many.2), Some(&moe.lists)).await?;

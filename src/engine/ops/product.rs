@@ -11,7 +11,26 @@ pub(super) const FEW: u32 = 4;
 
 /// A matrix product, part by part: for a few tokens, and for many.
 pub(in crate::engine) struct Product {
-    parts: Vec<(u32, Op, Op)>,
+    parts: Vec<ProductPart>,
+}
+
+struct ProductPart {
+    rows: u32,
+    few: Few,
+    many: Op,
+}
+
+/// A product with a few tokens: how many workgroups make the rows.
+pub(super) struct Few {
+    workgroups: u32,
+    op: Op,
+}
+
+impl Few {
+    /// `places`: heads, slots, or one.
+    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32, places: u32) {
+        self.op.record(pass, self.workgroups, tokens, places);
+    }
 }
 
 impl Product {
@@ -20,32 +39,30 @@ impl Product {
         if tokens <= FEW {
             return self.record_few(pass, tokens);
         }
-        for (rows, _, many) in &self.parts {
-            let (x, y) = kernels::matmul_grid(*rows, tokens);
-            many.record(pass, x, y, 1);
+        for part in &self.parts {
+            let (x, y) = kernels::matmul_grid(part.rows, tokens);
+            part.many.record(pass, x, y, 1);
         }
     }
 
     /// Records the product for `tokens` inputs, whatever the step's number of rows.
     pub(in crate::engine) fn record_few(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        for (rows, few, _) in &self.parts {
-            let (x, y) = kernels::matvec_grid(*rows, tokens);
-            few.record(pass, x, y, 1);
+        for part in &self.parts {
+            part.few.record(pass, tokens, 1);
         }
     }
 }
 
 /// A product of each head's own matrix, for a few tokens.
 pub(in crate::engine) struct HeadProduct {
-    /// Rows of a head, heads of the part.
-    parts: Vec<(u32, u32, Op)>,
+    /// Heads of the part.
+    parts: Vec<(u32, Few)>,
 }
 
 impl HeadProduct {
     pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        for (rows, heads, op) in &self.parts {
-            let (x, y) = kernels::matvec_grid(*rows, tokens);
-            op.record(pass, x, y, *heads);
+        for (heads, few) in &self.parts {
+            few.record(pass, tokens, *heads);
         }
     }
 }
@@ -105,14 +122,12 @@ impl OpMaker<'_> {
         for part in &matrix.parts {
             let mut params = plain(part, x_stride, y_stride);
             params.first_row += offset;
-            let tier = self.gpu.tier;
-            let few = kernels::matvec(tier, part.format, output, Batch::One);
-            let many = kernels::matmul(tier, part.format, output, Batch::One);
-            parts.push((
-                part.rows,
-                self.part(&few, part, params, step, (x, y), None).await?,
-                self.part(&many, part, params, step, (x, y), None).await?,
-            ));
+            let many = kernels::matmul(self.gpu.tier, part.format, output, Batch::One);
+            parts.push(ProductPart {
+                rows: part.rows,
+                few: self.few(part, params, (output, Batch::One), step, (x, y), None).await?,
+                many: self.part(&many, part, params, step, (x, y), None).await?,
+            });
         }
         Ok(Product { parts })
     }
@@ -129,11 +144,28 @@ impl OpMaker<'_> {
         let mut parts = Vec::new();
         for part in &matrix.parts {
             let params = batched(part, rows, (x_stride, x_head), (y_stride, y_head));
-            let spec = kernels::matvec(self.gpu.tier, part.format, Output::Store, Batch::Heads);
-            let op = self.part(&spec, part, params, &step, (x, y), None).await?;
-            parts.push((rows, params.batches, op));
+            let kind = (Output::Store, Batch::Heads);
+            let few = self.few(part, params, kind, &step, (x, y), None).await?;
+            parts.push((params.batches, few));
         }
         Ok(HeadProduct { parts })
+    }
+
+    // One part of a product with a few tokens.
+    pub(super) async fn few(
+        &mut self,
+        part: &Part,
+        params: MatrixParams,
+        (output, batch): (Output, Batch<'_>),
+        step: &wgpu::Buffer,
+        buffers: (&wgpu::Buffer, &wgpu::Buffer),
+        experts: Option<&wgpu::Buffer>,
+    ) -> Result<Few> {
+        let tier = self.gpu.tier;
+        let spec = kernels::matvec(tier, part.format, part.units, output, batch);
+        let (workgroups, _) = kernels::matvec_grid(tier, part.units, params.rows, 1);
+        let op = self.part(&spec, part, params, step, buffers, experts).await?;
+        Ok(Few { workgroups, op })
     }
 
     // One part of a product; `experts` is what chooses among its matrices.
