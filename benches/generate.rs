@@ -1,5 +1,5 @@
 //! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]
-//! [--quantize q8_0|q4_0] [--chunk N] [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]`.
+//! [--quantize q8_0|q4_0] [--chunk N] [--prefills N] [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]`.
 //!
 //! The adapter is chosen as by the command line (`ASYNCTLS_ADAPTER`). Prints one JSON object a measurement; times are
 //! wall-clock, steps read back the arg-max token, as greedy generation does.
@@ -62,7 +62,7 @@ fn main() {
     // Words that keep the model busy; what they mean does not matter to the time.
     let tokens: Vec<u32> = (0..depth).map(|i| 1000 + i * 7919 % 40000).collect();
     let mut session = engine.session().expect("a session");
-    for _ in 0..2 {
+    for _ in 0..number("--prefills", 2) {
         session.rewind(0).expect("an empty session");
         let began = Instant::now();
         pollster::block_on(engine.prefill(&mut session, &tokens, Want::Token, &mut |_| true))

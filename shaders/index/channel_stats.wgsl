@@ -1,6 +1,7 @@
 // Folds the rotated queries and keys of a span's rows into the running extremes that choose the index channels:
 // max |q| per query head and dimension, max |k| of the cached (f16) key per KV head and dimension. Only the first
-// STATS_TOKENS positions count. A span that begins at position 0 starts afresh. Grid: (KV heads, spans).
+// STATS_TOKENS positions count. A span that begins at position 0 starts afresh. Grid: (KV heads, spans,
+// GROUP + 1).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
@@ -22,21 +23,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let rows = min(step[span + 2u], STATS_TOKENS - first_position);
-    let stats_at = (step[span] * KV_HEADS + kv_head) * (GROUP + 1u) * HEAD_DIM;
+    // One of the group's queries, or the key.
+    let member = group.z;
+    let is_key = member == GROUP;
+    let head = select(kv_head * GROUP + member, Q_HEADS + kv_head, is_key);
+    let stats_at = ((step[span] * KV_HEADS + kv_head) * (GROUP + 1u) + member) * HEAD_DIM;
     for (var dimension = lane_of(local, WORKGROUP); dimension < HEAD_DIM; dimension += WORKGROUP) {
-        for (var h = 0u; h < GROUP; h++) {
-            let at = stats_at + h * HEAD_DIM + dimension;
-            var largest = select(stats[at], 0.0, first_position == 0u);
-            for (var r = 0u; r < rows; r++) {
-                largest = max(largest, abs(qkv[(first_row + r) * ROW_WIDTH + (kv_head * GROUP + h) * HEAD_DIM + dimension]));
-            }
-            stats[at] = largest;
-        }
-        let at = stats_at + GROUP * HEAD_DIM + dimension;
+        let at = stats_at + dimension;
         var largest = select(stats[at], 0.0, first_position == 0u);
         for (var r = 0u; r < rows; r++) {
-            let key = qkv[(first_row + r) * ROW_WIDTH + (Q_HEADS + kv_head) * HEAD_DIM + dimension];
-            largest = max(largest, abs(unpack2x16float(kv_pack(key, 0.0)).x));
+            let value = qkv[(first_row + r) * ROW_WIDTH + head * HEAD_DIM + dimension];
+            largest = max(largest, select(abs(value), abs(unpack2x16float(kv_pack(value, 0.0)).x), is_key));
         }
         stats[at] = largest;
     }

@@ -5,6 +5,7 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
+//!include <reduce>
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 // [row][head]: NOPE dimensions, then ROPE
@@ -21,7 +22,6 @@ const HEADS: u32 = GROUP;
 const ROPE: u32 = HEAD_DIM - VALUE_DIM;
 const QUERY_DIM: u32 = NOPE + ROPE;
 
-var<workgroup> squares: array<f32, WORKGROUP>;
 var<workgroup> cached: array<f32, HEAD_DIM>;
 
 @compute @workgroup_size(64)
@@ -51,15 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = lane; i < VALUE_DIM; i += WORKGROUP) {
         sum += down[at + i] * down[at + i];
     }
-    squares[lane] = sum;
-    workgroupBarrier();
-    for (var half = WORKGROUP / 2u; half > 0u; half = half / 2u) {
-        if lane < half {
-            squares[lane] += squares[lane + half];
-        }
-        workgroupBarrier();
-    }
-    let factor = inverseSqrt(squares[0] / f32(VALUE_DIM) + EPSILON);
+    let factor = inverseSqrt(workgroup_sum(lane, sum) / f32(VALUE_DIM) + EPSILON);
     for (var i = lane; i < VALUE_DIM; i += WORKGROUP) {
         cached[i] = down[at + i] * factor * weight[i];
     }

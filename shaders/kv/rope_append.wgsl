@@ -4,6 +4,7 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
+//!include <reduce>
 //!include <head_norm>
 
 @group(0) @binding(1) var<uniform> segment: Segment;

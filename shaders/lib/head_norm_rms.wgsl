@@ -3,23 +3,13 @@
 @group(0) @binding(4) var<storage, read> q_weight: array<f32>;
 @group(0) @binding(5) var<storage, read> k_weight: array<f32>;
 
-var<workgroup> squares: array<f32, WORKGROUP>;
-
 // Every lane must call.
 fn head_factor(lane: u32, at: u32) -> f32 {
     var sum = 0.0;
     for (var i = lane; i < HEAD_DIM; i += WORKGROUP) {
         sum += qkv[at + i] * qkv[at + i];
     }
-    squares[lane] = sum;
-    workgroupBarrier();
-    for (var half = WORKGROUP / 2u; half > 0u; half = half / 2u) {
-        if lane < half {
-            squares[lane] += squares[lane + half];
-        }
-        workgroupBarrier();
-    }
-    return inverseSqrt(squares[0] / f32(HEAD_DIM) + EPSILON);
+    return inverseSqrt(workgroup_sum(lane, sum) / f32(HEAD_DIM) + EPSILON);
 }
 
 fn head_weight(head: u32, dimension: u32) -> f32 {

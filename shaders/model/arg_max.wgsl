@@ -4,6 +4,7 @@
 //!include lib/ordered_key.wgsl
 
 const WORKGROUP: u32 = 256u;
+const AT_ONCE: u32 = 8u;
 
 struct ArgMax {
     width: u32,
@@ -22,11 +23,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     var key = 0u;
     var place = arg_max.width;
-    for (var i = lane; i < arg_max.width; i += WORKGROUP) {
-        let k = ordered_key(values[group.x * arg_max.stride + i]);
-        if place == arg_max.width || k > key {
-            key = k;
-            place = i;
+    // Several at a time, so that a lane does not wait for each of its values.
+    for (var first = lane; first < arg_max.width; first += WORKGROUP * AT_ONCE) {
+        var found = array<u32, AT_ONCE>();
+        for (var i = 0u; i < AT_ONCE; i++) {
+            let at = min(first + i * WORKGROUP, arg_max.width - 1u);
+            found[i] = ordered_key(values[group.x * arg_max.stride + at]);
+        }
+        for (var i = 0u; i < AT_ONCE; i++) {
+            let at = first + i * WORKGROUP;
+            if at < arg_max.width && (place == arg_max.width || found[i] > key) {
+                key = found[i];
+                place = at;
+            }
         }
     }
     keys[lane] = key;

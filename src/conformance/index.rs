@@ -79,7 +79,7 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
         gpu,
         &kernels::channel_stats(&shape, Shape::STATS_TOKENS),
         &data,
-        (shape.kv_heads, step.spans, 1),
+        (shape.kv_heads, step.spans, shape.group + 1),
     )
     .await?
     .remove(0);

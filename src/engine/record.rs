@@ -144,7 +144,7 @@ impl Engine {
         let (kv_heads, step) = (self.shape.kv_heads, &plan.step);
         if let Some(index) = &layer.index {
             if plan.gathers_stats {
-                index.channel_stats.record(pass, kv_heads, step.spans, 1);
+                index.channel_stats.record(pass, kv_heads, step.spans, self.shape.group + 1);
             }
             self.record_closing(pass, index, step);
         }

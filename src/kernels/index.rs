@@ -4,7 +4,7 @@ use super::attend::{kv_spec, spec};
 use crate::attention::Shape;
 use crate::gpu::ShaderSpec;
 
-/// `stats_tokens`: how many positions of a sequence count. Grid: (KV heads, spans).
+/// `stats_tokens`: how many positions of a sequence count. Grid: (KV heads, spans, group + 1).
 pub fn channel_stats(shape: &Shape, stats_tokens: u32) -> ShaderSpec {
     kv_spec("index/channel_stats.wgsl", shape).constant("STATS_TOKENS", stats_tokens)
 }

@@ -66,7 +66,7 @@ pub enum Batch<'a> {
 
 /// Lanes that share four rows of `units` units in [`matvec`]: a workgroup has 64.
 fn matvec_lanes(tier: &Tier, units: u32) -> u32 {
-    if tier.emulates_lanes() || units < 32 { 8 } else { 32 }
+    if tier.emulates_lanes() || units < 12 { 8 } else { 32 }
 }
 
 /// A few tokens at a time, by the kernel that suits the adapter's tier and rows of `units` units.
