@@ -1,6 +1,6 @@
-//! Cases of `rope_append`, `dense_split`, `sparse_split`, `merge` and `prefill`.
+//! Cases of `dense_split`, `sparse_split`, `merge` and `prefill`.
 
-use super::cache::{Cache, Family, angle, latent_shapes, shape_label, shapes, sizes};
+use super::cache::{Cache, Family, latent_shapes, shape_label, shapes, sizes};
 use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
@@ -8,8 +8,6 @@ use crate::attention::{Blocks, Budget, Shape, Step};
 use crate::gpu::Gpu;
 use crate::kernels;
 use crate::reference::attend::attention;
-use crate::reference::model::rope;
-use half::f16;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     let families = [Family::Random, Family::Peaked, Family::Equal, Family::NotFinite];
@@ -20,12 +18,10 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         for (segments, family) in [1, 3].into_iter().flat_map(|s| families.map(|f| (s, f))) {
             attend_cases(cases, shape, &large_batch(shape.block), segments, family);
         }
-        rope_cases(cases, shape);
     }
     // Sizes matter where data is laid out, not for what it holds.
     for shape in sizes() {
         attend_cases(cases, shape, &large_batch(shape.block), 3, Family::Random);
-        rope_cases(cases, shape);
     }
     // Latent attention decodes over latent rows, and prefills over keys and values made from them.
     for shape in latent_shapes() {
@@ -98,16 +94,7 @@ fn kernel_cases(
     }
 }
 
-fn rope_cases(cases: &mut Vec<Case>, shape: Shape) {
-    for segments in [1, 2] {
-        let label = format!("{} segments {segments}", shape_label(&shape));
-        cases.push(Case::new("rope_append", label, true, move |gpu| {
-            Box::pin(rope_append(gpu, shape, segments))
-        }));
-    }
-}
-
-fn random_qkv(shape: &Shape, rows: usize) -> Vec<f32> {
+pub(super) fn random_qkv(shape: &Shape, rows: usize) -> Vec<f32> {
     Random::new(99).floats(rows * shape.row_width() as usize)
 }
 
@@ -329,96 +316,6 @@ fn check_attention(
         }
     }
     Ok(())
-}
-
-async fn rope_append(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
-    let lengths = [shape.block + 1, 3 * shape.block + 8, 1];
-    let counts = [3, shape.block + 6, 1];
-    let cache = Cache::new(shape, &lengths, segments, Family::Random);
-    let step = cache.step(&counts, None, &[], 16);
-    let rows = cache.rows(&counts);
-    let width = shape.row_width() as usize;
-    let mut qkv = random_qkv(&shape, rows.len());
-    // What f16 cannot hold is stored as the largest that it can.
-    let value_at = ((shape.q_heads() + shape.kv_heads) * shape.head_dim) as usize;
-    qkv[value_at] = 1e9;
-    qkv[value_at + 1] = -70000.0;
-    let mut turned = bits(&qkv);
-    let mut caches = Vec::new();
-    for segment in 0..segments {
-        let params = cache.segment(segment);
-        let before = vec![POISON; cache.segment_words(segment).len()];
-        let data = [
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::InOut(&turned),
-            Data::InOut(&before),
-        ];
-        let grid = (shape.q_heads() + 2 * shape.kv_heads, step.rows, 1);
-        let mut results = run(gpu, &kernels::rope_append(&shape, None), &data, grid).await?;
-        caches.push(results.remove(1));
-        turned = results.remove(0);
-    }
-    let d = shape.head_dim as usize;
-    let mut expected = vec![vec![POISON; caches[0].len()]; segments as usize];
-    let mut loose = vec![vec![false; caches[0].len()]; segments as usize];
-    for (r, &(sequence, position)) in rows.iter().enumerate() {
-        let angles: Vec<f64> =
-            (0..shape.head_dim / 2).map(|i| angle(position, i, shape.head_dim)).collect();
-        for head in 0..(shape.q_heads() + 2 * shape.kv_heads) as usize {
-            let at = r * width + head * d;
-            let mut want = qkv[at..at + d].to_vec();
-            let is_value = head >= (shape.q_heads() + shape.kv_heads) as usize;
-            if !is_value {
-                rope(&mut want, &angles, shape.rope_interleaved);
-            }
-            // cos, sin, two products and a sum, each rounded to f32.
-            let wanted: Vec<f64> = want.iter().map(|&v| f64::from(v)).collect();
-            let verdict =
-                compare(&format!("row {r} head {head}"), &turned[at..at + d], &wanted, |i| {
-                    (wanted[i].abs() + 2.0) * 2f64.powi(-22)
-                });
-            if verdict.is_err() {
-                return Ok(verdict);
-            }
-            let Some(kv_head) = head.checked_sub(shape.q_heads() as usize) else { continue };
-            let block = cache.tables[sequence][(position / shape.block) as usize];
-            let (segment, slot) = (
-                (block / cache.blocks_a_segment) as usize,
-                (block % cache.blocks_a_segment) as usize,
-            );
-            let which = kv_head / shape.kv_heads as usize;
-            let row = ((slot * shape.kv_heads as usize + kv_head % shape.kv_heads as usize) * 2
-                + which)
-                * shape.block as usize
-                + (position % shape.block) as usize;
-            for (i, pair) in turned[at..at + d].chunks(2).enumerate() {
-                let half = |bits: u32| {
-                    f16::from_f32(f32::from_bits(bits).clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
-                        .to_bits()
-                };
-                expected[segment][row * d / 2 + i] =
-                    u32::from(half(pair[0])) | u32::from(half(pair[1])) << 16;
-                loose[segment][row * d / 2 + i] = true;
-            }
-        }
-    }
-    for (segment, (got, want)) in caches.iter().zip(&expected).enumerate() {
-        for i in 0..got.len() {
-            // Rounding to f16 is to nearest in practice, but WGSL allows either neighbour.
-            let near = |a: u32, b: u32| {
-                (a & 0xffff).abs_diff(b & 0xffff) <= 1 && (a >> 16).abs_diff(b >> 16) <= 1
-            };
-            let right = if loose[segment][i] { near(got[i], want[i]) } else { got[i] == want[i] };
-            if !right {
-                return Ok(Err(format!(
-                    "segment {segment} word {i} is {:#x}, not {:#x}",
-                    got[i], want[i]
-                )));
-            }
-        }
-    }
-    Ok(Ok(()))
 }
 
 async fn merge(gpu: &Gpu, head_dim: u32) -> Result<Verdict> {

@@ -193,13 +193,34 @@ impl Cache {
             })
             .collect();
         let settings = StepSettings { budget, target_workgroups: target, every_row: false };
-        let pairs = self.shape.head_dim / 2;
         Step::new(&self.shape, &spans, &settings, |position, out| {
-            out.extend((0..pairs).map(|i| {
-                let (sine, cosine) = angle(position, i, self.shape.head_dim).sin_cos();
+            out.extend(self.angles(position).into_iter().map(|angle| {
+                let (sine, cosine) = angle.sin_cos();
                 [cosine as f32, sine as f32]
             }));
         })
+    }
+
+    /// The rotary angles of a position, with base 10,000.
+    pub(super) fn angles(&self, position: u32) -> Vec<f64> {
+        // What shares its values with its keys turns only the keys' rest.
+        let turned = match self.shape.values {
+            Values::Own => self.shape.head_dim,
+            Values::OfKeys(length) => self.shape.head_dim - length,
+        };
+        let angle = |pair: u32| {
+            f64::from(position) * 10000f64.powf(-2.0 * f64::from(pair) / f64::from(turned))
+        };
+        (0..turned / 2).map(angle).collect()
+    }
+
+    /// The segment that holds a token of a sequence, and the first word there of its `row`-th cached row.
+    pub(super) fn place(&self, sequence: usize, position: u32, row: u32) -> (usize, usize) {
+        let Shape { block, kv_heads, head_dim, .. } = self.shape;
+        let physical = self.tables[sequence][(position / block) as usize];
+        let slot = physical % self.blocks_a_segment;
+        let token = (slot * kv_heads * self.shape.cached_rows() + row) * block + position % block;
+        ((physical / self.blocks_a_segment) as usize, (token * head_dim / 2) as usize)
     }
 
     /// Sequence and position of each row of such a step.
@@ -214,11 +235,6 @@ impl Cache {
 
 fn words(halves: &[f16]) -> Vec<u32> {
     halves.chunks(2).map(|p| u32::from(p[0].to_bits()) | u32::from(p[1].to_bits()) << 16).collect()
-}
-
-/// A rotary angle with base 10,000.
-pub(super) fn angle(position: u32, pair: u32, head_dim: u32) -> f64 {
-    f64::from(position) * 10000f64.powf(-2.0 * f64::from(pair) / f64::from(head_dim))
 }
 
 /// Shapes that cases cover: groups that fill, underfill and overfill a vec4 of heads.

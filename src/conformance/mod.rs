@@ -2,11 +2,16 @@
 //! checks it on any adapter. The tests run the same cases.
 
 mod attend;
+mod batch;
 mod cache;
+mod experts;
 mod index;
+mod latent;
 mod matrix;
 mod model;
+mod product;
 mod rig;
+mod rope;
 mod select;
 
 use crate::Result;
@@ -58,7 +63,11 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     matrix::cases(&mut cases);
+    batch::cases(&mut cases);
     model::cases(&mut cases);
+    experts::cases(&mut cases);
+    rope::cases(&mut cases);
+    latent::cases(&mut cases);
     attend::cases(&mut cases);
     index::cases(&mut cases);
     select::cases(&mut cases);

@@ -3,6 +3,7 @@
 use super::Verdict;
 use crate::Result;
 use crate::gpu::{Binding, Gpu, ShaderSpec};
+use half::f16;
 
 /// What outputs hold before a kernel runs: a NaN that no kernel makes.
 pub(super) const POISON: u32 = 0x7fc0_dead;
@@ -103,6 +104,30 @@ pub(super) fn untouched(what: &str, words: &[u32]) -> Verdict {
         None => Ok(()),
         Some(i) => Err(format!("{what}[{i}] was written, but nothing belongs there")),
     }
+}
+
+/// Floats as the cache stores them: f16 in pairs, what is larger as the largest.
+pub(super) fn packed(values: &[f32]) -> impl Iterator<Item = u32> + '_ {
+    let half = |value: f32| {
+        u32::from(f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_bits())
+    };
+    values.chunks_exact(2).map(move |pair| half(pair[0]) | half(pair[1]) << 16)
+}
+
+/// Compares pairs of f16 with those of [`packed`]; where nothing is wanted, nothing must be written.
+pub(super) fn compare_packed(what: &str, got: &[u32], want: &[Option<u32>]) -> Verdict {
+    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let Some(want) = want else {
+            untouched(&format!("{what} from word {i}"), &[got])?;
+            continue;
+        };
+        // Rounding to f16 is to nearest in practice, but WGSL allows either neighbour.
+        let near = |shift: u32| (got >> shift & 0xffff).abs_diff(want >> shift & 0xffff) <= 1;
+        if !near(0) || !near(16) {
+            return Err(format!("{what} word {i} is {got:#x}, not {want:#x}"));
+        }
+    }
+    Ok(())
 }
 
 /// Bits of floats.

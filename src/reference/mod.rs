@@ -2,6 +2,7 @@
 
 pub mod attend;
 pub mod dequantize;
+pub mod experts;
 pub mod index;
 pub mod model;
 pub mod select;

@@ -34,11 +34,11 @@ pub fn arg_max(values: &[f32]) -> usize {
 }
 
 /// Rotates a head's vector in place by one angle a pair.
-pub fn rope(vector: &mut [f32], angles: &[f64], interleaved: bool) {
+pub fn rope(vector: &mut [f64], angles: &[f64], interleaved: bool) {
     for (i, angle) in angles.iter().enumerate() {
         let (first, second) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + angles.len()) };
-        let (a, b) = (f64::from(vector[first]), f64::from(vector[second]));
-        vector[first] = (a * angle.cos() - b * angle.sin()) as f32;
-        vector[second] = (a * angle.sin() + b * angle.cos()) as f32;
+        let (a, b) = (vector[first], vector[second]);
+        vector[first] = a * angle.cos() - b * angle.sin();
+        vector[second] = a * angle.sin() + b * angle.cos();
     }
 }

@@ -1,0 +1,171 @@
+//! Random weight matrices of every type, and what twins make of products with them.
+
+use super::Verdict;
+use super::rig::{Random, compare};
+use crate::Result;
+use crate::kernels::{self, Packed};
+use crate::model::gguf::TensorType;
+use crate::reference::dequantize::dequantize;
+use crate::reference::model::{matvec, swiglu};
+use half::{bf16, f16};
+
+/// How a matrix's scales are drawn.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Scales {
+    Plausible,
+    /// One in four is zero, subnormal or as large as every format takes. Only for kernels that add no weights up: large
+    /// ones would hide what becomes of others.
+    Extreme,
+}
+
+/// Zeros, the smallest and the largest subnormal, and the largest scale that Q5_0 can have on the GPU.
+const EXTREMES: [u16; 6] = [0x0000, 0x8000, 0x0001, 0x83ff, 0x6bff, 0xebff];
+
+/// `units`, filled up to whole blocks of the type.
+pub(super) fn whole_units(kind: TensorType, units: usize) -> usize {
+    let block = kind.block().map_or(1, |block| block.weights as usize);
+    (units * 32).next_multiple_of(block) / 32
+}
+
+/// A row of a file's tensor.
+fn row_bytes(random: &mut Random, kind: TensorType, scales: Scales, units: usize) -> Vec<u8> {
+    let half = |random: &mut Random, size: f32| match scales {
+        Scales::Extreme if random.below(4) == 0 => {
+            EXTREMES[random.below(EXTREMES.len() as u32) as usize].to_le_bytes()
+        }
+        _ => f16::from_f32(random.float() * size).to_le_bytes(),
+    };
+    // Sizes of d and of m or dmin, and random bytes after them, in a block of the type.
+    let (d, m, quants) = match kind {
+        TensorType::Q4_0 => (0.1, None, 16),
+        TensorType::Q4_1 => (0.1, Some(1.0), 16),
+        TensorType::Q5_0 => (0.05, None, 20),
+        TensorType::Q5_1 => (0.05, Some(1.0), 20),
+        TensorType::Q8_0 => (0.01, None, 32),
+        TensorType::Q4K => (2e-3, Some(0.02), 140),
+        TensorType::Q5K => (1e-3, Some(0.02), 172),
+        TensorType::Q6K => (3e-4, None, 208),
+        TensorType::F16 => return floats(random, units, |v| f16::from_f32(v).to_le_bytes()),
+        TensorType::BF16 => return floats(random, units, |v| bf16::from_f32(v).to_le_bytes()),
+        _ => return floats(random, units, f32::to_le_bytes),
+    };
+    let mut bytes = Vec::new();
+    let block = kind.block().map_or(32, |block| block.weights as usize);
+    for _ in 0..units * 32 / block {
+        let mut head = half(random, d).to_vec();
+        if let Some(m) = m {
+            head.extend(half(random, m));
+        }
+        let quants = (0..quants).map(|_| random.word() as u8);
+        // A Q6_K block ends with its d.
+        if kind == TensorType::Q6K {
+            bytes.extend(quants);
+            bytes.extend(head);
+        } else {
+            bytes.extend(head);
+            bytes.extend(quants);
+        }
+    }
+    bytes
+}
+
+fn floats<const N: usize>(
+    random: &mut Random,
+    units: usize,
+    store: impl Fn(f32) -> [u8; N],
+) -> Vec<u8> {
+    random.floats(units * 32).into_iter().flat_map(store).collect()
+}
+
+/// Packed rows and the same rows as floats.
+pub(super) fn matrix(
+    random: &mut Random,
+    kind: TensorType,
+    scales: Scales,
+    rows: usize,
+    units: usize,
+) -> Result<(Packed, Vec<f32>)> {
+    let mut packed = Packed::default();
+    let mut weights = Vec::new();
+    for _ in 0..rows {
+        let row = row_bytes(random, kind, scales, units);
+        kernels::pack_row(kind, &row, &mut packed)?;
+        weights.extend(dequantize(kind, &row)?);
+    }
+    if packed.scales.is_empty() {
+        packed.scales.push(0);
+    }
+    Ok((packed, weights))
+}
+
+/// What a twin computed, and how far a kernel may be off.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Expected {
+    pub(super) values: Vec<f64>,
+    pub(super) tolerance: Vec<f64>,
+}
+
+impl Expected {
+    /// W x.
+    pub(super) fn product(weights: &[f32], x: &[f32]) -> Self {
+        let columns = x.len();
+        // Rounding of a sum of n products: (n + 8) 2^-24 sum |w x|, where a quantised weight's |d q| + |m| can exceed
+        // |w| up to three times.
+        let unit = 2f64.powi(-24) * (columns as f64 + 8.0);
+        let sizes: Vec<f32> = weights.iter().map(|w| w.abs()).collect();
+        let x_sizes: Vec<f32> = x.iter().map(|x| x.abs()).collect();
+        let block_sizes: Vec<f32> =
+            sizes.chunks(32).flat_map(|b| [b.iter().copied().fold(0.0, f32::max); 32]).collect();
+        let tolerance = matvec(&block_sizes, columns, &x_sizes)
+            .into_iter()
+            .map(|s| 3.0 * unit * s + 1e-30)
+            .collect();
+        Self { values: matvec(weights, columns, x), tolerance }
+    }
+
+    /// silu(gate) * up of rows (gate, up).
+    pub(super) fn swiglu(&self) -> Self {
+        // |d silu(g) u| <= 1.1 |u| dg + |silu(g)| du, and exp adds (3 + 2 |g|) ulp of silu(g) u.
+        let tolerance = self
+            .values
+            .chunks(2)
+            .zip(self.tolerance.chunks(2))
+            .map(|(w, t)| {
+                1.1 * (w[1].abs() + t[1]) * t[0]
+                    + w[0].abs() * t[1]
+                    + (8.0 + 2.0 * w[0].abs()) * 2f64.powi(-23) * (w[0] * w[1]).abs()
+                    + 1e-30
+            })
+            .collect();
+        Self { values: swiglu(&self.values), tolerance }
+    }
+
+    /// `start + sum of factor * term`, summed in any order.
+    pub(super) fn weighed_sum(start: &[f32], terms: &[(f32, Self)]) -> Self {
+        let values: Vec<f64> = (0..start.len())
+            .map(|i| {
+                let sum: f64 = terms.iter().map(|(f, term)| f64::from(*f) * term.values[i]).sum();
+                f64::from(start[i]) + sum
+            })
+            .collect();
+        // Every term is off by its own tolerance; it and every sum that it is part of round.
+        let tolerance = (0..start.len())
+            .map(|i| {
+                let own: f64 =
+                    terms.iter().map(|(f, term)| f64::from(f.abs()) * term.tolerance[i]).sum();
+                let size: f64 = terms
+                    .iter()
+                    .map(|(f, term)| (f64::from(*f) * term.values[i]).abs())
+                    .sum::<f64>()
+                    + f64::from(start[i].abs());
+                own + size * (terms.len() as f64 + 1.0) * 2f64.powi(-23)
+            })
+            .collect();
+        Self { values, tolerance }
+    }
+
+    /// Compares a kernel's words.
+    pub(super) fn check(&self, what: &str, got: &[u32]) -> Verdict {
+        compare(what, got, &self.values, |i| self.tolerance[i])
+    }
+}

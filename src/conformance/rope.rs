@@ -1,0 +1,113 @@
+//! Cases of `rope_append`.
+
+use super::attend::random_qkv;
+use super::cache::{Cache, Family, shape_label, shapes, sizes};
+use super::rig::{Data, POISON, Random, bits, compare, compare_packed, packed, run};
+use super::{Case, Verdict};
+use crate::Result;
+use crate::attention::Shape;
+use crate::gpu::Gpu;
+use crate::kernels;
+use crate::reference::model::{rms_norm, rope};
+
+pub(super) fn cases(cases: &mut Vec<Case>) {
+    let mut add = |shape: Shape, norm: Option<f32>| {
+        for segments in [1, 2] {
+            let normed = if norm.is_some() { " normed" } else { "" };
+            let label = format!("{}{normed} segments {segments}", shape_label(&shape));
+            cases.push(Case::new("rope_append", label, true, move |gpu| {
+                Box::pin(rope_append(gpu, shape, norm, segments))
+            }));
+        }
+    };
+    for shape in shapes().into_iter().chain(sizes()) {
+        add(shape, None);
+        // Heads shorter than a workgroup, as long as several, and of unequal shares of lanes; pairs of both kinds.
+        if [32, 80, 96, 256].contains(&shape.head_dim) && shape.group > 1 {
+            add(shape, Some(1e-6));
+        }
+    }
+}
+
+async fn rope_append(gpu: &Gpu, shape: Shape, norm: Option<f32>, segments: u32) -> Result<Verdict> {
+    let lengths = [shape.block + 1, 3 * shape.block + 8, 1];
+    let counts = [3, shape.block + 6, 1];
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let step = cache.step(&counts, None, &[], 16);
+    let rows = cache.rows(&counts);
+    let width = shape.row_width() as usize;
+    let mut qkv = random_qkv(&shape, rows.len());
+    // What f16 cannot hold is stored as the largest that it can.
+    let value_at = ((shape.q_heads() + shape.kv_heads) * shape.head_dim) as usize;
+    qkv[value_at] = 1e9;
+    qkv[value_at + 1] = -70000.0;
+    if norm.is_some() {
+        // A row whose norms epsilon decides.
+        qkv[width..width + value_at].iter_mut().for_each(|v| *v *= 1e-3);
+    }
+    let d = shape.head_dim as usize;
+    let mut random = Random::new(17);
+    let weights = [random.floats(d), random.floats(d)];
+    let weight_bits = [bits(&weights[0]), bits(&weights[1])];
+    let mut turned = bits(&qkv);
+    let mut caches = Vec::new();
+    for segment in 0..segments {
+        let params = cache.segment(segment);
+        let before = vec![POISON; cache.segment_words(segment).len()];
+        let mut data = vec![
+            Data::In(&step.words),
+            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
+            Data::InOut(&turned),
+            Data::InOut(&before),
+        ];
+        if norm.is_some() {
+            data.extend(weight_bits.iter().map(|weight| Data::In(weight)));
+        }
+        let grid = (shape.q_heads() + 2 * shape.kv_heads, step.rows, 1);
+        let mut results = run(gpu, &kernels::rope_append(&shape, norm), &data, grid).await?;
+        caches.push(results.remove(1));
+        turned = results.remove(0);
+    }
+    let mut expected: Vec<_> = caches.iter().map(|words| vec![None; words.len()]).collect();
+    for (r, &(sequence, position)) in rows.iter().enumerate() {
+        for head in 0..shape.q_heads() + 2 * shape.kv_heads {
+            let at = r * width + head as usize * d;
+            let kv_head = head.checked_sub(shape.q_heads());
+            let is_value = kv_head.is_some_and(|head| head >= shape.kv_heads);
+            let (mut want, relative) = match norm.filter(|_| !is_value) {
+                None => (qkv[at..at + d].iter().map(|&v| f64::from(v)).collect(), 0.0),
+                // As in the cases of rms_norm.
+                Some(epsilon) => (
+                    rms_norm(&qkv[at..at + d], &weights[usize::from(kv_head.is_some())], epsilon),
+                    (d as f64 / 2.0 + 12.0) * 2f64.powi(-24),
+                ),
+            };
+            let mut size = 0.0;
+            if !is_value {
+                size = want.iter().fold(0.0, |size: f64, v| size.max(v.abs()));
+                rope(&mut want, &cache.angles(position), shape.rope_interleaved);
+            }
+            // Each value of a pair is off by what its norm makes it; cos, sin, two products and a sum each round to f32.
+            let verdict = compare(&format!("row {r} head {head}"), &turned[at..], &want, |i| {
+                2.0 * relative * size + (want[i].abs() + 2.0 * size) * 2f64.powi(-22)
+            });
+            if verdict.is_err() {
+                return Ok(verdict);
+            }
+            let Some(kv_head) = kv_head else { continue };
+            let (kv_head, which) = (kv_head % shape.kv_heads, kv_head / shape.kv_heads);
+            let (segment, to) = cache.place(sequence, position, kv_head * 2 + which);
+            let values: Vec<f32> = turned[at..at + d].iter().map(|&v| f32::from_bits(v)).collect();
+            for (place, want) in expected[segment][to..].iter_mut().zip(packed(&values)) {
+                *place = Some(want);
+            }
+        }
+    }
+    for (segment, (got, want)) in caches.iter().zip(&expected).enumerate() {
+        let verdict = compare_packed(&format!("segment {segment}"), got, want);
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+    }
+    Ok(Ok(()))
+}
