@@ -1,5 +1,9 @@
 // An expert's score: softmax over all experts (up to the common factor), by which it is also chosen.
 fn gate_score(logit: f32, largest: f32) -> f32 {
+    // Also where the largest is infinite, and its difference from itself is not a number.
+    if logit == largest {
+        return 1.0;
+    }
     return exp(logit - largest);
 }
 

@@ -26,12 +26,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let row = group.x;
     let at = row * route.stride;
+    // NaN is told by its bits: what max and exp make of it is not defined.
     var largest = logits[at];
     for (var i = 1u; i < EXPERTS; i++) {
-        largest = max(largest, logits[at + i]);
+        if ordered_key(logits[at + i]) > ordered_key(largest) {
+            largest = logits[at + i];
+        }
     }
     for (var i = lane; i < EXPERTS; i += WORKGROUP) {
-        let score = gate_score(logits[at + i], largest);
+        var score = logits[at + i];
+        if ordered_key(score) != 0u {
+            score = gate_score(score, largest);
+        }
         scores[i] = score;
         keys[i] = ordered_key(gate_choice(score, i));
     }

@@ -17,6 +17,8 @@ impl Scores {
     pub fn new(gate: Gate, logits: &[f32], bias: &[f32]) -> Self {
         let largest = f64::from(logits[arg_max(logits)]);
         let score = |&logit: &f32| match gate {
+            // An infinite one takes all.
+            Gate::Softmax if f64::from(logit) == largest => 1.0,
             Gate::Softmax => (f64::from(logit) - largest).exp(),
             Gate::Sigmoid => 1.0 / (1.0 + (-f64::from(logit)).exp()),
         };
