@@ -60,12 +60,13 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
 }
 
 /// What a row's logits look like. Eighths are exact in f32, so that equal ones tie and others are well apart.
-const FAMILIES: [&str; 10] = [
+const FAMILIES: [&str; 11] = [
     "random",
     "random",
     "equal",
     "large",
     "very negative",
+    "last",
     "nan",
     "all nan",
     "minus infinite",
@@ -81,6 +82,8 @@ fn logits(random: &mut Random, family: &str, count: usize) -> Vec<f32> {
         "equal" => logits.fill(0.5),
         "large" => logits.iter_mut().for_each(|v| *v += 1000.0),
         "very negative" => logits.iter_mut().for_each(|v| *v -= 1000.0),
+        // Exponentials of differences from any other one would overflow.
+        "last" => logits[count - 1] += 1000.0,
         "nan" => some.into_iter().for_each(|i| logits[i] = f32::NAN),
         "all nan" => logits.fill(f32::NAN),
         "minus infinite" => some.into_iter().for_each(|i| logits[i] = f32::NEG_INFINITY),
