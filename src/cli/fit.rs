@@ -2,6 +2,7 @@
 
 use super::terminal::{note, size};
 use asynctls::engine::{EngineOptions, Fit};
+use asynctls::model::quantise::Quantise;
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 
@@ -44,21 +45,45 @@ impl Plan<'_> {
                 size(fit.scratch_bytes)
             ));
         }
-        match memory {
-            Some(memory) => refuse(&fit, self.what, self.options.context, adapter, memory),
-            None => Ok(()),
+        let Some(memory) = memory else { return Ok(()) };
+        refuse(&fit, self.what, self.options.context, adapter, memory, self.smaller(memory)?)
+    }
+
+    // The first quantisation of the weights with which the context would fit.
+    fn smaller(&self, memory: u64) -> Result<Option<(Quantise, u64)>> {
+        for quantise in Quantise::ALL {
+            let options = EngineOptions { quantise: Some(quantise), ..self.options.clone() };
+            let bytes = Fit::new(self.file, self.config, &options)?.total_bytes();
+            if bytes <= memory {
+                return Ok(Some((quantise, bytes)));
+            }
         }
+        Ok(None)
     }
 }
 
-fn refuse(fit: &Fit, what: &str, context: u32, adapter: &str, memory: u64) -> Result<()> {
+fn refuse(
+    fit: &Fit,
+    what: &str,
+    context: u32,
+    adapter: &str,
+    memory: u64,
+    smaller: Option<(Quantise, u64)>,
+) -> Result<()> {
     let needed = fit.total_bytes();
     if needed <= memory {
         return Ok(());
     }
-    let room = match fit.largest_context(memory) {
-        0 => "no context fits beside the weights; use a smaller model or another adapter".into(),
-        largest => format!("the largest context that fits is {largest} tokens"),
+    let largest = fit.largest_context(memory);
+    let room = match (largest, smaller) {
+        (_, Some((quantise, bytes))) => {
+            format!("with --quantize {quantise} it would need {bytes} bytes")
+        }
+        (0, None) => format!(
+            "the weights alone take {} bytes, so no context fits; use a smaller model or another adapter",
+            fit.weight_bytes
+        ),
+        (largest, None) => format!("the largest context that fits is {largest} tokens"),
     };
     Err(Error::argument(
         what,
@@ -81,14 +106,17 @@ mod tests {
             block_bytes: 55 * 64,
             block_tokens: 64,
         };
-        assert!(refuse(&fit, "--context", 128, "vulkan:x", 8140).is_ok());
-        let message = refuse(&fit, "--context", 128, "vulkan:x", 8000).unwrap_err().to_string();
+        let refuse = |memory, smaller| refuse(&fit, "--context", 128, "vulkan:x", memory, smaller);
+        assert!(refuse(8140, None).is_ok());
+        let message = refuse(8000, None).unwrap_err().to_string();
         assert_eq!(
             message,
             "--context is 128 tokens, but that needs 8140 bytes of GPU memory and vulkan:x has 8000 bytes: \
              the largest context that fits is 64 tokens"
         );
-        let message = refuse(&fit, "--context", 128, "vulkan:x", 900).unwrap_err().to_string();
+        let message = refuse(8000, Some((Quantise::Q8_0, 7500))).unwrap_err().to_string();
+        assert!(message.ends_with("with --quantize q8_0 it would need 7500 bytes"), "{message}");
+        let message = refuse(900, None).unwrap_err().to_string();
         assert!(message.ends_with("use a smaller model or another adapter"), "{message}");
     }
 }

@@ -281,7 +281,10 @@ async fn product_of_part(
     let (spec, grid) = if b.many {
         (kernels::matmul(gpu.tier, format, b.output(), batch), kernels::matmul_grid(rows, tokens))
     } else {
-        (kernels::matvec(gpu.tier, format, b.output(), batch), kernels::matvec_grid(rows, tokens))
+        (
+            kernels::matvec(gpu.tier, format, b.units as u32, b.output(), batch),
+            kernels::matvec_grid(gpu.tier, b.units as u32, rows, tokens),
+        )
     };
     let step = [tokens];
     let mut data = vec![
