@@ -214,6 +214,13 @@ impl ModelConfig {
         if let AttentionConfig::Latent(latent) = self.attention {
             latent.validate()?;
         }
+        if !self.rope.rotations().are_finite() {
+            let Rope { base, scaling, .. } = &self.rope;
+            let shown: String = format!("base {base}, {scaling:?}").chars().take(200).collect();
+            return Err(Error::Model(format!(
+                "the rotary embedding ({shown}) turns by what is not a number"
+            )));
+        }
         match &self.experts {
             Some(experts) => experts.validate(),
             None => Ok(()),

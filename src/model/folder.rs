@@ -3,11 +3,12 @@
 //! Opening checks that every shard is there and sound, and that the index names what the shards hold. Tensors are
 //! described as in a GGUF file: dimensions innermost first.
 
-use super::gguf::{TensorInfo, TensorType};
-use super::json_file::{self, problem};
+mod header;
+
+use super::gguf::TensorInfo;
+use super::json_file::{self, problem, short};
 use crate::{Error, Result};
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -56,14 +57,17 @@ impl Folder {
             folder.add_shard(WEIGHTS)?;
             return Ok(folder);
         }
-        let shards = read_index(&index)?;
+        let shards = listed(&index)?;
         for name in shards.keys() {
             folder.add_shard(name)?;
         }
         for (shard, (file, names)) in shards.iter().enumerate() {
             for name in names {
                 if folder.places.get(name).is_none_or(|place| place.1 != shard) {
-                    let what = format!("{file} holds no tensor {name}, though it is listed there");
+                    let what = format!(
+                        "{file} holds no tensor {}, though it is listed there",
+                        short(name)
+                    );
                     return Err(problem(&index, what));
                 }
             }
@@ -78,33 +82,13 @@ impl Folder {
         // SAFETY: the map is only read, and like any program that maps its input this one relies on nobody truncating the
         // file meanwhile.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let malformed = |e: SafeTensorError| problem(&path, e.to_string());
-        // Checks that tensors lie in the file without gaps or overlap and that their shapes fit their bytes.
-        SafeTensors::deserialize(&map).map_err(malformed)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(malformed)?;
-        // A length of 8 bytes, then the header.
-        let data = header as u64 + 8;
-        let mut found: Vec<_> = metadata.tensors().into_iter().collect();
-        found.sort_by_key(|(_, info)| info.data_offsets);
-        for (tensor, info) in found {
-            let kind = kind(info.dtype).ok_or_else(|| {
-                let kind = info.dtype;
-                let what = format!(
-                    "tensor {tensor} is stored as {kind:?}, but F32, F16 and BF16 can be read"
-                );
-                problem(&path, what)
-            })?;
+        for tensor in header::tensors(&path, &map)? {
             let place = (self.tensors.len(), self.shards.len());
-            if self.places.insert(tensor.clone(), place).is_some() {
-                return Err(problem(&path, format!("tensor {tensor} is in another file too")));
+            if self.places.insert(tensor.name.clone(), place).is_some() {
+                let name = short(&tensor.name);
+                return Err(problem(&path, format!("tensor {name} is in another file too")));
             }
-            self.tensors.push(TensorInfo {
-                name: tensor,
-                shape: info.shape.iter().rev().map(|&n| n as u64).collect(),
-                kind,
-                offset: data + info.data_offsets.0 as u64,
-                bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
-            });
+            self.tensors.push(tensor);
         }
         self.shards.push(Shard { name: name.to_owned(), map });
         Ok(())
@@ -158,7 +142,7 @@ fn read_json(path: &Path) -> Result<Value> {
 }
 
 // Tensor names by shard.
-fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+fn listed(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let malformed = |what: &str| problem(path, what);
     let index = read_json(path)?;
     let map = index
@@ -167,13 +151,15 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
         .ok_or_else(|| malformed("there is no object weight_map"))?;
     let mut shards = BTreeMap::<String, Vec<String>>::new();
     for (tensor, file) in map {
-        let file = file
-            .as_str()
-            .ok_or_else(|| malformed(&format!("the file of tensor {tensor} is no string")))?;
+        let file = file.as_str().ok_or_else(|| {
+            malformed(&format!("the file of tensor {} is no string", short(tensor)))
+        })?;
         // Only files of this folder: an index comes from strangers.
         if Path::new(file).file_name().is_none_or(|name| name != file) {
             return Err(malformed(&format!(
-                "tensor {tensor} is in {file:?}, but only files beside the index are read"
+                "tensor {} is in {:?}, but only files beside the index are read",
+                short(tensor),
+                short(file)
             )));
         }
         shards.entry(file.to_owned()).or_default().push(tensor.clone());
@@ -182,13 +168,4 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
         return Err(malformed("weight_map is empty"));
     }
     Ok(shards)
-}
-
-fn kind(dtype: Dtype) -> Option<TensorType> {
-    match dtype {
-        Dtype::F32 => Some(TensorType::F32),
-        Dtype::F16 => Some(TensorType::F16),
-        Dtype::BF16 => Some(TensorType::BF16),
-        _ => None,
-    }
 }

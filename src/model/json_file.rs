@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ pub fn text(path: &Path, most: u64) -> Result<Option<String>> {
 }
 
 /// What a file's JSON says.
-pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T> {
+pub fn parse<'a, T: Deserialize<'a>>(path: &Path, text: &'a str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| problem(path, error.to_string()))
 }
 
@@ -40,9 +40,15 @@ pub fn object(path: &Path) -> Result<Map<String, Value>> {
     text(path, MOST)?.map_or_else(|| Ok(Map::new()), |text| parse(path, &text))
 }
 
-/// What is wrong with a file.
+/// What is wrong with a file; what parsers say of it can quote all of it.
 pub fn problem(path: &Path, problem: impl AsRef<str>) -> Error {
-    Error::Model(format!("{}: {}", path.display(), problem.as_ref()))
+    let problem: String = problem.as_ref().chars().take(500).collect();
+    Error::Model(format!("{}: {problem}", path.display()))
+}
+
+/// The beginning of a text from a file, which can have any length.
+pub fn short(text: &str) -> String {
+    text.chars().take(80).collect()
 }
 
 /// An error that names the file from which its cause was read.

@@ -111,6 +111,11 @@ impl Rope {
 }
 
 impl Rotations {
+    /// Whether every pair turns by a number: scaling with extreme parameters divides by 0.
+    pub fn are_finite(&self) -> bool {
+        self.magnitude.is_finite() && self.frequencies.iter().all(|frequency| frequency.is_finite())
+    }
+
     /// Appends cosine and sine of each pair's angle at a position, times the scaling's magnitude. The angles are worked out
     /// in f64: in f32 they lose what a long context needs.
     pub fn append(&self, position: u32, out: &mut Vec<[f32; 2]>) {

@@ -3,9 +3,10 @@
 use crate::model::file::ModelFile;
 use crate::model::folder::Folder;
 use crate::model::gguf::Gguf;
+use crate::model::json_file::short;
 use crate::model::rope::RopeScaling;
 use crate::{Error, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 // Far above any model, and low enough that products of two fit u64 and of one with a head count fit u32.
 const MOST: u32 = 1 << 20;
@@ -142,10 +143,19 @@ impl<'a> Description<'a> {
         }
     }
 
+    /// Refuses a model whose feed-forward networks have another activation than SwiGLU's; GGUF files do not tell.
+    pub(super) fn must_be_silu(&self) -> Result<()> {
+        match self.json("hidden_act") {
+            None => Ok(()),
+            Some(name) if name == "silu" => Ok(()),
+            Some(other) => Err(wrong("hidden_act", other, "\"silu\"")),
+        }
+    }
+
     /// The rotary base.
     pub(super) fn rope_base(&self) -> Result<f32> {
         const BASE: Key = key("rope.freq_base", "rope_theta");
-        let inner = self.rope_json().and_then(|rope| rope.get("rope_theta"));
+        let inner = self.rope_json()?.and_then(|rope| rope.get("rope_theta"));
         match inner {
             Some(value) => positive("rope_theta", float("rope_theta", value)?),
             None => Ok(self.opt_positive(BASE)?.unwrap_or(10_000.0)),
@@ -153,15 +163,19 @@ impl<'a> Description<'a> {
     }
 
     // transformers 5 writes rope_parameters, with the base in it; older ones rope_scaling.
-    fn rope_json(&self) -> Option<&'a Value> {
-        self.json("rope_parameters").or_else(|| self.json("rope_scaling"))
+    fn rope_json(&self) -> Result<Option<&'a Map<String, Value>>> {
+        ["rope_parameters", "rope_scaling"]
+            .into_iter()
+            .find_map(|name| self.json(name).map(|value| (name, value)))
+            .map(|(name, value)| value.as_object().ok_or_else(|| wrong(name, value, "an object")))
+            .transpose()
     }
 
     /// The rotary scaling; `dims` dimensions turn.
     pub(super) fn rope_scaling(&self, dims: u32) -> Result<RopeScaling> {
         match self {
             Self::Gguf { file, .. } => self.gguf_scaling(file, dims),
-            Self::Json { .. } => match self.rope_json() {
+            Self::Json { .. } => match self.rope_json()? {
                 None => Ok(RopeScaling::None),
                 Some(rope) => self.json_scaling(rope),
             },
@@ -202,7 +216,7 @@ impl<'a> Description<'a> {
         }
     }
 
-    fn json_scaling(&self, rope: &Value) -> Result<RopeScaling> {
+    fn json_scaling(&self, rope: &Map<String, Value>) -> Result<RopeScaling> {
         let get = |name: &str| rope.get(name).filter(|value| !value.is_null());
         let opt_positive = |name: &str| match get(name) {
             None => Ok(None),
@@ -221,8 +235,10 @@ impl<'a> Description<'a> {
                 None => self.size(CONTEXT),
             }
         };
-        let kind = get("rope_type").or_else(|| get("type"));
-        match kind.map(|kind| kind.as_str().unwrap_or("no string")) {
+        let kind = get("rope_type")
+            .or_else(|| get("type"))
+            .map(|kind| kind.as_str().ok_or_else(|| wrong("rope_type", kind, "a string")));
+        match kind.transpose()? {
             None | Some("default") => Ok(RopeScaling::None),
             Some("linear") => Ok(RopeScaling::Linear(given("factor")?)),
             Some("llama3") => Ok(RopeScaling::Llama3 {
@@ -244,6 +260,7 @@ impl<'a> Description<'a> {
 }
 
 fn unknown_scaling(name: &str) -> Error {
+    let name = short(name);
     Error::Model(format!("RoPE scaling {name} is not supported; none, linear, llama3 and yarn are"))
 }
 
@@ -273,7 +290,6 @@ fn float(name: &str, value: &Value) -> Result<f32> {
 }
 
 fn wrong(name: &str, value: &Value, needed: &str) -> Error {
-    // What is wrong can have any size.
-    let shown: String = value.to_string().chars().take(80).collect();
+    let shown = short(&value.to_string());
     Error::Model(format!("{name} of config.json is {shown}, but {needed} is supported"))
 }

@@ -5,9 +5,9 @@ use super::description::{Description, Key, key};
 use super::{CONTEXT, EPSILON, EXPERT_FFN, EXPERTS_USED, FFN, HIDDEN, LAYERS, Q_HEADS, vocabulary};
 use crate::model::config::{AttentionConfig, Experts, Gate, Latent, ModelConfig};
 use crate::model::file::ModelFile;
+use crate::model::json_file::short;
 use crate::model::rope::{Rope, RopeScaling};
 use crate::{Error, Result};
-use serde_json::Value;
 
 const Q_RANK: Key = key("attention.q_lora_rank", "q_lora_rank");
 const KV_RANK: Key = key("attention.kv_lora_rank", "kv_lora_rank");
@@ -26,6 +26,7 @@ const TRANSFORMERS_EPSILON: f32 = 1e-6;
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
     description.must_be_off("attention_bias")?;
+    description.must_be_silu()?;
     let listed = description.size(LAYERS)?;
     // GGUF counts the layers that predict further tokens, which follow the others; they are not used.
     let layers = match description {
@@ -36,7 +37,7 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
     };
     let epsilon = description.positive(EPSILON)?;
     let latent = latent(description, epsilon)?;
-    let (vocabulary, tied) = vocabulary(file)?;
+    let (vocabulary, tied) = vocabulary(file, description)?;
     let scaling = description.rope_scaling(latent.rope)?;
     if scaling != RopeScaling::None {
         return Err(Error::Model(
@@ -156,7 +157,7 @@ fn sparse_layers(description: Description<'_>, layers: u32) -> Result<Vec<bool>>
             .collect()
     });
     kinds.filter(|kinds| kinds.len() == layers as usize).ok_or_else(|| {
-        let shown: String = Value::to_string(types).chars().take(80).collect();
+        let shown = short(&types.to_string());
         Error::Model(format!(
             "mlp_layer_types of config.json is {shown}, but a list of {layers} times \"dense\" or \"sparse\" is needed"
         ))

@@ -15,7 +15,7 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
         )));
     }
     let heads = grouped(description, false)?;
-    let (vocabulary, tied) = vocabulary(file)?;
+    let (vocabulary, tied) = vocabulary(file, description)?;
     Ok(ModelConfig {
         architecture: "llama".into(),
         layers: description.size(LAYERS)?,

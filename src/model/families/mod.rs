@@ -7,6 +7,7 @@ mod qwen3;
 
 use super::config::{Grouped, ModelConfig};
 use super::file::ModelFile;
+use super::json_file::short;
 use crate::{Error, Result};
 use description::{Description, Key, key};
 
@@ -30,7 +31,8 @@ pub(super) fn read(file: &ModelFile) -> Result<ModelConfig> {
             .map(|family| if description.is_json() { family.1 } else { family.0 })
             .collect();
         return Err(Error::Model(format!(
-            "the architecture is {name}, but only {} are supported",
+            "the architecture is {}, but only {} are supported",
+            short(name),
             known.join(", ")
         )));
     };
@@ -67,12 +69,13 @@ fn grouped(description: Description<'_>, head_norms: bool) -> Result<Grouped> {
     description.must_be(key("rope.dimension_count", ""), head_dim)?;
     description.must_be_off("attention_bias")?;
     description.must_be_off("mlp_bias")?;
+    description.must_be_silu()?;
     description.must_be_off("use_sliding_window")?;
     Ok(Grouped { q_heads, kv_heads, head_dim, head_norms })
 }
 
 /// The number of rows of the embedding, and whether the output matrix is a tensor of its own.
-fn vocabulary(file: &ModelFile) -> Result<(u32, bool)> {
+fn vocabulary(file: &ModelFile, description: Description<'_>) -> Result<(u32, bool)> {
     let (embedding, output) = match file {
         ModelFile::Gguf(_) => ("token_embd.weight", "output.weight"),
         ModelFile::Folder(_) => ("model.embed_tokens.weight", "lm_head.weight"),
@@ -92,14 +95,10 @@ fn vocabulary(file: &ModelFile) -> Result<(u32, bool)> {
             )));
         }
     };
-    let is_tied = match file {
-        // A folder may hold a copy of the embedding as its output matrix, which its description then says.
-        ModelFile::Folder(folder) => {
-            folder.tensor(output).is_none()
-                || folder.config().get("tie_word_embeddings") == Some(&true.into())
-        }
-        ModelFile::Gguf(file) => file.tensor(output).is_none(),
-    };
+    // A folder may hold a copy of the embedding as its output matrix, or say that it must hold one.
+    let is_tied = description
+        .opt_flag(key("", "tie_word_embeddings"))?
+        .unwrap_or_else(|| file.tensor(output).is_none());
     Ok((rows, is_tied))
 }
 

@@ -1,6 +1,6 @@
 //! Qwen3 (arXiv 2505.09388): Llama's layers with a norm of each query and key head, and in the larger models experts.
 
-use super::description::{Description, sized};
+use super::description::{Description, key};
 use super::{
     CONTEXT, EPSILON, EXPERT_FFN, EXPERTS, EXPERTS_USED, FFN, HIDDEN, LAYERS, grouped, no_biases,
     vocabulary,
@@ -10,11 +10,12 @@ use crate::model::file::ModelFile;
 use crate::model::rope::Rope;
 use crate::{Error, Result};
 use serde_json::Value;
+use std::collections::HashSet;
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
     no_biases(file)?;
     let heads = grouped(description, true)?;
-    let (vocabulary, tied) = vocabulary(file)?;
+    let (vocabulary, tied) = vocabulary(file, description)?;
     Ok(ModelConfig {
         architecture: "qwen3".into(),
         layers: description.size(LAYERS)?,
@@ -37,16 +38,9 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
 
 pub(super) fn read_experts(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
     let config = read(file, description)?;
-    let normalised = match description.json("norm_topk_prob") {
-        // What GGUF's readers do; the key is not converted.
-        None if !description.is_json() => true,
-        None => false,
-        Some(value) => value.as_bool().ok_or_else(|| {
-            Error::Model(format!(
-                "norm_topk_prob of config.json is {value}, but true or false is needed"
-            ))
-        })?,
-    };
+    // Where nothing is said: false in config.json, true for GGUF's readers; the key is not converted.
+    let normalised =
+        description.opt_flag(key("", "norm_topk_prob"))?.unwrap_or(!description.is_json());
     let experts = Experts {
         count: description.size(EXPERTS)?,
         used: description.size(EXPERTS_USED)?,
@@ -66,22 +60,14 @@ fn layers(file: &ModelFile, description: Description<'_>, layers: u32) -> Result
         let has = |i| file.tensor(&format!("blk.{i}.ffn_gate_inp.weight")).is_some();
         return Ok((0..layers).map(has).collect());
     }
-    let step = match description.json("decoder_sparse_step") {
-        None => 1,
-        Some(value) => {
-            let step = value.as_u64().and_then(|step| step.try_into().ok()).unwrap_or(0);
-            sized("decoder_sparse_step of config.json", step)?
-        }
-    };
-    let dense: Vec<u64> = match description.json("mlp_only_layers") {
-        None => Vec::new(),
+    let step = description.opt_size(key("", "decoder_sparse_step"))?.unwrap_or(1);
+    let dense: HashSet<u64> = match description.json("mlp_only_layers") {
+        None => HashSet::new(),
         Some(list) => {
             list.as_array().and_then(|list| list.iter().map(Value::as_u64).collect()).ok_or_else(
                 || Error::Model("mlp_only_layers of config.json must be a list of layers".into()),
             )?
         }
     };
-    Ok((0..layers)
-        .map(|i| (i + 1).is_multiple_of(step) && !dense.contains(&u64::from(i)))
-        .collect())
+    Ok((0..layers).map(|i| (i + 1).is_multiple_of(step) && !dense.contains(&i.into())).collect())
 }
