@@ -11,8 +11,16 @@ mod gguf_builder;
 mod describe;
 #[path = "cli/eval.rs"]
 mod eval;
+#[path = "cli/folders.rs"]
+mod folders;
 #[path = "cli/generate.rs"]
 mod generate;
+#[cfg(feature = "hub")]
+#[path = "cli/hub.rs"]
+mod hub;
+#[cfg(feature = "hub")]
+#[path = "cli/hub_server.rs"]
+mod hub_server;
 #[path = "cli/interactive.rs"]
 mod interactive;
 #[path = "cli/interrupt.rs"]

@@ -2,6 +2,7 @@
 
 use super::attention::FormatFlags;
 use super::model::{Model, Room};
+use super::model_option::ModelOption;
 use super::terminal::{bar, print, print_json};
 use super::{INTERRUPTED, Outcome, interrupt};
 use asynctls::engine::{IndexOptions, Want};
@@ -13,9 +14,8 @@ use std::process::ExitCode;
 /// Options of `asynctls calibrate`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelOption,
     /// The text to choose channels by
     #[arg(long, value_name = "FILE")]
     text: PathBuf,

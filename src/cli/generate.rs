@@ -4,6 +4,7 @@ use super::answer::{Answer, Answerer, Finish, Work};
 use super::attention::{AttentionOptions, name, two_level};
 use super::conversation::Conversation;
 use super::fit::Plan;
+use super::model_option::ModelOption;
 use super::report::{Report, Settings, Timings, summary};
 use super::start::{Loaded, Machine, load};
 use super::terminal::{self, note, print, print_json};
@@ -25,9 +26,8 @@ use std::time::{Duration, Instant};
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Options {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelOption,
     /// The prompt
     #[arg(long, value_name = "TEXT", group = "source", allow_hyphen_values = true)]
     prompt: Option<String>,
@@ -115,7 +115,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let first = options.first_prompt()?;
 
     let reading = Instant::now();
-    let file = ModelFile::open(&options.model)?;
+    let file = ModelFile::open(&options.model.path()?)?;
     let config = ModelConfig::read(&file)?;
     let attention = options.attention.of(config.context_length)?;
     let tokenizer = file.tokenizer()?;
@@ -346,7 +346,7 @@ impl Run<'_> {
         let index = engine.options.index.as_ref();
         let SamplerSettings { temperature, top_k, top_p, seed } = self.options.sampling.settings();
         Settings {
-            model: self.options.model.display().to_string(),
+            model: self.options.model.to_string(),
             system: self.options.system.clone(),
             raw: conversation.is_raw(),
             no_think: self.options.no_think,

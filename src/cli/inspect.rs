@@ -1,6 +1,7 @@
 //! `asynctls inspect`: what is in a model file or folder, and whether it can run.
 
 use super::Outcome;
+use super::model_option::HubOption;
 use super::terminal::{print, print_json, size, visible};
 use asynctls::Result;
 use asynctls::model::gguf::{Gguf, Value};
@@ -15,9 +16,11 @@ use std::process::ExitCode;
 /// Options of `asynctls inspect`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// The model: a GGUF file, or a folder as published
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    /// The model: a GGUF file, or a model folder with config.json and safetensors
+    #[arg(value_name = "MODEL", required_unless_present = "hf", conflicts_with = "hf")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubOption,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -69,7 +72,7 @@ struct TokenizerInfo {
 
 /// Runs it.
 pub fn run(options: &Options) -> Outcome<ExitCode> {
-    let file = ModelFile::open(&options.model)?;
+    let file = ModelFile::open(&options.hub.or(options.model.as_deref())?)?;
     let inspection = Inspection::new(&file);
     if options.json {
         print_json(&inspection)?;

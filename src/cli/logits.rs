@@ -3,6 +3,7 @@
 use super::Outcome;
 use super::attention::AttentionOptions;
 use super::fit::Plan;
+use super::model_option::ModelOption;
 use super::start::{Machine, load};
 use super::terminal::{bar, print, to_json};
 use asynctls::attention::Attention;
@@ -18,9 +19,8 @@ use std::process::ExitCode;
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Options {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelOption,
     /// Token ids, with commas between
     #[arg(
         long,
@@ -58,7 +58,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     options.attention.check()?;
     Disable::from_env()?;
     let (what, ids) = options.ids()?;
-    let file = ModelFile::open(&options.model)?;
+    let file = ModelFile::open(&options.model.path()?)?;
     let config = ModelConfig::read(&file)?;
     check(what, &ids, &config)?;
     let attention = options.attention.of(config.context_length)?;

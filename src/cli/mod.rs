@@ -8,10 +8,12 @@ mod conversation;
 mod eval;
 mod fit;
 mod generate;
+mod hub;
 mod inspect;
 mod interrupt;
 mod logits;
 mod model;
+mod model_option;
 mod prompt;
 mod report;
 mod start;
@@ -38,7 +40,7 @@ enum Command {
     Generate(generate::Options),
     /// List what adapters are here, what each can do and which kernels it would run
     Adapters(adapters::Options),
-    /// Show what is in a model file, and whether it can run
+    /// Show what is in a GGUF file or model folder, and whether it can run
     Inspect(inspect::Options),
     /// Print the logits after given token ids
     Logits(logits::Options),
@@ -54,10 +56,15 @@ Examples:
   asynctls inspect model.gguf
   asynctls generate --model model.gguf --prompt \"Why is the sky blue?\"
   asynctls generate --model model.gguf --prompt-file question.txt --max-tokens 64 --stats
+  asynctls generate --hf Qwen/Qwen3-0.6B -i
 
 Environment:
   ASYNCTLS_ADAPTER    the adapter, where --adapter is not given
   ASYNCTLS_DISABLE    features to do without, such as subgroups
+  HF_HOME             where --hf keeps models [default: ~/.cache/huggingface]
+  HF_TOKEN            the token for --hf, where a login has left none
+  HF_ENDPOINT         the hub that --hf asks [default: https://huggingface.co]
+  HF_HUB_OFFLINE      1 takes what --hf names from the cache alone
   RUST_LOG            what to log, such as warn or asynctls=debug [default: nothing]
 
 Exit codes: 0 fine, 1 the GPU failed, 2 bad usage or input, 130 interrupted.";

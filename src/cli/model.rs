@@ -1,6 +1,7 @@
 //! A model file, and the model loaded with room for given sequences.
 
 use super::fit::Plan;
+use super::model_option::ModelOption;
 use super::prompt;
 use super::start::{Machine, load};
 use asynctls::engine::{Engine, EngineOptions};
@@ -32,9 +33,9 @@ pub struct Room {
 }
 
 impl Model {
-    /// Reads a file.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = ModelFile::open(path)?;
+    /// Reads the model, once it is here.
+    pub fn open(option: &ModelOption) -> Result<Self> {
+        let file = ModelFile::open(&option.path()?)?;
         let config = ModelConfig::read(&file)?;
         let tokenizer = file.tokenizer()?;
         Ok(Self { file, config, tokenizer })

@@ -141,6 +141,14 @@ fn read_json(path: &Path) -> Result<Value> {
     json_file::parse(path, &json_file::text(path, LARGEST_JSON)?.ok_or_else(missing)?)
 }
 
+/// Names of the shards that an index, `model.safetensors.index.json`, lists.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Model`], which name the file.
+pub fn shards(index: &Path) -> Result<Vec<String>> {
+    listed(index).map(|shards| shards.into_keys().collect())
+}
+
 // Tensor names by shard.
 fn listed(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let malformed = |what: &str| problem(path, what);

@@ -70,7 +70,10 @@ fn a_model_that_cannot_run_is_inspected_too() {
     std::fs::write(file.path(), bytes).unwrap();
     let found = run(&["inspect", text(file.path()), "--json"]).fine().json();
     assert_eq!((&found["architecture"], &found["runs"]), (&"mamba".into(), &false.into()));
-    assert_eq!(found["problem"], "the architecture is mamba, but only llama is supported");
+    assert_eq!(
+        found["problem"],
+        "the architecture is mamba, but only llama, qwen3, qwen3moe, deepseek2 are supported"
+    );
     assert_eq!(found["context_length"], 512);
     assert_eq!(found["weights"][0]["weights"], 64);
     assert_eq!(found["kv_bytes_a_token"], serde_json::Value::Null);

@@ -1,6 +1,7 @@
 //! `asynctls eval perplexity`.
 
 use super::super::model::{Model, Room};
+use super::super::model_option::ModelOption;
 use super::super::terminal::bar;
 use super::super::{Outcome, interrupt};
 use super::methods::MethodOptions;
@@ -24,9 +25,8 @@ const BLOCK: usize = 64;
 /// Options of `asynctls eval perplexity`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelOption,
     /// The text
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
@@ -100,8 +100,14 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         prefill,
         windows: options.windows,
     };
-    let settings =
-        Settings::new("perplexity", &options.model, &engine, &methods, options.results.seed, &own);
+    let settings = Settings::new(
+        "perplexity",
+        options.model.name(),
+        &engine,
+        &methods,
+        options.results.seed,
+        &own,
+    );
     let mut store = options.results.store(&settings)?;
     let windows: Vec<&[u32]> =
         tokens.chunks_exact(options.length as usize).take(options.windows as usize).collect();

@@ -2,6 +2,7 @@
 
 use super::super::Outcome;
 use super::super::model::{Model, Room};
+use super::super::model_option::ModelOption;
 use super::grid::{Grid, GridOptions};
 use super::methods::MethodOptions;
 use super::results::{ResultOptions, Settings};
@@ -15,15 +16,14 @@ use asynctls::eval::table::{Cell, Table};
 use asynctls::{Error, Result};
 use clap::Args;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Options of `asynctls eval recall`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelOption,
     /// Decode steps to observe after each prompt
     #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -107,8 +107,14 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     model.check_length("--lengths and --steps together", context)?;
     let room = Room { context, what: "--lengths", sessions: 2, own: options.steps + 1 };
     let engine = model.load(adapter, &room, |engine| options.methods.set_up(&methods, engine))?;
-    let settings =
-        Settings::new("recall", &options.model, &engine, &methods, options.results.seed, &own);
+    let settings = Settings::new(
+        "recall",
+        options.model.name(),
+        &engine,
+        &methods,
+        options.results.seed,
+        &own,
+    );
     let mut store = options.results.store(&settings)?;
     let finished = grid.each("observing", &mut store, |sample, progress| {
         let run = Run {

@@ -9,7 +9,7 @@ use asynctls::eval::store::Store;
 use asynctls::eval::table::Table;
 use clap::Args;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Where results go.
@@ -64,7 +64,7 @@ pub struct Settings<'a, T: Serialize> {
 impl<'a, T: Serialize> Settings<'a, T> {
     pub fn new(
         evaluation: &'static str,
-        model: &Path,
+        model: String,
         engine: &'a Engine,
         methods: &'a [Method],
         seed: u64,
@@ -74,7 +74,7 @@ impl<'a, T: Serialize> Settings<'a, T> {
         let shape = engine.shape();
         Self {
             evaluation,
-            model: model.file_name().unwrap_or_default().display().to_string(),
+            model,
             adapter: engine.gpu.label(),
             kernels: engine.gpu.tier.name,
             methods: methods.iter().map(|method| method.name.as_str()).collect(),

@@ -2,6 +2,7 @@
 
 use super::super::Outcome;
 use super::super::model::{Model, Room};
+use super::super::model_option::ModelOption;
 use super::grid::{Grid, GridOptions, Place};
 use super::methods::MethodOptions;
 use super::results::{ResultOptions, Settings};
@@ -14,15 +15,14 @@ use asynctls::eval::store::Store;
 use asynctls::eval::table::{Cell, Table};
 use clap::Args;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Options of `asynctls eval retrieval`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelOption,
     #[command(flatten)]
     grid: GridOptions,
     #[command(flatten)]
@@ -64,8 +64,14 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         own: grid.answer_tokens() + 1,
     };
     let engine = model.load(adapter, &room, |engine| options.methods.set_up(&methods, engine))?;
-    let settings =
-        Settings::new("retrieval", &options.model, &engine, &methods, options.results.seed, &own);
+    let settings = Settings::new(
+        "retrieval",
+        options.model.name(),
+        &engine,
+        &methods,
+        options.results.seed,
+        &own,
+    );
     let mut store = options.results.store(&settings)?;
     let finished = grid.each("asking", &mut store, |sample, progress| {
         let total = work(&sample, methods.len());

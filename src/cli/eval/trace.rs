@@ -1,6 +1,7 @@
 //! `asynctls eval trace`.
 
 use super::super::model::{Model, Room};
+use super::super::model_option::ModelOption;
 use super::super::terminal::{bar, note, size};
 use super::super::{INTERRUPTED, Outcome, interrupt};
 use super::methods::MethodOptions;
@@ -15,9 +16,8 @@ use std::process::ExitCode;
 /// Options of `asynctls eval trace`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// The model, a GGUF file
-    #[arg(long, value_name = "FILE")]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelOption,
     /// The text that the steps follow
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
@@ -69,7 +69,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let (prompt, forced) = tokens[..context as usize].split_at(options.length as usize);
     let trace = pollster::block_on(record(&engine, prompt, forced, &method, recorded.keys))?;
     let about = HashMap::from([
-        ("model".to_owned(), options.model.display().to_string()),
+        ("model".to_owned(), options.model.to_string()),
         ("text".to_owned(), options.text.display().to_string()),
         ("method".to_owned(), method.name.clone()),
         ("adapter".to_owned(), engine.gpu.label().to_owned()),

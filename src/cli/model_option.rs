@@ -1,0 +1,57 @@
+//! Where a model comes from: a path, or a name on the hub.
+
+use super::hub::HubModel;
+use asynctls::Result;
+use clap::Args;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The options that say which model.
+#[derive(Args, Debug)]
+pub struct ModelOption {
+    /// The model: a GGUF file, or a model folder with config.json and safetensors
+    #[arg(long, value_name = "PATH", required_unless_present = "hf", conflicts_with = "hf")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubOption,
+}
+
+/// The option that names a model on the hub.
+#[derive(Args, Debug)]
+pub struct HubOption {
+    /// The model's name on the Hugging Face Hub, ORG/NAME[@REVISION][:FILE.gguf]: downloads it once, into the hub's cache
+    #[arg(long, value_name = "NAME")]
+    hf: Option<HubModel>,
+}
+
+impl HubOption {
+    /// The model's file or folder: `path`, unless the model is named, which may download it.
+    pub fn or(&self, path: Option<&Path>) -> Result<PathBuf> {
+        match &self.hf {
+            Some(model) => model.fetch(),
+            None => Ok(path.unwrap_or(Path::new("")).to_owned()),
+        }
+    }
+}
+
+impl ModelOption {
+    /// The model's file or folder, which may have to be downloaded.
+    pub fn path(&self) -> Result<PathBuf> {
+        self.hub.or(self.model.as_deref())
+    }
+
+    /// The model's name, wherever it lies.
+    pub fn name(&self) -> String {
+        match &self.model {
+            Some(path) => path.file_name().unwrap_or_default().display().to_string(),
+            None => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ModelOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.model.iter().try_for_each(|path| path.display().fmt(f))?;
+        self.hub.hf.iter().try_for_each(|model| model.fmt(f))
+    }
+}
