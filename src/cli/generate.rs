@@ -128,6 +128,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
 
     let Machine { gpu, memory, time: open } = Machine::open(adapter)?;
     let mut engine_options = EngineOptions::new(&gpu, context);
+    engine_options.quantise = options.model.quantise();
     options.attention.set_up(&attention, &mut engine_options)?;
     let what = if options.context.is_some() { "--context" } else { "the context" };
     let mut plan = Plan { file: &file, config: &config, options: engine_options, what };

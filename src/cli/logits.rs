@@ -65,6 +65,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
 
     let Machine { gpu, memory, .. } = Machine::open(adapter)?;
     let mut engine_options = EngineOptions::new(&gpu, ids.len() as u32);
+    engine_options.quantise = options.model.quantise();
     options.attention.set_up(&attention, &mut engine_options)?;
     engine_options.logit_rows = if options.all { ROWS.min(ids.len() as u32) } else { 1 };
     let plan = Plan { file: &file, config: &config, options: engine_options, what };

@@ -5,6 +5,7 @@ use super::model_option::ModelOption;
 use super::prompt;
 use super::start::{Machine, load};
 use asynctls::engine::{Engine, EngineOptions};
+use asynctls::model::quantise::Quantise;
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
@@ -18,6 +19,8 @@ pub struct Model {
     pub config: ModelConfig,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+    /// What weights that are floats become.
+    quantise: Option<Quantise>,
 }
 
 /// What an engine must hold.
@@ -38,7 +41,7 @@ impl Model {
         let file = ModelFile::open(&option.path()?)?;
         let config = ModelConfig::read(&file)?;
         let tokenizer = file.tokenizer()?;
-        Ok(Self { file, config, tokenizer })
+        Ok(Self { file, config, tokenizer, quantise: option.quantise() })
     }
 
     /// Refuses lengths that the model was not made for.
@@ -60,6 +63,7 @@ impl Model {
     ) -> Result<Engine> {
         let Machine { gpu, memory, .. } = Machine::open(adapter)?;
         let mut options = EngineOptions::new(&gpu, room.context);
+        options.quantise = self.quantise;
         options.sessions = room.sessions;
         options.total_tokens += u64::from(room.sessions - 1) * u64::from(room.own);
         set_up(&mut options)?;

@@ -2,6 +2,7 @@
 
 use super::hub::HubModel;
 use asynctls::Result;
+use asynctls::model::quantise::Quantise;
 use clap::Args;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ pub struct ModelOption {
     model: Option<PathBuf>,
     #[command(flatten)]
     hub: HubOption,
+    /// Quantise weights that are floats while they are loaded: q8_0 or q4_0
+    #[arg(long, value_name = "TYPE")]
+    quantize: Option<Quantise>,
 }
 
 /// The option that names a model on the hub.
@@ -40,12 +44,21 @@ impl ModelOption {
         self.hub.or(self.model.as_deref())
     }
 
-    /// The model's name, wherever it lies.
+    /// What weights that are floats become.
+    pub fn quantise(&self) -> Option<Quantise> {
+        self.quantize
+    }
+
+    /// The model's name, wherever it lies, and what its weights become.
     pub fn name(&self) -> String {
-        match &self.model {
+        let mut name = match &self.model {
             Some(path) => path.file_name().unwrap_or_default().display().to_string(),
             None => self.to_string(),
+        };
+        if let Some(quantise) = self.quantize {
+            name += &format!(" as {quantise}");
         }
+        name
     }
 }
 
