@@ -5,11 +5,13 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use serde::Deserialize;
+#[cfg(feature = "text")]
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
 /// Bytes that a configuration may have; the longest published ones have about a million.
+#[cfg(feature = "text")]
 const MOST: u64 = 16 << 20;
 
 /// The whole text of a file of at most `most` bytes; `None` if there is no such file.
@@ -36,6 +38,7 @@ pub fn parse<'a, T: Deserialize<'a>>(path: &Path, text: &'a str) -> Result<T> {
 }
 
 /// A configuration: an object, which is empty if there is no such file.
+#[cfg(feature = "text")]
 pub fn object(path: &Path) -> Result<Map<String, Value>> {
     text(path, MOST)?.map_or_else(|| Ok(Map::new()), |text| parse(path, &text))
 }
@@ -52,6 +55,7 @@ pub fn short(text: &str) -> String {
 }
 
 /// An error that names the file from which its cause was read.
+#[cfg(feature = "text")]
 pub fn named(path: &Path, error: Error) -> Error {
     match error {
         Error::Model(message) => problem(path, message),
