@@ -9,8 +9,10 @@ use asynctls::engine::{Engine, EngineOptions, Output, Session, Want};
 use asynctls::gpu::GpuOptions;
 use asynctls::model::ModelFile;
 use asynctls::model::quantise::Quantise;
+use asynctls::reference::dequantize::dequantize;
 use device::{gpu, prefill};
-use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
 const MODELS: [&str; 7] =
@@ -260,23 +262,53 @@ fn a_batch_is_its_sequences_one_by_one() {
     });
 }
 
+/// The folder of a model whose matrices are what they are after quantising, as floats.
+fn quantised_folder(name: &str, quantise: Quantise) -> tempfile::TempDir {
+    let from = folder(name).join("model");
+    let to = tempfile::tempdir().unwrap();
+    std::fs::copy(from.join("config.json"), to.path().join("config.json")).unwrap();
+    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
+        .iter()
+        .map(|(name, tensor)| {
+            assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
+            let shape = tensor.shape().to_vec();
+            let [_, columns] = shape[..] else { return (name.into(), shape, tensor.data().into()) };
+            let rows = tensor.data().chunks_exact(columns * 4).flat_map(|row| {
+                let floats: Vec<f32> =
+                    row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                let mut blocks = Vec::new();
+                quantise.row(&floats, &mut blocks).unwrap();
+                let mut row = dequantize(quantise.kind(), &blocks).unwrap();
+                row.truncate(columns);
+                row
+            });
+            (name.into(), shape.clone(), rows.flat_map(f32::to_le_bytes).collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    std::fs::write(to.path().join("model.safetensors"), bytes).unwrap();
+    to
+}
+
 // The blocks themselves are compared with the reference's in tests/quantise.rs.
 #[test]
-fn floats_quantise_at_load() {
+fn weights_quantised_at_load_are_those_quantised_before() {
     let golden = golden("llama", false);
-    let path = folder("llama").join("model");
-    let logits = |quantise| {
-        let engine = load(&path, |options| options.quantise = quantise);
+    let logits = |path: &Path, quantise| {
+        let engine = load(path, |options| options.quantise = quantise);
         let mut session = engine.session().unwrap();
         prefill(&engine, &mut session, &golden.ids, Want::EveryLogits).unwrap().logits
     };
-    let exact = logits(None);
-    let mut last = 0.0;
-    for (quantise, most) in [(Quantise::Q8_0, 0.05), (Quantise::Q4_0, 0.6)] {
-        let (apart, scale) = difference(&logits(Some(quantise)), &exact);
-        assert!(apart <= most * scale, "{quantise}: {apart} apart at a scale of {scale}");
-        assert!(apart > 2.0 * last, "{quantise} changes more than what has more bits");
-        last = apart;
+    for quantise in Quantise::ALL {
+        let here = logits(&folder("llama").join("model"), Some(quantise));
+        let before = quantised_folder("llama", quantise);
+        assert_ours(&quantise.to_string(), &golden, &here, &logits(before.path(), None));
+        let (apart, scale) = difference(&here, &golden.logits);
+        assert!(apart > 0.01 * scale, "{quantise} changes nothing");
     }
-    assert!(last > 0.0);
 }
