@@ -191,7 +191,7 @@ fn judge(
                 if measures {
                     shares.extend(recall(&shape, &cache[layer], view, row, &choices));
                 }
-                append(&mut cache[layer], view, shape.head_dim as usize);
+                append(&mut cache[layer], view, &shape);
                 choices
             };
             let step = engine.decode_selected(&mut fork, token, budget, &mut select, Want::Token);

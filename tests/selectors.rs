@@ -292,7 +292,7 @@ fn what_the_host_appends_is_what_the_cache_holds() {
     let engine = shared();
     let (mut cache, views, session) = observed(two_level(BlockScorer::Codes, TokenScorer::Codes));
     for (cache, view) in cache.iter_mut().zip(&views) {
-        append(cache, view, 64);
+        append(cache, view, engine.shape());
     }
     assert_eq!(pollster::block_on(engine.read_cache(&session)).unwrap(), cache);
 }

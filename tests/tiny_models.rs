@@ -4,12 +4,15 @@
 #[path = "common/device.rs"]
 mod device;
 
-use asynctls::attention::{Attention, Blocks, Budget};
-use asynctls::engine::{Engine, EngineOptions, Output, Session, Want};
+use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, TokenScorer, TwoLevel};
+use asynctls::engine::{Engine, EngineOptions, IndexOptions, LayerView, Output, Session, Want};
+use asynctls::eval::recall::measure;
 use asynctls::gpu::GpuOptions;
 use asynctls::model::ModelFile;
 use asynctls::model::quantise::Quantise;
 use asynctls::reference::dequantize::dequantize;
+use asynctls::reference::index::bounds;
+use asynctls::reference::select::{bounds_score, check_top_k};
 use device::{gpu, prefill};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -260,6 +263,77 @@ fn a_batch_is_its_sequences_one_by_one() {
             outputs.into_iter().flat_map(|output| output.logits).collect();
         assert_ours(name, golden, &together, &alone);
     });
+}
+
+// Latent attention: one KV head whose queries are absorbed, values in the keys.
+#[test]
+fn selectors_of_latent_attention_choose_what_the_host_does() {
+    const BUDGET: Budget = Budget {
+        blocks: Blocks::Count(2),
+        tokens: 9,
+        sink_blocks: 1,
+        recent_blocks: 1,
+        dense_below: 0,
+    };
+    let golden = golden("glm4-moe-lite", false);
+    let engine = load(&folder("glm4-moe-lite").join("model"), |options| {
+        options.sessions = 2;
+        options.index = Some(IndexOptions { bounds: true, ..IndexOptions::default() });
+    });
+    let shape = *engine.shape();
+    let (group, d) = (shape.group as usize, shape.head_dim as usize);
+    let row = BUDGET.row(golden.ids.len() as u32, shape.block);
+    for (block_scorer, token_scorer) in [
+        (BlockScorer::Oracle, TokenScorer::Oracle),
+        (BlockScorer::MinMax, TokenScorer::Codes),
+        (BlockScorer::Codes, TokenScorer::Codes),
+    ] {
+        let attention =
+            Attention::TwoLevel(TwoLevel { budget: BUDGET, block_scorer, token_scorer });
+        let mut session = engine.session().unwrap();
+        prefill(&engine, &mut session, &golden.ids, Want::Nothing).unwrap();
+        let cache = pollster::block_on(engine.read_cache(&session)).unwrap();
+        let mut fork = pollster::block_on(engine.fork(&mut session)).unwrap();
+        let id = golden.greedy[0];
+        let observed = engine.observe(&mut session, id, &attention, Want::Logits);
+        let (output, views) = pollster::block_on(observed).unwrap();
+        for (cache, view) in cache.iter().zip(&views) {
+            let of = |blocks: &[u32]| {
+                blocks.iter().map(|&b| (b - row.sink) as usize).collect::<Vec<_>>()
+            };
+            let eligible = row.sink..row.recent_first;
+            match block_scorer {
+                BlockScorer::Oracle => {
+                    let head = measure(&shape, cache, view, &row, &[]);
+                    for head in head {
+                        assert!(head.recall >= head.oracle * (1.0 - 1e-3), "{head:?}");
+                    }
+                }
+                BlockScorer::MinMax => {
+                    let queries: Vec<&[f32]> =
+                        (0..group).map(|h| &view.queries[h * d..][..d]).collect();
+                    let scores: Vec<f64> = eligible
+                        .map(|block| {
+                            let tokens = block * shape.block..(block + 1) * shape.block;
+                            let keys: Vec<&[f32]> =
+                                tokens.map(|t| &cache.keys[0][t as usize * d..][..d]).collect();
+                            let (low, high) = bounds(&keys);
+                            bounds_score(&queries, &low, &high)
+                        })
+                        .collect();
+                    check_top_k(&of(&view.blocks[0]), &scores, 2, 1e-4).unwrap();
+                }
+                // Codes are compared in the conformance cases; here a step is what it says of itself.
+                _ => {
+                    let select =
+                        &mut |layer: usize, _: &LayerView, _: &_| views[layer].tokens.clone();
+                    let step = engine.decode_selected(&mut fork, id, &BUDGET, select, Want::Logits);
+                    assert_eq!(pollster::block_on(step).unwrap().logits, output.logits);
+                    fork.rewind(golden.ids.len() as u32).unwrap();
+                }
+            }
+        }
+    }
 }
 
 /// The folder of a model whose matrices are what they are after quantising, as floats.

@@ -16,7 +16,7 @@ pub struct LayerView {
     pub key: Vec<f32>,
     /// The token's value, as cached: KV head, dimension.
     pub value: Vec<f32>,
-    /// What attention gave: query head, dimension.
+    /// What attention gave: query head, dimension. Latent attention gives latents, which are then taken to values.
     pub attended: Vec<f32>,
     /// Level 1's scores, of each query head's closed blocks; empty where no block was ranked. The minmax scorer has one
     /// score a KV head, at its first query head.
@@ -108,7 +108,7 @@ impl Engine {
                 let scratch = &self.scratch;
                 for (from, to, end) in [
                     (&scratch.rows, places.qkv, places.attended),
-                    (&scratch.attended, places.attended, places.scores),
+                    (scratch.merged(), places.attended, places.scores),
                     (&scratch.chosen_blocks, places.blocks, places.tokens),
                     (&scratch.chosen_tokens, places.tokens, places.total),
                 ] {
@@ -261,7 +261,7 @@ impl Engine {
         let step = &plan.step;
         let closed = if step.ranks_blocks { u64::from(step.closed) } else { 0 };
         let attended = u64::from(self.shape.row_width());
-        let scores = attended + u64::from(self.config.attended());
+        let scores = attended + q_heads * u64::from(self.shape.value_dim());
         let blocks = scores + q_heads * closed;
         let tokens = blocks + kv_heads * u64::from(step.blocks_kept);
         let total = tokens + kv_heads * u64::from(step.tokens_kept);

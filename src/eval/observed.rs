@@ -106,7 +106,7 @@ pub async fn observe(
             let measured = measure_layers(engine.shape(), &cache, &views, &row, &run.needles);
             observed.add(engine.shape(), &measured, &views, &before, &row, two_level);
             for (cache, view) in cache.iter_mut().zip(&views) {
-                append(cache, view, engine.shape().head_dim as usize);
+                append(cache, view, engine.shape());
             }
             before = views;
             token = run.forced.get(step).copied().unwrap_or(output.tokens[0]);

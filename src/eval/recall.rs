@@ -99,16 +99,16 @@ pub fn measure(
     row: &RowBudget,
     needles: &[u32],
 ) -> Vec<HeadRecall> {
-    let (d, group, block) = (shape.head_dim as usize, shape.group as usize, shape.block);
+    let (length, group, block) = (shape.value_dim() as usize, shape.group as usize, shape.block);
     let mut heads = Vec::with_capacity(shape.q_heads() as usize);
     for head in 0..shape.kv_heads as usize {
         let exact = Exact::new(shape, cache, view, head);
         let best = exact.best_tokens(row, block, &exact.best_blocks(row, block));
         let best_of_chosen = exact.best_tokens(row, block, &view.blocks[head]);
-        let own = &view.value[head * d..][..d];
+        let own = &view.value[head * length..][..length];
         for h in 0..group {
             let dense = weighted(&exact.mass[h], &cache.values[head], own);
-            let made = &view.attended[(head * group + h) * d..][..d];
+            let made = &view.attended[(head * group + h) * length..][..length];
             let mass = |tokens: &[u32]| exact.attended(h, row, block, tokens);
             heads.push(HeadRecall {
                 recall: mass(&view.tokens[head]),
@@ -148,12 +148,13 @@ pub fn turnover(best_first: &[u32], before: &[u32]) -> Option<Turnover> {
 }
 
 /// Appends a step's own token to the view of the cache.
-pub fn append(cache: &mut LayerCacheView, view: &LayerView, head_dim: usize) {
+pub fn append(cache: &mut LayerCacheView, view: &LayerView, shape: &Shape) {
+    let (key, value) = (shape.head_dim as usize, shape.value_dim() as usize);
     for (head, rows) in cache.keys.iter_mut().enumerate() {
-        rows.extend_from_slice(&view.key[head * head_dim..][..head_dim]);
+        rows.extend_from_slice(&view.key[head * key..][..key]);
     }
     for (head, rows) in cache.values.iter_mut().enumerate() {
-        rows.extend_from_slice(&view.value[head * head_dim..][..head_dim]);
+        rows.extend_from_slice(&view.value[head * value..][..value]);
     }
 }
 
@@ -319,7 +320,7 @@ mod tests {
     fn appending_extends_every_head() {
         let shape = Shape::new(2, 1, 32, true);
         let (mut cache, view) = layer(&shape, 5, &mut Pcg64Mcg::seed_from_u64(4));
-        append(&mut cache, &view, 32);
+        append(&mut cache, &view, &shape);
         assert_eq!(cache.keys[1].len(), 6 * 32);
         assert_eq!(cache.values[1][5 * 32..], view.value[32..]);
     }
