@@ -1,14 +1,5 @@
 // Which matrix a few tokens are multiplied by (matvec): one for all.
-struct Batch {
-    // Whether the matrix is in this part.
-    here: bool,
-    // Its first row in this part.
-    row: u32,
-    // Where its input begins, in vec4.
-    x: u32,
-    // What its product is multiplied by.
-    factor: f32,
-}
+//!include lib/batch.wgsl
 
 fn batches_of(place: u32) -> vec2<u32> {
     return vec2(0u, 1u);

@@ -1,16 +1,6 @@
 // Which matrix a few tokens are multiplied by (matvec): those of all experts of the token, weighed and summed in the
 // order of their slots.
-struct Batch {
-    // Whether the matrix is in this part.
-    here: bool,
-    // Its first row in this part.
-    row: u32,
-    // Where its input begins, in vec4.
-    x: u32,
-    // What its product is multiplied by.
-    factor: f32,
-}
-
+//!include lib/batch.wgsl
 //!include lib/expert_slots.wgsl
 
 @group(0) @binding(6) var<storage, read> slots: array<vec2<u32>>;

@@ -46,7 +46,7 @@ impl Plan<'_> {
             ));
         }
         let Some(memory) = memory else { return Ok(()) };
-        refuse(&fit, self.what, self.options.context, adapter, memory, self.smaller(memory)?)
+        refuse(&fit, self.what, self.options.context, adapter, memory, || self.smaller(memory))
     }
 
     // The first quantisation of the weights with which the context would fit.
@@ -68,14 +68,14 @@ fn refuse(
     context: u32,
     adapter: &str,
     memory: u64,
-    smaller: Option<(Quantise, u64)>,
+    smaller: impl FnOnce() -> Result<Option<(Quantise, u64)>>,
 ) -> Result<()> {
     let needed = fit.total_bytes();
     if needed <= memory {
         return Ok(());
     }
     let largest = fit.largest_context(memory);
-    let room = match (largest, smaller) {
+    let room = match (largest, smaller()?) {
         (_, Some((quantise, bytes))) => {
             format!("with --quantize {quantise} it would need {bytes} bytes")
         }
@@ -106,7 +106,8 @@ mod tests {
             block_bytes: 55 * 64,
             block_tokens: 64,
         };
-        let refuse = |memory, smaller| refuse(&fit, "--context", 128, "vulkan:x", memory, smaller);
+        let refuse =
+            |memory, smaller| refuse(&fit, "--context", 128, "vulkan:x", memory, || Ok(smaller));
         assert!(refuse(8140, None).is_ok());
         let message = refuse(8000, None).unwrap_err().to_string();
         assert_eq!(

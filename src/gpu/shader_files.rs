@@ -16,6 +16,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("kv/latent_place.wgsl", include_str!("../../shaders/kv/latent_place.wgsl")),
     ("kv/rope_append.wgsl", include_str!("../../shaders/kv/rope_append.wgsl")),
     ("lib/attend_split.wgsl", include_str!("../../shaders/lib/attend_split.wgsl")),
+    ("lib/batch.wgsl", include_str!("../../shaders/lib/batch.wgsl")),
     ("lib/batch_heads.wgsl", include_str!("../../shaders/lib/batch_heads.wgsl")),
     ("lib/batch_one.wgsl", include_str!("../../shaders/lib/batch_one.wgsl")),
     ("lib/batch_slots.wgsl", include_str!("../../shaders/lib/batch_slots.wgsl")),

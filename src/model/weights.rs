@@ -64,7 +64,18 @@ enum Source<'a> {
     Columns(Vec<Rows<'a>>),
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// Adds the rows of the next piece of the same recipe and type.
+    fn append(&mut self, next: Run<'a>) {
+        self.rows += next.rows;
+        match (&mut self.source, next.source) {
+            (Source::Rows(list), Source::Rows(more))
+            | (Source::Columns(list), Source::Columns(more)) => list.extend(more),
+            (Source::Pairs(list), Source::Pairs(more)) => list.extend(more),
+            _ => unreachable!("a recipe has sources of one kind"),
+        }
+    }
+
     fn units(&self) -> u64 {
         self.length.div_ceil(WeightFormat::UNIT)
     }
@@ -79,53 +90,35 @@ impl Run<'_> {
 }
 
 fn runs<'a>(recipe: &Recipe<'a>, quantise: Option<Quantise>) -> Vec<Run<'a>> {
-    let mut runs = Vec::<Run<'a>>::new();
     let stored = |kind: TensorType| match quantise {
         Some(quantise) if is_float(kind) => quantise.kind(),
         _ => kind,
     };
-    match recipe {
-        Recipe::Stacked(list) => {
-            for rows in list {
-                let (kind, length) = (stored(rows.info.kind), rows.info.shape[0]);
-                match runs.last_mut() {
-                    Some(Run { kind: same, rows: count, source: Source::Rows(run), .. })
-                        if *same == kind =>
-                    {
-                        run.push(*rows);
-                        *count += rows.count;
-                    }
-                    _ => runs.push(Run {
-                        kind,
-                        length,
-                        rows: rows.count,
-                        source: Source::Rows(vec![*rows]),
-                    }),
-                }
-            }
-        }
-        Recipe::Interleaved(list) => {
-            for (even, odd) in list {
+    let pieces: Vec<Run<'a>> = match recipe {
+        Recipe::Stacked(list) => list
+            .iter()
+            .map(|rows| Run {
+                kind: stored(rows.info.kind),
+                length: rows.info.shape[0],
+                rows: rows.count,
+                source: Source::Rows(vec![*rows]),
+            })
+            .collect(),
+        Recipe::Interleaved(list) => list
+            .iter()
+            .map(|(even, odd)| Run {
                 // Different types meet in f32.
-                let same = even.info.kind == odd.info.kind;
-                let kind = stored(if same { even.info.kind } else { TensorType::F32 });
-                match runs.last_mut() {
-                    Some(Run { kind: same, rows: count, source: Source::Pairs(run), .. })
-                        if *same == kind =>
-                    {
-                        run.push((*even, *odd));
-                        *count += 2 * even.count;
-                    }
-                    _ => runs.push(Run {
-                        kind,
-                        length: even.info.shape[0],
-                        rows: 2 * even.count,
-                        source: Source::Pairs(vec![(*even, *odd)]),
-                    }),
-                }
-            }
-        }
-        Recipe::Transposed(list) => runs.push(Run {
+                kind: stored(if even.info.kind == odd.info.kind {
+                    even.info.kind
+                } else {
+                    TensorType::F32
+                }),
+                length: even.info.shape[0],
+                rows: 2 * even.count,
+                source: Source::Pairs(vec![(*even, *odd)]),
+            })
+            .collect(),
+        Recipe::Transposed(list) => vec![Run {
             // Columns of quantised blocks are no blocks.
             kind: stored(match list[0].info.kind {
                 TensorType::BF16 => TensorType::BF16,
@@ -134,7 +127,14 @@ fn runs<'a>(recipe: &Recipe<'a>, quantise: Option<Quantise>) -> Vec<Run<'a>> {
             length: list[0].count,
             rows: list.iter().map(|rows| rows.info.shape[0]).sum(),
             source: Source::Columns(list.clone()),
-        }),
+        }],
+    };
+    let mut runs = Vec::<Run<'a>>::new();
+    for piece in pieces {
+        match runs.last_mut().filter(|last| last.kind == piece.kind) {
+            Some(last) => last.append(piece),
+            None => runs.push(piece),
+        }
     }
     runs
 }

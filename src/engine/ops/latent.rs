@@ -176,6 +176,7 @@ impl OpMaker<'_> {
             heads,
             slab_tokens: own.slab_tokens,
         };
+        let prefill = kernels::prefill(gpu.tier, &prefill_shape, queries.1);
         for params in slabs {
             let slab = self.uniform(params).await?;
             let mut gather = Vec::new();
@@ -194,9 +195,7 @@ impl OpMaker<'_> {
                 &scratch.attended,
                 &scratch.states,
             ];
-            let shape = latent.prefill_shape(self.options.block);
-            let spec = kernels::prefill(gpu.tier, &shape, queries.1);
-            ops.prefill.push(gpu.op(&spec, &bindings(&buffers)).await?);
+            ops.prefill.push(gpu.op(&prefill, &bindings(&buffers)).await?);
         }
         Ok(ops)
     }

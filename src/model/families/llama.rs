@@ -1,10 +1,9 @@
 //! Llama: grouped-query attention, SwiGLU, no biases.
 
 use super::description::Description;
-use super::{CONTEXT, EPSILON, EXPERTS, FFN, HIDDEN, LAYERS, grouped, no_biases, vocabulary};
-use crate::model::config::{AttentionConfig, ModelConfig};
+use super::{EXPERTS, llama_like, no_biases};
+use crate::model::config::ModelConfig;
 use crate::model::file::ModelFile;
-use crate::model::rope::Rope;
 use crate::{Error, Result};
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
@@ -14,25 +13,6 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
             "the model has {experts} experts, but Llama's are not supported"
         )));
     }
-    let heads = grouped(description, false)?;
-    let (vocabulary, tied) = vocabulary(file, description)?;
-    Ok(ModelConfig {
-        architecture: "llama".into(),
-        layers: description.size(LAYERS)?,
-        hidden: description.size(HIDDEN)?,
-        vocabulary,
-        context_length: description.size(CONTEXT)?,
-        epsilon: description.positive(EPSILON)?,
-        tied,
-        attention: AttentionConfig::Grouped(heads),
-        rope: Rope {
-            base: description.rope_base()?,
-            dims: heads.head_dim,
-            // GGUF's converter permutes Wq and Wk so that pairs are neighbours.
-            interleaved: !description.is_json(),
-            scaling: description.rope_scaling(heads.head_dim)?,
-        },
-        ffn: description.size(FFN)?,
-        experts: None,
-    })
+    // GGUF's converter permutes Wq and Wk so that rotary pairs are neighbours.
+    llama_like(file, description, "llama", false, !description.is_json())
 }

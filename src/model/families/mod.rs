@@ -5,9 +5,10 @@ mod glm4_moe_lite;
 mod llama;
 mod qwen3;
 
-use super::config::{Grouped, ModelConfig};
+use super::config::{AttentionConfig, Grouped, ModelConfig};
 use super::file::ModelFile;
 use super::json_file::short;
+use super::rope::Rope;
 use crate::{Error, Result};
 use description::{Description, Key, key};
 
@@ -72,6 +73,36 @@ fn grouped(description: Description<'_>, head_norms: bool) -> Result<Grouped> {
     description.must_be_silu()?;
     description.must_be_off("use_sliding_window")?;
     Ok(Grouped { q_heads, kv_heads, head_dim, head_norms })
+}
+
+/// Llama's layers: grouped queries and one feed-forward network.
+fn llama_like(
+    file: &ModelFile,
+    description: Description<'_>,
+    architecture: &str,
+    head_norms: bool,
+    interleaved: bool,
+) -> Result<ModelConfig> {
+    let heads = grouped(description, head_norms)?;
+    let (vocabulary, tied) = vocabulary(file, description)?;
+    Ok(ModelConfig {
+        architecture: architecture.into(),
+        layers: description.size(LAYERS)?,
+        hidden: description.size(HIDDEN)?,
+        vocabulary,
+        context_length: description.size(CONTEXT)?,
+        epsilon: description.positive(EPSILON)?,
+        tied,
+        attention: AttentionConfig::Grouped(heads),
+        rope: Rope {
+            base: description.rope_base()?,
+            dims: heads.head_dim,
+            interleaved,
+            scaling: description.rope_scaling(heads.head_dim)?,
+        },
+        ffn: description.size(FFN)?,
+        experts: None,
+    })
 }
 
 /// The number of rows of the embedding, and whether the output matrix is a tensor of its own.

@@ -1,39 +1,16 @@
 //! Qwen3 (arXiv 2505.09388): Llama's layers with a norm of each query and key head, and in the larger models experts.
 
 use super::description::{Description, key};
-use super::{
-    CONTEXT, EPSILON, EXPERT_FFN, EXPERTS, EXPERTS_USED, FFN, HIDDEN, LAYERS, grouped, no_biases,
-    vocabulary,
-};
-use crate::model::config::{AttentionConfig, Experts, Gate, ModelConfig};
+use super::{EXPERT_FFN, EXPERTS, EXPERTS_USED, llama_like, no_biases};
+use crate::model::config::{Experts, Gate, ModelConfig};
 use crate::model::file::ModelFile;
-use crate::model::rope::Rope;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::collections::HashSet;
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
     no_biases(file)?;
-    let heads = grouped(description, true)?;
-    let (vocabulary, tied) = vocabulary(file, description)?;
-    Ok(ModelConfig {
-        architecture: "qwen3".into(),
-        layers: description.size(LAYERS)?,
-        hidden: description.size(HIDDEN)?,
-        vocabulary,
-        context_length: description.size(CONTEXT)?,
-        epsilon: description.positive(EPSILON)?,
-        tied,
-        attention: AttentionConfig::Grouped(heads),
-        rope: Rope {
-            base: description.rope_base()?,
-            dims: heads.head_dim,
-            interleaved: false,
-            scaling: description.rope_scaling(heads.head_dim)?,
-        },
-        ffn: description.size(FFN)?,
-        experts: None,
-    })
+    llama_like(file, description, "qwen3", true, false)
 }
 
 pub(super) fn read_experts(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
