@@ -6,7 +6,8 @@
 use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, Span, Step, StepSettings};
 use asynctls::gpu::{Adapter, Binding, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{
-    self, Batch, MatrixParams, Output, RmsNormParams, RowsParams, SegmentParams, WeightFormat,
+    self, Batch, MatrixParams, MergeParams, Output, Place, RmsNormParams, RowsParams,
+    SegmentParams, WeightFormat,
 };
 use std::time::Instant;
 
@@ -174,8 +175,9 @@ impl Bench {
         };
         let target = if self.gpu.is_cpu() { 16 } else { 512 };
         let plan = |ids: &[u32], position: u32, budget: Option<&Budget>| {
-            let span = Span { slot: 0, position, tokens: ids, table: &table, closing: &[] };
-            let settings = StepSettings { budget, target_workgroups: target, every_row: false };
+            let span =
+                Span { slot: 0, position, tokens: ids, table: &table, window: None, closing: &[] };
+            let settings = StepSettings { budget, target_workgroups: target, ..Default::default() };
             Step::new(&shape, &[span], &settings, |_, out| {
                 out.extend(vec![[0.6, 0.8]; shape.head_dim as usize / 2])
             })
@@ -199,7 +201,7 @@ impl Bench {
         let chosen_tokens = self.storage(u64::from(shape.kv_heads * stride) * 4);
         let score_rows = self.uniform(RowsParams { width: stride, stride });
         let stride_only = self.uniform(stride);
-        let one = self.uniform(1u32);
+        let one = self.uniform(MergeParams { segments: 1, count: 1 });
         // Scores that differ, so that selection has work to do, and blocks that exist.
         let noise: Vec<u32> = (0..shape.q_heads() * stride)
             .map(|i| ((i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6).to_bits())
@@ -215,7 +217,7 @@ impl Bench {
         let split = [&step, &segment, &qkv, &kv, &partial_o, &partial_ml];
         let kv_bytes = f64::from(depth) * f64::from(kv_heads) * d * 4.0;
         let flops = |tokens: f64| 4.0 * tokens * f64::from(q) * d;
-        let op = self.op(&kernels::dense_split(&shape), &split);
+        let op = self.op(&kernels::dense_split(&shape, Place::Paged), &split);
         self.time(
             &name("dense_split"),
             &op,
@@ -244,7 +246,7 @@ impl Bench {
         );
         let top_k = [&step, &score_rows, &scores, &keys];
         let op = self.op(
-            &kernels::top_k_blocks(self.gpu.tier, &shape, BlockScorer::Codes),
+            &kernels::top_k_blocks(self.gpu.tier, &shape, BlockScorer::Codes, None),
             &[&top_k[..], &[&chosen_blocks]].concat(),
         );
         self.time(&name("top_k blocks"), &op, [kv_heads, 1, 1], 0.0, 0.0);
@@ -264,7 +266,10 @@ impl Bench {
             &[&top_k[..], &[&chosen_tokens, &chosen_blocks]].concat(),
         );
         self.time(&name("top_k tokens"), &op, [kv_heads, 1, 1], 0.0, 0.0);
-        let op = self.op(&kernels::sparse_split(&shape), &[&split[..], &[&chosen_tokens]].concat());
+        let op = self.op(
+            &kernels::sparse_split(&shape, Place::Paged),
+            &[&split[..], &[&chosen_tokens]].concat(),
+        );
         let attended = f64::from(budget.row(depth, shape.block).attended);
         let sparse_bytes = attended * f64::from(kv_heads) * d * 4.0;
         self.time(

@@ -46,6 +46,7 @@ fn step_words(table: &[u32], blocks: usize) -> Vec<u32> {
             position: (blocks * BLOCK) as u32,
             tokens: &[1],
             table,
+            window: None,
             closing: &[],
         })
         .collect();

@@ -2,6 +2,7 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
+//!include <place>
 //!include lib/attend_split.wgsl
 
 fn token_count(row: u32, kv_head: u32) -> u32 {

@@ -6,7 +6,9 @@
 const WORKGROUP: u32 = 64u;
 
 struct Merge {
+    // Segments that have states, the first of as many as there is room for.
     segments: u32,
+    count: u32,
 }
 
 @group(0) @binding(1) var<uniform> merge: Merge;
@@ -21,7 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let head = group.y * KV_HEADS * GROUP + group.x;
     let parts = merge.segments * step[H_SPLITS];
-    let first = head * parts;
+    let first = head * merge.count * step[H_SPLITS];
 
     // Each lane folds every 64th state, then the lanes' states are folded by a tree.
     var state = vec2(-1.0e30, 0.0);

@@ -4,6 +4,7 @@
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include <kv>
+//!include <place>
 //!include lib/attend_split.wgsl
 
 // [row][KV head][H_TOKENS_KEPT]: positions, ascending

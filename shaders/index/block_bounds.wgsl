@@ -7,6 +7,8 @@
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> kv: array<u32>;
 @group(0) @binding(3) var<storage, read_write> bounds: array<u32>;
+// The segment of the index, which is divided otherwise than keys and values.
+@group(0) @binding(4) var<uniform> index_segment: Segment;
 
 const WORKGROUP: u32 = 64u;
 const ROW_WORDS: u32 = HEAD_DIM / 2u;
@@ -14,8 +16,10 @@ const ROW_WORDS: u32 = HEAD_DIM / 2u;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let kv_head = group.x;
-    let slot = step[step[H_CLOSING_AT] + group.y * 2u + 1u] - segment.first;
-    if slot >= segment.blocks {
+    let closing = step[H_CLOSING_AT] + group.y * 3u;
+    let index_slot = step[closing + 1u] - index_segment.first;
+    let slot = step[closing + 2u] - segment.first;
+    if slot >= segment.blocks || index_slot >= index_segment.blocks {
         return;
     }
     let first = kv_row(slot, kv_head, KEYS, 0u) * 4u;
@@ -27,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             low = min(low, pair);
             high = max(high, pair);
         }
-        bounds[bounds_row(slot, kv_head, LOW) * 4u + word] = pack2x16float(low);
-        bounds[bounds_row(slot, kv_head, HIGH) * 4u + word] = pack2x16float(high);
+        bounds[bounds_row(index_slot, kv_head, LOW) * 4u + word] = pack2x16float(low);
+        bounds[bounds_row(index_slot, kv_head, HIGH) * 4u + word] = pack2x16float(high);
     }
 }

@@ -10,6 +10,8 @@
 @group(0) @binding(2) var<storage, read> kv: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> channels: array<u32>;
 @group(0) @binding(4) var<storage, read_write> codes: array<u32>;
+// The segment of the index, which is divided otherwise than keys and values.
+@group(0) @binding(5) var<uniform> index_segment: Segment;
 
 const WORKGROUP: u32 = 64u;
 
@@ -36,13 +38,14 @@ fn code(row: u32, channel: u32) -> u32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     let kv_head = group.x;
-    let closing = step[H_CLOSING_AT] + group.y * 2u;
+    let closing = step[H_CLOSING_AT] + group.y * 3u;
     let sequence = step[closing];
-    let slot = step[closing + 1u] - segment.first;
-    if slot >= segment.blocks {
+    let index_slot = step[closing + 1u] - index_segment.first;
+    let slot = step[closing + 2u] - segment.first;
+    if slot >= segment.blocks || index_slot >= index_segment.blocks {
         return;
     }
-    let at = index_at(slot, kv_head);
+    let at = index_at(index_slot, kv_head);
     for (var channel = lane; channel < CHANNELS; channel += WORKGROUP) {
         let dimension = channels[channel_at(sequence, kv_head, channel)];
         var low = F16_MAX;
@@ -68,7 +71,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     bits ^= code(row, (word * PLANES + plane) * 4u + i) << (8u * i + BITS * plane);
                 }
             }
-            codes[code_row(slot, kv_head, token) + word] = bits;
+            codes[code_row(index_slot, kv_head, token) + word] = bits;
         }
     }
 }

@@ -245,7 +245,7 @@ fn key_row(row: u32, kv_head: u32, i: u32, end: u32) -> u32 {
         return NOWHERE;
     }
     let token = token_at(row, kv_head, i);
-    let slot = row_block(row, token / BLOCK) - segment.first;
+    let slot = kv_place(row, kv_head, token / BLOCK) - segment.first;
     if slot >= segment.blocks {
         return NOWHERE;
     }

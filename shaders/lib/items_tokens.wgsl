@@ -22,3 +22,8 @@ fn item_output(row: u32, kv_head: u32, item: u32) -> u32 {
     let block = chosen_blocks[(row * KV_HEADS + kv_head) * step[H_BLOCKS_KEPT] + item / BLOCK];
     return block * BLOCK + item % BLOCK;
 }
+
+// The key that an item is ranked by, of the key of its score.
+fn item_key(row: u32, kv_head: u32, item: u32, key: u32) -> u32 {
+    return key;
+}

@@ -30,7 +30,7 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
         for (var quad = 0u; quad < QUADS; quad++) {
             s += dot(exp(four_scores(first_score, quad, i) - largest[quad]), factor[quad]);
         }
-        keys[keys_at + i] = ordered_key(s);
+        keys[keys_at + i] = item_key(row, kv_head, i, ordered_key(s));
     }
 }
 

@@ -4,8 +4,10 @@
 // row      sequence slot, position, offset of its block table, token id
 // span     sequence slot, first row, rows, position of the first row: one per sequence in the step
 // tile     first row, rows: at most TILE_ROWS consecutive rows of one span
-// closing  sequence slot, physical block: blocks whose index is built in this step
+// closing  sequence slot, physical block, where its keys and values are: blocks whose index is built in this step
 // angles   cos and sin of each rotary pair, per row
+// tables   physical block of each logical block, per span; H_WINDOW words on, the slot of each in the window of the hot
+//          cache, where there is one
 @group(0) @binding(0) var<storage, read> step: array<u32>;
 
 const H_ROWS: u32 = 0u;
@@ -21,6 +23,8 @@ const H_TILES_AT: u32 = 9u;
 const H_CLOSING_AT: u32 = 10u;
 const H_ANGLES_AT: u32 = 11u;
 const H_OUTPUTS_AT: u32 = 12u;
+const H_WINDOW: u32 = 13u;
+const H_EPOCH: u32 = 14u;
 
 fn row_word(row: u32, word: u32) -> u32 {
     return step[step[H_ROWS_AT] + row * 4u + word];

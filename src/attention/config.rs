@@ -2,6 +2,7 @@
 
 use super::{BlockScorer, TokenScorer};
 use crate::{Error, Result};
+use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
@@ -88,6 +89,19 @@ impl fmt::Display for Blocks {
             Self::Percent(share) => write!(f, "{share}%"),
         }
     }
+}
+
+/// When the blocks that level 1 chooses have to be on the GPU, where they do not all stay there (arXiv 2604.07815 has the
+/// second rule).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Timing {
+    /// Before they are attended: the step waits for what is missing.
+    Exact,
+    /// In the next step, which attends among the blocks that this one chose.
+    Lagged,
+    /// Whenever they have come: a step attends among the best of the blocks that are there.
+    Resident,
 }
 
 /// The budgets of two-level attention.

@@ -8,7 +8,7 @@ mod selector;
 mod shape;
 
 pub use channels::{ChannelSet, ChannelSetId};
-pub use config::{Attention, Blocks, Budget, RowBudget, TwoLevel};
+pub use config::{Attention, Blocks, Budget, RowBudget, Timing, TwoLevel};
 pub use index::IndexFormat;
 pub use plan::{Span, Step, StepSettings, TILE_ROWS};
 pub use selector::{BlockScorer, TokenScorer};

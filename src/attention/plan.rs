@@ -8,7 +8,7 @@ use std::ops::Range;
 /// Rows of one prefill tile.
 pub const TILE_ROWS: u32 = 64;
 
-const HEADER: usize = 13;
+const HEADER: usize = 15;
 const ROW_WORDS: usize = 4;
 
 /// The consecutive tokens of one sequence that a step works on.
@@ -22,8 +22,10 @@ pub struct Span<'a> {
     pub tokens: &'a [u32],
     /// Physical block of each logical block, the ones that hold these tokens included.
     pub table: &'a [u32],
-    /// Closed blocks whose index is to be built, as physical blocks.
-    pub closing: &'a [u32],
+    /// The slot of each logical block in the window of the hot cache; none where the whole cache is on the GPU.
+    pub window: Option<&'a [u32]>,
+    /// Closed blocks whose index is to be built: the physical block, and where its keys and values are.
+    pub closing: &'a [[u32; 2]],
 }
 
 /// What a step does with its rows.
@@ -35,6 +37,8 @@ pub struct StepSettings<'a> {
     pub target_workgroups: u32,
     /// Whether logits are wanted of every row, or of the last row of each span.
     pub every_row: bool,
+    /// What tells the blocks that arrive in this step from those that were there.
+    pub epoch: u32,
 }
 
 /// A planned step.
@@ -70,6 +74,8 @@ pub struct Step {
     pub appended: Vec<u32>,
     // Where the block table of each span lies in the words.
     tables: Vec<Range<usize>>,
+    // Words from there to the table of the span's window.
+    window: usize,
 }
 
 impl Step {
@@ -90,6 +96,7 @@ impl Step {
         let mut appended = Vec::new();
         let mut angles = Vec::new();
         let mut tables = Vec::new();
+        let mut windows = Vec::new();
         let mut table_ranges = Vec::new();
         let (mut most_attended, mut closed, mut context, mut blocks_kept) = (0, 0, 0, 0);
         let (mut ranks_blocks, mut ranks_tokens) = (false, false);
@@ -104,8 +111,8 @@ impl Step {
                 tiles.extend([first_row + done, tile]);
                 done += tile;
             }
-            for &block in span.closing {
-                closing.extend([span.slot, block]);
+            for &[block, place] in span.closing {
+                closing.extend([span.slot, block, place]);
             }
             for (i, &token) in span.tokens.iter().enumerate() {
                 let position = span.position + i as u32;
@@ -136,6 +143,7 @@ impl Step {
             }
             table_ranges.push(tables.len()..tables.len() + span.table.len());
             tables.extend_from_slice(span.table);
+            windows.extend_from_slice(span.window.unwrap_or_default());
         }
 
         // Splits of whole tiles of 64 tokens: as many as fill the device, at most one a tile.
@@ -171,11 +179,14 @@ impl Step {
             closing_at as u32,
             angles_at as u32,
             outputs_at as u32,
+            tables.len() as u32,
+            settings.epoch,
         ];
         debug_assert_eq!(words.len(), HEADER);
         let (tile_count, closing_count, output_count) =
-            (tiles.len() as u32 / 2, closing.len() as u32 / 2, outputs.len() as u32);
-        for part in [row_words, span_words, tiles, closing, angles, outputs, tables] {
+            (tiles.len() as u32 / 2, closing.len() as u32 / 3, outputs.len() as u32);
+        let window = tables.len();
+        for part in [row_words, span_words, tiles, closing, angles, outputs, tables, windows] {
             words.extend(part);
         }
         Self {
@@ -197,7 +208,17 @@ impl Step {
                 .into_iter()
                 .map(|range: Range<usize>| tables_at + range.start..tables_at + range.end)
                 .collect(),
+            window,
         }
+    }
+
+    /// The words for kernels that append to the window of the hot cache: the tables name its slots.
+    pub fn over_window(&self) -> Vec<u32> {
+        let mut words = self.words.clone();
+        for table in &self.tables {
+            words.copy_within(table.start + self.window..table.end + self.window, table.start);
+        }
+        words
     }
 
     /// The words for keys and values that lie in the order of a sequence, block after block.
@@ -217,7 +238,7 @@ impl Step {
             + rows * (ROW_WORDS as u64 + u64::from(shape.head_dim) + 1)
             + sequences * 4
             + (rows.div_ceil(u64::from(TILE_ROWS)) + sequences) * 2
-            + sequences * blocks_a_sequence * 3
+            + sequences * blocks_a_sequence * 5
     }
 }
 
@@ -239,7 +260,7 @@ mod tests {
     };
 
     fn span<'a>(slot: u32, position: u32, tokens: &'a [u32], table: &'a [u32]) -> Span<'a> {
-        Span { slot, position, tokens, table, closing: &[] }
+        Span { slot, position, tokens, table, window: None, closing: &[] }
     }
 
     #[test]

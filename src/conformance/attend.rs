@@ -6,7 +6,7 @@ use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Blocks, Budget, Shape, Step};
 use crate::gpu::Gpu;
-use crate::kernels;
+use crate::kernels::{self, Place};
 use crate::reference::attend::attention;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
@@ -191,9 +191,9 @@ async fn run_split(
     let mut partial_ml = vec![POISON; states * 2];
     let qkv = bits(qkv);
     let spec = if kernel == "sparse_split" {
-        kernels::sparse_split(shape)
+        kernels::sparse_split(shape, Place::Paged)
     } else {
-        kernels::dense_split(shape)
+        kernels::dense_split(shape, Place::Paged)
     };
     for segment in 0..cache.segments {
         let params = cache.segment(segment);
@@ -216,7 +216,7 @@ async fn run_split(
     }
     let data = [
         Data::In(&step.words),
-        Data::Uniform(&[cache.segments]),
+        Data::Uniform(&[cache.segments, cache.segments]),
         Data::In(&partial_o),
         Data::In(&partial_ml),
         Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
@@ -338,7 +338,7 @@ async fn merge(gpu: &Gpu, head_dim: u32) -> Result<Verdict> {
     let o_bits = bits(&o);
     let data = [
         Data::In(&step),
-        Data::Uniform(&[segments]),
+        Data::Uniform(&[segments, segments]),
         Data::In(&o_bits),
         Data::In(&ml),
         Data::Out(rows * 2 * dimensions),

@@ -181,6 +181,8 @@ impl Cache {
         closing: &[Vec<u32>],
         target: u32,
     ) -> Step {
+        let closing: Vec<Vec<_>> =
+            closing.iter().map(|blocks| blocks.iter().map(|&b| [b, b]).collect()).collect();
         let spans: Vec<_> = counts
             .iter()
             .enumerate()
@@ -189,10 +191,11 @@ impl Cache {
                 position: self.lengths[i] - count,
                 tokens: &self.ids[..count as usize],
                 table: &self.tables[i],
+                window: None,
                 closing: closing.get(i).map_or(&[], Vec::as_slice),
             })
             .collect();
-        let settings = StepSettings { budget, target_workgroups: target, every_row: false };
+        let settings = StepSettings { budget, target_workgroups: target, ..Default::default() };
         Step::new(&self.shape, &spans, &settings, |position, out| {
             out.extend(self.angles(position).into_iter().map(|angle| {
                 let (sine, cosine) = angle.sin_cos();

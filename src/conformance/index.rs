@@ -207,6 +207,7 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
             Data::In(&kv),
             Data::In(&words),
             Data::Out(block_words * cache.blocks_a_segment as usize),
+            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
         ];
         let grid = (shape.kv_heads, step.closing, 1);
         let got = run(gpu, &kernels::token_codes(&shape), &data, grid).await?.remove(0);
@@ -283,6 +284,7 @@ async fn block_bounds(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict>
             Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
             Data::In(&kv),
             Data::Out(want.len()),
+            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
         ];
         let grid = (shape.kv_heads, step.closing, 1);
         let got = run(gpu, &kernels::block_bounds(&shape), &data, grid).await?.remove(0);

@@ -415,7 +415,7 @@ async fn top_k(
         Data::Out(out_words),
     ];
     let spec = if level == 1 {
-        kernels::top_k_blocks(gpu.tier, &shape, scorer)
+        kernels::top_k_blocks(gpu.tier, &shape, scorer, None)
     } else {
         data.push(Data::In(&chosen_blocks));
         kernels::top_k_tokens(gpu.tier, &shape)

@@ -1,12 +1,14 @@
 //! Loading a model into an engine.
 
+use super::host::Host;
 use super::ops::{
     AttentionWeights, EndOps, FfnWeights, LatentWeights, LayerOps, LayerWeights, OpMaker,
 };
 use super::scratch::Scratch;
 use crate::attention::{ChannelSet, IndexFormat, Shape};
 use crate::gpu::Gpu;
-use crate::kv::{CacheLayout, LayerCache, Pool};
+use crate::kernels::HotSlots;
+use crate::kv::{CacheLayout, HostOptions, LayerCache, Offload, Pool};
 use crate::model::config::AttentionConfig;
 use crate::model::quantise::Quantise;
 use crate::model::rope::Rotations;
@@ -36,6 +38,8 @@ pub struct EngineOptions {
     pub logit_rows: u32,
     /// Workgroups that fill the device.
     pub target_workgroups: u32,
+    /// Where keys and values live that do not all stay on the GPU; without it they all do.
+    pub host: Option<HostOptions>,
     /// What matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
     pub quantise: Option<Quantise>,
 }
@@ -79,6 +83,7 @@ impl EngineOptions {
             chunk: if gpu.is_cpu() { 256 } else { 1024 },
             logit_rows: 1,
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
+            host: None,
             quantise: None,
         }
     }
@@ -87,6 +92,19 @@ impl EngineOptions {
     pub fn blocks(&self) -> u32 {
         let blocks = self.total_tokens.div_ceil(u64::from(self.block)) + u64::from(self.sessions);
         blocks.min(u64::from(u32::MAX)) as u32
+    }
+
+    /// Blocks that a chunk of a prompt may touch.
+    pub(super) fn chunk_blocks(&self) -> u32 {
+        self.chunk.min(self.context).div_ceil(self.block) + 1
+    }
+
+    /// The hot cache, if there is one.
+    pub(super) fn hot_slots(&self) -> Option<HotSlots> {
+        self.host.as_ref().map(|host| HotSlots {
+            pool_blocks: self.blocks(),
+            slots: host.window_blocks(self.sessions) + host.hot_blocks,
+        })
     }
 
     /// The shape that kernels are made for.
@@ -137,11 +155,14 @@ pub struct Engine {
     pub options: EngineOptions,
     pub(super) shape: Shape,
     pub(super) layout: CacheLayout,
+    pub(super) index_layout: CacheLayout,
     pub(super) pool: Pool,
     pub(super) scratch: Scratch,
     pub(super) caches: Vec<LayerCache>,
     pub(super) layers: Vec<LayerOps>,
     pub(super) ends: EndOps,
+    // Locked under the turn.
+    pub(super) host: Option<futures::lock::Mutex<Host>>,
     pub(super) rotations: Rotations,
     // Two steps at a time would share the scratch.
     pub(super) turn: futures::lock::Mutex<()>,
@@ -176,28 +197,56 @@ impl Engine {
         };
         loader.flush(0)?;
 
-        let layout = CacheLayout::new(&shape, options.blocks(), gpu.max_binding());
-        let scratch = Scratch::new(&gpu, &config, &options, &layout).await?;
+        let hot = options.hot_slots();
+        let kv_blocks = hot.map_or(options.blocks(), |hot| hot.slots);
+        let layout = CacheLayout::new(shape.block_bytes(), kv_blocks, gpu.max_binding());
+        let bounded = options.index.as_ref().is_some_and(|index| index.bounds);
+        let index_bytes =
+            shape.block_code_bytes().max(if bounded { shape.block_bounds_bytes() } else { 0 });
+        let index_layout = CacheLayout::new(index_bytes, options.blocks(), gpu.max_binding());
+        let offload = match (hot, options.host) {
+            (Some(hot), Some(host)) => {
+                let leaving = options.chunk_blocks().max(options.sessions);
+                Some(Offload::new(&gpu, &shape, config.layers, hot, host, leaving).await?)
+            }
+            _ => None,
+        };
+        let scratch = Scratch::new(&gpu, &config, &options, &layout, offload.as_ref()).await?;
         let mut maker = OpMaker {
             gpu: &gpu,
             config: &config,
             options: &options,
             shape,
             layout,
+            index_layout,
+            hot,
             scratch: &scratch,
             uniforms: HashMap::new(),
         };
         let ends =
             maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
-        let indexed = options.index.is_some();
-        let bounded = options.index.as_ref().is_some_and(|index| index.bounds);
+        let index = options.index.as_ref().map(|_| (&index_layout, bounded));
         let mut caches = Vec::new();
         let mut layers = Vec::new();
-        for layer in &weights {
-            let cache = LayerCache::new(&gpu, &shape, &layout, indexed, bounded).await?;
-            layers.push(maker.layer(layer, &cache).await?);
+        for (number, layer) in weights.iter().enumerate() {
+            let mut cache = LayerCache::new(&gpu, &shape, &layout, index).await?;
+            if let (Some(hot), Some(offload)) = (hot, &offload) {
+                let words = offload.slot_words(number);
+                debug_assert_eq!(words.len() as u64, hot.words(shape.kv_heads));
+                let bytes = bytemuck::cast_slice(&words);
+                cache.slots = Some(gpu.storage_with("slots of the hot cache", bytes).await?);
+            }
+            layers.push(maker.layer(number, layer, &cache).await?);
             caches.push(cache);
         }
+        let host = match offload {
+            None => None,
+            Some(offload) => {
+                let ops = maker.host_ops().await?;
+                let host = Host::new(&gpu, &config, &options, &scratch, offload, ops).await?;
+                Some(futures::lock::Mutex::new(host))
+            }
+        };
         gpu.check()?;
         Ok(Self {
             pool: Pool::new(options.blocks(), options.block, options.sessions),
@@ -207,10 +256,12 @@ impl Engine {
             options,
             shape,
             layout,
+            index_layout,
             scratch,
             caches,
             layers,
             ends,
+            host,
             turn: futures::lock::Mutex::new(()),
         })
     }
@@ -227,6 +278,8 @@ impl Engine {
             options: &self.options,
             shape: self.shape,
             layout: self.layout,
+            index_layout: self.index_layout,
+            hot: self.options.hot_slots(),
             scratch: &self.scratch,
             uniforms: HashMap::new(),
         }

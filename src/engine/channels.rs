@@ -77,19 +77,29 @@ impl Engine {
         }
         let _turn = self.turn.lock().await;
         let closed = session.len() / self.shape.block;
-        let span = Span {
-            slot: session.slot.index,
-            position: session.len(),
-            tokens: &[],
-            table: session.table.blocks(),
-            closing: &session.table.blocks()[..closed as usize],
+        let table = session.table.blocks();
+        // The step that builds the index of these blocks, which lie at these places.
+        let step_of = |first: usize, blocks: &[u32], is_paged: bool| {
+            let place = |i: usize, block: u32| if is_paged { block } else { (first + i) as u32 };
+            let closing: Vec<[u32; 2]> =
+                blocks.iter().enumerate().map(|(i, &block)| [block, place(i, block)]).collect();
+            let span = Span {
+                slot: session.slot.index,
+                position: session.len(),
+                tokens: &[],
+                table,
+                window: None,
+                closing: &closing,
+            };
+            self.step_of(&[span], None, false, 0)
         };
-        let step = self.step_of(&[span], None, false);
         let mut maker = self.op_maker();
         let mut choices = Vec::new();
         for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
             choices.push((index, maker.choose_channels(index, session.slot.index).await?));
         }
+        let closed_blocks = &table[..closed as usize];
+        let step = step_of(0, if self.host.is_some() { &[] } else { closed_blocks }, true);
         self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
@@ -100,6 +110,8 @@ impl Engine {
             }
         }
         self.gpu.submit(encoder)?;
+        self.index_from_host(closed_blocks, |first, piece| step_of(first, piece, false).words)
+            .await?;
         session.channels = Some(self.read_channels(session.slot.index).await?.id());
         session.indexed = closed;
         Ok(())

@@ -28,6 +28,17 @@ pub struct Output {
     pub logits: Vec<Vec<f32>>,
 }
 
+/// Where a step finds the keys and values of blocks.
+#[derive(Clone, Copy)]
+pub(super) enum Over<'a> {
+    /// In the cache, each physical block at its number.
+    Cache,
+    /// In the buffer of a chunk, each logical block at its number.
+    Chunk,
+    /// In the window of the hot cache, of which each session has a table; and the step's epoch.
+    Window(&'a [Vec<u32>], u32),
+}
+
 // Work of one submission of a prompt, in floating-point operations: a quarter of a second on a slow integrated GPU, so
 // that no desktop's watchdog (two seconds) fires.
 const MOST_WORK: u64 = 1 << 36;
@@ -239,25 +250,39 @@ impl Engine {
         batch: &[(&mut Session, &[u32])],
         mode: Mode<'a>,
         every_row: bool,
+        over: Over<'_>,
     ) -> Plan<'a> {
-        let closing: Vec<&[u32]> = batch
+        let place = |i: usize, logical: u32, physical: u32| match over {
+            Over::Cache => physical,
+            Over::Chunk => logical,
+            Over::Window(windows, _) => windows[i][logical as usize],
+        };
+        let closing: Vec<Vec<[u32; 2]>> = batch
             .iter()
-            .map(|(session, tokens)| {
+            .enumerate()
+            .map(|(i, (session, tokens))| {
                 let closed = (session.len() + tokens.len() as u32) / self.shape.block;
-                match session.channels {
-                    Some(_) => &session.table.blocks()[session.indexed as usize..closed as usize],
-                    None => &[],
-                }
+                let closing = session.indexed..closed.max(session.indexed);
+                let blocks = closing.filter(|_| session.channels.is_some()).map(|logical| {
+                    let physical = session.table.blocks()[logical as usize];
+                    [physical, place(i, logical, physical)]
+                });
+                blocks.collect()
             })
             .collect();
         let spans: Vec<Span<'_>> = batch
             .iter()
-            .zip(closing)
-            .map(|((session, tokens), closing)| Span {
+            .zip(&closing)
+            .enumerate()
+            .map(|(i, ((session, tokens), closing))| Span {
                 slot: session.slot.index,
                 position: session.len(),
                 tokens,
                 table: session.table.blocks(),
+                window: match over {
+                    Over::Window(windows, _) => Some(&windows[i]),
+                    Over::Cache | Over::Chunk => None,
+                },
                 closing,
             })
             .collect();
@@ -265,9 +290,20 @@ impl Engine {
             Mode::Prefill | Mode::Decode(None) => None,
             Mode::Decode(Some(two_level)) => Some(two_level.effective_budget()),
         };
-        let step = self.step_of(&spans, budget.as_ref(), every_row);
-        let mut segments: Vec<u32> =
-            step.appended.iter().map(|&block| self.layout.place(block).0).collect();
+        let epoch = if let Over::Window(_, epoch) = over { epoch } else { 0 };
+        let step = self.step_of(&spans, budget.as_ref(), every_row, epoch);
+        let mut segments: Vec<u32> = match over {
+            // Each session appends to its open block.
+            Over::Window(windows, _) => {
+                let open = |(session, _): &(&mut Session, &[u32])| session.len() / self.shape.block;
+                let places =
+                    batch.iter().zip(windows).map(|(one, table)| table[open(one) as usize]);
+                places.map(|slot| self.layout.place(slot).0).collect()
+            }
+            Over::Cache => step.appended.iter().map(|&b| self.layout.place(b).0).collect(),
+            // All of it is one segment.
+            Over::Chunk => Vec::new(),
+        };
         segments.sort_unstable();
         segments.dedup();
         let gathers_stats = self.options.index.as_ref().is_some_and(|index| {
@@ -296,7 +332,11 @@ impl Engine {
         mode: Mode<'_>,
         want: Want,
     ) -> Result<Output> {
-        let plan = self.plan(batch, mode, want == Want::EveryLogits);
+        if let Some(host) = &self.host {
+            let host = &mut *host.lock().await;
+            return self.run_host(host, batch, prepared, mode, want).await;
+        }
+        let plan = self.plan(batch, mode, want == Want::EveryLogits, Over::Cache);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record_copies(&mut encoder, prepared);
         let layers_at_once = match mode {
@@ -337,9 +377,10 @@ impl Engine {
         spans: &[Span<'_>],
         budget: Option<&Budget>,
         every_row: bool,
+        epoch: u32,
     ) -> Step {
-        let settings =
-            StepSettings { budget, target_workgroups: self.options.target_workgroups, every_row };
+        let target_workgroups = self.options.target_workgroups;
+        let settings = StepSettings { budget, target_workgroups, every_row, epoch };
         Step::new(&self.shape, spans, &settings, |position, out| {
             self.rotations.append(position, out);
         })
@@ -356,27 +397,51 @@ impl Engine {
     // Submits the step and reads back what is wanted.
     pub(super) async fn finish(
         &self,
-        mut encoder: wgpu::CommandEncoder,
+        encoder: wgpu::CommandEncoder,
         step: &Step,
         want: Want,
     ) -> Result<Output> {
-        let staging = &self.scratch.staging;
-        let (source, bytes) = match want {
-            Want::Nothing => {
-                let index = self.gpu.submit(encoder)?;
-                self.gpu.wait(index)?;
-                return Ok(Output::default());
-            }
-            Want::Token => (&self.scratch.winners, u64::from(step.outputs) * 4),
-            Want::Logits | Want::EveryLogits => (
+        let index = self.submit_wanted(encoder, step, want)?;
+        self.read_wanted(index, step, want).await
+    }
+
+    // What is wanted, and its bytes.
+    fn wanted_bytes(&self, step: &Step, want: Want) -> Option<(&wgpu::Buffer, u64)> {
+        match want {
+            Want::Nothing => None,
+            Want::Token => Some((&self.scratch.winners, u64::from(step.outputs) * 4)),
+            Want::Logits | Want::EveryLogits => Some((
                 &self.scratch.logits,
                 u64::from(step.outputs) * u64::from(self.config.vocabulary) * 4,
-            ),
+            )),
+        }
+    }
+
+    /// Submits the end of a step.
+    pub(super) fn submit_wanted(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        step: &Step,
+        want: Want,
+    ) -> Result<wgpu::SubmissionIndex> {
+        if let Some((source, bytes)) = self.wanted_bytes(step, want) {
+            encoder.copy_buffer_to_buffer(source, 0, &self.scratch.staging, 0, bytes);
+        }
+        self.gpu.submit(encoder)
+    }
+
+    /// Waits for the end of a step and reads what is wanted.
+    pub(super) async fn read_wanted(
+        &self,
+        index: wgpu::SubmissionIndex,
+        step: &Step,
+        want: Want,
+    ) -> Result<Output> {
+        let Some((_, bytes)) = self.wanted_bytes(step, want) else {
+            self.gpu.wait(index)?;
+            return Ok(Output::default());
         };
-        encoder.copy_buffer_to_buffer(source, 0, staging, 0, bytes);
-        self.gpu.submit(encoder)?;
-        let data = self.gpu.read(staging, bytes).await?;
-        let words = words(&data);
+        let words = words(&self.gpu.read(&self.scratch.staging, bytes).await?);
         Ok(if want == Want::Token {
             Output { tokens: words, logits: Vec::new() }
         } else {

@@ -4,12 +4,14 @@ mod build;
 mod channels;
 mod fit;
 mod forward;
+mod host;
 mod observe;
 mod ops;
 mod record;
 mod scratch;
 mod session;
 
+pub use crate::kv::{HostOptions, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::Fit;
 pub use forward::{Output, Want};

@@ -1,6 +1,7 @@
 //! Decode steps seen from inside, and steps whose tokens the host selects: for measuring selectors, not for speed.
 
-use super::forward::settle;
+use super::forward::{Over, settle};
+use super::ops::Candidates;
 use super::record::{Mode, Plan};
 use super::{Engine, Output, Session, Want, words};
 use crate::attention::{Attention, Budget, RowBudget, TwoLevel, Values};
@@ -63,6 +64,7 @@ impl Engine {
         attention: &Attention,
         want: Want,
     ) -> Result<(Output, Vec<LayerView>)> {
+        self.check_whole_cache()?;
         let two_level = match attention {
             Attention::TwoLevel(two_level) => {
                 self.check_selection(two_level)?;
@@ -78,7 +80,7 @@ impl Engine {
         let mut batch = [(&mut *session, &tokens[..])];
         let prepared = self.prepare(&mut batch)?;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(two_level), false);
+            let plan = self.plan(&batch, Mode::Decode(two_level), false, Over::Cache);
             let places = self.places(&plan);
             let bytes = places.total * 4 * self.layers.len() as u64;
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
@@ -101,7 +103,13 @@ impl Engine {
                 {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     if let (Some(two_level), Some(index)) = (two_level, &layer.index) {
-                        self.record_tokens(&mut pass, index, &plan.step, two_level);
+                        self.record_tokens(
+                            &mut pass,
+                            index,
+                            &plan.step,
+                            two_level,
+                            Candidates::Chosen,
+                        );
                     }
                     self.record_attention(&mut pass, layer, &plan);
                 }
@@ -152,6 +160,7 @@ impl Engine {
         select: &mut HostSelector<'_>,
         want: Want,
     ) -> Result<Output> {
+        self.check_whole_cache()?;
         let two_level = TwoLevel::new(*budget);
         self.check_selection(&two_level)?;
         let tokens = [token];
@@ -161,7 +170,7 @@ impl Engine {
         let mut batch = [(&mut *session, &tokens[..])];
         let prepared = self.prepare(&mut batch)?;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), false);
+            let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), false, Over::Cache);
             let row = budget.row(batch[0].0.len(), self.shape.block);
             let bytes = u64::from(self.shape.row_width()) * 4;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
@@ -209,6 +218,7 @@ impl Engine {
     /// [`Error::Argument`] for another engine's session, else what the device answers.
     pub async fn read_cache(&self, session: &Session) -> Result<Vec<LayerCacheView>> {
         self.check_owner(session)?;
+        self.check_whole_cache()?;
         let _turn = self.turn.lock().await;
         let block_bytes = self.shape.block_bytes();
         let blocks = session.table.blocks();
@@ -230,6 +240,15 @@ impl Engine {
             views.push(self.unpack_cache(&data, session.len() as usize));
         }
         Ok(views)
+    }
+
+    // Observations read caches as they lie on the GPU.
+    fn check_whole_cache(&self) -> Result<()> {
+        if self.host.is_none() {
+            return Ok(());
+        }
+        let limit = "what is observed needs the whole cache on the GPU: --kv gpu";
+        Err(Error::argument("--kv", "host", limit))
     }
 
     fn unpack_cache(&self, data: &[u8], tokens: usize) -> LayerCacheView {

@@ -1,8 +1,9 @@
 //! Recording a planned step: the kernels of each layer, in order.
 
 use super::Engine;
-use super::ops::{AttentionOps, IndexOps, LayerOps};
+use super::ops::{AttentionOps, Candidates, IndexOps, LayerOps};
 use crate::attention::{Step, TwoLevel};
+use crate::gpu::Op;
 
 #[derive(Clone, Copy)]
 pub(super) enum Mode<'a> {
@@ -49,7 +50,7 @@ impl Engine {
             Mode::Decode(selection) => {
                 if let (Some(two_level), Some(index)) = (selection, &layer.index) {
                     self.record_blocks(pass, index, &plan.step, two_level);
-                    self.record_tokens(pass, index, &plan.step, two_level);
+                    self.record_tokens(pass, index, &plan.step, two_level, Candidates::Chosen);
                 }
                 self.record_attention(pass, layer, plan);
             }
@@ -103,13 +104,14 @@ impl Engine {
         index: &IndexOps,
         step: &Step,
         two_level: &TwoLevel,
+        from: Candidates,
     ) {
         let kv_heads = self.shape.kv_heads;
         if step.ranks_tokens {
             let (scorer, blocks) = (two_level.token_scorer, step.blocks_kept);
-            index.record_token_scores(pass, scorer, blocks, kv_heads, step.rows);
+            index.record_token_scores(pass, from, scorer, blocks, kv_heads, step.rows);
         }
-        index.top_k_tokens.record(pass, kv_heads, step.rows, 1);
+        index.top_k_tokens(from).record(pass, kv_heads, step.rows, 1);
     }
 
     /// Attention of a decode step: dense, or over the tokens chosen.
@@ -119,16 +121,31 @@ impl Engine {
         layer: &LayerOps,
         plan: &Plan<'_>,
     ) {
-        let (shape, step) = (&self.shape, &plan.step);
         let split = match (plan.mode, &layer.index) {
             (Mode::Decode(Some(_)), Some(index)) => &index.sparse_split,
             _ => &layer.dense_split,
         };
+        self.record_split(pass, split, &plan.step);
+        self.record_merge(pass, layer, &layer.merge, &plan.step);
+    }
+
+    /// Partial states of a decode step's attention, segment by segment.
+    pub(super) fn record_split(&self, pass: &mut wgpu::ComputePass<'_>, split: &[Op], step: &Step) {
         for split in split {
-            let quads = shape.group.div_ceil(4);
-            split.record(pass, step.splits, shape.kv_heads * quads, step.rows);
+            let quads = self.shape.group.div_ceil(4);
+            split.record(pass, step.splits, self.shape.kv_heads * quads, step.rows);
         }
-        layer.merge.record(pass, shape.q_heads(), step.rows, 1);
+    }
+
+    /// What partial states come to.
+    pub(super) fn record_merge(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &LayerOps,
+        merge: &Op,
+        step: &Step,
+    ) {
+        merge.record(pass, self.shape.q_heads(), step.rows, 1);
         if let AttentionOps::Latent(latent) = &layer.attention {
             latent.record_values(pass, step.rows);
         }
@@ -141,13 +158,34 @@ impl Engine {
         layer: &LayerOps,
         plan: &Plan<'_>,
     ) {
-        let (kv_heads, step) = (self.shape.kv_heads, &plan.step);
         if let Some(index) = &layer.index {
-            if plan.gathers_stats {
-                index.channel_stats.record(pass, kv_heads, step.spans, self.shape.group + 1);
-            }
-            self.record_closing(pass, index, step);
+            self.record_stats(pass, index, plan);
+            self.record_closing(pass, index, &plan.step);
         }
+        self.record_feed_forward(pass, layer, plan);
+    }
+
+    /// What index channels are chosen by.
+    pub(super) fn record_stats(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        index: &IndexOps,
+        plan: &Plan<'_>,
+    ) {
+        if plan.gathers_stats {
+            let (kv_heads, spans) = (self.shape.kv_heads, plan.step.spans);
+            index.channel_stats.record(pass, kv_heads, spans, self.shape.group + 1);
+        }
+    }
+
+    /// The output projection and the feed-forward network.
+    pub(super) fn record_feed_forward(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &LayerOps,
+        plan: &Plan<'_>,
+    ) {
+        let step = &plan.step;
         layer.output.record(pass, step.rows);
         layer.ffn_norm.record(pass, step.rows, 1, 1);
         layer.ffn.record(pass, step.rows);
@@ -160,8 +198,8 @@ impl Engine {
         index: &IndexOps,
         step: &Step,
     ) {
-        for build in index.token_codes.iter().chain(&index.block_bounds) {
-            build.record(pass, self.shape.kv_heads, step.closing, 1);
+        for closing in &index.closing {
+            closing.record(pass, self.shape.kv_heads, step.closing);
         }
     }
 

@@ -3,9 +3,9 @@
 use super::EngineOptions;
 use crate::Result;
 use crate::attention::Step;
-use crate::gpu::Gpu;
-use crate::kernels;
-use crate::kv::CacheLayout;
+use crate::gpu::{Binding, Gpu};
+use crate::kernels::{self, SegmentParams};
+use crate::kv::{CacheLayout, Offload};
 use crate::model::ModelConfig;
 use crate::model::config::AttentionConfig;
 
@@ -56,6 +56,28 @@ pub(super) struct Scratch {
     pub(super) staging: wgpu::Buffer,
     pub(super) latent: Option<LatentScratch>,
     pub(super) experts: Option<ExpertScratch>,
+    pub(super) host: Option<HostScratch>,
+}
+
+/// What a cache needs besides whose blocks live in CPU memory.
+pub(super) struct HostScratch {
+    /// The step with the slots of the window as tables: what decode appends by.
+    pub(super) append_step: wgpu::Buffer,
+    /// The step with block tables that name each logical block: what a prompt goes by.
+    pub(super) tables: wgpu::Buffer,
+    /// Keys and values of one layer of a chunk of a prompt.
+    pub(super) chunk: wgpu::Buffer,
+    /// The logical blocks that the chunk holds.
+    pub(super) chunk_segment: wgpu::Buffer,
+    pub(super) arrived: wgpu::Buffer,
+    /// The logical blocks that arrived, where the chunk's attention goes over them.
+    pub(super) arrived_segment: wgpu::Buffer,
+    /// Blocks that level 1 chose, layer by layer.
+    pub(super) wanted: wgpu::Buffer,
+    /// Candidates of level 2 that are not those, layer by layer.
+    pub(super) listed: wgpu::Buffer,
+    /// Bytes from a layer's list to the next.
+    pub(super) list_stride: u64,
 }
 
 /// What latent attention needs besides.
@@ -105,6 +127,13 @@ struct Sizes {
     moving: u64,
     latent: Option<LatentSizes>,
     experts: Option<[u64; 4]>,
+    host: Option<HostSizes>,
+}
+
+struct HostSizes {
+    chunk: u64,
+    list_stride: u64,
+    lists: u64,
 }
 
 struct LatentSizes {
@@ -133,7 +162,7 @@ impl Sizes {
         let floats = |count: u64| count * 4;
         let latent = latent_sizes(config, options, rows, decode);
         // Prefill of latent attention goes through slabs as through segments.
-        let merges = segments > 1 || latent.is_some();
+        let merges = segments > 1 || latent.is_some() || options.host.is_some();
         let experts = config.experts.as_ref().map(|experts| {
             let slots = u64::from(experts.slots());
             [
@@ -172,6 +201,15 @@ impl Sizes {
                 .max(floats(shape.channels_len())),
             latent,
             experts,
+            host: options.host.as_ref().map(|host| {
+                let kept = u64::from(host.hot_blocks);
+                let list_stride = (decode * kv_heads * kept * 4).next_multiple_of(256);
+                HostSizes {
+                    chunk: u64::from(options.chunk_blocks()) * shape.block_bytes(),
+                    list_stride,
+                    lists: list_stride * u64::from(config.layers),
+                }
+            }),
         }
     }
 
@@ -198,6 +236,7 @@ impl Sizes {
             + self.chosen_tokens
             + self.moving
             + latent
+            + self.host.as_ref().map_or(0, |host| 2 * self.step + host.chunk + 2 * host.lists)
             + self.experts.map_or(0, |experts| experts.iter().sum())
     }
 }
@@ -248,8 +287,11 @@ impl Scratch {
         config: &ModelConfig,
         options: &EngineOptions,
         layout: &CacheLayout,
+        offload: Option<&Offload>,
     ) -> Result<Self> {
-        let sizes = Sizes::new(config, options, u64::from(layout.segments));
+        // What arrives has states of its own.
+        let states = u64::from(layout.segments) * if offload.is_some() { 2 } else { 1 };
+        let sizes = Sizes::new(config, options, states);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         Ok(Self {
             step: gpu.storage("the step", sizes.step).await?,
@@ -282,12 +324,49 @@ impl Scratch {
                     made: gpu.storage("outputs of experts", made).await?,
                 }),
             },
+            host: match (&sizes.host, offload) {
+                (Some(host), Some(offload)) => {
+                    Some(HostScratch::new(gpu, host, sizes.step, offload).await?)
+                }
+                _ => None,
+            },
         })
+    }
+
+    /// The step that rows are appended to the cache by.
+    pub(super) fn append_step(&self) -> &wgpu::Buffer {
+        self.host.as_ref().map_or(&self.step, |host| &host.append_step)
+    }
+
+    /// Where a layer's candidates of level 2 are listed: by level 1, and over a hot cache by the host.
+    pub(super) fn lists(&self, layer: usize) -> Vec<Binding<'_>> {
+        let Some(host) = &self.host else { return vec![Binding::from(&self.chosen_blocks)] };
+        let at = layer as u64 * host.list_stride;
+        [&host.wanted, &host.listed]
+            .map(|buffer| Binding::range(buffer, at, host.list_stride))
+            .to_vec()
     }
 
     /// What the states of decode attention are merged into.
     pub(super) fn merged(&self) -> &wgpu::Buffer {
         self.latent.as_ref().map_or(&self.attended, |latent| &latent.merged)
+    }
+}
+
+impl HostScratch {
+    async fn new(gpu: &Gpu, sizes: &HostSizes, step: u64, offload: &Offload) -> Result<Self> {
+        let nothing = SegmentParams { first: 0, blocks: 0, index: 0, count: 2 };
+        Ok(Self {
+            append_step: gpu.storage("the step of what is appended", step).await?,
+            tables: gpu.storage("the step of a chunk", step).await?,
+            chunk: gpu.storage("a chunk's keys and values", sizes.chunk).await?,
+            chunk_segment: gpu.uniform("the blocks of a chunk", nothing).await?,
+            arrived: offload.arrived.clone(),
+            arrived_segment: gpu.uniform("the blocks that arrived", nothing).await?,
+            wanted: gpu.storage("blocks that are wanted", sizes.lists).await?,
+            listed: gpu.storage("blocks that are listed", sizes.lists).await?,
+            list_stride: sizes.list_stride,
+        })
     }
 }
 

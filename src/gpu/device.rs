@@ -161,6 +161,9 @@ pub struct Gpu {
     allocated: AtomicU64,
 }
 
+// How long a wait asks before it sleeps.
+const SPIN: Duration = Duration::from_micros(300);
+
 // The first fault is the cause; what follows are its consequences.
 #[derive(Clone, Debug)]
 enum Fault {
@@ -289,6 +292,20 @@ impl Gpu {
         bytes: u64,
         usage: wgpu::BufferUsages,
     ) -> Result<wgpu::Buffer> {
+        self.buffer_mapped(what, bytes, usage, false).await
+    }
+
+    /// As [`Gpu::buffer`]; with `mapped`, one that the host can fill before anything else.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub async fn buffer_mapped(
+        &self,
+        what: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        mapped: bool,
+    ) -> Result<wgpu::Buffer> {
         self.check()?;
         let size = bytes.max(16).next_multiple_of(16);
         let failed =
@@ -305,7 +322,7 @@ impl Gpu {
             label: Some(what),
             size,
             usage,
-            mapped_at_creation: false,
+            mapped_at_creation: mapped,
         });
         // Popped before the first await: the guards cannot cross threads, what they return can.
         let (validation, memory) = (validation.pop(), memory.pop());
@@ -380,6 +397,32 @@ impl Gpu {
         waited.map(drop).map_err(|e| Error::Gpu(e.to_string()))
     }
 
+    /// Lets callbacks of what has finished run.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn poll(&self) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::Poll);
+        self.check()?;
+        polled.map(drop).map_err(|e| Error::Gpu(e.to_string()))
+    }
+
+    /// Asks again and again, for as long as an answer is likely near: a sleeping wait costs about 100 us on a discrete card.
+    ///
+    /// # Errors
+    /// What `is_done` answers.
+    pub(crate) fn spin(&self, mut is_done: impl FnMut() -> Result<bool>) -> Result<bool> {
+        let began = Instant::now();
+        loop {
+            if is_done()? {
+                return Ok(true);
+            }
+            if self.is_cpu() || began.elapsed() >= SPIN {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Reads `bytes` bytes of a mappable buffer once the work submitted so far has filled it.
     ///
     /// # Errors
@@ -408,7 +451,6 @@ impl Gpu {
             std::result::Result<(), wgpu::BufferAsyncError>,
         >,
     ) -> Result<Result<()>> {
-        const SPIN: Duration = Duration::from_micros(300);
         let began = Instant::now();
         loop {
             let poll = if cfg!(target_arch = "wasm32") || (!self.is_cpu() && began.elapsed() < SPIN)

@@ -17,6 +17,55 @@ pub struct SegmentParams {
     pub count: u32,
 }
 
+/// Where decode attention finds the keys and values of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Every block has a place of its own.
+    Paged,
+    /// In the hot cache.
+    Hot(HotSlots),
+    /// In the hot cache, if it arrived there in this epoch.
+    Arrived(HotSlots),
+}
+
+/// The size of a hot cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotSlots {
+    /// Physical blocks that there are.
+    pub pool_blocks: u32,
+    /// Slots of each KV head, those of the window among them.
+    pub slots: u32,
+}
+
+impl HotSlots {
+    pub(super) fn constants(self, spec: ShaderSpec) -> ShaderSpec {
+        spec.constant("POOL_BLOCKS", self.pool_blocks).constant("HOT_SLOTS", self.slots)
+    }
+
+    /// Words that say where each block is and when it came, of `kv_heads` KV heads.
+    pub fn words(self, kv_heads: u32) -> u64 {
+        u64::from(kv_heads) * (u64::from(self.pool_blocks) + u64::from(self.slots))
+    }
+}
+
+/// What the `Merge` of `attend/merge.wgsl` holds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct MergeParams {
+    /// Segments that have states, the first of them all.
+    pub segments: u32,
+    /// Segments that there is room for.
+    pub count: u32,
+}
+
+fn placed(spec: ShaderSpec, place: Place) -> ShaderSpec {
+    match place {
+        Place::Paged => spec.slot("place", "lib/place_paged.wgsl"),
+        Place::Hot(slots) => slots.constants(spec.slot("place", "lib/place_hot.wgsl")),
+        Place::Arrived(slots) => slots.constants(spec.slot("place", "lib/place_arrived.wgsl")),
+    }
+}
+
 pub(super) fn spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     spec_of(file, shape, shape.row_width())
 }
@@ -51,13 +100,18 @@ pub fn rope_append(shape: &Shape, norm: Option<f32>) -> ShaderSpec {
 }
 
 /// Grid: (splits, KV heads * ceil(group / 4), rows).
-pub fn dense_split(shape: &Shape) -> ShaderSpec {
-    kv_spec("attend/dense_split.wgsl", shape).constant("SCALE", shape.scale())
+pub fn dense_split(shape: &Shape, place: Place) -> ShaderSpec {
+    placed(kv_spec("attend/dense_split.wgsl", shape), place).constant("SCALE", shape.scale())
 }
 
 /// Grid: (splits, KV heads * ceil(group / 4), rows).
-pub fn sparse_split(shape: &Shape) -> ShaderSpec {
-    kv_spec("attend/sparse_split.wgsl", shape).constant("SCALE", shape.scale())
+pub fn sparse_split(shape: &Shape, place: Place) -> ShaderSpec {
+    placed(kv_spec("attend/sparse_split.wgsl", shape), place).constant("SCALE", shape.scale())
+}
+
+/// Grid: (head-blocks of the part).
+pub fn place_blocks(shape: &Shape, slots: HotSlots) -> ShaderSpec {
+    slots.constants(kv_spec("kv/place_blocks.wgsl", shape))
 }
 
 /// Grid: (query heads, rows).

@@ -11,7 +11,10 @@ mod pack;
 mod select;
 mod weights;
 
-pub use attend::{SegmentParams, dense_split, merge, prefill, rope_append, sparse_split};
+pub use attend::{
+    HotSlots, MergeParams, Place, SegmentParams, dense_split, merge, place_blocks, prefill,
+    rope_append, sparse_split,
+};
 pub use experts::{expert_list_words, expert_lists, expert_sum, route};
 pub use index::{block_bounds, channel_stats, choose_channels, token_codes};
 pub use latent::{down_row, latent_append, latent_gather, latent_place};

@@ -1,6 +1,6 @@
 //! `shaders/select`.
 
-use super::attend::{kv_spec, spec};
+use super::attend::{HotSlots, kv_spec, spec};
 use crate::attention::{BlockScorer, Shape};
 use crate::gpu::{ShaderSpec, Tier};
 
@@ -41,15 +41,21 @@ pub fn exact_token_score(shape: &Shape) -> ShaderSpec {
 }
 
 /// Level 1's top-k of what this scorer wrote. Grid: (KV heads, rows).
-pub fn top_k_blocks(tier: &Tier, shape: &Shape, scorer: BlockScorer) -> ShaderSpec {
+pub fn top_k_blocks(
+    tier: &Tier,
+    shape: &Shape,
+    scorer: BlockScorer,
+    resident: Option<HotSlots>,
+) -> ShaderSpec {
     let rank = match scorer {
         BlockScorer::MinMax => "lib/rank_plain.wgsl",
         BlockScorer::Codes | BlockScorer::None | BlockScorer::Oracle => "lib/rank_softmax.wgsl",
     };
-    spec("select/top_k.wgsl", shape)
-        .slot("items", "lib/items_blocks.wgsl")
-        .slot("rank", rank)
-        .constant("LANES", tier.lanes)
+    let spec = spec("select/top_k.wgsl", shape).slot("rank", rank).constant("LANES", tier.lanes);
+    match resident {
+        None => spec.slot("items", "lib/items_blocks.wgsl"),
+        Some(slots) => slots.constants(spec.slot("items", "lib/items_resident.wgsl")),
+    }
 }
 
 /// Level 2's top-k. Grid: (KV heads, rows).

@@ -1,5 +1,5 @@
-//! The buffers of the cache: per layer, segments below the binding limit. Segment s of every layer holds the same
-//! physical blocks, their keys and values in one buffer and their index in another.
+//! The buffers of the cache: per layer, segments below the binding limit, those of keys and values and those of the index.
+//! Segment s of every layer holds the same physical blocks.
 
 use crate::Result;
 use crate::attention::Shape;
@@ -18,9 +18,9 @@ pub struct CacheLayout {
 }
 
 impl CacheLayout {
-    /// The layout of `blocks` blocks when a binding holds `max_binding` bytes.
-    pub fn new(shape: &Shape, blocks: u32, max_binding: u64) -> Self {
-        let fit = (max_binding / shape.block_bytes()).clamp(1, u64::from(u32::MAX)) as u32;
+    /// The layout of `blocks` blocks of `block_bytes` bytes when a binding holds `max_binding` bytes.
+    pub fn new(block_bytes: u64, blocks: u32, max_binding: u64) -> Self {
+        let fit = (max_binding / block_bytes.max(1)).clamp(1, u64::from(u32::MAX)) as u32;
         let segment_blocks = fit.min(blocks.max(1));
         Self { blocks, segment_blocks, segments: blocks.max(1).div_ceil(segment_blocks) }
     }
@@ -30,6 +30,11 @@ impl CacheLayout {
         let first = index * self.segment_blocks;
         let blocks = self.segment_blocks.min(self.blocks.saturating_sub(first));
         SegmentParams { first, blocks, index, count: self.segments }
+    }
+
+    /// Every segment.
+    pub fn all(&self) -> impl Iterator<Item = SegmentParams> {
+        (0..self.segments).map(|index| self.segment(index))
     }
 
     /// The segment of a physical block and its place there.
@@ -46,10 +51,12 @@ pub struct LayerCache {
     pub codes: Vec<wgpu::Buffer>,
     /// The block bounds of each segment; empty when there are none.
     pub bounds: Vec<wgpu::Buffer>,
+    /// Of a hot cache: where each block is, as `shaders/lib/hot_slots.wgsl` has it.
+    pub slots: Option<wgpu::Buffer>,
 }
 
 impl LayerCache {
-    /// Allocates a layer's cache, with room for an index and for block bounds where they are wanted.
+    /// Allocates a layer's cache; with `index`, also the index in segments of its own, and block bounds where they are wanted.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
@@ -57,20 +64,17 @@ impl LayerCache {
         gpu: &Gpu,
         shape: &Shape,
         layout: &CacheLayout,
-        indexed: bool,
-        bounded: bool,
+        index: Option<(&CacheLayout, bool)>,
     ) -> Result<Self> {
-        let mut cache = Self { kv: Vec::new(), codes: Vec::new(), bounds: Vec::new() };
-        for index in 0..layout.segments {
-            let blocks = u64::from(layout.segment(index).blocks);
-            cache
-                .kv
-                .push(gpu.storage("the key and value cache", blocks * shape.block_bytes()).await?);
-            if indexed {
-                cache
-                    .codes
-                    .push(gpu.storage("the index", blocks * shape.block_code_bytes()).await?);
-            }
+        let mut cache = Self { kv: Vec::new(), codes: Vec::new(), bounds: Vec::new(), slots: None };
+        for segment in layout.all() {
+            let bytes = u64::from(segment.blocks) * shape.block_bytes();
+            cache.kv.push(gpu.storage("the key and value cache", bytes).await?);
+        }
+        let Some((layout, bounded)) = index else { return Ok(cache) };
+        for segment in layout.all() {
+            let blocks = u64::from(segment.blocks);
+            cache.codes.push(gpu.storage("the index", blocks * shape.block_code_bytes()).await?);
             if bounded {
                 let bytes = blocks * shape.block_bounds_bytes();
                 cache.bounds.push(gpu.storage("the block bounds", bytes).await?);
@@ -116,7 +120,7 @@ mod tests {
     fn segments_stay_below_the_binding_limit_and_cover_every_block() {
         let shape = Shape::new(8, 4, 128, false);
         for blocks in [1, 511, 512, 513, 1500] {
-            let layout = CacheLayout::new(&shape, blocks, 128 << 20);
+            let layout = CacheLayout::new(shape.block_bytes(), blocks, 128 << 20);
             let mut covered = 0;
             for index in 0..layout.segments {
                 let segment = layout.segment(index);

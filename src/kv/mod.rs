@@ -1,7 +1,18 @@
-//! The key and value cache: a pool of blocks shared by sequences, and the buffers that hold it.
+//! The key and value cache: a pool of blocks shared by sequences, the buffers that hold it, and the offload engine, which
+//! keeps closed blocks in CPU memory and a hot cache of them on the GPU.
 
 mod cache;
+mod host;
+mod hot;
+mod mapped_ring;
+mod offload;
 mod pool;
+mod window;
 
 pub use cache::{CacheLayout, LayerCache};
+pub use host::HostCache;
+pub use hot::{Admitted, HotCache, Placement, Policy};
+pub use mapped_ring::{MappedRing, Way};
+pub use offload::{HostOptions, Item, Items, Offload, OffloadStats, Upload};
 pub use pool::{BlockTable, Pool, Prepared, Slot};
+pub use window::{NO_SLOT, Window};

@@ -150,6 +150,11 @@ impl BlockTable {
         Ok(Prepared { copied, open, before })
     }
 
+    /// The blocks that a preparation added.
+    pub fn added(&self, prepared: &Prepared) -> &[u32] {
+        &self.blocks[prepared.before..]
+    }
+
     /// Gives up the block that was copied.
     pub fn commit(&self, prepared: Prepared) {
         if let Some((old, _)) = prepared.copied {

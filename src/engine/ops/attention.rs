@@ -64,10 +64,13 @@ impl OpMaker<'_> {
         let epsilon = head_norms.map(|_| self.config.epsilon);
         for (index, kv) in cache.kv.iter().enumerate() {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            let mut append = vec![&scratch.step, &segment, rows.0, kv];
+            let mut append = vec![scratch.append_step(), &segment, rows.0, kv];
             append.extend(head_norms.into_iter().flatten());
             let spec = kernels::rope_append(&shape, epsilon);
             ops.rope_append.push(gpu.op(&spec, &super::bindings(&append)).await?);
+            if cache.slots.is_some() {
+                continue;
+            }
             let prefill = [&scratch.step, &segment, rows.0, kv, &scratch.attended, &scratch.states]
                 .map(Binding::from);
             ops.prefill.push(gpu.op(&kernels::prefill(gpu.tier, &shape, rows.1), &prefill).await?);

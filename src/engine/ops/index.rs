@@ -5,15 +5,13 @@ use crate::Result;
 use crate::attention::{BlockScorer, Shape, TokenScorer};
 use crate::engine::scratch::score_stride;
 use crate::gpu::{Binding, Op};
-use crate::kernels::{self, RowsParams};
+use crate::kernels::{self, Place, RowsParams};
 use crate::kv::LayerCache;
 
 /// The operations of two-level attention; vectors hold one a segment.
 pub(in crate::engine) struct IndexOps {
     pub(in crate::engine) channel_stats: Op,
-    pub(in crate::engine) token_codes: Vec<Op>,
-    /// Empty where no bounds are kept.
-    pub(in crate::engine) block_bounds: Vec<Op>,
+    pub(in crate::engine) closing: Vec<ClosingOps>,
     /// Blocks that a workgroup scores by their codes.
     scored_blocks: u32,
     code_block_score: Vec<Op>,
@@ -21,13 +19,49 @@ pub(in crate::engine) struct IndexOps {
     exact_block_score: Vec<Op>,
     top_k_by_softmax: Op,
     top_k_by_score: Op,
-    code_token_score: Vec<Op>,
-    exact_token_score: Vec<Op>,
-    pub(in crate::engine) top_k_tokens: Op,
+    /// Level 2 by where its candidates are listed: where level 1 lists them, and in a hot cache also where the host does.
+    tokens: Vec<TokenOps>,
     pub(in crate::engine) sparse_split: Vec<Op>,
+    /// Over a hot cache: attention of what arrived in this step.
+    pub(in crate::engine) arrived_split: Vec<Op>,
+    /// Over a hot cache: level 1's choice among blocks that have a slot, to where the host lists candidates.
+    top_k_resident: Option<[Op; 2]>,
     /// Per-sequence state, by slot.
     pub(in crate::engine) stats: wgpu::Buffer,
     pub(in crate::engine) channels: wgpu::Buffer,
+}
+
+/// Level 2 over the candidates of one list.
+struct TokenOps {
+    code_score: Vec<Op>,
+    exact_score: Vec<Op>,
+    top_k: Op,
+}
+
+/// Which list level 2 takes its candidates from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Candidates {
+    /// What level 1 chose in this step.
+    Chosen,
+    /// What the host listed, or what level 1 chose among blocks that have a slot.
+    Listed,
+}
+
+/// What builds the index of closing blocks, segment by segment of the index.
+pub(in crate::engine) struct ClosingOps(Vec<Op>);
+
+impl ClosingOps {
+    /// Records it for `blocks` blocks.
+    pub(in crate::engine) fn record(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        kv_heads: u32,
+        blocks: u32,
+    ) {
+        for op in &self.0 {
+            op.record(pass, kv_heads, blocks, 1);
+        }
+    }
 }
 
 impl IndexOps {
@@ -59,23 +93,35 @@ impl IndexOps {
         }
     }
 
-    /// Records level 2's scores of the tokens of up to `blocks` chosen blocks.
+    /// Level 1's choice among blocks that have a slot in the hot cache.
+    pub(in crate::engine) fn top_k_resident(&self, scorer: BlockScorer) -> Option<&Op> {
+        self.top_k_resident.as_ref().map(|ops| &ops[usize::from(scorer == BlockScorer::MinMax)])
+    }
+
+    /// Records level 2's scores of the tokens of up to `blocks` candidates.
     pub(in crate::engine) fn record_token_scores(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
+        candidates: Candidates,
         scorer: TokenScorer,
         blocks: u32,
         kv_heads: u32,
         rows: u32,
     ) {
+        let tokens = &self.tokens[candidates as usize];
         let (ops, x) = match scorer {
-            TokenScorer::Codes => (&self.code_token_score, blocks.div_ceil(self.scored_blocks)),
-            TokenScorer::Oracle => (&self.exact_token_score, blocks),
+            TokenScorer::Codes => (&tokens.code_score, blocks.div_ceil(self.scored_blocks)),
+            TokenScorer::Oracle => (&tokens.exact_score, blocks),
             TokenScorer::None => return,
         };
         for op in ops {
             op.record(pass, x, kv_heads, rows);
         }
+    }
+
+    /// Level 2's choice.
+    pub(in crate::engine) fn top_k_tokens(&self, candidates: Candidates) -> &Op {
+        &self.tokens[candidates as usize].top_k
     }
 }
 
@@ -83,6 +129,7 @@ impl OpMaker<'_> {
     pub(super) async fn index(
         &mut self,
         shape: &Shape,
+        layer: usize,
         cache: &LayerCache,
         stats_tokens: u32,
     ) -> Result<IndexOps> {
@@ -93,73 +140,102 @@ impl OpMaker<'_> {
         let stride = score_stride(self.options) as u32;
         let rows = self.uniform(RowsParams { width: stride, stride }).await?;
         let stride = self.uniform(stride).await?;
-        let top_k = [&scratch.step, &rows, &scratch.scores, &scratch.keys];
-        let top_k_blocks = [&top_k[..], &[&scratch.chosen_blocks]].concat();
-        let top_k_tokens = [&top_k[..], &[&scratch.chosen_tokens, &scratch.chosen_blocks]].concat();
+        let lists = scratch.lists(layer);
+        let top_k = bindings(&[&scratch.step, &rows, &scratch.scores, &scratch.keys]);
+        let chosen = [&top_k[..], &lists[..1]].concat();
         let stats_of = [&scratch.step, &scratch.rows, &stats];
-        let by_softmax = kernels::top_k_blocks(gpu.tier, shape, BlockScorer::Codes);
-        let by_score = kernels::top_k_blocks(gpu.tier, shape, BlockScorer::MinMax);
+        let [by_softmax, by_score] = [BlockScorer::Codes, BlockScorer::MinMax]
+            .map(|scorer| kernels::top_k_blocks(gpu.tier, shape, scorer, None));
         let mut ops = IndexOps {
             channel_stats: gpu
                 .op(&kernels::channel_stats(shape, stats_tokens), &bindings(&stats_of))
                 .await?,
-            token_codes: Vec::new(),
-            block_bounds: Vec::new(),
+            closing: Vec::new(),
             scored_blocks: kernels::scored_blocks(shape),
             code_block_score: Vec::new(),
             bounds_score: Vec::new(),
             exact_block_score: Vec::new(),
-            top_k_by_softmax: gpu.op(&by_softmax, &bindings(&top_k_blocks)).await?,
-            top_k_by_score: gpu.op(&by_score, &bindings(&top_k_blocks)).await?,
-            code_token_score: Vec::new(),
-            exact_token_score: Vec::new(),
-            top_k_tokens: gpu
-                .op(&kernels::top_k_tokens(gpu.tier, shape), &bindings(&top_k_tokens))
-                .await?,
+            top_k_by_softmax: gpu.op(&by_softmax, &chosen).await?,
+            top_k_by_score: gpu.op(&by_score, &chosen).await?,
+            tokens: Vec::new(),
             sparse_split: Vec::new(),
+            arrived_split: Vec::new(),
+            top_k_resident: None,
             stats: stats.clone(),
             channels: channels.clone(),
         };
-        for (index, (kv, codes)) in cache.kv.iter().zip(&cache.codes).enumerate() {
-            let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            let build = [&scratch.step, &segment, kv, &channels, codes];
-            ops.token_codes.push(gpu.op(&kernels::token_codes(shape), &bindings(&build)).await?);
-            let by_codes = [&scratch.step, &segment, &scratch.rows, &channels, codes];
-            let exact = [&scratch.step, &segment, &scratch.rows, kv];
-            let blocks = [&scratch.scores, &stride];
-            let tokens = [&scratch.chosen_blocks, &scratch.scores, &stride];
-            for (ops, spec, from, to) in [
-                (
-                    &mut ops.code_block_score,
-                    kernels::block_score(shape),
-                    &by_codes[..],
-                    &blocks[..],
-                ),
-                (&mut ops.code_token_score, kernels::token_score(shape), &by_codes, &tokens),
-                (&mut ops.exact_block_score, kernels::exact_block_score(shape), &exact, &blocks),
-                (&mut ops.exact_token_score, kernels::exact_token_score(shape), &exact, &tokens),
-            ] {
-                ops.push(gpu.op(&spec, &bindings(&[from, to].concat())).await?);
+        let top_k_tokens = kernels::top_k_tokens(gpu.tier, shape);
+        for list in &lists {
+            let to = [&top_k[..], &[Binding::from(&scratch.chosen_tokens), list.clone()]].concat();
+            let top_k = gpu.op(&top_k_tokens, &to).await?;
+            ops.tokens.push(TokenOps { code_score: Vec::new(), exact_score: Vec::new(), top_k });
+        }
+        let to_blocks = bindings(&[&scratch.scores, &stride]);
+        for (index, codes) in cache.codes.iter().enumerate() {
+            let segment = self.uniform(self.index_layout.segment(index as u32)).await?;
+            let from = bindings(&[&scratch.step, &segment, &scratch.rows, &channels, codes]);
+            let score = [&from[..], &to_blocks].concat();
+            ops.code_block_score.push(gpu.op(&kernels::block_score(shape), &score).await?);
+            for (list, tokens) in lists.iter().zip(&mut ops.tokens) {
+                let score = [&from[..], std::slice::from_ref(list), &to_blocks].concat();
+                tokens.code_score.push(gpu.op(&kernels::token_score(shape), &score).await?);
             }
             if let Some(bounds) = cache.bounds.get(index) {
-                let build = [&scratch.step, &segment, kv, bounds];
-                ops.block_bounds
-                    .push(gpu.op(&kernels::block_bounds(shape), &bindings(&build)).await?);
-                let score =
-                    [&scratch.step, &segment, &scratch.rows, bounds, &scratch.scores, &stride];
-                ops.bounds_score
-                    .push(gpu.op(&kernels::bounds_score(shape), &bindings(&score)).await?);
+                let from = bindings(&[&scratch.step, &segment, &scratch.rows, bounds]);
+                let score = [&from[..], &to_blocks].concat();
+                ops.bounds_score.push(gpu.op(&kernels::bounds_score(shape), &score).await?);
             }
-            let split = [
-                &scratch.step,
-                &segment,
-                &scratch.rows,
-                kv,
-                &scratch.partial_o,
-                &scratch.partial_ml,
-                &scratch.chosen_tokens,
-            ];
-            ops.sparse_split.push(gpu.op(&kernels::sparse_split(shape), &bindings(&split)).await?);
+        }
+        for (index, kv) in cache.kv.iter().enumerate() {
+            let segment = self.uniform(self.layout.segment(index as u32)).await?;
+            ops.closing.push(self.closing(shape, cache, kv, &segment, &channels).await?);
+            if cache.slots.is_none() {
+                let from = bindings(&[&scratch.step, &segment, &scratch.rows, kv]);
+                let score = [&from[..], &to_blocks].concat();
+                ops.exact_block_score
+                    .push(gpu.op(&kernels::exact_block_score(shape), &score).await?);
+                let score = [&from[..], &lists[..1], &to_blocks].concat();
+                let spec = kernels::exact_token_score(shape);
+                ops.tokens[0].exact_score.push(gpu.op(&spec, &score).await?);
+            }
+            let chosen = Some(&scratch.chosen_tokens);
+            let spec = kernels::sparse_split(shape, self.place());
+            ops.sparse_split.push(self.split(&spec, cache, index, chosen, 0).await?);
+            if let Some(slots) = self.hot {
+                let spec = kernels::sparse_split(shape, Place::Arrived(slots));
+                let first = self.layout.segments;
+                ops.arrived_split.push(self.split(&spec, cache, index, chosen, first).await?);
+            }
+        }
+        if let (Some(slots), Some(table)) = (self.hot, &cache.slots) {
+            let to = [&top_k[..], &lists[1..], &bindings(&[table])].concat();
+            let [by_softmax, by_score] = [BlockScorer::Codes, BlockScorer::MinMax]
+                .map(|scorer| kernels::top_k_blocks(gpu.tier, shape, scorer, Some(slots)));
+            ops.top_k_resident =
+                Some([gpu.op(&by_softmax, &to).await?, gpu.op(&by_score, &to).await?]);
+        }
+        Ok(ops)
+    }
+
+    // What builds the index of closing blocks whose keys and values lie in `kv`.
+    pub(super) async fn closing(
+        &mut self,
+        shape: &Shape,
+        cache: &LayerCache,
+        kv: &wgpu::Buffer,
+        segment: &wgpu::Buffer,
+        channels: &wgpu::Buffer,
+    ) -> Result<ClosingOps> {
+        let (scratch, gpu) = (self.scratch, self.gpu);
+        let mut ops = ClosingOps(Vec::new());
+        for (index, codes) in cache.codes.iter().enumerate() {
+            let index_segment = self.uniform(self.index_layout.segment(index as u32)).await?;
+            let build = [&scratch.step, segment, kv, channels, codes, &index_segment];
+            ops.0.push(gpu.op(&kernels::token_codes(shape), &bindings(&build)).await?);
+            if let Some(bounds) = cache.bounds.get(index) {
+                let build = [&scratch.step, segment, kv, bounds, &index_segment];
+                ops.0.push(gpu.op(&kernels::block_bounds(shape), &bindings(&build)).await?);
+            }
         }
         Ok(ops)
     }

@@ -51,12 +51,35 @@ impl LatentOps {
         segments: &[u32],
         absorbed: bool,
     ) {
-        self.down.record(pass, rows);
-        self.q_norm.record(pass, rows, 1, 1);
-        self.q_up.record(pass, rows);
+        self.record_projections(pass, rows);
         for &segment in segments {
             self.append[segment as usize].record(pass, self.heads + 1, rows, 1);
         }
+        if absorbed {
+            self.absorb.record(pass, rows);
+        }
+    }
+
+    /// Records what makes a row's queries and latents, before they are appended.
+    pub(in crate::engine) fn record_projections(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        rows: u32,
+    ) {
+        self.down.record(pass, rows);
+        self.q_norm.record(pass, rows, 1, 1);
+        self.q_up.record(pass, rows);
+    }
+
+    /// Records an append of rows.
+    pub(in crate::engine) fn record_rows(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        append: &Op,
+        rows: u32,
+        absorbed: bool,
+    ) {
+        append.record(pass, self.heads + 1, rows, 1);
         if absorbed {
             self.absorb.record(pass, rows);
         }
@@ -70,15 +93,31 @@ impl LatentOps {
         tiles: u32,
     ) {
         let slabs = context.div_ceil(self.slab_tokens) as usize;
-        for (gather, prefill) in self.gather.iter().zip(&self.prefill).take(slabs) {
-            for gather in gather {
-                gather.record(pass, self.slab_tokens, 1, 1);
-            }
-            self.make_keys.record(pass, self.slab_tokens);
-            self.make_values.record(pass, self.slab_tokens);
-            self.place.record(pass, self.heads, self.slab_tokens, 1);
-            prefill.record(pass, self.heads, tiles, 1);
+        for slab in 0..slabs {
+            self.record_slab(pass, slab, &self.gather[slab], tiles);
         }
+    }
+
+    /// Records dense attention over one slab, which `gather` reads.
+    pub(in crate::engine) fn record_slab<'o>(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        slab: usize,
+        gather: impl IntoIterator<Item = &'o Op>,
+        tiles: u32,
+    ) {
+        for gather in gather {
+            gather.record(pass, self.slab_tokens, 1, 1);
+        }
+        self.make_keys.record(pass, self.slab_tokens);
+        self.make_values.record(pass, self.slab_tokens);
+        self.place.record(pass, self.heads, self.slab_tokens, 1);
+        self.prefill[slab].record(pass, self.heads, tiles, 1);
+    }
+
+    /// Tokens of a slab.
+    pub(in crate::engine) fn slab_tokens(&self) -> u32 {
+        self.slab_tokens
     }
 
     /// Records what takes attended latents to values.
@@ -107,17 +146,7 @@ impl OpMaker<'_> {
         let mut append = Vec::new();
         for (index, kv) in cache.kv.iter().enumerate() {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            let buffers = [
-                &scratch.step,
-                &segment,
-                &own.queries,
-                &own.down,
-                &weights.kv_norm,
-                &scratch.rows,
-                kv,
-            ];
-            let spec = kernels::latent_append(&shape, &latent);
-            append.push(gpu.op(&spec, &bindings(&buffers)).await?);
+            append.push(self.latent_append(weights, scratch.append_step(), &segment, kv).await?);
         }
         let down = (&own.down, down_stride);
         let q_latents = (&own.q_latents, q_stride);
@@ -180,7 +209,9 @@ impl OpMaker<'_> {
         for params in slabs {
             let slab = self.uniform(params).await?;
             let mut gather = Vec::new();
-            for (index, kv) in cache.kv.iter().enumerate() {
+            // Over a hot cache a slab is read from what arrived, or from the chunk.
+            let whole = cache.kv.iter().enumerate().filter(|_| cache.slots.is_none());
+            for (index, kv) in whole {
                 let segment = self.uniform(self.layout.segment(index as u32)).await?;
                 let buffers =
                     [&scratch.step, &segment, &slab, kv, &own.slab_latents, &own.slab_shared];
@@ -200,8 +231,25 @@ impl OpMaker<'_> {
         Ok(ops)
     }
 
+    // Appends rows to `kv`, one segment of the cache, whose blocks the tables of `step` name.
+    pub(super) async fn latent_append(
+        &mut self,
+        weights: &LatentWeights,
+        step: &wgpu::Buffer,
+        segment: &wgpu::Buffer,
+        kv: &wgpu::Buffer,
+    ) -> Result<Op> {
+        let AttentionConfig::Latent(latent) = self.config.attention else {
+            unreachable!("latent weights are loaded for latent attention");
+        };
+        let own = self.scratch.latent.as_ref().expect("latent attention has its buffers");
+        let (down, rows) = (&own.down, &self.scratch.rows);
+        let buffers = [step, segment, &own.queries, down, &weights.kv_norm, rows, kv];
+        self.gpu.op(&kernels::latent_append(&self.shape, &latent), &bindings(&buffers)).await
+    }
+
     // The slabs of a whole context, as segments that prefill goes through.
-    fn slabs(&self, own: &LatentScratch) -> Vec<SegmentParams> {
+    pub(super) fn slabs(&self, own: &LatentScratch) -> Vec<SegmentParams> {
         let blocks = own.slab_tokens / self.options.block;
         let count = self.options.context.div_ceil(own.slab_tokens);
         (0..count).map(|i| SegmentParams { first: i * blocks, blocks, index: i, count }).collect()

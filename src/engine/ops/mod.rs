@@ -2,13 +2,15 @@
 
 mod attention;
 mod ffn;
+mod host;
 mod index;
 mod latent;
 mod product;
 
 pub(super) use attention::{AttentionOps, AttentionWeights};
 pub(super) use ffn::{FfnOps, FfnWeights};
-pub(super) use index::IndexOps;
+pub(super) use host::{HostLayerOps, HostOps};
+pub(super) use index::{Candidates, IndexOps};
 pub(super) use latent::LatentWeights;
 pub(super) use product::Product;
 
@@ -16,8 +18,11 @@ use super::EngineOptions;
 use super::scratch::{Scratch, Strides};
 use crate::Result;
 use crate::attention::Shape;
-use crate::gpu::{Binding, Gpu, Op};
-use crate::kernels::{self, EmbedParams, Output, RmsNormParams, RowsParams};
+use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
+use crate::kernels::{
+    self, EmbedParams, HotSlots, MergeParams, Output, Place, RmsNormParams, RowsParams,
+    SegmentParams,
+};
 use crate::kv::{CacheLayout, LayerCache};
 use crate::model::ModelConfig;
 use crate::model::weights::Matrix;
@@ -38,6 +43,9 @@ pub(super) struct LayerOps {
     pub(super) attention: AttentionOps,
     pub(super) dense_split: Vec<Op>,
     pub(super) merge: Op,
+    /// Over a hot cache: also of what arrived.
+    pub(super) merge_arrived: Option<Op>,
+    pub(super) host: Option<HostLayerOps>,
     pub(super) index: Option<IndexOps>,
     pub(super) output: Product,
     pub(super) ffn_norm: Op,
@@ -63,6 +71,9 @@ pub(super) struct OpMaker<'a> {
     pub(super) options: &'a EngineOptions,
     pub(super) shape: Shape,
     pub(super) layout: CacheLayout,
+    pub(super) index_layout: CacheLayout,
+    /// The hot cache, where keys and values do not all stay on the GPU.
+    pub(super) hot: Option<HotSlots>,
     pub(super) scratch: &'a Scratch,
     pub(super) uniforms: HashMap<Vec<u8>, wgpu::Buffer>,
 }
@@ -149,27 +160,22 @@ impl OpMaker<'_> {
 
     pub(super) async fn layer(
         &mut self,
+        number: usize,
         weights: &LayerWeights,
         cache: &LayerCache,
     ) -> Result<LayerOps> {
-        let (scratch, gpu) = (self.scratch, self.gpu);
-        let shape = self.shape;
+        let (scratch, shape) = (self.scratch, self.shape);
         let strides = Strides::new(self.config);
         let mut ops = LayerOps {
             attn_norm: self.stream_norm(false, &weights.attn_norm).await?,
             attention: self.attention(&weights.attention, cache).await?,
             dense_split: Vec::new(),
-            merge: {
-                let uniform = self.uniform(self.layout.segments).await?;
-                let buffers = [
-                    &scratch.step,
-                    &uniform,
-                    &scratch.partial_o,
-                    &scratch.partial_ml,
-                    scratch.merged(),
-                ];
-                gpu.op(&kernels::merge(&shape), &buffers.map(Binding::from)).await?
+            merge: self.merge(self.layout.segments).await?,
+            merge_arrived: match self.hot {
+                None => None,
+                Some(_) => Some(self.merge(2 * self.layout.segments).await?),
             },
+            host: None,
             index: None,
             output: self
                 .product(
@@ -182,22 +188,62 @@ impl OpMaker<'_> {
             ffn_norm: self.stream_norm(false, &weights.ffn_norm).await?,
             ffn: self.ffn(&weights.ffn).await?,
         };
-        for (index, kv) in cache.kv.iter().enumerate() {
-            let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            let split = [
-                &scratch.step,
-                &segment,
-                &scratch.rows,
-                kv,
-                &scratch.partial_o,
-                &scratch.partial_ml,
-            ]
-            .map(Binding::from);
-            ops.dense_split.push(gpu.op(&kernels::dense_split(&shape), &split).await?);
+        for index in 0..cache.kv.len() {
+            let spec = kernels::dense_split(&shape, self.place());
+            ops.dense_split.push(self.split(&spec, cache, index, None, 0).await?);
         }
         if let Some(options) = &self.options.index {
-            ops.index = Some(self.index(&shape, cache, options.stats_tokens).await?);
+            ops.index = Some(self.index(&shape, number, cache, options.stats_tokens).await?);
+        }
+        if let Some(slots) = self.hot {
+            ops.host =
+                Some(self.host_layer(number, weights, cache, slots, ops.index.as_ref()).await?);
         }
         Ok(ops)
+    }
+
+    fn place(&self) -> Place {
+        self.hot.map_or(Place::Paged, Place::Hot)
+    }
+
+    // Segments of the cache that a row's states may come from: over a hot cache what arrives has its own.
+    fn state_segments(&self) -> u32 {
+        self.layout.segments * if self.hot.is_some() { 2 } else { 1 }
+    }
+
+    // Merges the states of the first `segments` segments.
+    async fn merge(&mut self, segments: u32) -> Result<Op> {
+        let scratch = self.scratch;
+        let uniform = self.uniform(MergeParams { segments, count: self.state_segments() }).await?;
+        let buffers =
+            [&scratch.step, &uniform, &scratch.partial_o, &scratch.partial_ml, scratch.merged()];
+        self.gpu.op(&kernels::merge(&self.shape), &buffers.map(Binding::from)).await
+    }
+
+    // Decode attention over one segment of the cache, whose states are those of segment `first` and on.
+    async fn split(
+        &mut self,
+        spec: &ShaderSpec,
+        cache: &LayerCache,
+        index: usize,
+        chosen: Option<&wgpu::Buffer>,
+        first: u32,
+    ) -> Result<Op> {
+        let segment = self.layout.segment(index as u32);
+        let (index_of_states, count) = (first + segment.index, self.state_segments());
+        let uniform =
+            self.uniform(SegmentParams { index: index_of_states, count, ..segment }).await?;
+        let scratch = self.scratch;
+        let mut buffers = vec![
+            &scratch.step,
+            &uniform,
+            &scratch.rows,
+            &cache.kv[index],
+            &scratch.partial_o,
+            &scratch.partial_ml,
+        ];
+        buffers.extend(chosen);
+        buffers.extend(&cache.slots);
+        self.gpu.op(spec, &bindings(&buffers)).await
     }
 }

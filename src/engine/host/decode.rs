@@ -1,0 +1,498 @@
+//! Decode steps over a hot cache. `exact` waits, layer by layer, for the blocks that it lacks; `lagged` and `resident` never
+//! wait for the choice of their own step: what it chose is fetched for the next, a group of layers at a time.
+
+use super::lag::{Lag, in_both, next_list, wanted};
+use super::{GROUP_LAYERS, Host};
+use crate::attention::{BlockScorer, RowBudget, Timing, TokenScorer, TwoLevel};
+use crate::engine::forward::Over;
+use crate::engine::ops::{Candidates, LayerOps};
+use crate::engine::record::{Mode, Plan};
+use crate::engine::{Engine, Output, Session, Want, words};
+use crate::{Error, Result};
+
+// What a decode step has in common for all layers.
+struct Decode<'a> {
+    plan: Plan<'a>,
+    /// Block table of each row.
+    tables: Vec<&'a [u32]>,
+    /// Budget of each row, and of the row that follows it.
+    budgets: Vec<(RowBudget, RowBudget)>,
+    /// Slot and next position of each row's session.
+    next: Vec<(u32, u32)>,
+}
+
+impl Engine {
+    pub(super) async fn decode_host(
+        &self,
+        host: &mut Host,
+        batch: &[(&mut Session, &[u32])],
+        selection: Option<&TwoLevel>,
+        want: Want,
+    ) -> Result<Output> {
+        if let Some(two_level) = selection {
+            self.check_host_selection(two_level)?;
+        }
+        let sessions: Vec<(&Session, u32)> =
+            batch.iter().map(|(session, _)| (&**session, session.len())).collect();
+        let rows: Vec<(u32, u32)> =
+            sessions.iter().map(|(session, position)| (session.slot.index, *position)).collect();
+        let timing = self.options.host.as_ref().map_or(Timing::Exact, |host| host.timing);
+        let continues = timing != Timing::Exact
+            && selection.is_some_and(|two_level| {
+                host.lag.as_ref().is_some_and(|lag| lag.leads_to(&rows, two_level))
+            });
+        if !continues {
+            self.finish_pending(host)?;
+        }
+        self.bring_window(host, &sessions)?;
+        host.offload.begin_step();
+        let windows: Vec<Vec<u32>> = sessions
+            .iter()
+            .map(|(session, _)| host.offload.window.table(session.table.blocks()))
+            .collect();
+        let mode = Mode::Decode(selection);
+        let over = Over::Window(&windows, host.offload.epoch());
+        let plan = self.plan(batch, mode, false, over);
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let over_window = plan.step.over_window();
+        self.gpu.write(&own.append_step, 0, bytemuck::cast_slice(&over_window));
+        let budget = selection.map(TwoLevel::effective_budget);
+        let decode = Decode {
+            plan,
+            tables: sessions.iter().map(|(session, _)| session.table.blocks()).collect(),
+            budgets: rows
+                .iter()
+                .filter_map(|&(_, position)| {
+                    let row = |position| budget.map(|b| b.row(position, self.shape.block));
+                    Some((row(position)?, row(position + 1)?))
+                })
+                .collect(),
+            next: rows.iter().map(|&(slot, position)| (slot, position + 1)).collect(),
+        };
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        match selection {
+            None => self.decode_dense(host, &mut encoder, &decode, &rows)?,
+            Some(two_level) => {
+                let kept = decode.plan.step.blocks_kept * decode.plan.step.rows;
+                self.check_hot_blocks(kept, "the blocks that level 1 keeps")?;
+                if continues {
+                    self.decode_behind(host, &mut encoder, &decode, two_level, timing)?;
+                } else {
+                    self.decode_exact(host, &mut encoder, &decode, two_level, timing)?;
+                }
+            }
+        }
+        self.leave(host, &mut encoder, &sessions)?;
+        self.submit_host(host, &mut encoder)?;
+        if want != Want::Nothing {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            self.record_logits(&mut pass, &decode.plan.step, want == Want::Token);
+            drop(pass);
+        }
+        let end = self.submit_wanted(encoder, &decode.plan.step, want)?;
+        // While the GPU ends the step, the next one's blocks are gathered.
+        self.gather_ahead(host, &decode)?;
+        self.read_wanted(end, &decode.plan.step, want).await
+    }
+
+    fn check_host_selection(&self, two_level: &TwoLevel) -> Result<()> {
+        let options = self.options.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let limit = "exact logits need all keys on the GPU: --kv gpu";
+        if two_level.block_scorer == BlockScorer::Oracle {
+            return Err(Error::argument("--scorer", two_level.block_scorer, limit));
+        }
+        if two_level.token_scorer == TokenScorer::Oracle {
+            return Err(Error::argument("--token-scorer", two_level.token_scorer, limit));
+        }
+        let budget = two_level.budget;
+        for (what, value, most) in [
+            ("the sink", budget.sink_blocks, options.sink_blocks),
+            ("the recent window", budget.recent_blocks, options.recent_blocks),
+        ] {
+            if value > most {
+                let limit = format!("the window of the hot cache was made for {most}");
+                return Err(Error::argument(what, format!("{value} blocks"), limit));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_hot_blocks(&self, needed: u32, what: &str) -> Result<()> {
+        let there = self.options.host.as_ref().map_or(0, |host| host.hot_blocks);
+        if needed <= there {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "the hot cache",
+            format!("{there} blocks"),
+            format!("{what} need {needed}: give it more GPU memory, or keep fewer blocks"),
+        ))
+    }
+
+    // Dense attention: every block has to be on the GPU.
+    fn decode_dense(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        decode: &Decode<'_>,
+        rows: &[(u32, u32)],
+    ) -> Result<()> {
+        let block = self.shape.block;
+        let mut all: Vec<u32> = decode
+            .tables
+            .iter()
+            .zip(rows)
+            .flat_map(|(table, (_, position))| &table[..(position / block) as usize])
+            .copied()
+            .filter(|&physical| host.offload.window.slot(physical).is_none())
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        self.check_hot_blocks(all.len() as u32, "the blocks of dense attention")?;
+        let wanted = vec![all; self.shape.kv_heads as usize];
+        let mut items = Vec::new();
+        for layer in 0..self.layers.len() {
+            host.offload.want(layer, &wanted, &mut items);
+        }
+        if host.offload.lacks(&items) {
+            host.offload.land_all(&self.gpu)?;
+        }
+        self.record_items(host, encoder, &mut items)?;
+        let groups = self.layers.chunks(GROUP_LAYERS);
+        for (i, group) in groups.enumerate() {
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                if i == 0 {
+                    self.record_embedding(&mut pass, &decode.plan.step);
+                }
+                for layer in group {
+                    self.record_layer(&mut pass, layer, &decode.plan);
+                }
+            }
+            self.submit_host(host, encoder)?;
+        }
+        Ok(())
+    }
+
+    // Three parts a layer: A chooses, B attends what is here while the CPU gathers what is not, C attends what arrived.
+    fn decode_exact(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        decode: &Decode<'_>,
+        two_level: &TwoLevel,
+        timing: Timing,
+    ) -> Result<()> {
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let step = &decode.plan.step;
+        let list_bytes = self.list_words(decode) as u64 * 4;
+        let heads = u64::from(step.rows) * u64::from(self.shape.kv_heads);
+        let token_bytes = heads * u64::from(step.tokens_kept) * 4;
+        let mut lists = Vec::with_capacity(self.layers.len());
+        for (number, layer) in self.layers.iter().enumerate() {
+            let index = layer.index.as_ref().ok_or_else(Self::no_host_ops)?;
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                if number == 0 {
+                    self.record_embedding(&mut pass, step);
+                }
+                self.record_append(&mut pass, layer, &decode.plan);
+                self.record_blocks(&mut pass, index, step, two_level);
+                self.record_tokens(&mut pass, index, step, two_level, Candidates::Chosen);
+            }
+            let slot = host.selections.take(&self.gpu)?.ok_or_else(Self::no_host_ops)?;
+            let to = host.selections.buffer(slot);
+            let at = number as u64 * own.list_stride;
+            encoder.copy_buffer_to_buffer(&own.wanted, at, to, 0, list_bytes);
+            // Where the next step attends the blocks, all of them have to come; else those with a chosen token.
+            let by_token = timing == Timing::Exact && step.tokens_kept > 0;
+            let bytes = list_bytes + if by_token { token_bytes } else { 0 };
+            if by_token {
+                let tokens = &self.scratch.chosen_tokens;
+                encoder.copy_buffer_to_buffer(tokens, 0, to, list_bytes, token_bytes);
+            }
+            host.selections.fly(slot, bytes.max(4), encoder);
+            self.submit_host(host, encoder)?;
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                self.record_split(&mut pass, &index.sparse_split, step);
+            }
+            self.submit_host(host, encoder)?;
+            host.selections.wait(&self.gpu, slot)?;
+            let data = host.selections.read(slot, |bytes| Ok(words(bytes)))?;
+            let chosen = self.read_lists(&data, decode);
+            let needed = if by_token {
+                self.with_tokens(&data[list_bytes as usize / 4..], decode)
+            } else {
+                chosen.clone()
+            };
+            let mut items = Vec::new();
+            let wanted = self.wanted(&needed, decode);
+            host.offload.want(number, &wanted, &mut items);
+            let has_missed = !items.is_empty();
+            if host.offload.lacks(&items) {
+                host.offload.land_all(&self.gpu)?;
+            }
+            self.record_items(host, encoder, &mut items)?;
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                if has_missed {
+                    self.record_split(&mut pass, &index.arrived_split, step);
+                }
+                let merge = layer.merge_arrived.as_ref().filter(|_| has_missed);
+                self.record_merge(&mut pass, layer, merge.unwrap_or(&layer.merge), step);
+                self.record_rest(&mut pass, layer, &decode.plan);
+            }
+            lists.push(chosen);
+        }
+        self.note_lists(host, decode, two_level, timing, lists)
+    }
+
+    // What the step before chose is fetched by now, or is waited for; what this one chooses is read back while it runs on.
+    fn decode_behind(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        decode: &Decode<'_>,
+        two_level: &TwoLevel,
+        timing: Timing,
+    ) -> Result<()> {
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let step = &decode.plan.step;
+        let list_bytes = self.list_words(decode) as u64 * 4;
+        for (group, layers) in self.layers.chunks(GROUP_LAYERS).enumerate() {
+            let first = group * GROUP_LAYERS;
+            self.record_group(host, encoder, group)?;
+            if timing == Timing::Lagged {
+                self.write_lists(host, decode, first, layers.len())?;
+            }
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                if group == 0 {
+                    self.record_embedding(&mut pass, step);
+                }
+                for layer in layers {
+                    self.record_behind(&mut pass, layer, decode, two_level, timing)?;
+                }
+            }
+            let slot = host.selections.take(&self.gpu)?.ok_or_else(Self::no_host_ops)?;
+            let to = host.selections.buffer(slot);
+            let bytes = (layers.len() as u64 - 1) * own.list_stride + list_bytes;
+            let at = first as u64 * own.list_stride;
+            encoder.copy_buffer_to_buffer(&own.wanted, at, to, 0, bytes);
+            host.selections.fly(slot, bytes, encoder);
+            host.groups[group].selection = Some(slot);
+            self.submit_host(host, encoder)?;
+        }
+        if let Some(lag) = &mut host.lag {
+            lag.rows.clone_from(&decode.next);
+        }
+        Ok(())
+    }
+
+    fn record_behind(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &LayerOps,
+        decode: &Decode<'_>,
+        two_level: &TwoLevel,
+        timing: Timing,
+    ) -> Result<()> {
+        let index = layer.index.as_ref().ok_or_else(Self::no_host_ops)?;
+        let step = &decode.plan.step;
+        self.record_append(pass, layer, &decode.plan);
+        if timing == Timing::Resident {
+            self.record_blocks(pass, index, step, two_level);
+            let top_k = index.top_k_resident(two_level.block_scorer);
+            let top_k = top_k.ok_or_else(Self::no_host_ops)?;
+            top_k.record(pass, self.shape.kv_heads, step.rows, 1);
+        }
+        self.record_tokens(pass, index, step, two_level, Candidates::Listed);
+        self.record_split(pass, &index.sparse_split, step);
+        self.record_merge(pass, layer, &layer.merge, step);
+        if timing == Timing::Lagged {
+            self.record_blocks(pass, index, step, two_level);
+        }
+        self.record_rest(pass, layer, &decode.plan);
+        Ok(())
+    }
+
+    // Reads what level 1 chose for a group, and notes what has to be fetched.
+    fn take_selection(&self, host: &mut Host, decode: &Decode<'_>, group: usize) -> Result<()> {
+        let Some(slot) = host.groups[group].selection.take() else { return Ok(()) };
+        host.selections.wait(&self.gpu, slot)?;
+        let data = host.selections.read(slot, |bytes| Ok(words(bytes)))?;
+        let stride = self.scratch.host.as_ref().map_or(0, |own| own.list_stride as usize / 4);
+        let timing = self.options.host.as_ref().map_or(Timing::Exact, |host| host.timing);
+        for (i, data) in data.chunks(stride).enumerate() {
+            let chosen = self.read_lists(data, decode);
+            self.note_layer(host, decode, group * GROUP_LAYERS + i, chosen, timing)?;
+        }
+        Ok(())
+    }
+
+    // What a layer chose: the next step's lists, and what they lack on the GPU.
+    fn note_layer(
+        &self,
+        host: &mut Host,
+        decode: &Decode<'_>,
+        layer: usize,
+        chosen: Vec<Vec<Vec<u32>>>,
+        timing: Timing,
+    ) -> Result<()> {
+        let mut next = chosen;
+        for (row, (_, budget)) in next.iter_mut().zip(&decode.budgets) {
+            for list in row {
+                *list = next_list(list, budget);
+            }
+        }
+        let wanted = self.wanted(&next, decode);
+        let group = layer / GROUP_LAYERS;
+        let is_patient = timing == Timing::Resident;
+        host.offload.want_next(layer, &wanted, is_patient, &mut host.groups[group].items);
+        if let Some(lag) = &mut host.lag {
+            let before = std::mem::replace(&mut lag.lists[layer], next);
+            let lists = before.iter().flatten().zip(lag.lists[layer].iter().flatten());
+            host.offload.stats.kept += lists.map(|(a, b)| in_both(a, b)).sum::<u64>();
+        }
+        self.land_items(host, group)
+    }
+
+    // A block that closed a moment ago may still be on its way to the host.
+    fn land_items(&self, host: &mut Host, group: usize) -> Result<()> {
+        if host.offload.lacks(&host.groups[group].items) {
+            host.offload.land_all(&self.gpu)?;
+        }
+        Ok(())
+    }
+
+    // What an exact step chose, for a step that follows it by another rule.
+    fn note_lists(
+        &self,
+        host: &mut Host,
+        decode: &Decode<'_>,
+        two_level: &TwoLevel,
+        timing: Timing,
+        lists: Vec<Vec<Vec<Vec<u32>>>>,
+    ) -> Result<()> {
+        if let Some(lag) = &host.lag
+            && lag.lists.len() == lists.len()
+        {
+            let lists = lag.lists.iter().flatten().flatten().zip(lists.iter().flatten().flatten());
+            host.offload.stats.kept += lists.map(|(a, b)| in_both(a, b)).sum::<u64>();
+        }
+        let rows = decode.next.clone();
+        if timing == Timing::Exact {
+            host.lag = Some(Lag { two_level: *two_level, rows, lists });
+            return Ok(());
+        }
+        let nothing = vec![Vec::new(); self.layers.len()];
+        host.lag = Some(Lag { two_level: *two_level, rows, lists: nothing });
+        for (layer, chosen) in lists.into_iter().enumerate() {
+            self.note_layer(host, decode, layer, chosen, timing)?;
+        }
+        Ok(())
+    }
+
+    // Gathers for the next step, group after group, as much as the ring holds.
+    fn gather_ahead(&self, host: &mut Host, decode: &Decode<'_>) -> Result<()> {
+        for group in 0..host.groups.len() {
+            self.take_selection(host, decode, group)?;
+            let group = &mut host.groups[group];
+            while !group.items.is_empty() {
+                let Some(upload) = host.offload.gather(None, &mut group.items)? else {
+                    return Ok(());
+                };
+                group.uploads.push(upload);
+            }
+        }
+        Ok(())
+    }
+
+    // Lists of one layer: [row][KV head], blocks ascending.
+    fn read_lists(&self, data: &[u32], decode: &Decode<'_>) -> Vec<Vec<Vec<u32>>> {
+        let (heads, kept) = (self.shape.kv_heads as usize, decode.plan.step.blocks_kept as usize);
+        let rows = decode.budgets.iter().zip(data.chunks(heads * kept));
+        rows.map(|((budget, _), data)| {
+            data.chunks(kept).map(|list| list[..budget.blocks as usize].to_vec()).collect()
+        })
+        .collect()
+    }
+
+    // Of the lists' blocks those that hold a chosen token.
+    fn with_tokens(&self, data: &[u32], decode: &Decode<'_>) -> Vec<Vec<Vec<u32>>> {
+        let (heads, kept) = (self.shape.kv_heads as usize, decode.plan.step.tokens_kept as usize);
+        let rows = decode.budgets.iter().zip(data.chunks(heads * kept));
+        rows.map(|((budget, _), data)| {
+            let blocks = |tokens: &[u32]| {
+                let tokens = tokens[..budget.tokens as usize].iter();
+                let mut blocks: Vec<u32> = tokens.map(|token| token / self.shape.block).collect();
+                blocks.dedup();
+                blocks
+            };
+            data.chunks(kept).map(blocks).collect()
+        })
+        .collect()
+    }
+
+    // What a layer's lists want of each KV head.
+    fn wanted(&self, lists: &[Vec<Vec<u32>>], decode: &Decode<'_>) -> Vec<Vec<u32>> {
+        (0..self.shape.kv_heads as usize)
+            .map(|head| {
+                let rows = lists.iter().zip(&decode.tables);
+                wanted(rows.map(|(row, table)| (&row[head][..], *table)))
+            })
+            .collect()
+    }
+
+    fn list_words(&self, decode: &Decode<'_>) -> usize {
+        let step = &decode.plan.step;
+        (step.rows * self.shape.kv_heads * step.blocks_kept) as usize
+    }
+
+    // Lists the candidates of a group's layers, as the step before chose them.
+    fn write_lists(
+        &self,
+        host: &Host,
+        decode: &Decode<'_>,
+        first: usize,
+        layers: usize,
+    ) -> Result<()> {
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let lag = host.lag.as_ref().ok_or_else(Self::no_host_ops)?;
+        let kept = decode.plan.step.blocks_kept as usize;
+        let stride = own.list_stride as usize / 4;
+        let mut data = vec![0u32; stride * layers];
+        for (layer, data) in lag.lists[first..first + layers].iter().zip(data.chunks_mut(stride)) {
+            let lists = layer.iter().flatten();
+            for (list, data) in lists.zip(data.chunks_mut(kept.max(1))) {
+                data[..list.len()].copy_from_slice(list);
+            }
+        }
+        self.gpu.write(&own.listed, first as u64 * own.list_stride, bytemuck::cast_slice(&data));
+        Ok(())
+    }
+
+    // Copies blocks that this step closes to the host.
+    fn leave(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        sessions: &[(&Session, u32)],
+    ) -> Result<()> {
+        let block = self.shape.block;
+        let mut leaving = Vec::new();
+        for (session, position) in sessions {
+            if !(position + 1).is_multiple_of(block) {
+                continue;
+            }
+            let physical = session.table.blocks()[(position / block) as usize];
+            let slot = host.offload.window.slot(physical).ok_or_else(Self::no_host_ops)?;
+            for layer in 0..self.layers.len() {
+                let (buffer, at) = self.window_place(layer, slot);
+                leaving.push((buffer, at, physical, layer));
+            }
+        }
+        self.record_leaving(host, encoder, &leaving)
+    }
+}

@@ -1,0 +1,76 @@
+//! What level 1 chose in one step, which the next one attends or fetches by. Pure.
+
+use crate::attention::{RowBudget, TwoLevel};
+
+/// The choice of a step, and what step may follow it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Lag {
+    /// What the step selected by.
+    pub(super) two_level: TwoLevel,
+    /// Slot and next position of each row's session.
+    pub(super) rows: Vec<(u32, u32)>,
+    /// Layer, row, KV head: logical blocks, ascending, as many as the next step's budget keeps.
+    pub(super) lists: Vec<Vec<Vec<Vec<u32>>>>,
+}
+
+impl Lag {
+    /// Whether a step over these rows continues it.
+    pub(super) fn leads_to(&self, rows: &[(u32, u32)], two_level: &TwoLevel) -> bool {
+        self.rows == rows && self.two_level == *two_level
+    }
+}
+
+/// The blocks that a step chose as the next one lists them: where its budget keeps more, because a block closed or left the
+/// recent window, the newest eligible blocks fill it up.
+pub(super) fn next_list(chosen: &[u32], next: &RowBudget) -> Vec<u32> {
+    let mut list = chosen.to_vec();
+    let mut newest = (next.sink..next.recent_first).rev();
+    while list.len() < next.blocks as usize {
+        let Some(block) = newest.next() else { break };
+        if let Err(at) = list.binary_search(&block) {
+            list.insert(at, block);
+        }
+    }
+    list
+}
+
+/// Numbers that both ascending lists hold.
+pub(super) fn in_both(a: &[u32], b: &[u32]) -> u64 {
+    a.iter().filter(|block| b.binary_search(block).is_ok()).count() as u64
+}
+
+/// The union of ascending lists of one layer and KV head, one a row, as physical blocks, ascending.
+pub(super) fn wanted<'a>(lists: impl Iterator<Item = (&'a [u32], &'a [u32])>) -> Vec<u32> {
+    let mut blocks: Vec<u32> = lists
+        .flat_map(|(list, table)| list.iter().map(|&logical| table[logical as usize]))
+        .collect();
+    blocks.sort_unstable();
+    blocks.dedup();
+    blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_longer_budget_is_filled_up_with_the_newest_eligible_blocks() {
+        let row = |position| RowBudget::new(position, 64, 4, 100, (1, 2));
+        // Blocks 1 to 7 are eligible.
+        let next = row(10 * 64);
+        assert_eq!((next.sink, next.recent_first, next.blocks), (1, 8, 4));
+        assert_eq!(next_list(&[2, 7], &next), [2, 5, 6, 7]);
+        assert_eq!(next_list(&[1, 2, 3, 4], &next), [1, 2, 3, 4]);
+        // Where there are fewer than the budget all are listed.
+        let few = row(5 * 64);
+        assert_eq!(next_list(&[], &few), [1, 2]);
+    }
+
+    #[test]
+    fn rows_want_physical_blocks_once() {
+        let tables: [&[u32]; 2] = [&[9, 8, 7], &[9, 3, 1]];
+        let lists: [&[u32]; 2] = [&[0, 2], &[0, 1]];
+        assert_eq!(wanted(lists.into_iter().zip(tables)), [3, 7, 9]);
+        assert_eq!(in_both(&[1, 4, 6], &[0, 4, 5, 6]), 2);
+    }
+}

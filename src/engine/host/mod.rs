@@ -1,0 +1,253 @@
+//! Steps of an engine whose blocks live in CPU memory: the GPU keeps the index of every token, a window of blocks that
+//! every step attends, and a hot cache of blocks that were chosen; what is missing comes through a ring of mapped buffers.
+
+mod decode;
+mod lag;
+mod prefill;
+mod window;
+
+use super::ops::HostOps;
+use super::record::{Mode, Plan};
+use super::scratch::Scratch;
+use super::{Engine, EngineOptions, Output, Session, Want};
+use crate::gpu::Gpu;
+use crate::kv::{Items, MappedRing, Offload, OffloadStats, Prepared, Upload, Way};
+use crate::model::ModelConfig;
+use crate::{Error, Result};
+use lag::Lag;
+
+/// Layers whose blocks are chosen, fetched and placed together.
+const GROUP_LAYERS: usize = 6;
+
+/// The state of an engine's offload.
+pub(super) struct Host {
+    pub(super) offload: Offload,
+    ops: HostOps,
+    /// What level 1 chose, on its way to the CPU.
+    selections: MappedRing,
+    groups: Vec<Group>,
+    /// What the next step's candidates follow from.
+    lag: Option<Lag>,
+    /// Whether the GPU's words of where blocks are have to be written anew.
+    is_stale: bool,
+}
+
+/// What is on its way for a group of layers.
+#[derive(Default)]
+struct Group {
+    /// The slot with what level 1 chose in the latest step.
+    selection: Option<usize>,
+    /// Head-blocks that have a slot of the hot cache, and still have to be gathered.
+    items: Vec<Items>,
+    /// Those that are gathered.
+    uploads: Vec<Upload>,
+}
+
+impl Host {
+    pub(super) async fn new(
+        gpu: &Gpu,
+        config: &ModelConfig,
+        options: &EngineOptions,
+        scratch: &Scratch,
+        offload: Offload,
+        ops: HostOps,
+    ) -> Result<Self> {
+        let layers = config.layers as usize;
+        let groups = layers.div_ceil(GROUP_LAYERS);
+        let own = scratch.host.as_ref().expect("a hot cache has its buffers");
+        // A group's lists of blocks, or one layer's and its list of tokens.
+        let tokens = own.list_stride * u64::from(options.block);
+        let bytes = (own.list_stride * GROUP_LAYERS as u64).max(own.list_stride + tokens);
+        let selections =
+            MappedRing::new(gpu, "selections", Way::Down, groups as u32 + 1, bytes).await?;
+        Ok(Self {
+            offload,
+            ops,
+            selections,
+            groups: (0..groups).map(|_| Group::default()).collect(),
+            lag: None,
+            is_stale: false,
+        })
+    }
+}
+
+impl Engine {
+    /// What the offload engine did so far; none where the whole cache is on the GPU.
+    pub async fn offload_stats(&self) -> Option<OffloadStats> {
+        let host = self.host.as_ref()?.lock().await;
+        Some(OffloadStats { gpu_bytes: self.kv_gpu_bytes(), ..host.offload.stats() })
+    }
+
+    /// Bytes of GPU memory for keys and values and their index: of the whole cache, or of the hot cache and what carries
+    /// blocks to it and from it.
+    pub fn kv_gpu_bytes(&self) -> u64 {
+        let of_layer = |cache: &crate::kv::LayerCache| {
+            let buffers = cache.kv.iter().chain(&cache.codes).chain(&cache.bounds);
+            buffers.chain(&cache.slots).map(wgpu::Buffer::size).sum::<u64>()
+        };
+        let carried = self.options.host.as_ref().map_or(0, |host| {
+            let (chunk, sessions) = (self.options.chunk_blocks(), self.options.sessions);
+            let bytes = self.shape.block_bytes();
+            Offload::bytes(host, bytes, chunk.max(sessions)) + u64::from(chunk) * bytes
+        });
+        self.caches.iter().map(of_layer).sum::<u64>() + carried
+    }
+
+    pub(super) async fn run_host(
+        &self,
+        host: &mut Host,
+        batch: &[(&mut Session, &[u32])],
+        prepared: &[Prepared],
+        mode: Mode<'_>,
+        want: Want,
+    ) -> Result<Output> {
+        host.offload.land(&self.gpu)?;
+        let result = async {
+            self.take_new_blocks(host, batch, prepared)?;
+            match mode {
+                Mode::Prefill => {
+                    self.finish_pending(host)?;
+                    self.prefill_chunk(host, batch, want).await
+                }
+                Mode::Decode(selection) => self.decode_host(host, batch, selection, want).await,
+            }
+        }
+        .await;
+        if result.is_err() {
+            // What was on its way when a step failed is of no use, and its slots may hold anything.
+            host.lag = None;
+        }
+        result
+    }
+
+    // Blocks that were free hold nothing yet, whatever their numbers held before; a shared open block is copied for the one
+    // that writes to it.
+    fn take_new_blocks(
+        &self,
+        host: &mut Host,
+        batch: &[(&mut Session, &[u32])],
+        prepared: &[Prepared],
+    ) -> Result<()> {
+        for ((session, _), prepared) in batch.iter().zip(prepared) {
+            let copied = prepared.copied.map(|(_, new)| new);
+            let new: Vec<u32> =
+                session.table.added(prepared).iter().copied().chain(copied).collect();
+            for block in new {
+                host.is_stale |= host.offload.forget(block);
+            }
+        }
+        if host.is_stale {
+            self.finish_pending(host)?;
+            self.write_slots(host);
+        }
+        for (old, new) in prepared.iter().filter_map(|prepared| prepared.copied) {
+            self.copy_open_block(host, batch, old, new)?;
+        }
+        Ok(())
+    }
+
+    // Says anew where every block is.
+    fn write_slots(&self, host: &mut Host) {
+        for (layer, cache) in self.caches.iter().enumerate() {
+            if let Some(slots) = &cache.slots {
+                let words = host.offload.slot_words(layer);
+                self.gpu.write(slots, 0, bytemuck::cast_slice(&words));
+            }
+        }
+        host.is_stale = false;
+    }
+
+    // Submits what was recorded and begins anew.
+    fn submit_host(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        let next = self.gpu.device.create_command_encoder(&Default::default());
+        let index = self.gpu.submit(std::mem::replace(encoder, next))?;
+        host.offload.submitted(&index);
+        host.selections.submitted(&index);
+        Ok(())
+    }
+
+    // Records an upload: its copy, and what places its head-blocks.
+    fn record_upload(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
+        host.offload.record_arrival(encoder, upload);
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for &(layer, count) in &upload.parts {
+            if let Some(ops) = &self.layers[layer].host {
+                for place in &ops.place {
+                    place.record(&mut pass, count, 1, 1);
+                }
+            }
+        }
+    }
+
+    // Records everything that is on its way for a group, and waits for the rest of it.
+    fn record_group(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        group: usize,
+    ) -> Result<()> {
+        for upload in std::mem::take(&mut host.groups[group].uploads) {
+            self.record_upload(host, encoder, &upload);
+        }
+        let mut items = std::mem::take(&mut host.groups[group].items);
+        self.record_items(host, encoder, &mut items)
+    }
+
+    // Gathers head-blocks and records their placement, slot after slot.
+    fn record_items(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        items: &mut Vec<Items>,
+    ) -> Result<()> {
+        while !items.is_empty() {
+            match host.offload.gather(Some(&self.gpu), items)? {
+                Some(upload) => self.record_upload(host, encoder, &upload),
+                // Every slot waits for this submission.
+                None => self.submit_host(host, encoder)?,
+            }
+        }
+        Ok(())
+    }
+
+    // Places what is on its way, so that no placement is pending.
+    fn finish_pending(&self, host: &mut Host) -> Result<()> {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        // Slots of the ring first.
+        for group in 0..host.groups.len() {
+            for upload in std::mem::take(&mut host.groups[group].uploads) {
+                self.record_upload(host, &mut encoder, &upload);
+            }
+        }
+        for group in 0..host.groups.len() {
+            self.record_group(host, &mut encoder, group)?;
+            if let Some(slot) = host.groups[group].selection.take() {
+                host.selections.wait(&self.gpu, slot)?;
+                host.selections.read(slot, |_| Ok(()))?;
+            }
+        }
+        host.lag = None;
+        self.submit_host(host, &mut encoder)
+    }
+
+    // The kernels of a layer after its attention, as [`Engine::record_rest`] has them, over keys and values of a chunk.
+    fn record_chunk_rest(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &super::ops::LayerOps,
+        plan: &Plan<'_>,
+    ) {
+        if let Some(index) = &layer.index {
+            self.record_stats(pass, index, plan);
+        }
+        let closing = layer.host.as_ref().and_then(|ops| ops.chunk_closing.as_ref());
+        if let Some(closing) = closing {
+            closing.record(pass, self.shape.kv_heads, plan.step.closing);
+        }
+        self.record_feed_forward(pass, layer, plan);
+    }
+
+    fn no_host_ops() -> Error {
+        Error::Gpu("this engine keeps its whole cache on the GPU".into())
+    }
+}

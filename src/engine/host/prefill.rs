@@ -1,0 +1,254 @@
+//! A chunk of a prompt: its own keys and values in one buffer that all layers use in turn; what came before streams from
+//! the host, piece after piece, through the ring. The GPU never holds more of it than a piece.
+
+use super::Host;
+use crate::Result;
+use crate::engine::forward::Over;
+use crate::engine::ops::{AttentionOps, LayerOps};
+use crate::engine::record::{Mode, Plan};
+use crate::engine::{Engine, Output, Session, Want};
+use crate::kernels::SegmentParams;
+
+// The blocks of a chunk, by logical number.
+struct Chunk<'a> {
+    table: &'a [u32],
+    /// The block of the first token.
+    first: u32,
+    /// Whether that block has tokens already.
+    is_open: bool,
+    /// Blocks that are closed once the chunk is done.
+    closed: u32,
+    /// Blocks that the window holds then, and their slots.
+    window: Vec<(u32, u32)>,
+}
+
+impl Engine {
+    pub(super) async fn prefill_chunk(
+        &self,
+        host: &mut Host,
+        batch: &[(&mut Session, &[u32])],
+        want: Want,
+    ) -> Result<Output> {
+        let [(session, tokens)] = batch else {
+            return Err(crate::Error::argument(
+                "a step over prompts",
+                format!("{} sessions", batch.len()),
+                "one prompt at a time",
+            ));
+        };
+        let block = self.shape.block;
+        let (position, end) = (session.len(), session.len() + tokens.len() as u32);
+        let first = position / block;
+        let is_open = !position.is_multiple_of(block);
+        if is_open {
+            self.bring_window(host, &[(&**session, position)])?;
+        }
+        host.offload.land_all(&self.gpu)?;
+        let plan = self.plan(batch, Mode::Prefill, want == Want::EveryLogits, Over::Chunk);
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let over_chunk = plan.step.over_slabs();
+        self.gpu.write(&own.tables, 0, bytemuck::cast_slice(&over_chunk));
+        let blocks = (end - 1) / block - first + 1;
+        let segment = SegmentParams { first, blocks, index: 0, count: 2 };
+        self.gpu.write(&own.chunk_segment, 0, bytemuck::bytes_of(&segment));
+        // The open block has a slot already, where there is one; the window after the chunk takes the others.
+        let table = session.table.blocks();
+        let needed: Vec<(u32, bool)> = self
+            .window_blocks(end)
+            .into_iter()
+            .filter_map(|logical| Some((*table.get(logical as usize)?, true)))
+            .chain(is_open.then(|| (table[first as usize], true)))
+            .collect();
+        let mut window = Vec::new();
+        for logical in self.window_blocks(end).into_iter().filter(|&b| b >= first) {
+            if let Some(&physical) = table.get(logical as usize) {
+                window.push((logical, self.admit(host, physical, &needed)?));
+            }
+        }
+        let chunk = Chunk { table, first, is_open, closed: end / block, window };
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for (number, layer) in self.layers.iter().enumerate() {
+            self.chunk_layer(host, &mut encoder, &chunk, &plan, (number, layer))?;
+        }
+        if want != Want::Nothing {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            self.record_logits(&mut pass, &plan.step, want == Want::Token);
+        }
+        let output = self.finish(encoder, &plan.step, want).await?;
+        host.offload.land_all(&self.gpu)?;
+        Ok(output)
+    }
+
+    fn chunk_layer(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        chunk: &Chunk<'_>,
+        plan: &Plan<'_>,
+        (number, layer): (usize, &LayerOps),
+    ) -> Result<()> {
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let ops = layer.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let bytes = self.shape.block_bytes();
+        if chunk.is_open {
+            let open = chunk.table[chunk.first as usize];
+            let slot = host.offload.window.slot(open).ok_or_else(Self::no_host_ops)?;
+            let (from, at) = self.window_place(number, slot);
+            encoder.copy_buffer_to_buffer(from, at, &own.chunk, 0, bytes);
+        }
+        let (rows, tiles) = (plan.step.rows, plan.step.tiles);
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            if number == 0 {
+                self.record_embedding(&mut pass, &plan.step);
+            }
+            layer.attn_norm.record(&mut pass, rows, 1, 1);
+            match &layer.attention {
+                AttentionOps::Grouped(grouped) => {
+                    grouped.qkv.record(&mut pass, rows);
+                    let heads = self.shape.q_heads() + 2 * self.shape.kv_heads;
+                    ops.chunk_append.record(&mut pass, heads, rows, 1);
+                    if let Some(prefill) = &host.ops.prefill_chunk {
+                        prefill.record(&mut pass, self.shape.q_heads(), tiles, 1);
+                    }
+                }
+                AttentionOps::Latent(latent) => {
+                    latent.record_projections(&mut pass, rows);
+                    latent.record_rows(&mut pass, &ops.chunk_append, rows, plan.gathers_stats);
+                }
+            }
+        }
+        match &layer.attention {
+            AttentionOps::Grouped(_) => {
+                let piece = host.offload.piece_blocks();
+                let mut at = 0;
+                while at < chunk.first {
+                    let blocks = piece.min(chunk.first - at);
+                    // Behind the chunk's own states.
+                    let segment = SegmentParams { first: at, blocks, index: 1, count: 2 };
+                    self.bring_piece(host, encoder, chunk, number, segment)?;
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    if let Some(prefill) = &host.ops.prefill_arrived {
+                        prefill.record(&mut pass, self.shape.q_heads(), tiles, 1);
+                    }
+                    at += blocks;
+                }
+            }
+            AttentionOps::Latent(latent) => {
+                let slab_blocks = latent.slab_tokens() / self.shape.block;
+                let slabs = plan.step.context.div_ceil(latent.slab_tokens());
+                for slab in 0..slabs {
+                    let first = slab * slab_blocks;
+                    let came_before = chunk.first.saturating_sub(first).min(slab_blocks);
+                    let mut gather = Vec::new();
+                    if came_before > 0 {
+                        let segment =
+                            SegmentParams { first, blocks: came_before, index: 0, count: 2 };
+                        self.bring_piece(host, encoder, chunk, number, segment)?;
+                        gather.push(slab as usize);
+                    }
+                    let arrived = gather.iter().map(|&slab| &host.ops.gather_arrived[slab]);
+                    let of_chunk =
+                        (came_before < slab_blocks).then(|| &host.ops.gather_chunk[slab as usize]);
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    latent.record_slab(&mut pass, slab as usize, arrived.chain(of_chunk), tiles);
+                }
+            }
+        }
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            self.record_chunk_rest(&mut pass, layer, plan);
+        }
+        for &(logical, slot) in &chunk.window {
+            let (to, at) = self.window_place(number, slot);
+            let from = u64::from(logical - chunk.first) * bytes;
+            encoder.copy_buffer_to_buffer(&own.chunk, from, to, at, bytes);
+        }
+        let leaving: Vec<_> = (chunk.first..chunk.closed)
+            .map(|logical| {
+                let at = u64::from(logical - chunk.first) * bytes;
+                (&own.chunk, at, chunk.table[logical as usize], number)
+            })
+            .collect();
+        self.record_leaving(host, encoder, &leaving)?;
+        self.submit_host(host, encoder)
+    }
+
+    // Brings the blocks of a segment to where what arrives is attended: what was recorded before goes first.
+    fn bring_piece(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        chunk: &Chunk<'_>,
+        layer: usize,
+        segment: SegmentParams,
+    ) -> Result<()> {
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        self.submit_host(host, encoder)?;
+        self.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
+        let blocks = &chunk.table[segment.first as usize..][..segment.blocks as usize];
+        let upload = host.offload.gather_blocks(&self.gpu, layer, blocks)?;
+        host.offload.record_arrival(encoder, &upload.ok_or_else(Self::no_host_ops)?);
+        Ok(())
+    }
+
+    /// Records the copies of blocks that leave the GPU, as many slots as they need.
+    pub(super) fn record_leaving(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        blocks: &[(&wgpu::Buffer, u64, u32, usize)],
+    ) -> Result<()> {
+        for blocks in blocks.chunks(host.offload.leaving_blocks()) {
+            let slot = loop {
+                match host.offload.take_leaving(&self.gpu)? {
+                    Some(slot) => break slot,
+                    None => self.submit_host(host, encoder)?,
+                }
+            };
+            host.offload.record_leaving(encoder, slot, blocks);
+        }
+        Ok(())
+    }
+
+    /// Builds the index of a session's first `closed` blocks, which the host holds, by step words that name them.
+    pub(in crate::engine) async fn index_from_host(
+        &self,
+        blocks: &[u32],
+        closing: impl Fn(usize, &[u32]) -> Vec<u32>,
+    ) -> Result<()> {
+        let Some(host) = &self.host else { return Ok(()) };
+        let host = &mut *host.lock().await;
+        host.offload.land_all(&self.gpu)?;
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        let mut first = 0;
+        for piece in blocks.chunks(host.offload.piece_blocks() as usize) {
+            self.submit_host(host, &mut encoder)?;
+            self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&closing(first, piece)));
+            let segment = SegmentParams {
+                first: first as u32,
+                blocks: piece.len() as u32,
+                index: 0,
+                count: 1,
+            };
+            self.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
+            for (number, layer) in self.layers.iter().enumerate() {
+                let upload = loop {
+                    match host.offload.gather_blocks(&self.gpu, number, piece)? {
+                        Some(upload) => break upload,
+                        None => self.submit_host(host, &mut encoder)?,
+                    }
+                };
+                host.offload.record_arrival(&mut encoder, &upload);
+                let closing = layer.host.as_ref().and_then(|ops| ops.arrived_closing.as_ref());
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                if let Some(closing) = closing {
+                    closing.record(&mut pass, self.shape.kv_heads, piece.len() as u32);
+                }
+            }
+            first += piece.len();
+        }
+        self.submit_host(host, &mut encoder)
+    }
+}

@@ -1,0 +1,120 @@
+//! The operations of a cache whose blocks live in CPU memory: what a chunk of a prompt goes through, and what places
+//! blocks that arrive in the hot cache.
+
+use super::index::ClosingOps;
+use super::{AttentionWeights, IndexOps, LayerWeights, OpMaker, bindings};
+use crate::Result;
+use crate::engine::scratch::HostScratch;
+use crate::gpu::Op;
+use crate::kernels::{self, HotSlots};
+use crate::kv::LayerCache;
+use crate::model::config::AttentionConfig;
+
+/// What a layer needs besides; vectors hold one a segment of the hot cache.
+pub(in crate::engine) struct HostLayerOps {
+    /// Appends a chunk's rows to the chunk.
+    pub(in crate::engine) chunk_append: Op,
+    /// The index of blocks that close in the chunk.
+    pub(in crate::engine) chunk_closing: Option<ClosingOps>,
+    /// The index of blocks that arrived.
+    pub(in crate::engine) arrived_closing: Option<ClosingOps>,
+    /// Places what arrived.
+    pub(in crate::engine) place: Vec<Op>,
+}
+
+/// What all layers share.
+pub(in crate::engine) struct HostOps {
+    /// Dense attention of a chunk's rows over the chunk, and over what arrived of what came before. Latent attention, whose
+    /// prefill goes slab by slab, has none.
+    pub(in crate::engine) prefill_chunk: Option<Op>,
+    pub(in crate::engine) prefill_arrived: Option<Op>,
+    /// Of latent attention, slab by slab: reads cached latents of the chunk, and of what arrived.
+    pub(in crate::engine) gather_chunk: Vec<Op>,
+    pub(in crate::engine) gather_arrived: Vec<Op>,
+}
+
+impl OpMaker<'_> {
+    fn host_scratch(&self) -> &HostScratch {
+        self.scratch.host.as_ref().expect("a hot cache has its buffers")
+    }
+
+    pub(super) async fn host_layer(
+        &mut self,
+        number: usize,
+        weights: &LayerWeights,
+        cache: &LayerCache,
+        slots: HotSlots,
+        index: Option<&IndexOps>,
+    ) -> Result<HostLayerOps> {
+        let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
+        let host = scratch.host.as_ref().expect("a hot cache has its buffers");
+        let chunk_append = match &weights.attention {
+            AttentionWeights::Grouped { head_norms, .. } => {
+                let mut append =
+                    vec![&host.tables, &host.chunk_segment, &scratch.rows, &host.chunk];
+                append.extend(head_norms.iter().flatten());
+                let epsilon = head_norms.as_ref().map(|_| self.config.epsilon);
+                gpu.op(&kernels::rope_append(&shape, epsilon), &bindings(&append)).await?
+            }
+            AttentionWeights::Latent(latent) => {
+                self.latent_append(latent, &host.tables, &host.chunk_segment, &host.chunk).await?
+            }
+        };
+        let (mut chunk_closing, mut arrived_closing) = (None, None);
+        if let Some(index) = index {
+            let channels = &index.channels;
+            let (chunk, arrived) = (&host.chunk_segment, &host.arrived_segment);
+            chunk_closing = Some(self.closing(&shape, cache, &host.chunk, chunk, channels).await?);
+            arrived_closing =
+                Some(self.closing(&shape, cache, &host.arrived, arrived, channels).await?);
+        }
+        let mut place = Vec::new();
+        let table = cache.slots.as_ref().expect("a hot cache has its table");
+        for (index, kv) in cache.kv.iter().enumerate() {
+            let part = self.uniform(number as u32).await?;
+            let segment = self.uniform(self.layout.segment(index as u32)).await?;
+            let buffers = [&host.arrived, &part, &segment, kv, table];
+            place.push(gpu.op(&kernels::place_blocks(&shape, slots), &bindings(&buffers)).await?);
+        }
+        Ok(HostLayerOps { chunk_append, chunk_closing, arrived_closing, place })
+    }
+
+    /// What all layers share.
+    pub(in crate::engine) async fn host_ops(&mut self) -> Result<HostOps> {
+        let mut ops = HostOps {
+            prefill_chunk: None,
+            prefill_arrived: None,
+            gather_chunk: Vec::new(),
+            gather_arrived: Vec::new(),
+        };
+        let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
+        if let AttentionConfig::Latent(_) = self.config.attention {
+            let own = scratch.latent.as_ref().expect("latent attention has its buffers");
+            for params in self.slabs(own) {
+                let slab = self.uniform(params).await?;
+                let host = self.host_scratch();
+                for (ops, segment, kv) in [
+                    (&mut ops.gather_chunk, &host.chunk_segment, &host.chunk),
+                    (&mut ops.gather_arrived, &host.arrived_segment, &host.arrived),
+                ] {
+                    let buffers =
+                        [&host.tables, segment, &slab, kv, &own.slab_latents, &own.slab_shared];
+                    let spec = kernels::latent_gather(&shape);
+                    ops.push(gpu.op(&spec, &bindings(&buffers)).await?);
+                }
+            }
+            return Ok(ops);
+        }
+        let spec = kernels::prefill(gpu.tier, &shape, shape.row_width());
+        let host = self.host_scratch();
+        for (op, segment, kv) in [
+            (&mut ops.prefill_chunk, &host.chunk_segment, &host.chunk),
+            (&mut ops.prefill_arrived, &host.arrived_segment, &host.arrived),
+        ] {
+            let (rows, out) = (&scratch.rows, &scratch.attended);
+            let buffers = [&host.tables, segment, rows, kv, out, &scratch.states];
+            *op = Some(gpu.op(&spec, &bindings(&buffers)).await?);
+        }
+        Ok(ops)
+    }
+}

@@ -1,0 +1,99 @@
+//! The host cache: keys and values of closed blocks in plain CPU memory.
+
+use crate::{Error, Result};
+
+/// Closed blocks of every layer. A block's layers follow one another, in a layer its KV heads, each with its keys and
+/// then its values, so that a head-block is one run of bytes.
+#[derive(Debug)]
+pub struct HostCache {
+    blocks: Vec<Block>,
+    layers: usize,
+    layer_bytes: usize,
+    allocated: u64,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    /// Empty until the block is first stored; kept when it is forgotten, for the next that has its number.
+    bytes: Vec<u8>,
+    /// Layers that have been stored.
+    stored: usize,
+}
+
+impl HostCache {
+    /// Room for `blocks` blocks of `layers` layers with `layer_bytes` bytes each; memory is taken when they are stored.
+    pub fn new(blocks: u32, layers: u32, layer_bytes: u64) -> Self {
+        let blocks = (0..blocks).map(|_| Block::default()).collect();
+        let (layers, layer_bytes) = (layers as usize, layer_bytes as usize);
+        Self { blocks, layers, layer_bytes, allocated: 0 }
+    }
+
+    /// Whether every layer of a block is here.
+    pub fn holds(&self, block: u32) -> bool {
+        self.blocks[block as usize].stored == self.layers
+    }
+
+    /// Keys and values of one layer of a block that is held.
+    pub fn layer(&self, block: u32, layer: usize) -> &[u8] {
+        &self.blocks[block as usize].bytes[layer * self.layer_bytes..][..self.layer_bytes]
+    }
+
+    /// Every layer of a block that is held.
+    pub fn block(&self, block: u32) -> &[u8] {
+        &self.blocks[block as usize].bytes
+    }
+
+    /// Stores one layer of a block.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] when the host has no memory left.
+    pub fn store(&mut self, block: u32, layer: usize, bytes: &[u8]) -> Result<()> {
+        let whole = self.layers * self.layer_bytes;
+        let entry = &mut self.blocks[block as usize];
+        if entry.bytes.is_empty() {
+            entry.bytes.try_reserve_exact(whole).map_err(|e| Error::OutOfMemory {
+                what: "the host cache".into(),
+                bytes: whole as u64,
+                detail: e.to_string(),
+            })?;
+            entry.bytes.resize(whole, 0);
+            self.allocated += whole as u64;
+        }
+        entry.bytes[layer * self.layer_bytes..][..self.layer_bytes].copy_from_slice(bytes);
+        entry.stored += 1;
+        Ok(())
+    }
+
+    /// Forgets what a block held.
+    pub fn forget(&mut self, block: u32) {
+        self.blocks[block as usize].stored = 0;
+    }
+
+    /// Bytes of CPU memory in use.
+    pub fn bytes(&self) -> u64 {
+        self.allocated
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_held_once_all_of_its_layers_are() {
+        let mut host = HostCache::new(3, 2, 4);
+        host.store(1, 1, &[5, 6, 7, 8]).unwrap();
+        assert!(!host.holds(1));
+        host.store(1, 0, &[1, 2, 3, 4]).unwrap();
+        assert!(host.holds(1) && !host.holds(0));
+        assert_eq!(
+            (host.layer(1, 1), host.block(1)),
+            (&[5, 6, 7, 8][..], &[1, 2, 3, 4, 5, 6, 7, 8][..])
+        );
+        host.forget(1);
+        assert!(!host.holds(1));
+        host.store(1, 0, &[9; 4]).unwrap();
+        assert!(!host.holds(1));
+        assert_eq!(host.bytes(), 8);
+    }
+}

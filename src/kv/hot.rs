@@ -1,0 +1,211 @@
+//! Which blocks of one layer and key/value head have a slot on the GPU. Pure bookkeeping: what a step wants is given one,
+//! what was wanted the longest ago loses it.
+
+#[cfg(test)]
+mod tests;
+
+const NOWHERE: u32 = u32::MAX;
+
+/// How often the counts of wants are halved, in steps: fame of long ago must fade.
+const FADE: u64 = 64;
+
+/// The slots of one layer and key/value head, and the pool's blocks that they hold.
+#[derive(Clone, Debug)]
+pub struct HotCache {
+    /// Slot of each block, or `NOWHERE`.
+    slot_of: Vec<u32>,
+    slots: Vec<Slot>,
+    /// By block, how long it has been wanted in vain. Empty until a policy asks for patience.
+    waits: Vec<Wait>,
+    /// Blocks to place in this step. Here to keep its memory.
+    due: Vec<u32>,
+    /// Slots for them, the first to go first. Here to keep its memory.
+    victims: Vec<Rank>,
+}
+
+/// A block on its way into a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The block.
+    pub block: u32,
+    /// Its slot from now on.
+    pub slot: u32,
+    /// What the slot held and no longer does.
+    pub evicted: Option<u32>,
+}
+
+/// What limits the placements of a step. Nothing by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// A block is placed once it was missing in so many steps in a row. One that is wanted once and not again then
+    /// evicts nothing. 0 and 1: at once.
+    pub patience: u32,
+    /// The most placements of a step.
+    pub most: u32,
+}
+
+/// What became of the blocks that a step wants. The rest were placed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Blocks that had a slot before.
+    pub hits: u32,
+    /// Blocks that still have none: the policy forbade it, or no slot could be taken.
+    pub left: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    block: u32,
+    /// Steps that wanted the block, halved whenever `FADE` steps have passed.
+    times: u32,
+    /// The step after the last that wanted the block, or the one before it. 0 if none ever did.
+    next: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Wait {
+    /// Steps in a row that missed the block.
+    steps: u32,
+    /// The step after the last of them.
+    next: u64,
+}
+
+/// The order in which slots are given up, and last the slot: by [`Slot::next`], then [`Slot::times`].
+type Rank = (u64, u32, u32);
+
+impl HotCache {
+    /// An empty cache of `slots` slots for a pool of `blocks` blocks.
+    pub fn new(slots: u32, blocks: u32) -> Self {
+        Self {
+            slot_of: vec![NOWHERE; blocks as usize],
+            slots: vec![Slot { block: NOWHERE, times: 0, next: 0 }; slots as usize],
+            waits: Vec::new(),
+            due: Vec::new(),
+            victims: Vec::with_capacity(slots as usize),
+        }
+    }
+
+    /// Slots in all.
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// The slot of a block, if it has one.
+    pub fn slot_of(&self, block: u32) -> Option<u32> {
+        Some(self.slot_of[block as usize]).filter(|&slot| slot != NOWHERE)
+    }
+
+    /// The blocks that have a slot, by slot.
+    pub fn residents(&self) -> impl Iterator<Item = u32> {
+        self.slots.iter().map(|slot| slot.block).filter(|&block| block != NOWHERE)
+    }
+
+    /// Notes that `step` wants these blocks, each given once, and places those that are missing as far as the policy
+    /// allows, the first given first. Appends what is to be copied to `placed`.
+    ///
+    /// Steps never fall; one that comes in parts, say by sequence, may be given again. A slot is taken only if no step
+    /// from `in_flight_from` on, nor this one, wanted what it holds or held: steps in flight still read theirs. A free
+    /// slot is taken first, then the one whose block was wanted the longest ago. Of those the one wanted the fewest
+    /// times goes first, then the lowest.
+    pub fn admit(
+        &mut self,
+        step: u64,
+        in_flight_from: u64,
+        wanted: &[u32],
+        policy: &Policy,
+        placed: &mut Vec<Placement>,
+    ) -> Admitted {
+        // All hits are noted before the first slot is taken, so that none of them is.
+        self.due.clear();
+        let mut hits = 0;
+        for &block in wanted {
+            let slot = self.slot_of[block as usize];
+            if slot != NOWHERE {
+                self.slots[slot as usize].note(step);
+                hits += 1;
+            } else if policy.patience <= 1 || self.wait(block, step) >= policy.patience {
+                self.due.push(block);
+            }
+        }
+        self.due.truncate(policy.most as usize);
+        self.find_victims(in_flight_from.min(step));
+        for (&block, &(.., slot)) in self.due.iter().zip(&self.victims) {
+            let evicted = self.slots[slot as usize].hold(block, step);
+            if let Some(evicted) = evicted {
+                self.slot_of[evicted as usize] = NOWHERE;
+            }
+            self.slot_of[block as usize] = slot;
+            placed.push(Placement { block, slot, evicted });
+        }
+        let missing = wanted.len() as u32 - hits;
+        Admitted { hits, left: missing - self.victims.len() as u32 }
+    }
+
+    /// Takes the slot from a block that no longer exists, or whose placement was not carried out. Returns the slot.
+    pub fn forget(&mut self, block: u32) -> Option<u32> {
+        if let Some(wait) = self.waits.get_mut(block as usize) {
+            *wait = Wait::default();
+        }
+        let slot = self.slot_of(block)?;
+        self.slot_of[block as usize] = NOWHERE;
+        // When it was last wanted stays: steps in flight may still read the slot.
+        self.slots[slot as usize].block = NOWHERE;
+        Some(slot)
+    }
+
+    /// Notes that a step misses a block; how many in a row have.
+    fn wait(&mut self, block: u32, step: u64) -> u32 {
+        self.waits.resize(self.slot_of.len(), Wait::default());
+        let wait = &mut self.waits[block as usize];
+        wait.steps = match step + 1 - wait.next {
+            0 => wait.steps,
+            1 => wait.steps + 1,
+            _ => 1,
+        };
+        wait.next = step + 1;
+        wait.steps
+    }
+
+    /// Finds a slot for each block that is due, as far as there are any that no step from `kept_from` on wanted.
+    fn find_victims(&mut self, kept_from: u64) {
+        self.victims.clear();
+        let count = self.due.len();
+        if count == 0 {
+            return;
+        }
+        let takeable = (0..).zip(&self.slots).filter(|(_, slot)| slot.next <= kept_from);
+        self.victims.extend(takeable.map(|(index, slot)| slot.rank(index)));
+        if count < self.victims.len() {
+            self.victims.select_nth_unstable(count);
+            self.victims.truncate(count);
+        }
+        self.victims.sort_unstable();
+    }
+}
+
+impl Slot {
+    /// Notes that a step wants the block.
+    fn note(&mut self, step: u64) {
+        // Halved here and not for all slots at once: counts are compared only between blocks last wanted in the same
+        // step, which all lack the same halvings since.
+        let halvings = (step + 1) / FADE - self.next / FADE;
+        self.times = (self.times >> halvings.min(31)) + 1;
+        self.next = step + 1;
+    }
+
+    /// Holds another block, which a step wants. Returns the one before.
+    fn hold(&mut self, block: u32, step: u64) -> Option<u32> {
+        let before = std::mem::replace(self, Self { block, times: 1, next: step + 1 });
+        Some(before.block).filter(|&block| block != NOWHERE)
+    }
+
+    fn rank(&self, index: u32) -> Rank {
+        if self.block == NOWHERE { (0, 0, index) } else { (self.next, self.times, index) }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { patience: 1, most: u32::MAX }
+    }
+}

@@ -1,0 +1,302 @@
+//! A bounded ring of buffers that are mapped by the submission that uses them: the way between the CPU and the GPU that
+//! never blocks the queue. A slot goes round: the CPU fills (or reads) its mapped memory, a submission copies from (or to)
+//! it, and when that has finished the slot is mapped again.
+
+use crate::gpu::Gpu;
+use crate::{Error, Result};
+use rayon::prelude::*;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+// Bytes below which a thread more costs more than it saves.
+const LEAST_SHARE: usize = 256 << 10;
+
+/// Which way a ring carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the CPU to the GPU. The memory may be write-combined: written once, in order, never read.
+    Up,
+    /// From the GPU to the CPU.
+    Down,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    /// Nobody's: mapped in a ring that goes up, unmapped in one that goes down.
+    Free,
+    /// Handed out, and not recorded yet.
+    Taken,
+    /// Recorded, as the how-manieth; the submission once it is known.
+    Flying(u64, Option<wgpu::SubmissionIndex>),
+    /// Of a ring that goes down: mapped, and not yet read.
+    Landed,
+}
+
+struct Slot {
+    buffer: wgpu::Buffer,
+    state: State,
+    /// Bytes in use.
+    bytes: u64,
+}
+
+/// What a submission says of a slot.
+enum News {
+    Mapped(usize),
+    /// The encoder was never submitted.
+    Dropped(usize),
+    Failed(usize, String),
+}
+
+/// Sends news of its slot once, whatever happens to the encoder that holds it.
+struct Return {
+    slot: usize,
+    sender: Sender<News>,
+    is_told: bool,
+}
+
+impl Return {
+    fn tell(mut self, news: News) {
+        self.is_told = true;
+        // The ring is only gone when nobody waits for its slots any more.
+        let _ = self.sender.send(news);
+    }
+}
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        if !self.is_told {
+            let _ = self.sender.send(News::Dropped(self.slot));
+        }
+    }
+}
+
+/// A ring of mapped buffers.
+pub struct MappedRing {
+    way: Way,
+    slots: Vec<Slot>,
+    bytes: u64,
+    news: (Sender<News>, Receiver<News>),
+    flights: u64,
+    /// How often a slot was waited for.
+    pub stalls: u64,
+}
+
+impl MappedRing {
+    /// A ring of `slots` slots of `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] naming `what`.
+    pub async fn new(gpu: &Gpu, what: &str, way: Way, slots: u32, bytes: u64) -> Result<Self> {
+        let usage = match way {
+            Way::Up => wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+            Way::Down => wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        };
+        let bytes = bytes.next_multiple_of(256);
+        let mut ring =
+            Self { way, slots: Vec::new(), bytes, news: channel(), flights: 0, stalls: 0 };
+        for _ in 0..slots {
+            let buffer = gpu.buffer_mapped(what, bytes, usage, way == Way::Up).await?;
+            ring.slots.push(Slot { buffer, state: State::Free, bytes: 0 });
+        }
+        Ok(ring)
+    }
+
+    /// Bytes of a slot.
+    pub fn slot_bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A slot to fill or to record copies into. Waits for the oldest submission where all are in flight; none where some
+    /// wait for a submission that the caller has still to make.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn take(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
+        loop {
+            self.poll(gpu)?;
+            if let Some(slot) = self.take_free() {
+                return Ok(Some(slot));
+            }
+            let Some(oldest) = self.oldest().filter(|_| !self.has_landed()) else {
+                return Ok(None);
+            };
+            self.stalls += 1;
+            gpu.wait(oldest)?;
+        }
+    }
+
+    /// A slot that is free now.
+    pub fn take_free(&mut self) -> Option<usize> {
+        let slot = self.slots.iter().position(|slot| matches!(slot.state, State::Free))?;
+        self.slots[slot].state = State::Taken;
+        Some(slot)
+    }
+
+    /// Writes pieces, whole vec4s, one after the other into a taken slot of a ring that goes up, several threads side by
+    /// side, each in order. What was written can be copied from then on.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device has gone.
+    pub fn fill(&self, slot: usize, pieces: &[&[u8]], threads: &rayon::ThreadPool) -> Result<()> {
+        let buffer = &self.slots[slot].buffer;
+        let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let share = bytes.div_ceil(threads.current_num_threads()).max(LEAST_SHARE);
+        let mut runs: Vec<(u64, &[&[u8]])> = Vec::new();
+        let (mut at, mut rest) = (0u64, pieces);
+        while !rest.is_empty() {
+            let mut length = 0;
+            let whole = |piece: &&&[u8]| {
+                let is_first = length < share;
+                length += piece.len();
+                is_first
+            };
+            let count = rest.iter().take_while(whole).count();
+            let (run, after) = rest.split_at(count);
+            runs.push((at, run));
+            at += run.iter().map(|piece| piece.len() as u64).sum::<u64>();
+            rest = after;
+        }
+        let write = |&(at, run): &(u64, &[&[u8]])| -> Result<()> {
+            let length: u64 = run.iter().map(|piece| piece.len() as u64).sum();
+            let mut view = buffer
+                .get_mapped_range_mut(at..at + length)
+                .map_err(|e| Error::Gpu(format!("mapping for an upload: {e}")))?;
+            let mut memory = view.slice(..);
+            for piece in run {
+                let (mut to, after) = memory.split_at(piece.len());
+                to.copy_from_slice(piece);
+                memory = after;
+            }
+            Ok(())
+        };
+        let written = match &runs[..] {
+            [one] => write(one),
+            runs => threads.install(|| runs.par_iter().map(write).collect()),
+        };
+        buffer.unmap();
+        written
+    }
+
+    /// The buffer of a taken slot, to copy from or to.
+    pub fn buffer(&self, slot: usize) -> &wgpu::Buffer {
+        &self.slots[slot].buffer
+    }
+
+    /// Says that `encoder` uses the first `bytes` bytes of a taken slot: they are mapped when its submission has finished.
+    pub fn fly(&mut self, slot: usize, bytes: u64, encoder: &wgpu::CommandEncoder) {
+        let back = Return { slot, sender: self.news.0.clone(), is_told: false };
+        let (mode, mapped) = match self.way {
+            Way::Up => (wgpu::MapMode::Write, self.bytes),
+            Way::Down => (wgpu::MapMode::Read, bytes),
+        };
+        let entry = &mut self.slots[slot];
+        encoder.map_buffer_on_submit(&entry.buffer, mode, 0..mapped, move |result| {
+            back.tell(match result {
+                Ok(()) => News::Mapped(slot),
+                Err(error) => News::Failed(slot, error.to_string()),
+            });
+        });
+        self.flights += 1;
+        entry.state = State::Flying(self.flights, None);
+        entry.bytes = bytes;
+    }
+
+    /// Says which submission what was recorded went with.
+    pub fn submitted(&mut self, index: &wgpu::SubmissionIndex) {
+        for slot in &mut self.slots {
+            if let State::Flying(_, at @ None) = &mut slot.state {
+                *at = Some(index.clone());
+            }
+        }
+    }
+
+    /// Takes note of what came back.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn poll(&mut self, gpu: &Gpu) -> Result<()> {
+        gpu.poll()?;
+        while let Ok(news) = self.news.1.try_recv() {
+            match (news, self.way) {
+                (News::Mapped(slot), Way::Up) => self.slots[slot].state = State::Free,
+                (News::Mapped(slot), Way::Down) => self.slots[slot].state = State::Landed,
+                (News::Dropped(slot), Way::Down) => self.slots[slot].state = State::Free,
+                (News::Dropped(slot), Way::Up) => self.map_again(slot),
+                (News::Failed(slot, why), _) => {
+                    gpu.check()?;
+                    return Err(Error::Gpu(format!("mapping slot {slot} of a ring: {why}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // What an encoder that was never submitted would have mapped.
+    fn map_again(&mut self, slot: usize) {
+        let back = Return { slot, sender: self.news.0.clone(), is_told: false };
+        self.slots[slot].buffer.map_async(wgpu::MapMode::Write, 0..self.bytes, move |result| {
+            back.tell(match result {
+                Ok(()) => News::Mapped(slot),
+                Err(error) => News::Failed(slot, error.to_string()),
+            });
+        });
+    }
+
+    fn has_landed(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.state, State::Landed))
+    }
+
+    /// Slots that have landed and are still to be read.
+    pub fn landed(&self) -> Vec<usize> {
+        let landed = |slot: &usize| matches!(self.slots[*slot].state, State::Landed);
+        (0..self.slots.len()).filter(landed).collect()
+    }
+
+    /// Reads a landed slot, which is free then.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device has gone, else what `read` says.
+    pub fn read<T>(&mut self, slot: usize, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        let entry = &mut self.slots[slot];
+        let view = entry
+            .buffer
+            .get_mapped_range(0..entry.bytes)
+            .map_err(|e| Error::Gpu(format!("mapping for read-back: {e}")))?;
+        let value = read(&view);
+        drop(view);
+        entry.buffer.unmap();
+        entry.state = State::Free;
+        value
+    }
+
+    /// Waits until a flying slot has landed.
+    ///
+    /// # Errors
+    /// What the device answers; [`Error::Gpu`] for a slot that was never submitted.
+    pub fn wait(&mut self, gpu: &Gpu, slot: usize) -> Result<()> {
+        gpu.spin(|| {
+            self.poll(gpu)?;
+            Ok(!matches!(self.slots[slot].state, State::Flying(..)))
+        })?;
+        if let State::Flying(_, index) = &self.slots[slot].state {
+            let index = index.clone();
+            let unsubmitted = || Error::Gpu("a slot is waited for that nobody submitted".into());
+            gpu.wait(index.ok_or_else(unsubmitted)?)?;
+            self.poll(gpu)?;
+        }
+        Ok(())
+    }
+
+    /// Whether anything is in flight or waits to be read.
+    pub fn is_busy(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.state, State::Flying(..) | State::Landed))
+    }
+
+    /// The oldest submission in flight.
+    pub fn oldest(&self) -> Option<wgpu::SubmissionIndex> {
+        let flying = self.slots.iter().filter_map(|slot| match &slot.state {
+            State::Flying(flight, Some(index)) => Some((*flight, index)),
+            _ => None,
+        });
+        flying.min_by_key(|(flight, _)| *flight).map(|(_, index)| index.clone())
+    }
+}

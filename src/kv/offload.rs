@@ -1,0 +1,523 @@
+//! The offload engine's bookkeeping: which head-blocks are on the GPU, what must come from the host, and the buffers that
+//! carry it there and back. What it records is small and fixed; what the GPU computes is the engine's.
+
+use super::host::HostCache;
+use super::hot::{HotCache, Placement, Policy};
+use super::mapped_ring::{MappedRing, Way};
+use super::window::{NO_SLOT, Window};
+use crate::attention::{Shape, Timing};
+use crate::gpu::Gpu;
+use crate::kernels::HotSlots;
+use crate::{Error, Result};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// Where keys and values live when they do not all stay on the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct HostOptions {
+    /// Slots of each layer's KV head for blocks that are chosen.
+    pub hot_blocks: u32,
+    /// Blocks at the start of a session that always stay on the GPU.
+    pub sink_blocks: u32,
+    /// Latest closed blocks of a session that always stay on the GPU.
+    pub recent_blocks: u32,
+    /// Bytes of a slot of the ring that carries blocks to the GPU.
+    pub ring_bytes: u64,
+    /// Slots of that ring.
+    pub ring_slots: u32,
+    /// When chosen blocks have to be there.
+    pub timing: Timing,
+    /// In how many steps in a row the `resident` rule must miss a block before it is fetched.
+    pub patience: u32,
+    /// Most bytes that a step of the `resident` rule fetches.
+    pub most_fetched: u64,
+}
+
+impl HostOptions {
+    /// `hot_blocks` slots a KV head for a model whose whole cache would take `whole` bytes, of which a block of one layer
+    /// takes `block_bytes`.
+    pub fn new(hot_blocks: u32, whole: u64, block_bytes: u64) -> Self {
+        // Large enough for the link, small beside the cache that is saved: 32 MiB from 6 GiB on.
+        let ring_bytes = (whole / 192).clamp(256 << 10, 32 << 20).max(2 * block_bytes);
+        Self {
+            hot_blocks,
+            sink_blocks: 1,
+            recent_blocks: 4,
+            ring_bytes,
+            ring_slots: 3,
+            timing: Timing::Exact,
+            patience: 1,
+            most_fetched: u64::MAX,
+        }
+    }
+
+    /// Slots of the window: the blocks that always stay, and the open one, of every session.
+    pub fn window_blocks(&self, sessions: u32) -> u32 {
+        // And one while a prompt goes on in a block that will not be in the window.
+        sessions * (self.sink_blocks + self.recent_blocks + 1) + 1
+    }
+}
+
+/// What the offload engine did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct OffloadStats {
+    /// Decode steps.
+    pub steps: u64,
+    /// Head-blocks that a step wanted and found on the GPU.
+    pub hits: u64,
+    /// Head-blocks that a step wanted and did not find there.
+    pub misses: u64,
+    /// Of those that were missed, the ones that were not fetched.
+    pub left: u64,
+    /// Head-blocks that a step wanted and the step before had wanted too.
+    pub kept: u64,
+    /// Bytes that went to the GPU.
+    pub bytes_up: u64,
+    /// Bytes that came from the GPU.
+    pub bytes_down: u64,
+    /// Seconds in which the host gathered blocks while the GPU had work.
+    pub hidden_seconds: f64,
+    /// Seconds in which the host gathered blocks and the GPU waited for them.
+    pub exposed_seconds: f64,
+    /// How often a slot of the ring was waited for.
+    pub ring_stalls: u64,
+    /// Bytes of keys and values on the GPU: hot slots, rings and what chunks go through.
+    pub gpu_bytes: u64,
+    /// Bytes of keys and values in CPU memory.
+    pub host_bytes: u64,
+}
+
+/// A head-block on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Item {
+    /// KV head.
+    pub head: u32,
+    /// What is placed where.
+    pub placement: Placement,
+}
+
+/// A filled slot of the ring.
+#[derive(Debug)]
+pub struct Upload {
+    slot: usize,
+    bytes: u64,
+    /// Layers, and how many head-blocks each gets.
+    pub parts: Vec<(usize, u32)>,
+}
+
+/// Head-blocks of a layer that are still to be gathered.
+pub type Items = (usize, Vec<Item>);
+
+/// Bookkeeping and buffers of the offload engine.
+pub struct Offload {
+    options: HostOptions,
+    slots: HotSlots,
+    layers: usize,
+    kv_heads: u32,
+    head_bytes: u64,
+    layer_bytes: u64,
+    /// Closed blocks.
+    pub host: HostCache,
+    /// Blocks that all heads share.
+    pub window: Window,
+    hot: Vec<HotCache>,
+    ring: MappedRing,
+    /// What an upload is copied to before it is placed, or attended by a prompt.
+    pub arrived: wgpu::Buffer,
+    leaving: MappedRing,
+    /// Blocks that a slot of `leaving` holds, each of one layer.
+    cargo: Vec<Vec<(u32, usize)>>,
+    gatherers: rayon::ThreadPool,
+    step: u64,
+    /// What happened so far.
+    pub stats: OffloadStats,
+}
+
+impl Offload {
+    /// Buffers and bookkeeping for `layers` layers over a pool of `slots.pool_blocks` blocks.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub async fn new(
+        gpu: &Gpu,
+        shape: &Shape,
+        layers: u32,
+        slots: HotSlots,
+        options: HostOptions,
+        leaving_blocks: u32,
+    ) -> Result<Self> {
+        let ring =
+            MappedRing::new(gpu, "the ring", Way::Up, options.ring_slots, options.ring_bytes)
+                .await?;
+        let leaving_bytes = u64::from(leaving_blocks) * shape.block_bytes();
+        let leaving =
+            MappedRing::new(gpu, "blocks that leave", Way::Down, 3, leaving_bytes).await?;
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
+        let gatherers = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("gather {i}"))
+            .build()
+            .map_err(|e| Error::Gpu(format!("threads to gather blocks: {e}")))?;
+        let hot_slots = options.hot_blocks;
+        Ok(Self {
+            options,
+            slots,
+            layers: layers as usize,
+            kv_heads: shape.kv_heads,
+            head_bytes: shape.block_bytes() / u64::from(shape.kv_heads),
+            layer_bytes: shape.block_bytes(),
+            host: HostCache::new(slots.pool_blocks, layers, shape.block_bytes()),
+            window: Window::new(slots.slots - hot_slots, slots.pool_blocks),
+            hot: (0..layers * shape.kv_heads)
+                .map(|_| HotCache::new(hot_slots, slots.pool_blocks))
+                .collect(),
+            arrived: gpu.storage("what arrived", ring.slot_bytes()).await?,
+            cargo: vec![Vec::new(); 3],
+            ring,
+            leaving,
+            gatherers,
+            step: 0,
+            stats: OffloadStats::default(),
+        })
+    }
+
+    /// Bytes of the buffers that an offload engine makes besides the hot slots.
+    pub fn bytes(options: &HostOptions, layer_bytes: u64, leaving_blocks: u32) -> u64 {
+        let leaving = (u64::from(leaving_blocks) * layer_bytes).next_multiple_of(256);
+        options.ring_bytes.next_multiple_of(256) * (u64::from(options.ring_slots) + 1) + 3 * leaving
+    }
+
+    /// How it was set up.
+    pub fn options(&self) -> &HostOptions {
+        &self.options
+    }
+
+    /// What happened so far, up to now.
+    pub fn stats(&self) -> OffloadStats {
+        OffloadStats { ring_stalls: self.ring.stalls, host_bytes: self.host.bytes(), ..self.stats }
+    }
+
+    /// Begins a decode step.
+    pub fn begin_step(&mut self) {
+        // Between two steps lies what the first wants for the second.
+        self.step += 2;
+        self.stats.steps += 1;
+    }
+
+    fn hot(&self, layer: usize, head: u32) -> &HotCache {
+        &self.hot[layer * self.kv_heads as usize + head as usize]
+    }
+
+    /// What tells the head-blocks that arrive in this step from those that were there.
+    pub fn epoch(&self) -> u32 {
+        self.step as u32
+    }
+
+    /// Notes the blocks that this step wants of a layer, one list a KV head; what has to come is appended to `items`.
+    pub fn want(&mut self, layer: usize, wanted: &[Vec<u32>], items: &mut Vec<Items>) {
+        self.want_in(self.step, layer, wanted, false, items);
+    }
+
+    /// As [`Offload::want`], for the step that follows; a patient one fetches within the limits of the options.
+    pub fn want_next(
+        &mut self,
+        layer: usize,
+        wanted: &[Vec<u32>],
+        is_patient: bool,
+        items: &mut Vec<Items>,
+    ) {
+        self.want_in(self.step + 1, layer, wanted, is_patient, items);
+    }
+
+    fn want_in(
+        &mut self,
+        step: u64,
+        layer: usize,
+        wanted: &[Vec<u32>],
+        is_patient: bool,
+        items: &mut Vec<Items>,
+    ) {
+        let heads = self.kv_heads as usize;
+        let policy = if is_patient {
+            let shared = self.options.most_fetched / self.head_bytes / (self.layers * heads) as u64;
+            Policy {
+                patience: self.options.patience,
+                most: shared.clamp(1, u64::from(u32::MAX)) as u32,
+            }
+        } else {
+            Policy { patience: 1, most: u32::MAX }
+        };
+        let mut of_layer = Vec::new();
+        let mut placed = Vec::new();
+        for (head, wanted) in wanted.iter().enumerate() {
+            placed.clear();
+            let hot = &mut self.hot[layer * heads + head];
+            let admitted = hot.admit(step, step, wanted, &policy, &mut placed);
+            self.stats.hits += u64::from(admitted.hits);
+            self.stats.misses += placed.len() as u64 + u64::from(admitted.left);
+            self.stats.left += u64::from(admitted.left);
+            of_layer.extend(placed.iter().map(|&placement| Item {
+                head: head as u32,
+                placement: Placement { slot: placement.slot + self.window_slots(), ..placement },
+            }));
+        }
+        if !of_layer.is_empty() {
+            items.push((layer, of_layer));
+        }
+    }
+
+    fn window_slots(&self) -> u32 {
+        self.slots.slots - self.options.hot_blocks
+    }
+
+    /// Whether a block has a slot of its own for this layer and KV head.
+    pub fn is_resident(&self, layer: usize, head: u32, block: u32) -> bool {
+        self.hot(layer, head).slot_of(block).is_some()
+    }
+
+    /// Words that say where every block of a layer is, as the GPU keeps them.
+    pub fn slot_words(&self, layer: usize) -> Vec<u32> {
+        let mut words = vec![NO_SLOT; self.slots.words(self.kv_heads) as usize];
+        for head in 0..self.kv_heads {
+            let first = (head * self.slots.pool_blocks) as usize;
+            let hot = self.hot(layer, head);
+            for block in hot.residents() {
+                if let Some(slot) = hot.slot_of(block) {
+                    words[first + block as usize] = slot + self.window_slots();
+                }
+            }
+        }
+        words
+    }
+
+    /// Forgets blocks that are about to hold something else; whether one of them had a slot of its own.
+    pub fn forget(&mut self, block: u32) -> bool {
+        self.window.forget(block);
+        self.reopen(block)
+    }
+
+    /// Forgets what the host and the slots of heads hold of a block of the window that is written to.
+    pub fn reopen(&mut self, block: u32) -> bool {
+        self.host.forget(block);
+        let mut had_slot = false;
+        for hot in &mut self.hot {
+            had_slot |= hot.forget(block).is_some();
+        }
+        had_slot
+    }
+
+    /// Whether the host does not hold one of these blocks yet.
+    pub fn lacks(&self, items: &[Items]) -> bool {
+        let mut items = items.iter().flat_map(|(_, items)| items);
+        items.any(|item| !self.host.holds(item.placement.block))
+    }
+
+    /// Gathers as many of `items` as one slot of the ring holds and takes them out; none where no slot is free now. With
+    /// `gpu`, waits for one.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn gather(&mut self, gpu: Option<&Gpu>, items: &mut Vec<Items>) -> Result<Option<Upload>> {
+        if items.is_empty() {
+            return Ok(None);
+        }
+        let slot = match gpu {
+            Some(gpu) => self.ring.take(gpu)?,
+            None => self.ring.take_free(),
+        };
+        let Some(slot) = slot else { return Ok(None) };
+        let began = Instant::now();
+        let head_vecs = self.head_bytes / 16;
+        let capacity = self.ring.slot_bytes() / 16 - self.layers as u64;
+        // The header, then part after part: what goes where, and the head-blocks.
+        let mut header = vec![[0u32; 4]; self.layers];
+        let mut parts: Vec<(usize, Vec<Item>)> = Vec::new();
+        let mut at = self.layers as u64;
+        while let Some((layer, of_layer)) = items.first_mut() {
+            let room = (self.layers as u64 + capacity - at) / (1 + head_vecs);
+            let count = of_layer.len().min(room as usize);
+            if count == 0 {
+                break;
+            }
+            let layer = *layer;
+            let part: Vec<Item> = of_layer.drain(..count).collect();
+            header[layer] = [at as u32, count as u32, self.step as u32, 0];
+            at += count as u64 * (1 + head_vecs);
+            parts.push((layer, part));
+            if of_layer.is_empty() {
+                items.remove(0);
+            } else {
+                break;
+            }
+        }
+        if parts.is_empty() {
+            return Err(Error::argument(
+                "the ring's slot",
+                format!("{} bytes", self.ring.slot_bytes()),
+                format!("a head-block takes {} bytes", self.head_bytes),
+            ));
+        }
+        let bytes = at * 16;
+        let lists: Vec<Vec<[u32; 4]>> = parts
+            .iter()
+            .map(|(_, part)| {
+                let words = part.iter().map(|Item { head, placement }| {
+                    let evicted = placement.evicted.unwrap_or(NO_SLOT);
+                    [*head, placement.slot, placement.block, evicted]
+                });
+                words.collect()
+            })
+            .collect();
+        let mut pieces: Vec<&[u8]> = vec![bytemuck::cast_slice(&header)];
+        for ((layer, part), list) in parts.iter().zip(&lists) {
+            pieces.push(bytemuck::cast_slice(list));
+            for item in part {
+                let from = item.head as usize * self.head_bytes as usize;
+                let layer = self.host.layer(item.placement.block, *layer);
+                pieces.push(&layer[from..from + self.head_bytes as usize]);
+            }
+        }
+        self.ring.fill(slot, &pieces, &self.gatherers)?;
+        self.stats.bytes_up += bytes;
+        self.count_time(began.elapsed(), gpu.is_none());
+        let parts = parts.into_iter().map(|(layer, part)| (layer, part.len() as u32)).collect();
+        Ok(Some(Upload { slot, bytes, parts }))
+    }
+
+    fn count_time(&mut self, time: Duration, is_hidden: bool) {
+        let seconds = if is_hidden {
+            &mut self.stats.hidden_seconds
+        } else {
+            &mut self.stats.exposed_seconds
+        };
+        *seconds += time.as_secs_f64();
+    }
+
+    /// Gathers one layer of consecutive blocks, whole, into a slot of the ring: for prompts, and for the window. None where
+    /// the caller has to submit first.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn gather_blocks(
+        &mut self,
+        gpu: &Gpu,
+        layer: usize,
+        blocks: &[u32],
+    ) -> Result<Option<Upload>> {
+        let Some(slot) = self.ring.take(gpu)? else { return Ok(None) };
+        let began = Instant::now();
+        let size = self.layer_bytes as usize;
+        let bytes = (size * blocks.len()) as u64;
+        let pieces: Vec<&[u8]> = blocks.iter().map(|&b| self.host.layer(b, layer)).collect();
+        self.ring.fill(slot, &pieces, &self.gatherers)?;
+        self.stats.bytes_up += bytes;
+        self.count_time(began.elapsed(), true);
+        Ok(Some(Upload { slot, bytes, parts: Vec::new() }))
+    }
+
+    /// Blocks that one slot of the ring holds.
+    pub fn piece_blocks(&self) -> u32 {
+        (self.ring.slot_bytes() / self.layer_bytes).max(1) as u32
+    }
+
+    /// Records the copy of an upload to where it is placed from; its slot is free again once the submission has finished.
+    pub fn record_arrival(&mut self, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
+        let from = self.ring.buffer(upload.slot);
+        encoder.copy_buffer_to_buffer(from, 0, &self.arrived, 0, upload.bytes);
+        self.ring.fly(upload.slot, upload.bytes, encoder);
+    }
+
+    /// Records copies of an upload's blocks, each to its buffer and place there.
+    pub fn record_copies(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        upload: &Upload,
+        places: &[(&wgpu::Buffer, u64)],
+    ) {
+        let from = self.ring.buffer(upload.slot);
+        for (i, (to, at)) in places.iter().enumerate() {
+            let size = self.layer_bytes;
+            encoder.copy_buffer_to_buffer(from, i as u64 * size, to, *at, size);
+        }
+        self.ring.fly(upload.slot, upload.bytes, encoder);
+    }
+
+    /// Blocks that a slot for blocks that leave holds.
+    pub fn leaving_blocks(&self) -> usize {
+        (self.leaving.slot_bytes() / self.layer_bytes).max(1) as usize
+    }
+
+    /// A slot for blocks that leave the GPU, or none where the caller has to submit first.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn take_leaving(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
+        self.land(gpu)?;
+        loop {
+            if let Some(slot) = self.leaving.take(gpu)? {
+                return Ok(Some(slot));
+            }
+            if !self.land(gpu)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Records the copy of blocks to such a slot: for each its buffer, where it is there, its number and its layer.
+    pub fn record_leaving(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        slot: usize,
+        blocks: &[(&wgpu::Buffer, u64, u32, usize)],
+    ) {
+        let size = self.layer_bytes;
+        let to = self.leaving.buffer(slot);
+        for (i, (from, at, _, _)) in blocks.iter().enumerate() {
+            encoder.copy_buffer_to_buffer(from, *at, to, i as u64 * size, size);
+        }
+        self.leaving.fly(slot, blocks.len() as u64 * size, encoder);
+        self.cargo[slot] = blocks.iter().map(|&(_, _, block, layer)| (block, layer)).collect();
+    }
+
+    /// Stores what has left the GPU; whether there was something.
+    ///
+    /// # Errors
+    /// What the device answers, or [`Error::OutOfMemory`].
+    pub fn land(&mut self, gpu: &Gpu) -> Result<bool> {
+        self.leaving.poll(gpu)?;
+        let landed = self.leaving.landed();
+        for &slot in &landed {
+            let (cargo, host, size) =
+                (std::mem::take(&mut self.cargo[slot]), &mut self.host, self.layer_bytes as usize);
+            self.stats.bytes_down += cargo.len() as u64 * self.layer_bytes;
+            self.leaving.read(slot, |bytes| {
+                for ((block, layer), bytes) in cargo.into_iter().zip(bytes.chunks_exact(size)) {
+                    host.store(block, layer, bytes)?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(!landed.is_empty())
+    }
+
+    /// Waits until everything that leaves the GPU is stored.
+    ///
+    /// # Errors
+    /// As [`Offload::land`].
+    pub fn land_all(&mut self, gpu: &Gpu) -> Result<()> {
+        while self.leaving.is_busy() {
+            if !self.land(gpu)?
+                && let Some(oldest) = self.leaving.oldest()
+            {
+                gpu.wait(oldest)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which submission what was recorded went with.
+    pub fn submitted(&mut self, index: &wgpu::SubmissionIndex) {
+        self.ring.submitted(index);
+        self.leaving.submitted(index);
+    }
+}

@@ -1,0 +1,72 @@
+//! The window of the hot cache: slots that all layers and heads share, for the blocks that every step attends or writes to. Pure.
+
+/// Which blocks lie in the window, and where.
+#[derive(Clone, Debug)]
+pub struct Window {
+    /// Slot of each physical block, or [`NO_SLOT`].
+    slots: Vec<u32>,
+    /// Block of each slot.
+    blocks: Vec<Option<u32>>,
+}
+
+/// What stands for a block that has no slot, as in `shaders/lib/hot_slots.wgsl`.
+pub const NO_SLOT: u32 = u32::MAX;
+
+impl Window {
+    /// A window of `slots` slots over a pool of `blocks` blocks.
+    pub fn new(slots: u32, blocks: u32) -> Self {
+        Self { slots: vec![NO_SLOT; blocks as usize], blocks: vec![None; slots as usize] }
+    }
+
+    /// Where a block is.
+    pub fn slot(&self, block: u32) -> Option<u32> {
+        Some(self.slots[block as usize]).filter(|&slot| slot != NO_SLOT)
+    }
+
+    /// Slot of each of these blocks, [`NO_SLOT`] for one that is elsewhere.
+    pub fn table(&self, blocks: &[u32]) -> Vec<u32> {
+        blocks.iter().map(|&block| self.slots[block as usize]).collect()
+    }
+
+    /// A slot for a block: its own, a free one, or that of a block that `may_leave`. None where there is no such slot.
+    pub fn admit(&mut self, block: u32, may_leave: impl Fn(u32) -> bool) -> Option<u32> {
+        if let Some(slot) = self.slot(block) {
+            return Some(slot);
+        }
+        let free = self.blocks.iter().position(Option::is_none);
+        let slot = free.or_else(|| self.blocks.iter().position(|b| b.is_some_and(&may_leave)))?;
+        if let Some(left) = self.blocks[slot].replace(block) {
+            self.slots[left as usize] = NO_SLOT;
+        }
+        self.slots[block as usize] = slot as u32;
+        Some(slot as u32)
+    }
+
+    /// Forgets a block that no longer exists.
+    pub fn forget(&mut self, block: u32) {
+        if let Some(slot) = self.slot(block) {
+            self.blocks[slot as usize] = None;
+            self.slots[block as usize] = NO_SLOT;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_takes_a_free_slot_then_one_that_may_leave() {
+        let mut window = Window::new(2, 10);
+        assert_eq!(window.admit(7, |_| true), Some(0));
+        assert_eq!(window.admit(3, |_| true), Some(1));
+        assert_eq!(window.admit(7, |_| true), Some(0));
+        assert_eq!(window.admit(5, |_| false), None);
+        assert_eq!(window.admit(5, |block| block == 3), Some(1));
+        assert_eq!(window.table(&[3, 5, 7]), [NO_SLOT, 1, 0]);
+        window.forget(7);
+        window.forget(9);
+        assert_eq!(window.slot(7), None);
+        assert_eq!(window.admit(3, |_| false), Some(0));
+    }
+}
