@@ -1,13 +1,15 @@
 //! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]
-//! [--quantize q8_0|q4_0] [--chunk N] [--prefills N] [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]`.
+//! [--quantize q8_0|q4_0] [--chunk N] [--prefills N] [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]
+//! [--blocks N] [--tokens N] [--hot-blocks N] [--timing exact|lagged|resident]`. With `--hot-blocks` keys and values live in CPU
+//! memory, and decode is two-level alone.
 //!
 //! The adapter is chosen as by the command line (`ASYNCTLS_ADAPTER`). Prints one JSON object a measurement; times are
 //! wall-clock, steps read back the arg-max token, as greedy generation does.
 
-use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, IndexOptions, Session, Want};
+use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Timing, TwoLevel};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, IndexOptions, Session, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
-use asynctls::model::ModelFile;
+use asynctls::model::{ModelConfig, ModelFile};
 use std::path::Path;
 use std::time::Instant;
 
@@ -52,6 +54,20 @@ fn main() {
         ..IndexOptions::default()
     });
     options.chunk = number("--chunk", options.chunk);
+    let (blocks, kept) = (number("--blocks", 16), number("--tokens", 256));
+    options.host = option("--hot-blocks").map(|text| {
+        let config = ModelConfig::read(&file).expect("a model");
+        let (whole, block) =
+            (config.kv_bytes_a_token() * u64::from(options.context), config.shape().block_bytes());
+        let timing = match option("--timing").as_deref() {
+            None | Some("exact") => Timing::Exact,
+            Some("lagged") => Timing::Lagged,
+            Some("resident") => Timing::Resident,
+            Some(other) => panic!("no timing is called {other}"),
+        };
+        HostOptions { timing, ..HostOptions::new(text.parse().expect("a number"), whole, block) }
+    });
+    let offloads = options.host.is_some();
     options.quantise = option("--quantize").map(|name| name.parse().expect("a type"));
     let began = Instant::now();
     let engine =
@@ -82,8 +98,11 @@ fn main() {
     // Interleaved rounds, so that a drifting machine slows every kind alike.
     for _ in 0..3 {
         for (name, attention) in
-            [("decode dense", Attention::Dense), ("decode two-level 16+256", budget(16, 256))]
+            [("decode dense", Attention::Dense), ("decode two-level", budget(blocks, kept))]
         {
+            if offloads && attention == Attention::Dense {
+                continue;
+            }
             decode(&engine, &mut session, name, &attention, depth, steps);
         }
     }
@@ -111,6 +130,9 @@ fn decode(
         token = step(session, token);
     }
     report(name, began.elapsed().as_secs_f64(), f64::from(steps), attended);
+    if let Some(stats) = pollster::block_on(engine.offload_stats()) {
+        println!("{}", serde_json::json!({ "offload": stats }));
+    }
 }
 
 fn report(what: &str, seconds: f64, count: f64, attended: u32) {

@@ -3,10 +3,15 @@
 #[path = "common/device.rs"]
 mod device;
 
-use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, Want};
+use asynctls::attention::{
+    Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer, TwoLevel,
+};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, LayerView, Session, Want};
 use asynctls::gpu::GpuOptions;
 use asynctls::model::ModelFile;
+use asynctls::reference::index::bounds;
+use asynctls::reference::select::bounds_score;
+use asynctls::{Error, Result};
 use device::{gpu, prefill};
 use std::path::Path;
 
@@ -17,6 +22,14 @@ fn prompt(tokens: u32) -> Vec<u32> {
 }
 
 fn load(model: &str, host: Option<HostOptions>) -> Engine {
+    load_with(model, |options| options.host = host)
+}
+
+fn load_with(model: &str, change: impl FnOnce(&mut EngineOptions)) -> Engine {
+    try_load(model, change).unwrap_or_else(|e| panic!("{model}: {e}"))
+}
+
+fn try_load(model: &str, change: impl FnOnce(&mut EngineOptions)) -> Result<Engine> {
     let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
     let gpu = gpu(GpuOptions::default());
     let mut options = EngineOptions::new(&gpu, CONTEXT);
@@ -24,12 +37,11 @@ fn load(model: &str, host: Option<HostOptions>) -> Engine {
     options.chunk = 64;
     options.sessions = 3;
     options.total_tokens = 3 * u64::from(CONTEXT);
-    options.host = host;
     if let Some(index) = &mut options.index {
         index.stats_tokens = 100;
     }
+    change(&mut options);
     pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ()))
-        .unwrap_or_else(|e| panic!("{model}: {e}"))
 }
 
 fn host(hot_blocks: u32, timing: Timing) -> HostOptions {
@@ -111,4 +123,202 @@ fn what_selects_nothing_is_as_with_the_whole_cache_on_the_gpu() {
             }
         }
     }
+}
+
+/// The paper's rule on the CPU: block bounds, and all tokens of the blocks that the step before chose.
+struct Twin {
+    group: usize,
+    block: usize,
+    /// Layer, KV head: rows of keys, one after the other.
+    keys: Vec<Vec<Vec<f32>>>,
+    /// Layer, KV head: the latest choice.
+    chosen: Vec<Vec<Vec<u32>>>,
+}
+
+impl Twin {
+    fn select(&mut self, layer: usize, view: &LayerView, row: &RowBudget) -> Vec<Vec<u32>> {
+        let heads = self.keys[layer].len();
+        let d = view.key.len() / heads;
+        let mut tokens = Vec::new();
+        for head in 0..heads {
+            let keys = &mut self.keys[layer][head];
+            keys.extend_from_slice(&view.key[head * d..][..d]);
+            let queries: Vec<&[f32]> = (0..self.group)
+                .map(|h| &view.queries[(head * self.group + h) * d..][..d])
+                .collect();
+            let mut scored: Vec<(u32, f64)> = (row.sink..row.recent_first)
+                .map(|block| {
+                    let rows = keys[block as usize * self.block * d..][..self.block * d].chunks(d);
+                    let (low, high) = bounds(&rows.collect::<Vec<_>>());
+                    (block, bounds_score(&queries, &low, &high))
+                })
+                .collect();
+            scored.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let mut best: Vec<u32> =
+                scored.iter().take(row.blocks as usize).map(|&(block, _)| block).collect();
+            best.sort_unstable();
+            let before = std::mem::replace(&mut self.chosen[layer][head], best.clone());
+            // The first step has nothing behind it.
+            let mut list = if before.is_empty() { best } else { before };
+            let newest: Vec<u32> =
+                (row.sink..row.recent_first).rev().filter(|b| !list.contains(b)).collect();
+            list.extend(newest.iter().take(row.blocks as usize - list.len()));
+            list.sort_unstable();
+            let block = self.block as u32;
+            tokens.push(list.iter().flat_map(|b| b * block..(b + 1) * block).collect());
+        }
+        tokens
+    }
+}
+
+#[test]
+fn lagged_is_the_papers_rule_step_by_step() {
+    for model in ["llama/model", "qwen3/model.gguf"] {
+        let budget = Budget {
+            blocks: Blocks::Percent(40.0),
+            tokens: 10_000,
+            sink_blocks: 1,
+            recent_blocks: 2,
+            dense_below: 0,
+        };
+        let (block_scorer, token_scorer) = (BlockScorer::MinMax, TokenScorer::None);
+        let attention = Attention::TwoLevel(TwoLevel { budget, block_scorer, token_scorer });
+        let change = |options: &mut EngineOptions| {
+            // One chunk, so that the prompt's keys are the same to the last bit.
+            options.chunk = 512;
+            options.index.as_mut().expect("an index").bounds = true;
+        };
+        let want = {
+            let engine = load_with(model, change);
+            let mut session = engine.session().expect("a session");
+            prefill(&engine, &mut session, &prompt(330), Want::Nothing).expect("a prompt");
+            let cache = pollster::block_on(engine.read_cache(&session)).expect("a cache");
+            let shape = *engine.shape();
+            let heads = shape.kv_heads as usize;
+            let mut twin = Twin {
+                group: shape.group as usize,
+                block: 16,
+                chosen: vec![vec![Vec::new(); heads]; cache.len()],
+                keys: cache.into_iter().map(|layer| layer.keys).collect(),
+            };
+            let mut all = Vec::new();
+            for step in 0..60 {
+                let token = (step * 13 + 5) % 90;
+                let select = &mut |layer: usize, view: &LayerView, row: &RowBudget| {
+                    twin.select(layer, view, row)
+                };
+                let budget = &Budget { tokens: u32::MAX, ..budget };
+                let made =
+                    engine.decode_selected(&mut session, token, budget, select, Want::Logits);
+                all.push(pollster::block_on(made).expect("a step").logits.remove(0));
+            }
+            all
+        };
+        let engine = load_with(model, |options| {
+            change(options);
+            options.host = Some(host(12, Timing::Lagged));
+        });
+        let got = run(&engine, &attention, 330, 60);
+        assert_near(model, &got[1..], &want);
+        let stats = pollster::block_on(engine.offload_stats()).expect("it offloads");
+        assert!(stats.misses > 0 && stats.left == 0, "{stats:?}");
+    }
+}
+
+#[test]
+fn a_ring_of_one_slot_and_batches_of_forks_are_served() {
+    let model = "qwen3/model.gguf";
+    let attention = two_level(5, 30, 0);
+    for timing in [Timing::Exact, Timing::Lagged, Timing::Resident] {
+        let mut answers = Vec::new();
+        for ring_slots in [1, 3] {
+            let engine = load(model, Some(HostOptions { ring_slots, ..host(18, timing) }));
+            let mut first = engine.session().expect("a session");
+            prefill(&engine, &mut first, &prompt(300), Want::Nothing).expect("a prompt");
+            let mut second = pollster::block_on(engine.fork(&mut first)).expect("a fork");
+            let mut third = pollster::block_on(engine.fork(&mut first)).expect("a fork");
+            // Inside a block that is closed, so that it opens again.
+            third.rewind(200).expect("rewound");
+            let mut all = Vec::new();
+            for step in 0..40 {
+                let batch =
+                    &mut [(&mut first, step % 90), (&mut second, step % 7), (&mut third, 3)];
+                let made = pollster::block_on(engine.decode(batch, &attention, Want::Logits));
+                all.extend(made.expect("a step").into_iter().map(|output| output.logits));
+            }
+            // A prompt goes on in the middle of a block.
+            prefill(&engine, &mut second, &prompt(37), Want::Nothing).expect("a prompt");
+            all.push(vec![decode(&engine, &mut second, 4, &attention)]);
+            answers.push(all.concat());
+        }
+        assert_near(&format!("{timing:?}, one slot"), &answers[0], &answers[1]);
+    }
+}
+
+#[test]
+fn a_hot_cache_too_small_is_refused_with_the_number_it_needs() {
+    let engine = load_with("llama/model", |options| {
+        // The window holds the blocks that always stay, and one more.
+        options.sessions = 1;
+        options.host = Some(host(4, Timing::Exact));
+    });
+    let mut session = engine.session().expect("a session");
+    prefill(&engine, &mut session, &prompt(330), Want::Nothing).expect("a prompt");
+    for (attention, needs) in [(two_level(6, 40, 0), "need 6"), (Attention::Dense, "need 14")] {
+        let batch = &mut [(&mut session, 5)];
+        let step = engine.decode(batch, &attention, Want::Token);
+        let message = pollster::block_on(step).expect_err("too few slots").to_string();
+        assert!(
+            message.contains("the hot cache is 4 blocks") && message.contains(needs),
+            "{message}"
+        );
+    }
+    // What was refused left no trace.
+    decode(&engine, &mut session, 5, &two_level(4, 40, 0));
+    for (what, options) in [
+        ("the hot cache", HostOptions { hot_blocks: 0, ..host(4, Timing::Exact) }),
+        ("a slot of the ring", HostOptions { ring_bytes: 64, ..host(4, Timing::Exact) }),
+        ("the ring", HostOptions { ring_slots: 0, ..host(4, Timing::Exact) }),
+    ] {
+        let error = try_load("llama/model", |o| o.host = Some(options)).err().expect(what);
+        assert!(error.to_string().starts_with(what), "{error}");
+    }
+}
+
+#[test]
+fn gpu_memory_stays_as_planned_and_a_lost_device_is_an_error() {
+    let engine = load("qwen3/model.gguf", Some(host(9, Timing::Lagged)));
+    let attention = two_level(6, 40, 0);
+    let mut session = engine.session().expect("a session");
+    prefill(&engine, &mut session, &prompt(120), Want::Nothing).expect("a prompt");
+    // Choosing index channels, once a session, made the last buffers.
+    let planned = engine.gpu.allocated_bytes();
+    prefill(&engine, &mut session, &prompt(180), Want::Nothing).expect("a prompt");
+    let mut resident = 0;
+    for step in 0..1500 {
+        if session.len() == CONTEXT {
+            session.rewind(290).expect("rewound");
+        }
+        decode(&engine, &mut session, step % 90, &attention);
+        if step == 700 {
+            resident = resident_kib();
+        }
+    }
+    assert_eq!(engine.gpu.allocated_bytes(), planned, "nothing is allocated on the way");
+    let grown = resident_kib().saturating_sub(resident);
+    assert!(grown < 8 << 10, "{grown} KiB more after 800 steps");
+
+    engine.gpu.destroy();
+    for _ in 0..2 {
+        let batch = &mut [(&mut session, 5)];
+        let step = engine.decode(batch, &attention, Want::Token);
+        let error = pollster::block_on(step).expect_err("a lost device");
+        assert!(matches!(error, Error::DeviceLost(_)), "{error}");
+    }
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|kib| kib.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }

@@ -37,12 +37,20 @@ impl Plan<'_> {
         if show {
             let there = memory.map_or_else(|| "an unknown amount".into(), size);
             note(&format!(
-                "memory: {} needed (weights {}, keys and values {}, index {}, working memory {}), {there} there",
+                "memory: {} needed (weights {}, keys and values {}, index {}, working memory {}), {there} there{}",
                 size(fit.total_bytes()),
                 size(fit.weight_bytes),
                 size(fit.kv_bytes),
                 size(fit.index_bytes),
-                size(fit.scratch_bytes)
+                size(fit.scratch_bytes),
+                match &self.options.host {
+                    None => String::new(),
+                    Some(host) => format!(
+                        "; {} of keys and values in CPU memory, {} blocks a head hot on the GPU",
+                        size(fit.host_bytes),
+                        host.hot_blocks
+                    ),
+                }
             ));
         }
         let Some(memory) = memory else { return Ok(()) };
@@ -101,6 +109,7 @@ mod tests {
         let fit = Fit {
             weight_bytes: 1000,
             kv_bytes: 6400,
+            host_bytes: 0,
             index_bytes: 640,
             scratch_bytes: 100,
             block_bytes: 55 * 64,

@@ -2,10 +2,11 @@
 
 use super::answer::{Answer, Answerer, Finish, Work};
 use super::attention::{AttentionOptions, name, two_level};
+use super::cache::CacheOptions;
 use super::conversation::Conversation;
 use super::fit::Plan;
 use super::model_option::ModelOption;
-use super::report::{Report, Settings, Timings, summary};
+use super::report::{Report, Settings, Timings, offload_line, summary};
 use super::start::{Loaded, Machine, load};
 use super::terminal::{self, note, print, print_json};
 use super::{Failure, INTERRUPTED, Outcome, is_input_error, prompt};
@@ -67,6 +68,8 @@ pub struct Options {
     #[command(flatten)]
     attention: AttentionOptions,
     #[command(flatten)]
+    cache: CacheOptions,
+    #[command(flatten)]
     sampling: SamplingOptions,
 }
 
@@ -101,6 +104,7 @@ Examples:
   asynctls generate --model model.gguf --prompt-file question.txt --max-tokens 64 --json
   asynctls generate --model model.gguf --raw --prompt \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7
   asynctls generate --model model.gguf --prompt-file book.txt --blocks 25% --tokens 512 --stats
+  asynctls generate --model model.gguf --prompt-file book.txt --kv host --gpu-memory 4G --timing lagged
   git diff | asynctls generate --model model.gguf --system \"Summarise.\" -
   asynctls generate --model model.gguf -i
 
@@ -111,6 +115,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let began = Instant::now();
     options.sampling.settings().validate()?;
     options.attention.check()?;
+    options.cache.check()?;
     Disable::from_env()?;
     let first = options.first_prompt()?;
 
@@ -131,8 +136,10 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     engine_options.quantise = options.model.quantise();
     options.attention.set_up(&attention, &mut engine_options)?;
     let what = if options.context.is_some() { "--context" } else { "the context" };
+    options.cache.set_up(&file, &config, &attention, memory, &mut engine_options)?;
+    let memory = options.cache.budget()?.or(memory);
     let mut plan = Plan { file: &file, config: &config, options: engine_options, what };
-    if options.context.is_none() && options.interactive {
+    if options.context.is_none() && options.interactive && plan.options.host.is_none() {
         plan.shorten(memory)?;
     }
     plan.check(gpu.label(), memory, options.stats)?;
@@ -312,8 +319,12 @@ impl Run<'_> {
             decode: work.decode.as_secs_f64(),
             total: self.began.elapsed().as_secs_f64(),
         };
+        let offload = pollster::block_on(self.loaded.engine.offload_stats());
         if self.options.stats {
             note(&timings.line());
+            if let Some(offload) = &offload {
+                note(&offload_line(offload));
+            }
         }
         if self.options.json {
             let report = Report {
@@ -328,6 +339,8 @@ impl Run<'_> {
                 prompt_tokens_per_second: work.prompt_rate(),
                 decode_tokens_per_second: work.decode_rate(),
                 gpu_bytes: gpu.allocated_bytes(),
+                kv_gpu_bytes: self.loaded.engine.kv_gpu_bytes(),
+                offload,
                 settings: self.settings(conversation),
                 timings,
             };
@@ -364,6 +377,8 @@ impl Run<'_> {
             index_bits: index.map(|i| i.bits),
             stored_channels: index.and_then(|i| i.stored.as_ref()).map(|set| set.id().to_string()),
             block_size: engine.options.block,
+            kv: if engine.options.host.is_some() { "host" } else { "gpu" },
+            host: engine.options.host,
             temperature,
             top_k,
             top_p,

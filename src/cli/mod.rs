@@ -3,6 +3,7 @@
 mod adapters;
 mod answer;
 mod attention;
+mod cache;
 mod calibrate;
 mod conversation;
 mod eval;

@@ -2,6 +2,7 @@
 
 use super::answer::{Answer, Finish, Work};
 use super::terminal::size;
+use asynctls::engine::{HostOptions, OffloadStats};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -70,6 +71,10 @@ pub struct Settings {
     pub stored_channels: Option<String>,
     /// Tokens in a block.
     pub block_size: u32,
+    /// Where keys and values live: `gpu` or `host`.
+    pub kv: &'static str,
+    /// How they live in CPU memory.
+    pub host: Option<HostOptions>,
     /// The sampler's temperature.
     pub temperature: f32,
     /// The sampler's number of candidates.
@@ -109,10 +114,31 @@ pub struct Report<'a> {
     pub decode_tokens_per_second: Option<f64>,
     /// GPU memory.
     pub gpu_bytes: u64,
+    /// Of that, what keys, values and their index take.
+    pub kv_gpu_bytes: u64,
+    /// What the offload engine did, where keys and values live in CPU memory.
+    pub offload: Option<OffloadStats>,
     /// Settings.
     pub settings: Settings,
     /// Times.
     pub timings: Timings,
+}
+
+/// What the offload engine did, in one line.
+pub fn offload_line(stats: &OffloadStats) -> String {
+    let wanted = (stats.hits + stats.misses).max(1) as f64;
+    format!(
+        "offload: {:.1}% of {} chosen blocks were not on the GPU, {} up and {} down, gathered {:.2} s beside the GPU's work \
+         and {:.2} s while it waited, {} stalls of the ring; {} of keys and values in CPU memory",
+        100.0 * stats.misses as f64 / wanted,
+        stats.hits + stats.misses,
+        size(stats.bytes_up),
+        size(stats.bytes_down),
+        stats.hidden_seconds,
+        stats.exposed_seconds,
+        stats.ring_stalls,
+        size(stats.host_bytes)
+    )
 }
 
 /// The last line.

@@ -99,6 +99,11 @@ impl EngineOptions {
         self.chunk.min(self.context).div_ceil(self.block) + 1
     }
 
+    /// Blocks of one layer that leave the GPU at a time.
+    pub(super) fn leaving_blocks(&self) -> u32 {
+        self.chunk_blocks().max(self.sessions)
+    }
+
     /// The hot cache, if there is one.
     pub(super) fn hot_slots(&self) -> Option<HotSlots> {
         self.host.as_ref().map(|host| HotSlots {
@@ -116,6 +121,37 @@ impl EngineOptions {
             shape.index = IndexFormat { channels, bits: index.bits };
         }
         shape
+    }
+
+    /// Bytes of the latents of one slab, of which prefill makes keys and values at a time.
+    pub(super) fn slab_bytes(&self, config: &ModelConfig) -> u64 {
+        u64::from(self.chunk.div_ceil(self.block)) * self.shape(config).block_bytes()
+    }
+
+    fn validate_host(&self, config: &ModelConfig, host: &HostOptions) -> Result<()> {
+        let shape = self.shape(config);
+        for (what, value, most) in
+            [("the hot cache", host.hot_blocks, 65536), ("the ring", host.ring_slots, 64)]
+        {
+            if !(1..=most).contains(&value) {
+                let limit = format!("it must have 1 to {most}");
+                return Err(Error::argument(what, format!("{value} slots"), limit));
+            }
+        }
+        let head = shape.block_bytes() / u64::from(shape.kv_heads);
+        let least = if shape.shares_values() {
+            self.slab_bytes(config)
+        } else {
+            shape.block_bytes().max(head + 16 * (u64::from(config.layers) + 1))
+        };
+        if host.ring_bytes < least {
+            return Err(Error::argument(
+                "a slot of the ring",
+                format!("{} bytes", host.ring_bytes),
+                format!("what it carries at a time takes {least}"),
+            ));
+        }
+        Ok(())
     }
 
     fn validate(&self, config: &ModelConfig) -> Result<()> {
@@ -138,6 +174,9 @@ impl EngineOptions {
         }
         let shape = self.shape(config);
         shape.validate()?;
+        if let Some(host) = &self.host {
+            self.validate_host(config, host)?;
+        }
         match self.index.as_ref().and_then(|index| index.stored.as_ref()) {
             Some(stored) => stored.check_model(&shape, config.layers),
             None => Ok(()),
@@ -206,7 +245,7 @@ impl Engine {
         let index_layout = CacheLayout::new(index_bytes, options.blocks(), gpu.max_binding());
         let offload = match (hot, options.host) {
             (Some(hot), Some(host)) => {
-                let leaving = options.chunk_blocks().max(options.sessions);
+                let leaving = options.leaving_blocks();
                 Some(Offload::new(&gpu, &shape, config.layers, hot, host, leaving).await?)
             }
             _ => None,

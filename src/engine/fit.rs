@@ -1,10 +1,12 @@
 //! What a model will need in GPU memory, before it is loaded.
 
 use super::EngineOptions;
-use crate::Result;
+use crate::attention::{Timing, TwoLevel};
+use crate::kv::{HostOptions, Offload};
 use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
 use crate::model::weights::gpu_bytes;
 use crate::model::{ModelConfig, ModelFile};
+use crate::{Error, Result};
 use serde::Serialize;
 
 /// The bytes that an engine needs, and the largest context that a given amount of memory allows.
@@ -12,13 +14,15 @@ use serde::Serialize;
 pub struct Fit {
     /// Weights.
     pub weight_bytes: u64,
-    /// Keys and values of the whole context.
+    /// Keys and values on the GPU: of the whole context, or of the hot cache and what carries blocks.
     pub kv_bytes: u64,
+    /// Keys and values in CPU memory.
+    pub host_bytes: u64,
     /// The index of the whole context.
     pub index_bytes: u64,
     /// Activations, scores and partial results.
     pub scratch_bytes: u64,
-    /// Bytes of cache and index that one more block takes.
+    /// Bytes of cache and index that one more block of context takes on the GPU.
     pub block_bytes: u64,
     /// Tokens in a block.
     pub block_tokens: u64,
@@ -43,12 +47,23 @@ impl Fit {
             let bounds = if index.bounds { shape.block_bounds_bytes() } else { 0 };
             shape.block_code_bytes() + bounds
         });
+        let whole = blocks * layers * shape.block_bytes();
+        let (kv_bytes, host_bytes, a_block) = match (&options.host, options.hot_slots()) {
+            (Some(host), Some(hot)) => {
+                let slots = u64::from(hot.slots) * shape.block_bytes();
+                let words = hot.words(shape.kv_heads) * 4;
+                let carried = Offload::bytes(host, shape.block_bytes(), options.leaving_blocks());
+                (layers * (slots + words) + carried, whole, layers * index)
+            }
+            _ => (whole, 0, layers * (shape.block_bytes() + index)),
+        };
         Ok(Self {
             weight_bytes,
-            kv_bytes: blocks * layers * shape.block_bytes(),
+            kv_bytes,
+            host_bytes,
             index_bytes: blocks * layers * index,
             scratch_bytes: super::scratch::Scratch::bytes(config, options),
-            block_bytes: layers * (shape.block_bytes() + index),
+            block_bytes: a_block,
             block_tokens: u64::from(options.block),
         })
     }
@@ -62,6 +77,97 @@ impl Fit {
     pub fn largest_context(&self, memory: u64) -> u64 {
         memory.saturating_sub(self.weight_bytes + self.scratch_bytes) / self.block_bytes.max(1)
             * self.block_tokens
+    }
+}
+
+/// Where keys and values live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// On the GPU if they fit, else as [`Placement::Host`].
+    Auto,
+    /// On the GPU.
+    Gpu,
+    /// In CPU memory, with a hot cache on the GPU.
+    Host,
+}
+
+impl EngineOptions {
+    /// Decides where keys and values live. The hot cache gets as many blocks as `memory` bytes of GPU memory leave for it,
+    /// or half as many again as a step chooses where no such limit is known.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the smallest hot cache does not fit, or what would be in CPU memory exceeds it; else as
+    /// [`Fit::new`].
+    pub fn place(
+        &mut self,
+        file: &ModelFile,
+        config: &ModelConfig,
+        placement: Placement,
+        two_level: &TwoLevel,
+        timing: Timing,
+        memory: Option<u64>,
+    ) -> Result<()> {
+        self.host = None;
+        if placement == Placement::Gpu {
+            return Ok(());
+        }
+        let whole = Fit::new(file, config, self)?;
+        if placement == Placement::Auto && memory.is_none_or(|memory| whole.total_bytes() <= memory)
+        {
+            return Ok(());
+        }
+        let budget = two_level.effective_budget();
+        let blocks = self.context.div_ceil(self.block);
+        let dense = budget.dense_below.min(self.context).div_ceil(self.block);
+        let least = budget.blocks_kept(blocks).saturating_mul(self.sessions).max(dense).max(1);
+        let layers = u64::from(config.layers);
+        let layer_bytes = self.shape(config).block_bytes();
+        let with = |hot_blocks: u32| {
+            let mut host = HostOptions::new(hot_blocks, whole.kv_bytes, layer_bytes);
+            host.sink_blocks = budget.sink_blocks;
+            host.recent_blocks = budget.recent_blocks;
+            host.timing = timing;
+            if config.shape().shares_values() {
+                // A slab of latents arrives at once.
+                host.ring_bytes = host.ring_bytes.max(self.slab_bytes(config));
+            }
+            Self { host: Some(host), ..self.clone() }
+        };
+        let most = blocks.max(least).min(65536);
+        let hot_blocks = match memory {
+            None => (least + least / 2).min(most),
+            Some(memory) => {
+                let smallest = Fit::new(file, config, &with(least))?;
+                let Some(room) = memory.checked_sub(smallest.total_bytes()) else {
+                    return Err(Error::argument(
+                        "the GPU memory",
+                        format!("{memory} bytes"),
+                        format!(
+                            "weights, index, working memory and a hot cache of {least} blocks need {} bytes: give it                              more, keep fewer blocks or shorten the context",
+                            smallest.total_bytes()
+                        ),
+                    ));
+                };
+                // A slot's keys and values, its word, and its places in the lists of what is chosen.
+                let words =
+                    u64::from(config.shape().kv_heads) * 4 * (1 + 2 * u64::from(self.sessions));
+                let slot = layers * (layer_bytes + words);
+                least + (room / slot).min(u64::from(most - least)) as u32
+            }
+        };
+        let placed = with(hot_blocks);
+        let needed = Fit::new(file, config, &placed)?.host_bytes;
+        if let Some(there) = crate::gpu::host_memory_bytes().filter(|&there| there < needed) {
+            return Err(Error::argument(
+                "the context",
+                format!("{} tokens", self.context),
+                format!(
+                    "its keys and values need {needed} bytes of CPU memory and {there} are free"
+                ),
+            ));
+        }
+        *self = placed;
+        Ok(())
     }
 }
 

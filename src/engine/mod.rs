@@ -13,7 +13,7 @@ mod session;
 
 pub use crate::kv::{HostOptions, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
-pub use fit::Fit;
+pub use fit::{Fit, Placement};
 pub use forward::{Output, Want};
 pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use session::Session;

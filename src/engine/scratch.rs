@@ -279,7 +279,8 @@ pub(super) fn score_stride(options: &EngineOptions) -> u64 {
 impl Scratch {
     /// Bytes of a scratch for a cache of one segment: more segments add little.
     pub(super) fn bytes(config: &ModelConfig, options: &EngineOptions) -> u64 {
-        Sizes::new(config, options, 1).total()
+        let states = if options.host.is_some() { 2 } else { 1 };
+        Sizes::new(config, options, states).total()
     }
 
     pub(super) async fn new(

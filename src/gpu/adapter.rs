@@ -177,7 +177,8 @@ fn choose_index(labels: &[String], usable: &[bool], request: Option<&str>) -> Re
     }
 }
 
-fn host_memory_bytes() -> Option<u64> {
+/// Bytes of CPU memory that are free, where that can be told.
+pub fn host_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)

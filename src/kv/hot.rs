@@ -17,9 +17,11 @@ pub struct HotCache {
     slots: Vec<Slot>,
     /// By block, how long it has been wanted in vain. Empty until a policy asks for patience.
     waits: Vec<Wait>,
-    /// Blocks to place in this step. Here to keep its memory.
+    /// Slots of the wanted blocks before this step. Like those below kept only for its memory.
+    found: Vec<u32>,
+    /// Blocks to place in this step.
     due: Vec<u32>,
-    /// Slots for them, the first to go first. Here to keep its memory.
+    /// Slots for them, the first to go first.
     victims: Vec<Rank>,
 }
 
@@ -70,18 +72,21 @@ struct Wait {
     next: u64,
 }
 
-/// The order in which slots are given up, and last the slot: by [`Slot::next`], then [`Slot::times`].
-type Rank = (u64, u32, u32);
+/// The order in which slots are given up: by [`Slot::next`], then [`Slot::times`] in 8 bits, then the slot's number in
+/// 16. A free slot has its number only.
+type Rank = u64;
 
 impl HotCache {
-    /// An empty cache of `slots` slots for a pool of `blocks` blocks.
+    /// An empty cache of `slots` slots, 65536 at most, for a pool of `blocks` blocks.
     pub fn new(slots: u32, blocks: u32) -> Self {
+        assert!(slots <= 1 << 16, "{slots} slots of one head");
         Self {
             slot_of: vec![NOWHERE; blocks as usize],
             slots: vec![Slot { block: NOWHERE, times: 0, next: 0 }; slots as usize],
             waits: Vec::new(),
+            found: Vec::new(),
             due: Vec::new(),
-            victims: Vec::with_capacity(slots as usize),
+            victims: Vec::new(),
         }
     }
 
@@ -115,21 +120,28 @@ impl HotCache {
         policy: &Policy,
         placed: &mut Vec<Placement>,
     ) -> Admitted {
+        // Looked up ahead of the loop, whose branches on what is found would wait for memory one by one.
+        self.found.clear();
+        self.found.extend(wanted.iter().map(|&block| self.slot_of[block as usize]));
+        let patient = policy.patience > 1;
+        if patient {
+            self.waits.resize(self.slot_of.len(), Wait::default());
+        }
         // All hits are noted before the first slot is taken, so that none of them is.
         self.due.clear();
         let mut hits = 0;
-        for &block in wanted {
-            let slot = self.slot_of[block as usize];
+        for (&block, &slot) in wanted.iter().zip(&self.found) {
             if slot != NOWHERE {
                 self.slots[slot as usize].note(step);
                 hits += 1;
-            } else if policy.patience <= 1 || self.wait(block, step) >= policy.patience {
+            } else if !patient || self.waits[block as usize].note(step) >= policy.patience {
                 self.due.push(block);
             }
         }
         self.due.truncate(policy.most as usize);
         self.find_victims(in_flight_from.min(step));
-        for (&block, &(.., slot)) in self.due.iter().zip(&self.victims) {
+        for (&block, &rank) in self.due.iter().zip(&self.victims) {
+            let slot = u32::from(rank as u16);
             let evicted = self.slots[slot as usize].hold(block, step);
             if let Some(evicted) = evicted {
                 self.slot_of[evicted as usize] = NOWHERE;
@@ -153,19 +165,6 @@ impl HotCache {
         Some(slot)
     }
 
-    /// Notes that a step misses a block; how many in a row have.
-    fn wait(&mut self, block: u32, step: u64) -> u32 {
-        self.waits.resize(self.slot_of.len(), Wait::default());
-        let wait = &mut self.waits[block as usize];
-        wait.steps = match step + 1 - wait.next {
-            0 => wait.steps,
-            1 => wait.steps + 1,
-            _ => 1,
-        };
-        wait.next = step + 1;
-        wait.steps
-    }
-
     /// Finds a slot for each block that is due, as far as there are any that no step from `kept_from` on wanted.
     fn find_victims(&mut self, kept_from: u64) {
         self.victims.clear();
@@ -173,13 +172,32 @@ impl HotCache {
         if count == 0 {
             return;
         }
-        let takeable = (0..).zip(&self.slots).filter(|(_, slot)| slot.next <= kept_from);
-        self.victims.extend(takeable.map(|(index, slot)| slot.rank(index)));
-        if count < self.victims.len() {
+        // Without a branch on what may be taken, which nothing predicts.
+        self.victims.resize(self.slots.len(), 0);
+        let mut takeable = 0;
+        for (index, slot) in (0..).zip(&self.slots) {
+            self.victims[takeable] = slot.rank(index);
+            takeable += usize::from(slot.next <= kept_from);
+        }
+        self.victims.truncate(takeable);
+        if count < takeable {
             self.victims.select_nth_unstable(count);
             self.victims.truncate(count);
         }
         self.victims.sort_unstable();
+    }
+}
+
+impl Wait {
+    /// Notes that a step misses the block; how many in a row have.
+    fn note(&mut self, step: u64) -> u32 {
+        self.steps = match step + 1 - self.next {
+            0 => self.steps,
+            1 => self.steps + 1,
+            _ => 1,
+        };
+        self.next = step + 1;
+        self.steps
     }
 }
 
@@ -200,7 +218,9 @@ impl Slot {
     }
 
     fn rank(&self, index: u32) -> Rank {
-        if self.block == NOWHERE { (0, 0, index) } else { (self.next, self.times, index) }
+        let of_block =
+            if self.block == NOWHERE { 0 } else { self.next << 8 | u64::from(self.times.min(255)) };
+        of_block << 16 | u64::from(index)
     }
 }
 

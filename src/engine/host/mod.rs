@@ -86,9 +86,9 @@ impl Engine {
             buffers.chain(&cache.slots).map(wgpu::Buffer::size).sum::<u64>()
         };
         let carried = self.options.host.as_ref().map_or(0, |host| {
-            let (chunk, sessions) = (self.options.chunk_blocks(), self.options.sessions);
-            let bytes = self.shape.block_bytes();
-            Offload::bytes(host, bytes, chunk.max(sessions)) + u64::from(chunk) * bytes
+            let (options, bytes) = (&self.options, self.shape.block_bytes());
+            Offload::bytes(host, bytes, options.leaving_blocks())
+                + u64::from(options.chunk_blocks()) * bytes
         });
         self.caches.iter().map(of_layer).sum::<u64>() + carried
     }

@@ -1,0 +1,127 @@
+//! The options that say where keys and values live.
+
+use asynctls::attention::{Attention, Timing};
+use asynctls::engine::{EngineOptions, Placement};
+use asynctls::model::{ModelConfig, ModelFile};
+use asynctls::{Error, Result};
+use clap::{Args, ValueEnum};
+
+/// Where keys and values live.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Keys and values")]
+pub struct CacheOptions {
+    /// Where keys and values live: gpu, host (in CPU memory, with a hot cache on the GPU), or auto: on the GPU if they fit
+    #[arg(long, value_enum, default_value_t = Kv::Auto)]
+    kv: Kv,
+    /// GPU memory to make do with, weights and all, such as 8G or 600M [default: nine tenths of the adapter's; with
+    /// --kv host, what 1.5 times the blocks that level 1 keeps need]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    gpu_memory: Option<String>,
+    /// When chosen blocks that live in CPU memory must have come: exact (before they are attended), lagged (for the next
+    /// step, which attends among what this one chose), resident (whenever; a step chooses among those that are there)
+    #[arg(long, value_enum, default_value_t = When::Exact)]
+    timing: When,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kv {
+    Auto,
+    Gpu,
+    Host,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum When {
+    Exact,
+    Lagged,
+    Resident,
+}
+
+impl CacheOptions {
+    /// Checks what can be checked without a model.
+    pub fn check(&self) -> Result<()> {
+        self.budget().map(drop)
+    }
+
+    /// GPU memory to make do with, if that was said.
+    pub fn budget(&self) -> Result<Option<u64>> {
+        self.gpu_memory.as_deref().map(parse_size).transpose()
+    }
+
+    /// Decides where keys and values live, when the GPU has `memory` bytes.
+    pub fn set_up(
+        &self,
+        file: &ModelFile,
+        config: &ModelConfig,
+        attention: &Attention,
+        memory: Option<u64>,
+        options: &mut EngineOptions,
+    ) -> Result<()> {
+        let Attention::TwoLevel(two_level) = attention else {
+            if self.kv == Kv::Host {
+                let limit =
+                    "dense attention needs every block on the GPU: use --attention two-level";
+                return Err(Error::argument("--kv", "host", limit));
+            }
+            return Ok(());
+        };
+        let budget = self.budget()?;
+        let memory = match (budget, self.kv) {
+            (Some(budget), _) => Some(budget),
+            (None, Kv::Auto) => memory.map(|bytes| bytes / 10 * 9),
+            (None, Kv::Gpu | Kv::Host) => None,
+        };
+        let placement = match self.kv {
+            Kv::Auto => Placement::Auto,
+            Kv::Gpu => Placement::Gpu,
+            Kv::Host => Placement::Host,
+        };
+        let timing = match self.timing {
+            When::Exact => Timing::Exact,
+            When::Lagged => Timing::Lagged,
+            When::Resident => Timing::Resident,
+        };
+        options.place(file, config, placement, two_level, timing, memory)
+    }
+}
+
+// Bytes: a number with K, M, G or T, of 1,024 each, or a plain one.
+fn parse_size(text: &str) -> Result<u64> {
+    let error = || {
+        let limit = "it must be a size above zero such as 8G, 600M or 2.5G";
+        Error::argument("--gpu-memory", text, limit)
+    };
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match &lower[digits.len()..] {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return Err(error()),
+    };
+    let number: f64 = digits.trim().parse().map_err(|_| error())?;
+    let bytes = number * unit as f64;
+    if bytes.is_finite() && (1.0..9.0e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err(error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("8G").unwrap(), 8 << 30);
+        assert_eq!(parse_size("1.5 MiB").unwrap(), 3 << 19);
+        assert_eq!(parse_size("4096").unwrap(), 4096);
+        for bad in ["", "G", "-1G", "0", "8X", "1e30G", "nanG", "inf", "8 G B"] {
+            let message = parse_size(bad).unwrap_err().to_string();
+            assert!(message.starts_with("--gpu-memory is"), "{bad}: {message}");
+        }
+    }
+}
