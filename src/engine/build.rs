@@ -123,13 +123,20 @@ impl EngineOptions {
         shape
     }
 
-    /// Bytes of the latents of one slab, of which prefill makes keys and values at a time.
-    pub(super) fn slab_bytes(&self, config: &ModelConfig) -> u64 {
-        u64::from(self.chunk.div_ceil(self.block)) * self.shape(config).block_bytes()
+    /// Makes the ring's slots as large as what has to arrive at once: a block of one layer, or a slab of latents, of which
+    /// prefill makes keys and values.
+    pub(super) fn widen_ring(&mut self, config: &ModelConfig) {
+        let shape = self.shape(config);
+        let slab = u64::from(self.chunk.div_ceil(self.block)) * shape.block_bytes();
+        let head = shape.block_bytes() / u64::from(shape.kv_heads);
+        let least = if shape.shares_values() { slab } else { shape.block_bytes() };
+        if let Some(host) = &mut self.host {
+            let with_header = head + 16 * (u64::from(config.layers) + 1);
+            host.ring_bytes = host.ring_bytes.max(least).max(with_header);
+        }
     }
 
-    fn validate_host(&self, config: &ModelConfig, host: &HostOptions) -> Result<()> {
-        let shape = self.shape(config);
+    fn validate_host(host: &HostOptions) -> Result<()> {
         for (what, value, most) in
             [("the hot cache", host.hot_blocks, 65536), ("the ring", host.ring_slots, 64)]
         {
@@ -137,19 +144,6 @@ impl EngineOptions {
                 let limit = format!("it must have 1 to {most}");
                 return Err(Error::argument(what, format!("{value} slots"), limit));
             }
-        }
-        let head = shape.block_bytes() / u64::from(shape.kv_heads);
-        let least = if shape.shares_values() {
-            self.slab_bytes(config)
-        } else {
-            shape.block_bytes().max(head + 16 * (u64::from(config.layers) + 1))
-        };
-        if host.ring_bytes < least {
-            return Err(Error::argument(
-                "a slot of the ring",
-                format!("{} bytes", host.ring_bytes),
-                format!("what it carries at a time takes {least}"),
-            ));
         }
         Ok(())
     }
@@ -175,7 +169,7 @@ impl EngineOptions {
         let shape = self.shape(config);
         shape.validate()?;
         if let Some(host) = &self.host {
-            self.validate_host(config, host)?;
+            Self::validate_host(host)?;
         }
         match self.index.as_ref().and_then(|index| index.stored.as_ref()) {
             Some(stored) => stored.check_model(&shape, config.layers),
@@ -220,6 +214,8 @@ impl Engine {
     ) -> Result<Self> {
         let config = ModelConfig::read(file)?;
         options.validate(&config)?;
+        let mut options = options;
+        options.widen_ring(&config);
         let shape = options.shape(&config);
         let tensors = Tensors::find(&config, file)?;
         let mut loader =

@@ -127,11 +127,9 @@ impl EngineOptions {
             host.sink_blocks = budget.sink_blocks;
             host.recent_blocks = budget.recent_blocks;
             host.timing = timing;
-            if config.shape().shares_values() {
-                // A slab of latents arrives at once.
-                host.ring_bytes = host.ring_bytes.max(self.slab_bytes(config));
-            }
-            Self { host: Some(host), ..self.clone() }
+            let mut options = Self { host: Some(host), ..self.clone() };
+            options.widen_ring(config);
+            options
         };
         let most = blocks.max(least).min(65536);
         let hot_blocks = match memory {

@@ -44,7 +44,7 @@ impl HostOptions {
             sink_blocks: 1,
             recent_blocks: 4,
             ring_bytes,
-            ring_slots: 3,
+            ring_slots: if whole < 1 << 30 { 3 } else { 6 },
             timing: Timing::Exact,
             patience: 1,
             most_fetched: u64::MAX,
@@ -513,6 +513,14 @@ impl Offload {
             }
         }
         Ok(())
+    }
+
+    /// Takes note of slots of the ring that are free again.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn poll(&mut self, gpu: &Gpu) -> Result<()> {
+        self.ring.poll(gpu)
     }
 
     /// Says which submission what was recorded went with.

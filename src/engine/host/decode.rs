@@ -200,7 +200,7 @@ impl Engine {
                 self.record_blocks(&mut pass, index, step, two_level);
                 self.record_tokens(&mut pass, index, step, two_level, Candidates::Chosen);
             }
-            let slot = host.selections.take(&self.gpu)?.ok_or_else(Self::no_host_ops)?;
+            let slot = self.take_selection_slot(host)?;
             let to = host.selections.buffer(slot);
             let at = number as u64 * own.list_stride;
             encoder.copy_buffer_to_buffer(&own.wanted, at, to, 0, list_bytes);
@@ -275,7 +275,7 @@ impl Engine {
                     self.record_behind(&mut pass, layer, decode, two_level, timing)?;
                 }
             }
-            let slot = host.selections.take(&self.gpu)?.ok_or_else(Self::no_host_ops)?;
+            let slot = self.take_selection_slot(host)?;
             let to = host.selections.buffer(slot);
             let bytes = (layers.len() as u64 - 1) * own.list_stride + list_bytes;
             let at = first as u64 * own.list_stride;
@@ -315,6 +315,11 @@ impl Engine {
         }
         self.record_rest(pass, layer, &decode.plan);
         Ok(())
+    }
+
+    fn take_selection_slot(&self, host: &mut Host) -> Result<usize> {
+        let none = || Error::Gpu("every slot for selections is in use".into());
+        host.selections.take(&self.gpu)?.ok_or_else(none)
     }
 
     // Reads what level 1 chose for a group, and notes what has to be fetched.
@@ -394,16 +399,18 @@ impl Engine {
         Ok(())
     }
 
-    // Gathers for the next step, group after group, as much as the ring holds.
+    // Notes what the next step wants, and gathers of it as much as the ring holds, the group that is due first first.
     fn gather_ahead(&self, host: &mut Host, decode: &Decode<'_>) -> Result<()> {
+        let mut is_full = false;
         for group in 0..host.groups.len() {
             self.take_selection(host, decode, group)?;
+            host.offload.poll(&self.gpu)?;
             let group = &mut host.groups[group];
-            while !group.items.is_empty() {
-                let Some(upload) = host.offload.gather(None, &mut group.items)? else {
-                    return Ok(());
-                };
-                group.uploads.push(upload);
+            while !is_full && !group.items.is_empty() {
+                match host.offload.gather(None, &mut group.items)? {
+                    Some(upload) => group.uploads.push(upload),
+                    None => is_full = true,
+                }
             }
         }
         Ok(())

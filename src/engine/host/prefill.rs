@@ -2,12 +2,12 @@
 //! the host, piece after piece, through the ring. The GPU never holds more of it than a piece.
 
 use super::Host;
-use crate::Result;
 use crate::engine::forward::Over;
 use crate::engine::ops::{AttentionOps, LayerOps};
 use crate::engine::record::{Mode, Plan};
 use crate::engine::{Engine, Output, Session, Want};
 use crate::kernels::SegmentParams;
+use crate::{Error, Result};
 
 // The blocks of a chunk, by logical number.
 struct Chunk<'a> {
@@ -30,7 +30,7 @@ impl Engine {
         want: Want,
     ) -> Result<Output> {
         let [(session, tokens)] = batch else {
-            return Err(crate::Error::argument(
+            return Err(Error::argument(
                 "a step over prompts",
                 format!("{} sessions", batch.len()),
                 "one prompt at a time",
@@ -188,7 +188,8 @@ impl Engine {
         self.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
         let blocks = &chunk.table[segment.first as usize..][..segment.blocks as usize];
         let upload = host.offload.gather_blocks(&self.gpu, layer, blocks)?;
-        host.offload.record_arrival(encoder, &upload.ok_or_else(Self::no_host_ops)?);
+        let none = || Error::Gpu("every slot of the ring is in use".into());
+        host.offload.record_arrival(encoder, &upload.ok_or_else(none)?);
         Ok(())
     }
 
