@@ -2,7 +2,7 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
-//!include lib/attend_split.wgsl
+//!include <split>
 
 fn token_count(row: u32, kv_head: u32) -> u32 {
     return row_position(row) + 1u;

@@ -3,6 +3,7 @@
 use super::Engine;
 use super::ops::{AttentionOps, IndexOps, LayerOps};
 use crate::attention::{Step, TwoLevel};
+use crate::kernels;
 
 #[derive(Clone, Copy)]
 pub(super) enum Mode<'a> {
@@ -65,7 +66,7 @@ impl Engine {
         plan: &Plan<'_>,
     ) {
         let rows = plan.step.rows;
-        layer.attn_norm.record(pass, rows, 1, 1);
+        layer.attn_norm.record(pass, rows);
         match &layer.attention {
             AttentionOps::Grouped(grouped) => {
                 grouped.qkv.record(pass, rows);
@@ -128,7 +129,7 @@ impl Engine {
             let quads = shape.group.div_ceil(4);
             split.record(pass, step.splits, shape.kv_heads * quads, step.rows);
         }
-        layer.merge.record(pass, shape.q_heads(), step.rows, 1);
+        layer.merge.record(pass, shape.q_heads(), step.rows, kernels::merge_parts(shape));
         if let AttentionOps::Latent(latent) = &layer.attention {
             latent.record_values(pass, step.rows);
         }
@@ -149,7 +150,7 @@ impl Engine {
             self.record_closing(pass, index, step);
         }
         layer.output.record(pass, step.rows);
-        layer.ffn_norm.record(pass, step.rows, 1, 1);
+        layer.ffn_norm.record(pass, step.rows);
         layer.ffn.record(pass, step.rows);
     }
 

@@ -10,6 +10,8 @@ use std::time::Instant;
 pub struct Pipeline {
     raw: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
+    /// Its binding numbers, ascending.
+    numbers: Vec<u32>,
     file: &'static str,
 }
 
@@ -69,7 +71,7 @@ impl Gpu {
             full = full.slot("reduce", self.tier.reduce);
         }
         let assembled = assemble(&full)?;
-        let layout = self.layout(spec.file, &assembled.module);
+        let (layout, numbers) = self.layout(spec.file, &assembled.module);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(spec.file),
@@ -109,7 +111,7 @@ impl Gpu {
             return Err(Error::Gpu(format!("{}: {error}", spec.file)));
         }
         self.check()?;
-        let pipeline = Arc::new(Pipeline { raw, layout, file: spec.file });
+        let pipeline = Arc::new(Pipeline { raw, layout, numbers, file: spec.file });
         lock(&self.pipelines).insert(spec.clone(), pipeline.clone());
         *lock(&self.compile_time) += began.elapsed();
         Ok(pipeline)
@@ -117,7 +119,7 @@ impl Gpu {
 
     // Reflection keeps one source of truth for bindings: the shader. An automatic layout would drop bindings that a
     // variant does not use.
-    fn layout(&self, label: &str, module: &naga::Module) -> wgpu::BindGroupLayout {
+    fn layout(&self, label: &str, module: &naga::Module) -> (wgpu::BindGroupLayout, Vec<u32>) {
         let mut entries: Vec<_> = module
             .global_variables
             .iter()
@@ -142,23 +144,29 @@ impl Gpu {
             })
             .collect();
         entries.sort_by_key(|entry| entry.binding);
-        self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(label),
             entries: &entries,
-        })
+        });
+        (layout, entries.iter().map(|entry| entry.binding).collect())
     }
 
-    /// Binds buffers to a kernel: `bindings[i]` at `@binding(i)`.
+    /// Binds buffers to a kernel: one for each `@binding` that it has, in ascending order.
     ///
     /// # Errors
     /// As [`Gpu::pipeline`], and [`Error::Gpu`] when the bindings do not fit the kernel.
     pub async fn op(&self, spec: &ShaderSpec, bindings: &[Binding<'_>]) -> Result<Op> {
         let pipeline = self.pipeline(spec).await?;
+        let (given, has) = (bindings.len(), pipeline.numbers.len());
+        if given != has {
+            let file = pipeline.file;
+            return Err(Error::Gpu(format!("{file}: {given} buffers for {has} bindings")));
+        }
         let entries: Vec<_> = bindings
             .iter()
-            .enumerate()
-            .map(|(i, binding)| wgpu::BindGroupEntry {
-                binding: i as u32,
+            .zip(&pipeline.numbers)
+            .map(|(binding, &number)| wgpu::BindGroupEntry {
+                binding: number,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: binding.buffer,
                     offset: binding.offset,
