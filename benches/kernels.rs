@@ -6,7 +6,7 @@
 use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, Span, Step, StepSettings};
 use asynctls::gpu::{Adapter, Binding, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{
-    self, Batch, MatrixParams, MergeParams, Output, Place, RmsNormParams, RowsParams,
+    self, Batch, Input, MatrixParams, MergeParams, Output, Place, RmsNormParams, RowsParams,
     SegmentParams, WeightFormat,
 };
 use std::time::Instant;
@@ -141,7 +141,14 @@ impl Bench {
         let (kernel, spec, grid) = if tokens == 1 {
             (
                 "matvec",
-                kernels::matvec(self.gpu.tier, format, units, Output::Store, Batch::One),
+                kernels::matvec(
+                    self.gpu.tier,
+                    format,
+                    (rows, units),
+                    Input::Plain,
+                    Output::Store,
+                    Batch::One,
+                ),
                 kernels::matvec_grid(self.gpu.tier, units, rows, tokens),
             )
         } else {
@@ -225,8 +232,11 @@ impl Bench {
             flops(f64::from(depth)),
             kv_bytes,
         );
-        let op = self.op(&kernels::merge(&shape), &[&step, &one, &partial_o, &partial_ml, &out]);
-        self.time(&name("merge dense"), &op, [q, 1, 1], 0.0, 0.0);
+        let op = self.op(
+            &kernels::merge(self.gpu.tier, &shape),
+            &[&step, &one, &partial_o, &partial_ml, &out],
+        );
+        self.time(&name("merge dense"), &op, [q, 1, kernels::merge_parts(&shape)], 0.0, 0.0);
 
         let sparse = plan(&[1], depth, Some(&budget));
         write(&sparse);
@@ -279,8 +289,11 @@ impl Bench {
             flops(attended),
             sparse_bytes,
         );
-        let op = self.op(&kernels::merge(&shape), &[&step, &one, &partial_o, &partial_ml, &out]);
-        self.time(&name("merge sparse"), &op, [q, 1, 1], 0.0, 0.0);
+        let op = self.op(
+            &kernels::merge(self.gpu.tier, &shape),
+            &[&step, &one, &partial_o, &partial_ml, &out],
+        );
+        self.time(&name("merge sparse"), &op, [q, 1, kernels::merge_parts(&shape)], 0.0, 0.0);
 
         // Prefill of latent attention is that of the heads' keys and values.
         if shape.shares_values() {

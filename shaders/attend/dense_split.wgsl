@@ -3,7 +3,7 @@
 //!include lib/step.wgsl
 //!include <kv>
 //!include <place>
-//!include lib/attend_split.wgsl
+//!include <split>
 
 fn token_count(row: u32, kv_head: u32) -> u32 {
     return row_position(row) + 1u;

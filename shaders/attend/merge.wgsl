@@ -1,9 +1,9 @@
 // Merges the partial states of a row's splits and segments into its attention output: with M = max m,
-// out = sum exp(m - M) o / sum exp(m - M) l. Grid: (query heads, rows).
+// out = sum exp(m - M) o / sum exp(m - M) l. A workgroup makes up to 128 dimensions of a head; its teams of lanes, a vec4 each,
+// share the states. Grid: (query heads, rows, ceil(VALUE_DIM / 128)).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
-
-const WORKGROUP: u32 = 64u;
+//!include <reduce>
 
 struct Merge {
     // Segments that have states, the first of as many as there is room for.
@@ -12,43 +12,64 @@ struct Merge {
 }
 
 @group(0) @binding(1) var<uniform> merge: Merge;
-@group(0) @binding(2) var<storage, read> partial_o: array<f32>;
+@group(0) @binding(2) var<storage, read> partial_o: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> partial_ml: array<vec2<f32>>;
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 
-var<workgroup> states: array<vec2<f32>, WORKGROUP>;
+const TEAM: u32 = 32u;
+const TEAMS: u32 = WORKGROUP / TEAM;
+const VECS: u32 = VALUE_DIM / 4u;
 
-@compute @workgroup_size(64)
+// exp(m - M) of as many states as there are lanes.
+var<workgroup> factors: array<f32, WORKGROUP>;
+// What each team summed.
+var<workgroup> sums: array<vec4<f32>, WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
+    let team = lane / TEAM;
     let head = group.y * KV_HEADS * GROUP + group.x;
+    let own = group.z * TEAM + lane % TEAM;
+    let vec = min(own, VECS - 1u);
     let parts = merge.segments * step[H_SPLITS];
     let first = head * merge.count * step[H_SPLITS];
 
-    // Each lane folds every 64th state, then the lanes' states are folded by a tree.
-    var state = vec2(-1.0e30, 0.0);
+    var largest = -1.0e30;
     for (var i = lane; i < parts; i += WORKGROUP) {
-        state = fold(state, partial_ml[first + i]);
+        largest = max(largest, partial_ml[first + i].x);
     }
-    states[lane] = state;
-    workgroupBarrier();
-    for (var half = WORKGROUP / 2u; half > 0u; half = half / 2u) {
-        if lane < half {
-            states[lane] = fold(states[lane], states[lane + half]);
+    largest = workgroup_max(lane, largest);
+    var l = 0.0;
+    var o = vec4(0.0);
+    for (var begin = 0u; begin < parts; begin += WORKGROUP) {
+        let count = min(WORKGROUP, parts - begin);
+        workgroupBarrier();
+        if lane < count {
+            let state = partial_ml[first + begin + lane];
+            let factor = exp(state.x - largest);
+            factors[lane] = factor;
+            l += state.y * factor;
         }
         workgroupBarrier();
-    }
-    let total = states[0];
-    for (var dimension = lane; dimension < VALUE_DIM; dimension += WORKGROUP) {
-        var sum = 0.0;
-        for (var i = 0u; i < parts; i++) {
-            sum += exp(partial_ml[first + i].x - total.x) * partial_o[(first + i) * VALUE_DIM + dimension];
+        // Two at a time, so that a lane does not wait for each.
+        var i = team;
+        for (; i + TEAMS < count; i += 2u * TEAMS) {
+            let a = partial_o[(first + begin + i) * VECS + vec];
+            let b = partial_o[(first + begin + i + TEAMS) * VECS + vec];
+            o += factors[i] * a + factors[i + TEAMS] * b;
         }
-        out[head * VALUE_DIM + dimension] = sum / total.y;
+        if i < count {
+            o += factors[i] * partial_o[(first + begin + i) * VECS + vec];
+        }
     }
-}
-
-fn fold(a: vec2<f32>, b: vec2<f32>) -> vec2<f32> {
-    let m = max(a.x, b.x);
-    return vec2(m, a.y * exp(a.x - m) + b.y * exp(b.x - m));
+    let total = workgroup_sum(lane, l);
+    sums[lane] = o;
+    workgroupBarrier();
+    if lane < TEAM && own < VECS {
+        for (var i = 1u; i < TEAMS; i++) {
+            o += sums[i * TEAM + lane];
+        }
+        out[head * VECS + vec] = o / total;
+    }
 }

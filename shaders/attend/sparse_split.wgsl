@@ -5,7 +5,7 @@
 //!include lib/budget.wgsl
 //!include <kv>
 //!include <place>
-//!include lib/attend_split.wgsl
+//!include <split>
 
 // [row][KV head][H_TOKENS_KEPT]: positions, ascending
 @group(0) @binding(6) var<storage, read> chosen_tokens: array<u32>;

@@ -17,47 +17,69 @@
 @group(0) @binding(5) var<storage, read_write> latents: array<f32>;
 @group(0) @binding(6) var<storage, read_write> kv: array<vec4<u32>>;
 
-const WORKGROUP: u32 = 64u;
+// At least as many as there are pairs, of which queries of up to 256 dimensions have fewer.
+const WORKGROUP: u32 = 128u;
 const HEADS: u32 = GROUP;
 const ROPE: u32 = HEAD_DIM - VALUE_DIM;
+const PAIRS: u32 = ROPE / 2u;
+const LATENT_PARTS: u32 = (VALUE_DIM + WORKGROUP - 1u) / WORKGROUP;
 const QUERY_DIM: u32 = NOPE + ROPE;
 
 var<workgroup> cached: array<f32, HEAD_DIM>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     let head = group.x;
     let row = group.y;
+    let to = row * ROW_WIDTH + head * HEAD_DIM;
+    // Everything that is read is asked for before a lane waits for any of it.
+    let pair = min(lane, PAIRS - 1u);
+    let at = row * DOWN_STRIDE + LATENT_AT;
+    let query_at = (row * HEADS + head) * QUERY_DIM + NOPE + 2u * pair;
+    let key_at = at + VALUE_DIM + 2u * pair;
+    var turned = vec2(0.0);
+    var latent: array<f32, LATENT_PARTS>;
+    var weights: array<f32, LATENT_PARTS>;
+    if head < HEADS {
+        turned = vec2(queries[query_at], queries[query_at + 1u]);
+    } else {
+        turned = vec2(down[key_at], down[key_at + 1u]);
+        for (var i = 0u; i < LATENT_PARTS; i++) {
+            let place = min(lane + i * WORKGROUP, VALUE_DIM - 1u);
+            latent[i] = down[at + place];
+            weights[i] = weight[place];
+        }
+    }
+    let angle = step[H_ANGLES_AT] + (row * PAIRS + pair) * 2u;
+    let cosine = bitcast<f32>(step[angle]);
+    let sine = bitcast<f32>(step[angle + 1u]);
     let position = row_position(row);
     let block = row_block(row, position / BLOCK);
     if block < segment.first || block - segment.first >= segment.blocks {
         return;
     }
-    let to = row * ROW_WIDTH + head * HEAD_DIM;
+    turned = vec2(turned.x * cosine - turned.y * sine, turned.x * sine + turned.y * cosine);
     if head < HEADS {
-        let at = (row * HEADS + head) * QUERY_DIM + NOPE;
-        for (var pair = lane; pair < ROPE / 2u; pair += WORKGROUP) {
-            let turned = turn(row, pair, vec2(queries[at + 2u * pair], queries[at + 2u * pair + 1u]));
-            queries[at + 2u * pair] = turned.x;
-            queries[at + 2u * pair + 1u] = turned.y;
+        if lane < PAIRS {
+            queries[query_at] = turned.x;
+            queries[query_at + 1u] = turned.y;
             latents[to + VALUE_DIM + 2u * pair] = turned.x;
             latents[to + VALUE_DIM + 2u * pair + 1u] = turned.y;
         }
         return;
     }
-    let at = row * DOWN_STRIDE + LATENT_AT;
     var sum = 0.0;
-    for (var i = lane; i < VALUE_DIM; i += WORKGROUP) {
-        sum += down[at + i] * down[at + i];
+    for (var i = 0u; i < LATENT_PARTS; i++) {
+        sum += select(0.0, latent[i] * latent[i], lane + i * WORKGROUP < VALUE_DIM);
     }
     let factor = inverseSqrt(workgroup_sum(lane, sum) / f32(VALUE_DIM) + EPSILON);
-    for (var i = lane; i < VALUE_DIM; i += WORKGROUP) {
-        cached[i] = down[at + i] * factor * weight[i];
+    for (var i = 0u; i < LATENT_PARTS; i++) {
+        if lane + i * WORKGROUP < VALUE_DIM {
+            cached[lane + i * WORKGROUP] = latent[i] * factor * weights[i];
+        }
     }
-    for (var pair = lane; pair < ROPE / 2u; pair += WORKGROUP) {
-        let key_at = at + VALUE_DIM + 2u * pair;
-        let turned = turn(row, pair, vec2(down[key_at], down[key_at + 1u]));
+    if lane < PAIRS {
         cached[VALUE_DIM + 2u * pair] = turned.x;
         cached[VALUE_DIM + 2u * pair + 1u] = turned.y;
     }
@@ -75,11 +97,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             kv_pack(cached[i + 6u], cached[i + 7u]),
         );
     }
-}
-
-fn turn(row: u32, pair: u32, values: vec2<f32>) -> vec2<f32> {
-    let angle = step[H_ANGLES_AT] + (row * (ROPE / 2u) + pair) * 2u;
-    let cosine = bitcast<f32>(step[angle]);
-    let sine = bitcast<f32>(step[angle + 1u]);
-    return vec2(values.x * cosine - values.y * sine, values.x * sine + values.y * cosine);
 }

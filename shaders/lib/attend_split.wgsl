@@ -1,33 +1,17 @@
-// Decode attention of one row over one split of its tokens (flash-decoding, arXiv 2311.01282): a partial state
-// (m, l, o) per query head, merged later. The including kernel provides, for a row and KV head, the tokens:
-//   fn token_count(row: u32, kv_head: u32) -> u32
-//   fn token_at(row: u32, kv_head: u32, i: u32) -> u32     position of the i-th attended token
+// Decode attention of one row over one split of its tokens where values have rows of their own.
 //
 // Work is in tiles of 64 tokens, lane = token. A team of LANES lanes reads one token's row together, one or two vec4 (of
-// eight f16) a lane, and owns the 64 / TEAMS tokens of its own lanes. Up to four query heads of the KV head are
-// the components of every vec4, so a key or value is read once for four heads.
+// eight f16) a lane, and owns the 64 / TEAMS tokens of its own lanes.
 // Grid: (splits, KV heads * QUADS, rows).
+//!include lib/attended.wgsl
+
 const WORKGROUP: u32 = 64u;
-// Twice as many for heads of more than 128 dimensions, and all for latent rows: a lane's registers hold the queries and
-// outputs of two vec4.
-const LANES: u32 = select(min(8u, ROW_VECS) * ((HEAD_DIM + 127u) / 128u), WORKGROUP, HEAD_DIM > 256u);
+// Twice as many for heads of more than 128 dimensions: a lane's registers hold the queries and outputs of two vec4.
+const LANES: u32 = min(8u, ROW_VECS) * ((HEAD_DIM + 127u) / 128u);
 const TEAMS: u32 = WORKGROUP / LANES;
 const PARTS: u32 = (ROW_VECS + LANES - 1u) / LANES;
 // Tokens of a team whose partial dot products fit into workgroup memory at a time.
 const ROUND: u32 = min(8u, LANES);
-const VALUE_VECS: u32 = VALUE_DIM / 8u;
-const QUADS: u32 = (GROUP + 3u) / 4u;
-const Q_HEADS: u32 = KV_HEADS * GROUP;
-// Below every logit of finite keys, and finite: exp(NOTHING - NOTHING) must not be NaN.
-const NOTHING: f32 = -1.0e30;
-const NOWHERE: u32 = 0xffffffffu;
-
-@group(0) @binding(1) var<uniform> segment: Segment;
-@group(0) @binding(2) var<storage, read> qkv: array<f32>;
-@group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
-// [row][query head][segment][split]: o as VALUE_DIM floats, and (m, l)
-@group(0) @binding(4) var<storage, read_write> partial_o: array<f32>;
-@group(0) @binding(5) var<storage, read_write> partial_ml: array<vec2<f32>>;
 
 // Partial dot products [team][token of the round][lane], then accumulators [team][lane][8 dimensions].
 var<workgroup> scratch: array<vec4<f32>, 512>;
@@ -36,54 +20,11 @@ var<workgroup> key_rows: array<u32, WORKGROUP>;
 // Logits, then probabilities, of the tile's tokens.
 var<workgroup> weights: array<vec4<f32>, WORKGROUP>;
 
-// Eight dimensions, each for four heads. Named rather than indexed: an array that a loop indexes would live in memory.
-struct Eight {
-    v0: vec4<f32>,
-    v1: vec4<f32>,
-    v2: vec4<f32>,
-    v3: vec4<f32>,
-    v4: vec4<f32>,
-    v5: vec4<f32>,
-    v6: vec4<f32>,
-    v7: vec4<f32>,
-}
-
-// One dimension of a quad's queries; a last quad that is not full repeats its last head, which is never written out.
-fn query(at: u32, quad: u32) -> vec4<f32> {
-    let first = quad * 4u;
-    return vec4(
-        qkv[at + min(first, GROUP - 1u) * HEAD_DIM],
-        qkv[at + min(first + 1u, GROUP - 1u) * HEAD_DIM],
-        qkv[at + min(first + 2u, GROUP - 1u) * HEAD_DIM],
-        qkv[at + min(first + 3u, GROUP - 1u) * HEAD_DIM],
-    ) * SCALE;
-}
-
 fn query8(at: u32, quad: u32) -> Eight {
     return Eight(
         query(at, quad), query(at + 1u, quad), query(at + 2u, quad), query(at + 3u, quad),
         query(at + 4u, quad), query(at + 5u, quad), query(at + 6u, quad), query(at + 7u, quad),
     );
-}
-
-fn dot8(q: Eight, eight: vec4<u32>) -> vec4<f32> {
-    let low = kv_low(eight);
-    let high = kv_high(eight);
-    return q.v0 * low.x + q.v1 * low.y + q.v2 * low.z + q.v3 * low.w
-        + q.v4 * high.x + q.v5 * high.y + q.v6 * high.z + q.v7 * high.w;
-}
-
-fn add8(o: Eight, w: vec4<f32>, eight: vec4<u32>) -> Eight {
-    let low = kv_low(eight);
-    let high = kv_high(eight);
-    return Eight(
-        o.v0 + w * low.x, o.v1 + w * low.y, o.v2 + w * low.z, o.v3 + w * low.w,
-        o.v4 + w * high.x, o.v5 + w * high.y, o.v6 + w * high.z, o.v7 + w * high.w,
-    );
-}
-
-fn scale8(o: Eight, f: vec4<f32>) -> Eight {
-    return Eight(o.v0 * f, o.v1 * f, o.v2 * f, o.v3 * f, o.v4 * f, o.v5 * f, o.v6 * f, o.v7 * f);
 }
 
 @compute @workgroup_size(64)
@@ -122,12 +63,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var round = 0u; round < LANES; round += ROUND) {
             for (var i = 0u; i < ROUND; i++) {
                 let at = key_rows[team * LANES + round + i];
-                var products = vec4(0.0);
-                if at != NOWHERE {
-                    products = dot8(q0, kv[at + member]);
-                    if has_second {
-                        products += dot8(q1, kv[at + second]);
-                    }
+                var products = dot8(q0, load8(at, member));
+                if PARTS > 1u {
+                    products += select(vec4(0.0), dot8(q1, load8(at, second)), has_second);
                 }
                 scratch[(team * ROUND + i) * LANES + member] = products;
             }
@@ -159,15 +97,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         o0 = scale8(o0, rescale);
         o1 = scale8(o1, rescale);
         for (var i = 0u; i < LANES; i++) {
-            if key_rows[team * LANES + i] != NOWHERE {
-                let at = key_rows[team * LANES + i] + KEY_TO_VALUE;
-                let w = weights[team * LANES + i];
-                if member < VALUE_VECS {
-                    o0 = add8(o0, w, kv[at + member]);
-                }
-                if has_second && second < VALUE_VECS {
-                    o1 = add8(o1, w, kv[at + second]);
-                }
+            let at = key_rows[team * LANES + i];
+            let w = weights[team * LANES + i];
+            o0 = add8(o0, w, load8(at, KEY_TO_VALUE + member));
+            if PARTS > 1u {
+                o1 = add8(o1, w, load8(at, KEY_TO_VALUE + second));
             }
         }
         // The next tile overwrites what this one reads.
@@ -237,17 +171,4 @@ fn write_outputs(lane: u32, first: u32, heads: u32, splits: u32, dimension: u32)
         }
     }
     workgroupBarrier();
-}
-
-// Where the keys of the i-th attended token begin.
-fn key_row(row: u32, kv_head: u32, i: u32, end: u32) -> u32 {
-    if i >= end {
-        return NOWHERE;
-    }
-    let token = token_at(row, kv_head, i);
-    let slot = kv_place(row, kv_head, token / BLOCK) - segment.first;
-    if slot >= segment.blocks {
-        return NOWHERE;
-    }
-    return kv_row(slot, kv_head, KEYS, token % BLOCK);
 }

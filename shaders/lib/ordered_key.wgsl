@@ -11,3 +11,8 @@ fn ordered_key(value: f32) -> u32 {
     }
     return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
 }
+
+// The f32 of a key: +0 for both zeros, some NaN for 0.
+fn ordered_value(key: u32) -> f32 {
+    return bitcast<f32>(select(~key, key & 0x7fffffffu, key >= 0x80000000u));
+}

@@ -1,10 +1,30 @@
-// Weights w = d * q + m with q of four bits. The including file provides unit_scale of weights_affine.wgsl.
+// Weights w = d * q + m with q of four bits. The including file provides
+//   ScaleBits                                      what a unit's d and m are made of, as loaded
+//   fn scale_bits(unit: u32) -> ScaleBits
+//   fn scale_of(bits: ScaleBits) -> vec2<f32>      d and m
 //!include lib/weights_affine.wgsl
 //!include lib/nibbles.wgsl
 @group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
 
-fn unit_quants(unit: u32) -> array<vec4<f32>, 8> {
-    let q = weights[unit];
+struct UnitBits {
+    quants: vec4<u32>,
+    scale: ScaleBits,
+}
+
+fn unit_bits(unit: u32) -> UnitBits {
+    return UnitBits(weights[unit], scale_bits(unit));
+}
+
+fn bits_scale(bits: UnitBits) -> vec2<f32> {
+    return scale_of(bits.scale);
+}
+
+fn unit_scale(unit: u32) -> vec2<f32> {
+    return scale_of(scale_bits(unit));
+}
+
+fn bits_quants(bits: UnitBits) -> array<vec4<f32>, 8> {
+    let q = bits.quants;
     return array<vec4<f32>, 8>(
         byte_floats(low_nibbles(q.x)), byte_floats(high_nibbles(q.x)),
         byte_floats(low_nibbles(q.y)), byte_floats(high_nibbles(q.y)),

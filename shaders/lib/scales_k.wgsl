@@ -4,8 +4,15 @@
 //   const BLOCK_VEC4S: u32    vec4 from one eight units' scales to the next
 @group(0) @binding(3) var<storage, read> scales: array<vec4<u32>>;
 
+// Scales of four rows, four words each, would take too many of a lane's registers, so they are loaded where they are used.
+alias ScaleBits = u32;
+
+fn scale_bits(unit: u32) -> ScaleBits {
+    return unit;
+}
+
 // d * scale and -dmin * min: exact, as products of 11 bits with 6.
-fn unit_scale(unit: u32) -> vec2<f32> {
+fn scale_of(unit: ScaleBits) -> vec2<f32> {
     let words = scales[unit / 8u * BLOCK_VEC4S];
     let at = unit % 8u;
     let low = (words.yz >> vec2(4u * at)) & vec2(15u);

@@ -1,12 +1,16 @@
 // What formats of weights w = d * q + m in units of 32 share, q of a few bits. The including file provides
-//   fn unit_scale(unit: u32) -> vec2<f32>               d and m of one unit
-//   fn unit_quants(unit: u32) -> array<vec4<f32>, 8>    its 32 q
-//   fn quad_quants(unit: u32, quad: u32) -> vec4<f32>   q 4 * quad .. 4 * quad + 3
+//   struct UnitBits                                          what is stored of one unit, as loaded
+//   fn unit_bits(unit: u32) -> UnitBits
+//   fn bits_scale(bits: UnitBits) -> vec2<f32>               d and m
+//   fn bits_quants(bits: UnitBits) -> array<vec4<f32>, 8>    its 32 q
+//   fn unit_scale(unit: u32) -> vec2<f32>                    d and m of one unit
+//   fn quad_quants(unit: u32, quad: u32) -> vec4<f32>        q 4 * quad .. 4 * quad + 3
 
-// The dot product of one unit of 32 weights with 32 inputs.
-fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
-    let q = unit_quants(unit);
-    let scale = unit_scale(unit);
+// The dot product of one unit of 32 weights with 32 inputs. What is stored is loaded apart, so that a kernel can have loads on
+// their way while it waits for something else.
+fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
+    let q = bits_quants(bits);
+    let scale = bits_scale(bits);
     var products = q[0] * x[0] + q[1] * x[1];
     products += q[2] * x[2] + q[3] * x[3];
     products += q[4] * x[4] + q[5] * x[5];
@@ -23,8 +27,9 @@ fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
 
 // The 32 weights of one unit.
 fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
-    let q = unit_quants(unit);
-    let scale = unit_scale(unit);
+    let bits = unit_bits(unit);
+    let q = bits_quants(bits);
+    let scale = bits_scale(bits);
     let d = scale.x;
     let m = vec4(scale.y);
     return array<vec4<f32>, 8>(

@@ -2,8 +2,18 @@
 @group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
+// 32 words of four rows would take too many of a lane's registers, so nothing is loaded before it is used.
+struct UnitBits {
+    unit: u32,
+}
+
+fn unit_bits(unit: u32) -> UnitBits {
+    return UnitBits(unit);
+}
+
 // The dot product of one unit of 32 weights with 32 inputs.
-fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
+fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
+    let unit = bits.unit;
     var products = unit_quad(unit, 0u) * x[0] + unit_quad(unit, 1u) * x[1];
     products += unit_quad(unit, 2u) * x[2] + unit_quad(unit, 3u) * x[3];
     products += unit_quad(unit, 4u) * x[4] + unit_quad(unit, 5u) * x[5];

@@ -4,12 +4,21 @@
 @group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
+// Sixteen words of four rows would take too many of a lane's registers, so nothing is loaded before it is used.
+struct UnitBits {
+    unit: u32,
+}
+
+fn unit_bits(unit: u32) -> UnitBits {
+    return UnitBits(unit);
+}
+
 // The dot product of one unit of 32 weights with 32 inputs.
-fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
-    let a = weights[unit * 4u];
-    let b = weights[unit * 4u + 1u];
-    let c = weights[unit * 4u + 2u];
-    let d = weights[unit * 4u + 3u];
+fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
+    let a = weights[bits.unit * 4u];
+    let b = weights[bits.unit * 4u + 1u];
+    let c = weights[bits.unit * 4u + 2u];
+    let d = weights[bits.unit * 4u + 3u];
     var products = unpack4(a.x, a.y) * x[0] + unpack4(a.z, a.w) * x[1];
     products += unpack4(b.x, b.y) * x[2] + unpack4(b.z, b.w) * x[3];
     products += unpack4(c.x, c.y) * x[4] + unpack4(c.z, c.w) * x[5];

@@ -2,6 +2,12 @@
 //!include lib/quants4.wgsl
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
-fn unit_scale(unit: u32) -> vec2<f32> {
-    return unpack2x16float(scales[unit]);
+alias ScaleBits = u32;
+
+fn scale_bits(unit: u32) -> ScaleBits {
+    return scales[unit];
+}
+
+fn scale_of(bits: ScaleBits) -> vec2<f32> {
+    return unpack2x16float(bits);
 }

@@ -3,10 +3,16 @@
 //!include lib/quants5.wgsl
 @group(0) @binding(3) var<storage, read> scales: array<vec2<u32>>;
 
-fn unit_scale(unit: u32) -> vec2<f32> {
-    return unpack2x16float(scales[unit].x);
+alias ScaleBits = vec2<u32>;
+
+fn scale_bits(unit: u32) -> ScaleBits {
+    return scales[unit];
 }
 
-fn fifth_bits(unit: u32) -> u32 {
-    return scales[unit].y;
+fn scale_of(bits: ScaleBits) -> vec2<f32> {
+    return unpack2x16float(bits.x);
+}
+
+fn fifth_of(bits: ScaleBits) -> u32 {
+    return bits.y;
 }

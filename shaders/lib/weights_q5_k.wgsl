@@ -5,7 +5,7 @@
 
 const BLOCK_VEC4S: u32 = 3u;
 
-fn fifth_bits(unit: u32) -> u32 {
+fn fifth_of(unit: ScaleBits) -> u32 {
     let at = unit % 8u;
     return scales[unit / 8u * BLOCK_VEC4S + 1u + at / 4u][at % 4u];
 }

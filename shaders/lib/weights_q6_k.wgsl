@@ -11,19 +11,34 @@ fn sixes(low: u32, upper: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xI8((low << 2u) | (upper & 0xc0c0c0c0u)));
 }
 
-// d * scale of both halves of a unit, for 4 q: exact, as a product of 11 bits with 8.
-fn unit_scales(unit: u32) -> vec2<f32> {
+// What is stored of one unit, as loaded.
+struct UnitBits {
+    low: vec4<u32>,
+    upper: vec2<u32>,
+    // d, and the scales of both halves in the lower bytes.
+    scale: vec2<u32>,
+}
+
+fn unit_bits(unit: u32) -> UnitBits {
+    return UnitBits(vec4(weights[unit * 3u], weights[unit * 3u + 1u]), weights[unit * 3u + 2u], scale_bits(unit));
+}
+
+fn scale_bits(unit: u32) -> vec2<u32> {
     let block = unit / 8u * 5u;
     let at = unit % 8u;
-    let bytes = unpack4xI8(scales[block + 1u + at / 2u] >> ((at & 1u) * 16u));
-    return unpack2x16float(scales[block]).x * 0.25 * vec2<f32>(bytes.xy);
+    return vec2(scales[block], scales[block + 1u + at / 2u] >> ((at & 1u) * 16u));
+}
+
+// d * scale of both halves of a unit, for 4 q: exact, as a product of 11 bits with 8.
+fn scales_of(bits: vec2<u32>) -> vec2<f32> {
+    return unpack2x16float(bits.x).x * 0.25 * vec2<f32>(unpack4xI8(bits.y).xy);
 }
 
 // 4 q of one unit.
-fn unit_quants(unit: u32) -> array<vec4<f32>, 8> {
-    let a = weights[unit * 3u];
-    let b = weights[unit * 3u + 1u];
-    let upper = weights[unit * 3u + 2u];
+fn bits_quants(bits: UnitBits) -> array<vec4<f32>, 8> {
+    let a = bits.low.xy;
+    let b = bits.low.zw;
+    let upper = bits.upper;
     return array<vec4<f32>, 8>(
         sixes(low_nibbles(a.x), upper.x << 6u), sixes(high_nibbles(a.x), upper.x << 4u),
         sixes(low_nibbles(a.y), upper.x << 2u), sixes(high_nibbles(a.y), upper.x),
@@ -33,11 +48,11 @@ fn unit_quants(unit: u32) -> array<vec4<f32>, 8> {
 }
 
 // The dot product of one unit of 32 weights with 32 inputs.
-fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
-    let q = unit_quants(unit);
+fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
+    let q = bits_quants(bits);
     let first = q[0] * x[0] + q[1] * x[1] + q[2] * x[2] + q[3] * x[3];
     let second = q[4] * x[4] + q[5] * x[5] + q[6] * x[6] + q[7] * x[7];
-    let scale = unit_scales(unit);
+    let scale = scales_of(bits.scale);
     return dot(scale.x * first + scale.y * second, vec4(1.0));
 }
 
@@ -46,14 +61,15 @@ fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
     let word = weights[unit * 3u + quad / 4u][(quad / 2u) & 1u];
     let upper = weights[unit * 3u + 2u][quad / 4u];
     let q = sixes(low_nibbles(word >> ((quad & 1u) * 4u)), upper << (6u - 2u * (quad & 3u)));
-    let scale = unit_scales(unit);
+    let scale = scales_of(scale_bits(unit));
     return select(scale.x, scale.y, quad >= 4u) * q;
 }
 
 // The 32 weights of one unit.
 fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
-    let q = unit_quants(unit);
-    let scale = unit_scales(unit);
+    let bits = unit_bits(unit);
+    let q = bits_quants(bits);
+    let scale = scales_of(bits.scale);
     return array<vec4<f32>, 8>(
         scale.x * q[0], scale.x * q[1], scale.x * q[2], scale.x * q[3],
         scale.y * q[4], scale.y * q[5], scale.y * q[6], scale.y * q[7],

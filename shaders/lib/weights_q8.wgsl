@@ -6,15 +6,26 @@ fn signed_bytes(word: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xI8(word));
 }
 
+// What is stored of one unit, as loaded.
+struct UnitBits {
+    a: vec4<u32>,
+    b: vec4<u32>,
+    scale: u32,
+}
+
+fn unit_bits(unit: u32) -> UnitBits {
+    return UnitBits(weights[unit * 2u], weights[unit * 2u + 1u], scales[unit]);
+}
+
 // The dot product of one unit of 32 weights with 32 inputs.
-fn unit_dot(unit: u32, x: array<vec4<f32>, 8>) -> f32 {
-    let a = weights[unit * 2u];
-    let b = weights[unit * 2u + 1u];
+fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
+    let a = bits.a;
+    let b = bits.b;
     var products = signed_bytes(a.x) * x[0] + signed_bytes(a.y) * x[1];
     products += signed_bytes(a.z) * x[2] + signed_bytes(a.w) * x[3];
     products += signed_bytes(b.x) * x[4] + signed_bytes(b.y) * x[5];
     products += signed_bytes(b.z) * x[6] + signed_bytes(b.w) * x[7];
-    return unpack2x16float(scales[unit]).x * dot(products, vec4(1.0));
+    return unpack2x16float(bits.scale).x * dot(products, vec4(1.0));
 }
 
 // Weights 4 * quad .. 4 * quad + 3 of one unit.

@@ -1,16 +1,19 @@
 // y[token] (op)= W x[token], a few tokens at a time: decode. A team of LANES lanes shares four rows; each lane takes every
 // LANES-th unit of 32 weights, so that its inputs are read once for four rows. Inputs go through workgroup memory, where
-// neighbouring lanes' lie side by side: read from x itself, each lane's would be a cache line of its own. Long rows take
-// large teams: many small workgroups keep more reads in flight. Grid: (ceil(rows / (256 / LANES)), tokens, places), where a place is a batch's or
-// takes the sum over batches.
+// neighbouring lanes' lie side by side (read from x itself, each lane's would be a cache line of its own) and all teams
+// share them; weights are asked for before the lanes wait for inputs. Long rows take large teams: more lanes keep more
+// reads in flight. Grid: (ceil(rows / (4 * TEAMS)), tokens, places), where a place is a batch's or takes the sum over batches.
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/matrix.wgsl
+//!include <reduce>
 //!include <weights>
 //!include <batch>
+//!include <input>
 //!include <output>
 
-const WORKGROUP: u32 = 64u;
+const TEAMS: u32 = WORKGROUP / LANES;
+const TURNS: u32 = (LANES * 8u + WORKGROUP - 1u) / WORKGROUP;
 
 // Inputs of LANES units: the i-th vec4 of each, one row of them with a gap after another, so that those who write a unit's
 // use different banks.
@@ -19,11 +22,11 @@ const ROW: u32 = LANES + 1u;
 var<workgroup> inputs: array<vec4<f32>, 8u * ROW>;
 var<workgroup> partial: array<vec4<f32>, WORKGROUP>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     let part = lane % LANES;
-    let row = (group.x * (WORKGROUP / LANES) + lane / LANES) * 4u;
+    let row = (group.x * TEAMS + lane / LANES) * 4u;
     let token = group.y;
     let last = matrix.rows - 1u;
     let units = matrix.units;
@@ -43,37 +46,46 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let row3 = (batch.row + min(row + 3u, last)) * units;
         var products = vec4(0.0);
         for (var first = 0u; first < units; first += LANES) {
+            let unit = min(first + part, units - 1u);
+            let bits0 = unit_bits(row0 + unit);
+            let bits1 = unit_bits(row1 + unit);
+            let bits2 = unit_bits(row2 + unit);
+            let bits3 = unit_bits(row3 + unit);
             workgroupBarrier();
-            for (var i = lane; i < min(LANES, units - first) * 8u; i += WORKGROUP) {
-                inputs[i % 8u * ROW + i / 8u] = x[batch.x + first * 8u + i];
+            for (var turn = 0u; turn < TURNS; turn++) {
+                let i = lane + turn * WORKGROUP;
+                if i < min(LANES, units - first) * 8u {
+                    inputs[i % 8u * ROW + i / 8u] = input(batch.x, first * 8u + i);
+                }
             }
             workgroupBarrier();
-            let unit = first + part;
-            if unit < units {
+            if first + part < units {
                 let own = array<vec4<f32>, 8>(
                     inputs[part], inputs[ROW + part], inputs[2u * ROW + part], inputs[3u * ROW + part],
                     inputs[4u * ROW + part], inputs[5u * ROW + part], inputs[6u * ROW + part], inputs[7u * ROW + part],
                 );
                 products += vec4(
-                    unit_dot(row0 + unit, own),
-                    unit_dot(row1 + unit, own),
-                    unit_dot(row2 + unit, own),
-                    unit_dot(row3 + unit, own),
+                    unit_dot(bits0, own), unit_dot(bits1, own), unit_dot(bits2, own), unit_dot(bits3, own),
                 );
             }
         }
         sums += batch.factor * products;
     }
     partial[lane] = sums;
+    let factor = input_factor(lane);
+    // Eight lanes of a team sum its parts, then one of them sums theirs.
     workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half = half / 2u) {
-        if part < half {
-            sums += partial[lane + half];
-            partial[lane] = sums;
+    if part < 8u {
+        for (var i = part + 8u; i < LANES; i += 8u) {
+            sums += partial[lane - part + i];
         }
-        workgroupBarrier();
+        partial[lane] = sums;
     }
+    workgroupBarrier();
     if part == 0u && row < matrix.rows && is_here {
-        output4(batch_y(token, group.z), row, sums);
+        for (var i = 1u; i < 8u; i++) {
+            sums += partial[lane + i];
+        }
+        output4(batch_y(token, group.z), row, sums * factor);
     }
 }

@@ -35,10 +35,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 subgroupBroadcast(own, 4u), subgroupBroadcast(own, 5u), subgroupBroadcast(own, 6u), subgroupBroadcast(own, 7u),
             );
             products += vec4(
-                unit_dot(row0 + unit, inputs),
-                unit_dot(row1 + unit, inputs),
-                unit_dot(row2 + unit, inputs),
-                unit_dot(row3 + unit, inputs),
+                unit_dot(unit_bits(row0 + unit), inputs),
+                unit_dot(unit_bits(row1 + unit), inputs),
+                unit_dot(unit_bits(row2 + unit), inputs),
+                unit_dot(unit_bits(row3 + unit), inputs),
             );
         }
         sums += batch.factor * products;

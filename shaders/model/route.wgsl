@@ -26,15 +26,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let row = group.x;
     let at = row * route.stride;
-    // NaN is told by its bits: what max and exp make of it is not defined.
-    var largest = logits[at];
-    for (var i = 1u; i < EXPERTS; i++) {
-        if ordered_key(logits[at + i]) > ordered_key(largest) {
-            largest = logits[at + i];
-        }
-    }
     for (var i = lane; i < EXPERTS; i += WORKGROUP) {
-        var score = logits[at + i];
+        scores[i] = logits[at + i];
+        keys[i] = ordered_key(scores[i]);
+    }
+    workgroupBarrier();
+    // NaN is told by its bits: what max and exp make of it is not defined.
+    var largest_key = 0u;
+    for (var i = 0u; i < EXPERTS; i++) {
+        largest_key = max(largest_key, keys[i]);
+    }
+    let largest = ordered_value(largest_key);
+    workgroupBarrier();
+    for (var i = lane; i < EXPERTS; i += WORKGROUP) {
+        var score = scores[i];
         if ordered_key(score) != 0u {
             score = gate_score(score, largest);
         }

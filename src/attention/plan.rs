@@ -146,8 +146,8 @@ impl Step {
             windows.extend_from_slice(span.window.unwrap_or_default());
         }
 
-        // Splits of whole tiles of 64 tokens: as many as fill the device, at most one a tile.
-        let attended_tiles = most_attended.div_ceil(64);
+        // Splits of whole tiles: as many as fill the device, at most one a tile.
+        let attended_tiles = most_attended.div_ceil(shape.tile_tokens());
         let workgroups = rows as u32 * shape.kv_heads * shape.group.div_ceil(4);
         let split_tiles =
             (attended_tiles * workgroups).div_ceil(settings.target_workgroups.max(1)).max(1);

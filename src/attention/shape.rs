@@ -138,6 +138,11 @@ impl Shape {
         (1.0 / f64::from(self.scaled_by).sqrt()) as f32
     }
 
+    /// Tokens of a tile of decode attention, the least that a split has: `shaders/lib/attend_split` and `latent_split`.
+    pub fn tile_tokens(&self) -> u32 {
+        if self.shares_values() { 16 } else { 64 }
+    }
+
     /// Bytes of keys and values of one block in one layer, as packed f16.
     pub fn block_bytes(&self) -> u64 {
         let rows = self.kv_heads * self.cached_rows();

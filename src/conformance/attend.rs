@@ -221,7 +221,14 @@ async fn run_split(
         Data::In(&partial_ml),
         Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
     ];
-    Ok(run(gpu, &kernels::merge(shape), &data, (shape.q_heads(), step.rows, 1)).await?.remove(0))
+    Ok(run(
+        gpu,
+        &kernels::merge(gpu.tier, shape),
+        &data,
+        (shape.q_heads(), step.rows, kernels::merge_parts(shape)),
+    )
+    .await?
+    .remove(0))
 }
 
 /// Tokens of each row and KV head.
@@ -343,7 +350,14 @@ async fn merge(gpu: &Gpu, head_dim: u32) -> Result<Verdict> {
         Data::In(&ml),
         Data::Out(rows * 2 * dimensions),
     ];
-    let out = run(gpu, &kernels::merge(&shape), &data, (2, rows as u32, 1)).await?.remove(0);
+    let out = run(
+        gpu,
+        &kernels::merge(gpu.tier, &shape),
+        &data,
+        (2, rows as u32, kernels::merge_parts(&shape)),
+    )
+    .await?
+    .remove(0);
     for head in 0..rows * 2 {
         let states = head * parts..(head + 1) * parts;
         let largest = states.clone().map(|i| f64::from(m[i])).fold(f64::NEG_INFINITY, f64::max);

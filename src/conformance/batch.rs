@@ -5,7 +5,7 @@ use super::rig::{Data, POISON, Random, bits, run};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::gpu::Gpu;
-use crate::kernels::{self, Batch, MatrixParams, Output, Packed, WeightFormat};
+use crate::kernels::{self, Batch, Input, MatrixParams, Output, Packed, WeightFormat};
 use crate::model::config::{Experts, Gate};
 use crate::model::gguf::TensorType;
 use crate::reference::experts::lists;
@@ -29,6 +29,8 @@ struct Batched {
     tokens: usize,
     /// One input of one matrix is NaN and one of another infinite: other outputs must not notice.
     not_finite: bool,
+    /// Whether inputs are normed: where lanes are real.
+    normed: bool,
 }
 
 const SLOTS: usize = 3;
@@ -53,13 +55,14 @@ fn experts() -> Experts {
 pub(super) fn cases(cases: &mut Vec<Case>) {
     let mut add = |b: Batched| {
         let label = format!(
-            "{:?} {} {}x{} tokens {}{}",
+            "{:?} {} {}x{} tokens {}{}{}",
             b.of,
             b.kind,
             b.rows,
             b.units * 32,
             b.tokens,
-            if b.not_finite { " NotFinite" } else { "" }
+            if b.not_finite { " NotFinite" } else { "" },
+            if b.normed { " normed" } else { "" }
         );
         let kernel = if b.many { "matmul" } else { "matvec" };
         cases.push(Case::new(kernel, label, true, move |gpu| Box::pin(batched(gpu, b))));
@@ -80,7 +83,12 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             units: 9,
             tokens: if many { 67 } else { 3 },
             not_finite: false,
+            normed: false,
         };
+        if of == Of::ExpertsOut && !many {
+            add(Batched { normed: true, ..base });
+            add(Batched { normed: true, not_finite: true, ..base });
+        }
         let kinds = [TensorType::Q4_1, TensorType::Q4K, TensorType::BF16, TensorType::F32];
         // Compiling `matmul` takes long, and where its inputs lie does not depend on the weights' type.
         for kind in kinds.into_iter().take(if many && of == Of::ExpertsIn { 2 } else { 4 }) {
@@ -216,6 +224,9 @@ fn choosers(b: &Batched, slots: &[(u32, f32)]) -> Vec<u32> {
 }
 
 async fn batched(gpu: &Gpu, b: Batched) -> Result<Verdict> {
+    if b.normed && gpu.tier.emulates_lanes() {
+        return Ok(Ok(()));
+    }
     let mut random = Random::new(b.rows as u64 * 100 + b.units as u64);
     let slots = choose(&mut random, b.tokens);
     let entries = b.entries(&slots);
@@ -277,16 +288,29 @@ async fn product_of_part(
         (Of::ExpertsIn, true) => (Batch::ExpertsIn(&experts), part.len()),
     };
     let format = WeightFormat::of(b.kind)?;
+    let input = if b.normed {
+        Input::Normed { width: b.units as u32 * 32, epsilon: EPSILON }
+    } else {
+        Input::Plain
+    };
     let (rows, tokens) = (b.rows as u32, b.tokens as u32);
     let (spec, grid) = if b.many {
         (kernels::matmul(gpu.tier, format, b.output(), batch), kernels::matmul_grid(rows, tokens))
     } else {
         (
-            kernels::matvec(gpu.tier, format, b.units as u32, b.output(), batch),
+            kernels::matvec(
+                gpu.tier,
+                format,
+                (b.rows as u32, b.units as u32),
+                input,
+                b.output(),
+                batch,
+            ),
             kernels::matvec_grid(gpu.tier, b.units as u32, rows, tokens),
         )
     };
     let step = [tokens];
+    let norm_bits = bits(&norm_weight(b));
     let mut data = vec![
         Data::In(&step),
         Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
@@ -298,8 +322,18 @@ async fn product_of_part(
     if b.of != Of::Heads {
         data.push(Data::In(choosers));
     }
+    if b.normed {
+        data.push(Data::In(&norm_bits));
+    }
     Ok(run(gpu, &spec, &data, (grid.0, grid.1, places as u32)).await?.remove(0))
 }
+
+/// Weights of the norm of inputs.
+fn norm_weight(b: &Batched) -> Vec<f32> {
+    Random::new(b.rows as u64).floats(b.units * 32)
+}
+
+const EPSILON: f32 = 1e-5;
 
 /// Checks outputs after the parts that hold the first `done` matrices: what other matrices make is as before.
 fn check(
@@ -312,6 +346,7 @@ fn check(
     y: &[u32],
 ) -> Verdict {
     let columns = b.units * 32;
+    let norm = norm_weight(b);
     let mut rest = y.to_vec();
     for (i, entry) in entries.iter().enumerate() {
         let terms: Vec<_> = entry
@@ -320,7 +355,13 @@ fn check(
             .filter(|term| term.matrix < done)
             .map(|term| {
                 let weights = &weights[term.matrix * b.rows * columns..][..b.rows * columns];
-                (term.factor, Expected::product(weights, &x[term.x..][..columns]))
+                let x = &x[term.x..][..columns];
+                let product = if b.normed {
+                    Expected::of_normed(weights, x, &norm, EPSILON)
+                } else {
+                    Expected::product(weights, x)
+                };
+                (term.factor, product)
             })
             .collect();
         if terms.is_empty() {

@@ -5,7 +5,7 @@ use super::rig::{Data, Random, bits, compare, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::gpu::Gpu;
-use crate::kernels::{self, Batch, Output, WeightFormat};
+use crate::kernels::{self, Batch, Input, Output, WeightFormat};
 use crate::model::gguf::TensorType;
 
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,8 @@ struct Product {
     units: usize,
     tokens: usize,
     family: Family,
+    /// Whether inputs are normed: by `matvec` alone, where lanes are real.
+    normed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +32,14 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     let mut add = |many: bool, p: Product| {
         let kernel = if many { "matmul" } else { "matvec" };
         let label = format!(
-            "{} {:?} {}x{} tokens {} {:?}",
+            "{} {:?} {}x{} tokens {} {:?}{}",
             p.kind,
             p.output,
             p.rows,
             p.units * 32,
             p.tokens,
-            p.family
+            p.family,
+            if p.normed { " normed" } else { "" }
         );
         cases.push(Case::new(kernel, label, true, move |gpu| Box::pin(product(gpu, many, p))));
     };
@@ -47,6 +50,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         units: 18,
         tokens: 3,
         family: Family::Random,
+        normed: false,
     };
     for many in [false, true] {
         let tokens = if many { 67 } else { 3 };
@@ -65,6 +69,17 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         add(many, Product { output: Output::SwiGlu, rows: 2, units: 1, tokens: 1, ..base });
         add(many, Product { rows: 130, units: 5, tokens: 130, kind: TensorType::Q8_0, ..base });
     }
+    // Rows of one unit, of one turn of a team's lanes and of several, in all sizes of teams.
+    for units in [1, 5, 18, 65, 130] {
+        add(false, Product { units, normed: true, ..base });
+    }
+    // Many rows, for which workgroups and teams have other sizes.
+    for (rows, units) in [(1030, 3), (1030, 18), (1030, 65), (16_390, 50)] {
+        add(false, Product { rows, units, tokens: 1, ..base });
+        add(false, Product { rows, units, tokens: 1, normed: true, ..base });
+    }
+    add(false, Product { output: Output::SwiGlu, normed: true, ..base });
+    add(false, Product { family: Family::NotFinite, normed: true, ..base });
     for kind in TensorType::SUPPORTED {
         for (first_row, units) in [(0, whole_units(kind, 3)), (40, whole_units(kind, 18))] {
             cases.push(Case::new(
@@ -78,6 +93,9 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
 }
 
 async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
+    if p.normed && gpu.tier.emulates_lanes() {
+        return Ok(Ok(()));
+    }
     let mut random = Random::new(p.rows as u64 * 1000 + p.units as u64);
     let columns = p.units * 32;
     let (packed, weights) = matrix(&mut random, p.kind, Scales::Plausible, p.rows, p.units)?;
@@ -92,6 +110,18 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         }
         Family::Zero => x.fill(0.0),
     }
+    // The last numbers of a unit lie beyond what is normed.
+    let norm_weight = random.floats(columns);
+    let (width, epsilon) = (columns - 3, 1e-5);
+    let mut input = Input::Plain;
+    if p.normed {
+        input = Input::Normed { width: width as u32, epsilon };
+        for (token, x) in x.chunks_mut(x_stride).enumerate() {
+            // Inputs whose norm epsilon decides, and large ones.
+            x.iter_mut().for_each(|v| *v *= [1.0, 1e-4, 1e4][token % 3]);
+            x[width..columns].fill(f32::NAN);
+        }
+    }
     let before = random.floats(p.tokens * y_stride);
     let format = WeightFormat::of(p.kind)?;
     let params =
@@ -103,13 +133,21 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         )
     } else {
         (
-            kernels::matvec(gpu.tier, format, p.units as u32, p.output, Batch::One),
+            kernels::matvec(
+                gpu.tier,
+                format,
+                (p.rows as u32, p.units as u32),
+                input,
+                p.output,
+                Batch::One,
+            ),
             kernels::matvec_grid(gpu.tier, p.units as u32, p.rows as u32, p.tokens as u32),
         )
     };
     let (step, x_bits, y_bits) = ([p.tokens as u32], bits(&x), bits(&before));
     let y = if p.output == Output::Add { Data::InOut(&y_bits) } else { Data::Out(y_bits.len()) };
-    let data = [
+    let norm_bits = bits(&norm_weight);
+    let mut data = vec![
         Data::In(&step),
         Data::Uniform(&params),
         Data::In(&packed.weights),
@@ -117,10 +155,18 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         Data::In(&x_bits),
         y,
     ];
+    if p.normed {
+        data.push(Data::In(&norm_bits));
+    }
     let y = run(gpu, &spec, &data, (grid.0, grid.1, 1)).await?.remove(0);
 
     for token in 0..p.tokens {
-        let product = Expected::product(&weights, &x[token * x_stride..][..columns]);
+        let x = &x[token * x_stride..][..columns];
+        let product = if p.normed {
+            Expected::of_normed(&weights, x, &norm_weight[..width], epsilon)
+        } else {
+            Expected::product(&weights, x)
+        };
         let mut first = first_row as usize;
         let want = match p.output {
             Output::Store => product,

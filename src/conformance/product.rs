@@ -6,7 +6,7 @@ use crate::Result;
 use crate::kernels::{self, Packed};
 use crate::model::gguf::TensorType;
 use crate::reference::dequantize::dequantize;
-use crate::reference::model::{matvec, swiglu};
+use crate::reference::model::{matvec, rms_norm, swiglu};
 use half::{bf16, f16};
 
 /// How a matrix's scales are drawn.
@@ -121,6 +121,18 @@ impl Expected {
             .map(|s| 3.0 * unit * s + 1e-30)
             .collect();
         Self { values: matvec(weights, columns, x), tolerance }
+    }
+
+    /// W rmsnorm(x), where the first `weight.len()` numbers of x count.
+    pub(super) fn of_normed(weights: &[f32], x: &[f32], weight: &[f32], epsilon: f32) -> Self {
+        let normed = rms_norm(&x[..weight.len()], weight, epsilon);
+        let mut inputs: Vec<f32> = normed.into_iter().map(|v| v as f32).collect();
+        inputs.resize(x.len(), 0.0);
+        let mut product = Self::product(weights, &inputs);
+        // The norm is off by (n / 2 + 12) 2^-24 of itself, as in the cases of rms_norm, and each input by two roundings more,
+        // where the product's own error is 3 (n + 8) 2^-24 of sum |w x|: less than half as much again.
+        product.tolerance.iter_mut().for_each(|tolerance| *tolerance *= 1.5);
+        product
     }
 
     /// silu(gate) * up of rows (gate, up).

@@ -4,6 +4,7 @@ use super::Engine;
 use super::ops::{AttentionOps, Candidates, IndexOps, LayerOps};
 use crate::attention::{Step, TwoLevel};
 use crate::gpu::Op;
+use crate::kernels;
 
 #[derive(Clone, Copy)]
 pub(super) enum Mode<'a> {
@@ -66,7 +67,7 @@ impl Engine {
         plan: &Plan<'_>,
     ) {
         let rows = plan.step.rows;
-        layer.attn_norm.record(pass, rows, 1, 1);
+        layer.attn_norm.record(pass, rows);
         match &layer.attention {
             AttentionOps::Grouped(grouped) => {
                 grouped.qkv.record(pass, rows);
@@ -145,7 +146,8 @@ impl Engine {
         merge: &Op,
         step: &Step,
     ) {
-        merge.record(pass, self.shape.q_heads(), step.rows, 1);
+        let shape = &self.shape;
+        merge.record(pass, shape.q_heads(), step.rows, kernels::merge_parts(shape));
         if let AttentionOps::Latent(latent) = &layer.attention {
             latent.record_values(pass, step.rows);
         }
@@ -187,7 +189,7 @@ impl Engine {
     ) {
         let step = &plan.step;
         layer.output.record(pass, step.rows);
-        layer.ffn_norm.record(pass, step.rows, 1, 1);
+        layer.ffn_norm.record(pass, step.rows);
         layer.ffn.record(pass, step.rows);
     }
 

@@ -144,23 +144,23 @@ impl Gpu {
             })
             .collect();
         entries.sort_by_key(|entry| entry.binding);
-        let numbers = entries.iter().map(|entry| entry.binding).collect();
         let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(label),
             entries: &entries,
         });
-        (layout, numbers)
+        (layout, entries.iter().map(|entry| entry.binding).collect())
     }
 
-    /// Binds buffers to a kernel, in the order of its `@binding` numbers.
+    /// Binds buffers to a kernel: one for each `@binding` that it has, in ascending order.
     ///
     /// # Errors
     /// As [`Gpu::pipeline`], and [`Error::Gpu`] when the bindings do not fit the kernel.
     pub async fn op(&self, spec: &ShaderSpec, bindings: &[Binding<'_>]) -> Result<Op> {
         let pipeline = self.pipeline(spec).await?;
-        if bindings.len() != pipeline.numbers.len() {
-            let (given, wanted) = (bindings.len(), pipeline.numbers.len());
-            return Err(Error::Gpu(format!("{}: {given} bindings, not {wanted}", pipeline.file)));
+        let (given, has) = (bindings.len(), pipeline.numbers.len());
+        if given != has {
+            let file = pipeline.file;
+            return Err(Error::Gpu(format!("{file}: {given} buffers for {has} bindings")));
         }
         let entries: Vec<_> = bindings
             .iter()

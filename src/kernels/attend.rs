@@ -101,12 +101,12 @@ pub fn rope_append(shape: &Shape, norm: Option<f32>) -> ShaderSpec {
 
 /// Grid: (splits, KV heads * ceil(group / 4), rows).
 pub fn dense_split(shape: &Shape, place: Place) -> ShaderSpec {
-    placed(kv_spec("attend/dense_split.wgsl", shape), place).constant("SCALE", shape.scale())
+    split_spec("attend/dense_split.wgsl", shape, place)
 }
 
 /// Grid: (splits, KV heads * ceil(group / 4), rows).
 pub fn sparse_split(shape: &Shape, place: Place) -> ShaderSpec {
-    placed(kv_spec("attend/sparse_split.wgsl", shape), place).constant("SCALE", shape.scale())
+    split_spec("attend/sparse_split.wgsl", shape, place)
 }
 
 /// Grid: (head-blocks of the part).
@@ -114,9 +114,21 @@ pub fn place_blocks(shape: &Shape, slots: HotSlots) -> ShaderSpec {
     slots.constants(kv_spec("kv/place_blocks.wgsl", shape))
 }
 
-/// Grid: (query heads, rows).
-pub fn merge(shape: &Shape) -> ShaderSpec {
-    spec("attend/merge.wgsl", shape)
+fn split_spec(file: &'static str, shape: &Shape, place: Place) -> ShaderSpec {
+    let split =
+        if shape.shares_values() { "lib/latent_split.wgsl" } else { "lib/attend_split.wgsl" };
+    let spec = kv_spec(file, shape).slot("split", split).constant("SCALE", shape.scale());
+    placed(spec, place)
+}
+
+/// Grid: (query heads, rows, [`merge_parts`]).
+pub fn merge(tier: &Tier, shape: &Shape) -> ShaderSpec {
+    spec("attend/merge.wgsl", shape).constant("WORKGROUP", tier.lanes)
+}
+
+/// Workgroups that make a head's output in [`merge`].
+pub fn merge_parts(shape: &Shape) -> u32 {
+    shape.value_dim().div_ceil(128)
 }
 
 /// By the kernel that suits the adapter's tier; `row_width` floats from one row's queries to the next. Grid: (query heads,

@@ -64,23 +64,58 @@ pub enum Batch<'a> {
     ExpertsIn(&'a Experts),
 }
 
-/// Lanes that share four rows of `units` units in [`matvec`]: a workgroup has 64.
-fn matvec_lanes(tier: &Tier, units: u32) -> u32 {
-    if tier.emulates_lanes() || units < 12 { 8 } else { 32 }
+/// What [`matvec`] multiplies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Input {
+    /// Inputs as they are.
+    Plain,
+    /// Their RMSNorm: not where [lanes are emulated](Tier::emulates_lanes), since that reads the norm's weights once more.
+    Normed {
+        /// Floats of an input that count.
+        width: u32,
+        /// Added to the mean square.
+        epsilon: f32,
+    },
 }
 
-/// A few tokens at a time, by the kernel that suits the adapter's tier and rows of `units` units.
+/// Lanes of a workgroup of [`matvec`], and of them those that share four rows, for a matrix of so many rows and units a row.
+fn matvec_lanes(rows: u32, units: u32) -> (u32, u32) {
+    // Few rows are spread over many small workgroups. Of many rows, small teams fill the device too.
+    let (workgroup, most) = match rows {
+        ..1024 => (64, 64),
+        1024..16_384 => (256, 64),
+        16_384.. => (128, 32),
+    };
+    let team = match units {
+        ..12 => 8,
+        12..48 => 32,
+        48.. => most,
+    };
+    (workgroup, team)
+}
+
+/// A few tokens at a time, by the kernel that suits the adapter's tier and `rows` rows of `units` units.
 pub fn matvec(
     tier: &Tier,
     format: WeightFormat,
-    units: u32,
+    (rows, units): (u32, u32),
+    input: Input,
     output: Output,
     batch: Batch<'_>,
 ) -> ShaderSpec {
-    let spec = ShaderSpec::new(tier.matvec)
-        .slot("weights", format.file())
-        .slot("output", output.file())
-        .constant("LANES", matvec_lanes(tier, units));
+    let mut spec =
+        ShaderSpec::new(tier.matvec).slot("weights", format.file()).slot("output", output.file());
+    if !tier.emulates_lanes() {
+        let (workgroup, team) = matvec_lanes(rows, units);
+        spec = spec.constant("WORKGROUP", workgroup).constant("LANES", team);
+        spec = match input {
+            Input::Plain => spec.slot("input", "lib/input_plain.wgsl"),
+            Input::Normed { width, epsilon } => spec
+                .slot("input", "lib/input_normed.wgsl")
+                .constant("WIDTH", width)
+                .constant("EPSILON", epsilon),
+        };
+    }
     match batch {
         Batch::One => spec.slot("batch", "lib/batch_one.wgsl"),
         Batch::Heads => spec.slot("batch", "lib/batch_heads.wgsl"),
@@ -95,7 +130,9 @@ pub fn matvec(
 
 /// The first two dimensions of [`matvec`]'s grid; the third counts heads, slots, or is 1.
 pub fn matvec_grid(tier: &Tier, units: u32, rows: u32, tokens: u32) -> (u32, u32) {
-    (rows.div_ceil(256 / matvec_lanes(tier, units)), tokens)
+    // Lanes that are emulated have four rows each, in workgroups of eight.
+    let (workgroup, team) = if tier.emulates_lanes() { (8, 1) } else { matvec_lanes(rows, units) };
+    (rows.div_ceil(4 * workgroup / team), tokens)
 }
 
 /// Many tokens at a time, by the kernel that suits the adapter's tier. Heads are not multiplied by this one.

@@ -369,9 +369,10 @@ impl Loader<'_> {
         self.unflushed += bytes.len() as u64;
     }
 
-    /// A norm's weights, as floats.
+    /// A norm's weights, as floats, filled up to whole units of the products that norm their inputs.
     pub(crate) async fn vector(&mut self, info: &TensorInfo) -> Result<wgpu::Buffer> {
-        let floats = dequantize(info.kind, self.file.bytes(info))?;
+        let mut floats = dequantize(info.kind, self.file.bytes(info))?;
+        floats.resize(floats.len().next_multiple_of(WeightFormat::UNIT as usize), 0.0);
         (self.progress)(info.bytes);
         self.gpu.storage_with(&info.name, bytemuck::cast_slice(&floats)).await
     }

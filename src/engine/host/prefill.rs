@@ -102,7 +102,7 @@ impl Engine {
             if number == 0 {
                 self.record_embedding(&mut pass, &plan.step);
             }
-            layer.attn_norm.record(&mut pass, rows, 1, 1);
+            layer.attn_norm.record(&mut pass, rows);
             match &layer.attention {
                 AttentionOps::Grouped(grouped) => {
                     grouped.qkv.record(&mut pass, rows);

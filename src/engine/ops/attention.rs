@@ -1,9 +1,9 @@
 //! What makes a layer's queries, keys and values, and dense attention over a prompt.
 
 use super::latent::{LatentOps, LatentWeights};
+use super::product::Inputs;
 use super::{OpMaker, Product};
 use crate::Result;
-use crate::engine::scratch::Strides;
 use crate::gpu::{Binding, Op};
 use crate::kernels::{self, Output};
 use crate::kv::LayerCache;
@@ -35,14 +35,16 @@ impl OpMaker<'_> {
     pub(super) async fn attention(
         &mut self,
         weights: &AttentionWeights,
+        normed: Inputs<'_>,
         cache: &LayerCache,
     ) -> Result<AttentionOps> {
         match weights {
             AttentionWeights::Grouped { qkv, head_norms } => {
-                self.grouped(qkv, head_norms.as_ref(), cache).await.map(AttentionOps::Grouped)
+                let made = self.grouped(qkv, head_norms.as_ref(), normed, cache).await;
+                made.map(AttentionOps::Grouped)
             }
             AttentionWeights::Latent(weights) => {
-                self.latent(weights, cache).await.map(AttentionOps::Latent)
+                self.latent(weights, normed, cache).await.map(AttentionOps::Latent)
             }
         }
     }
@@ -51,11 +53,11 @@ impl OpMaker<'_> {
         &mut self,
         qkv: &Matrix,
         head_norms: Option<&[wgpu::Buffer; 2]>,
+        normed: Inputs<'_>,
         cache: &LayerCache,
     ) -> Result<GroupedOps> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         let rows = (&scratch.rows, shape.row_width());
-        let normed = (&scratch.normed, Strides::new(self.config).hidden);
         let mut ops = GroupedOps {
             qkv: self.product(qkv, normed, rows, Output::Store).await?,
             rope_append: Vec::new(),

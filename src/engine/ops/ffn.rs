@@ -1,6 +1,6 @@
 //! The feed-forward network of a layer: one for every token, or experts.
 
-use super::product::{FEW, Few, Product, batched};
+use super::product::{FEW, Few, Inputs, Product, batched};
 use super::{OpMaker, bindings};
 use crate::Result;
 use crate::engine::scratch::Strides;
@@ -80,11 +80,10 @@ impl ExpertOps {
 }
 
 impl OpMaker<'_> {
-    pub(super) async fn ffn(&mut self, weights: &FfnWeights) -> Result<FfnOps> {
+    pub(super) async fn ffn(&mut self, weights: &FfnWeights, normed: Inputs<'_>) -> Result<FfnOps> {
         let scratch = self.scratch;
         let strides = Strides::new(self.config);
         let x = (&scratch.x, strides.hidden);
-        let normed = (&scratch.normed, strides.hidden);
         match weights {
             FfnWeights::Dense { gate_up, down } => {
                 let ffn = (&scratch.ffn, strides.ffn);
@@ -97,7 +96,7 @@ impl OpMaker<'_> {
                 let config = self.config;
                 let experts =
                     config.experts.as_ref().expect("a layer with experts has their shapes");
-                self.experts(experts, router, bias.as_ref(), gate_up, down)
+                self.experts(experts, router, bias.as_ref(), (gate_up, down), normed)
                     .await
                     .map(FfnOps::Experts)
             }
@@ -109,22 +108,16 @@ impl OpMaker<'_> {
         experts: &Experts,
         router: &Matrix,
         bias: Option<&wgpu::Buffer>,
-        gate_up: &Matrix,
-        down: &Matrix,
+        (gate_up, down): (&Matrix, &Matrix),
+        normed: Inputs<'_>,
     ) -> Result<ExpertOps> {
         let (scratch, gpu) = (self.scratch, self.gpu);
         let moe = scratch.experts.as_ref().expect("a model with experts has their buffers");
         let strides = Strides::new(self.config);
         let (hidden, ffn) = (strides.hidden, strides.expert);
         let slots = experts.slots();
-        let router = self
-            .product(
-                router,
-                (&scratch.normed, hidden),
-                (&moe.logits, strides.router),
-                Output::Store,
-            )
-            .await?;
+        let router =
+            self.product(router, normed, (&moe.logits, strides.router), Output::Store).await?;
         let stride = self.uniform(strides.router).await?;
         let mut route = vec![&moe.logits, &moe.slots, &stride];
         route.extend(bias);
@@ -153,15 +146,16 @@ impl OpMaker<'_> {
         for part in &gate_up.parts {
             let rows = 2 * experts.ffn;
             let batch = Batch::ExpertsOut(experts);
-            let few = batched(part, rows, (hidden, 0), (slots * ffn, ffn));
-            let many = batched(part, rows, (hidden, 0), (ffn, 0));
-            let (x, y) = (&scratch.normed, &scratch.ffn);
+            let few = batched(part, rows, (normed.few.1, 0), (slots * ffn, ffn));
+            let many = batched(part, rows, (normed.many.1, 0), (ffn, 0));
+            let y = &scratch.ffn;
             ops.gate_up.push(
                 self.expert_part(
                     part,
                     batch,
-                    (few, x, y, Output::SwiGlu),
-                    (many, x, y, Output::SwiGlu),
+                    normed,
+                    (few, y, Output::SwiGlu),
+                    (many, y, Output::SwiGlu),
                 )
                 .await?,
             );
@@ -171,13 +165,14 @@ impl OpMaker<'_> {
             let batch = Batch::ExpertsIn(experts);
             let few = batched(part, rows, (slots * ffn, ffn), (hidden, 0));
             let many = batched(part, rows, (ffn, 0), (hidden, 0));
-            let from = &scratch.ffn;
+            let from = Inputs::from((&scratch.ffn, ffn));
             ops.down.push(
                 self.expert_part(
                     part,
                     batch,
-                    (few, from, &scratch.x, Output::Add),
-                    (many, from, &moe.made, Output::Store),
+                    from,
+                    (few, &scratch.x, Output::Add),
+                    (many, &moe.made, Output::Store),
                 )
                 .await?,
             );
@@ -189,17 +184,18 @@ impl OpMaker<'_> {
         &mut self,
         part: &Part,
         batch: Batch<'_>,
-        few: (MatrixParams, &wgpu::Buffer, &wgpu::Buffer, Output),
-        many: (MatrixParams, &wgpu::Buffer, &wgpu::Buffer, Output),
+        x: Inputs<'_>,
+        few: (MatrixParams, &wgpu::Buffer, Output),
+        many: (MatrixParams, &wgpu::Buffer, Output),
     ) -> Result<ExpertPart> {
         let (tier, scratch) = (self.gpu.tier, self.scratch);
         let moe = scratch.experts.as_ref().expect("a model with experts has their buffers");
         let step = &scratch.step;
-        let buffers = (few.1, few.2);
-        let few_op = self.few(part, few.0, (few.3, batch), step, buffers, Some(&moe.slots)).await?;
-        let spec = kernels::matmul(tier, part.format, many.3, batch);
+        let few_op =
+            self.few(part, few.0, (few.2, batch), step, (x, few.1), Some(&moe.slots)).await?;
+        let spec = kernels::matmul(tier, part.format, many.2, batch);
         let many_op =
-            self.part(&spec, part, many.0, step, (many.1, many.2), Some(&moe.lists)).await?;
+            self.part(&spec, part, many.0, step, (x.many.0, many.1), &[&moe.lists]).await?;
         Ok(ExpertPart { rows: few.0.rows, experts: few.0.batches, few: few_op, many: many_op })
     }
 }

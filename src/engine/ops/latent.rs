@@ -2,7 +2,7 @@
 //! attend one cached row a token, and what they attended is taken to values. Prefill is not: keys and values of all heads
 //! are made from the cached latents, a slab of tokens at a time, since then a pair of tokens costs half as much.
 
-use super::product::{HeadProduct, Product};
+use super::product::{HeadProduct, Inputs, Norm, Product};
 use super::{OpMaker, bindings};
 use crate::Result;
 use crate::engine::scratch::{LatentScratch, Strides};
@@ -25,7 +25,7 @@ pub(in crate::engine) struct LatentWeights {
 
 pub(in crate::engine) struct LatentOps {
     down: Product,
-    q_norm: Op,
+    q_norm: Norm,
     q_up: Product,
     /// One a segment of the cache.
     append: Vec<Op>,
@@ -67,7 +67,7 @@ impl LatentOps {
         rows: u32,
     ) {
         self.down.record(pass, rows);
-        self.q_norm.record(pass, rows, 1, 1);
+        self.q_norm.record(pass, rows);
         self.q_up.record(pass, rows);
     }
 
@@ -130,6 +130,7 @@ impl OpMaker<'_> {
     pub(super) async fn latent(
         &mut self,
         weights: &LatentWeights,
+        normed: Inputs<'_>,
         cache: &LayerCache,
     ) -> Result<LatentOps> {
         let AttentionConfig::Latent(latent) = self.config.attention else {
@@ -139,7 +140,6 @@ impl OpMaker<'_> {
         let own = scratch.latent.as_ref().expect("a model with latent attention has its buffers");
         let Latent { heads, q_rank, kv_rank, nope, value, epsilon, .. } = latent;
         let strides = Strides::new(self.config);
-        let normed = (&scratch.normed, strides.hidden);
         let (_, down_stride) = kernels::down_row(&latent);
         let q_stride = q_rank.next_multiple_of(32);
         let query_dim = latent.query_dim();
@@ -155,10 +155,12 @@ impl OpMaker<'_> {
         let slab = (&own.slab_latents, kv_rank);
         let slabs = self.slabs(own);
         let prefill_shape = latent.prefill_shape(self.options.block);
+        let (q_norm, q_normed) =
+            self.normed((q_rank, epsilon), down, &weights.q_norm, q_latents).await?;
         let mut ops = LatentOps {
             down: self.product(&weights.down, normed, down, Output::Store).await?,
-            q_norm: self.norm(false, (q_rank, epsilon), down, &weights.q_norm, q_latents).await?,
-            q_up: self.product(&weights.q_up, q_latents, queries, Output::Store).await?,
+            q_norm,
+            q_up: self.product(&weights.q_up, q_normed, queries, Output::Store).await?,
             append,
             absorb: self
                 .head_product(
@@ -181,7 +183,7 @@ impl OpMaker<'_> {
                 .product_of(
                     &own.slab_step,
                     &weights.key_up,
-                    slab,
+                    slab.into(),
                     (&own.slab_made, made_stride, 0),
                     Output::Store,
                 )
@@ -190,7 +192,7 @@ impl OpMaker<'_> {
                 .product_of(
                     &own.slab_step,
                     &weights.value_up,
-                    slab,
+                    slab.into(),
                     (&own.slab_made, made_stride, heads * nope),
                     Output::Store,
                 )

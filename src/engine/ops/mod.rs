@@ -12,7 +12,7 @@ pub(super) use ffn::{FfnOps, FfnWeights};
 pub(super) use host::{HostLayerOps, HostOps};
 pub(super) use index::{Candidates, IndexOps};
 pub(super) use latent::LatentWeights;
-pub(super) use product::Product;
+pub(super) use product::{Norm, Product};
 
 use super::EngineOptions;
 use super::scratch::{Scratch, Strides};
@@ -39,7 +39,7 @@ pub(super) struct LayerWeights {
 
 /// The operations of one layer; vectors hold one a segment of the cache.
 pub(super) struct LayerOps {
-    pub(super) attn_norm: Op,
+    pub(super) attn_norm: Norm,
     pub(super) attention: AttentionOps,
     pub(super) dense_split: Vec<Op>,
     pub(super) merge: Op,
@@ -48,7 +48,7 @@ pub(super) struct LayerOps {
     pub(super) host: Option<HostLayerOps>,
     pub(super) index: Option<IndexOps>,
     pub(super) output: Product,
-    pub(super) ffn_norm: Op,
+    pub(super) ffn_norm: Norm,
     pub(super) ffn: FfnOps,
 }
 
@@ -109,14 +109,6 @@ impl OpMaker<'_> {
         self.gpu.op(&kernels::rms_norm(self.gpu.tier, gather), &bindings).await
     }
 
-    // RMSNorm of the residual stream.
-    async fn stream_norm(&mut self, gather: bool, weight: &wgpu::Buffer) -> Result<Op> {
-        let scratch = self.scratch;
-        let stride = Strides::new(self.config).hidden;
-        let size = (self.config.hidden, self.config.epsilon);
-        self.norm(gather, size, (&scratch.x, stride), weight, (&scratch.normed, stride)).await
-    }
-
     pub(super) async fn ends(
         &mut self,
         embedding: &Matrix,
@@ -143,16 +135,14 @@ impl OpMaker<'_> {
         let uniform = self.uniform(RowsParams { width: vocabulary, stride: vocabulary }).await?;
         let bindings =
             [&scratch.step, &uniform, &scratch.logits, &scratch.winners].map(Binding::from);
+        let size = (self.config.hidden, self.config.epsilon);
+        let stream = (&scratch.x, strides.hidden);
+        let normed = (&scratch.normed, strides.hidden);
         Ok(EndOps {
             embed,
-            output_norm: self.stream_norm(true, output_norm).await?,
+            output_norm: self.norm(true, size, stream, output_norm, normed).await?,
             logits: self
-                .product(
-                    output,
-                    (&scratch.normed, strides.hidden),
-                    (&scratch.logits, vocabulary),
-                    Output::Store,
-                )
+                .product(output, normed, (&scratch.logits, vocabulary), Output::Store)
                 .await?,
             arg_max: self.gpu.op(&kernels::arg_max(), &bindings).await?,
         })
@@ -166,9 +156,13 @@ impl OpMaker<'_> {
     ) -> Result<LayerOps> {
         let (scratch, shape) = (self.scratch, self.shape);
         let strides = Strides::new(self.config);
+        let (attn_norm, normed) = self.stream_norm(&weights.attn_norm).await?;
+        let attention = self.attention(&weights.attention, normed, cache).await?;
+        let (ffn_norm, normed) = self.stream_norm(&weights.ffn_norm).await?;
+        let ffn = self.ffn(&weights.ffn, normed).await?;
         let mut ops = LayerOps {
-            attn_norm: self.stream_norm(false, &weights.attn_norm).await?,
-            attention: self.attention(&weights.attention, cache).await?,
+            attn_norm,
+            attention,
             dense_split: Vec::new(),
             merge: self.merge(self.layout.segments).await?,
             merge_arrived: match self.hot {
@@ -185,8 +179,8 @@ impl OpMaker<'_> {
                     Output::Add,
                 )
                 .await?,
-            ffn_norm: self.stream_norm(false, &weights.ffn_norm).await?,
-            ffn: self.ffn(&weights.ffn).await?,
+            ffn_norm,
+            ffn,
         };
         for index in 0..cache.kv.len() {
             let spec = kernels::dense_split(&shape, self.place());
@@ -217,7 +211,8 @@ impl OpMaker<'_> {
         let uniform = self.uniform(MergeParams { segments, count: self.state_segments() }).await?;
         let buffers =
             [&scratch.step, &uniform, &scratch.partial_o, &scratch.partial_ml, scratch.merged()];
-        self.gpu.op(&kernels::merge(&self.shape), &buffers.map(Binding::from)).await
+        let spec = kernels::merge(self.gpu.tier, &self.shape);
+        self.gpu.op(&spec, &buffers.map(Binding::from)).await
     }
 
     // Decode attention over one segment of the cache, whose states are those of segment `first` and on.

@@ -2,12 +2,45 @@
 
 use super::{OpMaker, Vectors};
 use crate::Result;
+use crate::engine::scratch::Strides;
 use crate::gpu::{Binding, Op, ShaderSpec};
-use crate::kernels::{self, Batch, MatrixParams, Output};
+use crate::kernels::{self, Batch, Input, MatrixParams, Output};
 use crate::model::weights::{Matrix, Part};
 
 /// Up to this many tokens, reading the weights once a token costs less than a tile's idle lanes.
 pub(super) const FEW: u32 = 4;
+
+/// What a product multiplies: of a few tokens, and of many. A few tokens' products norm their inputs themselves where lanes
+/// are real.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'b> {
+    pub(super) few: Vectors<'b>,
+    pub(super) many: Vectors<'b>,
+    /// How the few are normed, and the norm's weights.
+    pub(super) norm: Option<(Input, &'b wgpu::Buffer)>,
+}
+
+impl<'b> From<Vectors<'b>> for Inputs<'b> {
+    fn from(x: Vectors<'b>) -> Self {
+        Self { few: x, many: x, norm: None }
+    }
+}
+
+/// An RMSNorm whose results products multiply.
+pub(in crate::engine) struct Norm {
+    pub(super) op: Op,
+    /// Whether products of a few tokens do without it.
+    pub(super) is_fused: bool,
+}
+
+impl Norm {
+    /// Records the norm of `tokens` rows for the products that need it.
+    pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
+        if !self.is_fused || tokens > FEW {
+            self.op.record(pass, tokens, 1, 1);
+        }
+    }
+}
 
 /// A matrix product, part by part: for a few tokens, and for many.
 pub(in crate::engine) struct Product {
@@ -97,16 +130,51 @@ pub(super) fn batched(part: &Part, rows: u32, x: (u32, u32), y: (u32, u32)) -> M
     }
 }
 
+impl<'a> OpMaker<'a> {
+    // RMSNorm of rows of `width` floats, and what products of the results multiply.
+    pub(super) async fn normed<'b>(
+        &mut self,
+        (width, epsilon): (u32, f32),
+        x: Vectors<'b>,
+        weight: &'b wgpu::Buffer,
+        y: Vectors<'b>,
+    ) -> Result<(Norm, Inputs<'b>)> {
+        let op = self.norm(false, (width, epsilon), x, weight, y).await?;
+        let is_fused = !self.gpu.tier.emulates_lanes();
+        let inputs = if is_fused {
+            let norm = Some((Input::Normed { width, epsilon }, weight));
+            Inputs { few: x, many: y, norm }
+        } else {
+            y.into()
+        };
+        Ok((Norm { op, is_fused }, inputs))
+    }
+
+    // RMSNorm of the residual stream.
+    pub(super) async fn stream_norm<'b>(
+        &mut self,
+        weight: &'b wgpu::Buffer,
+    ) -> Result<(Norm, Inputs<'b>)>
+    where
+        'a: 'b,
+    {
+        let scratch = self.scratch;
+        let stride = Strides::new(self.config).hidden;
+        let size = (self.config.hidden, self.config.epsilon);
+        self.normed(size, (&scratch.x, stride), weight, (&scratch.normed, stride)).await
+    }
+}
+
 impl OpMaker<'_> {
     pub(super) async fn product(
         &mut self,
         matrix: &Matrix,
-        x: Vectors<'_>,
+        x: impl Into<Inputs<'_>>,
         y: Vectors<'_>,
         output: Output,
     ) -> Result<Product> {
         let step = self.scratch.step.clone();
-        self.product_of(&step, matrix, x, (y.0, y.1, 0), output).await
+        self.product_of(&step, matrix, x.into(), (y.0, y.1, 0), output).await
     }
 
     // A product over the rows of another step than the engine's, written `offset` floats into each row of y.
@@ -114,19 +182,22 @@ impl OpMaker<'_> {
         &mut self,
         step: &wgpu::Buffer,
         matrix: &Matrix,
-        (x, x_stride): Vectors<'_>,
+        x: Inputs<'_>,
         (y, y_stride, offset): (&wgpu::Buffer, u32, u32),
         output: Output,
     ) -> Result<Product> {
         let mut parts = Vec::new();
         for part in &matrix.parts {
-            let mut params = plain(part, x_stride, y_stride);
-            params.first_row += offset;
-            let many = kernels::matmul(self.gpu.tier, part.format, output, Batch::One);
+            let params = |x_stride| {
+                let params = plain(part, x_stride, y_stride);
+                MatrixParams { first_row: params.first_row + offset, ..params }
+            };
+            let (few, many) = (params(x.few.1), params(x.many.1));
+            let kernel = kernels::matmul(self.gpu.tier, part.format, output, Batch::One);
             parts.push(ProductPart {
                 rows: part.rows,
-                few: self.few(part, params, (output, Batch::One), step, (x, y), None).await?,
-                many: self.part(&many, part, params, step, (x, y), None).await?,
+                few: self.few(part, few, (output, Batch::One), step, (x, y), None).await?,
+                many: self.part(&kernel, part, many, step, (x.many.0, y), &[]).await?,
             });
         }
         Ok(Product { parts })
@@ -145,6 +216,7 @@ impl OpMaker<'_> {
         for part in &matrix.parts {
             let params = batched(part, rows, (x_stride, x_head), (y_stride, y_head));
             let kind = (Output::Store, Batch::Heads);
+            let x = Inputs::from((x, x_stride));
             let few = self.few(part, params, kind, &step, (x, y), None).await?;
             parts.push((params.batches, few));
         }
@@ -158,17 +230,20 @@ impl OpMaker<'_> {
         params: MatrixParams,
         (output, batch): (Output, Batch<'_>),
         step: &wgpu::Buffer,
-        buffers: (&wgpu::Buffer, &wgpu::Buffer),
+        (x, y): (Inputs<'_>, &wgpu::Buffer),
         experts: Option<&wgpu::Buffer>,
     ) -> Result<Few> {
         let tier = self.gpu.tier;
-        let spec = kernels::matvec(tier, part.format, part.units, output, batch);
+        let size = (params.rows, part.units);
+        let input = x.norm.map_or(Input::Plain, |norm| norm.0);
+        let spec = kernels::matvec(tier, part.format, size, input, output, batch);
         let (workgroups, _) = kernels::matvec_grid(tier, part.units, params.rows, 1);
-        let op = self.part(&spec, part, params, step, buffers, experts).await?;
+        let more: Vec<_> = experts.into_iter().chain(x.norm.map(|norm| norm.1)).collect();
+        let op = self.part(&spec, part, params, step, (x.few.0, y), &more).await?;
         Ok(Few { workgroups, op })
     }
 
-    // One part of a product; `experts` is what chooses among its matrices.
+    // One part of a product; `more`: what chooses among its matrices, what its inputs are normed with.
     pub(super) async fn part(
         &mut self,
         spec: &ShaderSpec,
@@ -176,12 +251,12 @@ impl OpMaker<'_> {
         params: MatrixParams,
         step: &wgpu::Buffer,
         (x, y): (&wgpu::Buffer, &wgpu::Buffer),
-        experts: Option<&wgpu::Buffer>,
+        more: &[&wgpu::Buffer],
     ) -> Result<Op> {
         let uniform = self.uniform(params).await?;
         let mut bindings: Vec<Binding<'_>> =
             vec![step.into(), (&uniform).into(), part.weights(), part.scales(), x.into(), y.into()];
-        bindings.extend(experts.map(Binding::from));
+        bindings.extend(more.iter().map(|buffer| Binding::from(*buffer)));
         self.gpu.op(spec, &bindings).await
     }
 }

@@ -1,0 +1,20 @@
+// A product's inputs normed (matvec): RMSNorm of the WIDTH floats of an input (arXiv 1910.07467). Weights of the norm are applied
+// to inputs as they are read, and the root of the mean square, known when all are read, to the product. One batch a
+// place.
+@group(0) @binding(7) var<storage, read> norm_weight: array<vec4<f32>>;
+
+// Sum of the squares of what this lane read.
+var<private> squares: f32 = 0.0;
+
+// The i-th vec4 of the input that begins at x[at]; what lies beyond WIDTH does not count.
+fn input(at: u32, i: u32) -> vec4<f32> {
+    let here = vec4(4u * i) + vec4(0u, 1u, 2u, 3u) < vec4(WIDTH);
+    let values = select(vec4(0.0), x[at + i], here);
+    squares += dot(values, values);
+    return values * norm_weight[i];
+}
+
+// What a product is multiplied by. Every lane must call.
+fn input_factor(lane: u32) -> f32 {
+    return inverseSqrt(workgroup_sum(lane, squares) / f32(WIDTH) + EPSILON);
+}
