@@ -21,7 +21,7 @@ pub(in crate::engine) enum AttentionWeights {
 
 pub(in crate::engine) enum AttentionOps {
     Grouped(GroupedOps),
-    Latent(LatentOps),
+    Latent(Box<LatentOps>),
 }
 
 /// Grouped-query attention; vectors hold one a segment of the cache.
@@ -42,7 +42,8 @@ impl OpMaker<'_> {
                 self.grouped(qkv, head_norms.as_ref(), cache).await.map(AttentionOps::Grouped)
             }
             AttentionWeights::Latent(weights) => {
-                self.latent(weights, cache).await.map(AttentionOps::Latent)
+                let ops = self.latent(weights, cache).await?;
+                Ok(AttentionOps::Latent(Box::new(ops)))
             }
         }
     }
