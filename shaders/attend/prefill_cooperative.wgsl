@@ -131,25 +131,125 @@ fn main(
     let own_weights = subgroup * 16u * WEIGHT_ROW;
     let weights_at = row * WEIGHT_ROW + half * 4u;
 
+    // This lane's share of the next tile's keys and values, one vec4 for every sixteen dimensions: they are on their way while
+    // a tile is worked on.
+    var k0: vec4<f16>;
+    var v0: vec4<f16>;
+    var k1: vec4<f16>;
+    var v1: vec4<f16>;
+    var k2: vec4<f16>;
+    var v2: vec4<f16>;
+    var k3: vec4<f16>;
+    var v3: vec4<f16>;
+    var k4: vec4<f16>;
+    var v4: vec4<f16>;
+    var k5: vec4<f16>;
+    var v5: vec4<f16>;
+    var k6: vec4<f16>;
+    var v6: vec4<f16>;
+    var k7: vec4<f16>;
+    var v7: vec4<f16>;
+    var place = place_of(first_row, kv_head, 0u, last_position);
+    if place.near_here || place.far_here {
+        k0 = key_at(place, lane);
+        v0 = value_at(place, lane, 0u, last_position);
+        if HEAD_DIM > 16u {
+            k1 = key_at(place, WORKGROUP + lane);
+            v1 = value_at(place, WORKGROUP + lane, 0u, last_position);
+        }
+        if HEAD_DIM > 32u {
+            k2 = key_at(place, 2u * WORKGROUP + lane);
+            v2 = value_at(place, 2u * WORKGROUP + lane, 0u, last_position);
+        }
+        if HEAD_DIM > 48u {
+            k3 = key_at(place, 3u * WORKGROUP + lane);
+            v3 = value_at(place, 3u * WORKGROUP + lane, 0u, last_position);
+        }
+        if HEAD_DIM > 64u {
+            k4 = key_at(place, 4u * WORKGROUP + lane);
+            v4 = value_at(place, 4u * WORKGROUP + lane, 0u, last_position);
+        }
+        if HEAD_DIM > 80u {
+            k5 = key_at(place, 5u * WORKGROUP + lane);
+            v5 = value_at(place, 5u * WORKGROUP + lane, 0u, last_position);
+        }
+        if HEAD_DIM > 96u {
+            k6 = key_at(place, 6u * WORKGROUP + lane);
+            v6 = value_at(place, 6u * WORKGROUP + lane, 0u, last_position);
+        }
+        if HEAD_DIM > 112u {
+            k7 = key_at(place, 7u * WORKGROUP + lane);
+            v7 = value_at(place, 7u * WORKGROUP + lane, 0u, last_position);
+        }
+    }
     for (var tile = 0u; tile <= last_position; tile += TILE_TOKENS) {
-        let place = place_of(first_row, kv_head, tile, last_position);
-        if !place.near_here && !place.far_here {
+        let now = place;
+        let here = now.near_here || now.far_here;
+        if here {
+            workgroupBarrier();
+            stage_pair(lane, k0, v0);
+            if HEAD_DIM > 16u {
+                stage_pair(WORKGROUP + lane, k1, v1);
+            }
+            if HEAD_DIM > 32u {
+                stage_pair(2u * WORKGROUP + lane, k2, v2);
+            }
+            if HEAD_DIM > 48u {
+                stage_pair(3u * WORKGROUP + lane, k3, v3);
+            }
+            if HEAD_DIM > 64u {
+                stage_pair(4u * WORKGROUP + lane, k4, v4);
+            }
+            if HEAD_DIM > 80u {
+                stage_pair(5u * WORKGROUP + lane, k5, v5);
+            }
+            if HEAD_DIM > 96u {
+                stage_pair(6u * WORKGROUP + lane, k6, v6);
+            }
+            if HEAD_DIM > 112u {
+                stage_pair(7u * WORKGROUP + lane, k7, v7);
+            }
+            workgroupBarrier();
+        }
+        let next = tile + TILE_TOKENS;
+        if next <= last_position {
+            place = place_of(first_row, kv_head, next, last_position);
+            if place.near_here || place.far_here {
+                k0 = key_at(place, lane);
+                v0 = value_at(place, lane, next, last_position);
+                if HEAD_DIM > 16u {
+                    k1 = key_at(place, WORKGROUP + lane);
+                    v1 = value_at(place, WORKGROUP + lane, next, last_position);
+                }
+                if HEAD_DIM > 32u {
+                    k2 = key_at(place, 2u * WORKGROUP + lane);
+                    v2 = value_at(place, 2u * WORKGROUP + lane, next, last_position);
+                }
+                if HEAD_DIM > 48u {
+                    k3 = key_at(place, 3u * WORKGROUP + lane);
+                    v3 = value_at(place, 3u * WORKGROUP + lane, next, last_position);
+                }
+                if HEAD_DIM > 64u {
+                    k4 = key_at(place, 4u * WORKGROUP + lane);
+                    v4 = value_at(place, 4u * WORKGROUP + lane, next, last_position);
+                }
+                if HEAD_DIM > 80u {
+                    k5 = key_at(place, 5u * WORKGROUP + lane);
+                    v5 = value_at(place, 5u * WORKGROUP + lane, next, last_position);
+                }
+                if HEAD_DIM > 96u {
+                    k6 = key_at(place, 6u * WORKGROUP + lane);
+                    v6 = value_at(place, 6u * WORKGROUP + lane, next, last_position);
+                }
+                if HEAD_DIM > 112u {
+                    k7 = key_at(place, 7u * WORKGROUP + lane);
+                    v7 = value_at(place, 7u * WORKGROUP + lane, next, last_position);
+                }
+            }
+        }
+        if !here {
             continue;
         }
-        workgroupBarrier();
-        // As many rounds for every lane, so that they are unrolled and their loads wait together.
-        for (var round = 0u; round < TILE_TOKENS * VECS / WORKGROUP; round++) {
-            let i = round * WORKGROUP + lane;
-            let token = i / VECS;
-            let key = 2u * place_rows(place, token) + i;
-            let to = token * STAGE_ROW + i % VECS;
-            stage[to] = kv[key];
-            // What lies past the last token was never written, or by another sequence: 0 * NaN would be NaN. A head-block's
-            // values follow its keys.
-            let written = place_here(place, token) && tile + token <= last_position;
-            stage[to + TILE_TOKENS * STAGE_ROW] = select(vec4<f16>(), kv[key + BLOCK * VECS], written);
-        }
-        workgroupBarrier();
 
         var near: coop_mat16x16<f32, C>;
         var far: coop_mat16x16<f32, C>;
@@ -192,7 +292,7 @@ fn main(
 
         // Scale and mask; the row's largest logit; its weights.
         let first = tile + half * 16u;
-        let end = select(0u, position + 1u, place_here(place, half * 16u));
+        let end = select(0u, position + 1u, place_here(now, half * 16u));
         let s0 = masked(logits_at, grow, first, end);
         let s1 = masked(logits_at + 1u, grow, first + 4u, end);
         let s2 = masked(logits_at + 2u, grow, first + 8u, end);
@@ -307,6 +407,24 @@ fn main(
         coopStoreT(o7, &logits[own_logits], LOGIT_ROW);
         put(writes, to + 28u, merge, outputs_at);
     }
+}
+
+fn key_at(place: Place, i: u32) -> vec4<f16> {
+    return kv[2u * place_rows(place, i / VECS) + i];
+}
+
+// What lies past the last token was never written, or by another sequence: 0 * NaN would be NaN. A head-block's values follow
+// its keys.
+fn value_at(place: Place, i: u32, tile: u32, last_position: u32) -> vec4<f16> {
+    let token = i / VECS;
+    let written = place_here(place, token) && tile + token <= last_position;
+    return select(vec4<f16>(), kv[2u * place_rows(place, token) + BLOCK * VECS + i], written);
+}
+
+fn stage_pair(i: u32, key: vec4<f16>, value: vec4<f16>) {
+    let to = i / VECS * STAGE_ROW + i % VECS;
+    stage[to] = key;
+    stage[to + TILE_TOKENS * STAGE_ROW] = value;
 }
 
 // Adds sixteen dimensions' share of the logits of sixteen tokens, whose keys begin there.

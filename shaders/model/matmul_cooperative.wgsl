@@ -37,6 +37,7 @@ var<workgroup> sums: array<vec4<f32>, 512>;
 @compute @workgroup_size(256)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(subgroup_invocation_id) member: u32,
@@ -48,8 +49,10 @@ fn main(
         sums[0] = vec4(f32(token_count(batch)));
     }
     let tokens = u32(workgroupUniformLoad(&sums[0]).x);
-    let row_base = group.x * 128u;
-    let token_base = group.y * 128u;
+    // Workgroups that run at a time take all tokens of few rows: weights come from memory once, inputs from the cache.
+    let tile_number = group.y * groups.x + group.x;
+    let row_base = tile_number / groups.y * 128u;
+    let token_base = tile_number % groups.y * 128u;
     if token_base >= tokens {
         return;
     }
