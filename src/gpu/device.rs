@@ -569,3 +569,17 @@ impl Gpu {
         self.device.destroy();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_to_do_without_are_a_list_of_known_words() {
+        let both = Disable { subgroups: true, cooperative: true };
+        assert_eq!(Disable::parse("cooperative, subgroups").unwrap(), both);
+        assert_eq!(Disable::parse("").unwrap(), Disable::default());
+        let error = Disable::parse("gravity").unwrap_err().to_string();
+        assert!(error.contains("gravity") && error.contains("cooperative"), "{error}");
+    }
+}
