@@ -43,7 +43,9 @@ fn main() {
             bench.product(format, 6144, 4096, 1);
             bench.product(format, 24576, 4096, 1);
             bench.product(format, 4096, 12288, 1);
+            bench.product(format, 6144, 4096, 1024);
             bench.product(format, 24576, 4096, 1024);
+            bench.product(format, 4096, 12288, 1024);
             // GLM-4.7-Flash's: a query's latent to queries, an expert.
             bench.product(format, 5120, 768, 1);
             bench.product(format, 3072, 2048, 1);
@@ -51,6 +53,9 @@ fn main() {
     }
     for width in [576, 2048, 4096] {
         bench.norm(width);
+    }
+    for width in [4096, 12288] {
+        bench.half_rows(width, 1024);
     }
     let small = Shape::new(3, 3, 64, true);
     let large = Shape::new(8, 4, 128, false);
@@ -116,6 +121,14 @@ impl Bench {
         self.time(&format!("rms_norm {width}"), &op, [1, 1, 1], 0.0, f64::from(width) * 12.0);
     }
 
+    fn half_rows(&self, width: u32, rows: u32) {
+        let bytes = u64::from((width + 32) * rows) * 4;
+        let (x, halves) = (self.storage(bytes), self.storage(bytes));
+        let params = self.uniform(kernels::half_rows_params(width / 32, width + 32));
+        let op = self.op(&kernels::half_rows(self.gpu.tier), &[&params, &x, &halves]);
+        self.time(&format!("half_rows {rows}x{width}"), &op, [rows, 1, 1], 0.0, bytes as f64 * 1.5);
+    }
+
     fn product(&self, format: WeightFormat, rows: u32, columns: u32, tokens: u32) {
         let units = columns / 32;
         let matrix_units = u64::from(rows * units);
@@ -137,6 +150,7 @@ impl Bench {
             batches: 1,
             x_batch: 0,
             y_batch: 0,
+            weight_shift: 0,
         });
         let (kernel, spec, grid) = if tokens == 1 {
             (
@@ -155,7 +169,7 @@ impl Bench {
             (
                 "matmul",
                 kernels::matmul(self.gpu.tier, format, Output::Store, Batch::One),
-                kernels::matmul_grid(rows, tokens),
+                kernels::matmul_grid(self.gpu.tier, format, rows, tokens),
             )
         };
         let op = self.op(&spec, &[&step, &params, &weights, &scales, &x, &y]);
@@ -189,7 +203,7 @@ impl Bench {
                 out.extend(vec![[0.6, 0.8]; shape.head_dim as usize / 2])
             })
         };
-        let rows = 256;
+        let rows = if self.gpu.is_cpu() { 256 } else { 1024.min(depth) };
         let stride = count * shape.block;
         let step = self.storage(1 << 22);
         let segment = self.uniform(SegmentParams { first: 0, blocks: count, index: 0, count: 1 });

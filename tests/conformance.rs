@@ -4,7 +4,7 @@
 //! SwiftShader through Vulkan); one that is not is a failed trial, never a silent skip.
 
 use asynctls::conformance::{Case, cases};
-use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
+use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier, adapters};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -17,21 +17,23 @@ struct Mode {
     applies: fn(&Case, &Adapter) -> bool,
 }
 
+fn tier(adapter: &Adapter) -> &'static Tier {
+    Tier::of(adapter, Disable::default())
+}
+
 fn modes() -> Vec<Mode> {
     let base = GpuOptions::default();
-    let portable = Disable { subgroups: true };
-    let has_tiers = |_: &Case, adapter: &Adapter| {
-        asynctls::gpu::Tier::of(adapter, Disable::default()).name != "portable"
-    };
+    let portable = Disable { subgroups: true, ..Disable::default() };
+    let without_matrices = Disable { cooperative: true, ..Disable::default() };
     vec![
         Mode { name: "trusted", options: base, applies: |_, _| true },
-        // Checks are compiled in by naga, the same for every backend: one adapter does.
+        // Checks are compiled in by naga, the same for every backend: one adapter of a tier does.
         Mode {
             name: "checked",
             options: GpuOptions { checked: true, ..base },
             applies: |_, adapter| {
                 adapter.info.backend == wgpu::Backend::Vulkan
-                    && adapter.info.name.contains("llvmpipe")
+                    && (adapter.info.name.contains("llvmpipe") || has_matrices(adapter))
             },
         },
         Mode {
@@ -42,9 +44,23 @@ fn modes() -> Vec<Mode> {
         Mode {
             name: "portable",
             options: GpuOptions { disable: portable, ..base },
-            applies: has_tiers,
+            applies: |_, adapter| tier(adapter).name != "portable",
+        },
+        Mode {
+            name: "without matrices",
+            options: GpuOptions { disable: without_matrices, ..base },
+            applies: |case, adapter| has_matrices(adapter) && uses_matrices(case),
         },
     ]
+}
+
+fn has_matrices(adapter: &Adapter) -> bool {
+    tier(adapter).matmul.halves
+}
+
+// Whether a variant of the case's kernel uses cooperative matrices.
+fn uses_matrices(case: &Case) -> bool {
+    ["matmul", "prefill"].contains(&case.kernel)
 }
 
 fn main() {
@@ -64,6 +80,15 @@ fn main() {
                 continue;
             }
         };
+        if !has_matrices(&adapter) {
+            // Counted as ignored: nothing here runs the kernels that need such an adapter.
+            let skipped = cases.iter().filter(|case| uses_matrices(case)).count();
+            let name = format!(
+                "{request} has no cooperative matrices for {skipped} cases of matmul and prefill"
+            );
+            let missing = || Err(Failed::from("it has none"));
+            trials.push((0, Trial::test(name, missing).with_ignored_flag(true)));
+        }
         for mode in modes() {
             // One device a mode, opened by the first trial that needs it.
             let gpu: Arc<OnceLock<Result<Gpu, String>>> = Arc::default();

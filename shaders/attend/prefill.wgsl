@@ -6,11 +6,11 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
+//!include lib/tile_place.wgsl
 
 // Lanes of a team. Twice as many for heads of more than 128 dimensions: a lane's registers hold 8 rows x 16 dimensions.
 const TEAM: u32 = 8u * ((HEAD_DIM + 127u) / 128u);
 const WORKGROUP: u32 = 8u * TEAM;
-const TILE_TOKENS: u32 = 32u;
 const LANE_TOKENS: u32 = TILE_TOKENS / TEAM;
 const DEPTH: u32 = 16u;
 const VECS: u32 = HEAD_DIM / 4u;
@@ -24,7 +24,6 @@ const QUERY_VECS: u32 = ROW_WIDTH / 4u;
 const NOTHING: f32 = -1.0e30;
 const NOWHERE: u32 = 0xffffffffu;
 
-@group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
@@ -241,41 +240,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         put_states(head, first_row + row, left_lo, merged_lo);
         put_states(head, first_row + row + 4u, left_hi, merged_hi);
     }
-}
-
-// Where the keys of a tile lie: in one block, or half in each of two where a block has fewer tokens than a tile. Either
-// half may be in another segment; its rows are then the other half's, which can be read and are masked.
-struct Place {
-    // Where the tile's first token would begin if all tokens lay where the near (the far) half's do; wraps.
-    near: u32,
-    far: u32,
-    near_here: bool,
-    far_here: bool,
-}
-
-const HALVES: bool = BLOCK < TILE_TOKENS;
-
-fn place_of(row: u32, kv_head: u32, tile: u32, last_position: u32) -> Place {
-    let near = row_block(row, tile / BLOCK) - segment.first;
-    var far = near;
-    if HALVES {
-        far = row_block(row, min(tile + BLOCK, last_position) / BLOCK) - segment.first;
-    }
-    let near_here = near < segment.blocks;
-    let far_here = far < segment.blocks;
-    let near_rows = kv_row(select(far, near, near_here), kv_head, KEYS, tile % BLOCK);
-    let far_rows = kv_row(select(near, far, far_here), kv_head, KEYS, 0u) - BLOCK * ROW_VECS;
-    return Place(near_rows, far_rows, near_here, far_here);
-}
-
-// Where the keys begin, counted from the tile's first token, of the half that its i-th token is in.
-fn place_rows(place: Place, i: u32) -> u32 {
-    return select(place.near, place.far, HALVES && i >= BLOCK);
-}
-
-// Whether the tile's i-th token is in this segment.
-fn place_here(place: Place, i: u32) -> bool {
-    return !HALVES || select(place.near_here, place.far_here, i >= BLOCK);
 }
 
 // Positions of up to four of the tile's tokens; of those in another segment one past every row's.

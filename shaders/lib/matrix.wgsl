@@ -1,21 +1,3 @@
-// What matrix-vector and matrix-matrix products share: y (op)= W x for one part of a weight matrix.
-struct Matrix {
-    // Units of 32 weights in a row of W.
-    units: u32,
-    // Rows of W in this part; of a batched product, rows of each matrix.
-    rows: u32,
-    // Row of the whole matrix that this part begins with.
-    first_row: u32,
-    // Length of one token's input and output, in floats.
-    x_stride: u32,
-    y_stride: u32,
-    // Of a batched product: the matrices in this part, and the length of one matrix's input and output.
-    first_batch: u32,
-    batches: u32,
-    x_batch: u32,
-    y_batch: u32,
-}
-
-@group(0) @binding(1) var<uniform> matrix: Matrix;
+// What matrix-vector and matrix-matrix products of floats share.
+//!include lib/product.wgsl
 @group(0) @binding(4) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> y: array<f32>;

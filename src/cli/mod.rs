@@ -61,7 +61,7 @@ Examples:
 
 Environment:
   ASYNCTLS_ADAPTER    the adapter, where --adapter is not given
-  ASYNCTLS_DISABLE    features to do without, such as subgroups
+  ASYNCTLS_DISABLE    features to do without: subgroups, cooperative
   HF_HOME             where --hf keeps models [default: ~/.cache/huggingface]
   HF_TOKEN            the token for --hf, where a login has left none
   HF_ENDPOINT         the hub that --hf asks [default: https://huggingface.co]

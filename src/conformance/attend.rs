@@ -136,7 +136,9 @@ async fn attend(
         // In prefill a value that is not finite also spoils earlier rows of its tile, by 0 * NaN: only other sequences
         // are promised not to notice.
         let spoilt = kernel == "prefill" && family == Family::NotFinite;
-        let verdict = check_attention(&cache, &rows, &qkv, &out, &tokens, usize::from(spoilt));
+        let rounds = kernel == "prefill" && kernels::prefill_rounds(gpu.tier, &shape);
+        let from = usize::from(spoilt);
+        let verdict = check_attention(&cache, &rows, &qkv, &out, &tokens, (from, rounds));
         if verdict.is_err() {
             return Ok(verdict.map_err(|e| format!("target {target}: {e}")));
         }
@@ -292,7 +294,7 @@ fn check_attention(
     qkv: &[f32],
     out: &[u32],
     tokens: &Tokens,
-    first: usize,
+    (first, rounds): (usize, bool),
 ) -> Verdict {
     let shape = &cache.shape;
     let d = shape.head_dim as usize;
@@ -314,9 +316,17 @@ fn check_attention(
                 .fold(0.0, f64::max)
                 * f64::from(shape.scale());
             let ulp = 2f64.powi(-23);
-            let weight = size * (d as f64 + 4.0) * ulp
+            let mut weight = size * (d as f64 + 4.0) * ulp
                 + 3.0 * (3.0 + 4.0 * size) * ulp
                 + (tokens.len() as f64 + 64.0) * ulp;
+            if rounds {
+                // Queries in f16 are off by 2^-11, and a weight by twice what its logit is; so is the weight in f16, or by
+                // 2^-32 of the largest, which is 1. Matrix units do not round sums to nearest: four times what floats take.
+                let n = tokens.len() as f64;
+                weight += 2.0 * size * (2f64.powi(-11) + (d as f64 + 8.0) * 2f64.powi(-22))
+                    + 2f64.powi(-11)
+                    + n * (2f64.powi(-22) + 2f64.powi(-32));
+            }
             let what = format!("row {r} (sequence {sequence}, position {position}) head {head}");
             let at = (r * shape.q_heads() as usize + head) * want.len();
             compare(&what, &out[at..], &want, |_| 2.0 * weight)?;

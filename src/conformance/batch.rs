@@ -1,6 +1,6 @@
 //! Cases of `matvec` and `matmul` with several matrices: one a head, and experts.
 
-use super::product::{Expected, Scales, matrix, whole_units};
+use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units};
 use super::rig::{Data, POISON, Random, bits, run};
 use super::{Case, Verdict};
 use crate::Result;
@@ -248,9 +248,11 @@ async fn batched(gpu: &Gpu, b: Batched) -> Result<Verdict> {
     for part in PARTS {
         let (packed, own) =
             matrix(&mut random, b.kind, Scales::Plausible, b.rows * part.len(), b.units)?;
+        let shift = weight_shift(&own);
         weights.extend(own);
-        y = product_of_part(gpu, &b, part.clone(), &packed, &x_bits, &y, &choosers).await?;
-        let verdict = check(&b, &entries, part.end, &weights, &x, &before, &y);
+        let part_of = (part.clone(), &packed, shift);
+        y = product_of_part(gpu, &b, part_of, &x_bits, &y, &choosers).await?;
+        let verdict = check(gpu, &b, &entries, part.end, (&weights, &x), &before, &y);
         if verdict.is_err() {
             return Ok(verdict.map_err(|e| format!("after part {part:?}: {e}")));
         }
@@ -261,8 +263,7 @@ async fn batched(gpu: &Gpu, b: Batched) -> Result<Verdict> {
 async fn product_of_part(
     gpu: &Gpu,
     b: &Batched,
-    part: Range<usize>,
-    packed: &Packed,
+    (part, packed, weight_shift): (Range<usize>, &Packed, i32),
     x: &[u32],
     y: &[u32],
     choosers: &[u32],
@@ -278,6 +279,7 @@ async fn product_of_part(
         batches: part.len() as u32,
         x_batch: layout.x_batch as u32,
         y_batch: layout.y_batch as u32,
+        weight_shift,
     };
     let experts = experts();
     let (batch, places) = match (b.of, b.many) {
@@ -295,7 +297,10 @@ async fn product_of_part(
     };
     let (rows, tokens) = (b.rows as u32, b.tokens as u32);
     let (spec, grid) = if b.many {
-        (kernels::matmul(gpu.tier, format, b.output(), batch), kernels::matmul_grid(rows, tokens))
+        (
+            kernels::matmul(gpu.tier, format, b.output(), batch),
+            kernels::matmul_grid(gpu.tier, format, rows, tokens),
+        )
     } else {
         (
             kernels::matvec(
@@ -311,6 +316,8 @@ async fn product_of_part(
     };
     let step = [tokens];
     let norm_bits = bits(&norm_weight(b));
+    let x =
+        &if b.many { inputs(gpu, format, b.units, layout.x_stride, x).await? } else { x.to_vec() };
     let mut data = vec![
         Data::In(&step),
         Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
@@ -337,16 +344,17 @@ const EPSILON: f32 = 1e-5;
 
 /// Checks outputs after the parts that hold the first `done` matrices: what other matrices make is as before.
 fn check(
+    gpu: &Gpu,
     b: &Batched,
     entries: &[Entry],
     done: usize,
-    weights: &[f32],
-    x: &[f32],
+    (weights, x): (&[f32], &[f32]),
     before: &[f32],
     y: &[u32],
 ) -> Verdict {
     let columns = b.units * 32;
     let norm = norm_weight(b);
+    let format = WeightFormat::of(b.kind).expect("a supported type");
     let mut rest = y.to_vec();
     for (i, entry) in entries.iter().enumerate() {
         let terms: Vec<_> = entry
@@ -358,6 +366,8 @@ fn check(
                 let x = &x[term.x..][..columns];
                 let product = if b.normed {
                     Expected::of_normed(weights, x, &norm, EPSILON)
+                } else if b.many {
+                    Expected::many(gpu, format, weights, x)
                 } else {
                     Expected::product(weights, x)
                 };

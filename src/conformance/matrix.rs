@@ -1,6 +1,6 @@
 //! Cases of `matvec`, `matmul` and `embed`.
 
-use super::product::{Expected, Scales, matrix, whole_units};
+use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units};
 use super::rig::{Data, Random, bits, compare, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
@@ -68,6 +68,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         }
         add(many, Product { output: Output::SwiGlu, rows: 2, units: 1, tokens: 1, ..base });
         add(many, Product { rows: 130, units: 5, tokens: 130, kind: TensorType::Q8_0, ..base });
+        add(many, Product { rows: 260, units: 6, tokens: 259, kind: TensorType::BF16, ..base });
     }
     // Rows of one unit, of one turn of a team's lanes and of several, in all sizes of teams.
     for units in [1, 5, 18, 65, 130] {
@@ -124,12 +125,14 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
     }
     let before = random.floats(p.tokens * y_stride);
     let format = WeightFormat::of(p.kind)?;
-    let params =
-        [p.units as u32, p.rows as u32, first_row, x_stride as u32, y_stride as u32, 0, 1, 0, 0];
+    let shift = weight_shift(&weights) as u32;
+    let (units, rows, strides) =
+        (p.units as u32, p.rows as u32, [x_stride as u32, y_stride as u32]);
+    let params = [units, rows, first_row, strides[0], strides[1], 0, 1, 0, 0, shift];
     let (spec, grid) = if many {
         (
             kernels::matmul(gpu.tier, format, p.output, Batch::One),
-            kernels::matmul_grid(p.rows as u32, p.tokens as u32),
+            kernels::matmul_grid(gpu.tier, format, p.rows as u32, p.tokens as u32),
         )
     } else {
         (
@@ -145,6 +148,7 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         )
     };
     let (step, x_bits, y_bits) = ([p.tokens as u32], bits(&x), bits(&before));
+    let x_bits = if many { inputs(gpu, format, p.units, x_stride, &x_bits).await? } else { x_bits };
     let y = if p.output == Output::Add { Data::InOut(&y_bits) } else { Data::Out(y_bits.len()) };
     let norm_bits = bits(&norm_weight);
     let mut data = vec![
@@ -164,6 +168,8 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         let x = &x[token * x_stride..][..columns];
         let product = if p.normed {
             Expected::of_normed(&weights, x, &norm_weight[..width], epsilon)
+        } else if many {
+            Expected::many(gpu, format, &weights, x)
         } else {
             Expected::product(&weights, x)
         };

@@ -5,6 +5,7 @@ mod attend;
 mod batch;
 mod cache;
 mod experts;
+mod halves;
 mod index;
 mod latent;
 mod matrix;
@@ -64,6 +65,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     matrix::cases(&mut cases);
     batch::cases(&mut cases);
+    halves::cases(&mut cases);
     model::cases(&mut cases);
     experts::cases(&mut cases);
     rope::cases(&mut cases);

@@ -1,12 +1,13 @@
 //! Random weight matrices of every type, and what twins make of products with them.
 
 use super::Verdict;
-use super::rig::{Random, compare};
+use super::rig::{Data, Random, compare, run};
 use crate::Result;
-use crate::kernels::{self, Packed};
+use crate::gpu::Gpu;
+use crate::kernels::{self, Packed, WeightFormat};
 use crate::model::gguf::TensorType;
 use crate::reference::dequantize::dequantize;
-use crate::reference::model::{matvec, rms_norm, swiglu};
+use crate::reference::model::{dot, matvec, rms_norm, swiglu};
 use half::{bf16, f16};
 
 /// How a matrix's scales are drawn.
@@ -98,6 +99,33 @@ pub(super) fn matrix(
     Ok((packed, weights))
 }
 
+/// What the product of many tokens reads: inputs as they are, or as f16 where the kernel multiplies those.
+pub(super) async fn inputs(
+    gpu: &Gpu,
+    format: WeightFormat,
+    units: usize,
+    stride: usize,
+    x: &[u32],
+) -> Result<Vec<u32>> {
+    if !kernels::multiplies_halves(gpu.tier, format) {
+        return Ok(x.to_vec());
+    }
+    let params = [units as u32 * 32, stride as u32];
+    let data = [Data::Uniform(&params), Data::In(x), Data::Out(x.len())];
+    let grid = ((x.len() / stride) as u32, 1, 1);
+    Ok(run(gpu, &kernels::half_rows(gpu.tier), &data, grid).await?.remove(0))
+}
+
+/// What weights are shifted by where they become f16.
+pub(super) fn weight_shift(weights: &[f32]) -> i32 {
+    kernels::weight_shift(largest(weights))
+}
+
+/// The largest finite magnitude.
+pub(super) fn largest(weights: &[f32]) -> f32 {
+    weights.iter().map(|w| w.abs()).filter(|w| w.is_finite()).fold(0.0, f32::max)
+}
+
 /// What a twin computed, and how far a kernel may be off.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expected {
@@ -132,6 +160,28 @@ impl Expected {
         // The norm is off by (n / 2 + 12) 2^-24 of itself, as in the cases of rms_norm, and each input by two roundings more,
         // where the product's own error is 3 (n + 8) 2^-24 of sum |w x|: less than half as much again.
         product.tolerance.iter_mut().for_each(|tolerance| *tolerance *= 1.5);
+        product
+    }
+
+    /// W x by the kernel of many tokens, which may round both to f16.
+    pub(super) fn many(gpu: &Gpu, format: WeightFormat, weights: &[f32], x: &[f32]) -> Self {
+        let mut product = Self::product(weights, x);
+        if !kernels::multiplies_halves(gpu.tier, format) {
+            return product;
+        }
+        let columns = x.len();
+        let sizes = |values: &[f32]| values.iter().map(|v| v.abs()).collect::<Vec<f32>>();
+        let (w, x) = (sizes(weights), sizes(x));
+        let most = |values: &[f32]| f64::from(values.iter().copied().fold(0.0, f32::max));
+        let all_x: f64 = x.iter().map(|&x| f64::from(x)).sum();
+        // Rounding to f16 is off by 2^-11 of a number, or by 2^-28 of the largest where that makes it subnormal. Matrix units
+        // add products without rounding each sum to nearest: (n + 8) 2^-22, four times what floats take.
+        let relative = 2.0 * 2f64.powi(-11) + (columns as f64 + 9.0) * 2f64.powi(-22);
+        for (row, tolerance) in w.chunks_exact(columns).zip(&mut product.tolerance) {
+            let all_w: f64 = row.iter().map(|&w| f64::from(w)).sum();
+            let subnormal = (most(&w) * all_x + most(&x) * all_w) * 2f64.powi(-28);
+            *tolerance += relative * dot(row, &x) + subnormal;
+        }
         product
     }
 

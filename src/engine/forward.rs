@@ -39,10 +39,6 @@ pub(super) enum Over<'a> {
     Window(&'a [Vec<u32>], u32),
 }
 
-// Work of one submission of a prompt, in floating-point operations: a quarter of a second on a slow integrated GPU, so
-// that no desktop's watchdog (two seconds) fires.
-const MOST_WORK: u64 = 1 << 36;
-
 // Layers of a decode step that are submitted at a time: while the GPU works on them, the next are recorded.
 const DECODE_LAYERS: usize = 6;
 
@@ -185,8 +181,10 @@ impl Engine {
         let most = self.options.chunk;
         let a_row = 4 * u64::from(position + most) * u64::from(self.config.attended());
         // A chunk below one tile is the caller's choice, so the upper bound comes last.
-        let rows =
-            ((MOST_WORK / a_row.max(1)).min(u64::from(most)) as u32 / 64 * 64).max(64).min(most);
+        let rows = ((self.gpu.tier.submission / a_row.max(1)).min(u64::from(most)) as u32 / 64
+            * 64)
+            .max(64)
+            .min(most);
         if want == Want::EveryLogits {
             rows.min(self.options.logit_rows) as usize
         } else {
@@ -391,7 +389,7 @@ impl Engine {
         let weights = self.config.active_weights() / layers;
         let attention = 4 * u64::from(step.context) * u64::from(self.config.attended());
         let work = u64::from(step.rows) * (2 * weights + attention);
-        (MOST_WORK / work.max(1)).clamp(1, layers) as usize
+        (self.gpu.tier.submission / work.max(1)).clamp(1, layers) as usize
     }
 
     // Submits the step and reads back what is wanted.

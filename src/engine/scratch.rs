@@ -42,6 +42,8 @@ pub(super) struct Scratch {
     pub(super) rows: wgpu::Buffer,
     pub(super) attended: wgpu::Buffer,
     pub(super) ffn: wgpu::Buffer,
+    /// Inputs of one product as f16, where products are of those.
+    pub(super) halves: wgpu::Buffer,
     pub(super) states: wgpu::Buffer,
     pub(super) partial_o: wgpu::Buffer,
     pub(super) partial_ml: wgpu::Buffer,
@@ -114,6 +116,7 @@ pub(super) struct ExpertScratch {
 struct Sizes {
     step: u64,
     rows: [u64; 5],
+    halves: u64,
     states: u64,
     partial_o: u64,
     partial_ml: u64,
@@ -176,15 +179,14 @@ impl Sizes {
             .experts
             .as_ref()
             .map_or(0, |experts| u64::from(experts.slots()) * u64::from(strides.expert));
+        let hidden = floats(rows * u64::from(strides.hidden));
+        let attended = floats(rows * u64::from(strides.attention));
+        let ffn = floats(rows * u64::from(strides.ffn).max(entries));
+        let latents = latent.as_ref().map_or(0, |latent| latent.rows[1].max(latent.slab[0]));
         Self {
             step: floats(Step::most_words(&shape, rows, decode, blocks)),
-            rows: [
-                floats(rows * u64::from(strides.hidden)),
-                floats(rows * u64::from(strides.hidden)),
-                floats(rows * u64::from(shape.row_width())),
-                floats(rows * u64::from(strides.attention)),
-                floats(rows * u64::from(strides.ffn).max(entries)),
-            ],
+            rows: [hidden, hidden, floats(rows * u64::from(shape.row_width())), attended, ffn],
+            halves: hidden.max(attended).max(ffn).max(latents),
             states: if merges { floats(rows * q_heads * 2) } else { 16 },
             partial_o: floats(partials * u64::from(shape.value_dim())),
             partial_ml: floats(partials * 2),
@@ -224,6 +226,7 @@ impl Sizes {
         });
         self.step
             + self.rows.iter().sum::<u64>()
+            + self.halves
             + self.states
             + self.partial_o
             + self.partial_ml
@@ -277,7 +280,8 @@ pub(super) fn score_stride(options: &EngineOptions) -> u64 {
 }
 
 impl Scratch {
-    /// Bytes of a scratch for a cache of one segment: more segments add little.
+    /// Bytes of a scratch for a cache of one segment, on an adapter that multiplies f16: more segments add little, and
+    /// others need little less.
     pub(super) fn bytes(config: &ModelConfig, options: &EngineOptions) -> u64 {
         let states = if options.host.is_some() { 2 } else { 1 };
         Sizes::new(config, options, states).total()
@@ -293,6 +297,7 @@ impl Scratch {
         // What arrives has states of its own.
         let states = u64::from(layout.segments) * if offload.is_some() { 2 } else { 1 };
         let sizes = Sizes::new(config, options, states);
+        let halves = if gpu.tier.matmul.halves { sizes.halves } else { 0 };
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         Ok(Self {
             step: gpu.storage("the step", sizes.step).await?,
@@ -301,6 +306,7 @@ impl Scratch {
             rows: gpu.storage("queries, keys and values", sizes.rows[2]).await?,
             attended: gpu.storage("attention outputs", sizes.rows[3]).await?,
             ffn: gpu.storage("feed-forward activations", sizes.rows[4]).await?,
+            halves: gpu.storage("inputs as f16", halves).await?,
             states: gpu.storage("attention states", sizes.states).await?,
             partial_o: gpu.storage("partial outputs", sizes.partial_o).await?,
             partial_ml: gpu.storage("partial states", sizes.partial_ml).await?,

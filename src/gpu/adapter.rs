@@ -288,6 +288,7 @@ pub fn probe(adapters: &[Adapter], disable: super::Disable) -> Vec<Probe> {
             let named = [
                 ("subgroups", wgpu::Features::SUBGROUP),
                 ("shader-f16", wgpu::Features::SHADER_F16),
+                ("cooperative-matrix", wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
                 ("timestamps", wgpu::Features::TIMESTAMP_QUERY),
                 ("mappable-primary-buffers", wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
             ];

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub struct Disable {
     /// Use the kernels that need no subgroup operations.
     pub subgroups: bool,
+    /// Use the kernels that need no cooperative matrices.
+    pub cooperative: bool,
 }
 
 impl Disable {
@@ -26,11 +28,12 @@ impl Disable {
         for word in list.split(',').map(str::trim).filter(|word| !word.is_empty()) {
             match word {
                 "subgroups" => disable.subgroups = true,
+                "cooperative" => disable.cooperative = true,
                 _ => {
                     return Err(Error::argument(
                         "ASYNCTLS_DISABLE",
                         word,
-                        "only subgroups can be disabled",
+                        "only subgroups and cooperative (matrices) can be disabled",
                     ));
                 }
             }
@@ -64,11 +67,57 @@ pub struct Tier {
     pub lanes: u32,
     /// The kernel for products with a few tokens.
     pub matvec: &'static str,
-    /// The kernel for products with many tokens.
-    pub matmul: &'static str,
-    /// The kernel for attention of many rows.
-    pub prefill: &'static str,
+    /// The kernel for products with many tokens, where it takes the weights' format.
+    pub matmul: Matmul,
+    /// The kernel for attention of many rows, where it takes the heads' dimensions.
+    pub prefill: Prefill,
+    /// Floating-point operations of one submission of a prompt: few enough that no desktop's watchdog (two seconds)
+    /// fires.
+    pub submission: u64,
+    /// Bytes of workgroup memory that its kernels use.
+    workgroup_bytes: u32,
 }
+
+/// A kernel for products with many tokens.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Matmul {
+    /// The kernel's file.
+    pub file: &'static str,
+    /// Rows and tokens that a workgroup makes.
+    pub tile: (u32, u32),
+    /// Whether it multiplies f16, on matrix units: its inputs are then what `half_rows` makes of floats.
+    pub halves: bool,
+}
+
+impl Matmul {
+    /// The kernel that every adapter and format has.
+    pub const PORTABLE: Self = Self { file: "model/matmul.wgsl", tile: (64, 64), halves: false };
+}
+
+/// A kernel for attention of many rows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Prefill {
+    /// The kernel's file.
+    pub file: &'static str,
+    /// Dimensions that a head has at most.
+    pub head_dim: u32,
+    /// Whether it multiplies f16, on matrix units.
+    pub halves: bool,
+}
+
+impl Prefill {
+    /// The kernel that every adapter and head dimension has.
+    pub const PORTABLE: Self =
+        Self { file: "attend/prefill.wgsl", head_dim: u32::MAX, halves: false };
+}
+
+// A quarter of a second on a slow integrated GPU.
+const SLOW: u64 = 1 << 36;
+// Adapters with matrix units do this in a fraction of a second, even a laptop's.
+const FAST: u64 = 1 << 40;
+
+// WebGPU's guaranteed workgroup memory.
+const WORKGROUP_BYTES: u32 = 16384;
 
 // Best first.
 const TIERS: &[Tier] = &[
@@ -80,8 +129,25 @@ const TIERS: &[Tier] = &[
         reduce: "lib/reduce_subgroup.wgsl",
         lanes: 64,
         matvec: "model/matvec_subgroup8.wgsl",
-        matmul: "model/matmul_subgroup8.wgsl",
-        prefill: "attend/prefill_subgroup8.wgsl",
+        matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
+        prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
+        submission: SLOW,
+        workgroup_bytes: WORKGROUP_BYTES,
+    },
+    Tier {
+        name: "cooperative",
+        features: wgpu::Features::SUBGROUP
+            .union(wgpu::Features::SHADER_F16)
+            .union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        subgroup_size: Some(32),
+        software: false,
+        reduce: "lib/reduce_subgroup.wgsl",
+        lanes: 256,
+        matvec: "model/matvec.wgsl",
+        matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
+        prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
+        submission: FAST,
+        workgroup_bytes: 49152,
     },
     Tier {
         name: "subgroups",
@@ -91,8 +157,10 @@ const TIERS: &[Tier] = &[
         reduce: "lib/reduce_subgroup.wgsl",
         lanes: 256,
         matvec: "model/matvec.wgsl",
-        matmul: "model/matmul.wgsl",
-        prefill: "attend/prefill.wgsl",
+        matmul: Matmul::PORTABLE,
+        prefill: Prefill::PORTABLE,
+        submission: SLOW,
+        workgroup_bytes: WORKGROUP_BYTES,
     },
     Tier {
         name: "portable",
@@ -102,8 +170,10 @@ const TIERS: &[Tier] = &[
         reduce: "lib/reduce_workgroup.wgsl",
         lanes: 256,
         matvec: "model/matvec.wgsl",
-        matmul: "model/matmul.wgsl",
-        prefill: "attend/prefill.wgsl",
+        matmul: Matmul::PORTABLE,
+        prefill: Prefill::PORTABLE,
+        submission: SLOW,
+        workgroup_bytes: WORKGROUP_BYTES,
     },
 ];
 
@@ -113,22 +183,41 @@ impl Tier {
         self.software
     }
 
+    /// The tier of this name.
+    pub fn named(name: &str) -> Option<&'static Tier> {
+        TIERS.iter().find(|tier| tier.name == name)
+    }
+
     /// The best tier that an adapter supports.
     pub fn of(adapter: &Adapter, disable: Disable) -> &'static Tier {
         let mut features = adapter.raw.features();
         if disable.subgroups {
             features.remove(wgpu::Features::SUBGROUP);
         }
+        if disable.cooperative || !multiplies_halves(adapter) {
+            features.remove(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+        }
         let info = &adapter.info;
+        let workgroup_bytes = adapter.raw.limits().max_compute_workgroup_storage_size;
         let fits = |tier: &&Tier| {
             features.contains(tier.features)
                 && (!tier.software || info.device_type == wgpu::DeviceType::Cpu)
+                && tier.workgroup_bytes <= workgroup_bytes
                 && tier.subgroup_size.is_none_or(|size| {
                     (info.subgroup_min_size, info.subgroup_max_size) == (size, size)
                 })
         };
         TIERS.iter().find(fits).expect("the last tier needs nothing")
     }
+}
+
+// Whether the adapter multiplies the cooperative matrices that kernels use: 16 x 16 x 16, of f16, summed in f32.
+fn multiplies_halves(adapter: &Adapter) -> bool {
+    adapter.raw.cooperative_matrix_properties().iter().any(|matrix| {
+        (matrix.m_size, matrix.n_size, matrix.k_size) == (16, 16, 16)
+            && matrix.ab_type == wgpu::CooperativeScalarType::F16
+            && matrix.cr_type == wgpu::CooperativeScalarType::F32
+    })
 }
 
 /// How to open a device.
@@ -177,6 +266,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+fn experimental(tier: &Tier) -> wgpu::ExperimentalFeatures {
+    if tier.features.intersects(wgpu::Features::all_experimental_mask()) {
+        // SAFETY: cooperative matrices are loaded from and stored to memory that the kernels index within bounds, as
+        // conformance cases check with the checks on; no other experimental feature is asked for.
+        unsafe { wgpu::ExperimentalFeatures::enabled() }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    }
+}
+
 impl Gpu {
     /// Opens a device with only the limits and features that kernels need.
     ///
@@ -191,7 +290,7 @@ impl Gpu {
         // WebGPU's guaranteed limits, but the largest bindings and buffers there are, to need fewer segments.
         let mut limits = wgpu::Limits::downlevel_defaults().or_worse_values_from(&offered);
         limits.max_storage_buffers_per_shader_stage = 8;
-        limits.max_compute_workgroup_storage_size = 16384;
+        limits.max_compute_workgroup_storage_size = tier.workgroup_bytes;
         limits.max_compute_invocations_per_workgroup = 256;
         limits.max_compute_workgroup_size_x = 256;
         limits.max_compute_workgroups_per_dimension = 65535;
@@ -204,6 +303,7 @@ impl Gpu {
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("asynctls"),
                 required_features: tier.features,
+                experimental_features: experimental(tier),
                 required_limits: limits,
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
                 ..Default::default()
@@ -509,5 +609,19 @@ impl Gpu {
     /// Destroys the device, as a driver reset would: every later call answers [`Error::DeviceLost`].
     pub fn destroy(&self) {
         self.device.destroy();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_to_do_without_are_a_list_of_known_words() {
+        let both = Disable { subgroups: true, cooperative: true };
+        assert_eq!(Disable::parse("cooperative, subgroups").unwrap(), both);
+        assert_eq!(Disable::parse("").unwrap(), Disable::default());
+        let error = Disable::parse("gravity").unwrap_err().to_string();
+        assert!(error.contains("gravity") && error.contains("cooperative"), "{error}");
     }
 }

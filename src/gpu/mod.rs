@@ -7,6 +7,6 @@ mod shader;
 mod shader_files;
 
 pub use adapter::{Adapter, Probe, adapters, host_memory_bytes, probe};
-pub use device::{Disable, Gpu, GpuOptions, Tier};
+pub use device::{Disable, Gpu, GpuOptions, Matmul, Prefill, Tier};
 pub use pipeline::{Binding, Op, Pipeline};
 pub use shader::{Assembled, Constant, ShaderSpec, assemble};

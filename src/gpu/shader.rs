@@ -2,7 +2,8 @@
 //!
 //! `//!include lib/x.wgsl` pastes a file; `//!include <slot>` pastes the file that the caller chose for that slot, which
 //! is how variants (weight formats, subgroup reductions, epilogues) are data rather than conditional text. A file that
-//! is unknown, included twice or that includes itself, and a slot that nobody fills or nobody uses, are errors.
+//! is unknown, included twice or that includes itself, and a slot that nobody fills or nobody uses, are errors. `enable`
+//! directives go to the top, where WGSL wants them.
 
 use super::shader_files::FILES;
 use crate::{Error, Result};
@@ -86,8 +87,7 @@ const CONSTANTS: &str = "constants";
 /// # Errors
 /// [`Error::Shader`] with the original file and line: a broken include, or what naga's parser or validator refuses.
 pub fn assemble(spec: &ShaderSpec) -> Result<Assembled> {
-    let mut text = String::new();
-    let mut lines = Vec::new();
+    let mut pasted = Pasted::default();
     for (i, (name, value)) in spec.constants.iter().enumerate() {
         let line = match value {
             Constant::U32(v) => format!("const {name}: u32 = {v}u;\n"),
@@ -95,15 +95,15 @@ pub fn assemble(spec: &ShaderSpec) -> Result<Assembled> {
             Constant::F32(bits) => format!("const {name}: f32 = {:e}f;\n", f32::from_bits(*bits)),
             Constant::Bool(v) => format!("const {name}: bool = {v};\n"),
         };
-        text.push_str(&line);
-        lines.push((CONSTANTS, i as u32 + 1));
+        pasted.body.push((line, (CONSTANTS, i as u32 + 1)));
     }
-    let mut included = Vec::new();
-    let mut used = Vec::new();
-    paste(spec.file, spec, (CONSTANTS, 0), &mut text, &mut lines, &mut included, &mut used)?;
-    if let Some((slot, _)) = spec.slots.iter().find(|(slot, _)| !used.contains(slot)) {
+    paste(spec.file, spec, (CONSTANTS, 0), &mut pasted)?;
+    if let Some((slot, _)) = spec.slots.iter().find(|(slot, _)| !pasted.used.contains(slot)) {
         return Err(shader_error(spec.file, 1, format!("nothing includes the slot <{slot}>")));
     }
+    let (text, lines): (Vec<String>, Vec<_>) =
+        pasted.directives.into_iter().chain(pasted.body).unzip();
+    let text = text.concat();
     let place = |line: u32| {
         lines.get(line.saturating_sub(1) as usize).copied().unwrap_or((spec.file, line))
     };
@@ -140,29 +140,33 @@ fn shader_error(file: &str, line: u32, message: String) -> Error {
     Error::Shader { file: file.to_string(), line, message }
 }
 
-fn paste(
-    file: &str,
-    spec: &ShaderSpec,
-    from: (&'static str, u32),
-    text: &mut String,
-    lines: &mut Vec<(&'static str, u32)>,
-    included: &mut Vec<&'static str>,
-    used: &mut Vec<&'static str>,
-) -> Result<()> {
+/// A file and a line in it, from 1.
+type Place = (&'static str, u32);
+
+/// What has been pasted: lines with the places they come from.
+#[derive(Default)]
+struct Pasted {
+    directives: Vec<(String, Place)>,
+    body: Vec<(String, Place)>,
+    included: Vec<&'static str>,
+    used: Vec<&'static str>,
+}
+
+fn paste(file: &str, spec: &ShaderSpec, from: Place, pasted: &mut Pasted) -> Result<()> {
     let &(name, source) = FILES
         .iter()
         .find(|(name, _)| *name == file)
         .ok_or_else(|| shader_error(from.0, from.1, format!("no shader file {file}")))?;
-    if included.contains(&name) {
+    if pasted.included.contains(&name) {
         return Err(shader_error(from.0, from.1, format!("{name} is included twice")));
     }
-    included.push(name);
+    pasted.included.push(name);
     for (i, line) in source.lines().enumerate() {
         let here = (name, i as u32 + 1);
         let Some(target) = line.strip_prefix("//!include ") else {
-            text.push_str(line);
-            text.push('\n');
-            lines.push(here);
+            let to =
+                if line.starts_with("enable ") { &mut pasted.directives } else { &mut pasted.body };
+            to.push((format!("{line}\n"), here));
             continue;
         };
         let target = target.trim();
@@ -173,11 +177,11 @@ fn paste(
                     spec.slots.iter().find(|(name, _)| *name == slot).ok_or_else(|| {
                         shader_error(here.0, here.1, format!("no file for the slot <{slot}>"))
                     })?;
-                used.push(slot);
+                pasted.used.push(slot);
                 file
             }
         };
-        paste(target, spec, here, text, lines, included, used)?;
+        paste(target, spec, here, pasted)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `shaders/attend` and `shaders/kv`.
 
 use crate::attention::Shape;
-use crate::gpu::{ShaderSpec, Tier};
+use crate::gpu::{Prefill, ShaderSpec, Tier};
 
 /// Which physical blocks a segment of the cache holds: `Segment` in the shaders.
 #[repr(C)]
@@ -131,10 +131,20 @@ pub fn merge_parts(shape: &Shape) -> u32 {
     shape.value_dim().div_ceil(128)
 }
 
-/// By the kernel that suits the adapter's tier; `row_width` floats from one row's queries to the next. Grid: (query heads,
-/// tiles).
+/// The kernel that attends many rows of this shape.
+fn prefill_kernel<'t>(tier: &'t Tier, shape: &Shape) -> &'t Prefill {
+    if shape.head_dim <= tier.prefill.head_dim { &tier.prefill } else { &Prefill::PORTABLE }
+}
+
+/// By the kernel that suits the adapter's tier and the heads' dimensions; `row_width` floats from one row's queries to the
+/// next. Grid: (query heads, tiles).
 pub fn prefill(tier: &Tier, shape: &Shape, row_width: u32) -> ShaderSpec {
-    spec_of(tier.prefill, shape, row_width)
+    spec_of(prefill_kernel(tier, shape).file, shape, row_width)
         .slot("kv", "lib/kv_packed_f16.wgsl")
         .constant("SCALE", shape.scale())
+}
+
+/// Whether [`prefill`] rounds queries and weights to f16.
+pub fn prefill_rounds(tier: &Tier, shape: &Shape) -> bool {
+    prefill_kernel(tier, shape).halves
 }

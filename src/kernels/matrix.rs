@@ -1,7 +1,7 @@
-//! `shaders/model/matvec.wgsl` and `matmul.wgsl`: products with weight matrices.
+//! `shaders/model/matvec.wgsl` and `matmul.wgsl`: products with weight matrices, and what prepares them for f16.
 
-use super::WeightFormat;
-use crate::gpu::{ShaderSpec, Tier};
+use super::{RowsParams, WeightFormat};
+use crate::gpu::{Matmul, ShaderSpec, Tier};
 use crate::model::config::Experts;
 
 /// What becomes of a product.
@@ -48,6 +48,8 @@ pub struct MatrixParams {
     pub x_batch: u32,
     /// Of a batched product: floats from one matrix's output to the next.
     pub y_batch: u32,
+    /// Where weights become f16: what [`weight_shift`] makes of the largest.
+    pub weight_shift: i32,
 }
 
 /// Which of several matrices of the same shape a token is multiplied by.
@@ -135,10 +137,20 @@ pub fn matvec_grid(tier: &Tier, units: u32, rows: u32, tokens: u32) -> (u32, u32
     (rows.div_ceil(4 * workgroup / team), tokens)
 }
 
+/// The kernel that multiplies many tokens with weights of this format.
+fn matmul_kernel(tier: &Tier, format: WeightFormat) -> &Matmul {
+    // Weights in f32 are few and decide much, such as a router's: f16 would round them.
+    if tier.matmul.halves && format == WeightFormat::F32 {
+        return &Matmul::PORTABLE;
+    }
+    &tier.matmul
+}
+
 /// Many tokens at a time, by the kernel that suits the adapter's tier. Heads are not multiplied by this one.
 pub fn matmul(tier: &Tier, format: WeightFormat, output: Output, batch: Batch<'_>) -> ShaderSpec {
-    let spec =
-        ShaderSpec::new(tier.matmul).slot("weights", format.file()).slot("output", output.file());
+    let spec = ShaderSpec::new(matmul_kernel(tier, format).file)
+        .slot("weights", format.file())
+        .slot("output", output.file());
     let of_experts = |experts: &Experts, by_slot: bool| {
         spec.clone()
             .slot("tokens", "lib/tokens_of_expert.wgsl")
@@ -154,6 +166,43 @@ pub fn matmul(tier: &Tier, format: WeightFormat, output: Output, batch: Batch<'_
 }
 
 /// The first two dimensions of [`matmul`]'s grid; the third counts the experts of the part, or is 1.
-pub fn matmul_grid(rows: u32, tokens: u32) -> (u32, u32) {
-    (rows.div_ceil(64), tokens.div_ceil(64))
+pub fn matmul_grid(tier: &Tier, format: WeightFormat, rows: u32, tokens: u32) -> (u32, u32) {
+    let tile = matmul_kernel(tier, format).tile;
+    (rows.div_ceil(tile.0), tokens.div_ceil(tile.1))
+}
+
+/// Whether [`matmul`] takes what [`half_rows`] makes of its inputs, in rows as long as theirs, and needs a
+/// [`MatrixParams::weight_shift`].
+pub fn multiplies_halves(tier: &Tier, format: WeightFormat) -> bool {
+    matmul_kernel(tier, format).halves
+}
+
+/// Inputs of products as f16. Grid: (rows).
+pub fn half_rows(tier: &Tier) -> ShaderSpec {
+    ShaderSpec::new("model/half_rows.wgsl").constant("WORKGROUP", tier.lanes)
+}
+
+/// What [`half_rows`] works on: `units` of 32 numbers in a row.
+pub fn half_rows_params(units: u32, stride: u32) -> RowsParams {
+    RowsParams { width: units * 32, stride }
+}
+
+/// Workgroups of [`largest_weight`] that fill any device.
+pub const LARGEST_WEIGHT_GRID: u32 = 1024;
+
+/// The largest finite magnitude of `units` units. Grid: ([`LARGEST_WEIGHT_GRID`]).
+pub fn largest_weight(format: WeightFormat) -> ShaderSpec {
+    ShaderSpec::new("model/largest_weight.wgsl").slot("weights", format.file())
+}
+
+/// What [`largest_weight`] works on.
+pub fn largest_weight_params(units: u32) -> [u32; 2] {
+    [units, LARGEST_WEIGHT_GRID * 256]
+}
+
+/// The power of two by which weights are divided before they become f16, where the largest of them is this:
+/// `f16_shift` in `shaders/lib/f16_scale.wgsl`.
+pub fn weight_shift(largest: f32) -> i32 {
+    let exponent = (largest.to_bits() >> 23 & 0xff) as i32 - 127;
+    exponent.max(-100) - 14
 }

@@ -13,12 +13,16 @@ mod weights;
 
 pub use attend::{
     HotSlots, MergeParams, Place, SegmentParams, dense_split, merge, merge_parts, place_blocks,
-    prefill, rope_append, sparse_split,
+    prefill, prefill_rounds, rope_append, sparse_split,
 };
 pub use experts::{expert_list_words, expert_lists, expert_sum, route};
 pub use index::{block_bounds, channel_stats, choose_channels, token_codes};
 pub use latent::{down_row, latent_append, latent_gather, latent_place};
-pub use matrix::{Batch, Input, MatrixParams, Output, matmul, matmul_grid, matvec, matvec_grid};
+pub use matrix::{
+    Batch, Input, LARGEST_WEIGHT_GRID, MatrixParams, Output, half_rows, half_rows_params,
+    largest_weight, largest_weight_params, matmul, matmul_grid, matvec, matvec_grid,
+    multiplies_halves, weight_shift,
+};
 pub use model::{EmbedParams, RmsNormParams, RowsParams, arg_max, embed, rms_norm};
 pub use pack::{Packed, pack_row};
 pub use select::{
@@ -26,3 +30,6 @@ pub use select::{
     top_k_blocks, top_k_tokens,
 };
 pub use weights::WeightFormat;
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Twins of `shaders/model`.
 
+use half::f16;
+
 /// W x for a row-major matrix of `columns` columns.
 pub fn matvec(weights: &[f32], columns: usize, x: &[f32]) -> Vec<f64> {
     weights.chunks_exact(columns).map(|row| dot(row, x)).collect()
@@ -20,6 +22,15 @@ pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f64> {
     let mean = dot(x, x) / x.len() as f64;
     let scale = 1.0 / (mean + f64::from(epsilon)).sqrt();
     x.iter().zip(weight).map(|(&x, &w)| f64::from(x) * scale * f64::from(w)).collect()
+}
+
+/// Numbers as f16, divided by 2^shift so that the largest magnitude lies in 2^14 .. 2^15, and the shift. Magnitudes below
+/// 2^-100 count as that.
+pub fn half_row(x: &[f32]) -> (Vec<f16>, i32) {
+    let exponent = x.iter().map(|x| (x.to_bits() >> 23 & 0xff) as i32 - 127).max().unwrap_or(0);
+    let shift = exponent.max(-100) - 14;
+    let factor = 2f64.powi(-shift);
+    (x.iter().map(|&x| f16::from_f64(f64::from(x) * factor)).collect(), shift)
 }
 
 /// The index of the largest value, ties to the lowest index, NaN below everything.

@@ -21,7 +21,7 @@ pub(in crate::engine) enum AttentionWeights {
 
 pub(in crate::engine) enum AttentionOps {
     Grouped(GroupedOps),
-    Latent(LatentOps),
+    Latent(Box<LatentOps>),
 }
 
 /// Grouped-query attention; vectors hold one a segment of the cache.
@@ -44,7 +44,8 @@ impl OpMaker<'_> {
                 made.map(AttentionOps::Grouped)
             }
             AttentionWeights::Latent(weights) => {
-                self.latent(weights, normed, cache).await.map(AttentionOps::Latent)
+                let ops = self.latent(weights, normed, cache).await?;
+                Ok(AttentionOps::Latent(Box::new(ops)))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The feed-forward network of a layer: one for every token, or experts.
 
-use super::product::{FEW, Few, Inputs, Product, batched};
+use super::product::{FEW, Few, Inputs, Many, Product, batched};
 use super::{OpMaker, bindings};
 use crate::Result;
 use crate::engine::scratch::Strides;
@@ -28,6 +28,9 @@ pub(in crate::engine) struct ExpertOps {
     lists: Op,
     gate_up: Vec<ExpertPart>,
     down: Vec<ExpertPart>,
+    /// Make f16 of many tokens' inputs, and of their entries', where the experts multiply those.
+    halves_of_tokens: Option<Op>,
+    halves_of_entries: Option<Op>,
     sum: Op,
     slots: u32,
     total: u32,
@@ -36,11 +39,9 @@ pub(in crate::engine) struct ExpertOps {
 
 /// Experts of one part of a matrix.
 struct ExpertPart {
-    /// Rows of an expert.
-    rows: u32,
     experts: u32,
     few: Few,
-    many: Op,
+    many: Many,
 }
 
 impl FfnOps {
@@ -70,10 +71,18 @@ impl ExpertOps {
             return;
         }
         self.lists.record(pass, self.total, 1, 1);
-        for part in self.gate_up.iter().chain(&self.down) {
-            // Every token may use the same expert; workgroups beyond an expert's tokens end at once.
-            let (x, y) = kernels::matmul_grid(part.rows, rows);
-            part.many.record(pass, x, y, part.experts);
+        // Every token may use the same expert; workgroups beyond an expert's tokens end at once.
+        if let Some(halves) = &self.halves_of_tokens {
+            halves.record(pass, rows, 1, 1);
+        }
+        for part in &self.gate_up {
+            part.many.record(pass, rows, part.experts);
+        }
+        if let Some(halves) = &self.halves_of_entries {
+            halves.record(pass, rows * self.slots, 1, 1);
+        }
+        for part in &self.down {
+            part.many.record(pass, rows, part.experts);
         }
         self.sum.record(pass, self.hidden.div_ceil(256), rows, 1);
     }
@@ -133,6 +142,8 @@ impl OpMaker<'_> {
                 .await?,
             gate_up: Vec::new(),
             down: Vec::new(),
+            halves_of_tokens: self.halves(&gate_up.parts, (&scratch.normed, hidden)).await?,
+            halves_of_entries: self.halves(&down.parts, (&scratch.ffn, ffn)).await?,
             sum: gpu
                 .op(
                     &kernels::expert_sum(experts),
@@ -188,14 +199,14 @@ impl OpMaker<'_> {
         few: (MatrixParams, &wgpu::Buffer, Output),
         many: (MatrixParams, &wgpu::Buffer, Output),
     ) -> Result<ExpertPart> {
-        let (tier, scratch) = (self.gpu.tier, self.scratch);
+        let scratch = self.scratch;
         let moe = scratch.experts.as_ref().expect("a model with experts has their buffers");
         let step = &scratch.step;
         let few_op =
             self.few(part, few.0, (few.2, batch), step, (x, few.1), Some(&moe.slots)).await?;
-        let spec = kernels::matmul(tier, part.format, many.2, batch);
+        let kind = (many.2, batch);
         let many_op =
-            self.part(&spec, part, many.0, step, (x.many.0, many.1), &[&moe.lists]).await?;
-        Ok(ExpertPart { rows: few.0.rows, experts: few.0.batches, few: few_op, many: many_op })
+            self.many(part, many.0, kind, step, (x.many.0, many.1), Some(&moe.lists)).await?;
+        Ok(ExpertPart { experts: few.0.batches, few: few_op, many: many_op })
     }
 }

@@ -3,8 +3,8 @@
 use super::{OpMaker, Vectors};
 use crate::Result;
 use crate::engine::scratch::Strides;
-use crate::gpu::{Binding, Op, ShaderSpec};
-use crate::kernels::{self, Batch, Input, MatrixParams, Output};
+use crate::gpu::{Binding, Op, ShaderSpec, Tier};
+use crate::kernels::{self, Batch, Input, MatrixParams, Output, WeightFormat};
 use crate::model::weights::{Matrix, Part};
 
 /// Up to this many tokens, reading the weights once a token costs less than a tile's idle lanes.
@@ -45,12 +45,29 @@ impl Norm {
 /// A matrix product, part by part: for a few tokens, and for many.
 pub(in crate::engine) struct Product {
     parts: Vec<ProductPart>,
+    /// Makes f16 of many tokens' inputs, where a part multiplies those.
+    halves: Option<Op>,
 }
 
 struct ProductPart {
-    rows: u32,
     few: Few,
-    many: Op,
+    many: Many,
+}
+
+/// One part of a product with many tokens.
+pub(super) struct Many {
+    tier: &'static Tier,
+    format: WeightFormat,
+    rows: u32,
+    op: Op,
+}
+
+impl Many {
+    /// `matrices`: experts, or one.
+    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32, matrices: u32) {
+        let (x, y) = kernels::matmul_grid(self.tier, self.format, self.rows, tokens);
+        self.op.record(pass, x, y, matrices);
+    }
 }
 
 /// A product with a few tokens: how many workgroups make the rows.
@@ -72,9 +89,11 @@ impl Product {
         if tokens <= FEW {
             return self.record_few(pass, tokens);
         }
+        if let Some(halves) = &self.halves {
+            halves.record(pass, tokens, 1, 1);
+        }
         for part in &self.parts {
-            let (x, y) = kernels::matmul_grid(part.rows, tokens);
-            part.many.record(pass, x, y, 1);
+            part.many.record(pass, tokens, 1);
         }
     }
 
@@ -112,6 +131,7 @@ pub(super) fn plain(part: &Part, x_stride: u32, y_stride: u32) -> MatrixParams {
         batches: 1,
         x_batch: 0,
         y_batch: 0,
+        weight_shift: 0,
     }
 }
 
@@ -127,6 +147,7 @@ pub(super) fn batched(part: &Part, rows: u32, x: (u32, u32), y: (u32, u32)) -> M
         batches: part.rows / rows,
         x_batch: x.1,
         y_batch: y.1,
+        weight_shift: 0,
     }
 }
 
@@ -193,14 +214,13 @@ impl OpMaker<'_> {
                 MatrixParams { first_row: params.first_row + offset, ..params }
             };
             let (few, many) = (params(x.few.1), params(x.many.1));
-            let kernel = kernels::matmul(self.gpu.tier, part.format, output, Batch::One);
+            let kind = (output, Batch::One);
             parts.push(ProductPart {
-                rows: part.rows,
-                few: self.few(part, few, (output, Batch::One), step, (x, y), None).await?,
-                many: self.part(&kernel, part, many, step, (x.many.0, y), &[]).await?,
+                few: self.few(part, few, kind, step, (x, y), None).await?,
+                many: self.many(part, many, kind, step, (x.many.0, y), None).await?,
             });
         }
-        Ok(Product { parts })
+        Ok(Product { parts, halves: self.halves(&matrix.parts, x.many).await? })
     }
 
     // `rows` rows a head; strides and each head's share of a row.
@@ -243,8 +263,59 @@ impl OpMaker<'_> {
         Ok(Few { workgroups, op })
     }
 
+    // One part of a product with many tokens, whose inputs have been through `halves`.
+    pub(super) async fn many(
+        &mut self,
+        part: &Part,
+        mut params: MatrixParams,
+        (output, batch): (Output, Batch<'_>),
+        step: &wgpu::Buffer,
+        (x, y): (&wgpu::Buffer, &wgpu::Buffer),
+        experts: Option<&wgpu::Buffer>,
+    ) -> Result<Many> {
+        let (tier, scratch) = (self.gpu.tier, self.scratch);
+        let spec = kernels::matmul(tier, part.format, output, batch);
+        let mut from = x;
+        if kernels::multiplies_halves(tier, part.format) {
+            from = &scratch.halves;
+            params.weight_shift = self.weight_shift(part).await?;
+        }
+        let more: Vec<_> = experts.into_iter().collect();
+        let op = self.part(&spec, part, params, step, (from, y), &more).await?;
+        Ok(Many { tier, format: part.format, rows: params.rows, op })
+    }
+
+    // Makes f16 of the inputs of a matrix, if a part of it multiplies those.
+    pub(super) async fn halves(
+        &mut self,
+        parts: &[Part],
+        (x, x_stride): Vectors<'_>,
+    ) -> Result<Option<Op>> {
+        let tier = self.gpu.tier;
+        let Some(part) = parts.iter().find(|part| kernels::multiplies_halves(tier, part.format))
+        else {
+            return Ok(None);
+        };
+        let uniform = self.uniform(kernels::half_rows_params(part.units, x_stride)).await?;
+        let bindings = [&uniform, x, &self.scratch.halves].map(Binding::from);
+        self.gpu.op(&kernels::half_rows(tier), &bindings).await.map(Some)
+    }
+
+    // What a part's weights are shifted by where they become f16.
+    async fn weight_shift(&mut self, part: &Part) -> Result<i32> {
+        let uniform = self.uniform(kernels::largest_weight_params(part.rows * part.units)).await?;
+        // Nothing else uses it before the first step.
+        let largest = &self.scratch.winners;
+        self.gpu.write(largest, 0, &[0; 4]);
+        let bindings = [largest.into(), (&uniform).into(), part.weights(), part.scales()];
+        let op = self.gpu.op(&kernels::largest_weight(part.format), &bindings).await?;
+        self.gpu.run(&[(&op, [kernels::LARGEST_WEIGHT_GRID, 1, 1])])?;
+        let bits = crate::engine::words(&self.gpu.download(largest, 4).await?)[0];
+        Ok(kernels::weight_shift(f32::from_bits(bits)))
+    }
+
     // One part of a product; `more`: what chooses among its matrices, what its inputs are normed with.
-    pub(super) async fn part(
+    async fn part(
         &mut self,
         spec: &ShaderSpec,
         part: &Part,

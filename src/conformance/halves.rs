@@ -1,0 +1,108 @@
+//! Cases of what prepares products on matrix units: `half_rows` and `largest_weight`.
+
+use super::product::{Scales, largest, matrix, whole_units};
+use super::rig::{Data, POISON, Random, bits, run, untouched};
+use super::{Case, Verdict};
+use crate::Result;
+use crate::gpu::Gpu;
+use crate::kernels::{self, WeightFormat};
+use crate::model::gguf::TensorType;
+use crate::reference::model::half_row;
+
+pub(super) fn cases(cases: &mut Vec<Case>) {
+    for width in [32, 576, 4096] {
+        let label = format!("width {width}");
+        cases.push(Case::new("half_rows", label, true, move |gpu| Box::pin(half_rows(gpu, width))));
+    }
+    for kind in TensorType::SUPPORTED {
+        for units in [1, 18] {
+            let units = whole_units(kind, units);
+            let label = format!("{kind} 70x{}", units * 32);
+            cases.push(Case::new("largest_weight", label, true, move |gpu| {
+                Box::pin(largest_weight(gpu, kind, units))
+            }));
+        }
+    }
+}
+
+async fn half_rows(gpu: &Gpu, width: usize) -> Result<Verdict> {
+    let mut random = Random::new(width as u64);
+    let stride = width + 32;
+    let rows = 7;
+    let mut x = random.floats(rows * stride);
+    let mut row = |i: usize, change: &dyn Fn(&mut [f32])| change(&mut x[i * stride..][..width]);
+    row(1, &|row| row.fill(0.0));
+    // Beyond f16, at the end of f32 and where the shift ends.
+    row(2, &|row| row.iter_mut().for_each(|v| *v *= 1e9));
+    row(3, &|row| row.iter_mut().for_each(|v| *v *= f32::MAX));
+    row(4, &|row| row.iter_mut().for_each(|v| *v *= 1e-33));
+    // One far above the others.
+    row(5, &|row| row[width - 1] = -3e6);
+    row(6, &|row| (row[0], row[width / 2]) = (f32::NAN, f32::NEG_INFINITY));
+    // What lies between rows does not count.
+    for padding in x.chunks_exact_mut(stride) {
+        padding[width..].fill(f32::MAX);
+    }
+    let (params, x_bits) = ([width as u32, stride as u32], bits(&x));
+    let data = [Data::Uniform(&params), Data::In(&x_bits), Data::Out(x.len())];
+    let grid = (rows as u32, 1, 1);
+    let got = run(gpu, &kernels::half_rows(gpu.tier), &data, grid).await?.remove(0);
+    for (i, (got, x)) in got.chunks_exact(stride).zip(x.chunks_exact(stride)).enumerate() {
+        let verdict = check_row(got, &x[..width]);
+        if verdict.is_err() {
+            return Ok(verdict.map_err(|e| format!("row {i}: {e}")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn check_row(got: &[u32], x: &[f32]) -> Verdict {
+    let (halves, shift) = half_row(x);
+    for (i, want) in halves.iter().enumerate() {
+        let word = got[i / 2];
+        if word == POISON {
+            return Err(format!("word {} was not written", i / 2));
+        }
+        let half = half::f16::from_bits((word >> (i % 2 * 16)) as u16);
+        // Either neighbour will do; a subnormal number may become zero.
+        let near = half.to_bits().abs_diff(want.to_bits()) <= 1
+            || (want.to_bits() & 0x7c00 == 0 && half.to_bits() & 0x7fff == 0);
+        if !(near || want.is_nan() && half.is_nan()) {
+            return Err(format!("number {i} is {half}, not {want}"));
+        }
+    }
+    let at = x.len() / 2;
+    let got_shift = half::f16::from_bits(got[at] as u16).to_f32();
+    if got_shift != shift as f32 {
+        return Err(format!("the shift is {got_shift}, not {shift}"));
+    }
+    untouched("after the shift", &got[at + 2..])
+}
+
+async fn largest_weight(gpu: &Gpu, kind: TensorType, units: usize) -> Result<Verdict> {
+    let mut random = Random::new(units as u64);
+    let (mut packed, mut weights) = matrix(&mut random, kind, Scales::Plausible, 70, units)?;
+    if kind == TensorType::F32 {
+        // What is not finite does not count.
+        for (at, value) in [(3, f32::NAN), (17, f32::INFINITY), (29, -1e30)] {
+            (packed.weights[at], weights[at]) = (value.to_bits(), value);
+        }
+    }
+    // Three workgroups, so that lanes take several units where there are many.
+    let sizes = [70 * units as u32, 3 * 256];
+    let data = [
+        Data::InOut(&[0]),
+        Data::Uniform(&sizes),
+        Data::In(&packed.weights),
+        Data::In(&packed.scales),
+    ];
+    let spec = kernels::largest_weight(WeightFormat::of(kind)?);
+    let got = f32::from_bits(run(gpu, &spec, &data, (3, 1, 1)).await?[0][0]);
+    let want = largest(&weights);
+    // d * q + m rounds twice, or once when fused, and |m| is at most eleven times the largest weight.
+    Ok(if (got - want).abs() <= want * 2f32.powi(-20) {
+        Ok(())
+    } else {
+        Err(format!("the largest weight is {got:e}, not {want:e}"))
+    })
+}
