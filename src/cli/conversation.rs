@@ -52,6 +52,26 @@ impl<'a> Conversation<'a> {
         self.template.is_none()
     }
 
+    /// What was said so far.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Goes on with a conversation of an earlier run.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a system message that it did not begin with.
+    pub fn resume(&mut self, messages: Vec<Message>) -> Result<()> {
+        if let Some(system) = self.messages.first()
+            && messages.first() != Some(system)
+        {
+            let limit = "the session's conversation did not begin with it";
+            return Err(Error::argument("--system", format!("{:?}", system.content), limit));
+        }
+        self.messages = messages;
+        Ok(())
+    }
+
     /// Adds a question.
     pub fn ask(&mut self, question: &str) {
         self.add("user", question);
