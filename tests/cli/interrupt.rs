@@ -45,7 +45,7 @@ fn an_interrupted_answer_is_kept() {
     let report = generate(&[&session[..], &more].concat()).fine().json();
     let loaded = report["session"]["loaded_tokens"].as_u64().unwrap();
     let prompt = report["prompt_tokens"].as_u64().unwrap();
-    assert!(loaded > 16 && loaded < prompt, "{report}");
+    assert!(loaded > 10 && loaded < prompt, "{report}");
 }
 
 #[test]
