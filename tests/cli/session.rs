@@ -43,10 +43,9 @@ fn a_conversation_goes_on_in_the_next_run() {
     assert_eq!(report["text"], "The capital of Italy is Rome.");
     assert_eq!(session(&report, "loaded_tokens"), 44.0);
     assert!(second.err.lines().last().unwrap().starts_with("prompt 15 tokens"), "{}", second.err);
-    // A conversation whose questions come line by line goes on too, and its session's tokens count.
-    let third =
-        generate_from(&["--session", text(&path), "-i", "--context", "128", "--stats"], b"Hi\n")
-            .fine();
+    // Line by line it goes on too, wherever its blocks are kept now.
+    let more = ["-i", "--context", "128", "--kv", "host", "--stats"];
+    let third = generate_from(&[&["--session", text(&path)], &more[..]].concat(), b"Hi\n").fine();
     assert!(third.err.contains("session: 66 tokens loaded in "), "{}", third.err);
 
     refused(
