@@ -31,3 +31,5 @@ mod logits;
 mod program;
 #[path = "cli/refused.rs"]
 mod refused;
+#[path = "cli/session.rs"]
+mod session;

@@ -7,7 +7,7 @@ use asynctls::attention::{
     Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer, TwoLevel,
 };
 use asynctls::engine::{Engine, EngineOptions, HostOptions, LayerView, Session, Want};
-use asynctls::gpu::GpuOptions;
+use asynctls::gpu::{Adapter, Disable, GpuOptions, Tier, adapters};
 use asynctls::model::ModelFile;
 use asynctls::reference::index::bounds;
 use asynctls::reference::select::bounds_score;
@@ -81,12 +81,19 @@ fn run(engine: &Engine, attention: &Attention, prompt_tokens: u32, steps: u32) -
     all
 }
 
-/// Orders of summation differ by where a block is: a state more is merged, of a few ulp of f32.
+/// Orders of summation differ by where a block is: a state more is merged, of a few ulp of f32. Matrix units take
+/// probabilities as f16, relative to the largest of a segment: a prompt that comes in pieces rounds them otherwise, by
+/// 2^-11 of a value, layer after layer.
 fn assert_near(what: &str, got: &[Vec<f32>], want: &[Vec<f32>]) {
+    let here = pollster::block_on(adapters());
+    let request = std::env::var("ASYNCTLS_ADAPTER").unwrap_or_else(|_| "vulkan:llvmpipe".into());
+    let adapter = Adapter::choose(&here, Some(&request)).expect("the test adapter");
+    let disable = Disable::from_env().expect("ASYNCTLS_DISABLE");
+    let most = if Tier::of(&adapter, disable).name == "cooperative" { 2e-3 } else { 2e-4 };
     for (step, (got, want)) in got.iter().zip(want).enumerate() {
         let scale = want.iter().fold(0f32, |most, v| most.max(v.abs()));
         for (a, b) in got.iter().zip(want) {
-            assert!((a - b).abs() <= 2e-4 * scale, "{what}, step {step}: {a} instead of {b}");
+            assert!((a - b).abs() <= most * scale, "{what}, step {step}: {a} instead of {b}");
         }
     }
 }

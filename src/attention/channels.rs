@@ -111,7 +111,8 @@ impl ChannelSet {
         ))
     }
 
-    fn check(&self) -> std::result::Result<(), String> {
+    /// What is wrong with channels that came from outside, if something is.
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let channels = self.channels();
         IndexFormat { channels, bits: 4 }.validate(self.head_dim).map_err(|e| e.to_string())?;
         let heads = self.layers.first().map_or(0, Vec::len);

@@ -6,7 +6,7 @@ use super::{Failure, Outcome};
 use asynctls::Error;
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, Output, Session, Want};
-use asynctls::model::sampler::{Sampler, SamplerSettings};
+use asynctls::model::sampler::Sampler;
 use asynctls::model::tokenizer::Tokenizer;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -86,25 +86,24 @@ pub struct Answerer<'a> {
 }
 
 impl<'a> Answerer<'a> {
-    /// Begins a session.
+    /// Goes on in a session.
     pub fn new(
         engine: &'a Engine,
         tokenizer: &'a Tokenizer,
+        session: Session,
         attention: Attention,
-        settings: SamplerSettings,
+        sampler: Sampler,
         max_tokens: u32,
-    ) -> asynctls::Result<Self> {
+    ) -> Self {
         // The likeliest token is found on the GPU; for draws, the logits have to be read back.
-        let want = if settings.temperature == 0.0 { Want::Token } else { Want::Logits };
-        Ok(Self {
-            engine,
-            tokenizer,
-            session: engine.session()?,
-            attention,
-            sampler: Sampler::new(settings)?,
-            want,
-            max_tokens,
-        })
+        let greedy = sampler.settings().temperature == 0.0;
+        let want = if greedy { Want::Token } else { Want::Logits };
+        Self { engine, tokenizer, session, attention, sampler, want, max_tokens }
+    }
+
+    /// The session, and how many draws were made for it.
+    pub fn state(&mut self) -> (&mut Session, u64) {
+        (&mut self.session, self.sampler.draws())
     }
 
     /// Tokens in the session.

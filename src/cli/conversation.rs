@@ -52,6 +52,26 @@ impl<'a> Conversation<'a> {
         self.template.is_none()
     }
 
+    /// What was said so far.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Goes on with a conversation of an earlier run.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a system message that it did not begin with.
+    pub fn resume(&mut self, messages: Vec<Message>) -> Result<()> {
+        if let Some(system) = self.messages.first()
+            && messages.first() != Some(system)
+        {
+            let limit = "the session's conversation did not begin with it";
+            return Err(Error::argument("--system", format!("{:?}", system.content), limit));
+        }
+        self.messages = messages;
+        Ok(())
+    }
+
     /// Adds a question.
     pub fn ask(&mut self, question: &str) {
         self.add("user", question);
@@ -71,10 +91,17 @@ impl<'a> Conversation<'a> {
     pub fn tokens(&self) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer;
         let Some(template) = &self.template else {
-            let texts: Vec<&str> = self.messages.iter().map(|m| m.content.as_str()).collect();
+            let mut text = String::new();
+            for Message { role, content } in &self.messages {
+                // An answer went on where its question ended.
+                if !text.is_empty() && role != "assistant" {
+                    text.push('\n');
+                }
+                text.push_str(content);
+            }
             let mut tokens: Vec<u32> = tokenizer.leading_bos().into_iter().collect();
             // Who writes the whole text writes its control tokens too.
-            tokens.extend(tokenizer.encode(&texts.join("\n"), true)?);
+            tokens.extend(tokenizer.encode(&text, true)?);
             return Ok(tokens);
         };
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
@@ -112,6 +139,35 @@ mod tests {
             conversation.ask("Hi");
             assert_eq!(tokenizer.decode(&conversation.tokens().unwrap()), expected);
         }
+    }
+
+    #[test]
+    fn raw_texts_follow_one_another_as_they_were_made() {
+        let tokenizer = tokenizer();
+        let mut conversation = Conversation::new(None, &tokenizer, true, None, false).unwrap();
+        conversation.ask("One, two,");
+        conversation.answer(" three.");
+        conversation.ask("And?");
+        assert_eq!(tokenizer.decode(&conversation.tokens().unwrap()), "One, two, three.\nAnd?");
+    }
+
+    #[test]
+    fn a_conversation_is_taken_up_with_the_system_message_that_it_had() {
+        let tokenizer = tokenizer();
+        let begun = |system: Option<&str>| {
+            Conversation::new(template(SWITCH), &tokenizer, false, system, false).unwrap()
+        };
+        let mut before = begun(Some("Sing."));
+        before.ask("Hi");
+        let said = |system: Option<&str>| {
+            let mut conversation = begun(system);
+            conversation.resume(before.messages().to_vec())?;
+            conversation.tokens().map(|tokens| tokenizer.decode(&tokens))
+        };
+        assert_eq!(said(None).unwrap(), "Sing.Hi");
+        assert_eq!(said(Some("Sing.")).unwrap(), "Sing.Hi");
+        let error = said(Some("Dance.")).unwrap_err().to_string();
+        assert!(error.starts_with("--system is \"Dance.\", but"), "{error}");
     }
 
     #[test]

@@ -7,14 +7,15 @@ use super::conversation::Conversation;
 use super::fit::Plan;
 use super::model_option::ModelOption;
 use super::report::{Report, Settings, Timings, offload_line, summary};
+use super::saved::{Saved, SavedReport};
 use super::start::{Loaded, Machine, load};
 use super::terminal::{self, note, print, print_json};
-use super::{Failure, INTERRUPTED, Outcome, is_input_error, prompt};
+use super::{Failure, INTERRUPTED, Outcome, interrupt, is_input_error, prompt};
 use asynctls::Error;
 use asynctls::attention::Attention;
-use asynctls::engine::EngineOptions;
+use asynctls::engine::{EngineOptions, SessionFormat};
 use asynctls::gpu::Disable;
-use asynctls::model::sampler::SamplerSettings;
+use asynctls::model::sampler::{Sampler, SamplerSettings};
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};
 use clap::Args;
@@ -59,6 +60,9 @@ pub struct Options {
     #[arg(long, value_name = "N", allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
+    /// Go on with the conversation in this file, and keep it there; a file that is absent or empty begins one
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
     /// Print start-up times, memory and kernels to standard error
     #[arg(long)]
     stats: bool,
@@ -107,6 +111,7 @@ Examples:
   asynctls generate --model model.gguf --prompt-file book.txt --kv host --gpu-memory 4G --timing lagged
   git diff | asynctls generate --model model.gguf --system \"Summarise.\" -
   asynctls generate --model model.gguf -i
+  asynctls generate --model model.gguf --session talk.kv --prompt \"And why is it red in the evening?\"
 
 Ctrl-C ends the answer and keeps what was made so far.";
 
@@ -128,13 +133,22 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let system = options.system.as_deref();
     let mut conversation =
         Conversation::new(template, &tokenizer, options.raw, system, options.no_think)?;
-    let context = options.context(&config, &mut conversation, first.as_deref())?;
     let reading = reading.elapsed();
 
     let Machine { gpu, memory, time: open } = Machine::open(adapter)?;
-    let mut engine_options = EngineOptions::new(&gpu, context);
+    let mut engine_options = EngineOptions::new(&gpu, 1);
     engine_options.quantise = options.model.quantise();
     options.attention.set_up(&attention, &mut engine_options)?;
+    let saved = match &options.session {
+        None => None,
+        Some(path) => {
+            let format = SessionFormat::new(&file, &config, &engine_options);
+            Some(Saved::open(path, &format, &mut conversation)?)
+        }
+    };
+    let there = saved.as_ref().map_or(0, Saved::tokens);
+    let context = options.context(&config, &mut conversation, first.as_deref(), there)?;
+    (engine_options.context, engine_options.total_tokens) = (context, context.into());
     let what = if options.context.is_some() { "--context" } else { "the context" };
     options.cache.set_up(&file, &config, &attention, memory, &mut engine_options)?;
     let memory = options.cache.budget()?.or(memory);
@@ -148,6 +162,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         conversation,
         &tokenizer,
         first,
+        saved,
     )
 }
 
@@ -168,12 +183,13 @@ impl Options {
         }))
     }
 
-    // How many tokens to set memory aside for.
+    // How many tokens to set memory aside for, of which a session's file has some.
     fn context(
         &self,
         config: &ModelConfig,
         conversation: &mut Conversation<'_>,
         prompt: Option<&str>,
+        there: usize,
     ) -> asynctls::Result<u32> {
         let longest = config.context_length;
         if let Some(context) = self.context.filter(|&context| context > longest) {
@@ -196,7 +212,8 @@ impl Options {
                 format!("{whose} is {limit} tokens"),
             ));
         }
-        Ok(self.context.unwrap_or((tokens as u32).saturating_add(self.max_tokens).min(longest)))
+        let needed = (tokens as u32).saturating_add(self.max_tokens).max(there as u32);
+        Ok(self.context.unwrap_or(needed.min(longest)))
     }
 }
 
@@ -216,14 +233,21 @@ impl Run<'_> {
         mut conversation: Conversation<'_>,
         tokenizer: &Tokenizer,
         first: Option<String>,
+        mut saved: Option<Saved>,
     ) -> Outcome<ExitCode> {
         let settings = self.options.sampling.settings();
         let engine = &self.loaded.engine;
-        let mut answerer =
-            Answerer::new(engine, tokenizer, self.attention, settings, self.options.max_tokens)?;
+        let (session, draws) = match &mut saved {
+            None => (engine.session()?, 0),
+            Some(saved) => (saved.load(engine)?, saved.draws()),
+        };
+        let sampler = Sampler::after(settings, draws)?;
+        let most = self.options.max_tokens;
+        let mut answerer = Answerer::new(engine, tokenizer, session, self.attention, sampler, most);
         let mut work = Work::default();
         let mut next = first;
         let mut last = None;
+        let mut kept = Ok(());
         loop {
             let question = match next.take() {
                 Some(question) => question,
@@ -240,11 +264,19 @@ impl Run<'_> {
             conversation.ask(&question);
             match self.turn(&conversation, &mut answerer) {
                 Ok((prompt_tokens, answer)) => {
-                    conversation.answer(&answer.text);
+                    if answer.tokens.is_empty() && answer.finish == Finish::Interrupted {
+                        conversation.take_back();
+                    } else {
+                        conversation.answer(&answer.text);
+                    }
                     work.add(&answer.work);
                     let is_over = answer.finish == Finish::Interrupted;
                     last = Some((prompt_tokens, answer));
-                    if is_over {
+                    if let Some(saved) = &mut saved {
+                        let _keeping = interrupt::Keeping::new();
+                        kept = saved.save(engine, &mut answerer, &conversation);
+                    }
+                    if is_over || kept.is_err() {
                         break;
                     }
                 }
@@ -254,8 +286,13 @@ impl Run<'_> {
                 }
             }
         }
+        let saved = saved.map(Saved::close);
         let Some((prompt_tokens, answer)) = last else { return Ok(ExitCode::SUCCESS) };
-        self.finish(&conversation, prompt_tokens, &answer, &work, answerer.context())
+        let context = answerer.context();
+        let code = self.finish(&conversation, prompt_tokens, &answer, &work, context, saved)?;
+        // The answer is shown even where it could not be saved.
+        kept?;
+        Ok(code)
     }
 
     fn turn(
@@ -309,6 +346,7 @@ impl Run<'_> {
         answer: &Answer,
         work: &Work,
         context: u32,
+        saved: Option<SavedReport>,
     ) -> Outcome<ExitCode> {
         let gpu = &self.loaded.engine.gpu;
         let timings = Timings {
@@ -324,6 +362,9 @@ impl Run<'_> {
             note(&timings.line());
             if let Some(offload) = &offload {
                 note(&offload_line(offload));
+            }
+            if let Some(saved) = &saved {
+                note(&saved.line());
             }
         }
         if self.options.json {
@@ -341,6 +382,7 @@ impl Run<'_> {
                 gpu_bytes: gpu.allocated_bytes(),
                 kv_gpu_bytes: self.loaded.engine.kv_gpu_bytes(),
                 offload,
+                session: saved.as_ref(),
                 settings: self.settings(conversation),
                 timings,
             };

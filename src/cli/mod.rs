@@ -17,6 +17,7 @@ mod model;
 mod model_option;
 mod prompt;
 mod report;
+mod saved;
 mod start;
 mod terminal;
 

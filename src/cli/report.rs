@@ -1,6 +1,7 @@
 //! What `asynctls generate` says besides the text.
 
 use super::answer::{Answer, Finish, Work};
+use super::saved::SavedReport;
 use super::terminal::size;
 use asynctls::engine::{HostOptions, OffloadStats};
 use serde::Serialize;
@@ -118,6 +119,8 @@ pub struct Report<'a> {
     pub kv_gpu_bytes: u64,
     /// What the offload engine did, where keys and values live in CPU memory.
     pub offload: Option<OffloadStats>,
+    /// What came from a session's file and went there.
+    pub session: Option<&'a SavedReport>,
     /// Settings.
     pub settings: Settings,
     /// Times.

@@ -2,9 +2,10 @@
 
 use super::{Failure, Outcome};
 use asynctls::Error;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 use std::io::{IsTerminal, Write, stderr, stdout};
+use std::time::{Duration, Instant};
 
 /// Writes to standard output at once.
 pub fn print(text: &str) -> Outcome<()> {
@@ -76,6 +77,18 @@ pub fn bar(what: &'static str, total: u64, is_bytes: bool) -> ProgressBar {
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(total).with_style(style).with_message(what)
+}
+
+/// What bytes of progress are told to: a bar that appears if the work takes longer than a second, and goes when this does.
+pub fn late_bar(what: &'static str, total: u64) -> impl FnMut(u64) + Send {
+    let (began, mut done, mut shown) = (Instant::now(), 0, None);
+    move |bytes| {
+        done += bytes;
+        if shown.is_some() || began.elapsed() > Duration::from_secs(1) {
+            let begin = || bar(what, total, true).with_finish(ProgressFinish::AndClear);
+            shown.get_or_insert_with(begin).set_position(done);
+        }
+    }
 }
 
 /// A size for people.

@@ -36,23 +36,29 @@ impl Engine {
         self.check_owner(session)?;
         let _turn = self.turn.lock().await;
         let (group, d) = (self.shape.group as usize, self.shape.head_dim as usize);
+        let head = |rows: &[f32]| {
+            let mut rows = rows.chunks_exact(d).map(<[f32]>::to_vec);
+            let queries = rows.by_ref().take(group).collect();
+            Stats { queries, keys: rows.next().unwrap_or_default() }
+        };
+        let words = self.read_statistics(session.slot.index).await?;
+        let floats: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
+        let heads: Vec<Stats> = floats.chunks_exact((group + 1) * d).map(head).collect();
+        Ok(heads.chunks(self.shape.kv_heads as usize).map(<[Stats]>::to_vec).collect())
+    }
+
+    /// The words of the running extremes, layer by layer. Under the turn of the caller.
+    pub(super) async fn read_statistics(&self, slot: u32) -> Result<Vec<u32>> {
         let bytes = self.shape.stats_len() * 4;
-        let mut layers = Vec::new();
+        let mut all = Vec::new();
         for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            let (from, staging) = (u64::from(session.slot.index) * bytes, &self.scratch.moving);
+            let (from, staging) = (u64::from(slot) * bytes, &self.scratch.moving);
             encoder.copy_buffer_to_buffer(&index.stats, from, staging, 0, bytes);
             self.gpu.submit(encoder)?;
-            let data = self.gpu.download(staging, bytes).await?;
-            let floats: Vec<f32> = super::words(&data).into_iter().map(f32::from_bits).collect();
-            let head = |rows: &[f32]| {
-                let mut rows = rows.chunks_exact(d).map(<[f32]>::to_vec);
-                let queries = rows.by_ref().take(group).collect();
-                Stats { queries, keys: rows.next().unwrap_or_default() }
-            };
-            layers.push(floats.chunks_exact((group + 1) * d).map(head).collect());
+            all.extend(super::words(&self.gpu.download(staging, bytes).await?));
         }
-        Ok(layers)
+        Ok(all)
     }
 
     /// Gives a new session the stored channels, if there are any.
@@ -117,8 +123,8 @@ impl Engine {
         Ok(())
     }
 
-    // Under the turn of the caller.
-    async fn read_channels(&self, slot: u32) -> Result<ChannelSet> {
+    /// The index channels in a slot. Under the turn of the caller.
+    pub(super) async fn read_channels(&self, slot: u32) -> Result<ChannelSet> {
         let bytes = self.shape.channels_len() * 4;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         let mut to = 0;

@@ -8,6 +8,7 @@ mod host;
 mod observe;
 mod ops;
 mod record;
+mod saved;
 mod scratch;
 mod session;
 
@@ -16,6 +17,7 @@ pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::{Fit, Placement};
 pub use forward::{Output, Want};
 pub use observe::{HostSelector, LayerCacheView, LayerView};
+pub use saved::SessionFormat;
 pub use session::Session;
 
 // What was read back, as words.

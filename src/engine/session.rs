@@ -1,6 +1,7 @@
 //! Sessions: the state of one sequence, which can be forked, rewound and continued.
 
 use super::Engine;
+use super::saved::Saved;
 use crate::attention::ChannelSetId;
 use crate::kv::{BlockTable, Slot};
 use crate::{Error, Result};
@@ -15,6 +16,8 @@ pub struct Session {
     pub(super) channels: Option<ChannelSetId>,
     /// Closed blocks whose index is built.
     pub(super) indexed: u32,
+    /// What a file holds of it.
+    pub(super) saved: Option<Saved>,
 }
 
 impl Session {
@@ -52,7 +55,11 @@ impl Session {
         }
         self.tokens.truncate(tokens as usize);
         self.table.truncate(tokens);
-        self.indexed = self.indexed.min(tokens / self.table.block_tokens());
+        let closed = tokens / self.table.block_tokens();
+        self.indexed = self.indexed.min(closed);
+        if let Some(saved) = &mut self.saved {
+            saved.blocks = saved.blocks.min(closed);
+        }
         Ok(())
     }
 }
@@ -81,6 +88,7 @@ impl Engine {
             tokens: Vec::new(),
             channels: None,
             indexed: 0,
+            saved: None,
         };
         self.store_channels(&mut session);
         Ok(session)
@@ -118,6 +126,7 @@ impl Engine {
             tokens: session.tokens.clone(),
             channels: session.channels,
             indexed: session.indexed,
+            saved: session.saved,
         })
     }
 }

@@ -586,8 +586,13 @@ impl Gpu {
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes);
         self.submit(encoder)?;
         let data = self.read(&staging, bytes).await;
-        self.allocated.fetch_sub(staging.size(), Ordering::Relaxed);
+        self.release(&staging);
         data
+    }
+
+    /// Takes a buffer that was made here, and that nobody will use again, out of the account.
+    pub(crate) fn release(&self, buffer: &wgpu::Buffer) {
+        self.allocated.fetch_sub(buffer.size(), Ordering::Relaxed);
     }
 
     /// Runs operations one after the other in one pass, with their grids, and waits for them.

@@ -5,6 +5,7 @@ use std::path::Path;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
+use serde::{Deserialize, Serialize};
 
 use crate::model::gguf::Gguf;
 use crate::model::json_file::{self, named, problem};
@@ -21,7 +22,7 @@ const FUEL: u64 = 10_000_000;
 const LONGEST: usize = 1 << 20;
 
 /// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant` or what else the template knows.
     pub role: String,

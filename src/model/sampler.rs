@@ -51,6 +51,7 @@ impl SamplerSettings {
 pub struct Sampler {
     settings: SamplerSettings,
     random: Pcg64,
+    draws: u64,
     /// Kept between calls for its memory only.
     candidates: Vec<Candidate>,
 }
@@ -74,9 +75,25 @@ impl Candidate {
 impl Sampler {
     /// A sampler at the beginning of its seed's draws.
     pub fn new(settings: SamplerSettings) -> Result<Self> {
+        Self::after(settings, 0)
+    }
+
+    /// A sampler that goes on after so many of its seed's draws.
+    pub fn after(settings: SamplerSettings, draws: u64) -> Result<Self> {
         settings.validate()?;
-        let random = Pcg64::new(settings.seed.into(), STREAM);
-        Ok(Self { settings, random, candidates: Vec::new() })
+        let mut random = Pcg64::new(settings.seed.into(), STREAM);
+        random.advance(draws.into());
+        Ok(Self { settings, random, draws, candidates: Vec::new() })
+    }
+
+    /// How tokens are chosen.
+    pub fn settings(&self) -> SamplerSettings {
+        self.settings
+    }
+
+    /// Draws so far: with the settings all that a sampler goes on from.
+    pub fn draws(&self) -> u64 {
+        self.draws
     }
 
     /// The next token. A logit that is not a number or minus infinity is never chosen.
@@ -121,6 +138,7 @@ impl Sampler {
 
     /// A number from 0 to below 1, with the 53 bits that an `f64` holds.
     fn uniform(&mut self) -> f64 {
+        self.draws += 1;
         (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 }

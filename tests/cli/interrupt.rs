@@ -1,7 +1,7 @@
 //! Ctrl-C, and readers that go away.
 #![cfg(unix)]
 
-use super::program::{command, model};
+use super::program::{command, generate, model, text};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command};
@@ -25,17 +25,27 @@ fn long_from(prompt: &str, more: &[&str]) -> Child {
 
 #[test]
 fn an_interrupted_answer_is_kept() {
-    let mut child = long(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.kv");
+    let session = ["--session", text(&path)];
+    let mut child = long(&session);
     let mut out = child.stdout.take().unwrap();
-    let mut text = vec![0; 4];
-    out.read_exact(&mut text).unwrap();
+    let mut shown = vec![0; 4];
+    out.read_exact(&mut shown).unwrap();
     interrupt(&child);
-    out.read_to_end(&mut text).unwrap();
-    assert!(text.starts_with(b" 9") && text.ends_with(b"\n"), "{:?}", String::from_utf8(text));
+    out.read_to_end(&mut shown).unwrap();
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.starts_with(" 9") && shown.ends_with('\n'), "{shown}");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(err.lines().last().unwrap().starts_with("interrupted; prompt "), "{err}");
+    // Its session holds it too.
+    let more = ["--raw", "--prompt", "And so on", "--max-tokens", "1", "--json"];
+    let report = generate(&[&session[..], &more].concat()).fine().json();
+    let loaded = report["session"]["loaded_tokens"].as_u64().unwrap();
+    let prompt = report["prompt_tokens"].as_u64().unwrap();
+    assert!(loaded > 10 && loaded < prompt, "{report}");
 }
 
 #[test]

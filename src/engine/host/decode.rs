@@ -496,7 +496,7 @@ impl Engine {
             let physical = session.table.blocks()[(position / block) as usize];
             let slot = host.offload.window.slot(physical).ok_or_else(Self::no_host_ops)?;
             for layer in 0..self.layers.len() {
-                let (buffer, at) = self.window_place(layer, slot);
+                let (buffer, at) = self.cache_place(layer, slot);
                 leaving.push((buffer, at, physical, layer));
             }
         }

@@ -4,6 +4,7 @@
 mod decode;
 mod lag;
 mod prefill;
+mod saved;
 mod window;
 
 use super::ops::HostOps;
@@ -136,12 +137,18 @@ impl Engine {
                 host.is_stale |= host.offload.forget(block);
             }
         }
+        self.settle_slots(host)?;
+        for (old, new) in prepared.iter().filter_map(|prepared| prepared.copied) {
+            self.copy_open_block(host, batch, old, new)?;
+        }
+        Ok(())
+    }
+
+    // Says anew where blocks are, if that has changed.
+    fn settle_slots(&self, host: &mut Host) -> Result<()> {
         if host.is_stale {
             self.finish_pending(host)?;
             self.write_slots(host);
-        }
-        for (old, new) in prepared.iter().filter_map(|prepared| prepared.copied) {
-            self.copy_open_block(host, batch, old, new)?;
         }
         Ok(())
     }

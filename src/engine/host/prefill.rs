@@ -93,7 +93,7 @@ impl Engine {
         if chunk.is_open {
             let open = chunk.table[chunk.first as usize];
             let slot = host.offload.window.slot(open).ok_or_else(Self::no_host_ops)?;
-            let (from, at) = self.window_place(number, slot);
+            let (from, at) = self.cache_place(number, slot);
             encoder.copy_buffer_to_buffer(from, at, &own.chunk, 0, bytes);
         }
         let (rows, tiles) = (plan.step.rows, plan.step.tiles);
@@ -160,7 +160,7 @@ impl Engine {
             self.record_chunk_rest(&mut pass, layer, plan);
         }
         for &(logical, slot) in &chunk.window {
-            let (to, at) = self.window_place(number, slot);
+            let (to, at) = self.cache_place(number, slot);
             let from = u64::from(logical - chunk.first) * bytes;
             encoder.copy_buffer_to_buffer(&own.chunk, from, to, at, bytes);
         }

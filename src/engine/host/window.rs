@@ -47,11 +47,7 @@ impl Engine {
                 host.is_stale |= host.offload.reopen(open);
             }
         }
-        if host.is_stale {
-            self.finish_pending(host)?;
-            self.write_slots(host);
-        }
-        Ok(())
+        self.settle_slots(host)
     }
 
     // A slot of the window for a block, that of one that nobody needs now.
@@ -114,8 +110,8 @@ impl Engine {
         self.submit_host(host, &mut encoder)
     }
 
-    // Where a slot of the window is in a layer's cache.
-    pub(super) fn window_place(&self, layer: usize, slot: u32) -> (&wgpu::Buffer, u64) {
+    /// Where a slot of the cache is in a layer: of the window, or of the whole cache.
+    pub(in crate::engine) fn cache_place(&self, layer: usize, slot: u32) -> (&wgpu::Buffer, u64) {
         let (segment, place) = self.layout.place(slot);
         let at = u64::from(place) * self.shape.block_bytes();
         (&self.caches[layer].kv[segment as usize], at)

@@ -33,6 +33,21 @@ fn settings_out_of_range_are_refused_by_name() {
 }
 
 #[test]
+fn a_sampler_goes_on_after_its_draws() {
+    let logits: Vec<f32> = (0..50).map(|i| (i * 37 % 50) as f32 / 20.0).collect();
+    let all = draws(settings(1.0, 20, 0.9), &logits, 30);
+    let mut first = Sampler::new(settings(1.0, 20, 0.9)).unwrap();
+    let mut made: Vec<u32> = (0..11).map(|_| first.sample(&logits).unwrap()).collect();
+    let mut second = Sampler::after(first.settings(), first.draws()).unwrap();
+    made.extend((11..30).map(|_| second.sample(&logits).unwrap()));
+    assert_eq!((made, second.draws()), (all, 30));
+    // The likeliest token needs no draw.
+    let mut greedy = Sampler::new(SamplerSettings::default()).unwrap();
+    greedy.sample(&logits).unwrap();
+    assert_eq!(greedy.draws(), 0);
+}
+
+#[test]
 fn greedy_takes_the_lowest_id_of_the_highest() {
     let greedy = SamplerSettings::default();
     assert_eq!(draws(greedy, &[1.0, 3.0, 3.0, 2.0], 1), [1]);

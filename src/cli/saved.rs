@@ -1,0 +1,153 @@
+//! `--session FILE`: a conversation that lives in a file between runs.
+
+use super::answer::Answerer;
+use super::conversation::Conversation;
+use super::terminal::{late_bar, note, size};
+use asynctls::engine::{Engine, Session, SessionFormat};
+use asynctls::kv::SessionFile;
+use asynctls::model::chat::Message;
+use asynctls::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What the file keeps for the command line.
+#[derive(Debug, Deserialize, Serialize)]
+struct State {
+    messages: Vec<Message>,
+    /// Whether they go to the model without a chat template.
+    raw: bool,
+    /// The sampler's draws so far.
+    draws: u64,
+}
+
+/// An open session file.
+pub struct Saved {
+    file: SessionFile,
+    /// Draws of a sampler that were made for it.
+    draws: u64,
+    loaded: u32,
+    load: Duration,
+    written: u64,
+}
+
+/// What `--json` and `--stats` say of it.
+#[derive(Debug, Serialize)]
+pub struct SavedReport {
+    /// Tokens that came from the file.
+    pub loaded_tokens: u32,
+    /// Seconds to load them.
+    pub load_seconds: f64,
+    /// Bytes that were written to the file.
+    pub written_bytes: u64,
+}
+
+impl SavedReport {
+    /// In one line.
+    pub fn line(&self) -> String {
+        format!(
+            "session: {} tokens loaded in {:.2} s, {} written",
+            self.loaded_tokens,
+            self.load_seconds,
+            size(self.written_bytes)
+        )
+    }
+}
+
+impl Saved {
+    /// Opens the file, and takes the conversation up where it ends there.
+    pub fn open(
+        path: &Path,
+        format: &SessionFormat,
+        conversation: &mut Conversation<'_>,
+    ) -> Result<Self> {
+        let began = Instant::now();
+        let file = format.open(path)?;
+        if file.torn_tail() > 0 {
+            note(&format!(
+                "note: {} ends in {} of a write that was cut off, which do not count",
+                path.display(),
+                size(file.torn_tail())
+            ));
+        }
+        let mut saved = Self { file, draws: 0, loaded: 0, load: Duration::ZERO, written: 0 };
+        if let Some(State { messages, raw, draws }) = saved.state()? {
+            if raw != conversation.is_raw() {
+                let value = if raw { "not given" } else { "given" };
+                let limit = format!("the session {} was begun otherwise", path.display());
+                return Err(Error::argument("--raw", value, limit));
+            }
+            conversation.resume(messages)?;
+            saved.draws = draws;
+        }
+        saved.load = began.elapsed();
+        Ok(saved)
+    }
+
+    fn state(&self) -> Result<Option<State>> {
+        let state = SessionFormat::callers_state(&self.file)?;
+        if state.is_empty() {
+            return Ok(None);
+        }
+        serde_json::from_slice(state).map(Some).map_err(|e| Error::File {
+            path: self.file.path().to_owned(),
+            offset: 0,
+            problem: format!("the conversation is not as this program writes it: {e}"),
+        })
+    }
+
+    /// Tokens in the file.
+    pub fn tokens(&self) -> usize {
+        self.file.tokens().len()
+    }
+
+    /// Draws of a sampler so far.
+    pub fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// The session.
+    pub fn load(&mut self, engine: &Engine) -> Result<Session> {
+        let began = Instant::now();
+        let total = u64::from(self.file.blocks()) * self.file.block_bytes();
+        let mut bar = late_bar("session", total);
+        let session = pollster::block_on(engine.restore(&self.file, &mut bar))?;
+        self.load += began.elapsed();
+        self.loaded = session.len();
+        Ok(session)
+    }
+
+    /// Writes what was said since the last time.
+    pub fn save(
+        &mut self,
+        engine: &Engine,
+        answerer: &mut Answerer<'_>,
+        conversation: &Conversation<'_>,
+    ) -> Result<()> {
+        let (session, draws) = answerer.state();
+        let (messages, raw) = (conversation.messages().to_vec(), conversation.is_raw());
+        let state = serde_json::to_vec(&State { messages, raw, draws });
+        let state = state
+            .map_err(|e| Error::Write { path: self.file.path().to_owned(), source: e.into() })?;
+        let blocks = session.len().div_ceil(engine.shape().block);
+        let before = self.file.bytes();
+        let mut bar = late_bar("session", u64::from(blocks) * self.file.block_bytes());
+        pollster::block_on(engine.save(session, &mut self.file, &state, &mut bar))?;
+        self.written += self.file.bytes() - before;
+        Ok(())
+    }
+
+    /// Ends the work on the file, which is made smaller if most of it no longer counts.
+    pub fn close(self) -> SavedReport {
+        let report = SavedReport {
+            loaded_tokens: self.loaded,
+            load_seconds: self.load.as_secs_f64(),
+            written_bytes: self.written,
+        };
+        let path = self.file.path().to_owned();
+        if let Err(error) = self.file.compact() {
+            note(&format!("note: {} stays as large as it is: {error}", path.display()));
+        }
+        report
+    }
+}

@@ -1,0 +1,340 @@
+//! Sessions on disk: a file's block is all that the engine holds of a block of tokens, keys, values and index, wherever it
+//! lay, and the file's state is what index channels follow from. A session that is loaded goes on as if it had never left
+//! the device, on whatever device and with whatever cache it goes on.
+
+mod format;
+mod state;
+
+pub use format::SessionFormat;
+
+use super::host::Host;
+use super::{Engine, Session};
+use crate::attention::ChannelSet;
+use crate::kv::SessionFile;
+use crate::{Error, Result};
+use format::Record;
+use state::IndexState;
+
+/// Bytes that are read back at a time, unless one block has more.
+const PIECE_BYTES: u64 = 16 << 20;
+
+/// What a file holds of a session, by the file's stamp: blocks from the first on that nothing will change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Saved {
+    stamp: u64,
+    pub(super) blocks: u32,
+}
+
+/// A run of a saved block's bytes on the GPU.
+struct Part<'a> {
+    buffer: &'a wgpu::Buffer,
+    at: u64,
+    in_block: u64,
+    bytes: u64,
+}
+
+impl Engine {
+    /// Writes a session to a file of its [`SessionFormat`], and with it the caller's own state: the blocks that the file
+    /// does not hold yet, and the commit that makes them count. `progress` is called with bytes as they are written.
+    ///
+    /// # Errors
+    /// [`Error::Write`] for a file that cannot be written, [`Error::Argument`] for a file of other blocks, else what the
+    /// device answers. The file then holds what it held.
+    pub async fn save(
+        &self,
+        session: &mut Session,
+        file: &mut SessionFile,
+        state: &[u8],
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<()> {
+        self.check_owner(session)?;
+        let _turn = self.turn.lock().await;
+        self.gpu.check()?;
+        let mut host = match &self.host {
+            None => None,
+            Some(host) => Some(host.lock().await),
+        };
+        if let Some(host) = &mut host {
+            host.offload.land_all(&self.gpu)?;
+        }
+        let state = self.index_state(session).await?.before(state);
+        let record = self.record();
+        let table = session.table.blocks();
+        let there = session.saved.filter(|saved| saved.stamp == file.stamp());
+        let mut next = there.map_or(0, |saved| saved.blocks);
+        let missing = &table[next as usize..];
+        let piece = (PIECE_BYTES / record.bytes()).clamp(1, missing.len().max(1) as u64);
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.gpu.buffer("blocks on their way", piece * record.bytes(), usage).await?;
+        let written = async {
+            let mut append = file.append()?;
+            for blocks in missing.chunks(piece as usize) {
+                let indexed = session.indexed.saturating_sub(next) as usize;
+                let data = self.read_blocks(host.as_deref(), blocks, indexed, &staging).await?;
+                for content in data.chunks_exact(record.bytes() as usize) {
+                    append.block(next, content)?;
+                    next += 1;
+                    progress(record.bytes());
+                }
+            }
+            append.commit(next, &session.tokens, &state)
+        }
+        .await;
+        self.gpu.release(&staging);
+        written?;
+        // An index that is still to be built changes a block; the open block changes with the next token.
+        let lasting = match self.options.index {
+            Some(_) => session.indexed,
+            None => session.len() / self.shape.block,
+        };
+        session.saved = Some(Saved { stamp: file.stamp(), blocks: lasting });
+        Ok(())
+    }
+
+    /// The session that a file of this engine's [`SessionFormat`] holds. Nothing is computed. `progress` is called with
+    /// bytes as they are read.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a session longer than the context, and when all sessions are in use; [`Error::File`] for a
+    /// damaged file; else what the device answers.
+    pub async fn restore(
+        &self,
+        file: &SessionFile,
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Session> {
+        let mut session = self.session()?;
+        if file.tokens().is_empty() {
+            return Ok(session);
+        }
+        self.check_saved(file, &session)?;
+        let state = IndexState::of(file)?;
+        self.write_index_state(file, &mut session, &state)?;
+        let _turn = self.turn.lock().await;
+        self.gpu.check()?;
+        let prepared = session.table.prepare(0, file.tokens().len() as u32)?;
+        session.table.commit(prepared);
+        session.tokens = file.tokens().to_vec();
+        let closed = session.len() / self.shape.block;
+        session.indexed = if session.channels.is_some() { closed } else { 0 };
+        let mut host = match &self.host {
+            None => None,
+            Some(host) => Some(host.lock().await),
+        };
+        if let Some(host) = &mut host {
+            self.take_blocks(host, session.table.blocks())?;
+        }
+        let record = self.record();
+        let arriving = self.gpu.storage("a block that arrives", record.bytes()).await?;
+        let read = (|| {
+            let mut before = None;
+            for (i, &block) in (0..).zip(session.table.blocks()) {
+                let content = file.block(i)?;
+                let is_indexed = i < session.indexed;
+                let index =
+                    self.write_block(host.as_deref_mut(), block, content, is_indexed, &arriving)?;
+                // One block is copied while the next is read, and no more of them wait.
+                if let Some(before) = before.replace(index) {
+                    self.gpu.wait(before)?;
+                }
+                progress(record.bytes());
+            }
+            before.map_or(Ok(()), |last| self.gpu.wait(last))
+        })();
+        self.gpu.release(&arriving);
+        read?;
+        let lasting = if self.options.index.is_some() { session.indexed } else { closed };
+        session.saved = Some(Saved { stamp: file.stamp(), blocks: lasting });
+        Ok(session)
+    }
+
+    fn record(&self) -> Record {
+        Record::new(&self.shape, self.config.layers, self.options.index.as_ref())
+    }
+
+    // Whether this engine can hold what a file says it has.
+    fn check_saved(&self, file: &SessionFile, session: &Session) -> Result<()> {
+        let tokens = file.tokens();
+        if tokens.len() > self.options.context as usize {
+            let what = format!("the session {}", file.path().display());
+            let limit = format!("the context holds {}", self.options.context);
+            return Err(Error::argument(what, format!("{} tokens", tokens.len()), limit));
+        }
+        self.check_tokens(session, tokens)?;
+        let (there, own) = (file.block_bytes(), self.record().bytes());
+        if there != own {
+            let limit = format!("this engine's have {own}");
+            return Err(Error::argument("the bytes of a session's block", there, limit));
+        }
+        let needed = (tokens.len() as u32).div_ceil(self.shape.block);
+        if file.blocks() != needed {
+            let (there, tokens) = (file.blocks(), tokens.len());
+            let problem = format!("{tokens} tokens are in {there} blocks, but they take {needed}");
+            return Err(state::damaged(file, problem));
+        }
+        Ok(())
+    }
+
+    // What the index of a session follows from. Under the turn of the caller.
+    async fn index_state(&self, session: &Session) -> Result<IndexState> {
+        let slot = session.slot.index;
+        let mut state = IndexState::default();
+        if session.channels.is_some() {
+            let set = self.read_channels(slot).await?;
+            state.channels = (0..set.layers.len()).flat_map(|layer| set.words(layer)).collect();
+        } else if !session.is_empty() {
+            state.statistics = self.read_statistics(slot).await?;
+        }
+        Ok(state)
+    }
+
+    // Puts what the index follows from into the session's slot.
+    fn write_index_state(
+        &self,
+        file: &SessionFile,
+        session: &mut Session,
+        state: &IndexState,
+    ) -> Result<()> {
+        let slot = u64::from(session.slot.index);
+        let indexed: Vec<_> = self.layers.iter().filter_map(|layer| layer.index.as_ref()).collect();
+        let lengths = [self.shape.channels_len(), self.shape.stats_len()].map(|n| n as usize);
+        let whole = lengths.map(|words| words * indexed.len());
+        let found = [state.channels.len(), state.statistics.len()];
+        // One of the two, or nothing where nothing is indexed.
+        if found != [whole[0], 0] && found != [0, whole[1]] {
+            let problem = format!(
+                "the index follows from {} words of channels or {} of statistics, but there are {} and {}",
+                whole[0], whole[1], found[0], found[1]
+            );
+            return Err(state::damaged(file, problem));
+        }
+        if !state.channels.is_empty() {
+            let layers = state.channels.chunks_exact(lengths[0]);
+            let set = ChannelSet::from_words(&self.shape, layers);
+            set.check().map_err(|problem| state::damaged(file, problem))?;
+            session.channels = Some(set.id());
+        }
+        for (i, index) in indexed.iter().enumerate() {
+            for (buffer, words, length) in [
+                (&index.channels, &state.channels, lengths[0]),
+                (&index.stats, &state.statistics, lengths[1]),
+            ] {
+                if !words.is_empty() {
+                    let layer = &words[i * length..][..length];
+                    self.gpu.write(buffer, slot * length as u64 * 4, bytemuck::cast_slice(layer));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // Blocks as the file has them, of which the first `indexed` have an index.
+    async fn read_blocks(
+        &self,
+        host: Option<&Host>,
+        blocks: &[u32],
+        indexed: usize,
+        staging: &wgpu::Buffer,
+    ) -> Result<Vec<u8>> {
+        let record = self.record();
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for (i, &block) in blocks.iter().enumerate() {
+            let kv = self.slot_of(host, block)?.map(|slot| self.kv_parts(slot));
+            let index = (i < indexed).then(|| self.index_parts(block));
+            for part in kv.into_iter().chain(index).flatten() {
+                let to = i as u64 * record.bytes() + part.in_block;
+                encoder.copy_buffer_to_buffer(part.buffer, part.at, staging, to, part.bytes);
+            }
+        }
+        self.gpu.submit(encoder)?;
+        let mut data = self.gpu.read(staging, blocks.len() as u64 * record.bytes()).await?;
+        for (i, content) in data.chunks_exact_mut(record.bytes() as usize).enumerate() {
+            let (kv, index) = content.split_at_mut(record.kv_bytes() as usize);
+            if let Some(host) = host.filter(|host| host.offload.host.holds(blocks[i])) {
+                kv.copy_from_slice(host.offload.host.block(blocks[i]));
+            }
+            if i >= indexed {
+                index.fill(0);
+            }
+        }
+        Ok(data)
+    }
+
+    // Where a block's keys and values are in the cache; nowhere if the host holds them.
+    fn slot_of(&self, host: Option<&Host>, block: u32) -> Result<Option<u32>> {
+        let Some(host) = host else { return Ok(Some(block)) };
+        if host.offload.host.holds(block) {
+            return Ok(None);
+        }
+        let lost = || Error::Gpu(format!("block {block} is neither on the GPU nor with the host"));
+        host.offload.window.slot(block).map(Some).ok_or_else(lost)
+    }
+
+    // Brings a file's block to where a block of the pool lives.
+    fn write_block(
+        &self,
+        host: Option<&mut Host>,
+        block: u32,
+        content: &[u8],
+        is_indexed: bool,
+        arriving: &wgpu::Buffer,
+    ) -> Result<wgpu::SubmissionIndex> {
+        let record = self.record();
+        let kv_bytes = record.kv_bytes() as usize;
+        let kv = match host {
+            None => Some(self.kv_parts(block)),
+            Some(host) => {
+                // The open block too, as after a rewind into it: the window takes it from there.
+                let layers = content[..kv_bytes].chunks_exact(self.shape.block_bytes() as usize);
+                for (layer, bytes) in layers.enumerate() {
+                    host.offload.host.store(block, layer, bytes)?;
+                }
+                None
+            }
+        };
+        let from = if kv.is_some() { 0 } else { kv_bytes };
+        let index = is_indexed.then(|| self.index_parts(block));
+        if from < content.len() {
+            self.gpu.write(arriving, from as u64, &content[from..]);
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for part in kv.into_iter().chain(index).flatten() {
+            encoder.copy_buffer_to_buffer(
+                arriving,
+                part.in_block,
+                part.buffer,
+                part.at,
+                part.bytes,
+            );
+        }
+        self.gpu.submit(encoder)
+    }
+
+    // The keys and values in a slot of the cache.
+    fn kv_parts(&self, slot: u32) -> Vec<Part<'_>> {
+        let bytes = self.shape.block_bytes();
+        let part = |layer: usize| {
+            let (buffer, at) = self.cache_place(layer, slot);
+            Part { buffer, at, in_block: layer as u64 * bytes, bytes }
+        };
+        (0..self.caches.len()).map(part).collect()
+    }
+
+    // The index of a block.
+    fn index_parts(&self, block: u32) -> Vec<Part<'_>> {
+        let record = self.record();
+        let (segment, place) = self.index_layout.place(block);
+        let mut in_block = record.kv_bytes();
+        let mut parts = Vec::new();
+        for cache in &self.caches {
+            for (segments, bytes) in [(&cache.codes, record.codes), (&cache.bounds, record.bounds)]
+            {
+                if bytes > 0 {
+                    let (buffer, at) = (&segments[segment as usize], u64::from(place) * bytes);
+                    parts.push(Part { buffer, at, in_block, bytes });
+                    in_block += bytes;
+                }
+            }
+        }
+        parts
+    }
+}

@@ -1,0 +1,58 @@
+//! A session file's state: what the index follows from, and what the caller keeps there.
+
+use crate::kv::SessionFile;
+use crate::{Error, Result};
+
+/// Words of every layer with an index, one layer after the other: the chosen channels, or what they will be chosen by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct IndexState {
+    pub(super) channels: Vec<u32>,
+    pub(super) statistics: Vec<u32>,
+}
+
+impl IndexState {
+    /// The bytes of this and then those of the caller.
+    pub(super) fn before(&self, callers: &[u8]) -> Vec<u8> {
+        let lengths = [self.channels.len() as u32, self.statistics.len() as u32];
+        let parts: [&[u8]; 4] = [
+            bytemuck::cast_slice(&lengths),
+            bytemuck::cast_slice(&self.channels),
+            bytemuck::cast_slice(&self.statistics),
+            callers,
+        ];
+        parts.concat()
+    }
+
+    /// That of a file with a commit.
+    pub(super) fn of(file: &SessionFile) -> Result<Self> {
+        split(file).map(|(own, _)| own)
+    }
+}
+
+/// What the caller of [`crate::engine::Engine::save`] gave it; nothing before the first time.
+pub(super) fn callers(file: &SessionFile) -> Result<&[u8]> {
+    if file.state().is_empty() {
+        return Ok(&[]);
+    }
+    split(file).map(|(_, callers)| callers)
+}
+
+fn split(file: &SessionFile) -> Result<(IndexState, &[u8])> {
+    let parts = || {
+        let (lengths, rest) = file.state().split_at_checked(8)?;
+        let [channels, statistics]: [u32; 2] = bytemuck::pod_read_unaligned(lengths);
+        let (channels, rest) = rest.split_at_checked((channels as usize).checked_mul(4)?)?;
+        let (statistics, rest) = rest.split_at_checked((statistics as usize).checked_mul(4)?)?;
+        let [channels, statistics] = [channels, statistics].map(bytemuck::pod_collect_to_vec);
+        Some((IndexState { channels, statistics }, rest))
+    };
+    parts().ok_or_else(|| {
+        let bytes = file.state().len();
+        damaged(file, format!("the state of the session has {bytes} bytes, which is too few"))
+    })
+}
+
+/// A file whose checksums are right and whose content is not.
+pub(super) fn damaged(file: &SessionFile, problem: String) -> Error {
+    Error::File { path: file.path().to_owned(), offset: 0, problem }
+}
