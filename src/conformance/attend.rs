@@ -234,7 +234,7 @@ async fn run_split(
 }
 
 /// Tokens of each row and KV head.
-type Tokens = Vec<Vec<Vec<u32>>>;
+pub(super) type Tokens = Vec<Vec<Vec<u32>>>;
 
 fn dense_tokens(rows: &[(usize, u32)], shape: Shape) -> Tokens {
     rows.iter()
@@ -243,7 +243,12 @@ fn dense_tokens(rows: &[(usize, u32)], shape: Shape) -> Tokens {
 }
 
 /// Random ascending candidates for each row and KV head, as level 2 would leave them.
-fn choose_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &Step) -> Vec<u32> {
+pub(super) fn choose_tokens(
+    rows: &[(usize, u32)],
+    shape: &Shape,
+    budget: &Budget,
+    step: &Step,
+) -> Vec<u32> {
     let mut random = Random::new(5);
     let mut chosen = Vec::new();
     for &(_, position) in rows {
@@ -264,7 +269,7 @@ fn choose_tokens(rows: &[(usize, u32)], shape: &Shape, budget: &Budget, step: &S
     chosen
 }
 
-fn sparse_tokens(
+pub(super) fn sparse_tokens(
     rows: &[(usize, u32)],
     shape: &Shape,
     budget: &Budget,
@@ -288,7 +293,7 @@ fn sparse_tokens(
         .collect()
 }
 
-fn check_attention(
+pub(super) fn check_attention(
     cache: &Cache,
     rows: &[(usize, u32)],
     qkv: &[f32],

@@ -6,6 +6,7 @@ mod batch;
 mod cache;
 mod experts;
 mod halves;
+mod hot;
 mod index;
 mod latent;
 mod matrix;
@@ -71,6 +72,7 @@ pub fn cases() -> Vec<Case> {
     rope::cases(&mut cases);
     latent::cases(&mut cases);
     attend::cases(&mut cases);
+    hot::cases(&mut cases);
     index::cases(&mut cases);
     select::cases(&mut cases);
     cases

@@ -120,6 +120,10 @@ impl Engine {
             }
         }
         self.gpu.submit(encoder)?;
+        if let Some(host) = &self.host {
+            // The slot may have been that of a session which was as long.
+            host.lock().await.forget_choice();
+        }
         Ok(Session {
             slot,
             table: session.table.fork(),

@@ -200,6 +200,13 @@ impl MappedRing {
         entry.bytes = bytes;
     }
 
+    /// Takes back a slot of a ring that goes up, which was filled and will not be recorded.
+    pub fn give_back(&mut self, slot: usize) {
+        self.flights += 1;
+        self.slots[slot].state = State::Flying(self.flights, None);
+        self.map_again(slot);
+    }
+
     /// Says which submission what was recorded went with.
     pub fn submitted(&mut self, index: &wgpu::SubmissionIndex) {
         for slot in &mut self.slots {

@@ -447,6 +447,21 @@ impl Offload {
         (self.leaving.slot_bytes() / self.layer_bytes).max(1) as usize
     }
 
+    /// Takes back an upload that nobody records.
+    pub fn give_back(&mut self, upload: Upload) {
+        self.ring.give_back(upload.slot);
+    }
+
+    /// Empties every slot of a head's own.
+    pub fn clear_slots(&mut self) {
+        for hot in &mut self.hot {
+            let residents: Vec<u32> = hot.residents().collect();
+            for block in residents {
+                hot.forget(block);
+            }
+        }
+    }
+
     /// A slot for blocks that leave the GPU, or none where the caller has to submit first.
     ///
     /// # Errors

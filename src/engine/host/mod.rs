@@ -70,6 +70,29 @@ impl Host {
             is_stale: false,
         })
     }
+
+    /// Forgets what the latest step chose: the next one does not continue it.
+    pub(super) fn forget_choice(&mut self) {
+        self.lag = None;
+    }
+
+    // What was on its way when a step failed may not have been placed: no slot of the hot cache is relied on any more.
+    fn abandon(&mut self, gpu: &Gpu) {
+        self.lag = None;
+        for group in &mut self.groups {
+            group.items.clear();
+            for upload in group.uploads.drain(..) {
+                self.offload.give_back(upload);
+            }
+            if let Some(slot) = group.selection.take() {
+                // A device that cannot answer this will not answer the next step either.
+                let waited = self.selections.wait(gpu, slot);
+                let _ = waited.and_then(|()| self.selections.read(slot, |_| Ok(())));
+            }
+        }
+        self.offload.clear_slots();
+        self.is_stale = true;
+    }
 }
 
 impl Engine {
@@ -115,8 +138,7 @@ impl Engine {
         }
         .await;
         if result.is_err() {
-            // What was on its way when a step failed is of no use, and its slots may hold anything.
-            host.lag = None;
+            host.abandon(&self.gpu);
         }
         result
     }

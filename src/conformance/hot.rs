@@ -1,0 +1,211 @@
+//! Cases of the hot cache: `place_blocks`, and decode attention over blocks that were there and blocks that arrived.
+
+use super::attend::{check_attention, random_qkv, sparse_tokens};
+use super::cache::{Cache, Family, latent_shapes, shape_label, shapes};
+use super::rig::{Data, POISON, Random, bits, run, untouched};
+use super::{Case, Verdict};
+use crate::Result;
+use crate::attention::{Blocks, Budget, Shape, Span, Step, StepSettings};
+use crate::gpu::Gpu;
+use crate::kernels::{self, HotSlots, Place, SegmentParams};
+use crate::kv::NO_SLOT;
+
+pub(super) fn cases(cases: &mut Vec<Case>) {
+    for shape in shapes().into_iter().chain(latent_shapes()) {
+        for segments in [1, 3] {
+            let label = format!("{} segments {segments}", shape_label(&shape));
+            cases.push(Case::new("place_blocks", label.clone(), false, move |gpu| {
+                Box::pin(place_blocks(gpu, shape, segments))
+            }));
+            let label = format!("{label} over a hot cache");
+            cases.push(Case::new("sparse_split", label, true, move |gpu| {
+                Box::pin(hot_split(gpu, shape, segments))
+            }));
+        }
+    }
+}
+
+fn words_of(params: &SegmentParams) -> &[u32] {
+    bytemuck::cast_slice(bytemuck::bytes_of(params))
+}
+
+async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+    let (slots, pool, layers, layer, epoch) = (7, 11, 3, 1u32, 42);
+    let hot = HotSlots { pool_blocks: pool, slots };
+    let head_words = (shape.block_bytes() / u64::from(shape.kv_heads)) as usize / 4;
+    let mut random = Random::new(3);
+    // Of every KV head three blocks, two of them in the place of others.
+    let items: Vec<[u32; 4]> = (0..shape.kv_heads)
+        .flat_map(|head| {
+            [[head, 6, 2, NO_SLOT], [head, (head + 1) % 5, 9, 0], [head, 5, 10, (head + 3) % 2 + 4]]
+        })
+        .collect();
+    let data: Vec<Vec<u32>> =
+        items.iter().map(|_| (0..head_words).map(|_| random.word()).collect()).collect();
+    // Another layer's part comes first.
+    let first = layers + 5;
+    let mut arrived = vec![[9u32; 4]; first as usize];
+    arrived[layer as usize] = [first, items.len() as u32, epoch, 0];
+    let mut arrived: Vec<u32> = arrived.concat();
+    arrived.extend(items.concat());
+    arrived.extend(data.concat());
+
+    let table: Vec<u32> = (0..hot.words(shape.kv_heads) as u32).map(|i| 1000 + i).collect();
+    let blocks = slots.div_ceil(segments);
+    for index in 0..segments {
+        let segment = SegmentParams { first: index * blocks, blocks, index, count: segments };
+        let kv_words = (u64::from(blocks) * shape.block_bytes() / 4) as usize;
+        let buffers = [
+            Data::In(&arrived),
+            Data::Uniform(&[layer]),
+            Data::Uniform(words_of(&segment)),
+            Data::Out(kv_words),
+            Data::InOut(&table),
+        ];
+        let spec = kernels::place_blocks(&shape, hot);
+        let mut got = run(gpu, &spec, &buffers, (items.len() as u32, 1, 1)).await?;
+        let (got_table, kv) = (got.remove(1), got.remove(0));
+        let mut want_kv = vec![None; blocks as usize * shape.kv_heads as usize];
+        let mut want_table = table.clone();
+        for (&[head, slot, block, evicted], data) in items.iter().zip(&data) {
+            if index == 0 {
+                if evicted != NO_SLOT {
+                    want_table[(head * pool + evicted) as usize] = NO_SLOT;
+                }
+                want_table[(head * pool + block) as usize] = slot;
+                want_table[(shape.kv_heads * pool + head * slots + slot) as usize] = epoch;
+            }
+            let place = slot.wrapping_sub(segment.first);
+            if place < blocks {
+                want_kv[(place * shape.kv_heads + head) as usize] = Some(data);
+            }
+        }
+        if got_table != want_table {
+            return Ok(Err(format!("segment {index}: wrong slots or epochs")));
+        }
+        for (i, (got, want)) in kv.chunks(head_words).zip(want_kv).enumerate() {
+            let what = format!("segment {index} head-block {i}");
+            match want {
+                Some(want) if got == want => {}
+                Some(_) => return Ok(Err(format!("{what} is not what arrived"))),
+                None => {
+                    if let wrong @ Err(_) = untouched(&what, got) {
+                        return Ok(wrong);
+                    }
+                }
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+// Physical blocks of the cache are slots; the pool numbers blocks the other way round. Every third block lies in the window,
+// and half of the others have arrived in this epoch.
+async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+    let block = shape.block;
+    let lengths = [6 * block + 5, block, 3 * block + 1];
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let slots = segments * cache.blocks_a_segment;
+    let hot = HotSlots { pool_blocks: slots + 4, slots };
+    let pool_of = |slot: u32| hot.pool_blocks - 1 - slot;
+    let in_window = |logical: usize, table: &[u32]| logical % 3 == 0 || logical + 1 == table.len();
+    let tables: Vec<Vec<u32>> =
+        cache.tables.iter().map(|table| table.iter().map(|&s| pool_of(s)).collect()).collect();
+    let windows: Vec<Vec<u32>> = cache
+        .tables
+        .iter()
+        .map(|table| {
+            let slot = |(i, &slot)| if in_window(i, table) { slot } else { NO_SLOT };
+            table.iter().enumerate().map(slot).collect()
+        })
+        .collect();
+    const EPOCH: u32 = 77;
+    // Before and after what is missing arrived.
+    let mut before = vec![NO_SLOT; hot.words(shape.kv_heads) as usize];
+    let mut after = before.clone();
+    for head in 0..shape.kv_heads {
+        let epochs = (shape.kv_heads * hot.pool_blocks + head * slots) as usize;
+        for table in &cache.tables {
+            for (logical, &slot) in table.iter().enumerate() {
+                let at = (head * hot.pool_blocks + pool_of(slot)) as usize;
+                let arrives = (slot + head) % 2 == 0;
+                // The window comes first: what the table says of its blocks must not matter.
+                let said = if in_window(logical, table) { 0 } else { slot };
+                after[at] = said;
+                before[at] = if arrives && !in_window(logical, table) { NO_SLOT } else { said };
+                after[epochs + slot as usize] = if arrives { EPOCH } else { EPOCH - 2 };
+            }
+        }
+    }
+    let budget = Budget {
+        blocks: Blocks::Count(3),
+        tokens: 3 * block,
+        sink_blocks: 1,
+        recent_blocks: 1,
+        dense_below: 0,
+    };
+    let spans: Vec<Span<'_>> = lengths
+        .iter()
+        .enumerate()
+        .map(|(i, &length)| Span {
+            slot: i as u32,
+            position: length - 1,
+            tokens: &[0],
+            table: &tables[i],
+            window: Some(&windows[i]),
+            closing: &[],
+        })
+        .collect();
+    let settings = StepSettings {
+        budget: Some(&budget),
+        target_workgroups: 64,
+        every_row: false,
+        epoch: EPOCH,
+    };
+    let step = Step::new(&shape, &spans, &settings, |position, out| {
+        out.extend(cache.angles(position).into_iter().map(|_| [1.0, 0.0]));
+    });
+    let rows = cache.rows(&[1, 1, 1]);
+    let chosen = super::attend::choose_tokens(&rows, &shape, &budget, &step);
+    let tokens = sparse_tokens(&rows, &shape, &budget, &step, &chosen);
+    let qkv = random_qkv(&shape, rows.len());
+    let qkv_bits = bits(&qkv);
+
+    let count = 2 * segments;
+    let states = (step.rows * shape.q_heads() * count * step.splits) as usize;
+    let mut partial_o = vec![POISON; states * shape.value_dim() as usize];
+    let mut partial_ml = vec![POISON; states * 2];
+    for (place, table, first) in
+        [(Place::Hot(hot), &before, 0), (Place::Arrived(hot), &after, segments)]
+    {
+        for index in 0..segments {
+            let segment = SegmentParams { index: first + index, count, ..cache.segment(index) };
+            let kv = cache.segment_words(index);
+            let data = [
+                Data::In(&step.words),
+                Data::Uniform(words_of(&segment)),
+                Data::In(&qkv_bits),
+                Data::In(&kv),
+                Data::InOut(&partial_o),
+                Data::InOut(&partial_ml),
+                Data::In(&chosen),
+                Data::In(table),
+            ];
+            let grid = (step.splits, shape.kv_heads * shape.group.div_ceil(4), step.rows);
+            let spec = kernels::sparse_split(&shape, place);
+            let mut results = run(gpu, &spec, &data, grid).await?;
+            partial_ml = results.remove(1);
+            partial_o = results.remove(0);
+        }
+    }
+    let data = [
+        Data::In(&step.words),
+        Data::Uniform(&[count, count]),
+        Data::In(&partial_o),
+        Data::In(&partial_ml),
+        Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
+    ];
+    let grid = (shape.q_heads(), step.rows, kernels::merge_parts(&shape));
+    let out = run(gpu, &kernels::merge(gpu.tier, &shape), &data, grid).await?.remove(0);
+    Ok(check_attention(&cache, &rows, &qkv, &out, &tokens, (0, false)))
+}
