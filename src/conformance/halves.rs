@@ -64,9 +64,13 @@ fn check_row(got: &[u32], x: &[f32]) -> Verdict {
             return Err(format!("word {} was not written", i / 2));
         }
         let half = half::f16::from_bits((word >> (i % 2 * 16)) as u16);
-        // Either neighbour will do; a subnormal number may become zero.
+        // Either neighbour will do; a subnormal number may become zero, or be off by two steps of 2^-24, which is 2^-37 of
+        // the largest of a row: SwiftShader makes 2^-23 of what is far below them.
+        let is_subnormal = want.to_bits() & 0x7c00 == 0;
         let near = half.to_bits().abs_diff(want.to_bits()) <= 1
-            || (want.to_bits() & 0x7c00 == 0 && half.to_bits() & 0x7fff == 0);
+            || is_subnormal
+                && (half.to_bits() & 0x7fff == 0
+                    || (half.to_f32() - want.to_f32()).abs() <= 2f32.powi(-23));
         if !(near || want.is_nan() && half.is_nan()) {
             return Err(format!("number {i} is {half}, not {want}"));
         }
