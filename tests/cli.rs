@@ -7,6 +7,8 @@
 #[path = "common/gguf_builder.rs"]
 mod gguf_builder;
 
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/describe.rs"]
 mod describe;
 #[path = "cli/eval.rs"]

@@ -3,6 +3,7 @@
 mod adapters;
 mod answer;
 mod attention;
+mod bench;
 mod cache;
 mod calibrate;
 mod conversation;
@@ -48,6 +49,8 @@ enum Command {
     Logits(logits::Options),
     /// Measure what selections keep: perplexity, retrieval, recall
     Eval(eval::Options),
+    /// Measure what parts of the program gain
+    Bench(bench::Options),
     /// Choose index channels from a text and store them
     Calibrate(calibrate::Options),
 }
@@ -115,6 +118,7 @@ fn run(cli: Cli) -> Outcome<ExitCode> {
         Command::Inspect(options) => inspect::run(&options),
         Command::Logits(options) => logits::run(&options, adapter),
         Command::Eval(options) => eval::run(&options, adapter),
+        Command::Bench(options) => bench::run(&options, adapter),
         Command::Calibrate(options) => calibrate::run(&options, adapter),
     }
 }

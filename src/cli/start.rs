@@ -20,11 +20,16 @@ pub struct Machine {
 impl Machine {
     /// Opens the adapter that was asked for, or the best one.
     pub fn open(request: Option<&str>) -> Result<Self> {
+        Self::open_with(request, GpuOptions::default())
+    }
+
+    /// The same, with options besides those of the environment.
+    pub fn open_with(request: Option<&str>, options: GpuOptions) -> Result<Self> {
         let began = Instant::now();
         let disable = Disable::from_env()?;
         let here = pollster::block_on(adapters());
         let adapter = Adapter::choose(&here, request)?;
-        let options = GpuOptions { disable, ..GpuOptions::default() };
+        let options = GpuOptions { disable, ..options };
         let gpu = pollster::block_on(Gpu::open(&adapter, options))?;
         Ok(Self { gpu, memory: adapter.memory_bytes(), time: began.elapsed() })
     }

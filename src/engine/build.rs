@@ -42,6 +42,8 @@ pub struct EngineOptions {
     pub host: Option<HostOptions>,
     /// What matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
     pub quantise: Option<Quantise>,
+    /// For replays: decode steps attend what [`Engine::steer`] lists, at most so many blocks, instead of what level 1 chooses.
+    pub steered: Option<u32>,
 }
 
 /// What an index keeps.
@@ -85,6 +87,7 @@ impl EngineOptions {
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
             host: None,
             quantise: None,
+            steered: None,
         }
     }
 

@@ -347,7 +347,7 @@ impl Engine {
         for (i, group) in groups.iter().enumerate() {
             let is_last = i + 1 == groups.len();
             {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
+                let mut pass = self.gpu.pass(&mut encoder, "layers", i * layers_at_once);
                 if i == 0 {
                     self.record_embedding(&mut pass, &plan.step);
                 }

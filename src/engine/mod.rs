@@ -8,6 +8,7 @@ mod host;
 mod observe;
 mod ops;
 mod record;
+mod replay;
 mod saved;
 mod scratch;
 mod session;

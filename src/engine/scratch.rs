@@ -59,6 +59,9 @@ pub(super) struct Scratch {
     pub(super) latent: Option<LatentScratch>,
     pub(super) experts: Option<ExpertScratch>,
     pub(super) host: Option<HostScratch>,
+    /// Of a replay with the whole cache on the GPU: what each layer attends, and the bytes from a layer's lists to the next.
+    pub(super) steered: Option<(wgpu::Buffer, u64)>,
+    is_steered: bool,
 }
 
 /// What a cache needs besides whose blocks live in CPU memory.
@@ -337,6 +340,16 @@ impl Scratch {
                 }
                 _ => None,
             },
+            steered: match options.steered.filter(|_| offload.is_none()) {
+                None => None,
+                Some(kept) => {
+                    let heads = options.shape(config).kv_heads * options.sessions;
+                    let stride = (u64::from(heads * kept) * 4).next_multiple_of(256);
+                    let bytes = stride * u64::from(config.layers);
+                    Some((gpu.storage("blocks of a replay", bytes).await?, stride))
+                }
+            },
+            is_steered: options.steered.is_some(),
         })
     }
 
@@ -347,11 +360,25 @@ impl Scratch {
 
     /// Where a layer's candidates of level 2 are listed: by level 1, and over a hot cache by the host.
     pub(super) fn lists(&self, layer: usize) -> Vec<Binding<'_>> {
-        let Some(host) = &self.host else { return vec![Binding::from(&self.chosen_blocks)] };
+        let Some(host) = &self.host else {
+            let steered = self
+                .steered
+                .as_ref()
+                .map(|(lists, stride)| Binding::range(lists, layer as u64 * stride, *stride));
+            return vec![steered.unwrap_or_else(|| Binding::from(&self.chosen_blocks))];
+        };
         let at = layer as u64 * host.list_stride;
         [&host.wanted, &host.listed]
             .map(|buffer| Binding::range(buffer, at, host.list_stride))
             .to_vec()
+    }
+
+    /// Where level 1 writes a layer's blocks: to the list that level 2 reads, or in a replay where nobody does.
+    pub(super) fn chosen(&self, layer: usize) -> Binding<'_> {
+        if self.is_steered {
+            return Binding::from(&self.chosen_blocks);
+        }
+        self.lists(layer).swap_remove(0)
     }
 
     /// What the states of decode attention are merged into.

@@ -1,11 +1,15 @@
-//! Pictures of results, as SVG files: heat maps and lines.
+//! Pictures of results, as SVG files: heat maps, lines, bars and timelines.
 
+mod bars;
 mod canvas;
 mod heat_map;
 mod lines;
+mod timeline;
 
+pub use bars::{Bar, BarPlot, bars};
 pub use heat_map::{HeatMap, Panel, heat_map};
 pub use lines::{LinePlot, Point, Series, lines};
+pub use timeline::timeline;
 
 /// How many decimals tell values apart that lie this far from each other at most.
 fn decimals(span: f64) -> usize {

@@ -1,6 +1,7 @@
 //! An open device: limits, memory accounting, faults, submission and read-back.
 
 use super::adapter::{Adapter, missing};
+use super::clock::Clock;
 use super::pipeline::Pipeline;
 use super::shader::ShaderSpec;
 use crate::{Error, Result};
@@ -231,6 +232,8 @@ pub struct GpuOptions {
     pub lanes_reversed: bool,
     /// Pretend that a binding holds at most this many bytes, so that segmentation can be tested with small data.
     pub max_binding: Option<u64>,
+    /// Open the device with time stamps, where it has them: for measuring.
+    pub clock: bool,
 }
 
 /// An open device with its pipelines, memory account and fault state.
@@ -244,6 +247,8 @@ pub struct Gpu {
     pub(super) options: GpuOptions,
     label: String,
     limits: wgpu::Limits,
+    /// Time stamps, where the device was opened with them.
+    pub(crate) clock: Option<Arc<Clock>>,
     fault: Arc<Mutex<Option<Fault>>>,
     pub(super) pipelines: Mutex<HashMap<ShaderSpec, Arc<Pipeline>>>,
     pub(super) compile_time: Mutex<Duration>,
@@ -286,6 +291,8 @@ impl Gpu {
             return Err(error);
         }
         let tier = Tier::of(adapter, options.disable);
+        let has_clock = options.clock && adapter.raw.features().contains(Clock::FEATURES);
+        let clock_features = if has_clock { Clock::FEATURES } else { wgpu::Features::empty() };
         let offered = adapter.raw.limits();
         // WebGPU's guaranteed limits, but the largest bindings and buffers there are, to need fewer segments.
         let mut limits = wgpu::Limits::downlevel_defaults().or_worse_values_from(&offered);
@@ -302,7 +309,7 @@ impl Gpu {
             .raw
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("asynctls"),
-                required_features: tier.features,
+                required_features: tier.features | clock_features,
                 experimental_features: experimental(tier),
                 required_limits: limits,
                 memory_hints: wgpu::MemoryHints::MemoryUsage,
@@ -324,6 +331,7 @@ impl Gpu {
             });
         }));
         let limits = device.limits();
+        let clock = has_clock.then(|| Arc::new(Clock::new(&device)));
         Ok(Self {
             device,
             queue,
@@ -332,6 +340,7 @@ impl Gpu {
             options,
             label: adapter.label(),
             limits,
+            clock,
             fault,
             pipelines: Mutex::new(HashMap::new()),
             compile_time: Mutex::new(Duration::ZERO),

@@ -1,12 +1,14 @@
 //! The GPU: choosing an adapter, opening a device, assembling shaders, running pipelines and reading back.
 
 mod adapter;
+mod clock;
 mod device;
 mod pipeline;
 mod shader;
 mod shader_files;
 
 pub use adapter::{Adapter, Probe, adapters, host_memory_bytes, probe};
+pub use clock::{Clock, TimeSpan};
 pub use device::{Disable, Gpu, GpuOptions, Matmul, Prefill, Tier};
 pub use pipeline::{Binding, Op, Pipeline};
 pub use shader::{Assembled, Constant, ShaderSpec, assemble};

@@ -1,6 +1,7 @@
 //! The host cache: keys and values of closed blocks in plain CPU memory.
 
 use crate::{Error, Result};
+use rayon::prelude::*;
 
 /// Closed blocks of every layer. A block's layers follow one another, in a layer its KV heads, each with its keys and
 /// then its values, so that a head-block is one run of bytes.
@@ -51,16 +52,39 @@ impl HostCache {
         let whole = self.layers * self.layer_bytes;
         let entry = &mut self.blocks[block as usize];
         if entry.bytes.is_empty() {
-            entry.bytes.try_reserve_exact(whole).map_err(|e| Error::OutOfMemory {
-                what: "the host cache".into(),
-                bytes: whole as u64,
-                detail: e.to_string(),
-            })?;
+            reserve(&mut entry.bytes, whole)?;
             entry.bytes.resize(whole, 0);
             self.allocated += whole as u64;
         }
         entry.bytes[layer * self.layer_bytes..][..self.layer_bytes].copy_from_slice(bytes);
         entry.stored += 1;
+        Ok(())
+    }
+
+    /// Stores every layer of these blocks, many at a time; `layer` gives the bytes of a block and layer.
+    ///
+    /// # Errors
+    /// As [`HostCache::store`].
+    pub fn store_all<'b>(
+        &mut self,
+        blocks: &[u32],
+        layer: impl Fn(u32, usize) -> &'b [u8] + Sync,
+    ) -> Result<()> {
+        let (layers, whole) = (self.layers, self.layers * self.layer_bytes);
+        let mut wanted = vec![false; self.blocks.len()];
+        blocks.iter().for_each(|&block| wanted[block as usize] = true);
+        let entries = self.blocks.par_iter_mut().zip(wanted).enumerate();
+        let stored = entries.filter(|(_, (_, is_wanted))| *is_wanted).map(|(block, (entry, _))| {
+            let before = entry.bytes.len();
+            entry.bytes.clear();
+            reserve(&mut entry.bytes, whole)?;
+            for number in 0..layers {
+                entry.bytes.extend_from_slice(layer(block as u32, number));
+            }
+            entry.stored = layers;
+            Ok((whole - before) as u64)
+        });
+        self.allocated += stored.sum::<Result<u64>>()?;
         Ok(())
     }
 
@@ -73,6 +97,14 @@ impl HostCache {
     pub fn bytes(&self) -> u64 {
         self.allocated
     }
+}
+
+fn reserve(memory: &mut Vec<u8>, bytes: usize) -> Result<()> {
+    memory.try_reserve_exact(bytes).map_err(|e| Error::OutOfMemory {
+        what: "the host cache".into(),
+        bytes: bytes as u64,
+        detail: e.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -95,5 +127,9 @@ mod tests {
         host.store(1, 0, &[9; 4]).unwrap();
         assert!(!host.holds(1));
         assert_eq!(host.bytes(), 8);
+        let layers = [[1, 2, 3, 4], [5, 6, 7, 8]];
+        host.store_all(&[0, 1], |_, layer| &layers[layer]).unwrap();
+        assert!(host.holds(0) && host.holds(1) && !host.holds(2));
+        assert_eq!((host.layer(0, 1), host.bytes()), (&[5, 6, 7, 8][..], 16));
     }
 }

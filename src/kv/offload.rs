@@ -6,11 +6,12 @@ use super::hot::{HotCache, Placement, Policy};
 use super::mapped_ring::{MappedRing, Way};
 use super::window::{NO_SLOT, Window};
 use crate::attention::{Shape, Timing};
-use crate::gpu::Gpu;
+use crate::gpu::{Clock, Gpu};
 use crate::kernels::HotSlots;
 use crate::{Error, Result};
 use serde::Serialize;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 /// Where keys and values live when they do not all stay on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -31,6 +32,9 @@ pub struct HostOptions {
     pub patience: u32,
     /// Most bytes that a step of the `resident` rule fetches.
     pub most_fetched: u64,
+    /// Whether blocks for the next step are gathered while the GPU works on this one. False is for measuring what that
+    /// gains.
+    pub overlaps: bool,
 }
 
 impl HostOptions {
@@ -48,6 +52,7 @@ impl HostOptions {
             timing: Timing::Exact,
             patience: 1,
             most_fetched: u64::MAX,
+            overlaps: true,
         }
     }
 
@@ -128,6 +133,7 @@ pub struct Offload {
     /// Blocks that a slot of `leaving` holds, each of one layer.
     cargo: Vec<Vec<(u32, usize)>>,
     gatherers: rayon::ThreadPool,
+    clock: Option<Arc<Clock>>,
     step: u64,
     /// What happened so far.
     pub stats: OffloadStats,
@@ -176,6 +182,7 @@ impl Offload {
             ring,
             leaving,
             gatherers,
+            clock: gpu.clock.clone(),
             step: 0,
             stats: OffloadStats::default(),
         })
@@ -379,18 +386,21 @@ impl Offload {
         }
         self.ring.fill(slot, &pieces, &self.gatherers)?;
         self.stats.bytes_up += bytes;
-        self.count_time(began.elapsed(), gpu.is_none());
+        self.count_time(began, parts[0].0, gpu.is_none());
         let parts = parts.into_iter().map(|(layer, part)| (layer, part.len() as u32)).collect();
         Ok(Some(Upload { slot, bytes, parts }))
     }
 
-    fn count_time(&mut self, time: Duration, is_hidden: bool) {
+    fn count_time(&mut self, began: Instant, layer: usize, is_hidden: bool) {
+        if let Some(clock) = &self.clock {
+            clock.note("gather", layer, began);
+        }
         let seconds = if is_hidden {
             &mut self.stats.hidden_seconds
         } else {
             &mut self.stats.exposed_seconds
         };
-        *seconds += time.as_secs_f64();
+        *seconds += began.elapsed().as_secs_f64();
     }
 
     /// Gathers one layer of consecutive blocks, whole, into a slot of the ring: for prompts, and for the window. None where
@@ -411,7 +421,7 @@ impl Offload {
         let pieces: Vec<&[u8]> = blocks.iter().map(|&b| self.host.layer(b, layer)).collect();
         self.ring.fill(slot, &pieces, &self.gatherers)?;
         self.stats.bytes_up += bytes;
-        self.count_time(began.elapsed(), true);
+        self.count_time(began, layer, true);
         Ok(Some(Upload { slot, bytes, parts: Vec::new() }))
     }
 

@@ -9,6 +9,7 @@ pub mod folder;
 pub mod gguf;
 mod json_file;
 pub mod quantise;
+pub mod random;
 pub mod rope;
 pub mod sampler;
 pub(crate) mod tensors;

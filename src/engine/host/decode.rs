@@ -85,11 +85,16 @@ impl Engine {
         self.leave(host, &mut encoder, &sessions)?;
         self.submit_host(host, &mut encoder)?;
         if want != Want::Nothing {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
+            let mut pass = self.gpu.pass(&mut encoder, "logits", 0);
             self.record_logits(&mut pass, &decode.plan.step, want == Want::Token);
             drop(pass);
         }
         let end = self.submit_wanted(encoder, &decode.plan.step, want)?;
+        if self.options.host.as_ref().is_some_and(|host| !host.overlaps) {
+            let output = self.read_wanted(end, &decode.plan.step, want).await?;
+            self.bring_ahead(host, &decode)?;
+            return Ok(output);
+        }
         // While the GPU ends the step, the next one's blocks are gathered.
         self.gather_ahead(host, &decode)?;
         self.read_wanted(end, &decode.plan.step, want).await
@@ -161,7 +166,7 @@ impl Engine {
         let groups = self.layers.chunks(GROUP_LAYERS);
         for (i, group) in groups.enumerate() {
             {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
+                let mut pass = self.gpu.pass(encoder, "layers", i * GROUP_LAYERS);
                 if i == 0 {
                     self.record_embedding(&mut pass, &decode.plan.step);
                 }
@@ -192,7 +197,7 @@ impl Engine {
         for (number, layer) in self.layers.iter().enumerate() {
             let index = layer.index.as_ref().ok_or_else(Self::no_host_ops)?;
             {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
+                let mut pass = self.gpu.pass(encoder, "choose", number);
                 if number == 0 {
                     self.record_embedding(&mut pass, step);
                 }
@@ -214,7 +219,7 @@ impl Engine {
             host.selections.fly(slot, bytes.max(4), encoder);
             self.submit_host(host, encoder)?;
             {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
+                let mut pass = self.gpu.pass(encoder, "attend", number);
                 self.record_split(&mut pass, &index.sparse_split, step);
             }
             self.submit_host(host, encoder)?;
@@ -235,7 +240,7 @@ impl Engine {
             }
             self.record_items(host, encoder, &mut items)?;
             {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
+                let mut pass = self.gpu.pass(encoder, "finish", number);
                 if has_missed {
                     self.record_split(&mut pass, &index.arrived_split, step);
                 }
@@ -267,7 +272,7 @@ impl Engine {
                 self.write_lists(host, decode, first, layers.len())?;
             }
             {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
+                let mut pass = self.gpu.pass(encoder, "layers", first);
                 if group == 0 {
                     self.record_embedding(&mut pass, step);
                 }
@@ -414,6 +419,17 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    // Brings all that the next step wants, and waits until it is there.
+    fn bring_ahead(&self, host: &mut Host, decode: &Decode<'_>) -> Result<()> {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for group in 0..host.groups.len() {
+            self.take_selection(host, decode, group)?;
+            self.record_group(host, &mut encoder, group)?;
+            self.submit_host(host, &mut encoder)?;
+        }
+        self.gpu.wait(self.gpu.submit(encoder)?)
     }
 
     // Lists of one layer: [row][KV head], blocks ascending.

@@ -30,7 +30,7 @@ pub(super) struct Host {
     /// What the next step's candidates follow from.
     lag: Option<Lag>,
     /// Whether the GPU's words of where blocks are have to be written anew.
-    is_stale: bool,
+    pub(super) is_stale: bool,
 }
 
 /// What is on its way for a group of layers.
@@ -76,8 +76,8 @@ impl Host {
         self.lag = None;
     }
 
-    // What was on its way when a step failed may not have been placed: no slot of the hot cache is relied on any more.
-    fn abandon(&mut self, gpu: &Gpu) {
+    /// Empties the hot cache. What was on its way when a step failed may not have been placed: no slot is relied on any more.
+    pub(super) fn abandon(&mut self, gpu: &Gpu) {
         self.lag = None;
         for group in &mut self.groups {
             group.items.clear();
@@ -96,6 +96,9 @@ impl Host {
 }
 
 impl Engine {
+    /// Layers whose blocks a step fetches and places together.
+    pub const GROUP_LAYERS: usize = GROUP_LAYERS;
+
     /// What the offload engine did so far; none where the whole cache is on the GPU.
     pub async fn offload_stats(&self) -> Option<OffloadStats> {
         let host = self.host.as_ref()?.lock().await;
@@ -197,8 +200,11 @@ impl Engine {
 
     // Records an upload: its copy, and what places its head-blocks.
     fn record_upload(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
-        host.offload.record_arrival(encoder, upload);
-        let mut pass = encoder.begin_compute_pass(&Default::default());
+        let first = upload.parts.first().map_or(0, |(layer, _)| *layer);
+        self.gpu.timed(encoder, "arrive", first, |encoder| {
+            host.offload.record_arrival(encoder, upload);
+        });
+        let mut pass = self.gpu.pass(encoder, "place", first);
         for &(layer, count) in &upload.parts {
             if let Some(ops) = &self.layers[layer].host {
                 for place in &ops.place {

@@ -142,7 +142,7 @@ impl OpMaker<'_> {
         let stride = self.uniform(stride).await?;
         let lists = scratch.lists(layer);
         let top_k = bindings(&[&scratch.step, &rows, &scratch.scores, &scratch.keys]);
-        let chosen = [&top_k[..], &lists[..1]].concat();
+        let chosen = [&top_k[..], &[scratch.chosen(layer)]].concat();
         let stats_of = [&scratch.step, &scratch.rows, &stats];
         let [by_softmax, by_score] = [BlockScorer::Codes, BlockScorer::MinMax]
             .map(|scorer| kernels::top_k_blocks(gpu.tier, shape, scorer, None));

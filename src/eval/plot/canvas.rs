@@ -13,6 +13,18 @@ pub(super) const TEXT: i32 = 12;
 /// The size of a picture's title.
 pub(super) const TITLE: i32 = 16;
 
+/// The colours of Okabe and Ito, "Color Universal Design" (2008), which people with any kind of colour vision can tell
+/// apart, but for yellow, which is hard to see on white.
+pub(super) const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 0, 0),
+];
+
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(super) type Drawn = std::result::Result<(), DrawingAreaErrorKind<std::io::Error>>;
 

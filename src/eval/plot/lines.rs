@@ -1,6 +1,6 @@
 //! Lines: a value against a number, one line a series.
 
-use super::canvas::{Area, Drawn, TEXT, TITLE, label, style, width, write_svg};
+use super::canvas::{Area, COLOURS, Drawn, TEXT, TITLE, label, style, width, write_svg};
 use super::decimals;
 use crate::{Error, Result};
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
@@ -79,18 +79,6 @@ const LEGEND_LINE: i32 = 28;
 
 /// Numbers beyond this leave no room to compute an axis with.
 const LARGEST: f64 = 1e30;
-
-/// The colours of Okabe and Ito, "Color Universal Design" (2008), which people with any kind of colour vision can tell
-/// apart, but for yellow, which is hard to see on white.
-const COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 0, 0),
-];
 
 impl LinePlot {
     fn check(&self) -> Result<()> {

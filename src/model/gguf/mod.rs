@@ -125,6 +125,20 @@ impl Gguf {
         Self::new(path_for_errors, Data::Owned(bytes))
     }
 
+    /// A file that never was one: `head` has no tensors; those that are given lie anywhere in `data`, also over one another.
+    pub(crate) fn overlaid(
+        path: &Path,
+        head: &[u8],
+        tensors: Vec<TensorInfo>,
+        data: Vec<u8>,
+    ) -> Result<Self> {
+        let contents = Contents::read(&mut Cursor::new(path, head))?;
+        let tensor_names = Names::new(&tensors, |info| &info.name)
+            .map_err(|_| Error::Model("a tensor appears twice".into()))?;
+        let contents = Contents { tensors, tensor_names, ..contents };
+        Ok(Self { path: path.to_owned(), data: Data::Owned(data), contents })
+    }
+
     fn new(path: &Path, data: Data) -> Result<Self> {
         let contents = Contents::read(&mut Cursor::new(path, data.as_slice()))?;
         Ok(Self { path: path.to_owned(), data, contents })

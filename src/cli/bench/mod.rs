@@ -1,0 +1,38 @@
+//! `asynctls bench`: what parts of the program gain, measured on their own.
+
+mod churn;
+mod measure;
+mod offload;
+mod report;
+
+use super::Outcome;
+use clap::{Args, Subcommand};
+use std::process::ExitCode;
+
+/// Options of `asynctls bench`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Decode steps with keys and values in CPU memory, beside steps with all of them on the GPU
+    Offload(offload::Options),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  asynctls bench offload
+  asynctls bench offload --model-shape qwen3-8b --weights f16,q4_0 --context 98304 --misses 3%,10% --steps 32
+  asynctls bench offload --model-shape smollm2 --trace trace.safetensors --json
+  asynctls bench offload --plot steps.svg --timeline step.svg";
+
+/// Runs it.
+pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+    match &options.command {
+        Command::Offload(options) => offload::run(options, adapter),
+    }
+}

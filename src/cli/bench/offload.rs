@@ -1,0 +1,398 @@
+//! `asynctls bench offload`.
+
+use super::super::Outcome;
+use super::super::fit::Plan;
+use super::super::start::{Machine, load};
+use super::super::terminal::{bar, print, print_json, size};
+use super::churn::{Heads, Lists, churn, recorded};
+use super::measure::{Measured, Rule, Steps, measure};
+use super::report::{Row, compare, plot, table};
+use asynctls::attention::{Blocks, Budget, RowBudget, Shape, TwoLevel};
+use asynctls::engine::{Engine, EngineOptions, HostOptions};
+use asynctls::eval::plot::{bars, timeline};
+use asynctls::eval::trace::Selections;
+use asynctls::gpu::{Gpu, GpuOptions, TimeSpan};
+use asynctls::model::ModelConfig;
+use asynctls::model::gguf::TensorType;
+use asynctls::model::random::RandomModel;
+use asynctls::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Options of `asynctls bench offload`.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Shapes of the model: qwen3-8b, qwen3-0.6b, qwen3-30b-a3b, glm-4.7-flash, smollm2 or tiny; weights are random
+    #[arg(long, value_name = "NAME", default_value = "smollm2")]
+    model_shape: String,
+    /// Layers, where they should be others than the model's
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    layers: Option<u32>,
+    /// Types of the weights: f16, bf16, q8_0, q4_0 or q4_k
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "q4_0")]
+    weights: Vec<String>,
+    /// Tokens at the end of a run
+    #[arg(long, value_name = "N", default_value_t = 8192, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    context: u32,
+    /// Tokens in a block: 16, 32, 64 or 128
+    #[arg(long, value_name = "N", default_value_t = Shape::BLOCK, allow_negative_numbers = true)]
+    block_size: u32,
+    /// Blocks that level 1 keeps [default: as `generate` for this context]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    blocks: Option<u32>,
+    /// Tokens that level 2 keeps [default: as `generate` for this context]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: Option<u32>,
+    /// Slots of each layer's KV head for chosen blocks [default: half as many again as --blocks]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    hot_blocks: Option<u32>,
+    /// Shares of the chosen blocks that are new in each step; none new is always measured too
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "3%,10%",
+        allow_hyphen_values = true, value_parser = share)]
+    misses: Vec<f64>,
+    /// Where keys and values are, and when they come
+    #[arg(
+        long,
+        value_enum,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "resident,ring-lagged,ring-resident,ring-exact,no-overlap"
+    )]
+    timing: Vec<Rule>,
+    /// Steps that are timed, of each rule
+    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    steps: u32,
+    /// Replay this trace, which `asynctls eval trace` recorded, instead of random blocks
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["context", "blocks", "misses"])]
+    trace: Option<PathBuf>,
+    /// What random choices are drawn from
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Draw the times of steps into this file
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Draw what CPU and GPU did in one step into this file: ring-lagged where it is measured, with the most that is new
+    #[arg(long, value_name = "FILE.svg")]
+    timeline: Option<PathBuf>,
+}
+
+fn share(text: &str) -> std::result::Result<f64, String> {
+    let number = text.trim().strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
+    let percent = number.ok().filter(|share| (0.0..=100.0).contains(share));
+    percent.map(|share| share / 100.0).ok_or_else(|| "a share from 0% to 100%".into())
+}
+
+/// A share as the option takes it.
+pub fn percent(share: f64) -> String {
+    format!("{}%", (share * 1e4).round() / 1e2)
+}
+
+/// What is replayed.
+struct Replay {
+    /// Share that is new from step to step; none for a trace, and its lists.
+    runs: Vec<(Option<f64>, Vec<Lists>)>,
+    two_level: TwoLevel,
+    steps: Steps,
+    /// Tokens before the first step.
+    start: u32,
+    hot_blocks: u32,
+}
+
+impl Replay {
+    fn context(&self) -> u32 {
+        self.start + self.steps.total() as u32
+    }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    adapter: &'a str,
+    kernels: &'static str,
+    model_shape: &'a str,
+    layers: u32,
+    context: u32,
+    block_size: u32,
+    blocks: String,
+    tokens: u32,
+    hot_blocks: u32,
+    seed: u64,
+    trace: Option<String>,
+    /// Bytes of keys and values of the whole context.
+    kv_bytes: u64,
+    results: &'a [Row],
+}
+
+/// Runs it.
+pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+    let model = model(options)?;
+    let kinds = options.weights.iter().map(|name| weights(name)).collect::<Result<Vec<_>>>()?;
+    let files = kinds.iter().map(|kind| model.open(*kind)).collect::<Result<Vec<_>>>()?;
+    let config = ModelConfig::read(&files[0])?;
+    let replay = replay(options, &config)?;
+    let machine = Machine::open_with(adapter, GpuOptions { clock: true, ..GpuOptions::default() })?;
+    let memory = machine.memory;
+    let mut gpu = machine.gpu;
+    let mut rows = Vec::new();
+    let mut seen: Option<(String, Vec<TimeSpan>)> = None;
+    for (file, name) in files.iter().zip(&options.weights) {
+        for is_resident in [true, false] {
+            let rules: Vec<Rule> = options
+                .timing
+                .iter()
+                .copied()
+                .filter(|rule| (*rule == Rule::Resident) == is_resident)
+                .collect();
+            if rules.is_empty() {
+                continue;
+            }
+            let own = engine_options(options, &gpu, &config, &replay, is_resident);
+            let plan = Plan { file, config: &config, options: own, what: "--context" };
+            if is_resident {
+                plan.check(gpu.label(), memory, false)?;
+            }
+            let mut engine = load(gpu, plan, false)?.engine;
+            let results = pollster::block_on(all(&mut engine, &replay, &rules))?;
+            for ((rule, misses), measured) in results {
+                let row = Row::new((name, misses, rule), &measured, &engine);
+                if let Some(traced) = measured.traced
+                    && (rule == Rule::RingLagged || seen.is_none())
+                {
+                    let title = format!(
+                        "{} {name}, {} tokens: a step, {}{}",
+                        options.model_shape,
+                        replay.context(),
+                        rule.name(),
+                        misses.map_or_else(String::new, |m| format!(", {} new", percent(m)))
+                    );
+                    seen = Some((title, traced.step));
+                }
+                rows.push(row);
+            }
+            let Engine { gpu: back, .. } = engine;
+            gpu = back;
+        }
+    }
+    compare(&mut rows);
+    let shape = engine_options(options, &gpu, &config, &replay, true).shape(&config);
+    let blocks = u64::from(replay.context().div_ceil(options.block_size));
+    let kv_bytes = blocks * u64::from(config.layers) * shape.block_bytes();
+    let title = format!(
+        "{} of {} layers on {}: {} tokens of context ({} of keys and values), {} blocks and {} tokens \
+         kept, {} hot slots, {} steps",
+        options.model_shape,
+        config.layers,
+        gpu.label(),
+        replay.context(),
+        size(kv_bytes),
+        replay.two_level.budget.blocks,
+        replay.two_level.budget.tokens,
+        replay.hot_blocks,
+        replay.steps.timed
+    );
+    if let Some(path) = &options.plot {
+        bars(path, &plot(&title, &rows))?;
+    }
+    if let (Some(path), Some((title, spans))) = (&options.timeline, &seen) {
+        timeline(path, title, spans, Engine::GROUP_LAYERS)?;
+    }
+    if options.json {
+        print_json(&Report {
+            adapter: gpu.label(),
+            kernels: gpu.tier.name,
+            model_shape: &options.model_shape,
+            layers: config.layers,
+            context: replay.context(),
+            block_size: options.block_size,
+            blocks: replay.two_level.budget.blocks.to_string(),
+            tokens: replay.two_level.budget.tokens,
+            hot_blocks: replay.hot_blocks,
+            seed: options.seed,
+            trace: options.trace.as_ref().map(|path| path.display().to_string()),
+            kv_bytes,
+            results: &rows,
+        })?;
+    } else {
+        print(&format!("{title}\n\n{}", table(&rows)?.to_text()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A rule, what is new from step to step, and what was measured.
+type Found = ((Rule, Option<f64>), Measured);
+
+// Every run under every rule.
+async fn all(engine: &mut Engine, replay: &Replay, rules: &[Rule]) -> Result<Vec<Found>> {
+    let mut session = engine.pretend(replay.start).await?;
+    let steps = replay.runs.len() * rules.len() * replay.steps.total();
+    let bar = bar("replaying", steps as u64, false);
+    let mut results = Vec::new();
+    for (misses, lists) in &replay.runs {
+        for &rule in rules {
+            let how = (rule, replay.steps);
+            let mut progress = || bar.inc(1);
+            let made = measure(engine, &mut session, lists, &replay.two_level, how, &mut progress);
+            results.push(((rule, *misses), made.await?));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(results)
+}
+
+fn model(options: &Options) -> Result<RandomModel> {
+    let model = RandomModel::named(&options.model_shape).ok_or_else(|| {
+        let known = format!("known are {}", RandomModel::NAMES.join(", "));
+        Error::argument("--model-shape", &options.model_shape, known)
+    })?;
+    Ok(match options.layers {
+        Some(layers) => model.with_layers(layers),
+        None => model,
+    })
+}
+
+fn weights(name: &str) -> Result<TensorType> {
+    let types = RandomModel::TYPES;
+    let named = types.into_iter().find(|kind| kind.to_string().eq_ignore_ascii_case(name));
+    named.ok_or_else(|| {
+        let known = types.map(|kind| kind.to_string().to_lowercase()).join(", ");
+        Error::argument("--weights", name, format!("known are {known}"))
+    })
+}
+
+fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
+    let shape = config.shape();
+    let heads = Heads { layers: config.layers as usize, kv_heads: shape.kv_heads as usize };
+    let trace = options.trace.as_deref().map(Selections::read).transpose()?;
+    let lists = trace.as_ref().map(|trace| recorded(trace, heads)).transpose()?;
+    let mut steps = Steps { warm: 4, timed: options.steps as usize, traced: 4 };
+    let hot = |kept: u32| options.hot_blocks.unwrap_or(kept + kept.div_ceil(2));
+    if let Some(lists) = &lists {
+        // All of them but those before and after.
+        steps.timed = steps.timed.min(lists.len().saturating_sub(steps.warm + steps.traced));
+        if steps.timed == 0 {
+            let limit = format!("at least {} are needed", steps.warm + steps.traced + 1);
+            return Err(Error::argument("--trace", format!("{} steps", lists.len()), limit));
+        }
+    } else if options.context as usize <= steps.total() {
+        let limit = format!("{} steps go before its end", steps.total());
+        return Err(Error::argument("--context", options.context, limit));
+    }
+    let context = match &trace {
+        Some(trace) => trace.positions[0] + steps.total() as u32,
+        None => options.context,
+    };
+    let default = Budget::for_context(context);
+    let kept = match (&lists, options.blocks, default.blocks) {
+        (Some(lists), ..) => lists[0][0][0].len() as u32,
+        (None, Some(kept), _) | (None, None, Blocks::Count(kept)) => kept,
+        (None, None, Blocks::Percent(_)) => unreachable!("the default is a count"),
+    };
+    let budget = Budget {
+        blocks: Blocks::Count(kept),
+        tokens: options.tokens.unwrap_or(default.tokens),
+        dense_below: 0,
+        ..default
+    };
+    budget.validate()?;
+    let two_level = TwoLevel::new(budget);
+    let hot_blocks = hot(kept);
+    if hot_blocks < kept {
+        let limit = format!("the {kept} blocks that are chosen have to fit");
+        return Err(Error::argument("--hot-blocks", hot_blocks, limit));
+    }
+    let runs = match lists {
+        Some(lists) => {
+            let positions = trace.map_or_else(Vec::new, |trace| trace.positions);
+            check_trace(&lists, &positions, &budget, options.block_size)?;
+            let quiet = vec![lists[0].clone(); steps.total()];
+            vec![(Some(0.0), quiet), (None, lists[..steps.total()].to_vec())]
+        }
+        None => {
+            let most = options.misses.iter().copied().fold(0.0, f64::max);
+            // Slack is full of what is not chosen any more before steps count.
+            let least = options.misses.iter().copied().filter(|share| *share > 0.0);
+            let least = least.fold(1.0, f64::min) * f64::from(kept);
+            steps.warm += (f64::from(hot_blocks - kept) / least).ceil() as usize;
+            if context as usize <= steps.total() {
+                let limit = format!("{} steps go before its end", steps.total());
+                return Err(Error::argument("--context", context, limit));
+            }
+            let row = budget.row(context - steps.total() as u32, options.block_size);
+            check_room(&row, context, hot_blocks, most)?;
+            let mut shares = vec![0.0];
+            shares.extend(options.misses.iter().copied().filter(|share| *share > 0.0));
+            let lists = |&share: &f64| {
+                (Some(share), churn(heads, &row, share, steps.total(), options.seed))
+            };
+            shares.iter().map(lists).collect()
+        }
+    };
+    let start = context - steps.total() as u32;
+    Ok(Replay { runs, two_level, steps, start, hot_blocks })
+}
+
+// Whether enough blocks are nowhere in the hot cache that so many can be missed.
+fn check_room(row: &RowBudget, context: u32, hot_blocks: u32, most: f64) -> Result<()> {
+    let eligible = row.recent_first - row.sink;
+    let new = (most * f64::from(row.blocks)).ceil() as u32 + 1;
+    if hot_blocks + new <= eligible {
+        return Ok(());
+    }
+    let limit = format!(
+        "its {eligible} blocks are no more than the {hot_blocks} hot slots and {new} new ones"
+    );
+    Err(Error::argument("--context", format!("{context} tokens"), limit))
+}
+
+// Whether a step could have chosen what a trace says.
+fn check_trace(lists: &[Lists], positions: &[u32], budget: &Budget, block: u32) -> Result<()> {
+    for (step, (lists, &position)) in lists.iter().zip(positions).enumerate() {
+        let row = budget.row(position, block);
+        let kept = lists[0][0].len() as u32;
+        let eligible = row.sink..row.recent_first;
+        let stray = lists.iter().flatten().flatten().find(|block| !eligible.contains(block));
+        if row.blocks != kept || stray.is_some() {
+            let found = format!(
+                "{kept} blocks{} in step {step}",
+                stray.map_or_else(String::new, |b| format!(", {b} among them,"))
+            );
+            let limit = format!(
+                "at position {position} there are {} to {} of {block} tokens",
+                row.sink, row.recent_first
+            );
+            return Err(Error::argument("--trace", found, limit));
+        }
+    }
+    Ok(())
+}
+
+fn engine_options(
+    options: &Options,
+    gpu: &Gpu,
+    config: &ModelConfig,
+    replay: &Replay,
+    is_resident: bool,
+) -> EngineOptions {
+    let mut own = EngineOptions::new(gpu, replay.context());
+    own.block = options.block_size;
+    let Blocks::Count(kept) = replay.two_level.budget.blocks else {
+        unreachable!("a replay keeps a number of blocks");
+    };
+    own.steered = Some(kept);
+    if !is_resident {
+        let block_bytes = own.shape(config).block_bytes();
+        let whole = u64::from(own.blocks()) * u64::from(config.layers) * block_bytes;
+        own.host = Some(HostOptions::new(replay.hot_blocks, whole, block_bytes));
+    }
+    own
+}

@@ -1,0 +1,165 @@
+//! Replays: sessions that look as if a long prompt had been prefilled, and decode steps whose blocks somebody else lists.
+//! For measuring what a cache in CPU memory costs, with contexts that would take minutes to prefill.
+
+use super::{Engine, Session, words};
+use crate::attention::{RowBudget, Timing, TwoLevel};
+use crate::{Error, Result};
+use half::f16;
+use rand_pcg::Pcg64;
+use rand_pcg::rand_core::Rng;
+
+/// Random halves that every block's keys, values and codes are cut from.
+struct Noise {
+    bytes: Vec<u8>,
+    piece: u64,
+}
+
+impl Noise {
+    // More than one block's, so that few are equal; a prime number of offsets, so that none are by rule.
+    fn new(piece: u64) -> Self {
+        const PLACES: u64 = 4093;
+        let mut random = Pcg64::new(0x5eed, 1);
+        let bytes = (piece + PLACES * 256).next_multiple_of(256);
+        let halves = (0..bytes / 2).map(|_| {
+            let share = (random.next_u64() >> 40) as f32 / (1 << 24) as f32;
+            f16::from_f32(share * 2.0 - 1.0)
+        });
+        Self { bytes: halves.flat_map(f16::to_le_bytes).collect(), piece }
+    }
+
+    fn place(&self, block: u32, layer: usize) -> u64 {
+        let places = (self.bytes.len() as u64 - self.piece) / 256;
+        (u64::from(block) * 131 + layer as u64 * 977) % places * 256
+    }
+
+    fn of(&self, block: u32, layer: usize) -> &[u8] {
+        &self.bytes[self.place(block, layer) as usize..][..self.piece as usize]
+    }
+}
+
+impl Engine {
+    /// A session that looks as if it held so many tokens, with random keys, values and index.
+    ///
+    /// # Errors
+    /// As [`Engine::session`] and [`Engine::prefill`], or [`Error::OutOfMemory`].
+    pub async fn pretend(&self, tokens: u32) -> Result<Session> {
+        let mut session = self.session()?;
+        let all = vec![0; tokens as usize];
+        self.check_tokens(&session, &all)?;
+        let _turn = self.turn.lock().await;
+        let prepared = session.table.prepare(0, tokens)?;
+        session.table.commit(prepared);
+        session.tokens = all;
+        session.indexed = tokens / self.shape.block;
+        let noise = Noise::new(self.shape.block_bytes());
+        let source = self.gpu.storage_with("noise", &noise.bytes).await?;
+        let blocks = session.table.blocks();
+        match &self.host {
+            Some(host) => {
+                let host = &mut *host.lock().await;
+                for &block in blocks {
+                    host.is_stale |= host.offload.forget(block);
+                }
+                host.offload.host.store_all(blocks, |block, layer| noise.of(block, layer))?;
+            }
+            None => self.spread(&noise, &source, blocks)?,
+        }
+        for cache in &self.caches {
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            for codes in cache.codes.iter().chain(&cache.bounds) {
+                let step = source.size();
+                for at in (0..codes.size()).step_by(step as usize) {
+                    let bytes = step.min(codes.size() - at);
+                    encoder.copy_buffer_to_buffer(&source, 0, codes, at, bytes);
+                }
+            }
+            self.gpu.submit(encoder)?;
+        }
+        session.channels = Some(self.read_channels(session.slot.index).await?.id());
+        Ok(session)
+    }
+
+    // The same keys and values as the host would hold.
+    fn spread(&self, noise: &Noise, source: &wgpu::Buffer, blocks: &[u32]) -> Result<()> {
+        for (layer, cache) in self.caches.iter().enumerate() {
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            for &block in blocks {
+                let (segment, place) = self.layout.place(block);
+                let (from, bytes) = (noise.place(block, layer), self.shape.block_bytes());
+                let (to, at) = (&cache.kv[segment as usize], u64::from(place) * bytes);
+                encoder.copy_buffer_to_buffer(source, from, to, at, bytes);
+            }
+            let index = self.gpu.submit(encoder)?;
+            self.gpu.wait(index)?;
+        }
+        Ok(())
+    }
+
+    /// What the next step of the session chooses by this selection.
+    pub fn next_budget(&self, session: &Session, two_level: &TwoLevel) -> RowBudget {
+        two_level.effective_budget().row(session.len(), self.shape.block)
+    }
+
+    /// Lists what level 1 of the next step chooses: layer, KV head, logical blocks ascending, as many as its budget has.
+    /// For an engine with one session, built to be steered.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where it was not, or for lists that are too long.
+    pub fn steer(&self, lists: &[Vec<Vec<u32>>]) -> Result<()> {
+        let own = self.scratch.host.as_ref().map(|host| (&host.wanted, host.list_stride));
+        let steered = self.scratch.steered.as_ref().map(|(lists, stride)| (lists, *stride));
+        let (Some((buffer, stride)), Some(most)) = (own.or(steered), self.options.steered) else {
+            return Err(Error::argument("the engine", "not steered", "it was built to choose"));
+        };
+        let mut data = vec![0u32; stride as usize / 4 * lists.len()];
+        for (lists, data) in lists.iter().zip(data.chunks_mut(stride as usize / 4)) {
+            let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
+            if longest > most as usize {
+                return Err(Error::argument(
+                    "a list of blocks",
+                    longest,
+                    format!("most is {most}"),
+                ));
+            }
+            for (list, data) in lists.iter().zip(data.chunks_mut(longest.max(1))) {
+                data[..list.len()].copy_from_slice(list);
+            }
+        }
+        self.gpu.write(buffer, 0, bytemuck::cast_slice(&data));
+        Ok(())
+    }
+
+    /// From now on steps go by this rule, with transfers that overlap with them or not, and begin with nothing in the hot
+    /// cache.
+    pub fn begin_replay(&mut self, timing: Timing, overlaps: bool) {
+        if let (Some(options), Some(host)) = (&mut self.options.host, &mut self.host) {
+            (options.timing, options.overlaps) = (timing, overlaps);
+            host.get_mut().abandon(&self.gpu);
+        }
+    }
+
+    /// Logical blocks of a session that each KV head of a layer finds in the hot cache in the next step.
+    pub async fn resident_blocks(&self, session: &Session, layer: usize) -> Vec<Vec<u32>> {
+        let Some(host) = &self.host else { return Vec::new() };
+        let host = host.lock().await;
+        let logical = || (0..).zip(session.table.blocks());
+        let of_head = |head| {
+            let here =
+                logical().filter(|(_, block)| host.offload.is_resident(layer, head, **block));
+            here.map(|(logical, _)| logical).collect()
+        };
+        (0..self.shape.kv_heads).map(of_head).collect()
+    }
+
+    /// Positions that each KV head of the last layer chose in the latest step, which had this budget.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub async fn chosen_tokens(&self, budget: &RowBudget, kept: u32) -> Result<Vec<Vec<u32>>> {
+        let kept = kept.min(budget.blocks * self.shape.block);
+        let bytes = u64::from(self.shape.kv_heads * kept) * 4;
+        let data = words(&self.gpu.download(&self.scratch.chosen_tokens, bytes).await?);
+        let of_head = |data: &[u32]| data[..budget.tokens as usize].to_vec();
+        Ok(data.chunks(kept as usize).map(of_head).collect())
+    }
+}
