@@ -62,7 +62,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let position_lo = vec4(first_position + team * 8u) + vec4(0u, 1u, 2u, 3u);
     let position_hi = position_lo + 4u;
 
-    for (var tile = 0u; tile <= last_position; tile += TILE_TOKENS) {
+    let until = tiles_end(last_position);
+    for (var tile = tiles_begin(); tile < until; tile += TILE_TOKENS) {
         let place = place_of(first_row, kv_head, tile, last_position);
         if !place.near_here && !place.far_here {
             continue;

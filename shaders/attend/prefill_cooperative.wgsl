@@ -149,40 +149,42 @@ fn main(
     var v6: vec4<f16>;
     var k7: vec4<f16>;
     var v7: vec4<f16>;
-    var place = place_of(first_row, kv_head, 0u, last_position);
+    let begin = tiles_begin();
+    let until = tiles_end(last_position);
+    var place = place_of(first_row, kv_head, begin, last_position);
     if place.near_here || place.far_here {
         k0 = key_at(place, lane);
-        v0 = value_at(place, lane, 0u, last_position);
+        v0 = value_at(place, lane, begin, last_position);
         if HEAD_DIM > 16u {
             k1 = key_at(place, WORKGROUP + lane);
-            v1 = value_at(place, WORKGROUP + lane, 0u, last_position);
+            v1 = value_at(place, WORKGROUP + lane, begin, last_position);
         }
         if HEAD_DIM > 32u {
             k2 = key_at(place, 2u * WORKGROUP + lane);
-            v2 = value_at(place, 2u * WORKGROUP + lane, 0u, last_position);
+            v2 = value_at(place, 2u * WORKGROUP + lane, begin, last_position);
         }
         if HEAD_DIM > 48u {
             k3 = key_at(place, 3u * WORKGROUP + lane);
-            v3 = value_at(place, 3u * WORKGROUP + lane, 0u, last_position);
+            v3 = value_at(place, 3u * WORKGROUP + lane, begin, last_position);
         }
         if HEAD_DIM > 64u {
             k4 = key_at(place, 4u * WORKGROUP + lane);
-            v4 = value_at(place, 4u * WORKGROUP + lane, 0u, last_position);
+            v4 = value_at(place, 4u * WORKGROUP + lane, begin, last_position);
         }
         if HEAD_DIM > 80u {
             k5 = key_at(place, 5u * WORKGROUP + lane);
-            v5 = value_at(place, 5u * WORKGROUP + lane, 0u, last_position);
+            v5 = value_at(place, 5u * WORKGROUP + lane, begin, last_position);
         }
         if HEAD_DIM > 96u {
             k6 = key_at(place, 6u * WORKGROUP + lane);
-            v6 = value_at(place, 6u * WORKGROUP + lane, 0u, last_position);
+            v6 = value_at(place, 6u * WORKGROUP + lane, begin, last_position);
         }
         if HEAD_DIM > 112u {
             k7 = key_at(place, 7u * WORKGROUP + lane);
-            v7 = value_at(place, 7u * WORKGROUP + lane, 0u, last_position);
+            v7 = value_at(place, 7u * WORKGROUP + lane, begin, last_position);
         }
     }
-    for (var tile = 0u; tile <= last_position; tile += TILE_TOKENS) {
+    for (var tile = begin; tile < until; tile += TILE_TOKENS) {
         let now = place;
         let here = now.near_here || now.far_here;
         if here {
@@ -212,7 +214,7 @@ fn main(
             workgroupBarrier();
         }
         let next = tile + TILE_TOKENS;
-        if next <= last_position {
+        if next < until {
             place = place_of(first_row, kv_head, next, last_position);
             if place.near_here || place.far_here {
                 k0 = key_at(place, lane);

@@ -74,7 +74,9 @@ fn main(
     var l_b = 0.0;
     let near = vec4(0u, 1u, 2u, 3u);
 
-    for (var tile = 0u; tile <= last_position; tile += 8u) {
+    let begin = segment.first_logical * BLOCK;
+    let until = min(last_position + 1u, segment.end_logical * BLOCK);
+    for (var tile = begin; tile < until; tile += 8u) {
         let slot = row_block(first_row, tile / BLOCK) - segment.first;
         if slot >= segment.blocks {
             continue;

@@ -15,6 +15,9 @@ struct Segment {
     // Which segment of how many.
     index: u32,
     count: u32,
+    // Only logical blocks from .. to may live in it.
+    first_logical: u32,
+    end_logical: u32,
 }
 
 fn kv_row(slot: u32, head: u32, which: u32, token: u32) -> u32 {

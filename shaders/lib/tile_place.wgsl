@@ -3,6 +3,15 @@ const TILE_TOKENS: u32 = 32u;
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 
+// Where the first tile begins that may have tokens in this segment, and where they end, for rows up to this position.
+fn tiles_begin() -> u32 {
+    return segment.first_logical * BLOCK / TILE_TOKENS * TILE_TOKENS;
+}
+
+fn tiles_end(last_position: u32) -> u32 {
+    return min(last_position + 1u, segment.end_logical * BLOCK);
+}
+
 // Where the keys of a tile lie: in one block, or half in each of two where a block has fewer tokens than a tile. Either
 // half may be in another segment; its rows are then the other half's, which can be read and are masked.
 struct Place {

@@ -19,6 +19,11 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             attend_cases(cases, shape, &large_batch(shape.block), segments, family);
         }
     }
+    // Prompts go through blocks in order, piece after piece, where the cache is in CPU memory.
+    for shape in sizes() {
+        let lengths = [5 * shape.block + 13];
+        kernel_cases(cases, &["prefill"], shape, &lengths, 3, Family::Random);
+    }
     // Sizes matter where data is laid out, not for what it holds.
     for shape in sizes() {
         attend_cases(cases, shape, &large_batch(shape.block), 3, Family::Random);

@@ -72,11 +72,12 @@ impl Cache {
                 keys[0][0][0][1] = f32::INFINITY;
             }
         }
-        // Physical blocks in shuffled order, with two that nobody uses.
+        // Physical blocks in shuffled order, with two that nobody uses; those of an only sequence in order.
         let blocks: u32 = lengths.iter().map(|n| n.div_ceil(shape.block)).sum::<u32>() + 2;
         let blocks_a_segment = blocks.div_ceil(segments);
         let mut order: Vec<u32> = (0..blocks).collect();
-        for i in (1..order.len()).rev() {
+        let shuffled = if lengths.len() == 1 { 1 } else { order.len() };
+        for i in (1..shuffled).rev() {
             order.swap(i, random.below(i as u32 + 1) as usize);
         }
         let mut order = order.into_iter();
@@ -108,12 +109,9 @@ impl Cache {
     }
 
     pub(super) fn segment(&self, index: u32) -> SegmentParams {
-        SegmentParams {
-            first: index * self.blocks_a_segment,
-            blocks: self.blocks_a_segment,
-            index,
-            count: self.segments,
-        }
+        let params =
+            if self.tables.len() == 1 { SegmentParams::in_order } else { SegmentParams::paged };
+        params(index * self.blocks_a_segment, self.blocks_a_segment, index, self.segments)
     }
 
     /// One segment's words; blocks that nobody uses hold NaN.

@@ -58,7 +58,7 @@ async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict>
     let table: Vec<u32> = (0..hot.words(shape.kv_heads) as u32).map(|i| 1000 + i).collect();
     let blocks = slots.div_ceil(segments);
     for index in 0..segments {
-        let segment = SegmentParams { first: index * blocks, blocks, index, count: segments };
+        let segment = SegmentParams::paged(index * blocks, blocks, index, segments);
         let kv_words = (u64::from(blocks) * shape.block_bytes() / 4) as usize;
         let buffers = [
             Data::In(&arrived),

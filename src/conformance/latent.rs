@@ -154,7 +154,7 @@ async fn latent_gather(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict
     let cache = Cache::new(shape, &[length, 6 * block], segments, Family::Random);
     let step = cache.step(&[5, 2], None, &[], 16);
     let (first, blocks) = (1, 4);
-    let slab = SegmentParams { first, blocks, index: 0, count: 1 };
+    let slab = SegmentParams::in_order(first, blocks, 0, 1);
     let tokens = blocks * block;
     let (d, kv_rank) = (shape.head_dim as usize, shape.value_dim() as usize);
     for segment in 0..segments {

@@ -281,7 +281,7 @@ impl Engine {
             None => None,
             Some(offload) => {
                 let ops = maker.host_ops().await?;
-                let host = Host::new(&gpu, &config, &options, &scratch, offload, ops).await?;
+                let host = Host::new(&gpu, &config, &scratch, offload, ops).await?;
                 Some(futures::lock::Mutex::new(host))
             }
         };

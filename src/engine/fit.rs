@@ -141,7 +141,8 @@ impl EngineOptions {
                         "the GPU memory",
                         format!("{memory} bytes"),
                         format!(
-                            "weights, index, working memory and a hot cache of {least} blocks need {} bytes: give it                              more, keep fewer blocks or shorten the context",
+                            "weights, index, working memory and a hot cache of {least} blocks need {} bytes: give it \
+                             more, keep fewer blocks or shorten the context",
                             smallest.total_bytes()
                         ),
                     ));

@@ -179,7 +179,13 @@ impl Engine {
     // A chunk whose attention stays within the work of one submission, in whole tiles.
     fn chunk(&self, position: u32, want: Want) -> usize {
         let most = self.options.chunk;
-        let a_row = 4 * u64::from(position + most) * u64::from(self.config.attended());
+        // What is in CPU memory comes piece by piece, each with a submission of its own.
+        let piece = self.options.host.map(|host| {
+            let blocks = (host.ring_bytes / self.shape.block_bytes()).max(1);
+            blocks * u64::from(self.shape.block)
+        });
+        let before = u64::from(position).min(piece.unwrap_or(u64::MAX));
+        let a_row = 4 * (before + u64::from(most)) * u64::from(self.config.attended());
         // A chunk below one tile is the caller's choice, so the upper bound comes last.
         let rows = ((self.gpu.tier.submission / a_row.max(1)).min(u64::from(most)) as u32 / 64
             * 64)

@@ -389,7 +389,7 @@ impl Scratch {
 
 impl HostScratch {
     async fn new(gpu: &Gpu, sizes: &HostSizes, step: u64, offload: &Offload) -> Result<Self> {
-        let nothing = SegmentParams { first: 0, blocks: 0, index: 0, count: 2 };
+        let nothing = SegmentParams::in_order(0, 0, 0, 2);
         Ok(Self {
             append_step: gpu.storage("the step of what is appended", step).await?,
             tables: gpu.storage("the step of a chunk", step).await?,

@@ -490,7 +490,18 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::check`].
     pub fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<wgpu::SubmissionIndex> {
-        let index = self.queue.submit([encoder.finish()]);
+        self.submit_all([encoder.finish()])
+    }
+
+    /// Submits what several encoders recorded, in this order.
+    ///
+    /// # Errors
+    /// As [`Gpu::check`].
+    pub fn submit_all<const N: usize>(
+        &self,
+        commands: [wgpu::CommandBuffer; N],
+    ) -> Result<wgpu::SubmissionIndex> {
+        let index = self.queue.submit(commands);
         self.check()?;
         Ok(index)
     }

@@ -15,6 +15,25 @@ pub struct SegmentParams {
     pub index: u32,
     /// Segments in all.
     pub count: u32,
+    /// The logical blocks that may be in it: prefill walks over no others.
+    pub first_logical: u32,
+    /// The logical block after the last of them.
+    pub end_logical: u32,
+}
+
+impl SegmentParams {
+    /// Physical blocks `first .. first + blocks`, which hold any logical ones.
+    pub fn paged(first: u32, blocks: u32, index: u32, count: u32) -> Self {
+        // As large as it can be with a token's position in a u32, whatever a block has.
+        let end_logical = u32::MAX >> 7;
+        Self { first, blocks, index, count, first_logical: 0, end_logical }
+    }
+
+    /// As many logical blocks, which follow one another, in physical blocks of the same numbers.
+    pub fn in_order(first: u32, blocks: u32, index: u32, count: u32) -> Self {
+        let end_logical = first + blocks;
+        Self { first, blocks, index, count, first_logical: first, end_logical }
+    }
 }
 
 /// Where decode attention finds the keys and values of a block.

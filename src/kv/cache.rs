@@ -29,7 +29,7 @@ impl CacheLayout {
     pub fn segment(&self, index: u32) -> SegmentParams {
         let first = index * self.segment_blocks;
         let blocks = self.segment_blocks.min(self.blocks.saturating_sub(first));
-        SegmentParams { first, blocks, index, count: self.segments }
+        SegmentParams::paged(first, blocks, index, self.segments)
     }
 
     /// Every segment.

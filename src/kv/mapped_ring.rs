@@ -2,13 +2,13 @@
 //! never blocks the queue. A slot goes round: the CPU fills (or reads) its mapped memory, a submission copies from (or to)
 //! it, and when that has finished the slot is mapped again.
 
+use super::gatherers::Gatherers;
 use crate::gpu::Gpu;
 use crate::{Error, Result};
-use rayon::prelude::*;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 // Bytes below which a thread more costs more than it saves.
-const LEAST_SHARE: usize = 256 << 10;
+const LEAST_SHARE: usize = 128 << 10;
 
 /// Which way a ring carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,15 +131,21 @@ impl MappedRing {
         Some(slot)
     }
 
-    /// Writes pieces, whole vec4s, one after the other into a taken slot of a ring that goes up, several threads side by
-    /// side, each in order. What was written can be copied from then on.
+    /// Writes pieces, whole vec4s, one after the other into a slot of a ring that goes up, several threads side by side, each
+    /// in order, while the caller does something `beside`. What was written can be copied by a submission from then on.
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device has gone.
-    pub fn fill(&self, slot: usize, pieces: &[&[u8]], threads: &rayon::ThreadPool) -> Result<()> {
+    pub fn fill<T>(
+        &self,
+        slot: usize,
+        pieces: &[&[u8]],
+        gatherers: &Gatherers,
+        beside: impl FnOnce() -> T,
+    ) -> Result<T> {
         let buffer = &self.slots[slot].buffer;
         let bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let share = bytes.div_ceil(threads.current_num_threads()).max(LEAST_SHARE);
+        let share = bytes.div_ceil(2 * gatherers.threads()).max(LEAST_SHARE);
         let mut runs: Vec<(u64, &[&[u8]])> = Vec::new();
         let (mut at, mut rest) = (0u64, pieces);
         while !rest.is_empty() {
@@ -155,7 +161,7 @@ impl MappedRing {
             at += run.iter().map(|piece| piece.len() as u64).sum::<u64>();
             rest = after;
         }
-        let write = |&(at, run): &(u64, &[&[u8]])| -> Result<()> {
+        let write = |&(at, run): &(u64, &[&[u8]])| {
             let length: u64 = run.iter().map(|piece| piece.len() as u64).sum();
             let mut view = buffer
                 .get_mapped_range_mut(at..at + length)
@@ -168,10 +174,7 @@ impl MappedRing {
             }
             Ok(())
         };
-        let written = match &runs[..] {
-            [one] => write(one),
-            runs => threads.install(|| runs.par_iter().map(write).collect()),
-        };
+        let written = gatherers.run(&runs, write, beside);
         buffer.unmap();
         written
     }

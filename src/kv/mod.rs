@@ -3,6 +3,7 @@
 //! runs.
 
 mod cache;
+mod gatherers;
 mod host;
 mod hot;
 mod mapped_ring;
@@ -12,6 +13,7 @@ mod session_file;
 mod window;
 
 pub use cache::{CacheLayout, LayerCache};
+pub use gatherers::Gatherers;
 pub use host::HostCache;
 pub use hot::{Admitted, HotCache, Placement, Policy};
 pub use mapped_ring::{MappedRing, Way};

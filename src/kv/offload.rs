@@ -1,6 +1,7 @@
 //! The offload engine's bookkeeping: which head-blocks are on the GPU, what must come from the host, and the buffers that
 //! carry it there and back. What it records is small and fixed; what the GPU computes is the engine's.
 
+use super::gatherers::Gatherers;
 use super::host::HostCache;
 use super::hot::{HotCache, Placement, Policy};
 use super::mapped_ring::{MappedRing, Way};
@@ -101,17 +102,17 @@ pub struct Item {
     pub placement: Placement,
 }
 
-/// A filled slot of the ring.
+/// Head-blocks of a layer that have to come.
+pub type Items = (usize, Vec<Item>);
+
+/// A slot of the ring, and what it carries.
 #[derive(Debug)]
 pub struct Upload {
     slot: usize,
     bytes: u64,
-    /// Layers, and how many head-blocks each gets.
-    pub parts: Vec<(usize, u32)>,
+    /// What is placed; nothing of whole blocks.
+    pub parts: Vec<Items>,
 }
-
-/// Head-blocks of a layer that are still to be gathered.
-pub type Items = (usize, Vec<Item>);
 
 /// Bookkeeping and buffers of the offload engine.
 pub struct Offload {
@@ -132,7 +133,7 @@ pub struct Offload {
     leaving: MappedRing,
     /// Blocks that a slot of `leaving` holds, each of one layer.
     cargo: Vec<Vec<(u32, usize)>>,
-    gatherers: rayon::ThreadPool,
+    gatherers: Gatherers,
     clock: Option<Arc<Clock>>,
     step: u64,
     /// What happened so far.
@@ -158,12 +159,6 @@ impl Offload {
         let leaving_bytes = u64::from(leaving_blocks) * shape.block_bytes();
         let leaving =
             MappedRing::new(gpu, "blocks that leave", Way::Down, 3, leaving_bytes).await?;
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-        let gatherers = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("gather {i}"))
-            .build()
-            .map_err(|e| Error::Gpu(format!("threads to gather blocks: {e}")))?;
         let hot_slots = options.hot_blocks;
         Ok(Self {
             options,
@@ -181,7 +176,7 @@ impl Offload {
             cargo: vec![Vec::new(); 3],
             ring,
             leaving,
-            gatherers,
+            gatherers: Gatherers::new()?,
             clock: gpu.clock.clone(),
             step: 0,
             stats: OffloadStats::default(),
@@ -319,12 +314,12 @@ impl Offload {
         items.any(|item| !self.host.holds(item.placement.block))
     }
 
-    /// Gathers as many of `items` as one slot of the ring holds and takes them out; none where no slot is free now. With
-    /// `gpu`, waits for one.
+    /// Takes a slot of the ring for as many of `items` as it holds, and takes them out; none where no slot is free now. With
+    /// `gpu`, waits for one. It is to be filled before a submission copies from it.
     ///
     /// # Errors
     /// What the device answers.
-    pub fn gather(&mut self, gpu: Option<&Gpu>, items: &mut Vec<Items>) -> Result<Option<Upload>> {
+    pub fn load(&mut self, gpu: Option<&Gpu>, items: &mut Vec<Items>) -> Result<Option<Upload>> {
         if items.is_empty() {
             return Ok(None);
         }
@@ -333,28 +328,17 @@ impl Offload {
             None => self.ring.take_free(),
         };
         let Some(slot) = slot else { return Ok(None) };
-        let began = Instant::now();
-        let head_vecs = self.head_bytes / 16;
-        let capacity = self.ring.slot_bytes() / 16 - self.layers as u64;
         // The header, then part after part: what goes where, and the head-blocks.
-        let mut header = vec![[0u32; 4]; self.layers];
-        let mut parts: Vec<(usize, Vec<Item>)> = Vec::new();
-        let mut at = self.layers as u64;
-        while let Some((layer, of_layer)) = items.first_mut() {
-            let room = (self.layers as u64 + capacity - at) / (1 + head_vecs);
+        let vecs = 1 + self.head_bytes / 16;
+        let header = self.layers as u64;
+        let mut room = (self.ring.slot_bytes() / 16 - header) / vecs;
+        let mut parts: Vec<Items> = Vec::new();
+        while let Some((layer, of_layer)) = items.first_mut().filter(|_| room > 0) {
             let count = of_layer.len().min(room as usize);
-            if count == 0 {
-                break;
-            }
-            let layer = *layer;
-            let part: Vec<Item> = of_layer.drain(..count).collect();
-            header[layer] = [at as u32, count as u32, self.step as u32, 0];
-            at += count as u64 * (1 + head_vecs);
-            parts.push((layer, part));
+            parts.push((*layer, of_layer.drain(..count).collect()));
+            room -= count as u64;
             if of_layer.is_empty() {
                 items.remove(0);
-            } else {
-                break;
             }
         }
         if parts.is_empty() {
@@ -364,19 +348,35 @@ impl Offload {
                 format!("a head-block takes {} bytes", self.head_bytes),
             ));
         }
-        let bytes = at * 16;
-        let lists: Vec<Vec<[u32; 4]>> = parts
-            .iter()
-            .map(|(_, part)| {
-                let words = part.iter().map(|Item { head, placement }| {
-                    let evicted = placement.evicted.unwrap_or(NO_SLOT);
-                    [*head, placement.slot, placement.block, evicted]
-                });
-                words.collect()
-            })
-            .collect();
+        let count: usize = parts.iter().map(|(_, part)| part.len()).sum();
+        Ok(Some(Upload { slot, bytes: (header + count as u64 * vecs) * 16, parts }))
+    }
+
+    /// Gathers an upload's head-blocks into its slot, while the caller does something `beside`.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn fill<T>(
+        &mut self,
+        upload: &Upload,
+        is_hidden: bool,
+        beside: impl FnOnce() -> T,
+    ) -> Result<T> {
+        let began = Instant::now();
+        let mut at = self.layers as u64;
+        let mut header = vec![[0u32; 4]; self.layers];
+        let mut lists: Vec<Vec<[u32; 4]>> = Vec::new();
+        for (layer, part) in &upload.parts {
+            header[*layer] = [at as u32, part.len() as u32, self.step as u32, 0];
+            at += part.len() as u64 * (1 + self.head_bytes / 16);
+            let words = part.iter().map(|Item { head, placement }| {
+                let evicted = placement.evicted.unwrap_or(NO_SLOT);
+                [*head, placement.slot, placement.block, evicted]
+            });
+            lists.push(words.collect());
+        }
         let mut pieces: Vec<&[u8]> = vec![bytemuck::cast_slice(&header)];
-        for ((layer, part), list) in parts.iter().zip(&lists) {
+        for ((layer, part), list) in upload.parts.iter().zip(&lists) {
             pieces.push(bytemuck::cast_slice(list));
             for item in part {
                 let from = item.head as usize * self.head_bytes as usize;
@@ -384,11 +384,15 @@ impl Offload {
                 pieces.push(&layer[from..from + self.head_bytes as usize]);
             }
         }
-        self.ring.fill(slot, &pieces, &self.gatherers)?;
-        self.stats.bytes_up += bytes;
-        self.count_time(began, parts[0].0, gpu.is_none());
-        let parts = parts.into_iter().map(|(layer, part)| (layer, part.len() as u32)).collect();
-        Ok(Some(Upload { slot, bytes, parts }))
+        let made = self.ring.fill(upload.slot, &pieces, &self.gatherers, beside)?;
+        self.stats.bytes_up += upload.bytes;
+        self.count_time(began, upload.parts.first().map_or(0, |(layer, _)| *layer), is_hidden);
+        Ok(made)
+    }
+
+    /// Announces that blocks are to be gathered within microseconds.
+    pub fn stand_by(&self) {
+        self.gatherers.stand_by();
     }
 
     fn count_time(&mut self, began: Instant, layer: usize, is_hidden: bool) {
@@ -419,7 +423,7 @@ impl Offload {
         let size = self.layer_bytes as usize;
         let bytes = (size * blocks.len()) as u64;
         let pieces: Vec<&[u8]> = blocks.iter().map(|&b| self.host.layer(b, layer)).collect();
-        self.ring.fill(slot, &pieces, &self.gatherers)?;
+        self.ring.fill(slot, &pieces, &self.gatherers, || ())?;
         self.stats.bytes_up += bytes;
         self.count_time(began, layer, true);
         Ok(Some(Upload { slot, bytes, parts: Vec::new() }))

@@ -7,8 +7,11 @@ use crate::attention::{BlockScorer, RowBudget, Timing, TokenScorer, TwoLevel};
 use crate::engine::forward::Over;
 use crate::engine::ops::{Candidates, LayerOps};
 use crate::engine::record::{Mode, Plan};
-use crate::engine::{Engine, Output, Session, Want, words};
+use crate::engine::{Engine, Output, Session, Want};
 use crate::{Error, Result};
+
+// Blocks that a layer chose: row, KV head, logical blocks ascending.
+type Lists = Vec<Vec<Vec<u32>>>;
 
 // What a decode step has in common for all layers.
 struct Decode<'a> {
@@ -179,7 +182,8 @@ impl Engine {
         Ok(())
     }
 
-    // Three parts a layer: A chooses, B attends what is here while the CPU gathers what is not, C attends what arrived.
+    // Three parts a layer: A chooses blocks; B chooses their tokens and attends what is here, while the CPU gathers what is
+    // not; C attends what arrived.
     fn decode_exact(
         &self,
         host: &mut Host,
@@ -188,69 +192,105 @@ impl Engine {
         two_level: &TwoLevel,
         timing: Timing,
     ) -> Result<()> {
-        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let step = &decode.plan.step;
-        let list_bytes = self.list_words(decode) as u64 * 4;
-        let heads = u64::from(step.rows) * u64::from(self.shape.kv_heads);
-        let token_bytes = heads * u64::from(step.tokens_kept) * 4;
+        {
+            let mut pass = self.gpu.pass(encoder, "choose", 0);
+            self.record_embedding(&mut pass, step);
+            self.record_choice(&mut pass, 0, decode, two_level)?;
+        }
+        let mut slot = self.record_choice_back(host, encoder, 0, decode)?;
+        self.submit_host(host, encoder)?;
         let mut lists = Vec::with_capacity(self.layers.len());
+        let mut has_missed = false;
         for (number, layer) in self.layers.iter().enumerate() {
             let index = layer.index.as_ref().ok_or_else(Self::no_host_ops)?;
             {
-                let mut pass = self.gpu.pass(encoder, "choose", number);
-                if number == 0 {
-                    self.record_embedding(&mut pass, step);
-                }
-                self.record_append(&mut pass, layer, &decode.plan);
-                self.record_blocks(&mut pass, index, step, two_level);
-                self.record_tokens(&mut pass, index, step, two_level, Candidates::Chosen);
-            }
-            let slot = self.take_selection_slot(host)?;
-            let to = host.selections.buffer(slot);
-            let at = number as u64 * own.list_stride;
-            encoder.copy_buffer_to_buffer(&own.wanted, at, to, 0, list_bytes);
-            // Where the next step attends the blocks, all of them have to come; else those with a chosen token.
-            let by_token = timing == Timing::Exact && step.tokens_kept > 0;
-            let bytes = list_bytes + if by_token { token_bytes } else { 0 };
-            if by_token {
-                let tokens = &self.scratch.chosen_tokens;
-                encoder.copy_buffer_to_buffer(tokens, 0, to, list_bytes, token_bytes);
-            }
-            host.selections.fly(slot, bytes.max(4), encoder);
-            self.submit_host(host, encoder)?;
-            {
                 let mut pass = self.gpu.pass(encoder, "attend", number);
+                self.record_tokens(&mut pass, index, step, two_level, Candidates::Chosen);
                 self.record_split(&mut pass, &index.sparse_split, step);
             }
             self.submit_host(host, encoder)?;
-            host.selections.wait(&self.gpu, slot)?;
-            let data = host.selections.read(slot, |bytes| Ok(words(bytes)))?;
-            let chosen = self.read_lists(&data, decode);
-            let needed = if by_token {
-                self.with_tokens(&data[list_bytes as usize / 4..], decode)
+            // The GPU waits for the CPU from here on: what does not depend on the choice is ready before it comes.
+            let mut rest = self.gpu.device.create_command_encoder(&Default::default());
+            let is_last = number + 1 == self.layers.len();
+            {
+                let what = if is_last { "finish" } else { "finish, choose" };
+                let mut pass = self.gpu.pass(&mut rest, what, number);
+                self.record_rest(&mut pass, layer, &decode.plan);
+                if !is_last {
+                    self.record_choice(&mut pass, number + 1, decode, two_level)?;
+                }
+            }
+            let next = if is_last {
+                None
             } else {
-                chosen.clone()
+                Some(self.record_choice_back(host, &mut rest, number + 1, decode)?)
             };
+            let rest = rest.finish();
+            if has_missed {
+                host.offload.stand_by();
+            }
+            host.selections.wait(&self.gpu, slot)?;
+            let chosen = host.selections.read(slot, |bytes| Ok(self.read_lists(bytes, decode)))?;
             let mut items = Vec::new();
-            let wanted = self.wanted(&needed, decode);
+            let wanted = self.wanted(&chosen, decode);
             host.offload.want(number, &wanted, &mut items);
-            let has_missed = !items.is_empty();
+            has_missed = !items.is_empty();
             if host.offload.lacks(&items) {
                 host.offload.land_all(&self.gpu)?;
             }
-            self.record_items(host, encoder, &mut items)?;
+            // All but the last slot of the ring: that one is filled while the commands that use it are put together.
+            let mut unfilled = self.record_next(host, encoder, &mut items)?;
+            while let (false, Some(upload)) = (items.is_empty(), &unfilled) {
+                host.offload.fill(upload, false, || ())?;
+                unfilled = self.record_next(host, encoder, &mut items)?;
+            }
             {
-                let mut pass = self.gpu.pass(encoder, "finish", number);
+                let mut pass = self.gpu.pass(encoder, "merge", number);
                 if has_missed {
                     self.record_split(&mut pass, &index.arrived_split, step);
                 }
                 let merge = layer.merge_arrived.as_ref().filter(|_| has_missed);
                 self.record_merge(&mut pass, layer, merge.unwrap_or(&layer.merge), step);
-                self.record_rest(&mut pass, layer, &decode.plan);
             }
+            self.submit_with(host, encoder, unfilled, rest)?;
             lists.push(chosen);
+            slot = next.unwrap_or(slot);
         }
         self.note_lists(host, decode, two_level, timing, lists)
+    }
+
+    // What a layer does up to its choice of blocks.
+    fn record_choice(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: usize,
+        decode: &Decode<'_>,
+        two_level: &TwoLevel,
+    ) -> Result<()> {
+        let (layer, step) = (&self.layers[layer], &decode.plan.step);
+        let index = layer.index.as_ref().ok_or_else(Self::no_host_ops)?;
+        self.record_append(pass, layer, &decode.plan);
+        self.record_blocks(pass, index, step, two_level);
+        Ok(())
+    }
+
+    // Records the way of a layer's choice to the CPU: the slot it comes in.
+    fn record_choice_back(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        layer: usize,
+        decode: &Decode<'_>,
+    ) -> Result<usize> {
+        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        let slot = self.take_selection_slot(host)?;
+        let to = host.selections.buffer(slot);
+        let list_bytes = self.list_words(decode) as u64 * 4;
+        let at = layer as u64 * own.list_stride;
+        encoder.copy_buffer_to_buffer(&own.wanted, at, to, 0, list_bytes);
+        host.selections.fly(slot, list_bytes, encoder);
+        Ok(slot)
     }
 
     // What the step before chose is fetched by now, or is waited for; what this one chooses is read back while it runs on.
@@ -331,11 +371,13 @@ impl Engine {
     fn take_selection(&self, host: &mut Host, decode: &Decode<'_>, group: usize) -> Result<()> {
         let Some(slot) = host.groups[group].selection.take() else { return Ok(()) };
         host.selections.wait(&self.gpu, slot)?;
-        let data = host.selections.read(slot, |bytes| Ok(words(bytes)))?;
-        let stride = self.scratch.host.as_ref().map_or(0, |own| own.list_stride as usize / 4);
+        let stride = self.scratch.host.as_ref().map_or(0, |own| own.list_stride as usize);
+        let lists = host.selections.read(slot, |bytes| {
+            let layers = bytes.chunks(stride);
+            Ok(layers.map(|bytes| self.read_lists(bytes, decode)).collect::<Vec<_>>())
+        })?;
         let timing = self.options.host.as_ref().map_or(Timing::Exact, |host| host.timing);
-        for (i, data) in data.chunks(stride).enumerate() {
-            let chosen = self.read_lists(data, decode);
+        for (i, chosen) in lists.into_iter().enumerate() {
             self.note_layer(host, decode, group * GROUP_LAYERS + i, chosen, timing)?;
         }
         Ok(())
@@ -347,7 +389,7 @@ impl Engine {
         host: &mut Host,
         decode: &Decode<'_>,
         layer: usize,
-        chosen: Vec<Vec<Vec<u32>>>,
+        chosen: Lists,
         timing: Timing,
     ) -> Result<()> {
         let mut next = chosen;
@@ -383,7 +425,7 @@ impl Engine {
         decode: &Decode<'_>,
         two_level: &TwoLevel,
         timing: Timing,
-        lists: Vec<Vec<Vec<Vec<u32>>>>,
+        lists: Vec<Lists>,
     ) -> Result<()> {
         if let Some(lag) = &host.lag
             && lag.lists.len() == lists.len()
@@ -412,8 +454,11 @@ impl Engine {
             host.offload.poll(&self.gpu)?;
             let group = &mut host.groups[group];
             while !is_full && !group.items.is_empty() {
-                match host.offload.gather(None, &mut group.items)? {
-                    Some(upload) => group.uploads.push(upload),
+                match host.offload.load(None, &mut group.items)? {
+                    Some(upload) => {
+                        host.offload.fill(&upload, true, || ())?;
+                        group.uploads.push(upload);
+                    }
                     None => is_full = true,
                 }
             }
@@ -432,34 +477,24 @@ impl Engine {
         self.gpu.wait(self.gpu.submit(encoder)?)
     }
 
-    // Lists of one layer: [row][KV head], blocks ascending.
-    fn read_lists(&self, data: &[u32], decode: &Decode<'_>) -> Vec<Vec<Vec<u32>>> {
+    // The blocks that a layer chose.
+    fn read_lists(&self, bytes: &[u8], decode: &Decode<'_>) -> Lists {
         let (heads, kept) = (self.shape.kv_heads as usize, decode.plan.step.blocks_kept as usize);
-        let rows = decode.budgets.iter().zip(data.chunks(heads * kept));
-        rows.map(|((budget, _), data)| {
-            data.chunks(kept).map(|list| list[..budget.blocks as usize].to_vec()).collect()
-        })
-        .collect()
-    }
-
-    // Of the lists' blocks those that hold a chosen token.
-    fn with_tokens(&self, data: &[u32], decode: &Decode<'_>) -> Vec<Vec<Vec<u32>>> {
-        let (heads, kept) = (self.shape.kv_heads as usize, decode.plan.step.tokens_kept as usize);
-        let rows = decode.budgets.iter().zip(data.chunks(heads * kept));
-        rows.map(|((budget, _), data)| {
-            let blocks = |tokens: &[u32]| {
-                let tokens = tokens[..budget.tokens as usize].iter();
-                let mut blocks: Vec<u32> = tokens.map(|token| token / self.shape.block).collect();
-                blocks.dedup();
-                blocks
+        let (words, _) = bytes.as_chunks::<4>();
+        let of_row = |((budget, _), row): (&(RowBudget, RowBudget), &[[u8; 4]])| {
+            let of_head = |list: &[[u8; 4]]| {
+                list[..budget.blocks as usize]
+                    .iter()
+                    .map(|word| u32::from_le_bytes(*word))
+                    .collect()
             };
-            data.chunks(kept).map(blocks).collect()
-        })
-        .collect()
+            row.chunks(kept).map(of_head).collect()
+        };
+        decode.budgets.iter().zip(words.chunks(heads * kept)).map(of_row).collect()
     }
 
     // What a layer's lists want of each KV head.
-    fn wanted(&self, lists: &[Vec<Vec<u32>>], decode: &Decode<'_>) -> Vec<Vec<u32>> {
+    fn wanted(&self, lists: &Lists, decode: &Decode<'_>) -> Vec<Vec<u32>> {
         (0..self.shape.kv_heads as usize)
             .map(|head| {
                 let rows = lists.iter().zip(&decode.tables);

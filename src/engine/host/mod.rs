@@ -10,7 +10,7 @@ mod window;
 use super::ops::HostOps;
 use super::record::{Mode, Plan};
 use super::scratch::Scratch;
-use super::{Engine, EngineOptions, Output, Session, Want};
+use super::{Engine, Output, Session, Want};
 use crate::gpu::Gpu;
 use crate::kv::{Items, MappedRing, Offload, OffloadStats, Prepared, Upload, Way};
 use crate::model::ModelConfig;
@@ -48,7 +48,6 @@ impl Host {
     pub(super) async fn new(
         gpu: &Gpu,
         config: &ModelConfig,
-        options: &EngineOptions,
         scratch: &Scratch,
         offload: Offload,
         ops: HostOps,
@@ -56,9 +55,7 @@ impl Host {
         let layers = config.layers as usize;
         let groups = layers.div_ceil(GROUP_LAYERS);
         let own = scratch.host.as_ref().expect("a hot cache has its buffers");
-        // A group's lists of blocks, or one layer's and its list of tokens.
-        let tokens = own.list_stride * u64::from(options.block);
-        let bytes = (own.list_stride * GROUP_LAYERS as u64).max(own.list_stride + tokens);
+        let bytes = own.list_stride * GROUP_LAYERS as u64;
         let selections =
             MappedRing::new(gpu, "selections", Way::Down, groups as u32 + 1, bytes).await?;
         Ok(Self {
@@ -191,8 +188,38 @@ impl Engine {
 
     // Submits what was recorded and begins anew.
     fn submit_host(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        let index = self.submit_uploads(host, encoder)?;
+        host.selections.submitted(&index);
+        Ok(())
+    }
+
+    // As [`Engine::submit_host`], while a choice's way back is recorded elsewhere and not submitted yet.
+    fn submit_uploads(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+    ) -> Result<wgpu::SubmissionIndex> {
         let next = self.gpu.device.create_command_encoder(&Default::default());
         let index = self.gpu.submit(std::mem::replace(encoder, next))?;
+        host.offload.submitted(&index);
+        Ok(index)
+    }
+
+    // Submits what was recorded, with a slot of the ring that is still to be filled, and then `rest`; begins anew.
+    fn submit_with(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        unfilled: Option<Upload>,
+        rest: wgpu::CommandBuffer,
+    ) -> Result<()> {
+        let next = self.gpu.device.create_command_encoder(&Default::default());
+        let recorded = std::mem::replace(encoder, next);
+        let first = match unfilled {
+            None => recorded.finish(),
+            Some(upload) => host.offload.fill(&upload, false, || recorded.finish())?,
+        };
+        let index = self.gpu.submit_all([first, rest])?;
         host.offload.submitted(&index);
         host.selections.submitted(&index);
         Ok(())
@@ -205,10 +232,10 @@ impl Engine {
             host.offload.record_arrival(encoder, upload);
         });
         let mut pass = self.gpu.pass(encoder, "place", first);
-        for &(layer, count) in &upload.parts {
-            if let Some(ops) = &self.layers[layer].host {
+        for (layer, items) in &upload.parts {
+            if let Some(ops) = &self.layers[*layer].host {
                 for place in &ops.place {
-                    place.record(&mut pass, count, 1, 1);
+                    place.record(&mut pass, items.len() as u32, 1, 1);
                 }
             }
         }
@@ -235,14 +262,28 @@ impl Engine {
         encoder: &mut wgpu::CommandEncoder,
         items: &mut Vec<Items>,
     ) -> Result<()> {
-        while !items.is_empty() {
-            match host.offload.gather(Some(&self.gpu), items)? {
-                Some(upload) => self.record_upload(host, encoder, &upload),
-                // Every slot waits for this submission.
-                None => self.submit_host(host, encoder)?,
-            }
+        while let Some(upload) = self.record_next(host, encoder, items)? {
+            host.offload.fill(&upload, false, || ())?;
         }
         Ok(())
+    }
+
+    // Records the placement of as many head-blocks as a slot of the ring holds: it is still to be filled.
+    fn record_next(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        items: &mut Vec<Items>,
+    ) -> Result<Option<Upload>> {
+        while !items.is_empty() {
+            if let Some(upload) = host.offload.load(Some(&self.gpu), items)? {
+                self.record_upload(host, encoder, &upload);
+                return Ok(Some(upload));
+            }
+            // Every slot waits for this submission.
+            self.submit_uploads(host, encoder)?;
+        }
+        Ok(None)
     }
 
     // Places what is on its way, so that no placement is pending.

@@ -49,7 +49,7 @@ impl Engine {
         let over_chunk = plan.step.over_slabs();
         self.gpu.write(&own.tables, 0, bytemuck::cast_slice(&over_chunk));
         let blocks = (end - 1) / block - first + 1;
-        let segment = SegmentParams { first, blocks, index: 0, count: 2 };
+        let segment = SegmentParams::in_order(first, blocks, 0, 2);
         self.gpu.write(&own.chunk_segment, 0, bytemuck::bytes_of(&segment));
         // The open block has a slot already, where there is one; the window after the chunk takes the others.
         let table = session.table.blocks();
@@ -125,7 +125,7 @@ impl Engine {
                 while at < chunk.first {
                     let blocks = piece.min(chunk.first - at);
                     // Behind the chunk's own states.
-                    let segment = SegmentParams { first: at, blocks, index: 1, count: 2 };
+                    let segment = SegmentParams::in_order(at, blocks, 1, 2);
                     self.bring_piece(host, encoder, chunk, number, segment)?;
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     if let Some(prefill) = &host.ops.prefill_arrived {
@@ -142,8 +142,7 @@ impl Engine {
                     let came_before = chunk.first.saturating_sub(first).min(slab_blocks);
                     let mut gather = Vec::new();
                     if came_before > 0 {
-                        let segment =
-                            SegmentParams { first, blocks: came_before, index: 0, count: 2 };
+                        let segment = SegmentParams::in_order(first, came_before, 0, 2);
                         self.bring_piece(host, encoder, chunk, number, segment)?;
                         gather.push(slab as usize);
                     }
@@ -227,12 +226,7 @@ impl Engine {
         for piece in blocks.chunks(host.offload.piece_blocks() as usize) {
             self.submit_host(host, &mut encoder)?;
             self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&closing(first, piece)));
-            let segment = SegmentParams {
-                first: first as u32,
-                blocks: piece.len() as u32,
-                index: 0,
-                count: 1,
-            };
+            let segment = SegmentParams::in_order(first as u32, piece.len() as u32, 0, 1);
             self.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
             for (number, layer) in self.layers.iter().enumerate() {
                 let upload = loop {

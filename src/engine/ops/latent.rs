@@ -254,6 +254,6 @@ impl OpMaker<'_> {
     pub(super) fn slabs(&self, own: &LatentScratch) -> Vec<SegmentParams> {
         let blocks = own.slab_tokens / self.options.block;
         let count = self.options.context.div_ceil(own.slab_tokens);
-        (0..count).map(|i| SegmentParams { first: i * blocks, blocks, index: i, count }).collect()
+        (0..count).map(|i| SegmentParams::in_order(i * blocks, blocks, i, count)).collect()
     }
 }
