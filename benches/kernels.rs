@@ -206,7 +206,7 @@ impl Bench {
         let rows = if self.gpu.is_cpu() { 256 } else { 1024.min(depth) };
         let stride = count * shape.block;
         let step = self.storage(1 << 22);
-        let segment = self.uniform(SegmentParams { first: 0, blocks: count, index: 0, count: 1 });
+        let segment = self.uniform(SegmentParams::paged(0, count, 0, 1));
         let qkv = self.storage(u64::from(rows * shape.row_width()) * 4);
         let kv = self.storage(u64::from(count) * shape.block_bytes());
         let codes = self.storage(u64::from(count) * shape.block_code_bytes());

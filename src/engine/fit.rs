@@ -1,6 +1,7 @@
 //! What a model will need in GPU memory, before it is loaded.
 
 use super::EngineOptions;
+use super::scratch::Scratch;
 use crate::attention::{Timing, TwoLevel};
 use crate::kv::{HostOptions, Offload};
 use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
@@ -8,6 +9,9 @@ use crate::model::weights::gpu_bytes;
 use crate::model::{ModelConfig, ModelFile};
 use crate::{Error, Result};
 use serde::Serialize;
+
+/// What every adapter lets a kernel see of one buffer.
+const LARGEST_BINDING: u64 = 128 << 20;
 
 /// The bytes that an engine needs, and the largest context that a given amount of memory allows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,7 +66,7 @@ impl Fit {
             kv_bytes,
             host_bytes,
             index_bytes: blocks * layers * index,
-            scratch_bytes: super::scratch::Scratch::bytes(config, options),
+            scratch_bytes: Scratch::bytes(config, options),
             block_bytes: a_block,
             block_tokens: u64::from(options.block),
         })
@@ -128,6 +132,11 @@ impl EngineOptions {
             host.recent_blocks = budget.recent_blocks;
             host.timing = timing;
             let mut options = Self { host: Some(host), ..self.clone() };
+            // All that came before a chunk of a prompt streams by: a chunk twice as long makes that half as often.
+            options.chunk *= 2;
+            if Scratch::largest_of_chunk(config, &options) > LARGEST_BINDING {
+                options.chunk = self.chunk;
+            }
             options.widen_ring(config);
             options
         };

@@ -250,7 +250,10 @@ impl Engine {
         for (i, content) in data.chunks_exact_mut(record.bytes() as usize).enumerate() {
             let (kv, index) = content.split_at_mut(record.kv_bytes() as usize);
             if let Some(host) = host.filter(|host| host.offload.host.holds(blocks[i])) {
-                kv.copy_from_slice(host.offload.host.block(blocks[i]));
+                let layers = kv.chunks_exact_mut(self.shape.block_bytes() as usize);
+                for (layer, kv) in layers.enumerate() {
+                    kv.copy_from_slice(host.offload.host.layer(blocks[i], layer));
+                }
             }
             if i >= indexed {
                 index.fill(0);

@@ -290,6 +290,14 @@ impl Scratch {
         Sizes::new(config, options, states).total()
     }
 
+    /// Bytes of the largest buffer that a longer chunk makes larger.
+    pub(super) fn largest_of_chunk(config: &ModelConfig, options: &EngineOptions) -> u64 {
+        let sizes = Sizes::new(config, options, 1);
+        let latent = sizes.latent.iter().flat_map(|latent| latent.rows.iter().chain(&latent.slab));
+        let experts = sizes.experts.iter().flatten();
+        sizes.rows.iter().chain(latent).chain(experts).copied().max().unwrap_or(0)
+    }
+
     pub(super) async fn new(
         gpu: &Gpu,
         config: &ModelConfig,

@@ -3,30 +3,29 @@
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// Closed blocks of every layer. A block's layers follow one another, in a layer its KV heads, each with its keys and
-/// then its values, so that a head-block is one run of bytes.
+/// Closed blocks of every layer. In a block's layer KV heads follow one another, each with its keys and then its values, so
+/// that a head-block is one run of bytes.
 #[derive(Debug)]
 pub struct HostCache {
     blocks: Vec<Block>,
     layers: usize,
-    layer_bytes: usize,
     allocated: u64,
 }
 
 #[derive(Debug, Default)]
 struct Block {
-    /// Empty until the block is first stored; kept when it is forgotten, for the next that has its number.
-    bytes: Vec<u8>,
+    /// A layer's is empty until it is first stored: its memory is touched once, and not that of all layers with the first.
+    /// Kept when the block is forgotten, for the next that has its number.
+    layers: Vec<Vec<u8>>,
     /// Layers that have been stored.
     stored: usize,
 }
 
 impl HostCache {
-    /// Room for `blocks` blocks of `layers` layers with `layer_bytes` bytes each; memory is taken when they are stored.
-    pub fn new(blocks: u32, layers: u32, layer_bytes: u64) -> Self {
+    /// Room for `blocks` blocks of `layers` layers; memory is taken when they are stored.
+    pub fn new(blocks: u32, layers: u32) -> Self {
         let blocks = (0..blocks).map(|_| Block::default()).collect();
-        let (layers, layer_bytes) = (layers as usize, layer_bytes as usize);
-        Self { blocks, layers, layer_bytes, allocated: 0 }
+        Self { blocks, layers: layers as usize, allocated: 0 }
     }
 
     /// Whether every layer of a block is here.
@@ -36,12 +35,7 @@ impl HostCache {
 
     /// Keys and values of one layer of a block that is held.
     pub fn layer(&self, block: u32, layer: usize) -> &[u8] {
-        &self.blocks[block as usize].bytes[layer * self.layer_bytes..][..self.layer_bytes]
-    }
-
-    /// Every layer of a block that is held.
-    pub fn block(&self, block: u32) -> &[u8] {
-        &self.blocks[block as usize].bytes
+        &self.blocks[block as usize].layers[layer]
     }
 
     /// Stores one layer of a block.
@@ -49,15 +43,8 @@ impl HostCache {
     /// # Errors
     /// [`Error::OutOfMemory`] when the host has no memory left.
     pub fn store(&mut self, block: u32, layer: usize, bytes: &[u8]) -> Result<()> {
-        let whole = self.layers * self.layer_bytes;
         let entry = &mut self.blocks[block as usize];
-        if entry.bytes.is_empty() {
-            reserve(&mut entry.bytes, whole)?;
-            entry.bytes.resize(whole, 0);
-            self.allocated += whole as u64;
-        }
-        entry.bytes[layer * self.layer_bytes..][..self.layer_bytes].copy_from_slice(bytes);
-        entry.stored += 1;
+        self.allocated += entry.store(layer, self.layers, bytes)?;
         Ok(())
     }
 
@@ -70,19 +57,14 @@ impl HostCache {
         blocks: &[u32],
         layer: impl Fn(u32, usize) -> &'b [u8] + Sync,
     ) -> Result<()> {
-        let (layers, whole) = (self.layers, self.layers * self.layer_bytes);
+        let layers = self.layers;
         let mut wanted = vec![false; self.blocks.len()];
         blocks.iter().for_each(|&block| wanted[block as usize] = true);
         let entries = self.blocks.par_iter_mut().zip(wanted).enumerate();
         let stored = entries.filter(|(_, (_, is_wanted))| *is_wanted).map(|(block, (entry, _))| {
-            let before = entry.bytes.len();
-            entry.bytes.clear();
-            reserve(&mut entry.bytes, whole)?;
-            for number in 0..layers {
-                entry.bytes.extend_from_slice(layer(block as u32, number));
-            }
-            entry.stored = layers;
-            Ok((whole - before) as u64)
+            entry.stored = 0;
+            let stored = |number| entry.store(number, layers, layer(block as u32, number));
+            (0..layers).map(stored).sum::<Result<u64>>()
         });
         self.allocated += stored.sum::<Result<u64>>()?;
         Ok(())
@@ -99,12 +81,22 @@ impl HostCache {
     }
 }
 
-fn reserve(memory: &mut Vec<u8>, bytes: usize) -> Result<()> {
-    memory.try_reserve_exact(bytes).map_err(|e| Error::OutOfMemory {
-        what: "the host cache".into(),
-        bytes: bytes as u64,
-        detail: e.to_string(),
-    })
+impl Block {
+    /// Stores one of so many layers; how many bytes more of memory that takes.
+    fn store(&mut self, layer: usize, layers: usize, bytes: &[u8]) -> Result<u64> {
+        self.layers.resize_with(layers, Vec::new);
+        let memory = &mut self.layers[layer];
+        let before = memory.len();
+        memory.clear();
+        memory.try_reserve_exact(bytes.len()).map_err(|e| Error::OutOfMemory {
+            what: "the host cache".into(),
+            bytes: bytes.len() as u64,
+            detail: e.to_string(),
+        })?;
+        memory.extend_from_slice(bytes);
+        self.stored += 1;
+        Ok((bytes.len() - before) as u64)
+    }
 }
 
 #[cfg(test)]
@@ -113,15 +105,12 @@ mod tests {
 
     #[test]
     fn a_block_is_held_once_all_of_its_layers_are() {
-        let mut host = HostCache::new(3, 2, 4);
+        let mut host = HostCache::new(3, 2);
         host.store(1, 1, &[5, 6, 7, 8]).unwrap();
         assert!(!host.holds(1));
         host.store(1, 0, &[1, 2, 3, 4]).unwrap();
         assert!(host.holds(1) && !host.holds(0));
-        assert_eq!(
-            (host.layer(1, 1), host.block(1)),
-            (&[5, 6, 7, 8][..], &[1, 2, 3, 4, 5, 6, 7, 8][..])
-        );
+        assert_eq!((host.layer(1, 0), host.layer(1, 1)), (&[1, 2, 3, 4][..], &[5, 6, 7, 8][..]));
         host.forget(1);
         assert!(!host.holds(1));
         host.store(1, 0, &[9; 4]).unwrap();

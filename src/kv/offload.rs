@@ -167,7 +167,7 @@ impl Offload {
             kv_heads: shape.kv_heads,
             head_bytes: shape.block_bytes() / u64::from(shape.kv_heads),
             layer_bytes: shape.block_bytes(),
-            host: HostCache::new(slots.pool_blocks, layers, shape.block_bytes()),
+            host: HostCache::new(slots.pool_blocks, layers),
             window: Window::new(slots.slots - hot_slots, slots.pool_blocks),
             hot: (0..layers * shape.kv_heads)
                 .map(|_| HotCache::new(hot_slots, slots.pool_blocks))

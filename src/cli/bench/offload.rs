@@ -162,11 +162,12 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
                 plan.check(gpu.label(), memory, false)?;
             }
             let mut engine = load(gpu, plan, false)?.engine;
+            let has_lagged = options.timing.contains(&Rule::RingLagged);
             let results = pollster::block_on(all(&mut engine, &replay, &rules))?;
             for ((rule, misses), measured) in results {
                 let row = Row::new((name, misses, rule), &measured, &engine);
                 if let Some(traced) = measured.traced
-                    && (rule == Rule::RingLagged || seen.is_none())
+                    && (rule == Rule::RingLagged || !has_lagged)
                 {
                     let title = format!(
                         "{} {name}, {} tokens: a step, {}{}",
