@@ -76,7 +76,7 @@ fn two_level_returns_every_needle_that_dense_returns() {
     };
     let mut session = engine.session().unwrap();
     let mut found = Vec::new();
-    for (i, depth) in [0.0, 0.2, 0.4, 0.6, 0.8, 1.0].into_iter().enumerate() {
+    for (i, depth) in [0.2, 0.6, 1.0].into_iter().enumerate() {
         let number = 7_210_543 + 311_117 * i as u32;
         let tokens = tokenizer.encode(&prompt(&essay, number, depth), true).unwrap();
         assert!(tokens.len().abs_diff(LENGTH - ANSWER_TOKENS) < 16, "{} tokens", tokens.len());

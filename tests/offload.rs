@@ -293,6 +293,14 @@ fn a_hot_cache_too_small_is_refused_with_the_number_it_needs() {
 }
 
 #[test]
+fn memory_that_is_not_there_is_one_clear_error() {
+    // After the window, the hot cache and the buffers of five slots.
+    let options = HostOptions { ring_bytes: 1 << 40, ring_slots: 6, ..host(9, Timing::Exact) };
+    let error = try_load("llama/model", |o| o.host = Some(options)).err().expect("a terabyte");
+    assert!(matches!(&error, Error::OutOfMemory { what, .. } if what == "the ring"), "{error}");
+}
+
+#[test]
 fn gpu_memory_stays_as_planned_and_a_lost_device_is_an_error() {
     let engine = load("qwen3/model.gguf", Some(host(9, Timing::Lagged)));
     let attention = two_level(6, 40, 0);

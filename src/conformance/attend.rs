@@ -10,12 +10,19 @@ use crate::kernels::{self, Place};
 use crate::reference::attend::attention;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
-    let families = [Family::Random, Family::Peaked, Family::Equal, Family::NotFinite];
+    // What the cache holds, and over how many segments.
+    let contents = [
+        (1, Family::Random),
+        (3, Family::Random),
+        (3, Family::Peaked),
+        (3, Family::Equal),
+        (3, Family::NotFinite),
+    ];
     for shape in shapes() {
         for lengths in small_batches(shape.block) {
             attend_cases(cases, shape, &lengths, 1, Family::Random);
         }
-        for (segments, family) in [1, 3].into_iter().flat_map(|s| families.map(|f| (s, f))) {
+        for (segments, family) in contents {
             attend_cases(cases, shape, &large_batch(shape.block), segments, family);
         }
     }
@@ -33,7 +40,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         for lengths in small_batches(shape.block) {
             decode_cases(cases, shape, &lengths, 1, Family::Random);
         }
-        for (segments, family) in [1, 3].into_iter().flat_map(|s| families.map(|f| (s, f))) {
+        for (segments, family) in contents {
             decode_cases(cases, shape, &large_batch(shape.block), segments, family);
         }
     }

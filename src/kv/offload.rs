@@ -114,6 +114,13 @@ pub struct Upload {
     pub parts: Vec<Items>,
 }
 
+impl Upload {
+    /// The first layer that it carries something for.
+    pub fn first_layer(&self) -> usize {
+        self.parts.first().map_or(0, |(layer, _)| *layer)
+    }
+}
+
 /// Bookkeeping and buffers of the offload engine.
 pub struct Offload {
     options: HostOptions,
@@ -386,7 +393,7 @@ impl Offload {
         }
         let made = self.ring.fill(upload.slot, &pieces, &self.gatherers, beside)?;
         self.stats.bytes_up += upload.bytes;
-        self.count_time(began, upload.parts.first().map_or(0, |(layer, _)| *layer), is_hidden);
+        self.count_time(began, upload.first_layer(), is_hidden);
         Ok(made)
     }
 

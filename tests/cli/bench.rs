@@ -5,6 +5,7 @@ use asynctls::engine::LayerView;
 use asynctls::eval::trace::{Recorded, Trace};
 use serde_json::Value;
 use std::collections::HashMap;
+use std::time::Duration;
 
 const SMALL: [&str; 7] =
     ["--model-shape", "tiny", "--block-size", "16", "--tokens", "64", "--json"];
@@ -67,10 +68,9 @@ fn offload_attends_what_was_listed_and_misses_what_was_asked() {
             assert!(row["miss_rate"].is_null(), "{row}");
             continue;
         }
-        // Of 768 blocks; ring-exact wants only those with a chosen token, so one may come back after it has lost its slot.
+        // Of 768 blocks.
         let (asked, found) = (row["asked_misses"].as_f64().unwrap(), row["miss_rate"].as_f64());
-        let most = if rule == "ring-exact" { 0.06 } else { 0.03 };
-        assert!(found.is_some_and(|found| (found - asked).abs() < most), "{row}");
+        assert!(found.is_some_and(|found| (found - asked).abs() < 0.03), "{row}");
         assert_eq!(row["bytes_a_step"].as_f64().unwrap() > 0.0, asked > 0.0, "{row}");
         assert!(row["kv_host_bytes"].as_u64().unwrap() > 0, "{row}");
         // The same blocks are attended as with everything on the GPU.
@@ -79,6 +79,40 @@ fn offload_attends_what_was_listed_and_misses_what_was_asked() {
     }
     for path in [&plot, &timeline] {
         assert!(std::fs::read_to_string(path).unwrap().contains("<svg"));
+    }
+}
+
+/// A CPU that stands still for 50 ms, at any place, while the GPU goes on: whoever waits for the other, none waits forever,
+/// and nothing else is attended.
+#[cfg(unix)]
+#[test]
+fn offload_attends_the_same_on_a_machine_that_stalls() {
+    let arguments = ["--context", "1536", "--blocks", "8", "--misses", "25%", "--steps", "40"];
+    let all = [&["bench", "offload"], &SMALL[..], &arguments].concat();
+    let mut child = super::program::command(&all).spawn().unwrap();
+    let id = child.id().to_string();
+    let kill = |signal: &str| {
+        std::process::Command::new("kill").args([signal, id.as_str()]).status().unwrap()
+    };
+    let mut stalls = 0;
+    while child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(3 + stalls * 37 % 50));
+        if kill("-STOP").success() {
+            std::thread::sleep(Duration::from_millis(50));
+            kill("-CONT");
+        }
+        stalls += 1;
+        assert!(stalls < 2000, "it never ends");
+    }
+    assert!(stalls > 10, "{stalls} stalls");
+    let output = child.wait_with_output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = report["results"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 5);
+    for row in rows {
+        check_figures(row);
+        let same = if row["rule"] == "ring-exact" { Value::from(40) } else { Value::Null };
+        assert_eq!(row["same_tokens"], same, "{row}");
     }
 }
 

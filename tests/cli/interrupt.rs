@@ -27,7 +27,7 @@ fn long_from(prompt: &str, more: &[&str]) -> Child {
 fn an_interrupted_answer_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("talk.kv");
-    let session = ["--session", text(&path)];
+    let session = ["--session", text(&path), "--kv", "host"];
     let mut child = long(&session);
     let mut out = child.stdout.take().unwrap();
     let mut shown = vec![0; 4];

@@ -165,7 +165,7 @@ impl Engine {
         if host.offload.lacks(&items) {
             host.offload.land_all(&self.gpu)?;
         }
-        self.record_items(host, encoder, &mut items)?;
+        self.record_items(host, encoder, &mut items, false)?;
         let groups = self.layers.chunks(GROUP_LAYERS);
         for (i, group) in groups.enumerate() {
             {
@@ -239,15 +239,20 @@ impl Engine {
             if host.offload.lacks(&items) {
                 host.offload.land_all(&self.gpu)?;
             }
-            // All but the last slot of the ring: that one is filled while the commands that use it are put together.
-            let mut unfilled = self.record_next(host, encoder, &mut items)?;
+            // The last slot of the ring is filled while the commands that use it are put together.
+            let mut unfilled = self.load_next(host, encoder, &mut items)?;
             while let (false, Some(upload)) = (items.is_empty(), &unfilled) {
+                self.record_upload(host, encoder, upload);
                 host.offload.fill(upload, false, || ())?;
-                unfilled = self.record_next(host, encoder, &mut items)?;
+                unfilled = self.load_next(host, encoder, &mut items)?;
+            }
+            if let Some(upload) = &unfilled {
+                self.record_arrival(host, encoder, upload);
             }
             {
-                let mut pass = self.gpu.pass(encoder, "merge", number);
-                if has_missed {
+                let mut pass = self.gpu.pass(encoder, "place, merge", number);
+                if let Some(upload) = &unfilled {
+                    self.record_place(&mut pass, upload);
                     self.record_split(&mut pass, &index.arrived_split, step);
                 }
                 let merge = layer.merge_arrived.as_ref().filter(|_| has_missed);
@@ -446,12 +451,16 @@ impl Engine {
         Ok(())
     }
 
-    // Notes what the next step wants, and gathers of it as much as the ring holds, the group that is due first first.
+    // Notes what the next step wants, and gathers of it as much as the ring holds, the group that is due first first. What the
+    // last group wants is known only when the GPU has hardly anything left to do: the next step gathers it, beside the groups
+    // before.
     fn gather_ahead(&self, host: &mut Host, decode: &Decode<'_>) -> Result<()> {
         let mut is_full = false;
+        let ahead = (host.groups.len() - 1).max(1);
         for group in 0..host.groups.len() {
             self.take_selection(host, decode, group)?;
             host.offload.poll(&self.gpu)?;
+            is_full |= group == ahead;
             let group = &mut host.groups[group];
             while !is_full && !group.items.is_empty() {
                 match host.offload.load(None, &mut group.items)? {

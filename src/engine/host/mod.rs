@@ -227,15 +227,24 @@ impl Engine {
 
     // Records an upload: its copy, and what places its head-blocks.
     fn record_upload(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
-        let first = upload.parts.first().map_or(0, |(layer, _)| *layer);
-        self.gpu.timed(encoder, "arrive", first, |encoder| {
+        self.record_arrival(host, encoder, upload);
+        let mut pass = self.gpu.pass(encoder, "place", upload.first_layer());
+        self.record_place(&mut pass, upload);
+    }
+
+    // Records an upload's copy.
+    fn record_arrival(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
+        self.gpu.timed(encoder, "arrive", upload.first_layer(), |encoder| {
             host.offload.record_arrival(encoder, upload);
         });
-        let mut pass = self.gpu.pass(encoder, "place", first);
+    }
+
+    // Records what places an upload's head-blocks once it has arrived.
+    fn record_place(&self, pass: &mut wgpu::ComputePass<'_>, upload: &Upload) {
         for (layer, items) in &upload.parts {
             if let Some(ops) = &self.layers[*layer].host {
                 for place in &ops.place {
-                    place.record(&mut pass, items.len() as u32, 1, 1);
+                    place.record(pass, items.len() as u32, 1, 1);
                 }
             }
         }
@@ -252,7 +261,8 @@ impl Engine {
             self.record_upload(host, encoder, &upload);
         }
         let mut items = std::mem::take(&mut host.groups[group].items);
-        self.record_items(host, encoder, &mut items)
+        // Behind the first group the GPU has the layers before to do.
+        self.record_items(host, encoder, &mut items, group > 0)
     }
 
     // Gathers head-blocks and records their placement, slot after slot.
@@ -261,15 +271,17 @@ impl Engine {
         host: &mut Host,
         encoder: &mut wgpu::CommandEncoder,
         items: &mut Vec<Items>,
+        is_hidden: bool,
     ) -> Result<()> {
-        while let Some(upload) = self.record_next(host, encoder, items)? {
-            host.offload.fill(&upload, false, || ())?;
+        while let Some(upload) = self.load_next(host, encoder, items)? {
+            self.record_upload(host, encoder, &upload);
+            host.offload.fill(&upload, is_hidden, || ())?;
         }
         Ok(())
     }
 
-    // Records the placement of as many head-blocks as a slot of the ring holds: it is still to be filled.
-    fn record_next(
+    // A slot of the ring for as many head-blocks as it holds: what was recorded is submitted where all slots wait for that.
+    fn load_next(
         &self,
         host: &mut Host,
         encoder: &mut wgpu::CommandEncoder,
@@ -277,10 +289,8 @@ impl Engine {
     ) -> Result<Option<Upload>> {
         while !items.is_empty() {
             if let Some(upload) = host.offload.load(Some(&self.gpu), items)? {
-                self.record_upload(host, encoder, &upload);
                 return Ok(Some(upload));
             }
-            // Every slot waits for this submission.
             self.submit_uploads(host, encoder)?;
         }
         Ok(None)
