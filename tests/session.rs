@@ -350,3 +350,32 @@ fn a_lost_device_costs_what_was_not_saved() {
         assert_same("after the loss", &got, &want, host.is_none());
     }
 }
+
+#[test]
+fn what_the_host_holds_outlives_the_device() {
+    for model in MODELS {
+        let (_folder, path) = place();
+        let before = Place::new(model, host(9), |_| ());
+        let mut session = before.begin(120);
+        let mut file = before.open(&path);
+        before.save(&mut session, &mut file).unwrap();
+        before.read(&mut session, 80);
+        let want = before.steps(&mut session, 30, &two_level());
+        before.engine.gpu.destroy();
+        let error = before.step(&mut session, &two_level()).unwrap_err();
+        assert!(matches!(error, Error::DeviceLost(_)), "{error}");
+        let written = before.save(&mut session, &mut file).unwrap();
+        assert_eq!((written, file.tokens().len()), (14 - 7, 224), "{model}");
+        assert_eq!(file.tokens(), &session.tokens()[..224]);
+        drop(file);
+
+        for host in [host(9), None] {
+            let after = Place::new(model, host, |_| ());
+            let file = after.open(&path);
+            let mut back = pollster::block_on(after.engine.restore(&file, &mut |_| ())).unwrap();
+            assert_eq!(back.len(), 224);
+            let got = after.steps(&mut back, 6, &two_level());
+            assert_same(&format!("{model}, elsewhere"), &got, &want[24..], false);
+        }
+    }
+}

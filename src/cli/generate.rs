@@ -282,6 +282,11 @@ impl Run<'_> {
                 }
                 Err(failure) => {
                     conversation.take_back();
+                    if let (Failure::Error(Error::DeviceLost(_)), Some(saved)) =
+                        (&failure, &mut saved)
+                    {
+                        saved.rescue(engine, &mut answerer, &conversation);
+                    }
                     self.go_on_after(failure)?;
                 }
             }

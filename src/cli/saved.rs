@@ -137,6 +137,23 @@ impl Saved {
         Ok(())
     }
 
+    /// Writes what is left of the session after its device is lost, and says how to go on.
+    pub fn rescue(
+        &mut self,
+        engine: &Engine,
+        answerer: &mut Answerer<'_>,
+        conversation: &Conversation<'_>,
+    ) {
+        // Where nothing is left the file holds what it held.
+        if self.save(engine, answerer, conversation).is_ok() {
+            note(&format!(
+                "note: {} holds the first {} tokens; ask again with --session to go on from there",
+                self.file.path().display(),
+                self.file.tokens().len()
+            ));
+        }
+    }
+
     /// Ends the work on the file, which is made smaller if most of it no longer counts.
     pub fn close(self) -> SavedReport {
         let report = SavedReport {

@@ -4,6 +4,7 @@ use super::{Engine, Session};
 use crate::attention::{ChannelSet, Span};
 use crate::reference::index::Stats;
 use crate::{Error, Result};
+use std::sync::Arc;
 
 impl Engine {
     /// The index channels of a session, which are chosen now if they are not yet.
@@ -72,7 +73,7 @@ impl Engine {
                 self.gpu.write(&index.channels, at, bytemuck::cast_slice(&set.words(layer)));
             }
         }
-        session.channels = Some(set.id());
+        session.channels = Some(set.clone());
     }
 
     /// Chooses a session's index channels from what was gathered so far, and builds the index of its closed blocks. Done
@@ -82,8 +83,29 @@ impl Engine {
             return Ok(());
         }
         let _turn = self.turn.lock().await;
-        let closed = session.len() / self.shape.block;
+        let mut maker = self.op_maker();
+        let mut choices = Vec::new();
+        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
+            choices.push(maker.choose_channels(index, session.slot.index).await?);
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for choose in &choices {
+                choose.record(&mut pass, self.shape.kv_heads, 1, 1);
+            }
+        }
+        self.gpu.submit(encoder)?;
+        self.build_index(session).await?;
+        session.channels = Some(Arc::new(self.read_channels(session.slot.index).await?));
+        session.indexed = session.len() / self.shape.block;
+        Ok(())
+    }
+
+    /// Builds the index of a session's closed blocks by the channels in its slot. Under the turn of the caller.
+    pub(super) async fn build_index(&self, session: &Session) -> Result<()> {
         let table = session.table.blocks();
+        let closed = &table[..(session.len() / self.shape.block) as usize];
         // The step that builds the index of these blocks, which lie at these places.
         let step_of = |first: usize, blocks: &[u32], is_paged: bool| {
             let place = |i: usize, block: u32| if is_paged { block } else { (first + i) as u32 };
@@ -99,28 +121,20 @@ impl Engine {
             };
             self.step_of(&[span], None, false, 0)
         };
-        let mut maker = self.op_maker();
-        let mut choices = Vec::new();
-        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
-            choices.push((index, maker.choose_channels(index, session.slot.index).await?));
+        if self.host.is_some() {
+            let words = |first: usize, piece: &[u32]| step_of(first, piece, false).words;
+            return self.index_from_host(closed, words).await;
         }
-        let closed_blocks = &table[..closed as usize];
-        let step = step_of(0, if self.host.is_some() { &[] } else { closed_blocks }, true);
+        let step = step_of(0, closed, true);
         self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for (index, choose) in &choices {
-                choose.record(&mut pass, self.shape.kv_heads, 1, 1);
+            for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
                 self.record_closing(&mut pass, index, &step);
             }
         }
-        self.gpu.submit(encoder)?;
-        self.index_from_host(closed_blocks, |first, piece| step_of(first, piece, false).words)
-            .await?;
-        session.channels = Some(self.read_channels(session.slot.index).await?.id());
-        session.indexed = closed;
-        Ok(())
+        self.gpu.submit(encoder).map(drop)
     }
 
     /// The index channels in a slot. Under the turn of the caller.

@@ -7,6 +7,7 @@ use crate::{Error, Result};
 use half::f16;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
+use std::sync::Arc;
 
 /// Random halves that every block's keys, values and codes are cut from.
 struct Noise {
@@ -75,7 +76,7 @@ impl Engine {
             }
             self.gpu.submit(encoder)?;
         }
-        session.channels = Some(self.read_channels(session.slot.index).await?.id());
+        session.channels = Some(Arc::new(self.read_channels(session.slot.index).await?));
         Ok(session)
     }
 

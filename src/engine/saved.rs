@@ -3,6 +3,7 @@
 //! the device, on whatever device and with whatever cache it goes on.
 
 mod format;
+mod rescue;
 mod state;
 
 pub use format::SessionFormat;
@@ -14,6 +15,7 @@ use crate::kv::SessionFile;
 use crate::{Error, Result};
 use format::Record;
 use state::IndexState;
+use std::sync::Arc;
 
 /// Bytes that are read back at a time, unless one block has more.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -37,6 +39,9 @@ impl Engine {
     /// Writes a session to a file of its [`SessionFormat`], and with it the caller's own state: the blocks that the file
     /// does not hold yet, and the commit that makes them count. `progress` is called with bytes as they are written.
     ///
+    /// Of a session whose device is lost, what the host cache holds is saved: its closed blocks, as far as they had left the
+    /// GPU. It goes on from there.
+    ///
     /// # Errors
     /// [`Error::Write`] for a file that cannot be written, [`Error::Argument`] for a file of other blocks, else what the
     /// device answers. The file then holds what it held.
@@ -49,11 +54,16 @@ impl Engine {
     ) -> Result<()> {
         self.check_owner(session)?;
         let _turn = self.turn.lock().await;
-        self.gpu.check()?;
         let mut host = match &self.host {
             None => None,
             Some(host) => Some(host.lock().await),
         };
+        match (self.gpu.check(), &host) {
+            (Err(lost @ Error::DeviceLost(_)), Some(host)) => {
+                return self.save_held(host, lost, session, (file, state), progress);
+            }
+            (checked, _) => checked?,
+        }
         if let Some(host) = &mut host {
             host.offload.land_all(&self.gpu)?;
         }
@@ -115,7 +125,7 @@ impl Engine {
         session.table.commit(prepared);
         session.tokens = file.tokens().to_vec();
         let closed = session.len() / self.shape.block;
-        session.indexed = if session.channels.is_some() { closed } else { 0 };
+        session.indexed = if session.channels.is_some() { closed.min(state.indexed) } else { 0 };
         let mut host = match &self.host {
             None => None,
             Some(host) => Some(host.lock().await),
@@ -142,6 +152,11 @@ impl Engine {
         })();
         self.gpu.release(&arriving);
         read?;
+        drop(host);
+        if session.channels.is_some() && session.indexed < closed {
+            self.build_index(&session).await?;
+            session.indexed = closed;
+        }
         let lasting = if self.options.index.is_some() { session.indexed } else { closed };
         session.saved = Some(Saved { stamp: file.stamp(), blocks: lasting });
         Ok(session)
@@ -179,8 +194,7 @@ impl Engine {
         let slot = session.slot.index;
         let mut state = IndexState::default();
         if session.channels.is_some() {
-            let set = self.read_channels(slot).await?;
-            state.channels = (0..set.layers.len()).flat_map(|layer| set.words(layer)).collect();
+            state = IndexState::chosen(&self.read_channels(slot).await?, session.indexed);
         } else if !session.is_empty() {
             state.statistics = self.read_statistics(slot).await?;
         }
@@ -211,7 +225,7 @@ impl Engine {
             let layers = state.channels.chunks_exact(lengths[0]);
             let set = ChannelSet::from_words(&self.shape, layers);
             set.check().map_err(|problem| state::damaged(file, problem))?;
-            session.channels = Some(set.id());
+            session.channels = Some(Arc::new(set));
         }
         for (i, index) in indexed.iter().enumerate() {
             for (buffer, words, length) in [

@@ -2,9 +2,10 @@
 
 use super::Engine;
 use super::saved::Saved;
-use crate::attention::ChannelSetId;
+use crate::attention::{ChannelSet, ChannelSetId};
 use crate::kv::{BlockTable, Slot};
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// One sequence: its tokens, and where their keys, values and index lie. Dropping it returns its memory.
 #[derive(Debug)]
@@ -13,7 +14,7 @@ pub struct Session {
     pub(super) table: BlockTable,
     pub(super) tokens: Vec<u32>,
     /// The index channels, once they are chosen.
-    pub(super) channels: Option<ChannelSetId>,
+    pub(super) channels: Option<Arc<ChannelSet>>,
     /// Closed blocks whose index is built.
     pub(super) indexed: u32,
     /// What a file holds of it.
@@ -38,7 +39,7 @@ impl Session {
 
     /// What names the index channels that this session's index is built with, once they are chosen.
     pub fn channel_set(&self) -> Option<ChannelSetId> {
-        self.channels
+        self.channels.as_ref().map(|set| set.id())
     }
 
     /// Forgets all but the first `tokens` tokens. The index channels, once chosen, stay.
@@ -128,7 +129,7 @@ impl Engine {
             slot,
             table: session.table.fork(),
             tokens: session.tokens.clone(),
-            channels: session.channels,
+            channels: session.channels.clone(),
             indexed: session.indexed,
             saved: session.saved,
         })

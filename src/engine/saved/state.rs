@@ -1,5 +1,6 @@
 //! A session file's state: what the index follows from, and what the caller keeps there.
 
+use crate::attention::ChannelSet;
 use crate::kv::SessionFile;
 use crate::{Error, Result};
 
@@ -8,12 +9,20 @@ use crate::{Error, Result};
 pub(super) struct IndexState {
     pub(super) channels: Vec<u32>,
     pub(super) statistics: Vec<u32>,
+    /// Blocks, from the first on, that were saved with their index.
+    pub(super) indexed: u32,
 }
 
 impl IndexState {
+    /// That of channels which are chosen.
+    pub(super) fn chosen(set: &ChannelSet, indexed: u32) -> Self {
+        let channels = (0..set.layers.len()).flat_map(|layer| set.words(layer)).collect();
+        Self { channels, statistics: Vec::new(), indexed }
+    }
+
     /// The bytes of this and then those of the caller.
     pub(super) fn before(&self, callers: &[u8]) -> Vec<u8> {
-        let lengths = [self.channels.len() as u32, self.statistics.len() as u32];
+        let lengths = [self.channels.len() as u32, self.statistics.len() as u32, self.indexed];
         let parts: [&[u8]; 4] = [
             bytemuck::cast_slice(&lengths),
             bytemuck::cast_slice(&self.channels),
@@ -39,12 +48,12 @@ pub(super) fn callers(file: &SessionFile) -> Result<&[u8]> {
 
 fn split(file: &SessionFile) -> Result<(IndexState, &[u8])> {
     let parts = || {
-        let (lengths, rest) = file.state().split_at_checked(8)?;
-        let [channels, statistics]: [u32; 2] = bytemuck::pod_read_unaligned(lengths);
+        let (lengths, rest) = file.state().split_at_checked(12)?;
+        let [channels, statistics, indexed]: [u32; 3] = bytemuck::pod_read_unaligned(lengths);
         let (channels, rest) = rest.split_at_checked((channels as usize).checked_mul(4)?)?;
         let (statistics, rest) = rest.split_at_checked((statistics as usize).checked_mul(4)?)?;
         let [channels, statistics] = [channels, statistics].map(bytemuck::pod_collect_to_vec);
-        Some((IndexState { channels, statistics }, rest))
+        Some((IndexState { channels, statistics, indexed }, rest))
     };
     parts().ok_or_else(|| {
         let bytes = file.state().len();
