@@ -13,7 +13,7 @@ use asynctls::gpu::GpuOptions;
 use asynctls::reference::index::{BlockQuery, Range, bounds};
 use asynctls::reference::select::{bounds_score, check_top_k, log_sum_exp, softmax_mean};
 use model::{engine, gpu, prefill};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const TOKENS: usize = 700;
 const BUDGET: Budget = Budget {
@@ -29,7 +29,7 @@ fn shared() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| {
         engine(gpu(GpuOptions::default()), 1024, |o| {
-            o.sessions = 6;
+            o.sessions = 7;
             o.total_tokens = 4 * 1024;
             with_index(o, |index| index.bounds = true);
         })
@@ -56,6 +56,14 @@ fn prompt(engine: &Engine, count: usize) -> Session {
     session
 }
 
+/// A session of the shared engine after `TOKENS` tokens, which are prefilled once.
+fn shared_prompt() -> Session {
+    static PROMPT: OnceLock<Mutex<Session>> = OnceLock::new();
+    let prompt = PROMPT.get_or_init(|| Mutex::new(prompt(shared(), TOKENS)));
+    let mut prompt = prompt.lock().unwrap_or_else(PoisonError::into_inner);
+    pollster::block_on(shared().fork(&mut prompt)).unwrap()
+}
+
 fn logits(engine: &Engine, session: &mut Session, token: u32, attention: &Attention) -> Vec<f32> {
     pollster::block_on(engine.decode(&mut [(session, token)], attention, Want::Logits)).unwrap()[0]
         .logits
@@ -65,7 +73,7 @@ fn logits(engine: &Engine, session: &mut Session, token: u32, attention: &Attent
 // A step of a fork, seen from inside, with the cache before it.
 fn observed(two_level: TwoLevel) -> (Vec<LayerCacheView>, Vec<LayerView>, Session) {
     let engine = shared();
-    let mut session = prompt(engine, TOKENS);
+    let mut session = shared_prompt();
     let cache = pollster::block_on(engine.read_cache(&session)).unwrap();
     let attention = Attention::TwoLevel(two_level);
     let (_, views) =
@@ -168,7 +176,7 @@ fn scorers_that_keep_everything_attend_everything() {
     let every = Attention::TwoLevel(two_level(BlockScorer::None, TokenScorer::None));
     let blocks = Attention::TwoLevel(two_level(BlockScorer::Codes, TokenScorer::None));
     let tokens = Attention::TwoLevel(two_level(BlockScorer::None, TokenScorer::Codes));
-    let mut session = prompt(engine, TOKENS);
+    let mut session = shared_prompt();
     let row = BUDGET.row(TOKENS as u32, 64);
     let always = row.attended - row.tokens;
     assert_eq!(engine.attended_tokens(&session, &every), TOKENS as u32 + 1);
@@ -194,7 +202,7 @@ fn scorers_that_keep_everything_attend_everything() {
 fn a_host_that_selects_what_the_gpu_selected_makes_the_same_logits() {
     let engine = shared();
     let attention = Attention::TwoLevel(two_level(BlockScorer::Codes, TokenScorer::Codes));
-    let mut session = prompt(engine, TOKENS);
+    let mut session = shared_prompt();
     let mut fork = pollster::block_on(engine.fork(&mut session)).unwrap();
     let (output, views) =
         pollster::block_on(engine.observe(&mut session, 77, &attention, Want::Logits)).unwrap();
@@ -219,7 +227,7 @@ fn a_host_that_selects_what_the_gpu_selected_makes_the_same_logits() {
 fn stored_channels_make_the_index_that_chose_them() {
     let engine = shared();
     let attention = Attention::TwoLevel(two_level(BlockScorer::Codes, TokenScorer::Codes));
-    let mut session = prompt(engine, TOKENS);
+    let mut session = shared_prompt();
     let set = pollster::block_on(engine.channels(&mut session)).unwrap();
     let want = logits(engine, &mut session, 77, &attention);
 
@@ -241,7 +249,8 @@ fn stored_channels_make_the_index_that_chose_them() {
 #[test]
 fn every_block_size_and_format_selects_from_all_and_keeps_what_dense_makes() {
     // What blocks of 64 make: the size of blocks changes no sum but its order.
-    let mut session = prompt(shared(), 400);
+    let mut session = shared_prompt();
+    session.rewind(400).unwrap();
     let want = logits(shared(), &mut session, 77, &Attention::Dense);
     for (block, channels, bits) in [(16, 8, 4), (32, 32, 2), (128, 64, 8)] {
         let engine = engine(gpu(GpuOptions::default()), 512, |o| {
