@@ -36,18 +36,18 @@ fn modes() -> Vec<Mode> {
                     && (adapter.info.name.contains("llvmpipe") || has_matrices(adapter))
             },
         },
+        // What follows is a matter of shaders, of which SwiftShader, the slowest here, has none of its own: llvmpipe runs
+        // its products through GL, and its reductions over subgroups.
         Mode {
             name: "reversed",
             options: GpuOptions { lanes_reversed: true, ..base },
-            applies: |case, _| case.shares_memory,
+            applies: |case, adapter| case.shares_memory && !is_swiftshader(adapter),
         },
-        // What an adapter without subgroups runs. SwiftShader, the slowest, is spared it: llvmpipe does it twice.
+        // What an adapter without subgroups runs.
         Mode {
             name: "portable",
             options: GpuOptions { disable: portable, ..base },
-            applies: |_, adapter| {
-                tier(adapter).name != "portable" && !adapter.info.name.contains("SwiftShader")
-            },
+            applies: |_, adapter| tier(adapter).name != "portable" && !is_swiftshader(adapter),
         },
         Mode {
             name: "without matrices",
@@ -55,6 +55,10 @@ fn modes() -> Vec<Mode> {
             applies: |case, adapter| has_matrices(adapter) && uses_matrices(case),
         },
     ]
+}
+
+fn is_swiftshader(adapter: &Adapter) -> bool {
+    adapter.info.name.contains("SwiftShader")
 }
 
 fn has_matrices(adapter: &Adapter) -> bool {
