@@ -1,4 +1,4 @@
-//! A needle in an essay: what the answer needs is one sentence in 4,096 tokens (RULER's niah_single, arXiv 2404.06654).
+//! A needle in an essay: what the answer needs is one sentence in 2,048 tokens (RULER's niah_single, arXiv 2404.06654).
 
 #[path = "common/model.rs"]
 mod model;
@@ -10,7 +10,7 @@ use asynctls::model::ModelFile;
 use asynctls::model::tokenizer::Tokenizer;
 use model::{engine, gpu, model_path, prefill};
 
-const LENGTH: usize = 4096;
+const LENGTH: usize = 2048;
 const ANSWER_TOKENS: usize = 16;
 const CITY: &str = "Chicago";
 
@@ -68,8 +68,8 @@ fn two_level_returns_every_needle_that_dense_returns() {
     });
     let essay = essay(&tokenizer);
     let budget = Budget {
-        blocks: Blocks::Count(16),
-        tokens: 256,
+        blocks: Blocks::Count(8),
+        tokens: 128,
         sink_blocks: 1,
         recent_blocks: 4,
         dense_below: 0,
