@@ -1,7 +1,7 @@
 //! The options that say where keys and values live.
 
 use asynctls::attention::{Attention, Timing};
-use asynctls::engine::{EngineOptions, Placement};
+use asynctls::engine::{EngineOptions, HostRule, KvType, Placement};
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -13,6 +13,10 @@ pub struct CacheOptions {
     /// Where keys and values live: gpu, host (in CPU memory, with a hot cache on the GPU), or auto: on the GPU if they fit
     #[arg(long, value_enum, default_value_t = Kv::Auto)]
     kv: Kv,
+    /// What keys and values in CPU memory are stored as: f16, or q8_0, which takes half the memory and half the bytes that
+    /// cross to the GPU
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
+    kv_type: KvType,
     /// GPU memory to make do with, weights and all, such as 8G or 600M [default: nine tenths of the adapter's; with
     /// --kv host, what 1.5 times the blocks that level 1 keeps need]
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
@@ -40,6 +44,10 @@ enum When {
 impl CacheOptions {
     /// Checks what can be checked without a model.
     pub fn check(&self) -> Result<()> {
+        if self.kv == Kv::Gpu && self.kv_type != KvType::F16 {
+            let limit = "keys and values on the GPU are f16: use --kv host, or auto";
+            return Err(Error::argument("--kv-type", self.kv_type, limit));
+        }
         self.budget().map(drop)
     }
 
@@ -63,6 +71,10 @@ impl CacheOptions {
                     "dense attention needs every block on the GPU: use --attention two-level";
                 return Err(Error::argument("--kv", "host", limit));
             }
+            if self.kv_type != KvType::F16 {
+                let limit = "dense attention needs every block on the GPU, as f16: use --attention two-level";
+                return Err(Error::argument("--kv-type", self.kv_type, limit));
+            }
             return Ok(());
         };
         let budget = self.budget()?;
@@ -81,7 +93,8 @@ impl CacheOptions {
             When::Lagged => Timing::Lagged,
             When::Resident => Timing::Resident,
         };
-        options.place(file, config, placement, two_level, timing, memory)
+        let rule = HostRule { timing, kv_type: self.kv_type };
+        options.place(file, config, placement, two_level, rule, memory)
     }
 }
 

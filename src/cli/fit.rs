@@ -46,8 +46,9 @@ impl Plan<'_> {
                 match &self.options.host {
                     None => String::new(),
                     Some(host) => format!(
-                        "; {} of keys and values in CPU memory, {} blocks a head hot on the GPU",
+                        "; {} of keys and values in CPU memory as {}, {} blocks a head hot on the GPU",
                         size(fit.host_bytes),
+                        host.kv_type,
                         host.hot_blocks
                     ),
                 }

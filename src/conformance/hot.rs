@@ -1,4 +1,5 @@
-//! Cases of the hot cache: `place_blocks`, and decode attention over blocks that were there and blocks that arrived.
+//! Cases of the hot cache: `place_blocks`, `unpack_blocks`, and decode attention over blocks that were there and blocks that
+//! arrived.
 
 use super::attend::{check_attention, random_qkv, sparse_tokens};
 use super::cache::{Cache, Family, latent_shapes, shape_label, shapes};
@@ -8,14 +9,15 @@ use crate::Result;
 use crate::attention::{Blocks, Budget, Shape, Span, Step, StepSettings};
 use crate::gpu::Gpu;
 use crate::kernels::{self, HotSlots, Place, SegmentParams};
-use crate::kv::NO_SLOT;
+use crate::kv::{HeadFormat, KvType, NO_SLOT};
+use half::f16;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     for shape in shapes().into_iter().chain(latent_shapes()) {
         for segments in [1, 3] {
             let label = format!("{} segments {segments}", shape_label(&shape));
             cases.push(Case::new("place_blocks", label.clone(), false, move |gpu| {
-                Box::pin(place_blocks(gpu, shape, segments))
+                Box::pin(place_blocks(gpu, shape, segments, KvType::F16))
             }));
             // Where blocks are is all that differs from the cases of `sparse_split`: one shape a split kernel, and heads that
             // share a workgroup's tiles otherwise.
@@ -28,16 +30,111 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }));
         }
     }
+    for shape in packed_shapes() {
+        let label = format!("{} q8_0", shape_label(&shape));
+        cases.push(Case::new("place_blocks", format!("{label} segments 2"), false, move |gpu| {
+            Box::pin(place_blocks(gpu, shape, 2, KvType::Q8_0))
+        }));
+        cases.push(Case::new("unpack_blocks", label, false, move |gpu| {
+            Box::pin(unpack_blocks(gpu, shape))
+        }));
+    }
+}
+
+// A head-block's vectors and scales do not depend on what there is otherwise: both block sizes, and keys alone.
+fn packed_shapes() -> Vec<Shape> {
+    let small = Shape { block: 16, ..Shape::new(3, 1, 80, false) };
+    [Shape::new(2, 1, 128, false), small].into_iter().chain(latent_shapes()).collect()
+}
+
+/// One head-block as it is stored, and what the cache has of it.
+struct HeadBlock {
+    stored: Vec<u32>,
+    cached: Vec<u32>,
+}
+
+impl HeadBlock {
+    fn new(format: &HeadFormat, random: &mut Random) -> Self {
+        let values = format.head_values();
+        let halves = match format.kv_type {
+            KvType::F16 => (0..values / 2).flat_map(|_| random.word().to_le_bytes()).collect(),
+            KvType::Q8_0 => groups(random, values),
+        };
+        let mut stored = Vec::new();
+        format.store(&halves, &mut stored);
+        let mut cached = vec![0; halves.len()];
+        format.load(&stored, &mut cached);
+        let words =
+            |bytes: &[u8]| bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        Self { stored: words(&stored), cached: words(&cached) }
+    }
+}
+
+// Groups of every size that f16 has, and of zeros.
+fn groups(random: &mut Random, values: usize) -> Vec<u8> {
+    let value = |i: usize| {
+        let exponent = 15 - (i / 32 % 41) as i32;
+        let size = if exponent < -24 { 0.0 } else { 2f32.powi(exponent) * 1.99 };
+        f16::from_f32((random.float() * size).clamp(-65504.0, 65504.0))
+    };
+    (0..values).map(value).flat_map(f16::to_le_bytes).collect()
+}
+
+async fn unpack_blocks(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
+    let format = HeadFormat::new(KvType::Q8_0, &shape);
+    let mut random = Random::new(11);
+    let blocks = 3;
+    let heads: Vec<HeadBlock> =
+        (0..blocks * shape.kv_heads).map(|_| HeadBlock::new(&format, &mut random)).collect();
+    let stored: Vec<u32> = heads.iter().flat_map(|head| head.stored.iter().copied()).collect();
+    // Room for one block more.
+    let head_words = heads[0].cached.len();
+    let words = head_words * ((blocks + 1) * shape.kv_heads) as usize;
+    let data = [Data::In(&stored), Data::Out(words)];
+    let spec = kernels::unpack_blocks(&shape, KvType::Q8_0);
+    let got = run(gpu, &spec, &data, (shape.kv_heads, blocks, 1)).await?.remove(0);
+    for (i, got) in got.chunks(head_words).enumerate() {
+        let what = format!("head-block {i}");
+        let verdict = match heads.get(i) {
+            Some(head) => same_halves(&what, got, &head.cached),
+            None => untouched(&what, got),
+        };
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+    }
+    Ok(Ok(()))
+}
+
+// A product of a scale and a byte is exact in f32. Rounding it to f16 is to nearest in practice, but WGSL allows either
+// neighbour, and zero, or what is 2^-23 off, for subnormal numbers (SwiftShader makes the latter).
+fn same_halves(what: &str, got: &[u32], want: &[u32]) -> Verdict {
+    for (i, (&got_word, &want)) in got.iter().zip(want).enumerate() {
+        if got_word == POISON {
+            return Err(format!("{what}: word {i} was not written"));
+        }
+        for shift in [0, 16] {
+            let [got, want] = [got_word, want].map(|word| f16::from_bits((word >> shift) as u16));
+            let is_subnormal = want.to_f32().abs() < 2f32.powi(-14);
+            let near = got.to_bits().abs_diff(want.to_bits()) <= 1
+                || is_subnormal
+                    && (got == f16::ZERO || (got.to_f32() - want.to_f32()).abs() <= 2f32.powi(-23));
+            if !near {
+                return Err(format!("{what}: word {i} has {got}, not {want}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn words_of(params: &SegmentParams) -> &[u32] {
     bytemuck::cast_slice(bytemuck::bytes_of(params))
 }
 
-async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32, kv_type: KvType) -> Result<Verdict> {
     let (slots, pool, layers, layer, epoch) = (7, 11, 3, 1u32, 42);
     let hot = HotSlots { pool_blocks: pool, slots };
-    let head_words = (shape.block_bytes() / u64::from(shape.kv_heads)) as usize / 4;
+    let format = HeadFormat::new(kv_type, &shape);
     let mut random = Random::new(3);
     // Of every KV head three blocks, two of them in the place of others.
     let items: Vec<[u32; 4]> = (0..shape.kv_heads)
@@ -45,15 +142,15 @@ async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict>
             [[head, 6, 2, NO_SLOT], [head, (head + 1) % 5, 9, 0], [head, 5, 10, (head + 3) % 2 + 4]]
         })
         .collect();
-    let data: Vec<Vec<u32>> =
-        items.iter().map(|_| (0..head_words).map(|_| random.word()).collect()).collect();
+    let data: Vec<HeadBlock> = items.iter().map(|_| HeadBlock::new(&format, &mut random)).collect();
+    let head_words = data[0].cached.len();
     // Another layer's part comes first.
     let first = layers + 5;
     let mut arrived = vec![[9u32; 4]; first as usize];
     arrived[layer as usize] = [first, items.len() as u32, epoch, 0];
     let mut arrived: Vec<u32> = arrived.concat();
     arrived.extend(items.concat());
-    arrived.extend(data.concat());
+    arrived.extend(data.iter().flat_map(|head| &head.stored));
 
     let table: Vec<u32> = (0..hot.words(shape.kv_heads) as u32).map(|i| 1000 + i).collect();
     let blocks = slots.div_ceil(segments);
@@ -67,7 +164,7 @@ async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict>
             Data::Out(kv_words),
             Data::InOut(&table),
         ];
-        let spec = kernels::place_blocks(&shape, hot);
+        let spec = kernels::place_blocks(&shape, hot, kv_type);
         let mut got = run(gpu, &spec, &buffers, (items.len() as u32, 1, 1)).await?;
         let (got_table, kv) = (got.remove(1), got.remove(0));
         let mut want_kv = vec![None; blocks as usize * shape.kv_heads as usize];
@@ -90,14 +187,14 @@ async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict>
         }
         for (i, (got, want)) in kv.chunks(head_words).zip(want_kv).enumerate() {
             let what = format!("segment {index} head-block {i}");
-            match want {
-                Some(want) if got == want => {}
-                Some(_) => return Ok(Err(format!("{what} is not what arrived"))),
-                None => {
-                    if let wrong @ Err(_) = untouched(&what, got) {
-                        return Ok(wrong);
-                    }
-                }
+            let verdict = match want {
+                Some(want) if kv_type == KvType::Q8_0 => same_halves(&what, got, &want.cached),
+                Some(want) if got == want.cached => Ok(()),
+                Some(_) => Err(format!("{what} is not what arrived")),
+                None => untouched(&what, got),
+            };
+            if verdict.is_err() {
+                return Ok(verdict);
             }
         }
     }

@@ -8,7 +8,7 @@ use super::scratch::Scratch;
 use crate::attention::{ChannelSet, IndexFormat, Shape};
 use crate::gpu::Gpu;
 use crate::kernels::HotSlots;
-use crate::kv::{CacheLayout, HostOptions, LayerCache, Offload, Pool};
+use crate::kv::{CacheLayout, HeadFormat, HostOptions, LayerCache, Offload, Pool};
 use crate::model::config::AttentionConfig;
 use crate::model::quantise::Quantise;
 use crate::model::rope::Rotations;
@@ -130,11 +130,12 @@ impl EngineOptions {
     /// prefill makes keys and values.
     pub(super) fn widen_ring(&mut self, config: &ModelConfig) {
         let shape = self.shape(config);
-        let slab = u64::from(self.chunk.div_ceil(self.block)) * shape.block_bytes();
-        let head = shape.block_bytes() / u64::from(shape.kv_heads);
-        let least = if shape.shares_values() { slab } else { shape.block_bytes() };
+        let slab_blocks = u64::from(self.chunk.div_ceil(self.block));
+        let blocks = if shape.shares_values() { slab_blocks } else { 1 };
         if let Some(host) = &mut self.host {
-            let with_header = head + 16 * (u64::from(config.layers) + 1);
+            let format = HeadFormat::new(host.kv_type, &shape);
+            let least = blocks * format.block_bytes();
+            let with_header = format.head_bytes() + 16 * (u64::from(config.layers) + 1);
             host.ring_bytes = host.ring_bytes.max(least).max(with_header);
         }
     }

@@ -3,7 +3,7 @@
 use super::EngineOptions;
 use super::scratch::Scratch;
 use crate::attention::{Timing, TwoLevel};
-use crate::kv::{HostOptions, Offload};
+use crate::kv::{HeadFormat, HostOptions, KvType, Offload};
 use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
 use crate::model::weights::gpu_bytes;
 use crate::model::{ModelConfig, ModelFile};
@@ -52,12 +52,14 @@ impl Fit {
             shape.block_code_bytes() + bounds
         });
         let whole = blocks * layers * shape.block_bytes();
+        let stored = |kv_type| blocks * layers * HeadFormat::new(kv_type, &shape).block_bytes();
         let (kv_bytes, host_bytes, a_block) = match (&options.host, options.hot_slots()) {
             (Some(host), Some(hot)) => {
                 let slots = u64::from(hot.slots) * shape.block_bytes();
                 let words = hot.words(shape.kv_heads) * 4;
-                let carried = Offload::bytes(host, shape.block_bytes(), options.leaving_blocks());
-                (layers * (slots + words) + carried, whole, layers * index)
+                let carried = Offload::bytes(host, &shape, options.leaving_blocks());
+                let host_bytes = stored(host.kv_type);
+                (layers * (slots + words) + carried, host_bytes, layers * index)
             }
             _ => (whole, 0, layers * (shape.block_bytes() + index)),
         };
@@ -95,6 +97,15 @@ pub enum Placement {
     Host,
 }
 
+/// How blocks in CPU memory are kept and fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostRule {
+    /// When chosen blocks have to be on the GPU.
+    pub timing: Timing,
+    /// What they are stored as.
+    pub kv_type: KvType,
+}
+
 impl EngineOptions {
     /// Decides where keys and values live. The hot cache gets as many blocks as `memory` bytes of GPU memory leave for it,
     /// or half as many again as a step chooses where no such limit is known.
@@ -108,7 +119,7 @@ impl EngineOptions {
         config: &ModelConfig,
         placement: Placement,
         two_level: &TwoLevel,
-        timing: Timing,
+        rule: HostRule,
         memory: Option<u64>,
     ) -> Result<()> {
         self.host = None;
@@ -125,12 +136,14 @@ impl EngineOptions {
         let dense = budget.dense_below.min(self.context).div_ceil(self.block);
         let least = budget.blocks_kept(blocks).saturating_mul(self.sessions).max(dense).max(1);
         let layers = u64::from(config.layers);
-        let layer_bytes = self.shape(config).block_bytes();
+        let shape = self.shape(config);
+        let stored = HeadFormat::new(rule.kv_type, &shape).block_bytes();
+        let stored_whole = u64::from(self.blocks()) * layers * stored;
         let with = |hot_blocks: u32| {
-            let mut host = HostOptions::new(hot_blocks, whole.kv_bytes, layer_bytes);
+            let mut host = HostOptions::new(hot_blocks, stored_whole, stored);
             host.sink_blocks = budget.sink_blocks;
             host.recent_blocks = budget.recent_blocks;
-            host.timing = timing;
+            (host.timing, host.kv_type) = (rule.timing, rule.kv_type);
             let mut options = Self { host: Some(host), ..self.clone() };
             // All that came before a chunk of a prompt streams by: a chunk twice as long makes that half as often.
             options.chunk *= 2;
@@ -157,9 +170,8 @@ impl EngineOptions {
                     ));
                 };
                 // A slot's keys and values, its word, and its places in the lists of what is chosen.
-                let words =
-                    u64::from(config.shape().kv_heads) * 4 * (1 + 2 * u64::from(self.sessions));
-                let slot = layers * (layer_bytes + words);
+                let words = u64::from(shape.kv_heads) * 4 * (1 + 2 * u64::from(self.sessions));
+                let slot = layers * (shape.block_bytes() + words);
                 least + (room / slot).min(u64::from(most - least)) as u32
             }
         };

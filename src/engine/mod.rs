@@ -13,9 +13,9 @@ mod saved;
 mod scratch;
 mod session;
 
-pub use crate::kv::{HostOptions, OffloadStats};
+pub use crate::kv::{HostOptions, KvType, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
-pub use fit::{Fit, Placement};
+pub use fit::{Fit, HostRule, Placement};
 pub use forward::{Output, Want};
 pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use saved::SessionFormat;

@@ -264,10 +264,7 @@ impl Engine {
         for (i, content) in data.chunks_exact_mut(record.bytes() as usize).enumerate() {
             let (kv, index) = content.split_at_mut(record.kv_bytes() as usize);
             if let Some(host) = host.filter(|host| host.offload.host.holds(blocks[i])) {
-                let layers = kv.chunks_exact_mut(self.shape.block_bytes() as usize);
-                for (layer, kv) in layers.enumerate() {
-                    kv.copy_from_slice(host.offload.host.layer(blocks[i], layer));
-                }
+                host.offload.host.read(blocks[i], kv);
             }
             if i >= indexed {
                 index.fill(0);
@@ -301,10 +298,8 @@ impl Engine {
             None => Some(self.kv_parts(block)),
             Some(host) => {
                 // The open block too, as after a rewind into it: the window takes it from there.
-                let layers = content[..kv_bytes].chunks_exact(self.shape.block_bytes() as usize);
-                for (layer, bytes) in layers.enumerate() {
-                    host.offload.host.store(block, layer, bytes)?;
-                }
+                let layers: Vec<_> = (0..self.layers.len()).map(|layer| (block, layer)).collect();
+                host.offload.host.store(&layers, &content[..kv_bytes])?;
                 None
             }
         };

@@ -74,6 +74,9 @@ pub(super) struct HostScratch {
     pub(super) chunk: wgpu::Buffer,
     /// The logical blocks that the chunk holds.
     pub(super) chunk_segment: wgpu::Buffer,
+    /// What an upload is copied to, as it is stored.
+    pub(super) uploaded: wgpu::Buffer,
+    /// Whole blocks of that, as f16.
     pub(super) arrived: wgpu::Buffer,
     /// The logical blocks that arrived, where the chunk's attention goes over them.
     pub(super) arrived_segment: wgpu::Buffer,
@@ -403,6 +406,7 @@ impl HostScratch {
             tables: gpu.storage("the step of a chunk", step).await?,
             chunk: gpu.storage("a chunk's keys and values", sizes.chunk).await?,
             chunk_segment: gpu.uniform("the blocks of a chunk", nothing).await?,
+            uploaded: offload.uploaded().clone(),
             arrived: offload.arrived.clone(),
             arrived_segment: gpu.uniform("the blocks that arrived", nothing).await?,
             wanted: gpu.storage("blocks that are wanted", sizes.lists).await?,

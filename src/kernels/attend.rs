@@ -2,6 +2,7 @@
 
 use crate::attention::Shape;
 use crate::gpu::{Prefill, ShaderSpec, Tier};
+use crate::kv::KvType;
 
 /// Which physical blocks a segment of the cache holds: `Segment` in the shaders.
 #[repr(C)]
@@ -128,9 +129,22 @@ pub fn sparse_split(shape: &Shape, place: Place) -> ShaderSpec {
     split_spec("attend/sparse_split.wgsl", shape, place)
 }
 
-/// Grid: (head-blocks of the part).
-pub fn place_blocks(shape: &Shape, slots: HotSlots) -> ShaderSpec {
-    slots.constants(kv_spec("kv/place_blocks.wgsl", shape))
+/// Of head-blocks that are stored as `kv_type`. Grid: (head-blocks of the part).
+pub fn place_blocks(shape: &Shape, slots: HotSlots, kv_type: KvType) -> ShaderSpec {
+    slots.constants(stored_spec("kv/place_blocks.wgsl", shape, kv_type))
+}
+
+/// Of blocks that are stored as `kv_type`. Grid: (KV heads, blocks).
+pub fn unpack_blocks(shape: &Shape, kv_type: KvType) -> ShaderSpec {
+    stored_spec("kv/unpack_blocks.wgsl", shape, kv_type)
+}
+
+fn stored_spec(file: &'static str, shape: &Shape, kv_type: KvType) -> ShaderSpec {
+    let stored = match kv_type {
+        KvType::F16 => "lib/stored_f16.wgsl",
+        KvType::Q8_0 => "lib/stored_q8_0.wgsl",
+    };
+    kv_spec(file, shape).slot("stored", stored)
 }
 
 fn split_spec(file: &'static str, shape: &Shape, place: Place) -> ShaderSpec {

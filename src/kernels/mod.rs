@@ -13,7 +13,7 @@ mod weights;
 
 pub use attend::{
     HotSlots, MergeParams, Place, SegmentParams, dense_split, merge, merge_parts, place_blocks,
-    prefill, prefill_rounds, rope_append, sparse_split,
+    prefill, prefill_rounds, rope_append, sparse_split, unpack_blocks,
 };
 pub use experts::{expert_list_words, expert_lists, expert_sum, route};
 pub use index::{block_bounds, channel_stats, choose_channels, token_codes};

@@ -5,6 +5,7 @@ use super::gatherers::Gatherers;
 use super::host::HostCache;
 use super::hot::{HotCache, Placement, Policy};
 use super::mapped_ring::{MappedRing, Way};
+use super::stored::{HeadFormat, KvType};
 use super::window::{NO_SLOT, Window};
 use crate::attention::{Shape, Timing};
 use crate::gpu::{Clock, Gpu};
@@ -27,6 +28,8 @@ pub struct HostOptions {
     pub ring_bytes: u64,
     /// Slots of that ring.
     pub ring_slots: u32,
+    /// What blocks in CPU memory, and on their way from there, are stored as; on the GPU they are f16.
+    pub kv_type: KvType,
     /// When chosen blocks have to be there.
     pub timing: Timing,
     /// In how many steps in a row the `resident` rule must miss a block before it is fetched.
@@ -39,8 +42,8 @@ pub struct HostOptions {
 }
 
 impl HostOptions {
-    /// `hot_blocks` slots a KV head for a model whose whole cache would take `whole` bytes, of which a block of one layer
-    /// takes `block_bytes`.
+    /// `hot_blocks` slots a KV head for a model whose whole cache takes `whole` bytes of CPU memory, of which a block of one
+    /// layer takes `block_bytes`.
     pub fn new(hot_blocks: u32, whole: u64, block_bytes: u64) -> Self {
         // Large enough for the link, small beside the cache that is saved: 32 MiB from 6 GiB on.
         let ring_bytes = (whole / 192).clamp(256 << 10, 32 << 20).max(2 * block_bytes);
@@ -50,6 +53,7 @@ impl HostOptions {
             recent_blocks: 4,
             ring_bytes,
             ring_slots: if whole < 1 << 30 { 3 } else { 6 },
+            kv_type: KvType::F16,
             timing: Timing::Exact,
             patience: 1,
             most_fetched: u64::MAX,
@@ -127,7 +131,7 @@ pub struct Offload {
     slots: HotSlots,
     layers: usize,
     kv_heads: u32,
-    head_bytes: u64,
+    /// Bytes of a layer of a block on the GPU.
     layer_bytes: u64,
     /// Closed blocks.
     pub host: HostCache,
@@ -135,8 +139,10 @@ pub struct Offload {
     pub window: Window,
     hot: Vec<HotCache>,
     ring: MappedRing,
-    /// What an upload is copied to before it is placed, or attended by a prompt.
+    /// Whole blocks that a prompt attends, as f16; and as long as those are stored as such, all that arrives.
     pub arrived: wgpu::Buffer,
+    /// What arrives that is stored otherwise.
+    packed: Option<wgpu::Buffer>,
     leaving: MappedRing,
     /// Blocks that a slot of `leaving` holds, each of one layer.
     cargo: Vec<Vec<(u32, usize)>>,
@@ -167,19 +173,25 @@ impl Offload {
         let leaving =
             MappedRing::new(gpu, "blocks that leave", Way::Down, 3, leaving_bytes).await?;
         let hot_slots = options.hot_blocks;
+        let format = HeadFormat::new(options.kv_type, shape);
+        let (arrived, packed) = Self::arrival_bytes(&options, shape);
+        let packed = match packed {
+            0 => None,
+            bytes => Some(gpu.storage("what arrived, as it is stored", bytes).await?),
+        };
         Ok(Self {
             options,
             slots,
             layers: layers as usize,
             kv_heads: shape.kv_heads,
-            head_bytes: shape.block_bytes() / u64::from(shape.kv_heads),
             layer_bytes: shape.block_bytes(),
-            host: HostCache::new(slots.pool_blocks, layers),
+            host: HostCache::new(slots.pool_blocks, layers, format),
             window: Window::new(slots.slots - hot_slots, slots.pool_blocks),
             hot: (0..layers * shape.kv_heads)
                 .map(|_| HotCache::new(hot_slots, slots.pool_blocks))
                 .collect(),
-            arrived: gpu.storage("what arrived", ring.slot_bytes()).await?,
+            arrived: gpu.storage("what arrived", arrived).await?,
+            packed,
             cargo: vec![Vec::new(); 3],
             ring,
             leaving,
@@ -191,9 +203,31 @@ impl Offload {
     }
 
     /// Bytes of the buffers that an offload engine makes besides the hot slots.
-    pub fn bytes(options: &HostOptions, layer_bytes: u64, leaving_blocks: u32) -> u64 {
-        let leaving = (u64::from(leaving_blocks) * layer_bytes).next_multiple_of(256);
-        options.ring_bytes.next_multiple_of(256) * (u64::from(options.ring_slots) + 1) + 3 * leaving
+    pub fn bytes(options: &HostOptions, shape: &Shape, leaving_blocks: u32) -> u64 {
+        let leaving = (u64::from(leaving_blocks) * shape.block_bytes()).next_multiple_of(256);
+        let ring = options.ring_bytes.next_multiple_of(256) * u64::from(options.ring_slots);
+        let (arrived, packed) = Self::arrival_bytes(options, shape);
+        ring + arrived + packed + 3 * leaving
+    }
+
+    // Bytes of `arrived`, and of `packed`, which is not there where they are none.
+    fn arrival_bytes(options: &HostOptions, shape: &Shape) -> (u64, u64) {
+        let slot = options.ring_bytes.next_multiple_of(256);
+        let stored = HeadFormat::new(options.kv_type, shape).block_bytes();
+        match options.kv_type {
+            KvType::F16 => (slot, 0),
+            KvType::Q8_0 => ((slot / stored).max(1) * shape.block_bytes(), slot),
+        }
+    }
+
+    /// Where an upload arrives.
+    pub fn uploaded(&self) -> &wgpu::Buffer {
+        self.packed.as_ref().unwrap_or(&self.arrived)
+    }
+
+    // Bytes of a head-block as it is stored.
+    fn head_bytes(&self) -> u64 {
+        self.host.format().head_bytes()
     }
 
     /// How it was set up.
@@ -248,7 +282,8 @@ impl Offload {
     ) {
         let heads = self.kv_heads as usize;
         let policy = if is_patient {
-            let shared = self.options.most_fetched / self.head_bytes / (self.layers * heads) as u64;
+            let shared =
+                self.options.most_fetched / self.head_bytes() / (self.layers * heads) as u64;
             Policy {
                 patience: self.options.patience,
                 most: shared.clamp(1, u64::from(u32::MAX)) as u32,
@@ -336,7 +371,7 @@ impl Offload {
         };
         let Some(slot) = slot else { return Ok(None) };
         // The header, then part after part: what goes where, and the head-blocks.
-        let vecs = 1 + self.head_bytes / 16;
+        let vecs = 1 + self.head_bytes() / 16;
         let header = self.layers as u64;
         let mut room = (self.ring.slot_bytes() / 16 - header) / vecs;
         let mut parts: Vec<Items> = Vec::new();
@@ -352,7 +387,7 @@ impl Offload {
             return Err(Error::argument(
                 "the ring's slot",
                 format!("{} bytes", self.ring.slot_bytes()),
-                format!("a head-block takes {} bytes", self.head_bytes),
+                format!("a head-block takes {} bytes", self.head_bytes()),
             ));
         }
         let count: usize = parts.iter().map(|(_, part)| part.len()).sum();
@@ -370,12 +405,13 @@ impl Offload {
         beside: impl FnOnce() -> T,
     ) -> Result<T> {
         let began = Instant::now();
+        let size = self.head_bytes() as usize;
         let mut at = self.layers as u64;
         let mut header = vec![[0u32; 4]; self.layers];
         let mut lists: Vec<Vec<[u32; 4]>> = Vec::new();
         for (layer, part) in &upload.parts {
             header[*layer] = [at as u32, part.len() as u32, self.step as u32, 0];
-            at += part.len() as u64 * (1 + self.head_bytes / 16);
+            at += part.len() as u64 * (1 + self.head_bytes() / 16);
             let words = part.iter().map(|Item { head, placement }| {
                 let evicted = placement.evicted.unwrap_or(NO_SLOT);
                 [*head, placement.slot, placement.block, evicted]
@@ -386,9 +422,8 @@ impl Offload {
         for ((layer, part), list) in upload.parts.iter().zip(&lists) {
             pieces.push(bytemuck::cast_slice(list));
             for item in part {
-                let from = item.head as usize * self.head_bytes as usize;
                 let layer = self.host.layer(item.placement.block, *layer);
-                pieces.push(&layer[from..from + self.head_bytes as usize]);
+                pieces.push(&layer[item.head as usize * size..][..size]);
             }
         }
         let made = self.ring.fill(upload.slot, &pieces, &self.gatherers, beside)?;
@@ -427,8 +462,7 @@ impl Offload {
     ) -> Result<Option<Upload>> {
         let Some(slot) = self.ring.take(gpu)? else { return Ok(None) };
         let began = Instant::now();
-        let size = self.layer_bytes as usize;
-        let bytes = (size * blocks.len()) as u64;
+        let bytes = self.host.format().block_bytes() * blocks.len() as u64;
         let pieces: Vec<&[u8]> = blocks.iter().map(|&b| self.host.layer(b, layer)).collect();
         self.ring.fill(slot, &pieces, &self.gatherers, || ())?;
         self.stats.bytes_up += bytes;
@@ -438,29 +472,46 @@ impl Offload {
 
     /// Blocks that one slot of the ring holds.
     pub fn piece_blocks(&self) -> u32 {
-        (self.ring.slot_bytes() / self.layer_bytes).max(1) as u32
+        (self.ring.slot_bytes() / self.host.format().block_bytes()).max(1) as u32
     }
 
-    /// Records the copy of an upload to where it is placed from; its slot is free again once the submission has finished.
+    /// Records the copy of an upload to where it arrives; its slot is free again once the submission has finished.
     pub fn record_arrival(&mut self, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
         let from = self.ring.buffer(upload.slot);
-        encoder.copy_buffer_to_buffer(from, 0, &self.arrived, 0, upload.bytes);
+        encoder.copy_buffer_to_buffer(from, 0, self.uploaded(), 0, upload.bytes);
         self.ring.fly(upload.slot, upload.bytes, encoder);
     }
 
-    /// Records copies of an upload's blocks, each to its buffer and place there.
+    /// Records copies of an upload's blocks, which are f16, each to its buffer and place there.
     pub fn record_copies(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         upload: &Upload,
         places: &[(&wgpu::Buffer, u64)],
     ) {
-        let from = self.ring.buffer(upload.slot);
+        self.copy_blocks(encoder, self.ring.buffer(upload.slot), places);
+        self.ring.fly(upload.slot, upload.bytes, encoder);
+    }
+
+    /// Records copies of blocks that have arrived.
+    pub fn record_arrived_copies(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        places: &[(&wgpu::Buffer, u64)],
+    ) {
+        self.copy_blocks(encoder, &self.arrived, places);
+    }
+
+    fn copy_blocks(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        from: &wgpu::Buffer,
+        places: &[(&wgpu::Buffer, u64)],
+    ) {
         for (i, (to, at)) in places.iter().enumerate() {
             let size = self.layer_bytes;
             encoder.copy_buffer_to_buffer(from, i as u64 * size, to, *at, size);
         }
-        self.ring.fly(upload.slot, upload.bytes, encoder);
     }
 
     /// Blocks that a slot for blocks that leave holds.
@@ -523,15 +574,9 @@ impl Offload {
         self.leaving.poll(gpu)?;
         let landed = self.leaving.landed();
         for &slot in &landed {
-            let (cargo, host, size) =
-                (std::mem::take(&mut self.cargo[slot]), &mut self.host, self.layer_bytes as usize);
+            let cargo = std::mem::take(&mut self.cargo[slot]);
             self.stats.bytes_down += cargo.len() as u64 * self.layer_bytes;
-            self.leaving.read(slot, |bytes| {
-                for ((block, layer), bytes) in cargo.into_iter().zip(bytes.chunks_exact(size)) {
-                    host.store(block, layer, bytes)?;
-                }
-                Ok(())
-            })?;
+            self.leaving.read(slot, |bytes| self.host.store(&cargo, bytes))?;
         }
         Ok(!landed.is_empty())
     }

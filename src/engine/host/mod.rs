@@ -110,9 +110,8 @@ impl Engine {
             buffers.chain(&cache.slots).map(wgpu::Buffer::size).sum::<u64>()
         };
         let carried = self.options.host.as_ref().map_or(0, |host| {
-            let (options, bytes) = (&self.options, self.shape.block_bytes());
-            Offload::bytes(host, bytes, options.leaving_blocks())
-                + u64::from(options.chunk_blocks()) * bytes
+            Offload::bytes(host, &self.shape, self.options.leaving_blocks())
+                + u64::from(self.options.chunk_blocks()) * self.shape.block_bytes()
         });
         self.caches.iter().map(of_layer).sum::<u64>() + carried
     }
@@ -247,6 +246,21 @@ impl Engine {
                     place.record(pass, items.len() as u32, 1, 1);
                 }
             }
+        }
+    }
+
+    // Records the arrival of an upload's whole blocks, as f16.
+    fn record_whole(
+        &self,
+        host: &mut Host,
+        encoder: &mut wgpu::CommandEncoder,
+        upload: &Upload,
+        blocks: usize,
+    ) {
+        host.offload.record_arrival(encoder, upload);
+        if let Some(unpack) = &host.ops.unpack {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            unpack.record(&mut pass, self.shape.kv_heads, blocks as u32, 1);
         }
     }
 

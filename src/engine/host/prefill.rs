@@ -188,7 +188,7 @@ impl Engine {
         let blocks = &chunk.table[segment.first as usize..][..segment.blocks as usize];
         let upload = host.offload.gather_blocks(&self.gpu, layer, blocks)?;
         let none = || Error::Gpu("every slot of the ring is in use".into());
-        host.offload.record_arrival(encoder, &upload.ok_or_else(none)?);
+        self.record_whole(host, encoder, &upload.ok_or_else(none)?, blocks.len());
         Ok(())
     }
 
@@ -235,7 +235,7 @@ impl Engine {
                         None => self.submit_host(host, &mut encoder)?,
                     }
                 };
-                host.offload.record_arrival(&mut encoder, &upload);
+                self.record_whole(host, &mut encoder, &upload, piece.len());
                 let closing = layer.host.as_ref().and_then(|ops| ops.arrived_closing.as_ref());
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 if let Some(closing) = closing {

@@ -104,7 +104,12 @@ impl Engine {
                     let buffer = &self.caches[layer].kv[segment as usize];
                     places.push((buffer, u64::from(place) * bytes));
                 }
-                host.offload.record_copies(&mut encoder, &upload, &places);
+                if host.ops.unpack.is_none() {
+                    host.offload.record_copies(&mut encoder, &upload, &places);
+                } else {
+                    self.record_whole(host, &mut encoder, &upload, blocks.len());
+                    host.offload.record_arrived_copies(&mut encoder, &places);
+                }
             }
         }
         self.submit_host(host, &mut encoder)

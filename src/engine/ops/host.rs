@@ -7,7 +7,7 @@ use crate::Result;
 use crate::engine::scratch::HostScratch;
 use crate::gpu::Op;
 use crate::kernels::{self, HotSlots};
-use crate::kv::LayerCache;
+use crate::kv::{KvType, LayerCache};
 use crate::model::config::AttentionConfig;
 
 /// What a layer needs besides; vectors hold one a segment of the hot cache.
@@ -24,6 +24,8 @@ pub(in crate::engine) struct HostLayerOps {
 
 /// What all layers share.
 pub(in crate::engine) struct HostOps {
+    /// Makes f16 of whole blocks that arrived, where they are stored otherwise.
+    pub(in crate::engine) unpack: Option<Op>,
     /// Dense attention of a chunk's rows over the chunk, and over what arrived of what came before. Latent attention, whose
     /// prefill goes slab by slab, has none.
     pub(in crate::engine) prefill_chunk: Option<Op>,
@@ -36,6 +38,10 @@ pub(in crate::engine) struct HostOps {
 impl OpMaker<'_> {
     fn host_scratch(&self) -> &HostScratch {
         self.scratch.host.as_ref().expect("a hot cache has its buffers")
+    }
+
+    fn kv_type(&self) -> KvType {
+        self.options.host.as_ref().map_or(KvType::F16, |host| host.kv_type)
     }
 
     pub(super) async fn host_layer(
@@ -73,8 +79,9 @@ impl OpMaker<'_> {
         for (index, kv) in cache.kv.iter().enumerate() {
             let part = self.uniform(number as u32).await?;
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            let buffers = [&host.arrived, &part, &segment, kv, table];
-            place.push(gpu.op(&kernels::place_blocks(&shape, slots), &bindings(&buffers)).await?);
+            let buffers = [&host.uploaded, &part, &segment, kv, table];
+            let spec = kernels::place_blocks(&shape, slots, self.kv_type());
+            place.push(gpu.op(&spec, &bindings(&buffers)).await?);
         }
         Ok(HostLayerOps { chunk_append, chunk_closing, arrived_closing, place })
     }
@@ -82,12 +89,18 @@ impl OpMaker<'_> {
     /// What all layers share.
     pub(in crate::engine) async fn host_ops(&mut self) -> Result<HostOps> {
         let mut ops = HostOps {
+            unpack: None,
             prefill_chunk: None,
             prefill_arrived: None,
             gather_chunk: Vec::new(),
             gather_arrived: Vec::new(),
         };
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
+        if self.kv_type() != KvType::F16 {
+            let host = self.host_scratch();
+            let spec = kernels::unpack_blocks(&shape, self.kv_type());
+            ops.unpack = Some(gpu.op(&spec, &bindings(&[&host.uploaded, &host.arrived])).await?);
+        }
         if let AttentionConfig::Latent(_) = self.config.attention {
             let own = scratch.latent.as_ref().expect("latent attention has its buffers");
             for params in self.slabs(own) {

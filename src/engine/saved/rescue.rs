@@ -36,9 +36,7 @@ impl Engine {
         let mut append = file.append()?;
         for logical in first..held {
             let kv = &mut content[..record.kv_bytes() as usize];
-            for (layer, kv) in kv.chunks_exact_mut(self.shape.block_bytes() as usize).enumerate() {
-                kv.copy_from_slice(host.offload.host.layer(closed[logical as usize], layer));
-            }
+            host.offload.host.read(closed[logical as usize], kv);
             append.block(logical, &content)?;
             progress(record.bytes());
         }
