@@ -1,14 +1,15 @@
 //! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]
 //! [--quantize q8_0|q4_0] [--chunk N] [--prefills N] [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]
-//! [--blocks N] [--tokens N] [--hot-blocks N] [--timing exact|lagged|resident]`. With `--hot-blocks` keys and values live in CPU
-//! memory, and decode is two-level alone.
+//! [--blocks N] [--tokens N] [--hot-blocks N] [--timing exact|lagged|resident] [--kv-type f16|q8_0]`. With `--hot-blocks` keys
+//! and values live in CPU memory, and decode is two-level alone.
 //!
 //! The adapter is chosen as by the command line (`ASYNCTLS_ADAPTER`). Prints one JSON object a measurement; times are
 //! wall-clock, steps read back the arg-max token, as greedy generation does.
 
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Timing, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, IndexOptions, Session, Want};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, IndexOptions, KvType, Session, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
+use asynctls::kv::HeadFormat;
 use asynctls::model::{ModelConfig, ModelFile};
 use std::path::Path;
 use std::time::Instant;
@@ -57,15 +58,18 @@ fn main() {
     let (blocks, kept) = (number("--blocks", 16), number("--tokens", 256));
     options.host = option("--hot-blocks").map(|text| {
         let config = ModelConfig::read(&file).expect("a model");
-        let (whole, block) =
-            (config.kv_bytes_a_token() * u64::from(options.context), config.shape().block_bytes());
+        let kv_type: KvType =
+            option("--kv-type").map_or(KvType::F16, |name| name.parse().expect("a type"));
+        let block = HeadFormat::new(kv_type, &options.shape(&config)).block_bytes();
+        let whole = u64::from(options.blocks()) * u64::from(config.layers) * block;
         let timing = match option("--timing").as_deref() {
             None | Some("exact") => Timing::Exact,
             Some("lagged") => Timing::Lagged,
             Some("resident") => Timing::Resident,
             Some(other) => panic!("no timing is called {other}"),
         };
-        HostOptions { timing, ..HostOptions::new(text.parse().expect("a number"), whole, block) }
+        let hot = text.parse().expect("a number");
+        HostOptions { timing, kv_type, ..HostOptions::new(hot, whole, block) }
     });
     let offloads = options.host.is_some();
     options.quantise = option("--quantize").map(|name| name.parse().expect("a type"));

@@ -117,6 +117,19 @@ fn offload_attends_the_same_on_a_machine_that_stalls() {
 }
 
 #[test]
+fn offload_keeps_bytes_in_half_the_cpu_memory() {
+    let more = ["--context", "1024", "--blocks", "4", "--misses", "25%", "--steps", "2"];
+    let rules = ["--timing", "ring-lagged,ring-exact", "--kv-type", "q8_0"];
+    let report = small(&[&more[..], &rules].concat()).fine().json();
+    assert_eq!(report["kv_type"], "q8_0");
+    for row in report["results"].as_array().unwrap() {
+        let share = row["kv_host_bytes"].as_f64().unwrap() / report["kv_bytes"].as_f64().unwrap();
+        assert!((0.5..=17.0 / 32.0).contains(&share), "{row}");
+        assert_eq!(row["faithful"], true, "{row}");
+    }
+}
+
+#[test]
 fn offload_replays_a_trace() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.safetensors");

@@ -33,6 +33,13 @@ fn options_out_of_range() {
         refused(&[&[option, value][..], &HI].concat(), &[option, value, limit]);
     }
     refused(&[&["--attention", "sparse"][..], &HI].concat(), &["--attention", "sparse"]);
+    for (options, parts) in [
+        (&["--kv-type", "q4_0"][..], ["--kv-type is q4_0", "it must be f16 or q8_0"]),
+        (&["--kv-type", "q8_0", "--kv", "gpu"], ["--kv-type is q8_0", "use --kv host"]),
+        (&["--kv-type", "q8_0", "--attention", "dense"], ["--kv-type is q8_0", "two-level"]),
+    ] {
+        refused(&[options, &HI].concat(), &parts);
+    }
 }
 
 #[test]

@@ -8,10 +8,11 @@ use super::churn::{Heads, Lists, churn, recorded};
 use super::measure::{Measured, Rule, Steps, measure};
 use super::report::{Row, compare, plot, table};
 use asynctls::attention::{Blocks, Budget, RowBudget, Shape, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, HostOptions};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, KvType};
 use asynctls::eval::plot::{bars, timeline};
 use asynctls::eval::trace::Selections;
 use asynctls::gpu::{Gpu, GpuOptions, TimeSpan};
+use asynctls::kv::HeadFormat;
 use asynctls::model::ModelConfig;
 use asynctls::model::gguf::TensorType;
 use asynctls::model::random::RandomModel;
@@ -53,6 +54,9 @@ pub struct Options {
     #[arg(long, value_name = "N", allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..))]
     hot_blocks: Option<u32>,
+    /// What keys and values in CPU memory are stored as: f16 or q8_0
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
+    kv_type: KvType,
     /// Shares of the chosen blocks that are new in each step; none new is always measured too
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "3%,10%",
         allow_hyphen_values = true, value_parser = share)]
@@ -126,6 +130,8 @@ struct Report<'a> {
     blocks: String,
     tokens: u32,
     hot_blocks: u32,
+    /// What keys and values in CPU memory are stored as.
+    kv_type: KvType,
     seed: u64,
     trace: Option<String>,
     /// Bytes of keys and values of the whole context.
@@ -190,7 +196,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let kv_bytes = blocks * u64::from(config.layers) * shape.block_bytes();
     let title = format!(
         "{} of {} layers on {}: {} tokens of context ({} of keys and values), {} blocks and {} tokens \
-         kept, {} hot slots, {} steps",
+         kept, {} hot slots, {} in CPU memory, {} steps",
         options.model_shape,
         config.layers,
         gpu.label(),
@@ -199,6 +205,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         replay.two_level.budget.blocks,
         replay.two_level.budget.tokens,
         replay.hot_blocks,
+        options.kv_type,
         replay.steps.timed
     );
     if let Some(path) = &options.plot {
@@ -218,6 +225,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
             blocks: replay.two_level.budget.blocks.to_string(),
             tokens: replay.two_level.budget.tokens,
             hot_blocks: replay.hot_blocks,
+            kv_type: options.kv_type,
             seed: options.seed,
             trace: options.trace.as_ref().map(|path| path.display().to_string()),
             kv_bytes,
@@ -391,9 +399,11 @@ fn engine_options(
     };
     own.steered = Some(kept);
     if !is_resident {
-        let block_bytes = own.shape(config).block_bytes();
+        let kv_type = options.kv_type;
+        let block_bytes = HeadFormat::new(kv_type, &own.shape(config)).block_bytes();
         let whole = u64::from(own.blocks()) * u64::from(config.layers) * block_bytes;
-        own.host = Some(HostOptions::new(replay.hot_blocks, whole, block_bytes));
+        let host = HostOptions::new(replay.hot_blocks, whole, block_bytes);
+        own.host = Some(HostOptions { kv_type, ..host });
     }
     own
 }
