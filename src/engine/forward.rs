@@ -3,7 +3,7 @@
 use super::record::{Mode, Plan};
 use super::{Engine, Session, words};
 use crate::attention::{Attention, BlockScorer, Budget, Span, Step, StepSettings, TwoLevel};
-use crate::kv::Prepared;
+use crate::kv::{HeadFormat, Prepared};
 use crate::{Error, Result};
 
 /// What a step should give back.
@@ -181,7 +181,8 @@ impl Engine {
         let most = self.options.chunk;
         // What is in CPU memory comes piece by piece, each with a submission of its own.
         let piece = self.options.host.map(|host| {
-            let blocks = (host.ring_bytes / self.shape.block_bytes()).max(1);
+            let stored = HeadFormat::new(host.kv_type, &self.shape).block_bytes();
+            let blocks = (host.ring_bytes / stored).max(1);
             blocks * u64::from(self.shape.block)
         });
         let before = u64::from(position).min(piece.unwrap_or(u64::MAX));

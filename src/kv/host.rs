@@ -198,7 +198,7 @@ mod tests {
             assert_eq!(host.layer(block, layer).len(), 1024 + 64);
         }
         assert_eq!(host.bytes(), 4 * 1088);
-        let same = halves(1);
+        let same = halves(3);
         host.store_all(&[1], |_, _| &same).unwrap();
         assert_eq!((host.layer(1, 0), host.bytes()), (host.layer(0, 1), 6 * 1088));
     }
