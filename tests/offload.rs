@@ -161,8 +161,15 @@ fn bytes_in_cpu_memory_are_attended_as_what_they_stand_for() {
     for model in MODELS {
         let path = folder.path().join(model.replace('/', "-"));
         let attention = two_level(6, 40, 0);
-        let engine =
-            |kv_type, hot| load(model, Some(HostOptions { kv_type, ..host(hot, Timing::Exact) }));
+        let engine = |kv_type, hot| {
+            let like_halves = host(hot, Timing::Exact);
+            // As many blocks in a piece of a prompt: what matrix units round follows from where pieces end.
+            let ring_bytes = match kv_type {
+                KvType::F16 => like_halves.ring_bytes,
+                KvType::Q8_0 => like_halves.ring_bytes * 17 / 32,
+            };
+            load(model, Some(HostOptions { kv_type, ring_bytes, ..like_halves }))
+        };
         {
             let engine = engine(KvType::Q8_0, 6);
             let mut session = engine.session().expect("a session");
