@@ -18,7 +18,8 @@ test:
 	tools/setup model driver test-adapters
 	VK_DRIVER_FILES="$(DRIVERS)" cargo test --release --no-fail-fast
 
+# With the profile of the tests, so that what compiles others (macros, build scripts) is made once.
 lint:
 	cargo fmt --check
-	cargo clippy --all-targets --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+	cargo clippy --release --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
