@@ -9,7 +9,6 @@
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, IndexOptions, KvType, Session, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
-use asynctls::kv::HeadFormat;
 use asynctls::model::{ModelConfig, ModelFile};
 use std::path::Path;
 use std::time::Instant;
@@ -60,8 +59,6 @@ fn main() {
         let config = ModelConfig::read(&file).expect("a model");
         let kv_type: KvType =
             option("--kv-type").map_or(KvType::F16, |name| name.parse().expect("a type"));
-        let block = HeadFormat::new(kv_type, &options.shape(&config)).block_bytes();
-        let whole = u64::from(options.blocks()) * u64::from(config.layers) * block;
         let timing = match option("--timing").as_deref() {
             None | Some("exact") => Timing::Exact,
             Some("lagged") => Timing::Lagged,
@@ -69,7 +66,7 @@ fn main() {
             Some(other) => panic!("no timing is called {other}"),
         };
         let hot = text.parse().expect("a number");
-        HostOptions { timing, kv_type, ..HostOptions::new(hot, whole, block) }
+        HostOptions { timing, ..options.host_options(&config, hot, kv_type) }
     });
     let offloads = options.host.is_some();
     options.quantise = option("--quantize").map(|name| name.parse().expect("a type"));

@@ -107,7 +107,8 @@ impl Engine {
         let table = session.table.blocks();
         let closed = &table[..(session.len() / self.shape.block) as usize];
         // The step that builds the index of these blocks, which lie at these places.
-        let step_of = |first: usize, blocks: &[u32], is_paged: bool| {
+        let is_paged = self.host.is_none();
+        let step_of = |first: usize, blocks: &[u32]| {
             let place = |i: usize, block: u32| if is_paged { block } else { (first + i) as u32 };
             let closing: Vec<[u32; 2]> =
                 blocks.iter().enumerate().map(|(i, &block)| [block, place(i, block)]).collect();
@@ -121,11 +122,11 @@ impl Engine {
             };
             self.step_of(&[span], None, false, 0)
         };
-        if self.host.is_some() {
-            let words = |first: usize, piece: &[u32]| step_of(first, piece, false).words;
+        if !is_paged {
+            let words = |first: usize, piece: &[u32]| step_of(first, piece).words;
             return self.index_from_host(closed, words).await;
         }
-        let step = step_of(0, closed, true);
+        let step = step_of(0, closed);
         self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {

@@ -52,13 +52,13 @@ impl Fit {
             shape.block_code_bytes() + bounds
         });
         let whole = blocks * layers * shape.block_bytes();
-        let stored = |kv_type| blocks * layers * HeadFormat::new(kv_type, &shape).block_bytes();
         let (kv_bytes, host_bytes, a_block) = match (&options.host, options.hot_slots()) {
             (Some(host), Some(hot)) => {
                 let slots = u64::from(hot.slots) * shape.block_bytes();
                 let words = hot.words(shape.kv_heads) * 4;
                 let carried = Offload::bytes(host, &shape, options.leaving_blocks());
-                let host_bytes = stored(host.kv_type);
+                let format = HeadFormat::new(host.kv_type, &shape);
+                let host_bytes = blocks * layers * format.block_bytes();
                 (layers * (slots + words) + carried, host_bytes, layers * index)
             }
             _ => (whole, 0, layers * (shape.block_bytes() + index)),
@@ -107,6 +107,18 @@ pub struct HostRule {
 }
 
 impl EngineOptions {
+    /// Options for blocks that live in CPU memory, stored as `kv_type`, with `hot_blocks` slots a KV head on the GPU.
+    pub fn host_options(
+        &self,
+        config: &ModelConfig,
+        hot_blocks: u32,
+        kv_type: KvType,
+    ) -> HostOptions {
+        let block_bytes = HeadFormat::new(kv_type, &self.shape(config)).block_bytes();
+        let whole = u64::from(self.blocks()) * u64::from(config.layers) * block_bytes;
+        HostOptions { kv_type, ..HostOptions::new(hot_blocks, whole, block_bytes) }
+    }
+
     /// Decides where keys and values live. The hot cache gets as many blocks as `memory` bytes of GPU memory leave for it,
     /// or half as many again as a step chooses where no such limit is known.
     ///
@@ -137,13 +149,11 @@ impl EngineOptions {
         let least = budget.blocks_kept(blocks).saturating_mul(self.sessions).max(dense).max(1);
         let layers = u64::from(config.layers);
         let shape = self.shape(config);
-        let stored = HeadFormat::new(rule.kv_type, &shape).block_bytes();
-        let stored_whole = u64::from(self.blocks()) * layers * stored;
         let with = |hot_blocks: u32| {
-            let mut host = HostOptions::new(hot_blocks, stored_whole, stored);
+            let mut host = self.host_options(config, hot_blocks, rule.kv_type);
             host.sink_blocks = budget.sink_blocks;
             host.recent_blocks = budget.recent_blocks;
-            (host.timing, host.kv_type) = (rule.timing, rule.kv_type);
+            host.timing = rule.timing;
             let mut options = Self { host: Some(host), ..self.clone() };
             // All that came before a chunk of a prompt streams by: a chunk twice as long makes that half as often.
             options.chunk *= 2;

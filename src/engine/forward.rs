@@ -181,9 +181,8 @@ impl Engine {
         let most = self.options.chunk;
         // What is in CPU memory comes piece by piece, each with a submission of its own.
         let piece = self.options.host.map(|host| {
-            let stored = HeadFormat::new(host.kv_type, &self.shape).block_bytes();
-            let blocks = (host.ring_bytes / stored).max(1);
-            blocks * u64::from(self.shape.block)
+            let format = HeadFormat::new(host.kv_type, &self.shape);
+            host.piece_blocks(&format) * u64::from(self.shape.block)
         });
         let before = u64::from(position).min(piece.unwrap_or(u64::MAX));
         let a_row = 4 * (before + u64::from(most)) * u64::from(self.config.attended());

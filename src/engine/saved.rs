@@ -191,12 +191,12 @@ impl Engine {
 
     // What the index of a session follows from. Under the turn of the caller.
     async fn index_state(&self, session: &Session) -> Result<IndexState> {
-        let slot = session.slot.index;
+        if let Some(set) = &session.channels {
+            return Ok(IndexState::chosen(set, session.indexed));
+        }
         let mut state = IndexState::default();
-        if session.channels.is_some() {
-            state = IndexState::chosen(&self.read_channels(slot).await?, session.indexed);
-        } else if !session.is_empty() {
-            state.statistics = self.read_statistics(slot).await?;
+        if !session.is_empty() {
+            state.statistics = self.read_statistics(session.slot.index).await?;
         }
         Ok(state)
     }

@@ -61,6 +61,11 @@ impl HostOptions {
         }
     }
 
+    /// Whole blocks of one layer that a slot of the ring holds, stored like this.
+    pub fn piece_blocks(&self, format: &HeadFormat) -> u64 {
+        (self.ring_bytes.next_multiple_of(256) / format.block_bytes()).max(1)
+    }
+
     /// Slots of the window: the blocks that always stay, and the open one, of every session.
     pub fn window_blocks(&self, sessions: u32) -> u32 {
         // And one while a prompt goes on in a block that will not be in the window.
@@ -213,10 +218,10 @@ impl Offload {
     // Bytes of `arrived`, and of `packed`, which is not there where they are none.
     fn arrival_bytes(options: &HostOptions, shape: &Shape) -> (u64, u64) {
         let slot = options.ring_bytes.next_multiple_of(256);
-        let stored = HeadFormat::new(options.kv_type, shape).block_bytes();
+        let format = HeadFormat::new(options.kv_type, shape);
         match options.kv_type {
             KvType::F16 => (slot, 0),
-            KvType::Q8_0 => ((slot / stored).max(1) * shape.block_bytes(), slot),
+            KvType::Q8_0 => (options.piece_blocks(&format) * shape.block_bytes(), slot),
         }
     }
 
@@ -472,7 +477,7 @@ impl Offload {
 
     /// Blocks that one slot of the ring holds.
     pub fn piece_blocks(&self) -> u32 {
-        (self.ring.slot_bytes() / self.host.format().block_bytes()).max(1) as u32
+        self.options.piece_blocks(self.host.format()) as u32
     }
 
     /// Records the copy of an upload to where it arrives; its slot is free again once the submission has finished.

@@ -8,11 +8,10 @@ use super::churn::{Heads, Lists, churn, recorded};
 use super::measure::{Measured, Rule, Steps, measure};
 use super::report::{Row, compare, plot, table};
 use asynctls::attention::{Blocks, Budget, RowBudget, Shape, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, KvType};
+use asynctls::engine::{Engine, EngineOptions, KvType};
 use asynctls::eval::plot::{bars, timeline};
 use asynctls::eval::trace::Selections;
 use asynctls::gpu::{Gpu, GpuOptions, TimeSpan};
-use asynctls::kv::HeadFormat;
 use asynctls::model::ModelConfig;
 use asynctls::model::gguf::TensorType;
 use asynctls::model::random::RandomModel;
@@ -399,11 +398,7 @@ fn engine_options(
     };
     own.steered = Some(kept);
     if !is_resident {
-        let kv_type = options.kv_type;
-        let block_bytes = HeadFormat::new(kv_type, &own.shape(config)).block_bytes();
-        let whole = u64::from(own.blocks()) * u64::from(config.layers) * block_bytes;
-        let host = HostOptions::new(replay.hot_blocks, whole, block_bytes);
-        own.host = Some(HostOptions { kv_type, ..host });
+        own.host = Some(own.host_options(config, replay.hot_blocks, options.kv_type));
     }
     own
 }
