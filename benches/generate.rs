@@ -122,7 +122,8 @@ fn decode(
         pollster::block_on(engine.decode(&mut [(session, token)], attention, Want::Token))
             .expect("a step")
             .remove(0)
-            .tokens[0]
+            .token()
+            .unwrap()
     };
     let mut token = step(session, 17);
     let attended = engine.attended_tokens(session, attention);

@@ -29,6 +29,8 @@ mod interactive;
 mod interrupt;
 #[path = "cli/logits.rs"]
 mod logits;
+#[path = "cli/not_numbers.rs"]
+mod not_numbers;
 #[path = "cli/program.rs"]
 mod program;
 #[path = "cli/refused.rs"]

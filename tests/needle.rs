@@ -42,7 +42,8 @@ fn essay(tokenizer: &Tokenizer) -> String {
 
 fn next(engine: &Engine, session: &mut Session, token: u32, attention: &Attention) -> u32 {
     pollster::block_on(engine.decode(&mut [(session, token)], attention, Want::Token)).unwrap()[0]
-        .tokens[0]
+        .token()
+        .unwrap()
 }
 
 fn answer(

@@ -125,12 +125,15 @@ fn greedy_continuations_are_the_references() {
     let engine = shared();
     for golden in goldens()["greedy"].as_array().unwrap() {
         let mut session = engine.session().unwrap();
-        let mut next =
-            prefill(engine, &mut session, &ids(&golden["prompt"]), Want::Token).unwrap().tokens[0];
+        let mut next = prefill(engine, &mut session, &ids(&golden["prompt"]), Want::Token)
+            .unwrap()
+            .token()
+            .unwrap();
         let want = ids(&golden["continuation"]);
         let mut made = vec![next];
         while made.len() < want.len() {
-            next = decode(engine, &mut session, next, &Attention::Dense, Want::Token).tokens[0];
+            next =
+                decode(engine, &mut session, next, &Attention::Dense, Want::Token).token().unwrap();
             made.push(next);
         }
         assert_eq!(made, want, "{}", golden["name"]);

@@ -169,11 +169,14 @@ fn greedy_continuations_are_the_reference_s() {
     each(|name, path, golden| {
         let engine = load(path, |_| ());
         let mut session = engine.session().unwrap();
-        let mut next = prefill(&engine, &mut session, &golden.ids, Want::Token).unwrap().tokens[0];
+        let mut next =
+            prefill(&engine, &mut session, &golden.ids, Want::Token).unwrap().token().unwrap();
         let mut made = Vec::new();
         for _ in 0..golden.greedy.len() {
             made.push(next);
-            next = decode(&engine, &mut session, next, &Attention::Dense, Want::Token).tokens[0];
+            next = decode(&engine, &mut session, next, &Attention::Dense, Want::Token)
+                .token()
+                .unwrap();
         }
         assert_eq!(made, golden.greedy, "{name}");
     });

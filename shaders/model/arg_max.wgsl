@@ -1,10 +1,15 @@
-// The index of the largest value of each row, ties to the lowest index, NaN never before a number. Grid: (rows).
+// The index of the largest value of each row, ties to the lowest index; NONE where a value is not a number, or none is
+// above minus infinity. Grid: (rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/ordered_key.wgsl
 
 const WORKGROUP: u32 = 256u;
 const AT_ONCE: u32 = 8u;
+const NONE: u32 = 0xffffffffu;
+// Above the key of every number, so that what is not one cannot hide among them.
+const NOT_A_NUMBER: u32 = 0xffffffffu;
+const MINUS_INFINITY: u32 = 0x007fffffu;
 
 struct ArgMax {
     width: u32,
@@ -28,7 +33,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var found = array<u32, AT_ONCE>();
         for (var i = 0u; i < AT_ONCE; i++) {
             let at = min(first + i * WORKGROUP, arg_max.width - 1u);
-            found[i] = ordered_key(values[group.x * arg_max.stride + at]);
+            let found_key = ordered_key(values[group.x * arg_max.stride + at]);
+            found[i] = select(found_key, NOT_A_NUMBER, found_key == 0u);
         }
         for (var i = 0u; i < AT_ONCE; i++) {
             let at = first + i * WORKGROUP;
@@ -52,6 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
     if lane == 0u {
-        winners[group.x] = places[0];
+        let is_usable = keys[0] > MINUS_INFINITY && keys[0] != NOT_A_NUMBER;
+        winners[group.x] = select(NONE, places[0], is_usable);
     }
 }

@@ -216,7 +216,7 @@ impl<'a> Answerer<'a> {
         let nothing = || Failure::Error(Error::Gpu("a step gave nothing back".into()));
         let output = output.ok_or_else(nothing)?;
         if self.want == Want::Token {
-            output.tokens.first().copied().ok_or_else(nothing)
+            Ok(output.token()?)
         } else {
             Ok(self.sampler.sample(output.logits.first().ok_or_else(nothing)?)?)
         }

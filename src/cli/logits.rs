@@ -155,6 +155,12 @@ impl Run<'_> {
 
     // Calls `show` with the logits after the last id, or after each.
     fn rows(&self, all: bool, show: &mut dyn FnMut(&[f32]) -> Outcome<()>) -> Outcome<()> {
+        let mut shown = if all { 0 } else { self.ids.len() - 1 };
+        let mut show = |row: &[f32]| {
+            shown += 1;
+            check_row(row, shown)?;
+            show(row)
+        };
         let mut session = self.engine.session()?;
         let bar = bar("ids", self.ids.len() as u64, false);
         // What is not a decode step, in the portions in which it is shown.
@@ -187,6 +193,16 @@ impl Run<'_> {
         }
         bar.finish_and_clear();
         Ok(())
+    }
+}
+
+// JSON has no other numbers, and by others no token can be chosen.
+fn check_row(row: &[f32], ids: usize) -> Result<()> {
+    match row.iter().position(|logit| !logit.is_finite()) {
+        None => Ok(()),
+        Some(id) => {
+            Err(Error::Model(format!("the logit of token {id} after {ids} ids is {}", row[id])))
+        }
     }
 }
 

@@ -96,8 +96,8 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
     let data = [Data::In(&[0]), Data::Uniform(&params), Data::In(&value_bits), Data::Out(rows)];
     let winners = run(gpu, &kernels::arg_max(), &data, (rows as u32, 1, 1)).await?.remove(0);
     for (row, &winner) in winners.iter().enumerate() {
-        let want = twin::arg_max(&values[row * stride..][..width]);
-        if winner as usize != want {
+        let want = twin::arg_max(&values[row * stride..][..width]).map_or(u32::MAX, |at| at as u32);
+        if winner != want {
             return Ok(Err(format!("row {row}: {winner} instead of {want}")));
         }
     }

@@ -4,6 +4,7 @@ use super::record::{Mode, Plan};
 use super::{Engine, Session, words};
 use crate::attention::{Attention, BlockScorer, Budget, Span, Step, StepSettings, TwoLevel};
 use crate::kv::{HeadFormat, Prepared};
+use crate::model::logits;
 use crate::{Error, Result};
 
 /// What a step should give back.
@@ -22,10 +23,25 @@ pub enum Want {
 /// What a step gave back.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
-    /// The most likely token after each row that was asked for.
-    pub tokens: Vec<u32>,
+    /// The most likely token after each row that was asked for; none where a logit is not a number, or none is above minus
+    /// infinity.
+    pub tokens: Vec<Option<u32>>,
     /// Logits, a row a position.
     pub logits: Vec<Vec<f32>>,
+}
+
+// What `arg_max` writes where no token can be chosen.
+const NO_TOKEN: u32 = u32::MAX;
+
+impl Output {
+    /// The most likely next token.
+    ///
+    /// # Errors
+    /// [`Error::Model`] where the logits are not numbers; [`Error::Gpu`] for the output of a step that was not asked for it.
+    pub fn token(&self) -> Result<u32> {
+        let nothing = || Error::Gpu("no token was asked of this step".into());
+        self.tokens.last().ok_or_else(nothing)?.ok_or_else(logits::unusable)
+    }
 }
 
 /// Where a step finds the keys and values of blocks.
@@ -447,7 +463,8 @@ impl Engine {
         };
         let words = words(&self.gpu.read(&self.scratch.staging, bytes).await?);
         Ok(if want == Want::Token {
-            Output { tokens: words, logits: Vec::new() }
+            let token = |word: u32| (word != NO_TOKEN).then_some(word);
+            Output { tokens: words.into_iter().map(token).collect(), logits: Vec::new() }
         } else {
             let floats: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
             let logits =

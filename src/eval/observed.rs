@@ -109,7 +109,7 @@ pub async fn observe(
                 append(cache, view, engine.shape());
             }
             before = views;
-            token = run.forced.get(step).copied().unwrap_or(output.tokens[0]);
+            token = run.forced.get(step).map_or_else(|| output.token(), |&forced| Ok(forced))?;
             observed.tokens.push(token);
             done += 1;
             if !progress(done) {

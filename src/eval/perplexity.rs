@@ -2,6 +2,7 @@
 
 use super::Method;
 use crate::engine::{Engine, Output, Session, Want};
+use crate::model::logits;
 use crate::{Error, Result};
 
 /// The losses, in nats, of `tokens[prefill ..]` under each method: the first `prefill - 1` tokens are prefilled once, the
@@ -49,6 +50,7 @@ pub async fn losses(
     for pair in tokens[prefill - 1..].windows(2) {
         for ((method, fork), losses) in methods.iter().zip(&mut forks).zip(&mut losses) {
             let output = next(engine, fork, pair[0], method).await?;
+            logits::check(&output.logits[0])?;
             losses.push(loss(&output.logits[0], pair[1]));
             done += 1;
             if !progress(done) {

@@ -44,7 +44,7 @@ pub async fn answers(
         while made.len() < sample.answer_tokens as usize {
             let token = made.last().copied().unwrap_or(sample.tokens[last]);
             let batch = &mut [(&mut fork, token)];
-            let next = engine.decode(batch, &method.attention, Want::Token).await?[0].tokens[0];
+            let next = engine.decode(batch, &method.attention, Want::Token).await?[0].token()?;
             done += 1;
             if !progress(done) {
                 return Ok(None);

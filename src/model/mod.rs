@@ -8,6 +8,7 @@ pub mod file;
 pub mod folder;
 pub mod gguf;
 mod json_file;
+pub mod logits;
 pub mod quantise;
 pub mod random;
 pub mod rope;

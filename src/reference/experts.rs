@@ -1,6 +1,5 @@
 //! Twins of the mixture of experts in `shaders/model`.
 
-use super::model::arg_max;
 use crate::model::config::{Experts, Gate};
 
 /// What a row's experts are weighed and chosen by.
@@ -15,7 +14,8 @@ pub struct Scores {
 impl Scores {
     /// Of a row's logits; `bias` counts with [`Gate::Sigmoid`] alone.
     pub fn new(gate: Gate, logits: &[f32], bias: &[f32]) -> Self {
-        let largest = f64::from(logits[arg_max(logits)]);
+        // What is not a number is left out, unless nothing else is there.
+        let largest = f64::from(logits.iter().copied().fold(f32::NAN, f32::max));
         let score = |&logit: &f32| match gate {
             // An infinite one takes all.
             Gate::Softmax if f64::from(logit) == largest => 1.0,

@@ -33,12 +33,17 @@ pub fn half_row(x: &[f32]) -> (Vec<f16>, i32) {
     (x.iter().map(|&x| f16::from_f64(f64::from(x) * factor)).collect(), shift)
 }
 
-/// The index of the largest value, ties to the lowest index, NaN below everything.
-pub fn arg_max(values: &[f32]) -> usize {
-    let mut best = 0;
+/// The index of the largest value, ties to the lowest index; none where a value is not a number, or none is above minus
+/// infinity.
+pub fn arg_max(values: &[f32]) -> Option<usize> {
+    let mut best = None;
+    let mut largest = f32::NEG_INFINITY;
     for (i, &value) in values.iter().enumerate() {
-        if super::select::ordered_key(value) > super::select::ordered_key(values[best]) {
-            best = i;
+        if value.is_nan() {
+            return None;
+        }
+        if value > largest {
+            (best, largest) = (Some(i), value);
         }
     }
     best

@@ -3,7 +3,7 @@
 use super::churn::Lists;
 use asynctls::Result;
 use asynctls::attention::{Attention, RowBudget, Timing, TwoLevel};
-use asynctls::engine::{Engine, OffloadStats, Session, Want};
+use asynctls::engine::{Engine, OffloadStats, Output, Session, Want};
 use asynctls::gpu::TimeSpan;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -129,7 +129,8 @@ pub async fn measure(
         engine.gpu.note_time("step", began);
         if (steps.warm..steps.warm + steps.timed).contains(&number) {
             measured.seconds.push(seconds);
-            measured.tokens.extend(made.iter().flat_map(|output| &output.tokens));
+            let tokens = made.iter().map(Output::token).collect::<Result<Vec<_>>>()?;
+            measured.tokens.extend(tokens);
         }
         if is_last {
             let expected = match rule {
