@@ -175,7 +175,7 @@ fn judge(
         &mut |_| true,
     ))
     .expect("a prefill");
-    let statistics = pollster::block_on(engine.statistics(&session)).expect("statistics");
+    let statistics = pollster::block_on(engine.statistics(&mut session)).expect("statistics");
     let prompt = pollster::block_on(engine.read_cache(&session)).expect("the cache");
     for (candidate, tally) in candidates.iter().zip(tallies) {
         let indices = build(&shape, candidate, &prompt, &statistics);
@@ -195,7 +195,7 @@ fn judge(
                 choices
             };
             let step = engine.decode_selected(&mut fork, token, budget, &mut select, Want::Token);
-            token = pollster::block_on(step).expect("a step").tokens[0];
+            token = pollster::block_on(step).expect("a step").token().unwrap();
             tally.shares.extend(shares);
             if tokenizer.is_stop(token) {
                 break;

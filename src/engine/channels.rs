@@ -1,6 +1,6 @@
 //! Index channels of sessions: chosen from a session's first tokens, or stored.
 
-use super::{Engine, Session};
+use super::{Engine, Session, Want};
 use crate::attention::{ChannelSet, Span};
 use crate::reference::index::Stats;
 use crate::{Error, Result};
@@ -24,6 +24,7 @@ impl Engine {
                 "index channels are chosen by the tokens it holds",
             ));
         }
+        self.recount(session).await?;
         self.freeze(session).await?;
         let _turn = self.turn.lock().await;
         self.read_channels(session.slot.index).await
@@ -33,8 +34,9 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::channels`].
-    pub async fn statistics(&self, session: &Session) -> Result<Vec<Vec<Stats>>> {
+    pub async fn statistics(&self, session: &mut Session) -> Result<Vec<Vec<Stats>>> {
         self.check_owner(session)?;
+        self.recount(session).await?;
         let _turn = self.turn.lock().await;
         let (group, d) = (self.shape.group as usize, self.shape.head_dim as usize);
         let head = |rows: &[f32]| {
@@ -74,6 +76,17 @@ impl Engine {
             }
         }
         session.channels = Some(set.clone());
+    }
+
+    /// Computes what is left of a rewound session a second time, where its index channels would else follow from tokens
+    /// that it no longer has.
+    pub(super) async fn recount(&self, session: &mut Session) -> Result<()> {
+        let left = session.take_miscounted();
+        let made = self.extend(session, &left, Want::Nothing, &mut |_| true).await;
+        if made.is_err() {
+            session.put_back(left);
+        }
+        made.map(drop)
     }
 
     /// Chooses a session's index channels from what was gathered so far, and builds the index of its closed blocks. Done

@@ -60,7 +60,8 @@ const DECODE_LAYERS: usize = 6;
 
 impl Engine {
     /// Appends a prompt to a session. `progress` is called with the tokens done so far; when it returns false the prompt
-    /// ends there, and the session holds what was done.
+    /// ends there, and the session holds what was done. What [`Session::rewind`] left to be computed again comes first, as
+    /// a part of the prompt of which no progress is told.
     ///
     /// # Errors
     /// [`Error::Argument`] for no tokens, unknown tokens, or more than the context holds; else what the device answers.
@@ -72,6 +73,30 @@ impl Engine {
         progress: &mut (dyn FnMut(u32) -> bool + Send),
     ) -> Result<Output> {
         self.check_tokens(session, tokens)?;
+        let left = session.take_miscounted();
+        let again = left.len();
+        // In one piece with the prompt, so that it is cut as it would be had it not been there before.
+        let all = [&left, tokens].concat();
+        let mut of_prompt = |done: u32| progress(done.saturating_sub(again as u32));
+        let made = self.extend(session, &all, want, &mut of_prompt).await;
+        if made.is_err() && again > 0 {
+            session.put_back(left);
+        }
+        let mut output = made?;
+        if want == Want::EveryLogits {
+            output.logits.drain(..again.min(output.logits.len()));
+        }
+        Ok(output)
+    }
+
+    /// Appends tokens to a session, chunk by chunk.
+    pub(super) async fn extend(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        want: Want,
+        progress: &mut (dyn FnMut(u32) -> bool + Send),
+    ) -> Result<Output> {
         let mut output = Output::default();
         let mut done = 0;
         while done < tokens.len() {
@@ -108,8 +133,9 @@ impl Engine {
         if let Some(two_level) = selection {
             self.check_selection(two_level)?;
         }
-        for (session, token) in batch.iter() {
+        for (session, token) in batch.iter_mut() {
             self.check_tokens(session, std::slice::from_ref(token))?;
+            self.recount(session).await?;
         }
         let mut outputs = vec![Output::default(); batch.len()];
         // Decided before any step, since a step makes its sessions longer.
@@ -261,6 +287,8 @@ impl Engine {
         session.tokens.extend_from_slice(tokens);
         if session.channels.is_some() {
             session.indexed = session.len() / self.shape.block;
+        } else if let Some(index) = &self.options.index {
+            session.counted = session.len().min(index.stats_tokens);
         }
     }
 
@@ -486,6 +514,7 @@ pub(super) fn settle(batch: &mut [(&mut Session, &[u32])], prepared: Vec<Prepare
             session.table.commit(prepared);
         } else {
             session.table.undo(prepared);
+            session.distrust_count();
         }
     }
 }

@@ -65,6 +65,8 @@ impl Engine {
         want: Want,
     ) -> Result<(Output, Vec<LayerView>)> {
         self.check_whole_cache()?;
+        self.check_tokens(session, &[token])?;
+        self.recount(session).await?;
         let two_level = match attention {
             Attention::TwoLevel(two_level) => {
                 self.check_selection(two_level)?;
@@ -74,7 +76,6 @@ impl Engine {
             Attention::Dense => None,
         };
         let tokens = [token];
-        self.check_tokens(session, &tokens)?;
         let turn = self.turn.lock().await;
         self.gpu.check()?;
         let mut batch = [(&mut *session, &tokens[..])];
@@ -165,6 +166,7 @@ impl Engine {
         self.check_selection(&two_level)?;
         let tokens = [token];
         self.check_tokens(session, &tokens)?;
+        self.recount(session).await?;
         let turn = self.turn.lock().await;
         self.gpu.check()?;
         let mut batch = [(&mut *session, &tokens[..])];
@@ -222,6 +224,9 @@ impl Engine {
         let _turn = self.turn.lock().await;
         let block_bytes = self.shape.block_bytes();
         let blocks = session.table.blocks();
+        if blocks.len() < session.len().div_ceil(self.shape.block) as usize {
+            return Err(Error::Gpu("a step failed that should have computed the session".into()));
+        }
         let bytes = (blocks.len() as u64 * block_bytes).max(4);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let seen = self.gpu.buffer("a copy of the cache", bytes, usage).await?;

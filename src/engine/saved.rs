@@ -53,6 +53,7 @@ impl Engine {
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<()> {
         self.check_owner(session)?;
+        self.recount(session).await?;
         let _turn = self.turn.lock().await;
         let mut host = match &self.host {
             None => None,
@@ -192,9 +193,9 @@ impl Engine {
     // What the index of a session follows from. Under the turn of the caller.
     async fn index_state(&self, session: &Session) -> Result<IndexState> {
         if let Some(set) = &session.channels {
-            return Ok(IndexState::chosen(set, session.indexed));
+            return Ok(IndexState::chosen(set, session.indexed, session.counted));
         }
-        let mut state = IndexState::default();
+        let mut state = IndexState { counted: session.counted, ..IndexState::default() };
         if !session.is_empty() {
             state.statistics = self.read_statistics(session.slot.index).await?;
         }
@@ -221,6 +222,13 @@ impl Engine {
             );
             return Err(state::damaged(file, problem));
         }
+        if state.counted as usize > file.tokens().len() {
+            let (counted, tokens) = (state.counted, file.tokens().len());
+            let problem =
+                format!("the index follows from {counted} tokens, but there are {tokens}");
+            return Err(state::damaged(file, problem));
+        }
+        session.counted = state.counted;
         if !state.channels.is_empty() {
             let layers = state.channels.chunks_exact(lengths[0]);
             let set = ChannelSet::from_words(&self.shape, layers);

@@ -15,6 +15,11 @@ pub struct Session {
     pub(super) tokens: Vec<u32>,
     /// The index channels, once they are chosen.
     pub(super) channels: Option<Arc<ChannelSet>>,
+    /// The first tokens, which the index channels follow from: those that chose them or, as long as they are not chosen,
+    /// those that were counted so far.
+    pub(super) counted: u32,
+    /// Whether some of the counted tokens are gone, so that what is left has to be counted anew.
+    pub(super) is_miscounted: bool,
     /// Closed blocks whose index is built.
     pub(super) indexed: u32,
     /// What a file holds of it.
@@ -42,7 +47,9 @@ impl Session {
         self.channels.as_ref().map(|set| set.id())
     }
 
-    /// Forgets all but the first `tokens` tokens. The index channels, once chosen, stay.
+    /// Forgets all but the first `tokens` tokens, as if the others had never been. Index channels that follow from forgotten
+    /// tokens are forgotten too: they are chosen anew by what the session holds then, and for that the next step computes
+    /// the tokens left, fewer than the index counts, a second time. Stored channels stay.
     ///
     /// # Errors
     /// [`Error::Argument`] when the session is shorter.
@@ -56,12 +63,44 @@ impl Session {
         }
         self.tokens.truncate(tokens as usize);
         self.table.truncate(tokens);
-        let closed = tokens / self.table.block_tokens();
-        self.indexed = self.indexed.min(closed);
+        let mut lasting = tokens / self.table.block_tokens();
+        if tokens < self.counted {
+            self.channels = None;
+            self.counted = tokens;
+            // The first token begins a new count by itself.
+            self.is_miscounted = tokens > 0;
+            lasting = 0;
+        }
+        self.indexed = self.indexed.min(lasting);
         if let Some(saved) = &mut self.saved {
-            saved.blocks = saved.blocks.min(closed);
+            saved.blocks = saved.blocks.min(lasting);
         }
         Ok(())
+    }
+
+    /// Takes the tokens that have to be counted anew, if there are any: the session is empty then.
+    pub(super) fn take_miscounted(&mut self) -> Vec<u32> {
+        if !std::mem::take(&mut self.is_miscounted) {
+            return Vec::new();
+        }
+        self.table.truncate(0);
+        self.counted = 0;
+        std::mem::take(&mut self.tokens)
+    }
+
+    /// Puts them back: they are still to be computed, whatever was of it.
+    pub(super) fn put_back(&mut self, tokens: Vec<u32>) {
+        self.table.truncate(0);
+        self.channels = None;
+        self.indexed = 0;
+        self.counted = tokens.len() as u32;
+        self.is_miscounted = true;
+        self.tokens = tokens;
+    }
+
+    /// Notes that a step failed, which may have counted its tokens.
+    pub(super) fn distrust_count(&mut self) {
+        self.is_miscounted |= self.channels.is_none() && self.counted > 0;
     }
 }
 
@@ -88,6 +127,8 @@ impl Engine {
             table: self.pool.table(),
             tokens: Vec::new(),
             channels: None,
+            counted: 0,
+            is_miscounted: false,
             indexed: 0,
             saved: None,
         };
@@ -102,6 +143,7 @@ impl Engine {
     /// [`Error::Argument`] when all sessions are in use, or as a step.
     pub async fn fork(&self, session: &mut Session) -> Result<Session> {
         self.check_owner(session)?;
+        self.recount(session).await?;
         let slot = self.pool.slot()?;
         if self.options.index.is_some() && session.len() >= self.shape.block {
             self.freeze(session).await?;
@@ -130,6 +172,8 @@ impl Engine {
             table: session.table.fork(),
             tokens: session.tokens.clone(),
             channels: session.channels.clone(),
+            counted: session.counted,
+            is_miscounted: false,
             indexed: session.indexed,
             saved: session.saved,
         })

@@ -10,7 +10,7 @@ use crate::model::{ModelConfig, ModelFile};
 use std::path::Path;
 
 /// What is in blocks and state, of which another program version may know only other ones.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Bytes of each end of a tensor that tell weights apart.
 const PROBE_BYTES: usize = 4096;

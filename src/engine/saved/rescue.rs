@@ -27,7 +27,7 @@ impl Engine {
             return Err(lost);
         }
         let state = match (&session.channels, &self.options.index) {
-            (Some(set), _) => IndexState::chosen(set, first),
+            (Some(set), _) => IndexState::chosen(set, first, session.counted.min(held * block)),
             (None, None) => IndexState::default(),
             (None, Some(_)) => return Err(lost),
         };

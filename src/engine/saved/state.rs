@@ -11,20 +11,24 @@ pub(super) struct IndexState {
     pub(super) statistics: Vec<u32>,
     /// Blocks, from the first on, that were saved with their index.
     pub(super) indexed: u32,
+    /// The first tokens, which the channels or the statistics follow from.
+    pub(super) counted: u32,
 }
 
 impl IndexState {
     /// That of channels which are chosen.
-    pub(super) fn chosen(set: &ChannelSet, indexed: u32) -> Self {
+    pub(super) fn chosen(set: &ChannelSet, indexed: u32, counted: u32) -> Self {
         let channels = (0..set.layers.len()).flat_map(|layer| set.words(layer)).collect();
-        Self { channels, statistics: Vec::new(), indexed }
+        Self { channels, statistics: Vec::new(), indexed, counted }
     }
 
     /// The bytes of this and then those of the caller.
     pub(super) fn before(&self, callers: &[u8]) -> Vec<u8> {
-        let lengths = [self.channels.len() as u32, self.statistics.len() as u32, self.indexed];
+        let [channels, statistics] =
+            [self.channels.len(), self.statistics.len()].map(|words| words as u32);
+        let numbers = [channels, statistics, self.indexed, self.counted];
         let parts: [&[u8]; 4] = [
-            bytemuck::cast_slice(&lengths),
+            bytemuck::cast_slice(&numbers),
             bytemuck::cast_slice(&self.channels),
             bytemuck::cast_slice(&self.statistics),
             callers,
@@ -48,12 +52,13 @@ pub(super) fn callers(file: &SessionFile) -> Result<&[u8]> {
 
 fn split(file: &SessionFile) -> Result<(IndexState, &[u8])> {
     let parts = || {
-        let (lengths, rest) = file.state().split_at_checked(12)?;
-        let [channels, statistics, indexed]: [u32; 3] = bytemuck::pod_read_unaligned(lengths);
+        let (numbers, rest) = file.state().split_at_checked(16)?;
+        let [channels, statistics, indexed, counted]: [u32; 4] =
+            bytemuck::pod_read_unaligned(numbers);
         let (channels, rest) = rest.split_at_checked((channels as usize).checked_mul(4)?)?;
         let (statistics, rest) = rest.split_at_checked((statistics as usize).checked_mul(4)?)?;
         let [channels, statistics] = [channels, statistics].map(bytemuck::pod_collect_to_vec);
-        Some((IndexState { channels, statistics, indexed }, rest))
+        Some((IndexState { channels, statistics, indexed, counted }, rest))
     };
     parts().ok_or_else(|| {
         let bytes = file.state().len();
