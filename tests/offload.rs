@@ -103,20 +103,66 @@ fn assert_near(what: &str, got: &[Vec<f32>], want: &[Vec<f32>]) {
 
 const MODELS: [&str; 3] = ["llama/model", "qwen3/model.gguf", "glm4-moe-lite/model"];
 
+/// An engine and a session of it, in step with others of their kind.
+struct Runner {
+    engine: Engine,
+    session: Session,
+}
+
+impl Runner {
+    fn of_prompt(engine: Engine, tokens: u32) -> Self {
+        let mut session = engine.session().expect("a session");
+        prefill(&engine, &mut session, &prompt(tokens), Want::Nothing).expect("a prompt");
+        Self { engine, session }
+    }
+
+    /// A step's logits, and the blocks that it chose: layer, KV head.
+    fn step(&mut self, token: u32, attention: &Attention) -> (Vec<f32>, Vec<Vec<Vec<u32>>>) {
+        let logits = decode(&self.engine, &mut self.session, token, attention);
+        let blocks = pollster::block_on(self.engine.fetched_blocks()).expect("what was chosen");
+        (logits, blocks)
+    }
+}
+
+/// The same steps on both sides have the same logits. Where a block is decides in which order its states are merged, and
+/// that the last bits of what the next layer ranks blocks by; of two blocks of nearly equal rank the other one may be kept.
+/// From there on the two attend other tokens, which no tolerance covers: such a step is seen by its blocks, must begin with
+/// one block for another, and is taken back on both sides. On an H200 with matrix units the tiny GLM swaps blocks 2 and 3
+/// in layer 1 of its eighth step.
+fn assert_same_steps(what: &str, attention: &Attention, steps: u32, pair: &mut [Runner; 2]) {
+    let mut swaps = 0;
+    for step in 0..steps {
+        let [got, want] =
+            pair.each_mut().map(|runner| runner.step((step * 13 + 5) % 90, attention));
+        let Some(layer) = (0..got.1.len()).find(|&layer| got.1[layer] != want.1[layer]) else {
+            assert_near(&format!("{what}, step {step}"), &[got.0], &[want.0]);
+            continue;
+        };
+        for (here, there) in got.1[layer].iter().zip(&want.1[layer]) {
+            let others = here.iter().filter(|block| !there.contains(block)).count();
+            assert!(others <= 1, "{what}, step {step}, layer {layer}: {here:?} not {there:?}");
+        }
+        swaps += 1;
+        for runner in &mut *pair {
+            runner.session.rewind(runner.session.len() - 1).expect("taken back");
+        }
+    }
+    assert!(swaps <= steps / 10, "{what}: {swaps} of {steps} steps chose other blocks");
+}
+
 #[test]
 fn exact_attends_the_same_tokens_whatever_is_resident() {
     for model in MODELS {
         let attention = two_level(6, 40, 0);
-        let want = run(&load(model, Some(host(40, Timing::Exact))), &attention, 330, 60);
+        let loaded = |hot| load(model, Some(host(hot, Timing::Exact)));
         for hot in [6, 9] {
-            let engine = load(model, Some(host(hot, Timing::Exact)));
             let what = format!("{model}, {hot} slots");
-            let got = run(&engine, &attention, 330, 60);
-            assert_near(&what, &got, &want);
-            let stats = pollster::block_on(engine.offload_stats()).expect("it offloads");
+            let mut pair = [hot, 40].map(|hot| Runner::of_prompt(loaded(hot), 330));
+            assert_same_steps(&what, &attention, 60, &mut pair);
+            let stats = pollster::block_on(pair[0].engine.offload_stats()).expect("it offloads");
             assert!(stats.misses > 0 && stats.left == 0, "{what}: {stats:?}");
-            let again = run(&load(model, Some(host(hot, Timing::Exact))), &attention, 330, 60);
-            assert!(got == again, "{what}: the same run again");
+            let [once, again] = [0, 1].map(|_| run(&loaded(hot), &attention, 330, 60));
+            assert!(once == again, "{what}: the same run again");
         }
     }
 }
@@ -160,7 +206,8 @@ fn bytes_in_cpu_memory_are_attended_as_what_they_stand_for() {
     let folder = tempfile::tempdir().expect("a folder");
     for model in MODELS {
         let path = folder.path().join(model.replace('/', "-"));
-        let attention = two_level(6, 40, 0);
+        // All tokens of the chosen blocks: level 2 chooses nothing.
+        let attention = two_level(6, 640, 0);
         let engine = |kv_type, hot| {
             let like_halves = host(hot, Timing::Exact);
             // As many blocks in a piece of a prompt: what matrix units round follows from where pieces end.
@@ -184,18 +231,18 @@ fn bytes_in_cpu_memory_are_attended_as_what_they_stand_for() {
             let file = format(model, &engine).open(&path).expect("a file");
             let mut session =
                 pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored");
-            let made = prefill(&engine, &mut session, &prompt(50), Want::Logits);
-            let mut all = made.expect("a prompt").logits;
-            for step in 0..29 {
-                all.push(decode(&engine, &mut session, (step * 13 + 5) % 90, &attention));
-            }
-            all
+            prefill(&engine, &mut session, &prompt(50), Want::Nothing).expect("a prompt");
+            Runner { engine, session }
         };
-        let want = go_on(KvType::F16, 40);
-        let got = go_on(KvType::Q8_0, 6);
-        assert_near(model, &got, &want);
-        assert!(got == go_on(KvType::Q8_0, 6), "{model}: the same run again");
-        assert_near(model, &go_on(KvType::Q8_0, 40), &got);
+        for hot in [6, 40] {
+            let mut pair = [(KvType::Q8_0, hot), (KvType::F16, 40)].map(|(t, hot)| go_on(t, hot));
+            assert_same_steps(&format!("{model}, {hot} slots"), &attention, 29, &mut pair);
+        }
+        let [once, again] = [0, 1].map(|_| {
+            let mut runner = go_on(KvType::Q8_0, 6);
+            (0..29).map(|step| runner.step((step * 13 + 5) % 90, &attention)).collect::<Vec<_>>()
+        });
+        assert!(once == again, "{model}: the same run again");
     }
 }
 
