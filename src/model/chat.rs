@@ -1,9 +1,11 @@
 //! Messages to the one text a model reads, by the template that comes with it.
 
+mod jinja;
+
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 
@@ -87,13 +89,24 @@ impl ChatTemplate {
         environment.set_syntax(syntax.map_err(refusal)?);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", tojson);
-        environment.add_template_owned(NAME, source.to_owned()).map_err(refusal)?;
+        jinja::complete(&mut environment);
+        let source = jinja::without_generation(source).into_owned();
+        environment.add_template_owned(NAME, source).map_err(refusal)?;
         Ok(Self { environment, thinking: None })
+    }
+
+    /// The template in a file of its own.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Model`], which name the file.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let Some(source) = json_file::text(path, LONGEST as u64)? else {
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(Error::Io { path: path.to_owned(), source });
+        };
+        // Some editors begin every file with this mark.
+        let source = source.strip_prefix('\u{FEFF}').unwrap_or(&source);
+        Self::new(source).map_err(|error| named(path, error))
     }
 
     /// Whether the model shall think before it answers (the template's `enable_thinking`); until
@@ -102,8 +115,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Argument`] for a template that does not mention `enable_thinking`.
     pub fn set_thinking(&mut self, enabled: bool) -> Result<()> {
-        let template = self.environment.get_template(NAME).map_err(refusal)?;
-        if !template.undeclared_variables(false).contains(THINKING) {
+        if !self.heeds_thinking()? {
             return Err(Error::argument(
                 "thinking",
                 if enabled { "turned on" } else { "turned off" },
@@ -114,9 +126,20 @@ impl ChatTemplate {
         Ok(())
     }
 
-    /// The text of a conversation, which the tokenizer then encodes with its control tokens
-    /// recognised. `add_generation_prompt` ends it with the beginning of the model's answer;
-    /// `bos` and `eos` are what the template inserts for those tokens.
+    // Whether the template asks for the variable, or, where it sets one of that name itself, writes
+    // something else because of it.
+    fn heeds_thinking(&self) -> Result<bool> {
+        let template = self.environment.get_template(NAME).map_err(refusal)?;
+        let said = |enabled: bool| {
+            let turns = [context! { role => "user", content => "Hi" }];
+            let values = context! { messages => turns, add_generation_prompt => true };
+            template.render(context! { enable_thinking => enabled, ..values }).ok()
+        };
+        Ok(template.undeclared_variables(false).contains(THINKING) || said(true) != said(false))
+    }
+
+    /// The text of a conversation. `add_generation_prompt` ends it with the beginning of the
+    /// model's answer; `bos` and `eos` are what the template inserts for those tokens.
     pub fn render(
         &self,
         messages: &[Message],
@@ -150,27 +173,6 @@ impl ChatTemplate {
     }
 }
 
-/// How a template refuses a conversation.
-fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// The local time in the format of C's `strftime`.
-fn strftime_now(format: &str) -> std::result::Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
-        .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
-}
-
-/// JSON as transformers write it, without the escapes for HTML that Jinja's own filter adds.
-/// Messages hold nothing but text, so no template needs it for more.
-fn tojson(value: &Value, _options: Kwargs) -> std::result::Result<String, minijinja::Error> {
-    let text = value.as_str().ok_or_else(|| {
-        let reason = format!("tojson of a {}, but only texts are supported", value.kind());
-        minijinja::Error::new(ErrorKind::InvalidOperation, reason)
-    })?;
-    Ok(serde_json::Value::from(text).to_string())
-}
-
 /// What went wrong, with the template's line where it is known.
 fn refusal(error: minijinja::Error) -> Error {
     let reason = match error.kind() {
@@ -183,5 +185,7 @@ fn refusal(error: minijinja::Error) -> Error {
     Error::Model(format!("the chat template{line}: {reason}"))
 }
 
+#[cfg(test)]
+mod goldens;
 #[cfg(test)]
 mod tests;

@@ -167,6 +167,16 @@ fn thoughts_stay_out_of_earlier_turns_and_can_be_turned_off() {
 }
 
 #[test]
+fn a_template_may_give_the_switch_a_default_of_its_own() {
+    let source = "{% set enable_thinking = enable_thinking if enable_thinking is defined else true %}\
+        {{ messages[0].content }}{{ '<think>' if enable_thinking else '' }}";
+    for (enabled, expected) in [(None, "Hi<think>"), (Some(true), "Hi<think>"), (Some(false), "Hi")]
+    {
+        assert_eq!(thinking(source, enabled, &[message("user", "Hi")]), expected);
+    }
+}
+
+#[test]
 fn thinking_needs_a_template_that_knows_it() {
     for source in
         [CHATML, "{# enable_thinking #}x", "{% set enable_thinking = true %}{{ enable_thinking }}"]
@@ -251,6 +261,9 @@ fn templates_that_never_end_are_stopped() {
     failure("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}");
     failure("{% for a in range(1000000000000) %}{% endfor %}");
     failure("{{ 'a' * 1000000000000000 }}");
+    let double = "{% set ns = namespace(x=['abc']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    failure(&format!("{double}{{{{ ns.x | tojson }}}}"));
+    failure(&format!("{}{{{{ ns.x | tojson }}}}", double.replace("60", "30")));
 }
 
 #[test]
@@ -261,7 +274,9 @@ fn broken_templates_are_refused() {
         "{% for x in y %}",
         "{{ x | nothing_known }}",
         "{{ a.b.c }}",
-        "{{ messages | tojson }}",
+        "{{ missing | tojson }}",
+        "{{ messages | tojson(separators=[1]) }}",
+        "{{ messages | tojson(colour=1) }}",
     ] {
         assert!(failure(source).starts_with("the chat template"), "{source}");
     }
