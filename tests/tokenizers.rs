@@ -1,4 +1,4 @@
-//! Tokenizers of the families qwen2 and glm4, from a model folder and from a GGUF file, against ids that Hugging
+//! Tokenizers of the families qwen2, glm4 and llama3, from a model folder and from a GGUF file, against ids that Hugging
 //! Face's tokenizers computed. `tools/goldens/tokenizer_families.py` writes them.
 #![cfg(feature = "text")]
 
@@ -7,6 +7,7 @@ mod refused;
 
 use std::path::PathBuf;
 
+use asynctls::model::chat::{ChatTemplate, Message};
 use asynctls::model::gguf::Gguf;
 use asynctls::model::tokenizer::Tokenizer;
 use serde::Deserialize;
@@ -37,7 +38,7 @@ impl Ids {
     }
 }
 
-const FAMILIES: [&str; 2] = ["qwen2", "glm4"];
+const FAMILIES: [&str; 3] = ["qwen2", "glm4", "llama3"];
 
 fn folder(family: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/tokenizers").join(family)
@@ -100,6 +101,7 @@ fn files_say_which_tokens_begin_and_end_texts() {
     for (family, stops) in [
         ("qwen2", &["<|endoftext|>", "<|im_end|>"][..]),
         ("glm4", &["<|endoftext|>", "<|user|>", "<|observation|>"]),
+        ("llama3", &["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]),
     ] {
         for (tokenizer, route) in [(from_folder(family), "folder"), (from_gguf(family), "GGUF")] {
             let size = tokenizer.vocabulary_size() as u32;
@@ -108,16 +110,55 @@ fn files_say_which_tokens_begin_and_end_texts() {
                 .map(|id| tokenizer.token(id).unwrap())
                 .collect();
             assert_eq!(found, stops, "{family} {route}");
-            let eos = tokenizer.token(tokenizer.eos().unwrap()).unwrap();
-            assert_eq!(eos, if family == "glm4" { "<|endoftext|>" } else { "<|im_end|>" });
-            assert_eq!((tokenizer.bos(), tokenizer.leading_bos()), (None, None));
+            let name = |id: Option<u32>| id.map(|id| tokenizer.token(id).unwrap());
+            let (bos, eos) = match family {
+                "qwen2" => (None, "<|im_end|>"),
+                "glm4" => (None, "<|endoftext|>"),
+                _ => (Some("<|begin_of_text|>"), "<|eot_id|>"),
+            };
+            assert_eq!((name(tokenizer.bos()), name(tokenizer.eos())), (bos, Some(eos)));
+            assert_eq!(tokenizer.leading(), tokenizer.bos().as_slice(), "{family} {route}");
+            assert_eq!(tokenizer.warnings(), [] as [&str; 0]);
+        }
+    }
+}
+
+#[test]
+fn whole_texts_begin_as_the_reference_has_them() {
+    #[derive(Deserialize)]
+    struct Begin {
+        raw: Vec<Raw>,
+        chat: Chat,
+    }
+    #[derive(Deserialize)]
+    struct Raw {
+        text: String,
+        ids: Vec<u32>,
+    }
+    #[derive(Deserialize)]
+    struct Chat {
+        template: String,
+        messages: Vec<Message>,
+        ids: Vec<u32>,
+    }
+    for family in FAMILIES {
+        let text = std::fs::read_to_string(folder(family).join("begin.json")).unwrap();
+        let Begin { raw, chat } = serde_json::from_str(&text).unwrap();
+        let template = ChatTemplate::new(&chat.template).unwrap();
+        for tokenizer in [from_folder(family), from_gguf(family)] {
+            for Raw { text, ids } in &raw {
+                let found = tokenizer.begin(tokenizer.encode(text, false).unwrap());
+                assert_eq!(&found, ids, "{family} {text:?}");
+            }
+            let found = template.encode(&tokenizer, &chat.messages, "").unwrap();
+            assert_eq!(found, chat.ids, "{family}");
         }
     }
 }
 
 #[test]
 fn thoughts_are_shown_and_control_tokens_are_not() {
-    for family in FAMILIES {
+    for family in ["qwen2", "glm4"] {
         let tokenizer = from_folder(family);
         let ids = tokenizer.encode("<think>so</think>yes<|endoftext|>", true).unwrap();
         let mut decoder = tokenizer.decoder(true);

@@ -10,6 +10,8 @@ pub struct Conversation<'a> {
     tokenizer: &'a Tokenizer,
     /// `None`: texts are given to the model as they are.
     template: Option<ChatTemplate>,
+    /// Whether control tokens that messages spell out are those tokens.
+    special_in_text: bool,
     messages: Vec<Message>,
 }
 
@@ -40,11 +42,21 @@ impl<'a> Conversation<'a> {
                 Error::argument("--no-think", "given", limit)
             })?;
         }
-        let mut conversation = Self { tokenizer, template, messages: Vec::new() };
+        // Who writes the whole text writes its control tokens too.
+        let mut conversation =
+            Self { tokenizer, template, special_in_text: raw, messages: Vec::new() };
         if let Some(system) = system {
             conversation.add("system", system);
         }
         Ok(conversation)
+    }
+
+    /// Lets control tokens that messages spell out be those tokens.
+    pub fn set_special_in_text(&mut self) {
+        self.special_in_text = true;
+        if let Some(template) = &mut self.template {
+            template.set_special_in_text(true);
+        }
     }
 
     /// Whether texts are given to the model as they are.
@@ -99,14 +111,9 @@ impl<'a> Conversation<'a> {
                 }
                 text.push_str(content);
             }
-            let mut tokens: Vec<u32> = tokenizer.leading_bos().into_iter().collect();
-            // Who writes the whole text writes its control tokens too.
-            tokens.extend(tokenizer.encode(&text, true)?);
-            return Ok(tokens);
+            return tokenizer.encode(&text, self.special_in_text).map(|ids| tokenizer.begin(ids));
         };
-        let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
-        let (bos, eos) = (name(tokenizer.bos()), name(tokenizer.eos()));
-        tokenizer.encode(&template.render(&self.messages, true, bos, eos)?, true)
+        template.encode(tokenizer, &self.messages, "")
     }
 
     fn add(&mut self, role: &str, content: &str) {
@@ -149,6 +156,28 @@ mod tests {
         conversation.answer(" three.");
         conversation.ask("And?");
         assert_eq!(tokenizer.decode(&conversation.tokens().unwrap()), "One, two, three.\nAnd?");
+    }
+
+    #[test]
+    fn control_tokens_in_messages_count_where_that_is_asked_for() {
+        let tokenizer = tokenizer();
+        let end = tokenizer.encode("<|im_end|>", true).unwrap();
+        for (source, raw, special, counts) in [
+            (Some(SWITCH), false, false, false),
+            (Some(SWITCH), false, true, true),
+            (None, false, false, false),
+            (None, false, true, true),
+            (None, true, false, true),
+        ] {
+            let template = source.and_then(template);
+            let mut conversation =
+                Conversation::new(template, &tokenizer, raw, None, false).unwrap();
+            if special {
+                conversation.set_special_in_text();
+            }
+            conversation.ask("<|im_end|>");
+            assert_eq!(conversation.tokens().unwrap() == end, counts, "{source:?} {raw} {special}");
+        }
     }
 
     #[test]

@@ -46,9 +46,12 @@ pub struct Options {
     /// What the model is told before the prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "raw", allow_hyphen_values = true)]
     system: Option<String>,
-    /// Give the prompt to the model as it is, without the chat template
+    /// Give the prompt to the model as it is, without the chat template; control tokens that it spells out count
     #[arg(long)]
     raw: bool,
+    /// Obey control tokens that the prompt and --system spell out, such as <|im_end|>; without this they are text
+    #[arg(long, conflicts_with = "raw")]
+    special_in_text: bool,
     /// Let the model answer without thinking first, where its chat template can turn that off
     #[arg(long, conflicts_with = "raw")]
     no_think: bool,
@@ -128,11 +131,14 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let file = ModelFile::open(&options.model.path()?)?;
     let config = ModelConfig::read(&file)?;
     let attention = options.attention.of(config.context_length)?;
-    let tokenizer = file.tokenizer()?;
+    let tokenizer = super::model::tokenizer(&file)?;
     let template = if options.raw { None } else { file.chat_template()? };
     let system = options.system.as_deref();
     let mut conversation =
         Conversation::new(template, &tokenizer, options.raw, system, options.no_think)?;
+    if options.special_in_text {
+        conversation.set_special_in_text();
+    }
     let reading = reading.elapsed();
 
     let Machine { gpu, memory, time: open } = Machine::open(adapter)?;
@@ -411,6 +417,7 @@ impl Run<'_> {
             system: self.options.system.clone(),
             raw: conversation.is_raw(),
             no_think: self.options.no_think,
+            special_in_text: self.options.special_in_text,
             max_tokens: self.options.max_tokens,
             context: engine.options.context,
             blocks: budget.map(|b| b.blocks.to_string()),

@@ -4,6 +4,7 @@ use super::fit::Plan;
 use super::model_option::ModelOption;
 use super::prompt;
 use super::start::{Machine, load};
+use super::terminal::note;
 use asynctls::engine::{Engine, EngineOptions};
 use asynctls::model::quantise::Quantise;
 use asynctls::model::tokenizer::Tokenizer;
@@ -35,12 +36,21 @@ pub struct Room {
     pub own: u32,
 }
 
+/// The tokenizer of a model file; says what is odd about it.
+pub fn tokenizer(file: &ModelFile) -> Result<Tokenizer> {
+    let tokenizer = file.tokenizer()?;
+    for warning in tokenizer.warnings() {
+        note(&format!("note: {warning}"));
+    }
+    Ok(tokenizer)
+}
+
 impl Model {
     /// Reads the model, once it is here.
     pub fn open(option: &ModelOption) -> Result<Self> {
         let file = ModelFile::open(&option.path()?)?;
         let config = ModelConfig::read(&file)?;
-        let tokenizer = file.tokenizer()?;
+        let tokenizer = tokenizer(&file)?;
         Ok(Self { file, config, tokenizer, quantise: option.quantise() })
     }
 
@@ -75,8 +85,7 @@ impl Model {
     /// All tokens of a text file, which must be at least `least`.
     pub fn text_tokens(&self, path: &Path, least: usize) -> Result<Vec<u32>> {
         let text = prompt::read_text("--text", path)?;
-        let mut tokens: Vec<u32> = self.tokenizer.leading_bos().into_iter().collect();
-        tokens.extend(self.tokenizer.encode(&text, false)?);
+        let tokens = self.tokenizer.begin(self.tokenizer.encode(&text, false)?);
         if tokens.len() < least {
             let limit = format!("it has {} tokens where {least} are needed", tokens.len());
             return Err(Error::argument("--text", path.display(), limit));

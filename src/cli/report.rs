@@ -46,6 +46,8 @@ pub struct Settings {
     pub raw: bool,
     /// Whether the model was told not to think.
     pub no_think: bool,
+    /// Whether control tokens that messages spell out count.
+    pub special_in_text: bool,
     /// Most tokens of the answer.
     pub max_tokens: u32,
     /// Tokens that memory was set aside for.

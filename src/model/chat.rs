@@ -1,6 +1,7 @@
 //! Messages to the one text a model reads, by the template that comes with it.
 
 mod jinja;
+mod origin;
 
 use std::path::Path;
 
@@ -11,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::gguf::Gguf;
 use crate::model::json_file::{self, named, problem};
+use crate::model::tokenizer::{Piece, Tokenizer};
 use crate::{Error, Result};
+use origin::{Framed, Signed};
 
 /// The template's only name; it must not look like HTML, which would be escaped.
 const NAME: &str = "chat_template";
@@ -41,6 +44,7 @@ const THINKING: &str = "enable_thinking";
 pub struct ChatTemplate {
     environment: Environment<'static>,
     thinking: Option<bool>,
+    special_in_text: bool,
 }
 
 impl ChatTemplate {
@@ -92,7 +96,7 @@ impl ChatTemplate {
         jinja::complete(&mut environment);
         let source = jinja::without_generation(source).into_owned();
         environment.add_template_owned(NAME, source).map_err(refusal)?;
-        Ok(Self { environment, thinking: None })
+        Ok(Self { environment, thinking: None, special_in_text: false })
     }
 
     /// The template in a file of its own.
@@ -107,6 +111,12 @@ impl ChatTemplate {
         // Some editors begin every file with this mark.
         let source = source.strip_prefix('\u{FEFF}').unwrap_or(&source);
         Self::new(source).map_err(|error| named(path, error))
+    }
+
+    /// Whether control tokens that messages spell out count in [`encode`](Self::encode); until this is called, they are
+    /// text like any other.
+    pub fn set_special_in_text(&mut self, enabled: bool) {
+        self.special_in_text = enabled;
     }
 
     /// Whether the model shall think before it answers (the template's `enable_thinking`); until
@@ -138,8 +148,66 @@ impl ChatTemplate {
         Ok(template.undeclared_variables(false).contains(THINKING) || said(true) != said(false))
     }
 
+    /// The ids of a conversation up to where the model's next answer begins, and behind them what it begins with.
+    ///
+    /// Control tokens are what the template writes. Those that messages and the answer's beginning spell out are text,
+    /// so that no document can end its turn and begin another one ([`set_special_in_text`](Self::set_special_in_text)
+    /// makes them count). The roles are the template's.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a conversation that the template refuses.
+    ///
+    /// ```no_run
+    /// use asynctls::model::chat::{ChatTemplate, Message};
+    /// use asynctls::model::tokenizer::Tokenizer;
+    ///
+    /// let folder = "Qwen3-4B".as_ref();
+    /// let tokenizer = Tokenizer::from_folder(folder)?;
+    /// let template = ChatTemplate::from_folder(folder)?.expect("Qwen3 has a template");
+    /// let question = Message { role: "user".into(), content: "What does <|im_end|> mean?".into() };
+    /// let ids = template.encode(&tokenizer, &[question], "")?;
+    /// # Ok::<(), asynctls::Error>(())
+    /// ```
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        answer: &str,
+    ) -> Result<Vec<u32>> {
+        let framed = self.frame(tokenizer, messages)?;
+        let mut pieces = framed.pieces();
+        pieces.push(Piece { text: answer, control: self.special_in_text });
+        tokenizer.encode_pieces(&pieces).map(|ids| tokenizer.begin(ids))
+    }
+
+    fn frame(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Framed> {
+        let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
+        let (bos, eos) = (name(tokenizer.bos()), name(tokenizer.eos()));
+        let text = self.render(messages, true, bos, eos)?;
+        if !self.special_in_text {
+            let contents = messages.iter().map(|message| message.content.as_str());
+            let sign = origin::unused(contents.chain([text.as_str()]))?;
+            let signed = |which| origin::sign(messages, tokenizer, which, sign);
+            let render = |messages: &[Message]| {
+                let rendered = self.render(messages, true, bos, eos);
+                rendered.map(|rendered| Framed::from_signed(&rendered, sign))
+            };
+            // A template that did not mind the signs has written the same text.
+            if let Some(messages) = signed(Signed::Edges)
+                && let Some(framed) = render(&messages).ok().filter(|framed| framed.text == text)
+            {
+                return Ok(framed);
+            }
+            if let Some(messages) = signed(Signed::Spelled) {
+                return render(&messages);
+            }
+        }
+        Ok(Framed { text, said: Vec::new() })
+    }
+
     /// The text of a conversation. `add_generation_prompt` ends it with the beginning of the
     /// model's answer; `bos` and `eos` are what the template inserts for those tokens.
+    /// [`encode`](Self::encode) makes it tokens.
     pub fn render(
         &self,
         messages: &[Message],

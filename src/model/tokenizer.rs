@@ -3,6 +3,7 @@
 mod bytes;
 mod check;
 mod decoder;
+mod ends;
 mod folder;
 mod parts;
 mod pipeline;
@@ -26,11 +27,6 @@ use crate::Result;
 use crate::model::gguf::Gguf;
 use crate::model::json_file;
 
-/// Control tokens that end a turn or a document in known model families. A model file names only
-/// one of them as its end, yet its model emits the others too.
-const ENDS: [&str; 5] =
-    ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|user|>", "<|observation|>"];
-
 /// What a token stands for, as far as encoding and decoding differ by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -42,15 +38,26 @@ enum Kind {
     UserDefined,
 }
 
+/// A part of a text that was put together from several sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// What it says.
+    pub text: &'a str,
+    /// Whether control tokens that it spells out are those tokens rather than text.
+    pub control: bool,
+}
+
 /// Encodes text to token ids and decodes them.
 pub struct Tokenizer {
     pipeline: Pipeline,
     tokens: Vec<String>,
     kinds: Vec<Kind>,
+    control: Vec<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
     stops: Vec<u32>,
-    add_bos: bool,
+    leading: Vec<u32>,
+    warnings: Vec<String>,
 }
 
 impl Tokenizer {
@@ -66,8 +73,7 @@ impl Tokenizer {
     /// Builds the tokenizer of a model folder as published on Hugging Face: `tokenizer.json`,
     /// with what `tokenizer_config.json`, `generation_config.json` and `config.json` say about the
     /// tokens that begin and end texts. The same text becomes the same ids as with the
-    /// `tokenizers` package, to which it adds no template of its own: see
-    /// [`leading_bos`](Self::leading_bos).
+    /// `tokenizers` package; what its post-processor puts in front is [`begin`](Self::begin)'s.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) for a file that cannot be read, and [`Error::Model`](crate::Error::Model) for one that is
@@ -94,26 +100,69 @@ impl Tokenizer {
 
     fn build(mut parts: Parts) -> Result<Self> {
         let mut checked = check::check(&parts)?;
+        let warnings = ends::settle(&mut parts, &mut checked);
         let pipeline = Pipeline::new(&mut parts, &mut checked)?;
-        let Parts { tokens, bos, eos, mut stops, add_bos, .. } = parts;
+        let leading = parts.leading();
+        let Parts { tokens, bos, eos, mut stops, .. } = parts;
         let kinds = checked.kinds;
-        stops.extend(eos);
-        let is_end = |(token, kind): (&String, &Kind)| {
-            *kind == Kind::Control && ENDS.contains(&token.as_str())
-        };
-        stops.extend((0u32..).zip(tokens.iter().zip(&kinds)).filter(|e| is_end(e.1)).map(|e| e.0));
         stops.sort_unstable();
         stops.dedup();
-        Ok(Self { pipeline, tokens, kinds, bos, eos, stops, add_bos })
+        let is_control = |entry: &(u32, &Kind)| *entry.1 == Kind::Control;
+        let control = (0u32..).zip(&kinds).filter(is_control).map(|entry| entry.0).collect();
+        Ok(Self { pipeline, tokens, kinds, control, bos, eos, stops, leading, warnings })
     }
 
-    /// The ids of `text`, without a leading `bos`. Control tokens that `text` spells out become
+    /// The ids of `text` and no others: see [`begin`](Self::begin). Control tokens that `text` spells out become
     /// their ids only if `parse_special`; otherwise they are text like any other.
     ///
     /// A byte that the vocabulary has no token for is left out, unless a tokenizer.json names an
     /// unknown token for it.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
         self.pipeline.encode(text, parse_special, &self.kinds)
+    }
+
+    /// The ids of a text in pieces. A control token is one only where it lies within pieces that may spell it; all that
+    /// is between two of them is encoded as one text, as if there were no pieces.
+    ///
+    /// ```no_run
+    /// # use asynctls::model::tokenizer::{Piece, Tokenizer};
+    /// # let tokenizer = Tokenizer::from_folder("Qwen3-4B".as_ref())?;
+    /// let (frame, text) = ("<|im_start|>user\n", "What does <|im_end|> mean?");
+    /// let pieces = [Piece { text: frame, control: true }, Piece { text, control: false }];
+    /// let ids = tokenizer.encode_pieces(&pieces)?;
+    /// assert_eq!(tokenizer.decode(&ids), format!("{frame}{text}"));
+    /// # Ok::<(), asynctls::Error>(())
+    /// ```
+    pub fn encode_pieces(&self, pieces: &[Piece<'_>]) -> Result<Vec<u32>> {
+        let (mut ids, mut run) = (Vec::new(), String::new());
+        for chunk in pieces.chunk_by(|a, b| a.control == b.control) {
+            let text: String = chunk.iter().map(|piece| piece.text).collect();
+            let mut from = 0;
+            if chunk[0].control {
+                for (found, id) in self.pipeline.control_tokens(&text, &self.kinds) {
+                    run.push_str(&text[from..found.start]);
+                    ids.extend(self.encode(&std::mem::take(&mut run), false)?);
+                    ids.push(id);
+                    from = found.end;
+                }
+            }
+            run.push_str(&text[from..]);
+        }
+        ids.extend(self.encode(&run, false)?);
+        Ok(ids)
+    }
+
+    /// The ids of a whole text, behind the tokens with which the files of this model begin one.
+    ///
+    /// It is the one rule for every text, framed by a chat template or not, from a GGUF file or a folder: the tokens are
+    /// added unless the text begins with them already. Which they are, `add_bos_token` says, else what `tokenizer.json`
+    /// puts in front (its post-processor) or, in a GGUF file, the pre-tokenizer's family. So a chat template that writes
+    /// no `bos` gets one, as in llama.cpp; transformers leave it out there.
+    pub fn begin(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if !ids.starts_with(&self.leading) {
+            ids.splice(0..0, self.leading.iter().copied());
+        }
+        ids
     }
 
     /// The text of `ids`, control tokens spelled out. What is not UTF-8, or no token, becomes
@@ -147,9 +196,20 @@ impl Tokenizer {
         self.eos
     }
 
-    /// The token to put before a text that no chat template has framed, if the model wants one.
-    pub fn leading_bos(&self) -> Option<u32> {
-        self.bos.filter(|_| self.add_bos)
+    /// The tokens with which texts begin: see [`begin`](Self::begin).
+    pub fn leading(&self) -> &[u32] {
+        &self.leading
+    }
+
+    /// All control tokens, such as `<|im_end|>`.
+    pub fn control_tokens(&self) -> impl Iterator<Item = &str> {
+        self.control.iter().filter_map(|&id| self.token(id))
+    }
+
+    /// What the files say of their tokens that cannot be so, and what was taken for granted
+    /// instead; a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Whether generation ends with this token.

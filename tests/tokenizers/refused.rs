@@ -201,11 +201,76 @@ fn configurations_are_read_in_their_order() {
         let tokenizer = read(files);
         let found: Vec<u32> = (0..300).filter(|&id| tokenizer.is_stop(id)).collect();
         assert_eq!(
-            (tokenizer.bos(), tokenizer.eos(), tokenizer.leading_bos()),
+            (tokenizer.bos(), tokenizer.eos(), tokenizer.leading().first().copied()),
             (bos, eos, leading)
         );
         assert_eq!(found, stops, "{files:?}");
     }
+}
+
+/// The post-processor decides what texts begin with, and `add_bos_token` about `bos`: what the converters to GGUF write
+/// as `add_bos_token`.
+#[test]
+fn post_processors_put_tokens_in_front() {
+    let special = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let framed = |parts: &[Value]| {
+        json!({"type": "TemplateProcessing", "single": parts, "pair": [], "special_tokens": {
+            "<end>": {"id": "<end>", "ids": [257], "tokens": ["<end>"]},
+            "he": {"id": "he", "ids": [256], "tokens": ["he"]},
+        }})
+    };
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
+    let bos = framed(&[special("<end>"), text.clone()]);
+    let both = framed(&[special("<end>"), text.clone(), special("<end>")]);
+    let other = framed(&[special("he"), text.clone()]);
+    let behind = framed(&[text, special("<end>")]);
+    let sequence = json!({"type": "Sequence", "processors": [bytes, bos]});
+    let twice = json!({"type": "Sequence", "processors": [other, bos]});
+    let roberta = json!({"type": "RobertaProcessing", "sep": ["he", 256], "cls": ["he", 256], "trim_offsets": true,
+        "add_prefix_space": false});
+    for (processor, unsaid, added, left_out) in [
+        (Value::Null, &[][..], &[257][..], &[][..]),
+        (bytes, &[], &[257], &[]),
+        (bos, &[257], &[257], &[]),
+        (both, &[257], &[257], &[]),
+        (sequence, &[257], &[257], &[]),
+        (other, &[256], &[257, 256], &[256]),
+        (twice, &[257, 256], &[257, 256], &[256]),
+        (behind, &[], &[257], &[]),
+        (roberta, &[], &[257], &[]),
+    ] {
+        let mut file = sound();
+        file["post_processor"] = processor.clone();
+        for (add, expected) in [("null", unsaid), ("true", added), ("false", left_out)] {
+            let config = format!(r#"{{"bos_token": "<end>", "add_bos_token": {add}}}"#);
+            let files =
+                [("tokenizer.json", &*file.to_string()), ("tokenizer_config.json", &config)];
+            let tokenizer = Tokenizer::from_folder(folder(&files).path()).unwrap();
+            assert_eq!(tokenizer.leading(), expected, "{processor} {add}");
+        }
+    }
+    let mut file = sound();
+    file["post_processor"] = framed(&[special("<end>")]);
+    file["post_processor"]["special_tokens"]["<end>"]["ids"] = json!([999]);
+    expect(&[("tokenizer.json", &file.to_string())], &["the leading token is 999"]);
+}
+
+#[test]
+fn every_end_that_a_folder_names_stops() {
+    let vocabulary = sound().to_string();
+    let config = r#"{"eos_token": "a", "eot_token": {"content": "b"}, "eom_token": "c"}"#;
+    let generation = r#"{"eos_token_id": [4, 5]}"#;
+    let folder = folder(&[
+        ("tokenizer.json", &vocabulary),
+        ("tokenizer_config.json", config),
+        ("generation_config.json", generation),
+        ("config.json", r#"{"eos_token_id": 6}"#),
+    ]);
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    let found: Vec<u32> = (0..300).filter(|&id| tokenizer.is_stop(id)).collect();
+    let [a, b, c] = ['a', 'b', 'c'].map(|letter| u32::from(letter) - 0x21);
+    assert_eq!(found, [4, 5, 6, a, b, c]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes tests/goldens/tokenizers: small tokenizers of the families qwen2 and glm4, and what they do to hard strings.
+"""Writes tests/goldens/tokenizers: small tokenizers of the families qwen2, glm4 and llama3, and what they do to hard strings.
 
-    pip install gguf==0.19.0 tokenizers==0.23.3
+    pip install gguf==0.19.0 tokenizers==0.23.3 transformers==5.24.0 jinja2==3.1.6
     tools/goldens/tokenizer_families.py demo/britannica-1911-shakespeare.txt tests/goldens/tokenizers
 
 For each family a byte-level BPE is trained on the text, with the normaliser, pattern and options of the family's
@@ -10,6 +10,9 @@ published tokenizer.json and special tokens like its own. `tokenizer.json`, `tok
 writes it. `goldens.json` has the ids that Hugging Face's tokenizers gives each text: `ids` and, with control tokens
 recognised, `ids_special` for the folder, and the same under `gguf` where llama.cpp's rule for the family (no
 normaliser, contractions of ASCII letters) gives others, and `decoded` where that is not the text itself.
+
+`begin.json` has what whole texts begin with: `raw`, the ids of texts with what the post-processor puts in front, on
+which tokenizers and transformers agree, and `chat`, the ids that transformers give a conversation.
 """
 
 import json
@@ -18,7 +21,10 @@ from pathlib import Path
 
 import gguf
 from tokenizer import TEXTS as COMMON
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+)
+from transformers import AutoTokenizer
 
 TOKENS = 1500
 
@@ -35,6 +41,8 @@ FAMILIES = {
         "user_defined": ["<think>", "</think>"],
         "config": {"add_bos_token": False, "bos_token": None, "eos_token": "<|im_end|>"},
         "eos": ["<|im_end|>", "<|endoftext|>"],
+        "chat": "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{{ '<|im_start|>assistant\n' }}",
     },
     "glm4": {
         "digits": "{1,3}",
@@ -44,8 +52,33 @@ FAMILIES = {
         "user_defined": ["<think>", "</think>"],
         "config": {"eos_token": {"content": "<|endoftext|>", "special": True}},
         "eos": ["<|endoftext|>", "<|user|>", "<|observation|>"],
+        "chat": "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}<|assistant|>\n",
+    },
+    "llama3": {
+        "gguf_pre": "llama-bpe",
+        "digits": "{1,3}",
+        "nfc": False,
+        "whole_words": True,
+        "control": [
+            "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>",
+        ],
+        "user_defined": [],
+        "bos": "<|begin_of_text|>",
+        "config": {
+            "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "tokenizer_class": "PreTrainedTokenizerFast"
+        },
+        "eos": ["<|eot_id|>"],
+        "chat": "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + "
+        "m.content | trim + '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}",
     },
 }
+
+TALK = [
+    {"role": "system", "content": "You answer briefly."},
+    {"role": "user", "content": "When was he born?"},
+    {"role": "assistant", "content": "In 1564."},
+    {"role": "user", "content": " And where? "},
+]
 
 # Whole words that no merges lead to: only a family that takes whole words for tokens finds them.
 UNMERGED = ["Ġzyzzyva", "Ñĩrgh"]
@@ -125,6 +158,11 @@ def built(family, vocab, merges, for_gguf=False):
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in family["control"]])
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in family["user_defined"]])
+    if bos := family.get("bos"):
+        frame = processors.TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", bos, "$B:1"], special_tokens=[(bos, tokenizer.token_to_id(bos))]
+        )
+        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), frame])
     return tokenizer
 
 
@@ -147,6 +185,18 @@ def goldens(family, vocab, merges):
         yield case
 
 
+def begin(folder, family):
+    """What whole texts begin with, on which all agree."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    reference = AutoTokenizer.from_pretrained(folder, eos_token=family["eos"][0])
+    raw = [{"text": text, "ids": tokenizer.encode(text).ids} for text in ["", "When was he born?", " 1564\n"]]
+    assert all(reference(case["text"])["input_ids"] == case["ids"] for case in raw)
+    adds_bos = gguf.SpecialVocab(folder).add_special_token.get("bos", False)
+    assert adds_bos == ("bos" in family)
+    ids = reference.apply_chat_template(TALK, chat_template=family["chat"], return_dict=False)
+    return {"raw": raw, "chat": {"template": family["chat"], "messages": TALK, "ids": ids}}
+
+
 def write_gguf(path, name, family, tokenizer, merges):
     size = tokenizer.get_vocab_size()
     tokens = [tokenizer.id_to_token(i) for i in range(size)]
@@ -159,11 +209,14 @@ def write_gguf(path, name, family, tokenizer, merges):
     ]
     writer = gguf.GGUFWriter(path, "qwen3")
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(name)
+    writer.add_tokenizer_pre(family.get("gguf_pre", name))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(merge) for merge in merges])
     writer.add_eos_token_id(tokenizer.token_to_id(family["eos"][0]))
+    if bos := family.get("bos"):
+        writer.add_bos_token_id(tokenizer.token_to_id(bos))
+        writer.add_add_bos_token(True)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -181,6 +234,7 @@ def main(text, output):
         for file, content in (("tokenizer_config", family["config"]), ("generation_config", {"eos_token_id": eos})):
             (folder / f"{file}.json").write_text(json.dumps(content) + "\n", encoding="ascii")
         write_gguf(folder / "tokenizer.gguf", name, family, tokenizer, merges)
+        (folder / "begin.json").write_text(json.dumps(begin(folder, family)) + "\n", encoding="ascii")
         cases = list(goldens(family, vocab, merges))
         lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
         (folder / "goldens.json").write_text(f"[\n{lines}\n]\n", encoding="ascii")

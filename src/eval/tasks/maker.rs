@@ -112,15 +112,10 @@ impl<'a> Maker<'a> {
         let content = puzzle.text(amount, depth);
         let tokenizer = self.tokenizer;
         let Some(template) = &self.template else {
-            let mut tokens: Vec<u32> = tokenizer.leading_bos().into_iter().collect();
             let text = format!("{content}\n{}", puzzle.prefix);
-            tokens.extend(tokenizer.encode(&text, true)?);
-            return Ok(tokens);
+            return tokenizer.encode(&text, false).map(|ids| tokenizer.begin(ids));
         };
-        let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
-        let (bos, eos) = (name(tokenizer.bos()), name(tokenizer.eos()));
         let question = Message { role: "user".into(), content };
-        let framed = template.render(&[question], true, bos, eos)?;
-        tokenizer.encode(&(framed + &puzzle.prefix), true)
+        template.encode(tokenizer, &[question], &puzzle.prefix)
     }
 }

@@ -123,11 +123,12 @@ fn wrong_merge(rank: usize, line: &str, problem: &str) -> Error {
 }
 
 fn special_ids(parts: &Parts) -> Result<()> {
-    let Parts { tokens, bos, eos, stops, add_bos, .. } = parts;
+    let Parts { tokens, bos, eos, stops, add_bos, prefix, .. } = parts;
     let named = [("bos", bos.as_ref()), ("eos", eos.as_ref())]
         .into_iter()
         .filter_map(|(name, id)| id.map(|id| (name, id)))
-        .chain(stops.iter().map(|id| ("stop", id)));
+        .chain(stops.iter().map(|id| ("stop", id)))
+        .chain(prefix.iter().map(|id| ("leading", id)));
     for (name, &id) in named {
         if id as usize >= tokens.len() {
             return Err(Error::Model(format!(
@@ -136,7 +137,7 @@ fn special_ids(parts: &Parts) -> Result<()> {
             )));
         }
     }
-    if *add_bos && bos.is_none() {
+    if *add_bos == Some(true) && bos.is_none() {
         return Err(Error::Model(
             "texts shall begin with the bos token (add_bos_token), but there is none".into(),
         ));

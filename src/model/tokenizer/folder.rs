@@ -37,6 +37,9 @@ pub fn read(folder: &Path) -> Result<Parts> {
     };
     parts.stops = generation.ids("eos_token_id", &parts.tokens)?;
     parts.stops.extend(model.ids("eos_token_id", &parts.tokens)?);
+    for key in ["eot_token", "eom_token"] {
+        parts.stops.extend(tokenizer.token(key, &parts.tokens)?.flatten());
+    }
     parts.eos = match tokenizer.token("eos_token", &parts.tokens)? {
         Some(id) => id,
         None => parts.stops.first().copied(),
@@ -92,10 +95,10 @@ impl Config {
         values.iter().map(id).collect()
     }
 
-    fn flag(&self, key: &str) -> Result<bool> {
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.content.get(key) {
-            None | Some(Value::Null) => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
             Some(value) => Err(self.wrong(key, value, "true or false")),
         }
     }

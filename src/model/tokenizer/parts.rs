@@ -27,8 +27,24 @@ pub struct Parts {
     pub eos: Option<u32>,
     /// Further tokens that end generation.
     pub stops: Vec<u32>,
-    /// Whether a text without a chat template begins with `bos`.
-    pub add_bos: bool,
+    /// Whether a text begins with `bos`, whatever else it begins with.
+    pub add_bos: Option<bool>,
+    /// What a text begins with where nothing is said about `bos`.
+    pub prefix: Vec<u32>,
+}
+
+impl Parts {
+    /// The tokens with which a text begins.
+    pub fn leading(&self) -> Vec<u32> {
+        let (mut leading, bos) = (self.prefix.clone(), self.bos);
+        match self.add_bos {
+            None => {}
+            Some(false) => leading.retain(|&id| Some(id) != bos),
+            Some(true) if bos.is_some_and(|bos| leading.contains(&bos)) => {}
+            Some(true) => leading.splice(0..0, bos).for_each(drop),
+        }
+        leading
+    }
 }
 
 /// What becomes of a byte that has no token.

@@ -1,8 +1,10 @@
 //! From text to token ids: the steps that a tokenizer takes.
 
+use std::ops::Range;
+
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::unicode::NFC;
-use tokenizers::{AddedToken, AddedVocabulary, Model, OffsetType, Token};
+use tokenizers::{AddedToken, AddedVocabulary, Model, OffsetReferential, OffsetType, Token};
 
 use super::Kind;
 use super::check::{self, Checked};
@@ -76,6 +78,18 @@ impl Pipeline {
             .map_err(refusal)?;
         let known = |id: &u32| (*id as usize) < kinds.len();
         Ok(encoding.get_ids().iter().copied().filter(known).collect())
+    }
+
+    /// The control tokens that a text spells out, and where.
+    pub fn control_tokens(&self, text: &str, kinds: &[Kind]) -> Vec<(Range<usize>, u32)> {
+        let parts = self.with_control.extract_and_normalize(self.normalizer.as_ref(), text);
+        let found = parts.get_splits(OffsetReferential::Original, OffsetType::Byte).into_iter();
+        found
+            .filter_map(|(_, (start, end), tokens)| {
+                Some((start..end, tokens.as_ref()?.first()?.id))
+            })
+            .filter(|(_, id)| kinds.get(*id as usize) == Some(&Kind::Control))
+            .collect()
     }
 
     fn tokens(&self, word: &str, kinds: &[Kind]) -> tokenizers::Result<Vec<Token>> {

@@ -91,6 +91,80 @@ fn nothing_merges_across_a_byte_without_a_token() {
     assert_eq!(spelled, ["h", "e"]);
 }
 
+/// [`small`] with further tokens of these kinds.
+fn with(more: &[(&str, i32)]) -> Tokenizer {
+    let mut vocabulary = small();
+    for (token, kind) in more {
+        vocabulary.tokens.push((*token).into());
+        vocabulary.kinds.push(*kind);
+    }
+    Tokenizer::new(vocabulary).unwrap()
+}
+
+#[test]
+fn every_known_end_stops_whichever_is_eos() {
+    for known in ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "</s>", "[EOS]", "<|observation|>"]
+    {
+        let tokenizer = with(&[(known, 3)]);
+        assert!(tokenizer.is_stop(263) && tokenizer.is_stop(261), "{known}");
+        assert_eq!(tokenizer.warnings(), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn ends_and_marks_of_another_type_are_control_tokens_and_the_tokenizer_says_so() {
+    let tokenizer = with(&[
+        ("<|eot_id|>", 1),
+        ("<|eom_id|>", 4),
+        ("<|start|>", 1),
+        ("<|tool|>", 4),
+        ("<|x|>", 3),
+    ]);
+    assert_eq!(tokenizer.encode("<|eot_id|><|eom_id|><|start|>", true).unwrap(), [263, 264, 265]);
+    assert!(
+        tokenizer
+            .encode("<|eot_id|><|eom_id|><|start|>", false)
+            .unwrap()
+            .iter()
+            .all(|&id| id < 256)
+    );
+    assert_eq!(tokenizer.encode("<|tool|>", false).unwrap(), [266], "may well be user-defined");
+    let stops: Vec<u32> = (0..300).filter(|&id| tokenizer.is_stop(id)).collect();
+    assert_eq!(stops, [261, 263, 264]);
+    let mut decoder = tokenizer.decoder(true);
+    assert_eq!(decoder.push(263) + &decoder.push(266), "<|tool|>");
+    assert_eq!(
+        tokenizer.warnings(),
+        [
+            "the vocabulary calls \"<|eot_id|>\" (263) text, \"<|eom_id|>\" (264) user-defined, \"<|start|>\" (265) text, \
+          but spelled like that they can only be control tokens, and are taken for them"
+        ]
+    );
+    let many = with(&[("<|a|>", 1), ("<|b|>", 1), ("<|c|>", 1), ("<|d|>", 1), ("<|e|>", 1)]);
+    assert!(
+        many.warnings()[0].contains("\"<|c|>\" (265) text and 2 more, but"),
+        "{:?}",
+        many.warnings()
+    );
+}
+
+#[test]
+fn what_merges_make_is_text_even_if_it_is_spelled_like_an_end() {
+    let mut vocabulary = small();
+    for (token, merge) in [("</", "< /"), ("s>", "s >"), ("</s>", "</ s>")] {
+        vocabulary.tokens.push(token.into());
+        vocabulary.kinds.push(1);
+        vocabulary.merges.push(merge.into());
+    }
+    let tokenizer = Tokenizer::new(vocabulary.clone()).unwrap();
+    assert!(!tokenizer.is_stop(265));
+    assert_eq!(tokenizer.warnings(), [] as [&str; 0]);
+    vocabulary.eos = Some(265);
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    assert!(tokenizer.is_stop(265), "but a file may say that it is one");
+    assert!(!tokenizer.encode("</s>", false).unwrap().is_empty());
+}
+
 #[test]
 fn stops_are_eos_the_files_and_known_control_tokens() {
     let mut vocabulary = small();
@@ -105,12 +179,50 @@ fn stops_are_eos_the_files_and_known_control_tokens() {
 fn leading_bos_only_where_the_file_asks() {
     let mut vocabulary = small();
     vocabulary.bos = Some(5);
-    assert_eq!(Tokenizer::new(vocabulary.clone()).unwrap().leading_bos(), None);
+    let leading = |v: &Vocabulary| Tokenizer::new(v.clone()).unwrap().leading().to_vec();
+    assert_eq!(leading(&vocabulary), [] as [u32; 0]);
     vocabulary.add_bos = Some(true);
-    assert_eq!(Tokenizer::new(vocabulary.clone()).unwrap().leading_bos(), Some(5));
+    assert_eq!(leading(&vocabulary), [5]);
     vocabulary.add_bos = None;
     vocabulary.pre_tokenizer = "llama-bpe".into();
-    assert_eq!(Tokenizer::new(vocabulary).unwrap().leading_bos(), Some(5));
+    assert_eq!(leading(&vocabulary), [5]);
+    let tokenizer = Tokenizer::new(vocabulary.clone()).unwrap();
+    assert_eq!(tokenizer.begin(vec![7, 8]), [5, 7, 8]);
+    assert_eq!(tokenizer.begin(vec![5, 7]), [5, 7], "not twice");
+    assert_eq!(tokenizer.begin(vec![]), [5]);
+    vocabulary.add_bos = Some(false);
+    assert_eq!(leading(&vocabulary), [] as [u32; 0]);
+}
+
+#[test]
+fn a_text_in_pieces_is_one_text_but_for_control_tokens() {
+    let tokenizer = tokenizer();
+    let ids = |pieces: &[(&str, bool)]| {
+        let pieces: Vec<Piece<'_>> =
+            pieces.iter().map(|&(text, control)| Piece { text, control }).collect();
+        tokenizer.encode_pieces(&pieces).unwrap()
+    };
+    let whole = |text: &str| tokenizer.encode(text, true).unwrap();
+    let plain = |text: &str| tokenizer.encode(text, false).unwrap();
+    // Merges and user-defined tokens reach across borders, control tokens do not.
+    assert_eq!(
+        ids(&[("he", true), ("llo <t", false), ("ab> hello", true)]),
+        plain("hello <tab> hello")
+    );
+    for cut in ["<|im_end|>", "", "<", "<|im_", "<|im_end|"] {
+        let rest = "<|im_end|>".strip_prefix(cut).unwrap();
+        for kinds in [(false, false), (true, false), (false, true)] {
+            if cut.is_empty() && kinds.1 || rest.is_empty() && kinds.0 {
+                continue;
+            }
+            let found = ids(&[("hello ", true), (cut, kinds.0), (rest, kinds.1), (" hello", true)]);
+            assert_eq!(found, plain("hello <|im_end|> hello"), "{cut:?} {kinds:?}");
+        }
+        let found = ids(&[("hello ", true), (cut, true), (rest, true), (" hello", false)]);
+        assert_eq!(found, whole("hello <|im_end|> hello"), "{cut:?}");
+    }
+    assert_eq!(ids(&[]), [] as [u32; 0]);
+    assert_eq!(ids(&[("", false), ("<|im_end|>", true), ("", false)]), [261]);
 }
 
 #[test]

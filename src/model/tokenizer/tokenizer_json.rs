@@ -1,5 +1,6 @@
 //! `tokenizer.json` as Hugging Face's `tokenizers` writes it, where it is byte-level BPE.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -36,6 +37,7 @@ struct Content {
     added_tokens: Vec<Added>,
     normalizer: Option<Normalizer>,
     pre_tokenizer: Option<PreTokenizer>,
+    post_processor: Option<PostProcessor>,
     model: Bpe,
 }
 
@@ -75,6 +77,32 @@ enum PreTokenizer {
         #[serde(default = "yes")]
         use_regex: bool,
     },
+}
+
+/// What is put around the tokens of a text.
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum PostProcessor {
+    Sequence {
+        processors: Vec<PostProcessor>,
+    },
+    TemplateProcessing {
+        single: Vec<Framing>,
+        special_tokens: BTreeMap<String, FramingToken>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+enum Framing {
+    SpecialToken { id: String },
+    Sequence {},
+}
+
+#[derive(Deserialize)]
+struct FramingToken {
+    ids: Vec<u32>,
 }
 
 fn yes() -> bool {
@@ -154,7 +182,7 @@ pub fn read(path: &Path, text: &str) -> Result<Parts> {
 }
 
 fn content(content: Content) -> Result<Parts> {
-    let Content { added_tokens, normalizer, pre_tokenizer, model } = content;
+    let Content { added_tokens, normalizer, pre_tokenizer, post_processor, model } = content;
     refuse_other_bpe(&model)?;
     let mut words = Words::default();
     if let Some(step) = pre_tokenizer {
@@ -184,8 +212,26 @@ fn content(content: Content) -> Result<Parts> {
         bos: None,
         eos: None,
         stops: Vec::new(),
-        add_bos: false,
+        add_bos: None,
+        prefix: post_processor.as_ref().map_or_else(Vec::new, prefix),
     })
+}
+
+/// What stands before a text; what stands behind it would end a text that is to go on.
+fn prefix(processor: &PostProcessor) -> Vec<u32> {
+    match processor {
+        PostProcessor::Sequence { processors } => {
+            processors.iter().rev().flat_map(prefix).collect()
+        }
+        PostProcessor::TemplateProcessing { single, special_tokens } => {
+            let before = single.iter().map_while(|part| match part {
+                Framing::SpecialToken { id } => special_tokens.get(id),
+                Framing::Sequence {} => None,
+            });
+            before.flat_map(|token| token.ids.iter().copied()).collect()
+        }
+        PostProcessor::Other => Vec::new(),
+    }
 }
 
 fn refuse_other_bpe(model: &Bpe) -> Result<()> {

@@ -25,9 +25,10 @@ pub struct Vocabulary {
     pub bos: Option<u32>,
     /// The token that ends a text (`tokenizer.ggml.eos_token_id`).
     pub eos: Option<u32>,
-    /// Further tokens that end generation, such as `tokenizer.ggml.eot_token_id`.
+    /// Further tokens that end generation: `tokenizer.ggml.eot_token_id`, `eom_token_id`, and the
+    /// lists `eos_token_ids` and `eog_token_ids` that some converters write.
     pub stops: Vec<u32>,
-    /// Whether a text without a chat template begins with `bos` (`tokenizer.ggml.add_bos_token`);
+    /// Whether a text begins with `bos` (`tokenizer.ggml.add_bos_token`);
     /// `None` leaves it to the pre-tokenizer's family.
     pub add_bos: Option<bool>,
 }
@@ -41,6 +42,16 @@ impl Vocabulary {
             )));
         }
         let id = |name: &str| file.opt_u32(&format!("tokenizer.ggml.{name}_token_id"));
+        let mut stops: Vec<u32> = [id("eot")?, id("eom")?].into_iter().flatten().collect();
+        for name in ["eos", "eog"] {
+            let key = format!("tokenizer.ggml.{name}_token_ids");
+            for &id in file.opt_i32s(&key)?.as_deref().unwrap_or_default() {
+                let limit = "ids of tokens are 0 and above";
+                let id = u32::try_from(id)
+                    .map_err(|_| Error::Model(format!("{key} has {id}, but {limit}")))?;
+                stops.push(id);
+            }
+        }
         Ok(Self {
             tokens: file.strings("tokenizer.ggml.tokens")?.to_vec(),
             merges: file.strings("tokenizer.ggml.merges")?.to_vec(),
@@ -48,7 +59,7 @@ impl Vocabulary {
             pre_tokenizer: file.str("tokenizer.ggml.pre")?.to_owned(),
             bos: id("bos")?,
             eos: id("eos")?,
-            stops: [id("eot")?, id("eom")?].into_iter().flatten().collect(),
+            stops,
             add_bos: file.opt_bool("tokenizer.ggml.add_bos_token")?,
         })
     }
@@ -68,7 +79,8 @@ impl Vocabulary {
             bos: self.bos,
             eos: self.eos,
             stops: self.stops,
-            add_bos: self.add_bos.unwrap_or(rule.add_bos && self.bos.is_some()),
+            add_bos: self.add_bos,
+            prefix: self.bos.filter(|_| rule.add_bos).into_iter().collect(),
         })
     }
 }

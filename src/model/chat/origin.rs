@@ -1,0 +1,118 @@
+//! What of a rendered conversation its messages said, and what the template wrote.
+//!
+//! A template makes one text of both, with operations of any kind, so where a character came from has to travel with it:
+//! before a character of a message that could begin or end a control token a sign is put, one that occurs in no text,
+//! and after rendering it is taken out again. What had a sign is no part of a control token.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
+
+use super::Message;
+use crate::model::tokenizer::{Piece, Tokenizer};
+use crate::{Error, Result};
+
+/// A conversation as one text, and where it came from as far as that matters.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Framed {
+    pub text: String,
+    /// Characters of messages with which no control token may begin or end, in order.
+    pub said: Vec<Range<usize>>,
+}
+
+impl Framed {
+    /// A rendered text whose signs are taken out.
+    pub fn from_signed(rendered: &str, sign: char) -> Self {
+        let mut parts = rendered.split(sign);
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        let mut said = Vec::new();
+        for part in parts {
+            let length = part.chars().next().map_or(0, char::len_utf8);
+            said.push(text.len()..text.len() + length);
+            text.push_str(part);
+        }
+        Self { text, said }
+    }
+
+    /// The text for the tokenizer.
+    pub fn pieces(&self) -> Vec<Piece<'_>> {
+        let mut pieces = Vec::with_capacity(2 * self.said.len() + 1);
+        let mut from = 0;
+        for range in &self.said {
+            pieces.push(Piece { text: &self.text[from..range.start], control: true });
+            pieces.push(Piece { text: &self.text[range.clone()], control: false });
+            from = range.end;
+        }
+        pieces.push(Piece { text: &self.text[from..], control: true });
+        pieces
+    }
+}
+
+/// Which characters of messages get a sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signed {
+    /// Every one that begins or ends a control token, so that none can be pieced together either.
+    Edges,
+    /// The second of each control token that is spelled out, so that the template does not take it
+    /// for one either. All other texts that a template may look for, such as `</think>`, stay whole.
+    Spelled,
+}
+
+/// The messages with signs; `None` if there is nothing to sign.
+///
+/// Marks of thoughts in the model's own answers get none: the model wrote them, and the template looks for them to cut
+/// earlier thoughts out.
+pub fn sign(
+    messages: &[Message],
+    tokenizer: &Tokenizer,
+    which: Signed,
+    sign: char,
+) -> Option<Vec<Message>> {
+    let control: Vec<&str> = tokenizer.control_tokens().collect();
+    let is_thought = |token: &&&str| token.to_lowercase().contains("think");
+    let thoughts: Vec<&str> = control.iter().filter(is_thought).copied().collect();
+    let begins: HashSet<char> = control.iter().filter_map(|token| token.chars().next()).collect();
+    let ends: HashSet<char> = control.iter().filter_map(|token| token.chars().last()).collect();
+    let mut is_any = false;
+    let mut signed = |Message { role, content }: &Message| {
+        let thoughts = if role == "assistant" { &*thoughts } else { &[] };
+        let mut text = String::with_capacity(content.len());
+        let (mut thought_ends, mut is_next) = (0, false);
+        for (at, symbol) in content.char_indices() {
+            let rest = &content[at..];
+            if let Some(thought) = thoughts.iter().find(|thought| rest.starts_with(**thought)) {
+                thought_ends = at + thought.len();
+            }
+            let is_own = at < thought_ends;
+            let is_begun = begins.contains(&symbol) && !is_own;
+            let is_edge = is_begun || ends.contains(&symbol) && !is_own;
+            if is_next || which == Signed::Edges && is_edge {
+                is_any = true;
+                text.push(sign);
+            }
+            text.push(symbol);
+            is_next = which == Signed::Spelled
+                && is_begun
+                && control.iter().any(|token| rest.starts_with(token));
+        }
+        Message { role: role.clone(), content: text }
+    };
+    let messages: Vec<Message> = messages.iter().map(&mut signed).collect();
+    is_any.then_some(messages)
+}
+
+/// A character that is in none of the texts.
+pub fn unused<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<char> {
+    // Noncharacters and private use: no text needs them, but any can have them.
+    let all = || {
+        ('\u{FDD0}'..='\u{FDEF}').chain('\u{E000}'..='\u{F8FF}').chain('\u{F0000}'..='\u{10FFFD}')
+    };
+    let candidates = |symbol: &char| matches!(symbol, '\u{E000}'..='\u{F8FF}' | '\u{FDD0}'..='\u{FDEF}' | '\u{F0000}'..);
+    let used: BTreeSet<char> = texts.into_iter().flat_map(str::chars).filter(candidates).collect();
+    all().find(|symbol| !used.contains(symbol)).ok_or_else(|| {
+        let limit = "one has to be left over to tell the messages from the template";
+        Error::argument("the private characters of Unicode in the conversation", "all", limit)
+    })
+}
+
+#[cfg(test)]
+mod tests;
