@@ -15,6 +15,7 @@ use asynctls::Error;
 use asynctls::attention::Attention;
 use asynctls::engine::{EngineOptions, SessionFormat};
 use asynctls::gpu::Disable;
+use asynctls::model::chat::ChatTemplate;
 use asynctls::model::sampler::{Sampler, SamplerSettings};
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};
@@ -49,6 +50,9 @@ pub struct Options {
     /// Give the prompt to the model as it is, without the chat template; control tokens that it spells out count
     #[arg(long)]
     raw: bool,
+    /// A file with the chat template to use instead of the model's own
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    chat_template: Option<PathBuf>,
     /// Obey control tokens that the prompt and --system spell out, such as <|im_end|>; without this they are text
     #[arg(long, conflicts_with = "raw")]
     special_in_text: bool,
@@ -132,7 +136,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let config = ModelConfig::read(&file)?;
     let attention = options.attention.of(config.context_length)?;
     let tokenizer = super::model::tokenizer(&file)?;
-    let template = if options.raw { None } else { file.chat_template()? };
+    let template = options.template(&file)?;
     let system = options.system.as_deref();
     let mut conversation =
         Conversation::new(template, &tokenizer, options.raw, system, options.no_think)?;
@@ -173,6 +177,20 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
 }
 
 impl Options {
+    fn template(&self, file: &ModelFile) -> asynctls::Result<Option<ChatTemplate>> {
+        match &self.chat_template {
+            _ if self.raw => Ok(None),
+            Some(path) => ChatTemplate::from_file(path).map(Some),
+            None => file.chat_template().map_err(|error| match error {
+                Error::Model(problem) => {
+                    let way = "--chat-template FILE takes another one, and --raw none";
+                    Error::Model(format!("{problem}; {way}"))
+                }
+                other => other,
+            }),
+        }
+    }
+
     fn first_prompt(&self) -> asynctls::Result<Option<String>> {
         Ok(Some(match (&self.prompt, &self.prompt_file, &self.stdin) {
             (Some(text), _, _) => prompt::from_argument(text)?,
@@ -417,6 +435,11 @@ impl Run<'_> {
             system: self.options.system.clone(),
             raw: conversation.is_raw(),
             no_think: self.options.no_think,
+            chat_template: self
+                .options
+                .chat_template
+                .as_ref()
+                .map(|path| path.display().to_string()),
             special_in_text: self.options.special_in_text,
             max_tokens: self.options.max_tokens,
             context: engine.options.context,

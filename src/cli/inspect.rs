@@ -4,6 +4,7 @@ use super::Outcome;
 use super::model_option::HubOption;
 use super::terminal::{print, print_json, size, visible};
 use asynctls::Result;
+use asynctls::model::chat::{ChatTemplate, Message};
 use asynctls::model::gguf::{Gguf, Value};
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};
@@ -68,6 +69,8 @@ struct TokenizerInfo {
     bos: Option<u32>,
     eos: Option<u32>,
     problem: Option<String>,
+    /// What is odd about it.
+    warnings: Vec<String>,
 }
 
 /// Runs it.
@@ -85,24 +88,36 @@ pub fn run(options: &Options) -> Outcome<ExitCode> {
 impl Inspection {
     fn new(file: &ModelFile) -> Self {
         let config = ModelConfig::read(file);
+        let tokenizer = file.tokenizer();
         let template = file.chat_template().transpose();
+        let template_problem = template.as_ref().and_then(|template| match template {
+            Ok(template) => {
+                tokenizer.as_ref().ok().and_then(|tokenizer| refusal(template, tokenizer))
+            }
+            Err(error) => Some(error.to_string()),
+        });
         let shape = config.as_ref().ok();
+        // What `generate` needs, in the order in which it would complain.
+        let problem = problem(&config)
+            .or_else(|| problem(&tokenizer))
+            .or_else(|| template_problem.clone())
+            .or_else(|| shape.and_then(|shape| problem(&shape.check_tensors(file))));
         Self {
             path: file.path().display().to_string(),
             file_bytes: file.tensors().iter().map(|tensor| tensor.bytes).sum(),
             gguf_version: None,
             name: None,
-            runs: config.is_ok(),
-            problem: problem(&config),
+            runs: problem.is_none(),
+            problem,
             context_length: shape.map(|shape| shape.context_length),
             shapes: BTreeMap::new(),
             tensors: file.tensors().len(),
             weights: weights(file),
             kv_bytes_a_token: shape.map(ModelConfig::kv_bytes_a_token),
             index_bytes_a_token: shape.map(ModelConfig::index_bytes_a_token),
-            tokenizer: TokenizerInfo::new(file),
+            tokenizer: TokenizerInfo::new(file, &tokenizer),
             chat_template: template.is_some(),
-            chat_template_problem: template.and_then(|template| problem(&template)),
+            chat_template_problem: template_problem,
             architecture: None,
         }
         .described(file)
@@ -201,8 +216,7 @@ impl Inspection {
 }
 
 impl TokenizerInfo {
-    fn new(file: &ModelFile) -> Self {
-        let tokenizer = file.tokenizer();
+    fn new(file: &ModelFile, tokenizer: &Result<Tokenizer>) -> Self {
         let read = tokenizer.as_ref().ok();
         let told = |key| match file {
             ModelFile::Gguf(file) => text(file, key),
@@ -219,7 +233,8 @@ impl TokenizerInfo {
             },
             bos: read.and_then(Tokenizer::bos),
             eos: read.and_then(Tokenizer::eos),
-            problem: problem(&tokenizer),
+            problem: problem(tokenizer),
+            warnings: read.map_or_else(Vec::new, |read| read.warnings().to_vec()),
         }
     }
 
@@ -235,6 +250,9 @@ impl TokenizerInfo {
         if let Some(problem) = &self.problem {
             text += &format!(", unusable: {problem}");
         }
+        for warning in &self.warnings {
+            text += &format!("; {warning}");
+        }
         text
     }
 }
@@ -245,6 +263,12 @@ fn text(file: &Gguf, key: &str) -> Option<String> {
 
 fn problem<T>(result: &Result<T>) -> Option<String> {
     result.as_ref().err().map(ToString::to_string)
+}
+
+// Why a template does not take the simplest question there is.
+fn refusal(template: &ChatTemplate, tokenizer: &Tokenizer) -> Option<String> {
+    let question = Message { role: "user".into(), content: "Hi".into() };
+    problem(&template.encode(tokenizer, &[question], ""))
 }
 
 // Numbers, truth values and strings; lists can have any length.

@@ -46,6 +46,8 @@ pub struct Settings {
     pub raw: bool,
     /// Whether the model was told not to think.
     pub no_think: bool,
+    /// The file of the chat template, where it is not the model's own.
+    pub chat_template: Option<String>,
     /// Whether control tokens that messages spell out count.
     pub special_in_text: bool,
     /// Most tokens of the answer.

@@ -200,6 +200,14 @@ impl ModelConfig {
             .sum()
     }
 
+    /// Whether a file has every tensor that the shapes call for, in a type that can be read.
+    ///
+    /// # Errors
+    /// [`Error::Model`] naming the first that it has not.
+    pub fn check_tensors(&self, file: &ModelFile) -> Result<()> {
+        tensors::Tensors::find(self, file).map(drop)
+    }
+
     fn validate(&self) -> Result<()> {
         let shape = self.shape();
         shape.validate()?;

@@ -88,6 +88,89 @@ fn a_model_that_cannot_run_is_inspected_too() {
     assert!(refused.error().contains("mamba"), "{}", refused.error());
 }
 
+/// A folder with the weights of a tiny model, a tokenizer, and these files besides or instead.
+fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for from in ["tests/goldens/tiny/qwen3/model", "tests/goldens/tokenizers/qwen2"] {
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    for (name, content) in files {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn what_generate_refuses_cannot_run() {
+    let fine = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let config = std::fs::read_to_string("tests/goldens/tiny/qwen3/model/config.json").unwrap();
+    let layers = config.replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 4");
+    assert_ne!(config, layers);
+    for (files, problem) in [
+        (&[][..], None),
+        (&[("chat_template.jinja", fine)], None),
+        (&[("chat_template.jinja", "{% if %}")], Some("chat_template.jinja: the chat template")),
+        (
+            &[("chat_template.jinja", "{{ messages | nothing }}")],
+            Some("the chat template (line 1): "),
+        ),
+        (&[("chat_template.jinja", "{{ raise_exception('No.') }}")], Some("(line 1): No.")),
+        (&[("tokenizer.json", r#"{"model": {"type": "Unigram"}}"#)], Some("\"Unigram\"")),
+        (&[("config.json", &layers)], Some("the model has no tensor")),
+    ] {
+        let folder = folder(files);
+        let path = text(folder.path());
+        let found = run(&["inspect", path, "--json"]).fine().json();
+        assert_eq!(found["runs"], problem.is_none(), "{files:?}: {found}");
+        let shown = run(&["inspect", path]).fine().out;
+        let last = shown.lines().last().unwrap();
+        let Some(problem) = problem else {
+            assert!(last.starts_with("can run") && last.ends_with(" yes"), "{last}");
+            continue;
+        };
+        assert!(found["problem"].as_str().unwrap().contains(problem), "{files:?}: {found}");
+        assert!(last.contains("no: ") && last.contains(problem), "{last}");
+        let refused = run(&["generate", "--model", path, "--prompt", "Hi", "--max-tokens", "1"]);
+        assert_eq!(refused.code, Some(2), "{files:?}: {refused:?}");
+        assert!(refused.error().contains(problem), "{files:?}: {}", refused.error());
+    }
+}
+
+#[test]
+fn a_broken_template_can_be_replaced() {
+    let folder = folder(&[
+        ("chat_template.jinja", "{% if %}"),
+        ("good.jinja", "\u{FEFF}{{ messages[0].content }}"),
+    ]);
+    let (path, good) = (text(folder.path()), folder.path().join("good.jinja"));
+    let ask = |more: &[&str]| {
+        run(&[&["generate", "--model", path, "--prompt", "!", "--max-tokens", "1"], more].concat())
+    };
+    let refused = ask(&[]);
+    assert!(
+        refused.error().ends_with("; --chat-template FILE takes another one, and --raw none"),
+        "{refused:?}"
+    );
+    let report = ask(&["--json", "--chat-template", text(&good)]).fine().json();
+    assert_eq!((&report["prompt_tokens"], &report["settings"]["raw"]), (&1.into(), &false.into()));
+    assert_eq!(report["settings"]["chat_template"], text(&good));
+    for (more, part) in [
+        (&["--chat-template", "no/such/file"][..], "cannot read no/such/file"),
+        (
+            &["--chat-template", &format!("{path}/chat_template.jinja")],
+            "chat_template.jinja: the chat template (line 1)",
+        ),
+        (&["--chat-template", text(&good), "--raw"], "cannot be used with"),
+    ] {
+        let refused = ask(more);
+        assert_eq!(refused.code, Some(2), "{more:?}");
+        assert!(refused.error().contains(part), "{more:?}: {}", refused.error());
+    }
+}
+
 #[test]
 fn help_has_examples() {
     assert!(run(&["--version"]).fine().out.starts_with("asynctls 0."));

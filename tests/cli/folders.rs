@@ -34,8 +34,10 @@ fn a_folder_is_inspected() {
     let found = run(&["inspect", FOLDER, "--json"]).fine().json();
     assert_eq!(
         (&found["architecture"], &found["runs"]),
-        (&"Qwen3ForCausalLM".into(), &true.into())
+        (&"Qwen3ForCausalLM".into(), &false.into()),
+        "it has no tokenizer, which generate needs"
     );
+    assert_eq!(found["problem"], found["tokenizer"]["problem"]);
     assert_eq!(
         (&found["gguf_version"], &found["path"]),
         (&serde_json::Value::Null, &FOLDER.into())
