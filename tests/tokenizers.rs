@@ -2,6 +2,10 @@
 //! Face's tokenizers computed. `tools/goldens/tokenizer_families.py` writes them.
 #![cfg(feature = "text")]
 
+#[path = "tokenizers/careless.rs"]
+mod careless;
+#[path = "common/gguf_builder.rs"]
+mod gguf_builder;
 #[path = "tokenizers/refused.rs"]
 mod refused;
 

@@ -140,6 +140,27 @@ fn what_generate_refuses_cannot_run() {
 }
 
 #[test]
+fn an_odd_vocabulary_is_told() {
+    let vocabulary = "tests/goldens/tokenizers/qwen2/tokenizer.json";
+    let sound: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(vocabulary).unwrap()).unwrap();
+    let mut odd = sound;
+    for token in odd["added_tokens"].as_array_mut().unwrap() {
+        token["special"] = false.into();
+    }
+    let folder = folder(&[("tokenizer.json", &odd.to_string())]);
+    let path = text(folder.path());
+    let part = "the vocabulary calls \"<|endoftext|>\" (1502) user-defined";
+    let found = run(&["inspect", path, "--json"]).fine().json();
+    assert_eq!(found["runs"], true);
+    assert!(found["tokenizer"]["warnings"][0].as_str().unwrap().starts_with(part), "{found}");
+    let shown = run(&["inspect", path]).fine().out;
+    assert!(shown.contains(part), "{shown}");
+    let told = run(&["generate", "--model", path, "--raw", "--prompt", "!", "--max-tokens", "1"]);
+    assert!(told.fine().err.contains(&format!("note: {part}")));
+}
+
+#[test]
 fn a_broken_template_can_be_replaced() {
     let folder = folder(&[
         ("chat_template.jinja", "{% if %}"),
