@@ -24,10 +24,14 @@ impl Framed {
     pub fn from_signed(rendered: &str, sign: char) -> Self {
         let mut parts = rendered.split(sign);
         let mut text = parts.next().unwrap_or_default().to_owned();
-        let mut said = Vec::new();
+        let mut said: Vec<Range<usize>> = Vec::new();
         for part in parts {
-            let length = part.chars().next().map_or(0, char::len_utf8);
-            said.push(text.len()..text.len() + length);
+            let from = text.len();
+            let to = from + part.chars().next().map_or(0, char::len_utf8);
+            match said.last_mut() {
+                Some(last) if last.end == from => last.end = to,
+                _ => said.push(from..to),
+            }
             text.push_str(part);
         }
         Self { text, said }
