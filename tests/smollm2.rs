@@ -51,7 +51,7 @@ fn decode(
 }
 
 fn arg_max(logits: &[f32]) -> u32 {
-    asynctls::reference::model::arg_max(logits) as u32
+    asynctls::reference::model::arg_max(logits).expect("numbers") as u32
 }
 
 fn logsumexp(logits: &[f32]) -> f64 {

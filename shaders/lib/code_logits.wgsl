@@ -1,7 +1,8 @@
 // Approximate logits from the codes of the index: with key ~ zero + u step,
 //   logit = SCALE (sum_c q[c] zero[c] + sigma sum_c w[c] u[c]),   w[c] = round(q[c] step[c] / sigma) in int8
 // and sigma = max |q[c] step[c]| / 127. A block has its own zeros and steps, so that a query is quantised once a block. A
-// workgroup works on BLOCKS blocks of one KV head, LANES lanes a block.
+// workgroup works on BLOCKS blocks of one KV head, LANES lanes a block, and on HEADS queries of the group at a time: all of
+// them, where workgroup memory holds them.
 //!include <chunk>
 
 const LANES: u32 = 16u;
@@ -17,16 +18,16 @@ const LANE_CHANNELS: u32 = (CHANNELS + LANES - 1u) / LANES;
 @group(0) @binding(3) var<storage, read> channels: array<u32>;
 @group(0) @binding(4) var<storage, read> codes: array<Chunk>;
 
-// The group's queries on the channels.
-var<workgroup> kept: array<f32, GROUP * CHANNELS>;
+// Queries on the channels.
+var<workgroup> kept: array<f32, HEADS * CHANNELS>;
 // Of each block and channel: its step.
 var<workgroup> steps: array<f32, BLOCKS * CHANNELS>;
 // Of each query and lane, used twice. Here: of the lane's channels the largest |q step|, and the sum of q zero.
-var<workgroup> pairs: array<vec2<f32>, GROUP * WORKGROUP>;
+var<workgroup> pairs: array<vec2<f32>, HEADS * WORKGROUP>;
 // Of each block and query: its codes in the order of a token's, chunk by chunk and in each plane by plane.
-var<workgroup> queries: array<Chunk, BLOCKS * GROUP * QUERY_CHUNKS>;
+var<workgroup> queries: array<Chunk, BLOCKS * HEADS * QUERY_CHUNKS>;
 // Of each block and query: logit = x + y * integer logit.
-var<workgroup> terms: array<vec2<f32>, BLOCKS * GROUP>;
+var<workgroup> terms: array<vec2<f32>, BLOCKS * HEADS>;
 
 // Zero and step of a channel, where a head-block's index begins at `at`.
 fn range_of(at: u32, channel: u32) -> vec2<f32> {
@@ -39,8 +40,9 @@ fn first_channel(chunk: u32, word: u32) -> u32 {
     return ((chunk / PLANES * CHUNK_WORDS + word) * PLANES + chunk % PLANES) * 4u;
 }
 
-// Quantises the group's queries for the block of each lane, whose index begins at `at`. Every lane must call.
-fn quantise_queries(lane: u32, row: u32, kv_head: u32, at: u32) {
+// Quantises HEADS queries, from number `first` of the group on, for the block of each lane, whose index begins at `at`.
+// Every lane must call.
+fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
     let place = lane / LANES;
     // A lane's channels: every LANES-th.
     var ranges = array<vec2<f32>, LANE_CHANNELS>();
@@ -51,12 +53,12 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, at: u32) {
             steps[place * CHANNELS + channel] = ranges[i].y;
         }
     }
-    for (var i = lane; i < GROUP * CHANNELS; i += WORKGROUP) {
+    for (var i = lane; i < HEADS * CHANNELS; i += WORKGROUP) {
         let dimension = channels[channel_at(row_sequence(row), kv_head, i % CHANNELS)];
-        kept[i] = qkv[row * ROW_WIDTH + (kv_head * GROUP + i / CHANNELS) * HEAD_DIM + dimension];
+        kept[i] = qkv[row * ROW_WIDTH + (kv_head * GROUP + first + i / CHANNELS) * HEAD_DIM + dimension];
     }
     workgroupBarrier();
-    for (var h = 0u; h < GROUP; h++) {
+    for (var h = 0u; h < HEADS; h++) {
         var pair = vec2(0.0);
         for (var i = 0u; i < LANE_CHANNELS; i++) {
             // Past the last channel the range is nothing.
@@ -66,7 +68,7 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, at: u32) {
         pairs[h * WORKGROUP + lane] = pair;
     }
     workgroupBarrier();
-    for (var item = lane % LANES; item < GROUP * QUERY_CHUNKS; item += LANES) {
+    for (var item = lane % LANES; item < HEADS * QUERY_CHUNKS; item += LANES) {
         let head = item / QUERY_CHUNKS;
         var whole = vec2(0.0);
         for (var i = 0u; i < LANES; i++) {
@@ -84,9 +86,9 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, at: u32) {
                 words[word] |= (bitcast<u32>(w) & 0xffu) << (8u * i);
             }
         }
-        queries[(place * GROUP + head) * QUERY_CHUNKS + item % QUERY_CHUNKS] = chunk_of(words);
+        queries[(place * HEADS + head) * QUERY_CHUNKS + item % QUERY_CHUNKS] = chunk_of(words);
         if item % QUERY_CHUNKS == 0u {
-            terms[place * GROUP + head] = vec2(whole.y * SCALE, whole.x / 127.0 * SCALE);
+            terms[place * HEADS + head] = vec2(whole.y * SCALE, whole.x / 127.0 * SCALE);
         }
     }
     workgroupBarrier();
@@ -111,7 +113,7 @@ struct Query {
     chunks: array<Chunk, QUERY_CHUNKS>,
 }
 
-// query: place of the block in the workgroup * GROUP + head in the group.
+// query: place of the block in the workgroup * HEADS + place of the query among those quantised.
 fn query_of(query: u32) -> Query {
     var chunks = Query();
     for (var i = 0u; i < QUERY_CHUNKS; i++) {

@@ -46,43 +46,45 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < TOKENS; i++) {
         tokens[i] = codes_of(first_token + i * LANES * CODE_WORDS);
     }
-    quantise_queries(lane, row, kv_head, index_at(some_slot, kv_head));
-    for (var h = 0u; h < GROUP; h++) {
-        let query = query_of(place * GROUP + h);
-        let factor = terms[place * GROUP + h].y;
-        var logits = array<i32, TOKENS>();
-        var best = -0x7fffffff;
-        for (var i = 0u; i < TOKENS; i++) {
-            logits[i] = integer_logit(query, tokens[i]);
-            best = max(best, logits[i]);
-        }
-        var sum = 0.0;
-        for (var i = 0u; i < TOKENS; i++) {
-            sum += exp(factor * f32(logits[i] - best));
-        }
-        // Of the lane's tokens: the largest integer logit, and the sum of exponentials relative to it.
-        pairs[h * WORKGROUP + lane] = vec2(f32(best), sum);
-    }
-    workgroupBarrier();
-    // One lane a score, neighbouring lanes neighbouring blocks. It starts at its own place among the block's lanes, so that
-    // lanes meet different banks.
-    for (var item = lane; item < GROUP * BLOCKS; item += WORKGROUP) {
-        let scored = item % BLOCKS;
-        if is_scored[scored] == 1u {
-            let h = item / BLOCKS;
-            let term = terms[scored * GROUP + h];
-            let first = h * WORKGROUP + scored * LANES;
-            var best = pairs[first + item % LANES].x;
-            for (var i = 1u; i < LANES; i++) {
-                best = max(best, pairs[first + (item + i) % LANES].x);
+    for (var first = 0u; first < GROUP; first += HEADS) {
+        quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
+        for (var h = 0u; h < HEADS; h++) {
+            let query = query_of(place * HEADS + h);
+            let factor = terms[place * HEADS + h].y;
+            var logits = array<i32, TOKENS>();
+            var best = -0x7fffffff;
+            for (var i = 0u; i < TOKENS; i++) {
+                logits[i] = integer_logit(query, tokens[i]);
+                best = max(best, logits[i]);
             }
             var sum = 0.0;
-            for (var i = 0u; i < LANES; i++) {
-                let state = pairs[first + (item + i) % LANES];
-                sum += state.y * exp(term.y * (state.x - best));
+            for (var i = 0u; i < TOKENS; i++) {
+                sum += exp(factor * f32(logits[i] - best));
             }
-            let head = row * Q_HEADS + kv_head * GROUP + h;
-            scores[head * score_rows.stride + group.x * BLOCKS + scored] = term.x + term.y * best + log(sum);
+            // Of the lane's tokens: the largest integer logit, and the sum of exponentials relative to it.
+            pairs[h * WORKGROUP + lane] = vec2(f32(best), sum);
+        }
+        workgroupBarrier();
+        // One lane a score, neighbouring lanes neighbouring blocks. It starts at its own place among the block's lanes, so
+        // that lanes meet different banks.
+        for (var item = lane; item < HEADS * BLOCKS; item += WORKGROUP) {
+            let scored = item % BLOCKS;
+            if is_scored[scored] == 1u {
+                let h = item / BLOCKS;
+                let term = terms[scored * HEADS + h];
+                let at = h * WORKGROUP + scored * LANES;
+                var best = pairs[at + item % LANES].x;
+                for (var i = 1u; i < LANES; i++) {
+                    best = max(best, pairs[at + (item + i) % LANES].x);
+                }
+                var sum = 0.0;
+                for (var i = 0u; i < LANES; i++) {
+                    let state = pairs[at + (item + i) % LANES];
+                    sum += state.y * exp(term.y * (state.x - best));
+                }
+                let head = row * Q_HEADS + kv_head * GROUP + first + h;
+                scores[head * score_rows.stride + group.x * BLOCKS + scored] = term.x + term.y * best + log(sum);
+            }
         }
     }
 }

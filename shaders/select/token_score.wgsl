@@ -35,16 +35,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let is_here = choice < chosen && slot < segment.blocks;
     // The segment's first block stands for one that is not here.
     let some_slot = select(0u, slot, is_here);
-    quantise_queries(lane, row, kv_head, index_at(some_slot, kv_head));
-    if !is_here {
-        return;
-    }
-    for (var token = lane % LANES; token < BLOCK; token += LANES) {
-        let token_codes = codes_of(code_row(slot, kv_head, token));
-        for (var h = 0u; h < GROUP; h++) {
-            let term = terms[place * GROUP + h];
-            let logit = term.x + term.y * f32(integer_logit(query_of(place * GROUP + h), token_codes));
-            scores[(row * Q_HEADS + kv_head * GROUP + h) * score_rows.stride + choice * BLOCK + token] = logit;
+    for (var first = 0u; first < GROUP; first += HEADS) {
+        quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
+        if is_here {
+            for (var token = lane % LANES; token < BLOCK; token += LANES) {
+                let token_codes = codes_of(code_row(slot, kv_head, token));
+                for (var h = 0u; h < HEADS; h++) {
+                    let query = place * HEADS + h;
+                    let logit = terms[query].x + terms[query].y * f32(integer_logit(query_of(query), token_codes));
+                    let head = row * Q_HEADS + kv_head * GROUP + first + h;
+                    scores[head * score_rows.stride + choice * BLOCK + token] = logit;
+                }
+            }
         }
     }
 }

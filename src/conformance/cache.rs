@@ -278,6 +278,9 @@ pub(super) fn index_shapes() -> Vec<Shape> {
         (2, 7, 80, 32, 24, 8),
         (2, 2, 256, 128, 16, 4),
         (1, 16, 128, 16, 128, 8),
+        // So many queries on so many channels that they are scored in parts: halves, and one by one.
+        (1, 32, 128, 16, 128, 8),
+        (1, 23, 128, 16, 128, 4),
         (3, 3, 64, 64, 32, 4),
     ]
     .map(|(kv_heads, group, head_dim, block, channels, bits)| {

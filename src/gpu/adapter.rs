@@ -246,28 +246,35 @@ pub(crate) const NEEDS: &[Need] = &[
     Need { name: "max_buffer_size", least: 128 << 20, of: |l| l.max_buffer_size },
 ];
 
+/// What kernels do that WebGPU promises and older devices may lack.
+const ABILITIES: [(wgpu::DownlevelFlags, &str); 2] = [
+    (wgpu::DownlevelFlags::COMPUTE_SHADERS, "compute shaders"),
+    // Keys and values are f16, which kernels unpack to f32.
+    (wgpu::DownlevelFlags::SHADER_F16_IN_F32, "unpacking f16 in shaders"),
+];
+
+// The first ability that is not among these.
+fn lacking(flags: wgpu::DownlevelFlags) -> Option<&'static str> {
+    ABILITIES.into_iter().find(|(flag, _)| !flags.contains(*flag)).map(|(_, what)| what)
+}
+
 /// The first need that an adapter does not meet.
 pub(crate) fn missing(adapter: &Adapter) -> Option<Error> {
-    let compute = adapter
-        .raw
-        .get_downlevel_capabilities()
-        .flags
-        .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS);
-    if !compute {
-        return Some(unsupported(adapter, "compute shaders", 0, "needed"));
+    if let Some(what) = lacking(adapter.raw.get_downlevel_capabilities().flags) {
+        return Some(unsupported(adapter, what, "absent", "kernels need it"));
     }
     let limits = adapter.raw.limits();
     NEEDS.iter().find(|need| (need.of)(&limits) < need.least).map(|need| {
         unsupported(
             adapter,
             need.name,
-            (need.of)(&limits),
+            &(need.of)(&limits).to_string(),
             &format!("at least {} is needed", need.least),
         )
     })
 }
 
-fn unsupported(adapter: &Adapter, what: &str, value: u64, limit: &str) -> Error {
+fn unsupported(adapter: &Adapter, what: &str, value: &str, limit: &str) -> Error {
     Error::Unsupported {
         adapter: adapter.label(),
         what: what.to_string(),
@@ -329,6 +336,15 @@ mod tests {
         let labels = ["vulkan:NVIDIA H100", "vulkan:llvmpipe (LLVM 15)", "gl:llvmpipe (LLVM 15)"]
             .map(String::from);
         choose_index(&labels, &[true, true, false], request)
+    }
+
+    #[test]
+    fn an_adapter_that_cannot_unpack_f16_or_compute_is_told_what_it_lacks() {
+        let all = wgpu::DownlevelFlags::all();
+        assert_eq!(lacking(all), None);
+        let halves = wgpu::DownlevelFlags::SHADER_F16_IN_F32;
+        assert_eq!(lacking(all - halves), Some("unpacking f16 in shaders"));
+        assert_eq!(lacking(halves), Some("compute shaders"));
     }
 
     #[test]

@@ -71,6 +71,17 @@ impl Gpu {
             full = full.slot("reduce", self.tier.reduce);
         }
         let assembled = assemble(&full)?;
+        let (needed, has) =
+            (assembled.workgroup_bytes(), self.device.limits().max_compute_workgroup_storage_size);
+        // Nobody else checks it, and drivers answer with anything.
+        if needed > has {
+            return Err(Error::Unsupported {
+                adapter: self.label().to_owned(),
+                what: format!("the workgroup memory for {}", spec.file),
+                value: format!("{has} bytes"),
+                limit: format!("{needed} are needed"),
+            });
+        }
         let (layout, numbers) = self.layout(spec.file, &assembled.module);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {

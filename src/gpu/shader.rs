@@ -134,6 +134,16 @@ impl Assembled {
     pub fn origin(&self, line: u32) -> Option<(&'static str, u32)> {
         self.lines.get(line.checked_sub(1)? as usize).copied()
     }
+
+    /// Bytes of workgroup memory that the kernel declares, each variable from a multiple of 16 on.
+    pub fn workgroup_bytes(&self) -> u32 {
+        let variables = self.module.global_variables.iter().map(|(_, variable)| variable);
+        variables
+            .filter(|variable| variable.space == naga::AddressSpace::WorkGroup)
+            .map(|variable| self.module.types[variable.ty].inner.size(self.module.to_ctx()))
+            .map(|bytes| bytes.next_multiple_of(16))
+            .sum()
+    }
 }
 
 fn shader_error(file: &str, line: u32, message: String) -> Error {

@@ -4,15 +4,39 @@ use super::attend::{HotSlots, kv_spec, spec};
 use crate::attention::{BlockScorer, Shape};
 use crate::gpu::{ShaderSpec, Tier};
 
-/// Blocks that one workgroup of [`block_score`] or [`token_score`] scores: as many as 128 lanes and the workgroup memory that
-/// every adapter has allow, since large groups of queries on many channels take much of it.
+/// What a workgroup of [`block_score`] and [`token_score`] works on at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Scored {
+    blocks: u32,
+    /// Queries of a group, which are as many again and again.
+    heads: u32,
+}
+
+/// Workgroup memory that every adapter has, less what some back ends add of their own.
+const WORKGROUP_BYTES: u32 = (16 << 10) - 32;
+
+impl Scored {
+    // As many blocks as 128 lanes have, and fewer where the memory for the queries of a group asks for it; where even one
+    // block is too many, the group in equal parts.
+    fn of(shape: &Shape) -> Self {
+        let parts = (1..=shape.group).filter(|parts| shape.group.is_multiple_of(*parts));
+        parts
+            .map(|parts| shape.group / parts)
+            .flat_map(|heads| [8, 4, 2, 1].map(|blocks| Self { blocks, heads }))
+            .find(|scored| scored.workgroup_bytes(shape.index.channels) <= WORKGROUP_BYTES)
+            .unwrap_or(Self { blocks: 1, heads: 1 })
+    }
+
+    fn workgroup_bytes(self, channels: u32) -> u32 {
+        let Self { blocks, heads } = self;
+        // Queries; per block its steps and flag, and per query of it lanes' pairs, codes and terms.
+        heads * channels * 4 + blocks * (channels * 4 + 4 + heads * (16 * 8 + channels + 8))
+    }
+}
+
+/// Blocks that one workgroup of [`block_score`] or [`token_score`] scores.
 pub fn scored_blocks(shape: &Shape) -> u32 {
-    let channels = shape.index.channels;
-    let group = shape.group;
-    // Queries; per block its steps and flag, and per query of it lanes' pairs, codes and terms.
-    let kept = group * channels * 4;
-    let a_block = channels * 4 + 4 + group * (16 * 8 + channels + 8);
-    [8, 4, 2, 1].into_iter().find(|blocks| kept + blocks * a_block <= 16 << 10).unwrap_or(1)
+    Scored::of(shape).blocks
 }
 
 /// Grid: (ceil(closed blocks / [`scored_blocks`]), KV heads, rows).
@@ -68,6 +92,7 @@ pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
 
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     let chunk = shape.index.chunk();
+    let scored = Scored::of(shape);
     let chunks = match chunk {
         1 => "lib/chunk_word.wgsl",
         2 => "lib/chunk_vec2.wgsl",
@@ -78,6 +103,7 @@ fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
         .constant("CHANNELS", shape.index.channels)
         .constant("BITS", shape.index.bits)
         .constant("CHUNK_WORDS", chunk)
-        .constant("BLOCKS", scored_blocks(shape))
+        .constant("BLOCKS", scored.blocks)
+        .constant("HEADS", scored.heads)
         .constant("SCALE", shape.scale())
 }
