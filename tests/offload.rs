@@ -230,7 +230,7 @@ fn bytes_in_cpu_memory_are_attended_as_what_they_stand_for() {
             let engine = engine(kv_type, hot);
             let file = format(model, &engine).open(&path).expect("a file");
             let mut session =
-                pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored");
+                pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored").0;
             prefill(&engine, &mut session, &prompt(50), Want::Nothing).expect("a prompt");
             Runner { engine, session }
         };

@@ -192,7 +192,7 @@ fn a_resumed_session_forgets_as_one_that_was_never_away() {
                     .expect("saved");
             }
             let mut session =
-                pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored");
+                pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored").0;
             let what = format!("{place:?}, away with {kept} tokens of {before}");
             assert_same(&what, &turn_to(&engine, &mut session, COMMON, &tokens), &want);
             // Saved again, over what the file had of the first prompt.
@@ -200,7 +200,7 @@ fn a_resumed_session_forgets_as_one_that_was_never_away() {
                 .expect("saved");
             drop(session);
             let mut session =
-                pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored");
+                pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored").0;
             session.rewind(300).expect("rewound");
             assert_same(&format!("{what}, and once more"), &answer(&engine, &mut session), &want);
         }

@@ -86,7 +86,10 @@ impl Place {
     }
 
     fn restore(&self, file: &SessionFile) -> Result<Session> {
-        let session = pollster::block_on(self.engine.restore(file, &mut |_| ()))?;
+        let (session, damage) = pollster::block_on(self.engine.restore(file, &mut |_| ()))?;
+        if let Some(damage) = damage {
+            return Err(damage);
+        }
         let state = SessionFormat::callers_state(file)?;
         assert_eq!(state, session.len().to_le_bytes(), "the caller's state");
         assert_eq!(session.tokens(), file.tokens());
@@ -209,7 +212,7 @@ fn a_file_grows_with_its_session_and_follows_it_back() {
         let here = Place::new(MODELS[0], host, |_| ());
         let (_folder, path) = place();
         let mut file = here.open(&path);
-        assert!(pollster::block_on(here.engine.restore(&file, &mut |_| ())).unwrap().is_empty());
+        assert!(pollster::block_on(here.engine.restore(&file, &mut |_| ())).unwrap().0.is_empty());
         let same = |what: &str, file: &SessionFile, session: &mut Session, more: u32| {
             let mut back = here.restore(file).unwrap_or_else(|e| panic!("{what}: {e}"));
             for session in [&mut back, &mut *session] {
@@ -311,20 +314,68 @@ fn what_an_engine_cannot_go_on_with_is_refused() {
     let message = short.restore(&short.open(&path)).unwrap_err().to_string();
     assert!(message.ends_with("is 200 tokens, but the context holds 64"), "{message}");
 
-    // A bit of a block.
-    let mut bytes = std::fs::read(&path).unwrap();
-    let at = bytes.len() - 3 * here.format().block_bytes as usize;
-    bytes[at] ^= 4;
-    let flipped = path.with_extension("flipped");
-    std::fs::write(&flipped, bytes).unwrap();
-    for _ in 0..4 {
-        let error = here.restore(&here.open(&flipped)).unwrap_err();
-        assert!(matches!(error, Error::File { .. }), "{error}");
-        assert!(error.to_string().contains("is damaged: its checksum"), "{error}");
-    }
     // None of that took anything from the engine.
     let sessions: Vec<_> = (0..2).map(|_| here.restore(&here.open(&path)).unwrap()).collect();
     assert_eq!(sessions.len(), 2);
+}
+
+#[test]
+fn a_session_with_a_damaged_block_ends_before_it_and_is_computed_from_there() {
+    let early = |options: &mut EngineOptions| {
+        options.index.as_mut().expect("an index").stats_tokens = 16;
+    };
+    let none = |options: &mut EngineOptions| options.index = None;
+    let attention = two_level();
+    let cases: [(_, &dyn Fn(&mut EngineOptions), _, [u32; 4]); 4] = [
+        // Index channels follow from the first 100 tokens.
+        (None, &|_| (), &attention, [0, 0, 112, 192]),
+        (host(9), &|_| (), &attention, [0, 0, 112, 192]),
+        (None, &early, &attention, [0, 96, 112, 192]),
+        (None, &none, &Attention::Dense, [0, 96, 112, 192]),
+    ];
+    for (host, change, attention, kept) in cases {
+        let here = Place::new(MODELS[1], host, change);
+        let (_folder, path) = place();
+        let mut session = here.begin(200);
+        here.save(&mut session, &mut here.open(&path)).unwrap();
+        let want = here.steps(&mut session, 9, attention);
+        drop(session);
+        let whole = std::fs::read(&path).unwrap();
+        // Blocks lie one behind the other, and are multiples of 16 bytes.
+        let bytes = here.format().block_bytes as usize;
+        let blocks = here.open(&path);
+        let first = blocks.block(0).unwrap()[..64].to_vec();
+        drop(blocks);
+        let first = whole.windows(64).position(|window| window == first).expect("a block");
+        for (block, kept) in [0, 6, 7, 12].into_iter().zip(kept) {
+            let what = format!("{} whole, block {block}", here.is_whole());
+            let mut damaged = whole.clone();
+            for block in block..13 {
+                damaged[first + block * bytes + bytes / 2] ^= 4;
+            }
+            std::fs::write(&path, &damaged).unwrap();
+            let mut file = here.open(&path);
+            // None of it takes anything from the engine.
+            for _ in 0..4 {
+                pollster::block_on(here.engine.restore(&file, &mut |_| ())).unwrap();
+            }
+            let restored = pollster::block_on(here.engine.restore(&file, &mut |_| ())).unwrap();
+            let (mut back, Some(damage)) = restored else { panic!("{what}") };
+            let part = format!("block {block} is damaged: its checksum");
+            assert!(damage.to_string().contains(&part), "{damage}");
+            assert_eq!(back.len(), kept, "{what}");
+            assert_eq!(back.tokens(), &file.tokens()[..kept as usize]);
+            let rest = file.tokens()[kept as usize..].to_vec();
+            prefill(&here.engine, &mut back, &rest, Want::Nothing).unwrap();
+            // What is saved is whole again, behind what was there.
+            here.save(&mut back, &mut file).unwrap();
+            assert_same(&what, &here.steps(&mut back, 9, attention), &want, false);
+            drop((back, file));
+            let mut back = here.restore(&here.open(&path)).unwrap();
+            assert_same(&what, &here.steps(&mut back, 9, attention), &want, false);
+            assert!(std::fs::read(&path).unwrap().starts_with(&damaged));
+        }
+    }
 }
 
 #[test]
@@ -372,7 +423,8 @@ fn what_the_host_holds_outlives_the_device() {
         for host in [host(9), None] {
             let after = Place::new(model, host, |_| ());
             let file = after.open(&path);
-            let mut back = pollster::block_on(after.engine.restore(&file, &mut |_| ())).unwrap();
+            let restored = pollster::block_on(after.engine.restore(&file, &mut |_| ())).unwrap();
+            let (mut back, None) = restored else { panic!("{restored:?}") };
             assert_eq!(back.len(), 224);
             let got = after.steps(&mut back, 6, &two_level());
             assert_same(&format!("{model}, elsewhere"), &got, &want[24..], false);

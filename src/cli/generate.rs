@@ -70,6 +70,9 @@ pub struct Options {
     /// Go on with the conversation in this file, and keep it there; a file that is absent or empty begins one
     #[arg(long, value_name = "FILE")]
     session: Option<PathBuf>,
+    /// Go on with the conversation of --session without writing to its file, which may be where nothing can be written
+    #[arg(long, requires = "session")]
+    session_read_only: bool,
     /// Print start-up times, memory and kernels to standard error
     #[arg(long)]
     stats: bool,
@@ -153,7 +156,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         None => None,
         Some(path) => {
             let format = SessionFormat::new(&file, &config, &engine_options);
-            Some(Saved::open(path, &format, &mut conversation)?)
+            Some(Saved::open(path, options.session_read_only, &format, &mut conversation)?)
         }
     };
     let there = saved.as_ref().map_or(0, Saved::tokens);
@@ -300,8 +303,15 @@ impl Run<'_> {
                         let _keeping = interrupt::Keeping::new();
                         kept = saved.save(engine, &mut answerer, &conversation);
                     }
-                    if is_over || kept.is_err() {
+                    if is_over {
                         break;
+                    }
+                    if let Err(error) = &kept {
+                        if !self.can_wait(error) {
+                            break;
+                        }
+                        terminal::error(error);
+                        note("note: the answer is not saved yet, but will be with the next one");
                     }
                 }
                 Err(failure) => {
@@ -314,6 +324,11 @@ impl Run<'_> {
                     self.go_on_after(failure)?;
                 }
             }
+        }
+        if let (Err(error), Some(saved)) = (&kept, &mut saved)
+            && self.can_wait(error)
+        {
+            kept = saved.save(engine, &mut answerer, &conversation);
         }
         let saved = saved.map(Saved::close);
         let Some((prompt_tokens, answer)) = last else { return Ok(ExitCode::SUCCESS) };
@@ -343,6 +358,11 @@ impl Run<'_> {
             print("\n")?;
         }
         Ok((prompt.len(), answer?))
+    }
+
+    // Whether a conversation goes on that could not be saved for this reason, and is tried to be saved again.
+    fn can_wait(&self, error: &Error) -> bool {
+        self.options.interactive && is_input_error(error)
     }
 
     fn ask(&self) -> asynctls::Result<Option<String>> {

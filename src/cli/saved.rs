@@ -24,6 +24,7 @@ struct State {
 /// An open session file.
 pub struct Saved {
     file: SessionFile,
+    is_read_only: bool,
     /// Draws of a sampler that were made for it.
     draws: u64,
     loaded: u32,
@@ -55,22 +56,26 @@ impl SavedReport {
 }
 
 impl Saved {
-    /// Opens the file, and takes the conversation up where it ends there.
+    /// Opens the file, and takes the conversation up where it ends there. One that is only read stays as it is.
     pub fn open(
         path: &Path,
+        is_read_only: bool,
         format: &SessionFormat,
         conversation: &mut Conversation<'_>,
     ) -> Result<Self> {
         let began = Instant::now();
-        let file = format.open(path)?;
+        let file = if is_read_only { format.open_read_only(path) } else { format.open(path) }?;
         if file.torn_tail() > 0 {
             note(&format!(
-                "note: {} ends in {} of a write that was cut off, which do not count",
+                "note: {} ends in {} of a write that was cut off, which stay there but do not count; the conversation \
+                 goes on from the {} tokens before them",
                 path.display(),
-                size(file.torn_tail())
+                size(file.torn_tail()),
+                file.tokens().len()
             ));
         }
-        let mut saved = Self { file, draws: 0, loaded: 0, load: Duration::ZERO, written: 0 };
+        let (loaded, load, written) = (0, Duration::ZERO, 0);
+        let mut saved = Self { file, is_read_only, draws: 0, loaded, load, written };
         if let Some(State { messages, raw, draws }) = saved.state()? {
             if raw != conversation.is_raw() {
                 let value = if raw { "not given" } else { "given" };
@@ -106,24 +111,35 @@ impl Saved {
         self.draws
     }
 
-    /// The session.
+    /// The session, as far as its blocks are what was written.
     pub fn load(&mut self, engine: &Engine) -> Result<Session> {
         let began = Instant::now();
         let total = u64::from(self.file.blocks()) * self.file.block_bytes();
         let mut bar = late_bar("session", total);
-        let session = pollster::block_on(engine.restore(&self.file, &mut bar))?;
+        let (session, damage) = pollster::block_on(engine.restore(&self.file, &mut bar))?;
+        drop(bar);
+        if let Some(damage) = damage {
+            note(&format!(
+                "note: {damage}; {} of {} tokens are taken from there, and the rest is computed again",
+                session.len(),
+                self.tokens()
+            ));
+        }
         self.load += began.elapsed();
         self.loaded = session.len();
         Ok(session)
     }
 
-    /// Writes what was said since the last time.
+    /// Writes what was said since the last time, unless the file is only read.
     pub fn save(
         &mut self,
         engine: &Engine,
         answerer: &mut Answerer<'_>,
         conversation: &Conversation<'_>,
     ) -> Result<()> {
+        if self.is_read_only {
+            return Ok(());
+        }
         let (session, draws) = answerer.state();
         let (messages, raw) = (conversation.messages().to_vec(), conversation.is_raw());
         let state = serde_json::to_vec(&State { messages, raw, draws });
@@ -145,7 +161,7 @@ impl Saved {
         conversation: &Conversation<'_>,
     ) {
         // Where nothing is left the file holds what it held.
-        if self.save(engine, answerer, conversation).is_ok() {
+        if !self.is_read_only && self.save(engine, answerer, conversation).is_ok() {
             note(&format!(
                 "note: {} holds the first {} tokens; ask again with --session to go on from there",
                 self.file.path().display(),

@@ -102,20 +102,21 @@ impl Engine {
         Ok(())
     }
 
-    /// The session that a file of this engine's [`SessionFormat`] holds. Nothing is computed. `progress` is called with
-    /// bytes as they are read.
+    /// The session that a file of this engine's [`SessionFormat`] holds, and the error of its first damaged block if there
+    /// is one: then the session ends before that, the file's tokens tell what to compute again, and the next
+    /// [`Engine::save`] replaces the block. Nothing is computed here. `progress` is called with bytes as they are read.
     ///
     /// # Errors
     /// [`Error::Argument`] for a session longer than the context, and when all sessions are in use; [`Error::File`] for a
-    /// damaged file; else what the device answers.
+    /// file whose state is damaged; else what the device answers.
     pub async fn restore(
         &self,
         file: &SessionFile,
         progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<Session> {
+    ) -> Result<(Session, Option<Error>)> {
         let mut session = self.session()?;
         if file.tokens().is_empty() {
-            return Ok(session);
+            return Ok((session, None));
         }
         self.check_saved(file, &session)?;
         let state = IndexState::of(file)?;
@@ -138,8 +139,15 @@ impl Engine {
         let arriving = self.gpu.storage("a block that arrives", record.bytes()).await?;
         let read = (|| {
             let mut before = None;
+            let mut damage = None;
             for (i, &block) in (0..).zip(session.table.blocks()) {
-                let content = file.block(i)?;
+                let content = match file.block(i) {
+                    Ok(content) => content,
+                    Err(error) => {
+                        damage = Some((i, error));
+                        break;
+                    }
+                };
                 let is_indexed = i < session.indexed;
                 let index =
                     self.write_block(host.as_deref_mut(), block, content, is_indexed, &arriving)?;
@@ -149,17 +157,40 @@ impl Engine {
                 }
                 progress(record.bytes());
             }
-            before.map_or(Ok(()), |last| self.gpu.wait(last))
+            before.map_or(Ok(()), |last| self.gpu.wait(last))?;
+            Ok(damage)
         })();
         self.gpu.release(&arriving);
-        read?;
+        let damage = read?;
         drop(host);
+        session.saved = Some(Saved { stamp: file.stamp(), blocks: closed });
+        let damage = match damage {
+            None => None,
+            Some((block, error)) => {
+                session = self.before_block(session, block)?;
+                Some(error)
+            }
+        };
+        let closed = session.len() / self.shape.block;
         if session.channels.is_some() && session.indexed < closed {
             self.build_index(&session).await?;
             session.indexed = closed;
         }
-        let lasting = if self.options.index.is_some() { session.indexed } else { closed };
-        session.saved = Some(Saved { stamp: file.stamp(), blocks: lasting });
+        if let Some(saved) = session.saved.as_mut().filter(|_| self.options.index.is_some()) {
+            saved.blocks = session.indexed;
+        }
+        Ok((session, damage))
+    }
+
+    // The session as it was before a block. One that ends before the tokens that choose its index channels begins anew.
+    fn before_block(&self, mut session: Session, block: u32) -> Result<Session> {
+        let tokens = block * self.shape.block;
+        let chooses = self.options.index.as_ref().filter(|index| index.stored.is_none());
+        if chooses.is_some_and(|index| tokens < index.stats_tokens) {
+            drop(session);
+            return self.session();
+        }
+        session.rewind(tokens)?;
         Ok(session)
     }
 

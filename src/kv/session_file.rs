@@ -3,7 +3,9 @@
 //!
 //! A file begins with what it belongs to, and is only added to after that: blocks, then the commit that makes them
 //! count, which is on the disk after them. A crash, a full disk or a cut-off copy costs what the last whole commit does
-//! not count, and nothing before it. Everything that is read has a checksum. Opening maps the file and reads its ends:
+//! not count, and nothing before it. What such a write left stays where it is, and the next one goes behind it: a file
+//! is never cut to what could be read of it. A commit that is damaged, which the end of a write is not, is an error, and
+//! so are bytes without any commit. Everything that is read has a checksum. Opening maps the file and reads its ends:
 //! blocks are checked when they are asked for.
 //!
 //! Header, blocks and commits begin at multiples of 16 bytes. Numbers are in the machine's byte order; in a file of the
@@ -36,7 +38,7 @@ fn padded(bytes: usize) -> usize {
     bytes.next_multiple_of(ALIGNMENT)
 }
 
-/// An open session, as its latest commit has it. Nobody else can open it meanwhile.
+/// An open session, as its latest commit has it. Nobody else can write it meanwhile.
 #[derive(Debug)]
 pub struct SessionFile {
     path: PathBuf,
@@ -47,6 +49,8 @@ pub struct SessionFile {
     first: usize,
     block_bytes: usize,
     commit: Commit,
+    /// Where the file ends.
+    end: u64,
     torn: u64,
     stamp: u64,
 }
@@ -91,10 +95,25 @@ impl SessionFile {
     /// # Errors
     /// [`Error::Argument`] for a session of something else, which names the first field that differs, what it is in the
     /// file and what it would have to be, and for one that is open already; [`Error::File`] for a file that is no
-    /// session or has lost its header; [`Error::Io`] for one that cannot be read.
+    /// session, has lost its header, or has bytes but no whole commit at its end; [`Error::Io`] for one that cannot be
+    /// read.
     pub fn open(path: &Path, identity: &[(String, String)], block_bytes: u64) -> Result<Self> {
         let failed = |source| Error::Io { path: path.to_owned(), source };
         let file = Locked::open(path, OpenOptions::new().read(true).write(true), failed)?;
+        Self::load(path, file, identity, block_bytes)
+    }
+
+    /// The same of a session that will not be written, and may be where nothing can be. Others can read it too meanwhile.
+    ///
+    /// # Errors
+    /// As [`SessionFile::open`].
+    pub fn open_read_only(
+        path: &Path,
+        identity: &[(String, String)],
+        block_bytes: u64,
+    ) -> Result<Self> {
+        let failed = |source| Error::Io { path: path.to_owned(), source };
+        let file = Locked::shared(path, failed)?;
         Self::load(path, file, identity, block_bytes)
     }
 
@@ -112,12 +131,12 @@ impl SessionFile {
         let first = header.end;
         let block_bytes = header.block_bytes;
         let commit = Commit::last(path, &map, first, block_bytes)?;
-        // What lies behind the commit will be cut off, which some systems refuse for what is mapped.
+        // What a failed write leaves behind the commit is cut off, which some systems refuse for what is mapped.
         drop(map);
         let map = self::map(path, &file, commit.end as u64)?;
-        let torn = bytes - commit.end as u64;
+        let (end, torn) = (bytes, bytes - commit.end as u64);
         let (path, stamp) = (path.to_owned(), new_stamp());
-        Ok(Self { path, file, map, first, block_bytes, commit, torn, stamp })
+        Ok(Self { path, file, map, first, block_bytes, commit, end, torn, stamp })
     }
 
     /// The file.
@@ -125,9 +144,9 @@ impl SessionFile {
         &self.path
     }
 
-    /// Bytes up to the end of the latest commit.
+    /// Bytes of the file.
     pub fn bytes(&self) -> u64 {
-        self.commit.end as u64
+        self.end
     }
 
     /// What the latest commit is called within this process: another number for every commit of every file, so that who
@@ -182,7 +201,7 @@ impl SessionFile {
     }
 
     /// Bytes behind the last commit that were in the file when it was opened: what a write that was cut off left. They
-    /// do not count, and the next append removes them.
+    /// do not count, and stay where they are.
     pub fn torn_tail(&self) -> u64 {
         self.torn
     }
@@ -190,21 +209,35 @@ impl SessionFile {
     /// Begins to add blocks and a commit.
     ///
     /// # Errors
-    /// [`Error::Write`] for a file that cannot be written; [`Error::File`] for one that was cut meanwhile.
+    /// [`Error::Write`] for a file that cannot be written; [`Error::File`] for one that another program has changed;
+    /// [`Error::Argument`] for one that was deleted or replaced meanwhile, and for one that is open to be read only.
     pub fn append(&mut self) -> Result<Append<'_>> {
-        self.trim()?;
+        if self.file.is_shared {
+            let what = format!("the session {}", self.path.display());
+            return Err(Error::argument(what, "open to be read", "it would have to be written"));
+        }
+        self.file.check_name()?;
+        let bytes = self.length()?;
+        if bytes != self.end {
+            let (offset, end) = (bytes.min(self.end), self.end);
+            let problem =
+                format!("the file had {end} bytes, but another program has made it {bytes}");
+            return Err(Error::File { path: self.path.clone(), offset, problem });
+        }
         Ok(Append::new(self))
     }
 
     /// Writes the file anew if more than half of it are replaced blocks and earlier commits, and puts it in the old
-    /// one's place when it is whole. An error leaves the old one.
+    /// one's place when it is whole. An error leaves the old one; so does a torn tail, which nobody has read.
     ///
     /// # Errors
-    /// [`Error::Write`] for a file that cannot be written; [`Error::File`] for a damaged block.
+    /// [`Error::Write`] for a file that cannot be written; [`Error::File`] for a damaged block; [`Error::Argument`] for
+    /// a file that was deleted or replaced meanwhile.
     pub fn compact(self) -> Result<Self> {
-        if self.garbage() <= self.commit.end / 2 {
+        if self.file.is_shared || self.torn > 0 || self.garbage() <= self.commit.end / 2 {
             return Ok(self);
         }
+        self.file.check_name()?;
         let failed = |source| Error::Write { path: self.path.clone(), source };
         // What a link points to is replaced, not the link.
         let target = fs::canonicalize(&self.path).map_err(failed)?;
@@ -214,13 +247,13 @@ impl SessionFile {
         // Of one name, so that what a crash leaves is removed by the next attempt; this file's lock covers it.
         let beside = target.with_file_name(name);
         let _ = fs::remove_file(&beside);
-        let copy = self.copy(&beside).inspect_err(|_| {
+        let mut copy = self.copy(&beside).inspect_err(|_| {
             let _ = fs::remove_file(&beside);
         })?;
         let Self { path, file, map, .. } = self;
         // Some systems refuse to replace what is mapped. The lock lasts until the new file, locked too, is in place.
         drop(map);
-        fs::rename(&beside, &target).map_err(|source| {
+        copy.file.rename(&target).map_err(|source| {
             let _ = fs::remove_file(&beside);
             Error::Write { path, source }
         })?;
@@ -242,7 +275,7 @@ impl SessionFile {
             map: map(&self.path, &file, self.first as u64)?,
             file,
             commit: Commit::none(self.first),
-            torn: 0,
+            end: self.first as u64,
             ..*self
         };
         let mut append = copy.append()?;
@@ -264,23 +297,9 @@ impl SessionFile {
         bytemuck::cast_slice(&self.map[self.commit.table.clone()])
     }
 
-    /// Cuts off what the latest commit does not count.
-    fn trim(&self) -> Result<()> {
-        let failed = |source| Error::Write { path: self.path.clone(), source };
-        let bytes = self.file.metadata().map_err(failed)?.len();
-        let end = self.commit.end as u64;
-        if bytes < end {
-            return Err(Error::File {
-                path: self.path.clone(),
-                offset: bytes,
-                problem: format!("the file ends here, but had {end} bytes when it was opened"),
-            });
-        }
-        if bytes > end {
-            // On the disk at once: what comes next must never be joined with the rest of what was here.
-            self.file.set_len(end).and_then(|()| self.file.sync_data()).map_err(failed)?;
-        }
-        Ok(())
+    fn length(&self) -> Result<u64> {
+        let failed = |source| Error::Io { path: self.path.clone(), source };
+        Ok(self.file.metadata().map_err(failed)?.len())
     }
 }
 

@@ -64,6 +64,14 @@ impl SessionFormat {
         }
     }
 
+    /// Opens a session that will not be written.
+    ///
+    /// # Errors
+    /// As [`SessionFile::open_read_only`].
+    pub fn open_read_only(&self, path: &Path) -> Result<SessionFile> {
+        SessionFile::open_read_only(path, &self.identity, self.block_bytes)
+    }
+
     /// What the caller of [`crate::engine::Engine::save`] had it keep; nothing in a session that was only begun.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ pub struct Append<'a> {
 
 impl<'a> Append<'a> {
     pub(super) fn new(session: &'a mut SessionFile) -> Self {
-        let end = session.commit.end as u64;
+        let end = session.end.next_multiple_of(ALIGNMENT as u64);
         Self { session, end, written: HashMap::new() }
     }
 
@@ -48,8 +48,9 @@ impl<'a> Append<'a> {
     /// it was before. When this returns, all of it is on the disk.
     ///
     /// # Errors
-    /// [`Error::Write`] for a file that cannot be written; [`Error::Argument`] when a block was never written. The
-    /// session is what it was before, and so is the file unless even that is refused: then it may hold the commit.
+    /// [`Error::Write`] for a file that cannot be written; [`Error::Argument`] when a block was never written, and for a
+    /// file that was deleted or replaced meanwhile. The session is what it was before, and so is the file unless even
+    /// that is refused: then it may hold the commit.
     pub fn commit(mut self, blocks: u32, tokens: &[u32], state: &[u8]) -> Result<()> {
         let before = self.session.table();
         let entry = |index| {
@@ -72,6 +73,9 @@ impl<'a> Append<'a> {
         let (first, block_bytes) = (session.first, session.block_bytes);
         let commit = Commit::read(&session.path, &map, first, block_bytes, &trailer, at)?;
         self.sync()?;
+        // The name may have become another file's while this was written.
+        self.session.file.check_name()?;
+        self.session.end = self.end;
         self.session.map = map;
         self.session.commit = commit;
         self.session.stamp = super::new_stamp();
@@ -96,7 +100,13 @@ impl<'a> Append<'a> {
 
 impl Drop for Append<'_> {
     fn drop(&mut self) {
-        // What cannot be removed now is by the next append.
-        let _ = self.session.trim();
+        let session = &mut *self.session;
+        let end = session.end;
+        if session.length().is_ok_and(|bytes| bytes > end) {
+            // On the disk at once: what comes next must never be joined with the rest of what was here.
+            let _ = session.file.set_len(end).and_then(|()| session.file.sync_data());
+        }
+        // Where even that is refused, the next append goes behind what is there.
+        session.end = session.length().map_or(end, |bytes| bytes.max(end));
     }
 }

@@ -57,12 +57,28 @@ impl Trailer {
         self
     }
 
-    /// Whether this was written as the trailer of a commit, and at this place.
-    fn is_whole(&self, first: usize, at: usize) -> bool {
-        self.magic == MAGIC
-            && self.sealed().checksum == self.checksum
-            && (first as u64..=at as u64).contains(&self.start)
-            && self.start.is_multiple_of(ALIGNMENT as u64)
+    /// What is wrong with this as the trailer at `at` of the commit before it.
+    fn damage(&self, file: &[u8], first: usize, at: usize) -> Option<String> {
+        let (found, written) = (self.sealed().checksum, self.checksum);
+        if self.magic != MAGIC || found != written {
+            return Some(format!(
+                "its trailer's checksum is {found:08x}, but {written:08x} was written"
+            ));
+        }
+        let start = self.start;
+        if !(first as u64..=at as u64).contains(&start) || !start.is_multiple_of(ALIGNMENT as u64) {
+            return Some(format!(
+                "it would begin at {start}, but commits begin between {first} and {at}"
+            ));
+        }
+        let (found, written) = (crc32fast::hash(&file[start as usize..at]), self.content_checksum);
+        (found != written)
+            .then(|| format!("its checksum is {found:08x}, but {written:08x} was written"))
+    }
+
+    /// Whether this is a trailer of which only the first bytes are wrong.
+    fn is_nameless(&self) -> bool {
+        Self { magic: MAGIC, ..*self }.sealed().checksum == self.checksum
     }
 }
 
@@ -104,24 +120,58 @@ impl Commit {
         (bytes, trailer)
     }
 
-    /// The last whole commit of a file whose header ends at `first`.
+    /// The last commit of a file whose header ends at `first`. Behind it there may be what a write that was cut off left:
+    /// that ends anywhere but in a trailer, which is written last.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a commit that was whole once and is no longer, and where there are bytes but no commit.
     pub(super) fn last(path: &Path, file: &[u8], first: usize, block_bytes: usize) -> Result<Self> {
-        let mut end = file.len() / ALIGNMENT * ALIGNMENT;
-        while end >= first + size_of::<Trailer>() {
+        if file.len() == first {
+            return Ok(Self::none(first));
+        }
+        let error = |offset: usize, problem| Error::File {
+            path: path.to_owned(),
+            offset: offset as u64,
+            problem,
+        };
+        let mut damaged = None;
+        let last = file.len() / ALIGNMENT * ALIGNMENT;
+        for end in (first + size_of::<Trailer>()..=last).rev().step_by(ALIGNMENT) {
             let at = end - size_of::<Trailer>();
             let trailer: Trailer = bytemuck::pod_read_unaligned(&file[at..end]);
-            if !trailer.is_whole(first, at) {
-                end -= ALIGNMENT;
+            if trailer.magic != MAGIC && !(end == last && trailer.is_nameless()) {
                 continue;
             }
-            let start = trailer.start as usize;
-            if crc32fast::hash(&file[start..at]) == trailer.content_checksum {
-                return Self::read(path, file, first, block_bytes, &trailer, at);
+            match (trailer.damage(file, first, at), damaged) {
+                (Some(damage), before) => damaged = before.or(Some((at, damage))),
+                (None, None) => return Self::read(path, file, first, block_bytes, &trailer, at),
+                (None, Some((damaged_at, damage))) => {
+                    let tokens = trailer.tokens;
+                    let problem = format!(
+                        "the commit that ends here is damaged: {damage}; what was saved before it, {tokens} tokens, is whole: \
+                         cut a copy of the file to {end} bytes to go on from there"
+                    );
+                    return Err(error(damaged_at, problem));
+                }
             }
-            // A commit without some of its content, and nothing but its content is inside it.
-            end = start;
         }
-        Ok(Self::none(first))
+        Err(match damaged {
+            Some((at, damage)) => error(
+                at,
+                format!(
+                    "the commit that ends here is damaged: {damage}; there is none before it, so nothing can be read; \
+                     take a whole copy of the file, or delete it to begin anew"
+                ),
+            ),
+            None => error(
+                first,
+                format!(
+                    "{} bytes follow the header, but no commit: the first write was cut off, or the file was, and nothing \
+                     can be read; take a whole copy of it, or delete it to begin anew",
+                    file.len() - first
+                ),
+            ),
+        })
     }
 
     /// The commit of a whole trailer, which was meant to be this: what does not fit is no accident of writing.

@@ -208,7 +208,7 @@ fn an_append_without_a_commit_leaves_nothing() {
     drop(append);
     assert_eq!(fs::metadata(&path).unwrap().len(), bytes.len() as u64);
 
-    // Neither does one whose end nobody saw.
+    // One whose end nobody saw leaves what does not count, and stays there.
     let mut append = session.append().unwrap();
     append.block(1, &block).unwrap();
     std::mem::forget(append);
@@ -217,7 +217,8 @@ fn an_append_without_a_commit_leaves_nothing() {
     let mut session = open(&path).unwrap();
     assert_eq!((Content::of(&session).unwrap(), session.torn_tail()), (turn.clone(), 48));
     drop(session.append().unwrap());
-    assert_eq!(fs::metadata(&path).unwrap().len(), bytes.len() as u64);
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes.len(), recorded().0.len() + 48);
 
     let mut append = session.append().unwrap();
     refused(
@@ -260,22 +261,31 @@ fn a_rewind_forgets_the_blocks_behind_it() {
 }
 
 #[test]
-fn cut_anywhere_a_file_holds_the_last_turn_before_the_cut() {
+fn cut_anywhere_a_file_holds_the_last_turn_before_the_cut_and_is_cut_no_further() {
     let (_folder, path) = place();
     let (bytes, ends) = recorded();
     for cut in 0..=bytes.len() {
         let session = opened(&path, &bytes[..cut]);
-        let Some(turn) = ends.iter().rposition(|&end| end <= cut) else {
+        let turn = ends.iter().rposition(|&end| end <= cut);
+        let Some(turn) = turn.filter(|&turn| turn > 0 || cut == ends[0]) else {
             let error = session.unwrap_err();
             let Error::File { offset, problem, .. } = error else { panic!("{error}") };
             match cut {
                 0 => assert_eq!(problem, "the file is empty, but a session is needed"),
                 1..8 => assert!(problem.starts_with("this begins with \"a"), "{problem}"),
-                _ => assert_eq!(
+                _ if cut < ends[0] => assert_eq!(
                     (offset, &*problem),
                     (cut as u64, "the file ends within the header of a session")
                 ),
+                // A first write that was cut off looks the same.
+                _ => {
+                    let begin =
+                        format!("{} bytes follow the header, but no commit: ", cut - ends[0]);
+                    assert_eq!(offset, ends[0] as u64);
+                    assert!(problem.starts_with(&begin), "{problem}");
+                }
             }
+            assert_eq!(fs::read(&path).unwrap(), bytes[..cut]);
             continue;
         };
         let mut session = session.unwrap();
@@ -288,6 +298,7 @@ fn cut_anywhere_a_file_holds_the_last_turn_before_the_cut() {
             drop(session);
             let session = open(&path).unwrap();
             assert_eq!((Content::of(&session).unwrap(), session.torn_tail()), (next, 0));
+            assert_eq!(fs::read(&path).unwrap()[..cut], bytes[..cut]);
         }
     }
 }
@@ -297,15 +308,27 @@ fn what_a_crash_left_out_of_the_last_turn_leaves_the_one_before() {
     let (_folder, path) = place();
     let (bytes, ends) = recorded();
     let &[.., before, end] = &ends[..] else { unreachable!() };
-    let commit = end - size_of::<Trailer>() - 4 * 16 - 12 * 4 - 16;
+    let trailer = end - size_of::<Trailer>();
+    let commit = trailer - 4 * 16 - 12 * 4 - 16;
     let turns = turns();
     let check = |from: usize, to: usize| {
         let mut bytes = bytes.clone();
         bytes[from..to].fill(0);
-        let session = opened(&path, &bytes).unwrap();
-        let expected = &turns[turns.len() - 2];
-        assert_eq!(Content::of(&session).unwrap(), *expected, "{from} to {to}");
-        assert_eq!(session.torn_tail(), (end - before) as u64);
+        let session = opened(&path, &bytes);
+        if to > trailer && from <= trailer {
+            let session = session.unwrap();
+            let expected = &turns[turns.len() - 2];
+            assert_eq!(Content::of(&session).unwrap(), *expected, "{from} to {to}");
+            assert_eq!(session.torn_tail(), (end - before) as u64);
+        } else {
+            // What ends a write is there: it may have been whole.
+            let error = session.unwrap_err().to_string();
+            assert!(
+                error.contains("the commit that ends here is damaged"),
+                "{from} to {to}: {error}"
+            );
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
     };
     // The commit is written once the blocks are on the disk; of it, any part may be missing.
     for from in (commit..end).step_by(16) {
@@ -319,35 +342,89 @@ fn what_a_crash_left_out_of_the_last_turn_leaves_the_one_before() {
 }
 
 #[test]
-fn a_flipped_bit_is_an_error_or_costs_the_turns_from_there_on() {
+fn a_flipped_bit_is_an_error_and_the_file_stays() {
     let (_folder, path) = place();
     let (bytes, ends) = recorded();
     let turns = turns();
+    let before = ends[ends.len() - 2];
     for at in 0..bytes.len() {
         for bit in 0..8 {
             let mut bytes = bytes.clone();
             bytes[at] ^= 1 << bit;
             match opened(&path, &bytes).map(|session| (Content::of(&session), session.torn_tail()))
             {
+                // What the last turn does not use may be anything.
                 Ok((Ok(content), torn)) => {
-                    // What the last turn does not use may be anything.
-                    let turn = if torn == 0 { turns.len() - 1 } else { turns.len() - 2 };
-                    assert_eq!(content, turns[turn], "{at}:{bit}");
-                    assert_eq!(torn as usize, bytes.len() - ends[turn]);
+                    assert_eq!((content, torn), (turns[turns.len() - 1].clone(), 0), "{at}:{bit}");
                 }
                 Ok((Err(error), _)) => {
                     let Error::File { offset, problem, .. } = error else { panic!("{error}") };
                     assert!(problem.starts_with("block ") && problem.contains(" is damaged: "));
                     assert!((offset as usize..offset as usize + BLOCK_BYTES).contains(&at));
                 }
+                Err(error) if at >= ends[0] => {
+                    let error = error.to_string();
+                    assert!(at >= before, "{at}:{bit}: {error}");
+                    assert!(error.contains(": the commit that ends here is damaged: "), "{error}");
+                    let way_out = format!("cut a copy of the file to {before} bytes");
+                    assert!(error.contains(&way_out), "{error}");
+                }
                 // From there on, a change that is no accident would be a session of something else.
                 Err(error) if at >= size_of::<FileStart>() - 16 => {
-                    assert!(at < ends[0] && error.to_string().contains("header is damaged"));
+                    assert!(error.to_string().contains("header is damaged"));
                 }
                 Err(error) => assert!(matches!(error, Error::File { .. }), "{error}"),
             }
+            assert_eq!(fs::read(&path).unwrap(), bytes);
         }
     }
+    // The way out.
+    let mut session = opened(&path, &bytes[..before]).unwrap();
+    assert_eq!(Content::of(&session).unwrap(), turns[turns.len() - 2]);
+    turns[turns.len() - 1].write(&mut session).unwrap();
+}
+
+#[test]
+fn the_only_commit_cannot_be_done_without() {
+    let (_folder, path) = place();
+    let mut session = create(&path).unwrap();
+    let mut turn = turns()[1].clone();
+    for byte in 0..20 {
+        turn.blocks[1] = vec![byte; BLOCK_BYTES];
+        turn.write(&mut session).unwrap();
+    }
+    // After which it is the only one.
+    let session = session.compact().unwrap();
+    let (start, end) = (session.commit.start, session.commit.end);
+    drop(session);
+    let bytes = fs::read(&path).unwrap();
+    for at in start..end {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 1;
+        let error = opened(&path, &bytes).unwrap_err().to_string();
+        assert!(error.contains("is damaged: ") && error.ends_with("to begin anew"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn a_torn_tail_stays_however_little_of_the_file_counts() {
+    let (_folder, path) = place();
+    let (bytes, ends) = recorded();
+    let cut = bytes.len() - 9;
+    let mut session = opened(&path, &bytes[..cut]).unwrap();
+    let tail = cut - ends[4];
+    assert_eq!((session.torn_tail(), session.bytes()), (tail as u64, cut as u64));
+    let mut turn = turns()[1].clone();
+    for byte in 0..20 {
+        turn.blocks[1] = vec![byte; BLOCK_BYTES];
+        turn.write(&mut session).unwrap();
+    }
+    assert!(session.garbage() > session.commit.end / 2);
+    let session = session.compact().unwrap();
+    assert_eq!(Content::of(&session).unwrap(), turn);
+    drop(session);
+    assert_eq!(fs::read(&path).unwrap()[..cut], bytes[..cut]);
 }
 
 #[test]
@@ -453,7 +530,7 @@ fn hostile_commits_end_in_an_error() {
     let at = bytes.len() - size_of::<Trailer>();
     let trailer: Trailer = bytemuck::pod_read_unaligned(&bytes[at..]);
     let start = trailer.start as usize;
-    // With right checksums; `None` for what was no commit of this place.
+    // With right checksums; `None` for what is no commit, but the end of a write that was cut off.
     let check = |change: fn(&mut Trailer), entry: Option<u64>, message: Option<String>| {
         let mut bytes = bytes.clone();
         if let Some(offset) = entry {
@@ -480,9 +557,17 @@ fn hostile_commits_end_in_an_error() {
     check(|trailer| trailer.state_bytes = 17, None, size(4, 12, 17));
     check(|trailer| trailer.blocks = u32::MAX, None, size(most, 12, 7));
     check(|trailer| trailer.blocks = 3, None, size(3, 12, 7));
-    check(|trailer| trailer.start = u64::MAX, None, None);
-    check(|trailer| trailer.start += 8, None, None);
-    check(|trailer| trailer.start = 0, None, None);
+    let begins = |found: u64| {
+        Some(format!(
+            "FILE: at byte {at}: the commit that ends here is damaged: it would begin at {found}, but commits begin \
+             between {} and {at}; what was saved before it, 4 tokens, is whole: cut a copy of the file to {} bytes to go \
+             on from there",
+            ends[0], ends[4]
+        ))
+    };
+    check(|trailer| trailer.start = u64::MAX, None, begins(max));
+    check(|trailer| trailer.start += 8, None, begins(start as u64 + 8));
+    check(|trailer| trailer.start = 0, None, begins(0));
     check(|trailer| trailer.magic = *b"asyncTLS", None, None);
     for offset in [0, u64::MAX, u64::MAX - 15, ends[0] as u64 + 8, start as u64 - 32, at as u64] {
         let message = format!(
@@ -503,9 +588,10 @@ fn a_file_that_another_program_cut_is_not_written_to() {
     let mut session = opened(&path, &bytes).unwrap();
     OpenOptions::new().write(true).open(&path).unwrap().set_len(ends[2] as u64).unwrap();
     let message = format!(
-        "FILE: at byte {}: the file ends here, but had {} bytes when it was opened",
+        "FILE: at byte {}: the file had {} bytes, but another program has made it {}",
         ends[2],
-        bytes.len()
+        bytes.len(),
+        ends[2]
     );
     refused(session.append(), &path, &message);
     drop(session);
@@ -513,11 +599,105 @@ fn a_file_that_another_program_cut_is_not_written_to() {
 }
 
 #[test]
+fn what_another_program_added_stays() {
+    let (_folder, path) = place();
+    let (bytes, _) = recorded();
+    let mut session = opened(&path, &bytes).unwrap();
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"and more").unwrap();
+    let end = bytes.len();
+    let message = format!(
+        "FILE: at byte {end}: the file had {end} bytes, but another program has made it {}",
+        end + 8
+    );
+    refused(session.append(), &path, &message);
+    drop(session);
+    assert_eq!(fs::read(&path).unwrap(), [&bytes[..], b"and more"].concat());
+}
+
+// Elsewhere an open file's name cannot be taken from it.
+#[cfg(unix)]
+#[test]
+fn a_file_that_was_deleted_or_replaced_is_not_written_to() {
+    let (folder, path) = place();
+    let (bytes, _) = recorded();
+    let turn = turns()[1].clone();
+    let elsewhere = folder.path().join("elsewhere.kv");
+    let message = |is: &str| {
+        format!("the session FILE is {is}, but it can be saved only to the file that was opened")
+    };
+    let replace = |with: Option<&[u8]>| {
+        fs::rename(&path, &elsewhere).unwrap();
+        if let Some(with) = with {
+            fs::write(&path, with).unwrap();
+        }
+    };
+    for (with, is) in [(None, "gone"), (Some(&bytes[..]), "another file now")] {
+        let mut session = opened(&path, &bytes).unwrap();
+        replace(with);
+        refused(session.append(), &path, &message(is));
+        // It is tried again where it was put back.
+        fs::rename(&elsewhere, &path).unwrap();
+        let mut append = session.append().unwrap();
+        append.block(0, &turn.blocks[0]).unwrap();
+        replace(with);
+        refused(append.commit(1, &[1], &[]), &path, &message(is));
+        assert_eq!(Content::of(&session).unwrap(), turns()[5]);
+        assert_eq!(fs::read(&elsewhere).unwrap(), bytes);
+        fs::rename(&elsewhere, &path).unwrap();
+        turn.write(&mut session).unwrap();
+        for byte in 0..20 {
+            let turn = Content { blocks: vec![vec![byte; BLOCK_BYTES]], ..turn.clone() };
+            turn.write(&mut session).unwrap();
+        }
+        replace(with);
+        refused(session.compact(), &path, &message(is));
+        assert_eq!(fs::read(&path).ok().as_deref(), with);
+    }
+}
+
+#[test]
+fn a_session_is_read_without_being_written() {
+    let (_folder, path) = place();
+    let (bytes, _) = recorded();
+    let torn = &bytes[..bytes.len() - 5];
+    fs::write(&path, torn).unwrap();
+    let mut permissions = fs::metadata(&path).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&path, permissions.clone()).unwrap();
+    let read = || SessionFile::open_read_only(&path, &identity(), BLOCK_BYTES as u64);
+    let mut session = read().unwrap();
+    assert_eq!(Content::of(&session).unwrap(), turns()[4]);
+    assert_eq!(Content::of(&read().unwrap()).unwrap(), turns()[4], "another reader");
+    refused(
+        session.append(),
+        &path,
+        "the session FILE is open to be read, but it would have to be written",
+    );
+    drop(session.compact().unwrap());
+    assert_eq!(fs::read(&path).unwrap(), torn);
+    #[expect(clippy::permissions_set_readonly_false, reason = "so that the folder can go")]
+    permissions.set_readonly(false);
+    fs::set_permissions(&path, permissions).unwrap();
+    // Who writes is alone.
+    let session = read().unwrap();
+    let message = "the session FILE is in use, but only one process at a time can go on with it";
+    refused(open(&path), &path, message);
+    drop(session);
+    let session = open(&path).unwrap();
+    refused(read(), &path, message);
+    drop(session);
+    let absent = path.with_extension("none");
+    let error = SessionFile::open_read_only(&absent, &identity(), 1).unwrap_err().to_string();
+    assert!(error.starts_with("cannot read ") && !absent.exists(), "{error}");
+}
+
+#[test]
 fn a_session_that_cannot_be_written_is_what_it_was() {
     let (_folder, path) = place();
     let (bytes, _) = recorded();
     let mut session = opened(&path, &bytes).unwrap();
-    session.file = Locked(File::open(&path).unwrap());
+    let file = File::open(&path).unwrap();
+    session.file = Locked { file, path: path.clone(), is_shared: false };
     let turn = turns().pop().unwrap();
     let mut append = session.append().unwrap();
     for _ in 0..2 {
@@ -708,11 +888,11 @@ proptest! {
             if let Ok(content) = session.and_then(|session| Content::of(&session)) {
                 let before = if bit == 8 { at } else { bytes.len() };
                 let (_, last) = history.iter().rfind(|(end, _)| *end <= before).unwrap();
-                let is_last = content == *last;
-                prop_assert!(is_last || bit < 8 && content == history[history.len() - 2].1);
+                prop_assert_eq!(content, last.clone());
             } else {
-                prop_assert!(bit < 8 || at < history[0].0);
+                prop_assert!(bit < 8 || at < history[1].0 && at != history[0].0);
             }
+            prop_assert_eq!(fs::read(&path).unwrap(), damaged);
         }
     }
 }
