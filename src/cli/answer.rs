@@ -19,7 +19,7 @@ pub enum Finish {
     Stop,
     /// It reached `--max-tokens` or the end of the context.
     Length,
-    /// The user ended it.
+    /// The user ended it, or nobody reads it.
     Interrupted,
 }
 
@@ -112,11 +112,11 @@ impl<'a> Answerer<'a> {
     }
 
     /// Answers `prompt`, all tokens from the beginning of the session on; what the session already holds of them is not
-    /// computed again. `show` gets the text as it is made.
+    /// computed again. `show` gets the text as it is made, and tells whether to go on.
     pub fn answer(
         &mut self,
         prompt: &[u32],
-        show: &mut dyn FnMut(&str) -> Outcome<()>,
+        show: &mut dyn FnMut(&str) -> bool,
     ) -> Outcome<Answer> {
         let most = self.check_length(prompt)?;
         let _keeping = interrupt::Keeping::new();
@@ -143,11 +143,11 @@ impl<'a> Answerer<'a> {
                 break Finish::Stop;
             }
             answer.tokens.push(next);
-            add(&mut answer.text, decoder.push(next))?;
+            let goes_on = add(&mut answer.text, decoder.push(next));
             if answer.tokens.len() as u32 == most {
                 break Finish::Length;
             }
-            if interrupt::asked() {
+            if !goes_on || interrupt::asked() {
                 break Finish::Interrupted;
             }
             answer.attended = self.attended();
@@ -156,7 +156,7 @@ impl<'a> Answerer<'a> {
             answer.work.steps += 1;
             next = self.pick(made.first())?;
         };
-        add(&mut answer.text, decoder.finish())?;
+        add(&mut answer.text, decoder.finish());
         answer.work.decode = began.elapsed();
         Ok(answer)
     }

@@ -4,7 +4,7 @@ use super::attention::FormatFlags;
 use super::model::{Model, Room};
 use super::model_option::ModelOption;
 use super::terminal::{bar, print, print_json};
-use super::{INTERRUPTED, Outcome, interrupt};
+use super::{Outcome, interrupt};
 use asynctls::engine::{IndexOptions, Want};
 use clap::Args;
 use serde::Serialize;
@@ -64,7 +64,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     pollster::block_on(engine.prefill(&mut session, tokens, Want::Nothing, &mut progress))?;
     bar.finish_and_clear();
     if session.len() < options.length {
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(interrupt::exit_code());
     }
     let set = pollster::block_on(engine.channels(&mut session))?;
     set.write(&options.output)?;

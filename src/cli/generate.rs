@@ -10,7 +10,7 @@ use super::report::{Report, Settings, Timings, offload_line, summary};
 use super::saved::{Saved, SavedReport};
 use super::start::{Loaded, Machine, load};
 use super::terminal::{self, note, print, print_json};
-use super::{Failure, INTERRUPTED, Outcome, interrupt, is_input_error, prompt};
+use super::{Failure, Outcome, interrupt, is_input_error, prompt};
 use asynctls::Error;
 use asynctls::attention::Attention;
 use asynctls::engine::{EngineOptions, SessionFormat};
@@ -123,7 +123,7 @@ Examples:
   asynctls generate --model model.gguf -i
   asynctls generate --model model.gguf --session talk.kv --prompt \"And why is it red in the evening?\"
 
-Ctrl-C ends the answer and keeps what was made so far.";
+Ctrl-C, SIGTERM and SIGHUP end the answer and keep what was made so far.";
 
 /// Runs it.
 pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
@@ -289,22 +289,26 @@ impl Run<'_> {
                 None => break,
             };
             conversation.ask(&question);
+            // What is made is not lost before it is saved.
+            let _keeping = interrupt::Keeping::new();
             match self.turn(&conversation, &mut answerer) {
-                Ok((prompt_tokens, answer)) => {
+                Ok((prompt_tokens, answer, shown)) => {
                     if answer.tokens.is_empty() && answer.finish == Finish::Interrupted {
                         conversation.take_back();
                     } else {
                         conversation.answer(&answer.text);
                     }
                     work.add(&answer.work);
-                    let is_over = answer.finish == Finish::Interrupted;
                     last = Some((prompt_tokens, answer));
                     if let Some(saved) = &mut saved {
-                        let _keeping = interrupt::Keeping::new();
                         kept = saved.save(engine, &mut answerer, &conversation);
                     }
-                    if is_over {
+                    if interrupt::asked() {
                         break;
+                    }
+                    if let Err(failure) = shown {
+                        kept?;
+                        return Err(failure);
                     }
                     if let Err(error) = &kept {
                         if !self.can_wait(error) {
@@ -339,25 +343,30 @@ impl Run<'_> {
         Ok(code)
     }
 
+    // The tokens of the prompt, the answer, and whether all of it could be shown.
     fn turn(
         &self,
         conversation: &Conversation<'_>,
         answerer: &mut Answerer<'_>,
-    ) -> Outcome<(usize, Answer)> {
+    ) -> Outcome<(usize, Answer, Outcome<()>)> {
         let prompt = conversation.tokens()?;
+        let mut shown = Ok(());
         if self.options.json {
-            return Ok((prompt.len(), answerer.answer(&prompt, &mut |_| Ok(()))?));
+            return Ok((prompt.len(), answerer.answer(&prompt, &mut |_| true)?, shown));
         }
         let mut is_begun = false;
         let answer = answerer.answer(&prompt, &mut |text| {
             is_begun = true;
-            print(text)
+            if shown.is_ok() {
+                shown = print(text);
+            }
+            shown.is_ok()
         });
         // What comes next, be it an error, begins on a line of its own.
-        if is_begun {
-            print("\n")?;
+        if is_begun && shown.is_ok() {
+            shown = print("\n");
         }
-        Ok((prompt.len(), answer?))
+        Ok((prompt.len(), answer?, shown))
     }
 
     // Whether a conversation goes on that could not be saved for this reason, and is tried to be saved again.
@@ -438,10 +447,7 @@ impl Run<'_> {
             print_json(&report)?;
         }
         note(&summary(answer, work, context, gpu.allocated_bytes()));
-        Ok(match answer.finish {
-            Finish::Interrupted => ExitCode::from(INTERRUPTED),
-            Finish::Stop | Finish::Length => ExitCode::SUCCESS,
-        })
+        Ok(interrupt::exit_code())
     }
 
     fn settings(&self, conversation: &Conversation<'_>) -> Settings {

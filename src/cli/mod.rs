@@ -72,7 +72,8 @@ Environment:
   HF_HUB_OFFLINE      1 takes what --hf names from the cache alone
   RUST_LOG            what to log, such as warn or asynctls=debug [default: nothing]
 
-Exit codes: 0 fine, 1 the GPU failed, 2 bad usage or input, 130 interrupted.";
+Exit codes: 0 fine, 1 the GPU failed, 2 bad usage or input; 128 and the number of a signal that ended the program:
+129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.";
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -91,9 +92,6 @@ impl From<Error> for Failure {
 
 /// The result of a subcommand or a part of one.
 type Outcome<T> = Result<T, Failure>;
-
-/// The exit code of a command that was interrupted: 128 and the number of SIGINT, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {

@@ -1,13 +1,21 @@
-//! Ctrl-C, and readers that go away.
+//! Ctrl-C and other signals that end programs, and readers that go away.
 #![cfg(unix)]
 
 use super::program::{command, generate, model, text};
 use serde_json::Value;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
 
 fn interrupt(child: &Child) {
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    send(child, "INT");
+}
+
+fn send(child: &Child, signal: &str) {
+    let to = child.id().to_string();
+    let sent = Command::new("kill").args([&format!("-{signal}"), &to]).status().unwrap();
     assert!(sent.success());
 }
 
@@ -17,35 +25,120 @@ fn long(more: &[&str]) -> Child {
 }
 
 fn long_from(prompt: &str, more: &[&str]) -> Child {
+    long_command(prompt, more).spawn().expect("the program starts")
+}
+
+fn long_command(prompt: &str, more: &[&str]) -> Command {
     let model = model();
     let prompt = ["--raw", "--prompt", prompt, "--max-tokens", "3000"];
-    let arguments = [&["generate", "--model", &model], &prompt[..], more].concat();
-    command(&arguments).spawn().expect("the program starts")
+    let mut command = command(&[&["generate", "--model", &model], &prompt[..], more].concat());
+    // As from a shell, and not as these tests were started.
+    // SAFETY: setting what a signal does is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
+            Ok(())
+        })
+    };
+    command
 }
 
 #[test]
-fn an_interrupted_answer_is_kept() {
+fn an_interrupted_answer_is_kept_whichever_signal_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("talk.kv");
     let session = ["--session", text(&path), "--kv", "host"];
-    let mut child = long(&session);
+    let mut most = 0;
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let mut child = long(&session);
+        let mut out = child.stdout.take().unwrap();
+        let mut shown = vec![0; 4];
+        out.read_exact(&mut shown).unwrap();
+        send(&child, signal);
+        out.read_to_end(&mut shown).unwrap();
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.ends_with('\n'), "{shown}");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(err.lines().last().unwrap().starts_with("interrupted; prompt "), "{err}");
+        // Its session holds it too.
+        let more = ["--session-read-only", "--raw", "--prompt", "And so on", "--max-tokens", "1"];
+        let report = generate(&[&session[..], &more, &["--json"]].concat()).fine().json();
+        let loaded = report["session"]["loaded_tokens"].as_u64().unwrap();
+        let prompt = report["prompt_tokens"].as_u64().unwrap();
+        assert!(loaded > most + 10 && loaded < prompt, "{signal}: {report}");
+        most = loaded;
+    }
+}
+
+// As with `nohup`.
+#[test]
+fn a_signal_that_was_ignored_stays_ignored() {
+    let mut command = long_command("1 2 3 4 5 6 7 8", &[]);
+    // SAFETY: setting what a signal does is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGHUP, libc::SIG_IGN);
+            Ok(())
+        })
+    };
+    let mut child = command.spawn().unwrap();
     let mut out = child.stdout.take().unwrap();
-    let mut shown = vec![0; 4];
-    out.read_exact(&mut shown).unwrap();
-    interrupt(&child);
-    out.read_to_end(&mut shown).unwrap();
-    let shown = String::from_utf8(shown).unwrap();
-    assert!(shown.starts_with(" 9") && shown.ends_with('\n'), "{shown}");
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    let err = String::from_utf8(output.stderr).unwrap();
-    assert!(err.lines().last().unwrap().starts_with("interrupted; prompt "), "{err}");
-    // Its session holds it too.
-    let more = ["--raw", "--prompt", "And so on", "--max-tokens", "1", "--json"];
-    let report = generate(&[&session[..], &more].concat()).fine().json();
-    let loaded = report["session"]["loaded_tokens"].as_u64().unwrap();
-    let prompt = report["prompt_tokens"].as_u64().unwrap();
-    assert!(loaded > 10 && loaded < prompt, "{report}");
+    out.read_exact(&mut [0; 4]).unwrap();
+    send(&child, "HUP");
+    out.read_exact(&mut [0; 16]).unwrap();
+    send(&child, "TERM");
+    drop(out);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+// The first of these is a terminal that is closed, which takes the output away and sends a signal.
+#[test]
+fn what_nobody_can_read_any_more_is_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    for is_terminal in [true, false] {
+        let path = folder.path().join(is_terminal.to_string());
+        let session = ["--session", text(&path)];
+        let mut command = long_command("1 2 3 4 5 6 7 8", &session);
+        let mut reader = if is_terminal {
+            let [ours, theirs] = terminal();
+            command.stdout(theirs).stderr(Stdio::null());
+            Some(File::from(ours))
+        } else {
+            None
+        };
+        command.stdin(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // Which holds the other end too.
+        drop(command);
+        let mut shown = [0; 4];
+        match &mut reader {
+            Some(reader) => reader.read_exact(&mut shown).unwrap(),
+            None => child.stdout.take().unwrap().read_exact(&mut shown).unwrap(),
+        }
+        if is_terminal {
+            send(&child, "HUP");
+        }
+        drop(reader);
+        let code = child.wait().unwrap().code();
+        assert_eq!(code, Some(if is_terminal { 129 } else { 0 }));
+        let more = ["--raw", "--prompt", "And so on", "--max-tokens", "1", "--json"];
+        let report = generate(&[&session[..], &more].concat()).fine().json();
+        assert!(report["session"]["loaded_tokens"].as_u64().unwrap() > 10, "{report}");
+    }
+}
+
+// Both ends of a new terminal.
+fn terminal() -> [OwnedFd; 2] {
+    let mut ends = [0; 2];
+    let [ours, theirs] = &mut ends;
+    let none = std::ptr::null_mut();
+    // SAFETY: there is room for both ends, and nothing else is asked for.
+    let made = unsafe { libc::openpty(ours, theirs, none, none.cast(), none.cast()) };
+    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: they were opened just now, and nobody else has them.
+    ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) })
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What every evaluation can do with its results: keep parts as they are finished, and show or write them at the end.
 
 use super::super::terminal::{note, print, print_json};
-use super::super::{INTERRUPTED, Outcome};
+use super::super::{Outcome, interrupt};
 use asynctls::Result;
 use asynctls::engine::Engine;
 use asynctls::eval::Method;
@@ -111,6 +111,6 @@ impl ResultOptions {
             None => "with --state FILE they would have been kept".into(),
         };
         note(&format!("interrupted with {done} of {total} parts done: {kept}"));
-        ExitCode::from(INTERRUPTED)
+        interrupt::exit_code()
     }
 }

@@ -3,7 +3,7 @@
 use super::super::model::{Model, Room};
 use super::super::model_option::ModelOption;
 use super::super::terminal::{bar, note, size};
-use super::super::{INTERRUPTED, Outcome, interrupt};
+use super::super::{Outcome, interrupt};
 use super::methods::MethodOptions;
 use asynctls::engine::{Engine, Want};
 use asynctls::eval::trace::{Recorded, Trace};
@@ -84,8 +84,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         method.name,
         size(bytes)
     ));
-    let is_whole = trace.steps.len() == options.steps as usize;
-    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(INTERRUPTED) })
+    Ok(interrupt::exit_code())
 }
 
 fn model_method(options: &Options, model: &Model) -> Result<asynctls::eval::Method> {
