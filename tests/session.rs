@@ -326,7 +326,8 @@ fn a_session_with_a_damaged_block_ends_before_it_and_is_computed_from_there() {
     };
     let none = |options: &mut EngineOptions| options.index = None;
     let attention = two_level();
-    let cases: [(_, &dyn Fn(&mut EngineOptions), _, [u32; 4]); 4] = [
+    type Change<'a> = &'a dyn Fn(&mut EngineOptions);
+    let cases: [(_, Change<'_>, _, [u32; 4]); 4] = [
         // Index channels follow from the first 100 tokens.
         (None, &|_| (), &attention, [0, 0, 112, 192]),
         (host(9), &|_| (), &attention, [0, 0, 112, 192]),

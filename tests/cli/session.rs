@@ -164,7 +164,7 @@ fn a_session_is_used_where_nothing_can_be_written() {
 #[cfg(unix)]
 #[test]
 fn a_session_that_was_deleted_or_replaced_is_told_and_saved_once_it_is_back() {
-    use std::io::{BufRead, BufReader, Read, Write};
+    use std::io::{BufRead, BufReader, Write};
     let (folder, path) = place();
     let elsewhere = folder.path().join("elsewhere.kv");
     for (is_back, other) in [(true, None), (false, None), (false, Some("another"))] {
@@ -175,7 +175,13 @@ fn a_session_that_was_deleted_or_replaced_is_told_and_saved_once_it_is_back() {
         let mut child = super::program::command(&arguments).spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        // What is said there comes in its time, or never.
+        let (say, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            errors.lines().map_while(Result::ok).try_for_each(|l| say.send(l))
+        });
+        let next = || said.recv_timeout(std::time::Duration::from_secs(30));
         let mut answer = String::new();
         writeln!(input, "{FIRST}").unwrap();
         output.read_line(&mut answer).unwrap();
@@ -191,8 +197,7 @@ fn a_session_that_was_deleted_or_replaced_is_told_and_saved_once_it_is_back() {
         output.read_line(&mut answer).unwrap();
         let mut error = String::new();
         while !error.contains("error: the session ") {
-            error.clear();
-            assert!(errors.read_line(&mut error).unwrap() > 0, "no error");
+            error = next().expect("no error");
         }
         let is = if other.is_some() { "another file now" } else { "gone" };
         assert!(error.contains(&format!("{} is {is}, but ", path.display())), "{error}");
@@ -200,8 +205,7 @@ fn a_session_that_was_deleted_or_replaced_is_told_and_saved_once_it_is_back() {
             fs::rename(&elsewhere, &path).unwrap();
         }
         drop(input);
-        let mut rest = String::new();
-        errors.read_to_string(&mut rest).unwrap();
+        let rest = said.iter().collect::<Vec<_>>().join("\n");
         let code = child.wait().unwrap().code();
         assert_eq!(code, Some(if is_back { 0 } else { 2 }), "{error}{rest}");
         assert!(is_back || rest.contains("error: the session "), "{rest}");
