@@ -5,11 +5,13 @@
 mod device;
 
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, TokenScorer, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, IndexOptions, LayerView, Output, Session, Want};
+use asynctls::engine::{
+    Engine, EngineOptions, Fit, IndexOptions, LayerView, Output, Session, Want,
+};
 use asynctls::eval::recall::measure;
 use asynctls::gpu::GpuOptions;
-use asynctls::model::ModelFile;
 use asynctls::model::quantise::Quantise;
+use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::reference::dequantize::dequantize;
 use asynctls::reference::index::bounds;
 use asynctls::reference::select::{bounds_score, check_top_k};
@@ -152,16 +154,20 @@ fn logits_match_the_reference() {
         let mut session = engine.session().unwrap();
         let made = prefill(&engine, &mut session, &golden.ids, Want::EveryLogits).unwrap();
         assert_eq!(made.logits.len(), 128);
-        // Exact arithmetic is as far away as the f16 cache takes it. In latent attention keys and values of a prompt are
-        // rounded once more when they are made of the cached latents.
-        let (apart, _) = difference(&made.logits, &golden.logits);
-        let roundings = if golden.logits_f16_cache.is_some() { 1.2 } else { 2.0 };
-        let most = (roundings + halves(&engine)) * golden.f16_cache_error;
-        assert!(apart <= most, "{name}: {apart} apart, but an f16 cache explains {most}");
-        if let Some(rounded) = &golden.logits_f16_cache {
-            assert_same(&engine, name, golden, (&made.logits, rounded));
-        }
+        assert_golden(&engine, name, golden, &made.logits);
     });
+}
+
+fn assert_golden(engine: &Engine, name: &str, golden: &Golden, logits: &[Vec<f32>]) {
+    // Exact arithmetic is as far away as the f16 cache takes it. In latent attention keys and values of a prompt are
+    // rounded once more when they are made of the cached latents.
+    let (apart, _) = difference(logits, &golden.logits);
+    let roundings = if golden.logits_f16_cache.is_some() { 1.2 } else { 2.0 };
+    let most = (roundings + halves(engine)) * golden.f16_cache_error;
+    assert!(apart <= most, "{name}: {apart} apart, but an f16 cache explains {most}");
+    if let Some(rounded) = &golden.logits_f16_cache {
+        assert_same(engine, name, golden, (logits, rounded));
+    }
 }
 
 #[test]
@@ -350,37 +356,100 @@ fn selectors_of_latent_attention_choose_what_the_host_does() {
     }
 }
 
-/// The folder of a model whose matrices are what they are after quantising, as floats.
-fn quantised_folder(name: &str, quantise: Quantise) -> tempfile::TempDir {
+/// A tensor of a folder.
+struct Stored {
+    name: String,
+    kind: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+/// A model's folder with other tensors.
+fn folder_of(name: &str, change: impl FnOnce(Vec<Stored>) -> Vec<Stored>) -> tempfile::TempDir {
     let from = folder(name).join("model");
     let to = tempfile::tempdir().unwrap();
     std::fs::copy(from.join("config.json"), to.path().join("config.json")).unwrap();
     let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
-        .iter()
-        .map(|(name, tensor)| {
-            assert_eq!(tensor.dtype(), Dtype::F32, "{name}");
-            let shape = tensor.shape().to_vec();
-            let [_, columns] = shape[..] else { return (name.into(), shape, tensor.data().into()) };
-            let rows = tensor.data().chunks_exact(columns * 4).flat_map(|row| {
-                let floats: Vec<f32> =
-                    row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                let mut blocks = Vec::new();
-                quantise.row(&floats, &mut blocks).unwrap();
-                let mut row = dequantize(quantise.kind(), &blocks).unwrap();
-                row.truncate(columns);
-                row
-            });
-            (name.into(), shape.clone(), rows.flat_map(f32::to_le_bytes).collect())
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    let tensors = file.iter().map(|(name, tensor)| Stored {
+        name: name.into(),
+        kind: tensor.dtype(),
+        shape: tensor.shape().to_vec(),
+        bytes: tensor.data().into(),
+    });
+    let tensors = change(tensors.collect());
+    let views = tensors.iter().map(|tensor| {
+        let Stored { name, kind, shape, bytes } = tensor;
+        (name, TensorView::new(*kind, shape.clone(), bytes).unwrap())
     });
     let bytes = safetensors::serialize(views, None).unwrap();
     std::fs::write(to.path().join("model.safetensors"), bytes).unwrap();
     to
+}
+
+/// The folder of a model whose matrices are what they are after quantising, as floats.
+fn quantised_folder(name: &str, quantise: Quantise) -> tempfile::TempDir {
+    let quantised = |tensor: Stored| {
+        assert_eq!(tensor.kind, Dtype::F32, "{}", tensor.name);
+        let [_, columns] = tensor.shape[..] else { return tensor };
+        let rows = tensor.bytes.chunks_exact(columns * 4).flat_map(|row| {
+            let floats: Vec<f32> =
+                row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            let mut blocks = Vec::new();
+            quantise.row(&floats, &mut blocks).unwrap();
+            let mut row = dequantize(quantise.kind(), &blocks).unwrap();
+            row.truncate(columns);
+            row
+        });
+        Stored { bytes: rows.flat_map(f32::to_le_bytes).collect(), ..tensor }
+    };
+    folder_of(name, |tensors| tensors.into_iter().map(quantised).collect())
+}
+
+fn weight_bytes(path: &Path) -> u64 {
+    let file = ModelFile::open(path).unwrap();
+    let config = ModelConfig::read(&file).unwrap();
+    let options = EngineOptions::new(&gpu(GpuOptions::default()), 192);
+    Fit::new(&file, &config, &options).unwrap().weight_bytes
+}
+
+// Gates and up projections of different types were f32 on the GPU, whatever they were in the file.
+#[test]
+fn gates_and_up_projections_of_different_types_stay_what_they_are() {
+    for name in ["qwen3-moe", "glm4-moe-lite"] {
+        let golden = golden(name, false);
+        let mut more = 0;
+        let mixed = folder_of(name, |tensors| {
+            let widened = |tensor: Stored| {
+                if !tensor.name.ends_with("up_proj.weight") {
+                    return tensor;
+                }
+                more += tensor.bytes.len() as u64;
+                // An f32 is a BF16 and two bytes more, below it.
+                let pairs = tensor.bytes.as_chunks::<2>().0;
+                let bytes = pairs.iter().flat_map(|&[low, high]| [0, 0, low, high]).collect();
+                Stored { kind: Dtype::F32, bytes, ..tensor }
+            };
+            tensors.into_iter().map(widened).collect()
+        });
+        let plain = folder(name).join("model");
+        assert_eq!(weight_bytes(mixed.path()), weight_bytes(&plain) + more, "{name}");
+        let engine = load(mixed.path(), |_| ());
+        let mut session = engine.session().unwrap();
+        let mut made = prefill(&engine, &mut session, &golden.ids, Want::EveryLogits).unwrap();
+        assert_golden(&engine, name, &golden, &made.logits);
+        // A few tokens at a time go through other kernels.
+        for &id in &golden.greedy[..4] {
+            let last = made.logits.last().expect("a row");
+            let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b]));
+            assert_eq!(best, Some(id as usize), "{name}");
+            made = decode(&engine, &mut session, id, &Attention::Dense, Want::Logits);
+        }
+    }
+    // Every gate has another type than its up projection, and scales take some room besides their blocks'.
+    let file = folder("qwen3-kquants").join("model.gguf");
+    let stored: u64 = ModelFile::open(&file).unwrap().tensors().iter().map(|t| t.bytes).sum();
+    assert!(weight_bytes(&file) < stored + stored / 8, "{} of {stored}", weight_bytes(&file));
 }
 
 // The blocks themselves are compared with the reference's in tests/quantise.rs.

@@ -37,9 +37,14 @@ impl Plan<'_> {
         if show {
             let there = memory.map_or_else(|| "an unknown amount".into(), size);
             note(&format!(
-                "memory: {} needed (weights {}, keys and values {}, index {}, working memory {}), {there} there{}",
+                "memory: {} needed (weights {}{}, keys and values {}, index {}, working memory {}), {there} there{}",
                 size(fit.total_bytes()),
                 size(fit.weight_bytes),
+                match fit.expanded_bytes {
+                    0 => String::new(),
+                    bytes =>
+                        format!(", of which {} quantised in the file and floats here", size(bytes)),
+                },
                 size(fit.kv_bytes),
                 size(fit.index_bytes),
                 size(fit.scratch_bytes),
@@ -109,6 +114,7 @@ mod tests {
     fn what_does_not_fit_is_refused_with_all_figures() {
         let fit = Fit {
             weight_bytes: 1000,
+            expanded_bytes: 0,
             kv_bytes: 6400,
             host_bytes: 0,
             index_bytes: 640,

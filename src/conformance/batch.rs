@@ -31,6 +31,8 @@ struct Batched {
     not_finite: bool,
     /// Whether inputs are normed: where lanes are real.
     normed: bool,
+    /// Whether experts' outputs are what is there, as gates, with the products.
+    gated: bool,
 }
 
 const SLOTS: usize = 3;
@@ -55,14 +57,15 @@ fn experts() -> Experts {
 pub(super) fn cases(cases: &mut Vec<Case>) {
     let mut add = |b: Batched| {
         let label = format!(
-            "{:?} {} {}x{} tokens {}{}{}",
+            "{:?} {} {}x{} tokens {}{}{}{}",
             b.of,
             b.kind,
             b.rows,
             b.units * 32,
             b.tokens,
             if b.not_finite { " NotFinite" } else { "" },
-            if b.normed { " normed" } else { "" }
+            if b.normed { " normed" } else { "" },
+            if b.gated { " gated" } else { "" }
         );
         let kernel = if b.many { "matmul" } else { "matvec" };
         cases.push(Case::new(kernel, label, true, move |gpu| Box::pin(batched(gpu, b))));
@@ -84,7 +87,11 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             tokens: if many { 67 } else { 3 },
             not_finite: false,
             normed: false,
+            gated: false,
         };
+        if of == Of::ExpertsOut {
+            add(Batched { gated: true, ..base });
+        }
         if of == Of::ExpertsOut && !many {
             add(Batched { normed: true, ..base });
             add(Batched { normed: true, not_finite: true, ..base });
@@ -128,6 +135,7 @@ struct Layout {
 impl Batched {
     fn output(&self) -> Output {
         match (self.of, self.many) {
+            (Of::ExpertsOut, _) if self.gated => Output::Gated,
             (Of::ExpertsOut, _) => Output::SwiGlu,
             (Of::ExpertsIn, false) => Output::Add,
             _ => Output::Store,
@@ -382,6 +390,7 @@ fn check(
             Output::Store => terms[0].1.clone(),
             Output::Add => Expected::weighed_sum(start, &terms),
             Output::SwiGlu => terms[0].1.swiglu(),
+            Output::Gated => terms[0].1.gated(start),
         };
         want.check(&format!("entry {i}"), &y[entry.y..])?;
         for (word, start) in rest[entry.y..].iter_mut().zip(start) {

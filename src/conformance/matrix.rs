@@ -57,7 +57,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         for kind in TensorType::SUPPORTED {
             add(many, Product { kind, tokens, units: whole_units(kind, base.units), ..base });
         }
-        for output in [Output::Add, Output::SwiGlu] {
+        for output in [Output::Add, Output::SwiGlu, Output::Gated] {
             add(many, Product { output, tokens, ..base });
         }
         for (rows, units) in [(1, 1), (2, 9), (32, 8), (66, 1), (13, 65)] {
@@ -184,13 +184,14 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
                 first /= 2;
                 product.swiglu()
             }
+            Output::Gated => product.gated(&before[token * y_stride + first..][..p.rows]),
         };
         let row = &y[token * y_stride..][..y_stride];
         let verdict = want.check(&format!("token {token}"), &row[first..]);
         if verdict.is_err() {
             return Ok(verdict);
         }
-        if p.output != Output::Add {
+        if matches!(p.output, Output::Store | Output::SwiGlu) {
             let beside = untouched("before the rows", &row[..first])
                 .and(untouched("after the rows", &row[first + want.values.len()..]));
             if beside.is_err() {

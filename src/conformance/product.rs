@@ -202,6 +202,16 @@ impl Expected {
         Self { values: swiglu(&self.values), tolerance }
     }
 
+    /// silu(gate) * these, of gates that are exact.
+    pub(super) fn gated(&self, gates: &[f32]) -> Self {
+        let beside = |gates: &mut dyn Iterator<Item = f64>, ups: &[f64]| {
+            gates.zip(ups).flat_map(|(gate, &up)| [gate, up]).collect()
+        };
+        let values = beside(&mut gates.iter().map(|&gate| gate.into()), &self.values);
+        let tolerance = beside(&mut gates.iter().map(|_| 0.0), &self.tolerance);
+        Self { values, tolerance }.swiglu()
+    }
+
     /// `start + sum of factor * term`, summed in any order.
     pub(super) fn weighed_sum(start: &[f32], terms: &[(f32, Self)]) -> Self {
         let values: Vec<f64> = (0..start.len())

@@ -359,7 +359,7 @@ async fn load_layer(
         ffn_norm: loader.vector(layer.ffn_norm).await?,
         ffn: match &layer.ffn {
             FfnTensors::Dense { gate_up, down } => FfnWeights::Dense {
-                gate_up: loader.matrix(gate_up, 2).await?,
+                gate_up: loader.gate_up(gate_up, 1).await?,
                 down: loader.matrix(down, 1).await?,
             },
             FfnTensors::Experts { router, bias, gate_up, down } => FfnWeights::Experts {
@@ -370,7 +370,7 @@ async fn load_layer(
                 },
                 // Parts hold whole experts.
                 gate_up: loader
-                    .matrix(gate_up, 2 * config.experts.as_ref().map_or(1, |e| e.ffn))
+                    .gate_up(gate_up, config.experts.as_ref().map_or(1, |e| e.ffn))
                     .await?,
                 down: loader.matrix(down, config.hidden).await?,
             },

@@ -4,11 +4,13 @@ use super::EngineOptions;
 use super::scratch::Scratch;
 use crate::attention::{Timing, TwoLevel};
 use crate::kv::{HeadFormat, HostOptions, KvType, Offload};
+use crate::model::quantise::Quantise;
 use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
-use crate::model::weights::gpu_bytes;
+use crate::model::weights::{gate_up, gpu_bytes};
 use crate::model::{ModelConfig, ModelFile};
 use crate::{Error, Result};
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// What every adapter lets a kernel see of one buffer.
 const LARGEST_BINDING: u64 = 128 << 20;
@@ -18,6 +20,8 @@ const LARGEST_BINDING: u64 = 128 << 20;
 pub struct Fit {
     /// Weights.
     pub weight_bytes: u64,
+    /// Of the weights, those that the file quantises and the GPU holds as floats.
+    pub expanded_bytes: u64,
     /// Keys and values on the GPU: of the whole context, or of the hot cache and what carries blocks.
     pub kv_bytes: u64,
     /// Keys and values in CPU memory.
@@ -40,8 +44,11 @@ impl Fit {
     pub fn new(file: &ModelFile, config: &ModelConfig, options: &EngineOptions) -> Result<Self> {
         let tensors = Tensors::find(config, file)?;
         let mut weight_bytes = 0;
-        for recipe in recipes(&tensors) {
-            weight_bytes += gpu_bytes(recipe, options.quantise)?;
+        let mut expanded_bytes = 0;
+        for recipe in recipes(&tensors, options.quantise) {
+            let bytes = gpu_bytes(&recipe, options.quantise)?;
+            weight_bytes += bytes.all;
+            expanded_bytes += bytes.expanded;
         }
         // Norms, as floats.
         weight_bytes += 2 * 4 * u64::from(config.hidden) * u64::from(config.layers);
@@ -65,6 +72,7 @@ impl Fit {
         };
         Ok(Self {
             weight_bytes,
+            expanded_bytes,
             kv_bytes,
             host_bytes,
             index_bytes: blocks * layers * index,
@@ -202,9 +210,13 @@ impl EngineOptions {
 }
 
 // Every matrix of a model.
-fn recipes<'t, 'a>(tensors: &'t Tensors<'a>) -> Vec<&'t Recipe<'a>> {
+fn recipes<'t, 'a>(
+    tensors: &'t Tensors<'a>,
+    quantise: Option<Quantise>,
+) -> Vec<Cow<'t, Recipe<'a>>> {
     let mut recipes = vec![&tensors.embedding];
     recipes.extend(&tensors.output);
+    let mut gates_ups = Vec::new();
     for layer in &tensors.layers {
         recipes.push(&layer.output);
         match &layer.attention {
@@ -217,12 +229,17 @@ fn recipes<'t, 'a>(tensors: &'t Tensors<'a>) -> Vec<&'t Recipe<'a>> {
                 &latent.value_up,
             ]),
         }
-        match &layer.ffn {
-            FfnTensors::Dense { gate_up, down } => recipes.extend([gate_up, down]),
-            FfnTensors::Experts { router, gate_up, down, .. } => {
-                recipes.extend([router, gate_up, down]);
+        let pairs = match &layer.ffn {
+            FfnTensors::Dense { gate_up, down } => {
+                recipes.push(down);
+                gate_up
             }
-        }
+            FfnTensors::Experts { router, gate_up, down, .. } => {
+                recipes.extend([router, down]);
+                gate_up
+            }
+        };
+        gates_ups.extend(gate_up(pairs, quantise).into_iter().map(|(recipe, _)| recipe));
     }
-    recipes
+    recipes.into_iter().map(Cow::Borrowed).chain(gates_ups.into_iter().map(Cow::Owned)).collect()
 }

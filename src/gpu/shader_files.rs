@@ -59,6 +59,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("lib/ordered_key.wgsl", include_str!("../../shaders/lib/ordered_key.wgsl")),
     ("lib/output8.wgsl", include_str!("../../shaders/lib/output8.wgsl")),
     ("lib/output_add.wgsl", include_str!("../../shaders/lib/output_add.wgsl")),
+    ("lib/output_gated.wgsl", include_str!("../../shaders/lib/output_gated.wgsl")),
     ("lib/output_store.wgsl", include_str!("../../shaders/lib/output_store.wgsl")),
     ("lib/output_swiglu.wgsl", include_str!("../../shaders/lib/output_swiglu.wgsl")),
     ("lib/place_arrived.wgsl", include_str!("../../shaders/lib/place_arrived.wgsl")),

@@ -13,6 +13,8 @@ pub enum Output {
     Add,
     /// Pairs of rows (gate, up) make silu(gate) * up.
     SwiGlu,
+    /// What is there, as a gate, makes silu(gate) * product.
+    Gated,
 }
 
 impl Output {
@@ -22,7 +24,13 @@ impl Output {
             Self::Store => "lib/output_store.wgsl",
             Self::Add => "lib/output_add.wgsl",
             Self::SwiGlu => "lib/output_swiglu.wgsl",
+            Self::Gated => "lib/output_gated.wgsl",
         }
+    }
+
+    /// Rows that make one number.
+    pub fn rows(self) -> u32 {
+        if self == Self::SwiGlu { 2 } else { 1 }
     }
 }
 

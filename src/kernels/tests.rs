@@ -26,7 +26,7 @@ fn products_on_matrix_units_are_valid_for_every_format_output_and_batch() {
     let mut halves = 0;
     for format in WeightFormat::ALL {
         halves += u32::from(multiplies_halves(tier, format));
-        for output in [Output::Store, Output::Add, Output::SwiGlu] {
+        for output in [Output::Store, Output::Add, Output::SwiGlu, Output::Gated] {
             for batch in [Batch::One, Batch::ExpertsOut(&experts), Batch::ExpertsIn(&experts)] {
                 assert_valid(matmul(tier, format, output, batch));
             }

@@ -20,7 +20,7 @@ pub(crate) enum Recipe<'a> {
     /// Rows one after the other.
     Stacked(Vec<Rows<'a>>),
     /// Rows of the two alternate: gate and up projections.
-    Interleaved(Vec<(Rows<'a>, Rows<'a>)>),
+    Interleaved(Vec<GateUp<'a>>),
     /// Each one's columns are rows: what a head's keys are absorbed by.
     Transposed(Vec<Rows<'a>>),
 }
@@ -62,16 +62,19 @@ pub(crate) struct LatentTensors<'a> {
     pub(crate) value_up: Recipe<'a>,
 }
 
+/// Rows of a gate and of the up projection beside it.
+pub(crate) type GateUp<'a> = (Rows<'a>, Rows<'a>);
+
 pub(crate) enum FfnTensors<'a> {
     Dense {
-        gate_up: Recipe<'a>,
+        gate_up: Vec<GateUp<'a>>,
         down: Recipe<'a>,
     },
     /// Experts one after the other, the shared ones last.
     Experts {
         router: Recipe<'a>,
         bias: Option<&'a TensorInfo>,
-        gate_up: Recipe<'a>,
+        gate_up: Vec<GateUp<'a>>,
         down: Recipe<'a>,
     },
 }
@@ -256,10 +259,7 @@ impl<'a> Layer<'a, '_> {
             let shape = if gguf == "down" { [ffn, hidden] } else { [hidden, ffn] };
             self.get([&format!("ffn_{gguf}"), &format!("mlp.{folder}")], &shape).map(whole)
         });
-        Ok(FfnTensors::Dense {
-            gate_up: Recipe::Interleaved(vec![(gate?, up?)]),
-            down: Recipe::Stacked(vec![down?]),
-        })
+        Ok(FfnTensors::Dense { gate_up: vec![(gate?, up?)], down: Recipe::Stacked(vec![down?]) })
     }
 
     fn experts(&self, experts: &Experts, hidden: u64) -> Result<FfnTensors<'a>> {
@@ -279,7 +279,7 @@ impl<'a> Layer<'a, '_> {
         Ok(FfnTensors::Experts {
             router: self.matrix(["ffn_gate_inp", "mlp.gate"], &[hidden, count])?,
             bias,
-            gate_up: Recipe::Interleaved(gate?.into_iter().zip(up?).collect()),
+            gate_up: gate?.into_iter().zip(up?).collect(),
             down: Recipe::Stacked(down?),
         })
     }

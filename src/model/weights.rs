@@ -3,12 +3,12 @@
 use super::file::ModelFile;
 use super::gguf::{TensorInfo, TensorType};
 use super::quantise::Quantise;
-use super::tensors::{Recipe, Rows};
+use super::tensors::{GateUp, Recipe, Rows};
 use crate::gpu::{Binding, Gpu};
-use crate::kernels::{Packed, WeightFormat, pack_row};
+use crate::kernels::{Output, Packed, WeightFormat, pack_row};
 use crate::reference::dequantize::dequantize;
 use crate::{Error, Result};
-use half::bf16;
+use half::{bf16, f16};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -39,13 +39,51 @@ impl Part {
     }
 }
 
+/// Bytes of a matrix on the GPU.
+pub(crate) struct GpuBytes {
+    pub(crate) all: u64,
+    /// Of weights that are quantised in the file and floats here.
+    pub(crate) expanded: u64,
+}
+
 /// Bytes that a matrix takes on the GPU, with floats quantised if that is asked.
-pub(crate) fn gpu_bytes(recipe: &Recipe<'_>, quantise: Option<Quantise>) -> Result<u64> {
-    runs(recipe, quantise).iter().try_fold(0, |sum, run| {
+pub(crate) fn gpu_bytes(recipe: &Recipe<'_>, quantise: Option<Quantise>) -> Result<GpuBytes> {
+    let mut bytes = GpuBytes { all: 0, expanded: 0 };
+    for run in runs(recipe, quantise) {
         let format = WeightFormat::of(run.kind)?;
         let units = run.rows * run.units();
-        Ok(sum + units * format.unit_bytes() + format.scale_bytes(units))
-    })
+        let of_run = units * format.unit_bytes() + format.scale_bytes(units);
+        bytes.all += of_run;
+        if is_float(run.kind) && !is_float(run.first().kind) {
+            bytes.expanded += of_run;
+        }
+    }
+    Ok(bytes)
+}
+
+/// The matrices of gate and up projections, in the order in which they are multiplied, and what becomes of their products.
+/// Where both have one type their rows alternate, and one product makes all of it. Where they differ, which a quantiser
+/// that weighs tensors does, each is a matrix of its own: alternating rows would have to meet in f32.
+pub(crate) fn gate_up<'a>(
+    pairs: &[GateUp<'a>],
+    quantise: Option<Quantise>,
+) -> Vec<(Recipe<'a>, Output)> {
+    let is_same = |(gate, up): &GateUp<'a>| {
+        stored(gate.info.kind, quantise) == stored(up.info.kind, quantise)
+    };
+    if pairs.iter().all(is_same) {
+        return vec![(Recipe::Interleaved(pairs.to_vec()), Output::SwiGlu)];
+    }
+    let (gates, ups) = pairs.iter().copied().unzip();
+    vec![(Recipe::Stacked(gates), Output::Store), (Recipe::Stacked(ups), Output::Gated)]
+}
+
+// What a type becomes on the GPU.
+fn stored(kind: TensorType, quantise: Option<Quantise>) -> TensorType {
+    match quantise {
+        Some(quantise) if is_float(kind) => quantise.kind(),
+        _ => kind,
+    }
 }
 
 /// Rows of a matrix that have one type.
@@ -60,7 +98,7 @@ struct Run<'a> {
 
 enum Source<'a> {
     Rows(Vec<Rows<'a>>),
-    Pairs(Vec<(Rows<'a>, Rows<'a>)>),
+    Pairs(Vec<GateUp<'a>>),
     Columns(Vec<Rows<'a>>),
 }
 
@@ -80,20 +118,21 @@ impl<'a> Run<'a> {
         self.length.div_ceil(WeightFormat::UNIT)
     }
 
+    fn first(&self) -> &'a TensorInfo {
+        match &self.source {
+            Source::Rows(rows) | Source::Columns(rows) => rows[0].info,
+            Source::Pairs(pairs) => pairs[0].0.info,
+        }
+    }
+
     // A tensor to name in errors.
     fn name(&self) -> &str {
-        match &self.source {
-            Source::Rows(rows) | Source::Columns(rows) => &rows[0].info.name,
-            Source::Pairs(pairs) => &pairs[0].0.info.name,
-        }
+        &self.first().name
     }
 }
 
 fn runs<'a>(recipe: &Recipe<'a>, quantise: Option<Quantise>) -> Vec<Run<'a>> {
-    let stored = |kind: TensorType| match quantise {
-        Some(quantise) if is_float(kind) => quantise.kind(),
-        _ => kind,
-    };
+    let stored = |kind| stored(kind, quantise);
     let pieces: Vec<Run<'a>> = match recipe {
         Recipe::Stacked(list) => list
             .iter()
@@ -107,12 +146,8 @@ fn runs<'a>(recipe: &Recipe<'a>, quantise: Option<Quantise>) -> Vec<Run<'a>> {
         Recipe::Interleaved(list) => list
             .iter()
             .map(|(even, odd)| Run {
-                // Different types meet in f32.
-                kind: stored(if even.info.kind == odd.info.kind {
-                    even.info.kind
-                } else {
-                    TensorType::F32
-                }),
+                // Both become the same, if only by quantising.
+                kind: stored(even.info.kind),
                 length: even.info.shape[0],
                 rows: 2 * even.count,
                 source: Source::Pairs(vec![(*even, *odd)]),
@@ -121,7 +156,7 @@ fn runs<'a>(recipe: &Recipe<'a>, quantise: Option<Quantise>) -> Vec<Run<'a>> {
         Recipe::Transposed(list) => vec![Run {
             // Columns of quantised blocks are no blocks.
             kind: stored(match list[0].info.kind {
-                TensorType::BF16 => TensorType::BF16,
+                float if is_float(float) => float,
                 _ => TensorType::F32,
             }),
             length: list[0].count,
@@ -221,6 +256,9 @@ fn encode(kind: TensorType, floats: &[f32], info: &TensorInfo) -> Result<Vec<u8>
         TensorType::BF16 => {
             bytes.extend(floats.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()));
         }
+        TensorType::F16 => {
+            bytes.extend(floats.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()));
+        }
         _ => bytes.extend(floats.iter().flat_map(|v| v.to_le_bytes())),
     }
     Ok(bytes)
@@ -253,6 +291,19 @@ impl Loader<'_> {
     /// A matrix whose parts begin at multiples of `granule` rows.
     pub(crate) async fn matrix(&mut self, recipe: &Recipe<'_>, granule: u32) -> Result<Matrix> {
         self.runs(runs(recipe, self.quantise), granule).await
+    }
+
+    /// Gate and up projections, of matrices of `rows` numbers each.
+    pub(crate) async fn gate_up(
+        &mut self,
+        pairs: &[GateUp<'_>],
+        rows: u32,
+    ) -> Result<Vec<(Matrix, Output)>> {
+        let mut matrices = Vec::new();
+        for (recipe, output) in gate_up(pairs, self.quantise) {
+            matrices.push((self.matrix(&recipe, rows * output.rows()).await?, output));
+        }
+        Ok(matrices)
     }
 
     /// A matrix that is never quantised: few weights that decide much.
@@ -386,5 +437,59 @@ impl Loader<'_> {
             self.gpu.wait(index)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(kind: TensorType) -> TensorInfo {
+        TensorInfo { name: "w".into(), shape: vec![256, 64], kind, offset: 0, bytes: 0 }
+    }
+
+    fn rows(info: &TensorInfo) -> Rows<'_> {
+        Rows { info, first: 0, count: 64 }
+    }
+
+    #[test]
+    fn only_gates_of_their_up_projections_type_alternate_with_them() {
+        let pair = |gate, up| [tensor(gate), tensor(up)];
+        let outputs = |pairs: &[[TensorInfo; 2]], quantise| -> Vec<Output> {
+            let pairs: Vec<_> = pairs.iter().map(|[gate, up]| (rows(gate), rows(up))).collect();
+            gate_up(&pairs, quantise).iter().map(|matrix| matrix.1).collect()
+        };
+        use TensorType::{BF16, F32, Q4K, Q6K, Q8_0};
+        let (one, two) = (vec![Output::SwiGlu], vec![Output::Store, Output::Gated]);
+        assert_eq!(outputs(&[pair(Q4K, Q4K)], None), one);
+        assert_eq!(outputs(&[pair(Q4K, Q6K)], None), two);
+        // A shared expert's may be of another type than those of all others.
+        assert_eq!(outputs(&[pair(Q4K, Q4K), pair(Q6K, Q6K)], None), one);
+        assert_eq!(outputs(&[pair(Q4K, Q4K), pair(Q4K, Q6K)], None), two);
+        // What they are on the GPU counts.
+        assert_eq!(outputs(&[pair(F32, BF16)], None), two);
+        assert_eq!(outputs(&[pair(F32, BF16)], Some(Quantise::Q8_0)), one);
+        assert_eq!(outputs(&[pair(Q8_0, BF16)], Some(Quantise::Q8_0)), one);
+        assert_eq!(outputs(&[pair(Q8_0, BF16)], Some(Quantise::Q4_0)), two);
+    }
+
+    #[test]
+    fn columns_of_blocks_become_floats_and_are_counted() {
+        let bytes = |kind| {
+            let info = tensor(kind);
+            let bytes = gpu_bytes(&Recipe::Transposed(vec![rows(&info)]), None).unwrap();
+            (bytes.all, bytes.expanded)
+        };
+        let weights = 256 * 64;
+        assert_eq!(bytes(TensorType::Q8_0), (4 * weights, 4 * weights));
+        for (kind, size) in [(TensorType::F32, 4), (TensorType::F16, 2), (TensorType::BF16, 2)] {
+            assert_eq!(bytes(kind), (size * weights, 0));
+        }
+        // Queries, keys and values lie one after the other, each as it is.
+        let mixed = [TensorType::Q4K, TensorType::Q4K, TensorType::Q6K].map(tensor);
+        let one = |info| Recipe::Stacked(vec![rows(info)]);
+        let of = |recipe| gpu_bytes(&recipe, None).unwrap().all;
+        let sum: u64 = mixed.iter().map(|info| of(one(info))).sum();
+        assert_eq!(of(Recipe::Stacked(mixed.iter().map(rows).collect())), sum);
     }
 }

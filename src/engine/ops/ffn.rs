@@ -9,11 +9,14 @@ use crate::kernels::{self, Batch, MatrixParams, Output, RowsParams};
 use crate::model::config::Experts;
 use crate::model::weights::{Matrix, Part};
 
-/// Weights of a feed-forward network; rows of gate and up projections alternate.
+/// Weights of a feed-forward network.
 pub(in crate::engine) enum FfnWeights {
-    Dense { gate_up: Matrix, down: Matrix },
-    Experts { router: Matrix, bias: Option<wgpu::Buffer>, gate_up: Matrix, down: Matrix },
+    Dense { gate_up: GateUp, down: Matrix },
+    Experts { router: Matrix, bias: Option<wgpu::Buffer>, gate_up: GateUp, down: Matrix },
 }
+
+/// Gate and up projections: one matrix in which their rows alternate, or one after the other.
+pub(in crate::engine) type GateUp = Vec<(Matrix, Output)>;
 
 pub(in crate::engine) enum FfnOps {
     Dense { gate_up: Product, down: Product },
@@ -97,7 +100,7 @@ impl OpMaker<'_> {
             FfnWeights::Dense { gate_up, down } => {
                 let ffn = (&scratch.ffn, strides.ffn);
                 Ok(FfnOps::Dense {
-                    gate_up: self.product(gate_up, normed, ffn, Output::SwiGlu).await?,
+                    gate_up: self.gated_product(gate_up, normed, ffn).await?,
                     down: self.product(down, ffn, x, Output::Add).await?,
                 })
             }
@@ -117,7 +120,7 @@ impl OpMaker<'_> {
         experts: &Experts,
         router: &Matrix,
         bias: Option<&wgpu::Buffer>,
-        (gate_up, down): (&Matrix, &Matrix),
+        (gate_up, down): (&GateUp, &Matrix),
         normed: Inputs<'_>,
     ) -> Result<ExpertOps> {
         let (scratch, gpu) = (self.scratch, self.gpu);
@@ -131,6 +134,7 @@ impl OpMaker<'_> {
         let mut route = vec![&moe.logits, &moe.slots, &stride];
         route.extend(bias);
         let sizes = self.uniform(RowsParams { width: self.config.hidden, stride: hidden }).await?;
+        let all = gate_up.iter().flat_map(|(matrix, _)| &matrix.parts);
         let mut ops = ExpertOps {
             router,
             route: gpu.op(&kernels::route(experts), &bindings(&route)).await?,
@@ -142,7 +146,7 @@ impl OpMaker<'_> {
                 .await?,
             gate_up: Vec::new(),
             down: Vec::new(),
-            halves_of_tokens: self.halves(&gate_up.parts, (&scratch.normed, hidden)).await?,
+            halves_of_tokens: self.halves(all, (&scratch.normed, hidden)).await?,
             halves_of_entries: self.halves(&down.parts, (&scratch.ffn, ffn)).await?,
             sum: gpu
                 .op(
@@ -154,22 +158,18 @@ impl OpMaker<'_> {
             total: experts.total(),
             hidden: self.config.hidden,
         };
-        for part in &gate_up.parts {
-            let rows = 2 * experts.ffn;
-            let batch = Batch::ExpertsOut(experts);
-            let few = batched(part, rows, (normed.few.1, 0), (slots * ffn, ffn));
-            let many = batched(part, rows, (normed.many.1, 0), (ffn, 0));
-            let y = &scratch.ffn;
-            ops.gate_up.push(
-                self.expert_part(
-                    part,
-                    batch,
-                    normed,
-                    (few, y, Output::SwiGlu),
-                    (many, y, Output::SwiGlu),
-                )
-                .await?,
-            );
+        for (matrix, output) in gate_up {
+            let rows = output.rows() * experts.ffn;
+            for part in &matrix.parts {
+                let batch = Batch::ExpertsOut(experts);
+                let few = batched(part, rows, (normed.few.1, 0), (slots * ffn, ffn));
+                let many = batched(part, rows, (normed.many.1, 0), (ffn, 0));
+                let y = &scratch.ffn;
+                ops.gate_up.push(
+                    self.expert_part(part, batch, normed, (few, y, *output), (many, y, *output))
+                        .await?,
+                );
+            }
         }
         for part in &down.parts {
             let rows = self.config.hidden;

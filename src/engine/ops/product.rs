@@ -1,5 +1,6 @@
 //! Products with weight matrices.
 
+use super::ffn::GateUp;
 use super::{OpMaker, Vectors};
 use crate::Result;
 use crate::engine::scratch::Strides;
@@ -207,6 +208,18 @@ impl OpMaker<'_> {
         (y, y_stride, offset): (&wgpu::Buffer, u32, u32),
         output: Output,
     ) -> Result<Product> {
+        let parts = self.product_parts(step, matrix, x, (y, y_stride, offset), output).await?;
+        Ok(Product { parts, halves: self.halves(&matrix.parts, x.many).await? })
+    }
+
+    async fn product_parts(
+        &mut self,
+        step: &wgpu::Buffer,
+        matrix: &Matrix,
+        x: Inputs<'_>,
+        (y, y_stride, offset): (&wgpu::Buffer, u32, u32),
+        output: Output,
+    ) -> Result<Vec<ProductPart>> {
         let mut parts = Vec::new();
         for part in &matrix.parts {
             let params = |x_stride| {
@@ -220,7 +233,24 @@ impl OpMaker<'_> {
                 many: self.many(part, many, kind, step, (x.many.0, y), None).await?,
             });
         }
-        Ok(Product { parts, halves: self.halves(&matrix.parts, x.many).await? })
+        Ok(parts)
+    }
+
+    // Gate and up projections of the same inputs.
+    pub(super) async fn gated_product(
+        &mut self,
+        gate_up: &GateUp,
+        x: Inputs<'_>,
+        (y, y_stride): Vectors<'_>,
+    ) -> Result<Product> {
+        let step = self.scratch.step.clone();
+        let mut parts = Vec::new();
+        for (matrix, output) in gate_up {
+            let y = (y, y_stride, 0);
+            parts.extend(self.product_parts(&step, matrix, x, y, *output).await?);
+        }
+        let all = gate_up.iter().flat_map(|(matrix, _)| &matrix.parts);
+        Ok(Product { parts, halves: self.halves(all, x.many).await? })
     }
 
     // `rows` rows a head; strides and each head's share of a row.
@@ -286,14 +316,14 @@ impl OpMaker<'_> {
     }
 
     // Makes f16 of the inputs of a matrix, if a part of it multiplies those.
-    pub(super) async fn halves(
+    pub(super) async fn halves<'p>(
         &mut self,
-        parts: &[Part],
+        parts: impl IntoIterator<Item = &'p Part>,
         (x, x_stride): Vectors<'_>,
     ) -> Result<Option<Op>> {
         let tier = self.gpu.tier;
-        let Some(part) = parts.iter().find(|part| kernels::multiplies_halves(tier, part.format))
-        else {
+        let multiplies = |part: &&Part| kernels::multiplies_halves(tier, part.format);
+        let Some(part) = parts.into_iter().find(multiplies) else {
             return Ok(None);
         };
         let uniform = self.uniform(kernels::half_rows_params(part.units, x_stride)).await?;
