@@ -35,5 +35,7 @@ mod not_numbers;
 mod program;
 #[path = "cli/refused.rs"]
 mod refused;
+#[path = "cli/rope.rs"]
+mod rope;
 #[path = "cli/session.rs"]
 mod session;

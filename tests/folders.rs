@@ -11,6 +11,8 @@ mod gguf_builder;
 mod mutated;
 #[path = "common/peak_memory.rs"]
 mod peak_memory;
+#[path = "folders/rope.rs"]
+mod rope;
 #[path = "folders/weights.rs"]
 mod weights;
 

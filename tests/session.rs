@@ -7,6 +7,7 @@ use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want};
 use asynctls::gpu::GpuOptions;
 use asynctls::kv::SessionFile;
+use asynctls::model::rope::{RopeChange, RopeKind};
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 use device::{gpu, prefill};
@@ -274,7 +275,8 @@ fn what_an_engine_cannot_go_on_with_is_refused() {
         let file = ModelFile::open(model).unwrap();
         let mut options = here.engine.options.clone();
         change(&mut options);
-        let format = SessionFormat::new(&file, &ModelConfig::read(&file).unwrap(), &options);
+        let config = ModelConfig::read_changed(&file, options.rope.as_ref()).unwrap();
+        let format = SessionFormat::new(&file, &config, &options);
         let message = format.open(&path).unwrap_err().to_string();
         assert!(message.starts_with(part), "{message}");
     };
@@ -291,6 +293,8 @@ fn what_an_engine_cannot_go_on_with_is_refused() {
         &here.path,
         "the quantisation of the weights of the session",
     );
+    let yarn = RopeChange { kind: RopeKind::Yarn, factor: 4.0, original: None };
+    refused(&|o| o.rope = Some(yarn), &here.path, "the rotary embedding of the session");
     refused(&|_| (), Path::new("tests/goldens/tiny/qwen3/model"), "the model's family of the");
     // Another model of the same shapes: one byte of one tensor differs.
     let folder = tempfile::tempdir().unwrap();

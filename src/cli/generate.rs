@@ -7,6 +7,7 @@ use super::conversation::Conversation;
 use super::fit::Plan;
 use super::model_option::ModelOption;
 use super::report::{Report, Settings, Timings, offload_line, summary};
+use super::rope::beyond;
 use super::saved::{Saved, SavedReport};
 use super::start::{Loaded, Machine, load};
 use super::terminal::{self, note, print, print_json};
@@ -132,11 +133,12 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     options.attention.check()?;
     options.cache.check()?;
     Disable::from_env()?;
+    let rope = options.model.rope()?;
     let first = options.first_prompt()?;
 
     let reading = Instant::now();
     let file = ModelFile::open(&options.model.path()?)?;
-    let config = ModelConfig::read(&file)?;
+    let config = ModelConfig::read_changed(&file, rope.as_ref())?;
     let attention = options.attention.of(config.context_length)?;
     let tokenizer = super::model::tokenizer(&file)?;
     let template = options.template(&file)?;
@@ -151,6 +153,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let Machine { gpu, memory, time: open } = Machine::open(adapter)?;
     let mut engine_options = EngineOptions::new(&gpu, 1);
     engine_options.quantise = options.model.quantise();
+    engine_options.rope = rope;
     options.attention.set_up(&attention, &mut engine_options)?;
     let saved = match &options.session {
         None => None,
@@ -223,7 +226,7 @@ impl Options {
             return Err(Error::argument(
                 "--context",
                 format!("{context} tokens"),
-                format!("the model's context is {longest} tokens"),
+                beyond(config, context.into()),
             ));
         }
         let limit = self.context.unwrap_or(longest);
@@ -232,12 +235,11 @@ impl Options {
         let tokens = conversation.tokens()?.len();
         conversation.take_back();
         if tokens > limit as usize {
-            let whose = if self.context.is_some() { "--context" } else { "the model's context" };
-            return Err(Error::argument(
-                "the prompt",
-                format!("{tokens} tokens"),
-                format!("{whose} is {limit} tokens"),
-            ));
+            let limit = match self.context {
+                Some(context) => format!("--context is {context} tokens"),
+                None => beyond(config, tokens as u64 + u64::from(self.max_tokens)),
+            };
+            return Err(Error::argument("the prompt", format!("{tokens} tokens"), limit));
         }
         let needed = (tokens as u32).saturating_add(self.max_tokens).max(there as u32);
         Ok(self.context.unwrap_or(needed.min(longest)))
@@ -458,6 +460,7 @@ impl Run<'_> {
         let SamplerSettings { temperature, top_k, top_p, seed } = self.options.sampling.settings();
         Settings {
             model: self.options.model.to_string(),
+            rope_scaling: engine.config.rope.scaling.to_string(),
             system: self.options.system.clone(),
             raw: conversation.is_raw(),
             no_think: self.options.no_think,

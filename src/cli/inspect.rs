@@ -39,7 +39,10 @@ struct Inspection {
     /// Whether the model can run here; `problem` says why not.
     runs: bool,
     problem: Option<String>,
+    /// The longest context, with the scaling where there is one.
     context_length: Option<u32>,
+    /// What stretches the rotary embedding.
+    rope_scaling: Option<String>,
     /// What the file says of its architecture, by key.
     shapes: BTreeMap<String, serde_json::Value>,
     tensors: usize,
@@ -110,6 +113,7 @@ impl Inspection {
             runs: problem.is_none(),
             problem,
             context_length: shape.map(|shape| shape.context_length),
+            rope_scaling: shape.map(|shape| shape.rope.scaling.to_string()),
             shapes: BTreeMap::new(),
             tensors: file.tensors().len(),
             weights: weights(file),
@@ -133,7 +137,8 @@ impl Inspection {
                 self.architecture = text(file, "general.architecture");
                 let prefix = format!("{}.", self.architecture.as_deref().unwrap_or_default());
                 let key = format!("{prefix}context_length");
-                self.context_length = file.value(&key).and_then(Value::as_u32);
+                let stated = file.value(&key).and_then(Value::as_u32);
+                self.context_length = self.context_length.or(stated);
                 self.shapes = file
                     .metadata()
                     .filter_map(|(key, value)| Some((key.strip_prefix(&prefix)?, json(value)?)))
@@ -176,8 +181,12 @@ impl Inspection {
         row("name", self.name.clone().unwrap_or_else(unknown));
         row("architecture", self.architecture.clone().unwrap_or_else(unknown));
         row("context", self.context_length.map_or_else(unknown, |n| format!("{n} tokens")));
+        if let Some(scaling) = &self.rope_scaling {
+            row("RoPE scaling", scaling.clone());
+        }
         for (key, value) in &self.shapes {
-            if key != "context_length" {
+            // Said above, unless it is another number.
+            if key != "context_length" || value.as_u64() != self.context_length.map(u64::from) {
                 row(&format!("  {key}"), value.to_string());
             }
         }

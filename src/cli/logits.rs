@@ -4,6 +4,7 @@ use super::Outcome;
 use super::attention::AttentionOptions;
 use super::fit::Plan;
 use super::model_option::ModelOption;
+use super::rope::beyond;
 use super::start::{Machine, load};
 use super::terminal::{bar, print, to_json};
 use asynctls::attention::Attention;
@@ -58,14 +59,16 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     options.attention.check()?;
     Disable::from_env()?;
     let (what, ids) = options.ids()?;
+    let rope = options.model.rope()?;
     let file = ModelFile::open(&options.model.path()?)?;
-    let config = ModelConfig::read(&file)?;
+    let config = ModelConfig::read_changed(&file, rope.as_ref())?;
     check(what, &ids, &config)?;
     let attention = options.attention.of(config.context_length)?;
 
     let Machine { gpu, memory, .. } = Machine::open(adapter)?;
     let mut engine_options = EngineOptions::new(&gpu, ids.len() as u32);
     engine_options.quantise = options.model.quantise();
+    engine_options.rope = rope;
     options.attention.set_up(&attention, &mut engine_options)?;
     engine_options.logit_rows = if options.all { ROWS.min(ids.len() as u32) } else { 1 };
     let plan = Plan { file: &file, config: &config, options: engine_options, what };
@@ -117,7 +120,7 @@ fn check(what: &str, ids: &[u32], config: &ModelConfig) -> Result<()> {
         return Err(Error::argument(what, id, limit));
     }
     if ids.len() > config.context_length as usize {
-        let limit = format!("the model's context is {} tokens", config.context_length);
+        let limit = beyond(config, ids.len() as u64);
         return Err(Error::argument(what, format!("{} tokens", ids.len()), limit));
     }
     Ok(())

@@ -18,6 +18,7 @@ mod model;
 mod model_option;
 mod prompt;
 mod report;
+mod rope;
 mod saved;
 mod start;
 mod terminal;

@@ -3,10 +3,12 @@
 use super::fit::Plan;
 use super::model_option::ModelOption;
 use super::prompt;
+use super::rope::beyond;
 use super::start::{Machine, load};
 use super::terminal::note;
 use asynctls::engine::{Engine, EngineOptions};
 use asynctls::model::quantise::Quantise;
+use asynctls::model::rope::RopeChange;
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
@@ -22,6 +24,8 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// What weights that are floats become.
     quantise: Option<Quantise>,
+    /// The rotary scaling in the place of the file's.
+    rope: Option<RopeChange>,
 }
 
 /// What an engine must hold.
@@ -49,16 +53,16 @@ impl Model {
     /// Reads the model, once it is here.
     pub fn open(option: &ModelOption) -> Result<Self> {
         let file = ModelFile::open(&option.path()?)?;
-        let config = ModelConfig::read(&file)?;
+        let rope = option.rope()?;
+        let config = ModelConfig::read_changed(&file, rope.as_ref())?;
         let tokenizer = tokenizer(&file)?;
-        Ok(Self { file, config, tokenizer, quantise: option.quantise() })
+        Ok(Self { file, config, tokenizer, quantise: option.quantise(), rope })
     }
 
     /// Refuses lengths that the model was not made for.
     pub fn check_length(&self, what: &str, length: u32) -> Result<()> {
-        let most = self.config.context_length;
-        if length > most {
-            let limit = format!("the model's context is {most} tokens");
+        if length > self.config.context_length {
+            let limit = beyond(&self.config, length.into());
             return Err(Error::argument(what, format!("{length} tokens"), limit));
         }
         Ok(())
@@ -74,6 +78,7 @@ impl Model {
         let Machine { gpu, memory, .. } = Machine::open(adapter)?;
         let mut options = EngineOptions::new(&gpu, room.context);
         options.quantise = self.quantise;
+        options.rope = self.rope;
         options.sessions = room.sessions;
         options.total_tokens += u64::from(room.sessions - 1) * u64::from(room.own);
         set_up(&mut options)?;

@@ -1,8 +1,10 @@
 //! Where a model comes from: a path, or a name on the hub.
 
 use super::hub::HubModel;
+use super::rope::RopeOptions;
 use asynctls::Result;
 use asynctls::model::quantise::Quantise;
+use asynctls::model::rope::RopeChange;
 use clap::Args;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,8 @@ pub struct ModelOption {
     /// Quantise weights that are floats while they are loaded: q8_0 or q4_0
     #[arg(long, value_name = "TYPE")]
     quantize: Option<Quantise>,
+    #[command(flatten)]
+    rope: RopeOptions,
 }
 
 /// The option that names a model on the hub.
@@ -49,7 +53,12 @@ impl ModelOption {
         self.quantize
     }
 
-    /// The model's name, wherever it lies, and what its weights become.
+    /// The rotary scaling in the place of the file's.
+    pub fn rope(&self) -> Result<Option<RopeChange>> {
+        self.rope.change()
+    }
+
+    /// The model's name, wherever it lies, and what its weights and its rotary scaling become.
     pub fn name(&self) -> String {
         let mut name = match &self.model {
             Some(path) => path.file_name().unwrap_or_default().display().to_string(),
@@ -57,6 +66,9 @@ impl ModelOption {
         };
         if let Some(quantise) = self.quantize {
             name += &format!(" as {quantise}");
+        }
+        if let Ok(Some(change)) = self.rope() {
+            name += &format!(" with {change}");
         }
         name
     }

@@ -40,6 +40,8 @@ impl Timings {
 pub struct Settings {
     /// The model file.
     pub model: String,
+    /// What stretches its rotary embedding.
+    pub rope_scaling: String,
     /// The system message.
     pub system: Option<String>,
     /// Whether the prompt went without a chat template.

@@ -11,7 +11,7 @@ use crate::kernels::HotSlots;
 use crate::kv::{CacheLayout, HeadFormat, HostOptions, LayerCache, Offload, Pool};
 use crate::model::config::AttentionConfig;
 use crate::model::quantise::Quantise;
-use crate::model::rope::Rotations;
+use crate::model::rope::{RopeChange, Rotations};
 use crate::model::tensors::{AttentionTensors, FfnTensors, LayerTensors, Tensors};
 use crate::model::weights::Loader;
 use crate::model::{ModelConfig, ModelFile};
@@ -42,6 +42,8 @@ pub struct EngineOptions {
     pub host: Option<HostOptions>,
     /// What matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
     pub quantise: Option<Quantise>,
+    /// The rotary scaling in the place of the file's.
+    pub rope: Option<RopeChange>,
     /// For replays: decode steps attend what [`Engine::steer`] lists, at most so many blocks, instead of what level 1 chooses.
     pub steered: Option<u32>,
 }
@@ -87,6 +89,7 @@ impl EngineOptions {
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
             host: None,
             quantise: None,
+            rope: None,
             steered: None,
         }
     }
@@ -216,7 +219,7 @@ impl Engine {
         options: EngineOptions,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Self> {
-        let config = ModelConfig::read(file)?;
+        let config = ModelConfig::read_changed(file, options.rope.as_ref())?;
         options.validate(&config)?;
         let mut options = options;
         options.widen_ring(&config);

@@ -1,7 +1,7 @@
 //! What a model is made of: the shapes of its layers, whatever file they were read from.
 
 use super::file::ModelFile;
-use super::rope::Rope;
+use super::rope::{Rope, RopeChange, RopeKind, RopeScaling};
 use super::{families, tensors};
 use crate::attention::Shape;
 use crate::{Error, Result};
@@ -18,8 +18,10 @@ pub struct ModelConfig {
     pub hidden: u32,
     /// Tokens in the vocabulary.
     pub vocabulary: u32,
-    /// The longest context that the model was trained for.
+    /// The longest context that the model was trained for, or that the scaling of its rotary embedding makes of that.
     pub context_length: u32,
+    /// The longest context without that scaling.
+    pub plain_context: u32,
     /// RMSNorm's epsilon.
     pub epsilon: f32,
     /// Whether the output matrix is the embedding.
@@ -127,10 +129,71 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Model`] naming the key or the tensor, its value and what is supported.
     pub fn read(file: &ModelFile) -> Result<Self> {
-        let config = families::read(file)?;
+        Self::read_changed(file, None)
+    }
+
+    /// The same, with another rotary scaling than the file's.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a change that the model cannot take; else as [`Self::read`].
+    pub fn read_changed(file: &ModelFile, change: Option<&RopeChange>) -> Result<Self> {
+        let mut config = families::read(file)?;
+        if let Some(change) = change {
+            config.change_rope(change)?;
+        }
         config.validate()?;
         tensors::Tensors::find(&config, file)?;
         Ok(config)
+    }
+
+    fn change_rope(&mut self, change: &RopeChange) -> Result<()> {
+        let RopeChange { kind, factor, original } = *change;
+        let refuse = |value: String, limit: &str| {
+            Err(Error::argument("the scaling of the rotary embedding", value, limit))
+        };
+        if !factor.is_finite() || factor < 1.0 || (kind == RopeKind::None && factor != 1.0) {
+            let limit = "its factor must be at least 1, and that of none 1";
+            return refuse(format!("{kind} by {factor}"), limit);
+        }
+        if original == Some(0) {
+            return refuse(format!("{kind} over 0 tokens"), "at least 1 is needed");
+        }
+        let original = original.unwrap_or_else(|| self.rope_original());
+        let scaling = match kind {
+            RopeKind::None => RopeScaling::None,
+            RopeKind::Linear if factor == 1.0 => RopeScaling::None,
+            RopeKind::Linear => RopeScaling::Linear(factor),
+            RopeKind::Yarn => RopeScaling::yarn(factor, original),
+        };
+        if let Some(problem) = self.rope_problem().filter(|_| scaling != self.rope.scaling) {
+            return refuse(kind.to_string(), problem);
+        }
+        self.context_length = scaling.context(original).max(self.plain_context);
+        // The file's magnitude belongs to its scaling.
+        self.rope.scaling = scaling;
+        self.rope.magnitude = 1.0;
+        Ok(())
+    }
+
+    /// Why the model runs with no other rotary scaling than its own, if that is so.
+    pub fn rope_problem(&self) -> Option<&'static str> {
+        match (&self.attention, &self.rope.scaling) {
+            (AttentionConfig::Latent(_), _) => {
+                Some("models with latent attention run without scaling only")
+            }
+            (_, RopeScaling::Divisors(_) | RopeScaling::Llama3 { .. }) => {
+                Some("this model was trained with its own scaling, which no other can replace")
+            }
+            _ => None,
+        }
+    }
+
+    /// The context that the factor of another scaling multiplies, unless something else is given.
+    pub fn rope_original(&self) -> u32 {
+        match self.rope.scaling {
+            RopeScaling::Yarn { original, .. } => original,
+            _ => self.plain_context,
+        }
     }
 
     /// Whether a layer has experts.
@@ -221,6 +284,12 @@ impl ModelConfig {
         }
         if let AttentionConfig::Latent(latent) = self.attention {
             latent.validate()?;
+            // The scale of its logits would change too.
+            if self.rope.scaling != RopeScaling::None || self.rope.magnitude != 1.0 {
+                return Err(Error::Model(
+                    "latent attention with a scaled RoPE is not supported; unscaled is".into(),
+                ));
+            }
         }
         if !self.rope.rotations().are_finite() {
             let Rope { base, scaling, .. } = &self.rope;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::f64::consts::TAU;
+use std::fmt;
 
 /// How positions turn queries and keys.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -14,6 +15,18 @@ pub struct Rope {
     pub interleaved: bool,
     /// What stretches the frequencies to contexts longer than the first training's.
     pub scaling: RopeScaling,
+    /// What queries and keys are multiplied by besides what the scaling does.
+    #[serde(skip_serializing_if = "is_one")]
+    pub magnitude: f32,
+}
+
+// What changes nothing is not written: descriptions of old session files lack it.
+fn is_one(magnitude: &f32) -> bool {
+    *magnitude == 1.0
+}
+
+fn is_true(flag: &bool) -> bool {
+    *flag
 }
 
 /// What stretches the frequencies.
@@ -49,7 +62,124 @@ pub enum RopeScaling {
         beta_slow: f32,
         /// What queries and keys are multiplied by; none for YaRN's 0.1 ln(factor) + 1.
         magnitude: Option<f32>,
+        /// Whether the bounds between kept and divided frequencies are whole pairs.
+        #[serde(skip_serializing_if = "is_true")]
+        whole: bool,
     },
+}
+
+/// A scaling to run with in the place of the file's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeChange {
+    /// Which one.
+    pub kind: RopeKind,
+    /// How many times longer the context becomes: at least 1, and exactly that for [`RopeKind::None`].
+    pub factor: f32,
+    /// The context that `factor` multiplies; none for the file's: YaRN's original one, else that without scaling.
+    pub original: Option<u32>,
+}
+
+/// The scalings that any model can run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopeKind {
+    /// Nothing is stretched.
+    None,
+    /// Positions are divided by the factor.
+    Linear,
+    /// YaRN, with its usual parameters.
+    Yarn,
+}
+
+impl fmt::Display for RopeChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, factor, original } = self;
+        match (kind, original) {
+            (RopeKind::None, _) => write!(f, "RoPE scaling {kind}"),
+            (_, None) => write!(f, "RoPE scaling {kind} {factor}"),
+            (_, Some(original)) => write!(f, "RoPE scaling {kind} {factor} over {original} tokens"),
+        }
+    }
+}
+
+impl fmt::Display for RopeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Linear => "linear",
+            Self::Yarn => "yarn",
+        })
+    }
+}
+
+impl RopeScaling {
+    /// YaRN's usual turns above which frequencies are kept.
+    pub const BETA_FAST: f32 = 32.0;
+    /// YaRN's usual turns below which they are divided.
+    pub const BETA_SLOW: f32 = 1.0;
+
+    /// YaRN with its usual parameters.
+    pub fn yarn(factor: f32, original: u32) -> Self {
+        Self::Yarn {
+            factor,
+            original,
+            beta_fast: Self::BETA_FAST,
+            beta_slow: Self::BETA_SLOW,
+            magnitude: None,
+            whole: true,
+        }
+    }
+
+    /// How many times longer contexts become.
+    pub fn factor(&self) -> f32 {
+        match self {
+            Self::None | Self::Divisors(_) => 1.0,
+            Self::Linear(factor) | Self::Llama3 { factor, .. } | Self::Yarn { factor, .. } => {
+                *factor
+            }
+        }
+    }
+
+    /// What becomes of a context of `original` tokens; Llama 3's files tell the longer one.
+    pub fn context(&self, original: u32) -> u32 {
+        match self {
+            Self::None | Self::Divisors(_) | Self::Llama3 { .. } => original,
+            Self::Linear(factor) | Self::Yarn { factor, .. } => {
+                // Rounded: a factor such as 3.3 is a little less in f32.
+                (f64::from(original) * f64::from(*factor)).round() as u32
+            }
+        }
+    }
+
+    /// What queries and keys are multiplied by.
+    pub fn magnitude(&self) -> f64 {
+        match self {
+            Self::Yarn { factor, magnitude, .. } => {
+                magnitude.map_or_else(|| Self::yarn_magnitude(*factor, 1.0), f64::from)
+            }
+            _ => 1.0,
+        }
+    }
+
+    /// YaRN's magnitude, where its logarithm counts `share`.
+    pub fn yarn_magnitude(factor: f32, share: f64) -> f64 {
+        0.1 * share * f64::from(factor.max(1.0)).ln() + 1.0
+    }
+}
+
+impl fmt::Display for RopeScaling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Linear(factor) => write!(f, "linear, factor {factor}"),
+            Self::Divisors(list) => write!(f, "{} divisors of frequencies", list.len()),
+            Self::Llama3 { factor, original, .. } => {
+                write!(f, "llama3, factor {factor} over {original} tokens")
+            }
+            Self::Yarn { factor, original, .. } => {
+                write!(f, "yarn, factor {factor} over {original} tokens")
+            }
+        }
+    }
 }
 
 /// A position's turns, ready to be worked out: what [`Rope`] describes.
@@ -62,7 +192,7 @@ pub struct Rotations {
 impl Rope {
     /// Without scaling.
     pub fn new(base: f32, dims: u32, interleaved: bool) -> Self {
-        Self { base, dims, interleaved, scaling: RopeScaling::None }
+        Self { base, dims, interleaved, scaling: RopeScaling::None, magnitude: 1.0 }
     }
 
     /// The frequencies, worked out once.
@@ -84,14 +214,17 @@ impl Rope {
                     let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
                     kept * plain + (1.0 - kept) * plain / f64::from(*factor)
                 }
-                RopeScaling::Yarn { factor, original, beta_fast, beta_slow, .. } => {
+                RopeScaling::Yarn { factor, original, beta_fast, beta_slow, whole, .. } => {
                     // The pair that makes so many turns within the original context.
                     let pair = |turns: f32| {
                         dims * (f64::from(*original) / (f64::from(turns) * TAU)).ln()
                             / (2.0 * base.ln())
                     };
-                    let first = pair(*beta_fast).floor().max(0.0);
-                    let mut last = pair(*beta_slow).ceil().min(dims - 1.0);
+                    let (mut first, mut last) = (pair(*beta_fast), pair(*beta_slow));
+                    if *whole {
+                        (first, last) = (first.floor(), last.ceil());
+                    }
+                    (first, last) = (first.max(0.0), last.min(dims - 1.0));
                     if first == last {
                         last += 0.001;
                     }
@@ -100,12 +233,7 @@ impl Rope {
                 }
             }
         });
-        let magnitude = match self.scaling {
-            RopeScaling::Yarn { factor, magnitude, .. } => {
-                magnitude.map_or_else(|| 0.1 * f64::from(factor.max(1.0)).ln() + 1.0, f64::from)
-            }
-            _ => 1.0,
-        };
+        let magnitude = self.scaling.magnitude() * f64::from(self.magnitude);
         Rotations { frequencies: frequencies.collect(), magnitude }
     }
 }
@@ -114,6 +242,16 @@ impl Rotations {
     /// Whether every pair turns by a number: scaling with extreme parameters divides by 0.
     pub fn are_finite(&self) -> bool {
         self.magnitude.is_finite() && self.frequencies.iter().all(|frequency| frequency.is_finite())
+    }
+
+    /// What each pair turns by from a position to the next.
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
+    /// What queries and keys are multiplied by.
+    pub fn magnitude(&self) -> f64 {
+        self.magnitude
     }
 
     /// Appends cosine and sine of each pair's angle at a position, times the scaling's magnitude. The angles are worked out

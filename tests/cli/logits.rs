@@ -50,7 +50,10 @@ fn bad_ids_are_refused() {
         ("-1", "--ids is \"-1\", but token ids are numbers from 0"),
         (",", "--ids is empty, but at least one token id is needed"),
         ("1,49152", "--ids is 49152, but the vocabulary has 49152 tokens, numbered from 0"),
-        (&long, "--ids is 8193 tokens, but the model's context is 8192 tokens"),
+        (
+            &long,
+            "--ids is 8193 tokens, but the model's context is 8192 tokens: --rope-scaling yarn --rope-scale 2 makes it 16384",
+        ),
     ] {
         let run = logits(&["--ids", ids, "--json"]);
         assert_eq!((run.code, run.error(), run.out.as_str()), (Some(2), message, ""));

@@ -4,9 +4,8 @@ use crate::model::file::ModelFile;
 use crate::model::folder::Folder;
 use crate::model::gguf::Gguf;
 use crate::model::json_file::short;
-use crate::model::rope::RopeScaling;
 use crate::{Error, Result};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 // Far above any model, and low enough that products of two fit u64 and of one with a head count fit u32.
 const MOST: u32 = 1 << 20;
@@ -151,117 +150,6 @@ impl<'a> Description<'a> {
             Some(other) => Err(wrong("hidden_act", other, "\"silu\"")),
         }
     }
-
-    /// The rotary base.
-    pub(super) fn rope_base(&self) -> Result<f32> {
-        const BASE: Key = key("rope.freq_base", "rope_theta");
-        let inner = self.rope_json()?.and_then(|rope| rope.get("rope_theta"));
-        match inner {
-            Some(value) => positive("rope_theta", float("rope_theta", value)?),
-            None => Ok(self.opt_positive(BASE)?.unwrap_or(10_000.0)),
-        }
-    }
-
-    // transformers 5 writes rope_parameters, with the base in it; older ones rope_scaling.
-    fn rope_json(&self) -> Result<Option<&'a Map<String, Value>>> {
-        ["rope_parameters", "rope_scaling"]
-            .into_iter()
-            .find_map(|name| self.json(name).map(|value| (name, value)))
-            .map(|(name, value)| value.as_object().ok_or_else(|| wrong(name, value, "an object")))
-            .transpose()
-    }
-
-    /// The rotary scaling; `dims` dimensions turn.
-    pub(super) fn rope_scaling(&self, dims: u32) -> Result<RopeScaling> {
-        match self {
-            Self::Gguf { file, .. } => self.gguf_scaling(file, dims),
-            Self::Json { .. } => match self.rope_json()? {
-                None => Ok(RopeScaling::None),
-                Some(rope) => self.json_scaling(rope),
-            },
-        }
-    }
-
-    fn gguf_scaling(&self, file: &Gguf, dims: u32) -> Result<RopeScaling> {
-        const TYPE: Key = key("rope.scaling.type", "");
-        const FACTOR: Key = key("rope.scaling.factor", "");
-        const ORIGINAL: Key = key("rope.scaling.original_context_length", "");
-        if let Some(info) = file.tensor("rope_freqs.weight") {
-            if info.shape != [u64::from(dims / 2)] {
-                return Err(Error::Model(format!(
-                    "tensor rope_freqs.weight has shape {:?}, but [{}] is needed",
-                    info.shape,
-                    dims / 2
-                )));
-            }
-            let list = crate::reference::dequantize::dequantize(info.kind, file.bytes(info))?;
-            return Ok(RopeScaling::Divisors(list));
-        }
-        match file.opt_str(&self.name(TYPE))? {
-            None | Some("none") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear(self.positive(FACTOR)?)),
-            Some("yarn") => {
-                let beta = |name, default: f32| {
-                    self.opt_positive(key(name, "")).map(|value| value.unwrap_or(default))
-                };
-                Ok(RopeScaling::Yarn {
-                    factor: self.positive(FACTOR)?,
-                    original: self.size(ORIGINAL)?,
-                    beta_fast: beta("rope.scaling.yarn_beta_fast", 32.0)?,
-                    beta_slow: beta("rope.scaling.yarn_beta_slow", 1.0)?,
-                    magnitude: self.opt_positive(key("rope.scaling.attn_factor", ""))?,
-                })
-            }
-            Some(other) => Err(unknown_scaling(other)),
-        }
-    }
-
-    fn json_scaling(&self, rope: &Map<String, Value>) -> Result<RopeScaling> {
-        let get = |name: &str| rope.get(name).filter(|value| !value.is_null());
-        let opt_positive = |name: &str| match get(name) {
-            None => Ok(None),
-            Some(value) => positive(name, float(name, value)?).map(Some),
-        };
-        let given = |name: &str| {
-            opt_positive(name)?.ok_or_else(|| {
-                Error::Model(format!("{name} is missing from the rotary scaling in config.json"))
-            })
-        };
-        let original = || {
-            const CONTEXT: Key = key("context_length", "max_position_embeddings");
-            let name = "original_max_position_embeddings";
-            match get(name) {
-                Some(value) => sized(name, number(name, value)?),
-                None => self.size(CONTEXT),
-            }
-        };
-        let kind = get("rope_type")
-            .or_else(|| get("type"))
-            .map(|kind| kind.as_str().ok_or_else(|| wrong("rope_type", kind, "a string")));
-        match kind.transpose()? {
-            None | Some("default") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear(given("factor")?)),
-            Some("llama3") => Ok(RopeScaling::Llama3 {
-                factor: given("factor")?,
-                low: given("low_freq_factor")?,
-                high: given("high_freq_factor")?,
-                original: original()?,
-            }),
-            Some("yarn") => Ok(RopeScaling::Yarn {
-                factor: given("factor")?,
-                original: original()?,
-                beta_fast: opt_positive("beta_fast")?.unwrap_or(32.0),
-                beta_slow: opt_positive("beta_slow")?.unwrap_or(1.0),
-                magnitude: opt_positive("attention_factor")?,
-            }),
-            Some(other) => Err(unknown_scaling(other)),
-        }
-    }
-}
-
-fn unknown_scaling(name: &str) -> Error {
-    let name = short(name);
-    Error::Model(format!("RoPE scaling {name} is not supported; none, linear, llama3 and yarn are"))
 }
 
 pub(super) fn sized(name: &str, value: u32) -> Result<u32> {
@@ -271,25 +159,25 @@ pub(super) fn sized(name: &str, value: u32) -> Result<u32> {
     Err(Error::Model(format!("{name} is {value}, but 1 to {MOST} is supported")))
 }
 
-fn positive(name: &str, value: f32) -> Result<f32> {
+pub(super) fn positive(name: &str, value: f32) -> Result<f32> {
     if value.is_finite() && value > 0.0 {
         return Ok(value);
     }
     Err(Error::Model(format!("{name} is {value}, but it must be a number above 0")))
 }
 
-fn number(name: &str, value: &Value) -> Result<u32> {
+pub(super) fn number(name: &str, value: &Value) -> Result<u32> {
     value
         .as_u64()
         .and_then(|value| u32::try_from(value).ok())
         .ok_or_else(|| wrong(name, value, "an integer from 0 to 4294967295"))
 }
 
-fn float(name: &str, value: &Value) -> Result<f32> {
+pub(super) fn float(name: &str, value: &Value) -> Result<f32> {
     value.as_f64().map(|value| value as f32).ok_or_else(|| wrong(name, value, "a number"))
 }
 
-fn wrong(name: &str, value: &Value, needed: &str) -> Error {
+pub(super) fn wrong(name: &str, value: &Value, needed: &str) -> Error {
     let shown = short(&value.to_string());
     Error::Model(format!("{name} of config.json is {shown}, but {needed} is supported"))
 }

@@ -2,11 +2,11 @@
 //! carry it as `deepseek2`.
 
 use super::description::{Description, Key, key};
-use super::{CONTEXT, EPSILON, EXPERT_FFN, EXPERTS_USED, FFN, HIDDEN, LAYERS, Q_HEADS, vocabulary};
+use super::rope::{self, Turning};
+use super::{EPSILON, EXPERT_FFN, EXPERTS_USED, FFN, HIDDEN, LAYERS, Q_HEADS, vocabulary};
 use crate::model::config::{AttentionConfig, Experts, Gate, Latent, ModelConfig};
 use crate::model::file::ModelFile;
 use crate::model::json_file::short;
-use crate::model::rope::{Rope, RopeScaling};
 use crate::{Error, Result};
 
 const Q_RANK: Key = key("attention.q_lora_rank", "q_lora_rank");
@@ -38,27 +38,24 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
     let epsilon = description.positive(EPSILON)?;
     let latent = latent(description, epsilon)?;
     let (vocabulary, tied) = vocabulary(file, description)?;
-    let scaling = description.rope_scaling(latent.rope)?;
-    if scaling != RopeScaling::None {
+    // Half-split pairs.
+    if let Some(false) = description.opt_flag(key("", "rope_interleave"))? {
         return Err(Error::Model(
-            "latent attention with a scaled RoPE is not supported; unscaled is".into(),
+            "rope_interleave of config.json is false, but only true is supported".into(),
         ));
     }
+    let Turning { rope, context, plain_context } = rope::read(description, latent.rope, true)?;
     Ok(ModelConfig {
         architecture: "glm4_moe_lite".into(),
         layers,
         hidden: description.size(HIDDEN)?,
         vocabulary,
-        context_length: description.size(CONTEXT)?,
+        context_length: context,
+        plain_context,
         epsilon,
         tied,
         attention: AttentionConfig::Latent(latent),
-        rope: Rope {
-            base: description.rope_base()?,
-            dims: latent.rope,
-            interleaved: true,
-            scaling,
-        },
+        rope,
         ffn: description.size(FFN)?,
         experts: Some(experts(description, vocabulary, layers, listed)?),
     })

@@ -4,13 +4,14 @@ mod description;
 mod glm4_moe_lite;
 mod llama;
 mod qwen3;
+mod rope;
 
 use super::config::{AttentionConfig, Grouped, ModelConfig};
 use super::file::ModelFile;
 use super::json_file::short;
-use super::rope::Rope;
 use crate::{Error, Result};
 use description::{Description, Key, key};
+use rope::Turning;
 
 /// Name in GGUF files, name in `config.json`, reader.
 type Family = (&'static str, &'static str, fn(&ModelFile, Description<'_>) -> Result<ModelConfig>);
@@ -90,18 +91,16 @@ fn llama_like(
         layers: description.size(LAYERS)?,
         hidden: description.size(HIDDEN)?,
         vocabulary,
-        context_length: description.size(CONTEXT)?,
+        context_length: context,
+        plain_context,
         epsilon: description.positive(EPSILON)?,
         tied,
         attention: AttentionConfig::Grouped(heads),
-        rope: Rope {
-            base: description.rope_base()?,
-            dims: heads.head_dim,
-            interleaved,
-            scaling: description.rope_scaling(heads.head_dim)?,
-        },
+        rope,
         ffn: description.size(FFN)?,
         experts: None,
+    let Turning { rope, context, plain_context } =
+        rope::read(description, heads.head_dim, interleaved)?;
     })
 }
 
