@@ -406,6 +406,51 @@ fn quantised_folder(name: &str, quantise: Quantise) -> tempfile::TempDir {
     folder_of(name, |tensors| tensors.into_iter().map(quantised).collect())
 }
 
+/// The folder of a model with experts as transformers 5 holds them: all of a layer in one tensor, gates beside up projections.
+fn stacked_folder(name: &str, experts: usize) -> tempfile::TempDir {
+    folder_of(name, |tensors| {
+        let (parts_of_experts, mut kept): (Vec<_>, Vec<_>) =
+            tensors.into_iter().partition(|tensor| tensor.name.contains(".mlp.experts."));
+        let part = |name: &str| {
+            parts_of_experts.iter().find(|tensor| tensor.name == name).expect("a part")
+        };
+        for layer in 0..3 {
+            let prefix = format!("model.layers.{layer}.mlp.experts");
+            let name = |e: usize, part: &str| format!("{prefix}.{e}.{part}.weight");
+            if !parts_of_experts.iter().any(|tensor| tensor.name == name(0, "up_proj")) {
+                continue;
+            }
+            for (joined, parts) in
+                [("gate_up_proj", &["gate_proj", "up_proj"][..]), ("down_proj", &["down_proj"])]
+            {
+                let [rows, columns] = part(&name(0, parts[0])).shape[..] else {
+                    panic!("{prefix}")
+                };
+                let all = (0..experts).flat_map(|e| parts.iter().map(move |part| (e, *part)));
+                kept.push(Stored {
+                    name: format!("{prefix}.{joined}"),
+                    kind: Dtype::BF16,
+                    shape: vec![experts, parts.len() * rows, columns],
+                    bytes: all.flat_map(|(e, p)| part(&name(e, p)).bytes.clone()).collect(),
+                });
+            }
+        }
+        kept
+    })
+}
+
+#[test]
+fn stacked_experts_are_the_same_model() {
+    for (name, experts) in [("qwen3-moe", 10), ("glm4-moe-lite", 8)] {
+        let golden = golden(name, false);
+        let stacked = stacked_folder(name, experts);
+        let engine = load(stacked.path(), |_| ());
+        let mut session = engine.session().unwrap();
+        let made = prefill(&engine, &mut session, &golden.ids, Want::EveryLogits).unwrap();
+        assert_golden(&engine, name, &golden, &made.logits);
+    }
+}
+
 fn weight_bytes(path: &Path) -> u64 {
     let file = ModelFile::open(path).unwrap();
     let config = ModelConfig::read(&file).unwrap();

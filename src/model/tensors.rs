@@ -284,6 +284,26 @@ impl<'a> Layer<'a, '_> {
         })
     }
 
+    fn stacked_name(&self, part: &str) -> String {
+        format!("model.layers.{}.mlp.experts.{part}", self.i)
+    }
+
+    fn has_stacked_experts(&self) -> bool {
+        self.finder.file.tensor(&self.stacked_name("gate_up_proj")).is_some()
+    }
+
+    // One part of every expert in a folder as transformers 5 holds them: an expert's gate, then its up projection.
+    fn stacked_experts(&self, part: &str, [ffn, hidden, count]: [u64; 3]) -> Result<Vec<Rows<'a>>> {
+        let get = |part, shape: &[u64]| self.finder.get(["", &self.stacked_name(part)], shape);
+        if part == "down_proj" {
+            return Ok(vec![whole(get(part, &[ffn, hidden, count])?)]);
+        }
+        let info = get("gate_up_proj", &[hidden, 2 * ffn, count])?;
+        let first = if part == "gate_proj" { 0 } else { ffn };
+        let rows = |e| Rows { info, first: 2 * ffn * e + first, count: ffn };
+        Ok((0..count).map(rows).collect())
+    }
+
     // One part of every expert, the shared one last.
     fn expert_rows(
         &self,
@@ -294,7 +314,9 @@ impl<'a> Layer<'a, '_> {
         let [ffn, count] = [experts.ffn, experts.count].map(u64::from);
         let shape = |width: u64| if gguf == "down" { [width, hidden] } else { [hidden, width] };
         let mut rows = Vec::new();
-        if self.is_folder() {
+        if self.is_folder() && self.has_stacked_experts() {
+            rows.extend(self.stacked_experts(folder, [ffn, hidden, count])?);
+        } else if self.is_folder() {
             for e in 0..count {
                 let name = format!("mlp.experts.{e}.{folder}");
                 rows.push(whole(self.get(["", &name], &shape(ffn))?));

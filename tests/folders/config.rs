@@ -97,6 +97,13 @@ fn absurd_values_are_refused_by_name() {
         ("qwen3-moe", "mlp_only_layers", json!([-1]), "must be a list of layers"),
         ("qwen3-moe", "norm_topk_prob", json!("true"), "norm_topk_prob of config.json is"),
         ("qwen3-moe", "use_sliding_window", json!(true), "use_sliding_window of config.json"),
+        (
+            "qwen3",
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+            "layer_types of config.json is \"sliding_attention\", but \"full_attention\" in every layer",
+        ),
+        ("qwen3", "layer_types", json!("full_attention"), "but a list is supported"),
         ("glm4-moe-lite", "q_lora_rank", json!(null), "no latent (q_lora_rank)"),
         ("glm4-moe-lite", "kv_lora_rank", json!(65), "the head dimension is 97"),
         ("glm4-moe-lite", "v_head_dim", json!(32), "values have 32 dimensions and queries 64"),
@@ -134,4 +141,23 @@ fn long_lists_do_not_take_long() {
         config["num_hidden_layers"] = json!(1 << 20);
     });
     fixture.refused(&["mlp.gate.weight"]);
+}
+
+// transformers 5 writes num_local_experts, dtype, rope_parameters and layer_types.
+#[test]
+fn what_transformers_5_writes_is_the_same_model() {
+    for model in ["llama", "llama3", "qwen3", "qwen3-yarn", "qwen3-moe", "glm4-moe-lite"] {
+        let fixture = Fixture::of(model);
+        let before = fixture.read().unwrap();
+        let saved = std::fs::read(fixture.path("config.transformers-5.json")).unwrap();
+        assert_eq!(fixture.write(CONFIG, saved).read().unwrap(), before, "{model}");
+    }
+    let fixture = Fixture::of("qwen3-moe");
+    fixture.edit(CONFIG, |config| config["num_local_experts"] = json!(9));
+    fixture.refused(&["num_local_experts of config.json is 9, but num_experts", "is 10"]);
+    fixture.edit(CONFIG, |config| config["num_experts"] = json!(null));
+    fixture.refused(&["mlp.gate.weight has shape [64, 10], but [64, 9]"]);
+    let fixture = Fixture::of("llama");
+    fixture.edit(CONFIG, |config| config["num_local_experts"] = json!(8));
+    fixture.refused(&["the model has 8 experts"]);
 }

@@ -8,10 +8,12 @@ use crate::{Error, Result};
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
     no_biases(file)?;
-    if let Some(experts) = description.opt_number(EXPERTS)?.filter(|&experts| experts > 0) {
-        return Err(Error::Model(format!(
-            "the model has {experts} experts, but Llama's are not supported"
-        )));
+    for key in EXPERTS {
+        if let Some(experts) = description.opt_number(key)?.filter(|&experts| experts > 0) {
+            return Err(Error::Model(format!(
+                "the model has {experts} experts, but Llama's are not supported"
+            )));
+        }
     }
     // GGUF's converter permutes Wq and Wk so that rotary pairs are neighbours.
     llama_like(file, description, "llama", false, !description.is_json())

@@ -49,7 +49,9 @@ const KV_HEADS: Key = key("attention.head_count_kv", "num_key_value_heads");
 const HEAD_DIM: Key = key("attention.key_length", "head_dim");
 const CONTEXT: Key = key("context_length", "max_position_embeddings");
 const EPSILON: Key = key("attention.layer_norm_rms_epsilon", "rms_norm_eps");
-const EXPERTS: Key = key("expert_count", "num_experts");
+/// transformers 5 writes the second name.
+const EXPERTS: [Key; 2] =
+    [key("expert_count", "num_experts"), key("expert_count", "num_local_experts")];
 const EXPERT_FFN: Key = key("expert_feed_forward_length", "moe_intermediate_size");
 const EXPERTS_USED: Key = key("expert_used_count", "num_experts_per_tok");
 
@@ -73,7 +75,22 @@ fn grouped(description: Description<'_>, head_norms: bool) -> Result<Grouped> {
     description.must_be_off("mlp_bias")?;
     description.must_be_silu()?;
     description.must_be_off("use_sliding_window")?;
+    full_attention(description)?;
     Ok(Grouped { q_heads, kv_heads, head_dim, head_norms })
+}
+
+// transformers 5 says of each layer whether it attends a window only.
+fn full_attention(description: Description<'_>) -> Result<()> {
+    const FULL: &str = "full_attention";
+    let Some(types) = description.json("layer_types") else { return Ok(()) };
+    match types.as_array() {
+        Some(list) if list.iter().all(|kind| kind == FULL) => Ok(()),
+        Some(list) => {
+            let other = list.iter().find(|kind| *kind != FULL).unwrap_or(types);
+            Err(description::wrong("layer_types", other, "\"full_attention\" in every layer"))
+        }
+        None => Err(description::wrong("layer_types", types, "a list")),
+    }
 }
 
 /// Llama's layers: grouped queries and one feed-forward network.
@@ -86,6 +103,8 @@ fn llama_like(
 ) -> Result<ModelConfig> {
     let heads = grouped(description, head_norms)?;
     let (vocabulary, tied) = vocabulary(file, description)?;
+    let Turning { rope, context, plain_context } =
+        rope::read(description, heads.head_dim, interleaved)?;
     Ok(ModelConfig {
         architecture: architecture.into(),
         layers: description.size(LAYERS)?,
@@ -99,8 +118,6 @@ fn llama_like(
         rope,
         ffn: description.size(FFN)?,
         experts: None,
-    let Turning { rope, context, plain_context } =
-        rope::read(description, heads.head_dim, interleaved)?;
     })
 }
 

@@ -19,7 +19,7 @@ pub(super) fn read_experts(file: &ModelFile, description: Description<'_>) -> Re
     let normalised =
         description.opt_flag(key("", "norm_topk_prob"))?.unwrap_or(!description.is_json());
     let experts = Experts {
-        count: description.size(EXPERTS)?,
+        count: count(description)?,
         used: description.size(EXPERTS_USED)?,
         shared: 0,
         ffn: description.size(EXPERT_FFN)?,
@@ -29,6 +29,19 @@ pub(super) fn read_experts(file: &ModelFile, description: Description<'_>) -> Re
         layers: layers(file, description, config.layers)?,
     };
     Ok(ModelConfig { architecture: "qwen3moe".into(), experts: Some(experts), ..config })
+}
+
+fn count(description: Description<'_>) -> Result<u32> {
+    let [old, new] = EXPERTS.map(|key| description.opt_size(key));
+    match (old?, new?) {
+        (Some(old), Some(new)) if old != new => Err(Error::Model(format!(
+            "{} is {new}, but {} is {old}: they must be the same",
+            description.name(EXPERTS[1]),
+            description.name(EXPERTS[0])
+        ))),
+        (Some(count), _) | (None, Some(count)) => Ok(count),
+        (None, None) => Err(description.missing(EXPERTS[0])),
+    }
 }
 
 // Which layers have experts.
