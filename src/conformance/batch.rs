@@ -247,7 +247,7 @@ async fn batched(gpu: &Gpu, b: Batched) -> Result<Verdict> {
     }
     let y_len = entries[entries.len() - 1].y + layout.y_stride;
     let before = match b.output() {
-        Output::Add => random.floats(y_len),
+        Output::Add | Output::Gated => random.floats(y_len),
         _ => vec![f32::from_bits(POISON); y_len],
     };
     let choosers = choosers(&b, &slots);

@@ -149,7 +149,10 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
     };
     let (step, x_bits, y_bits) = ([p.tokens as u32], bits(&x), bits(&before));
     let x_bits = if many { inputs(gpu, format, p.units, x_stride, &x_bits).await? } else { x_bits };
-    let y = if p.output == Output::Add { Data::InOut(&y_bits) } else { Data::Out(y_bits.len()) };
+    let y = match p.output {
+        Output::Add | Output::Gated => Data::InOut(&y_bits),
+        Output::Store | Output::SwiGlu => Data::Out(y_bits.len()),
+    };
     let norm_bits = bits(&norm_weight);
     let mut data = vec![
         Data::In(&step),
