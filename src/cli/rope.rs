@@ -5,20 +5,23 @@ use asynctls::model::rope::{RopeChange, RopeKind};
 use asynctls::{Error, Result};
 use clap::{Args, ValueEnum};
 
+// Each option's own: a heading of the struct would be that of all options after it too.
+const HEADING: &str = "Longer contexts";
+
 /// Another rotary scaling than the file's.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Longer contexts")]
 pub struct RopeOptions {
     /// Stretch the rotary embedding, whatever the file says: yarn, linear or none; for Qwen3, which knows 40,960 tokens:
     /// --rope-scaling yarn --rope-scale 4 --rope-original-context 32768
-    #[arg(long, value_enum, value_name = "KIND")]
+    #[arg(long, value_enum, value_name = "KIND", help_heading = HEADING)]
     rope_scaling: Option<Kind>,
     /// How many times longer the context becomes, such as 4
-    #[arg(long, value_name = "F", requires = "rope_scaling", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", requires = "rope_scaling", allow_negative_numbers = true,
+        help_heading = HEADING)]
     rope_scale: Option<f32>,
     /// Tokens of context that --rope-scale multiplies [default: what the file says]
     #[arg(long, value_name = "N", requires = "rope_scaling", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20), help_heading = HEADING)]
     rope_original_context: Option<u32>,
 }
 
@@ -38,9 +41,11 @@ impl RopeOptions {
         let kind = match self.rope_scaling {
             None => return Ok(None),
             Some(Kind::None) => {
-                if let Some(scale) = self.rope_scale {
-                    let limit = "--rope-scaling none takes no scale";
-                    return Err(Error::argument("--rope-scale", scale, limit));
+                let scale = self.rope_scale.map(|scale| ("--rope-scale", scale.to_string()));
+                let context = self.rope_original_context;
+                let context = context.map(|n| ("--rope-original-context", n.to_string()));
+                if let Some((what, value)) = scale.or(context) {
+                    return Err(Error::argument(what, value, "--rope-scaling none takes none"));
                 }
                 return Ok(Some(RopeChange { kind: RopeKind::None, factor: 1.0, original: None }));
             }

@@ -60,8 +60,6 @@ const GGUF: Table = &[
     // Layers with a window.
     ("freq_base_swa", Use::Refused),
     ("dimension_count_swa", Use::Refused),
-    ("scaling.type_swa", Use::Refused),
-    ("scaling.factor_swa", Use::Refused),
 ];
 
 /// Keys in `rope_parameters` or `rope_scaling` of `config.json`.
