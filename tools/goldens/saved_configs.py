@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes config.transformers-5.json beside the config.json of each tiny model: what transformers 5 writes when it saves the model.
+"""Writes config.transformers-5.json beside the folder of each tiny model: what transformers 5 writes when it saves the model.
 
 Its tensors are compared with the folder's: the same names, shapes and numbers, so that the weights need no second copy.
 
@@ -34,7 +34,7 @@ def main():
             extra = f"model.layers.{model.config.num_hidden_layers}."
             assert {name for name in before if not name.startswith(extra)} == after.keys(), folder
             assert all(torch.equal(before[name].float(), after[name].float()) for name in after), folder
-            (folder / "config.transformers-5.json").write_bytes((Path(scratch) / "config.json").read_bytes())
+            (folder.parent / "config.transformers-5.json").write_bytes((Path(scratch) / "config.json").read_bytes())
 
 
 if __name__ == "__main__":
