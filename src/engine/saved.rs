@@ -167,7 +167,7 @@ impl Engine {
         let damage = match damage {
             None => None,
             Some((block, error)) => {
-                session = self.before_block(session, block)?;
+                session.rewind(block * self.shape.block)?;
                 Some(error)
             }
         };
@@ -180,18 +180,6 @@ impl Engine {
             saved.blocks = session.indexed;
         }
         Ok((session, damage))
-    }
-
-    // The session as it was before a block. One that ends before the tokens that choose its index channels begins anew.
-    fn before_block(&self, mut session: Session, block: u32) -> Result<Session> {
-        let tokens = block * self.shape.block;
-        let chooses = self.options.index.as_ref().filter(|index| index.stored.is_none());
-        if chooses.is_some_and(|index| tokens < index.stats_tokens) {
-            drop(session);
-            return self.session();
-        }
-        session.rewind(tokens)?;
-        Ok(session)
     }
 
     fn record(&self) -> Record {
