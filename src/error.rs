@@ -1,5 +1,6 @@
 //! The one error type: every variant names the object, the actual value and the limit it broke.
 
+use crate::units::size;
 use std::path::PathBuf;
 
 /// What can go wrong, in terms a user of the library or the command line can act on.
@@ -62,12 +63,13 @@ pub enum Error {
     },
     /// The device could not hold an allocation.
     #[error(
-        "out of GPU memory: {what} needs {bytes} bytes ({detail}); use a smaller context, a smaller model or another adapter"
+        "out of memory: {what} {} ({detail}); a shorter context or a smaller model needs less, another adapter may have more",
+        needs(*bytes)
     )]
     OutOfMemory {
         /// What was being allocated.
         what: String,
-        /// How many bytes it needs.
+        /// How many bytes it needs; zero where the device did not say.
         bytes: u64,
         /// What the device said.
         detail: String,
@@ -88,6 +90,13 @@ pub enum Error {
     /// The GPU refused a command: a defect of this program, reported with the driver's words.
     #[error("the GPU refused a command: {0}")]
     Gpu(String),
+}
+
+fn needs(bytes: u64) -> String {
+    match bytes {
+        0 => "needs more than there is".into(),
+        bytes => format!("needs {}", size(bytes)),
+    }
 }
 
 impl Error {

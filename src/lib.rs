@@ -13,5 +13,6 @@ pub mod kernels;
 pub mod kv;
 pub mod model;
 pub mod reference;
+pub mod units;
 
 pub use error::{Error, Result};

@@ -36,7 +36,14 @@ fn describe(probe: &Probe) -> String {
     let mut row = |what: &str, value: &str| text += &format!("     {what:<14}{}\n", visible(value));
     row("kind", &probe.kind);
     row("driver", &probe.driver);
-    row("memory", &probe.memory_bytes.map_or_else(|| "unknown".into(), size));
+    row(
+        "memory",
+        &match (probe.memory_bytes, probe.free_memory_bytes) {
+            (Some(all), Some(free)) if free < all => format!("{}, {} free", size(all), size(free)),
+            (Some(all), _) => size(all),
+            (None, _) => "unknown".into(),
+        },
+    );
     row("bindings", &format!("up to {}", size(probe.max_binding_bytes)));
     row("buffers", &format!("up to {}", size(probe.max_buffer_bytes)));
     row("workgroup", &format!("{} of memory", size(probe.workgroup_bytes.into())));

@@ -94,7 +94,15 @@ impl CacheOptions {
             When::Resident => Timing::Resident,
         };
         let rule = HostRule { timing, kv_type: self.kv_type };
-        options.place(file, config, placement, two_level, rule, memory)
+        options.place(file, config, placement, two_level, rule, memory).map_err(|error| match error
+        {
+            Error::Argument { what, value, limit }
+                if what == "the GPU memory" && budget.is_some() =>
+            {
+                Error::Argument { what: "--gpu-memory".into(), value, limit }
+            }
+            other => other,
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whether a model with its context fits the GPU's memory.
 
+use super::start::Memory;
 use super::terminal::{note, size};
 use asynctls::engine::{EngineOptions, Fit};
 use asynctls::model::quantise::Quantise;
@@ -20,24 +21,25 @@ pub struct Plan<'a> {
 
 impl Plan<'_> {
     /// Makes the context as short as it must be to fit, with a tenth to spare for what else runs.
-    pub fn shorten(&mut self, memory: Option<u64>) -> Result<()> {
-        let Some(memory) = memory.map(|bytes| bytes / 10 * 9) else { return Ok(()) };
-        let fit = Fit::new(self.file, self.config, &self.options)?;
-        let largest = fit.largest_context(memory).min(u64::from(u32::MAX)) as u32;
-        if fit.total_bytes() > memory && largest > 0 {
-            self.options.context = self.options.context.min(largest);
-            self.options.total_tokens = self.options.context.into();
+    pub fn shorten(&mut self, memory: Option<&Memory>) -> Result<()> {
+        let Some(memory) = memory else { return Ok(()) };
+        let room = (memory.bytes / 10 * 9, memory.is_shared);
+        let largest = Fit::largest_context(self.file, self.config, &self.options, room)?;
+        if let Some(largest) = largest.filter(|&largest| largest < self.options.context) {
+            self.options.context = largest;
+            self.options.total_tokens = largest.into();
         }
         Ok(())
     }
 
     /// Refuses what needs more memory than there is; where that is not known, the attempt will tell.
-    pub fn check(&self, adapter: &str, memory: Option<u64>, show: bool) -> Result<()> {
+    pub fn check(&self, memory: Option<&Memory>, show: bool) -> Result<()> {
         let fit = Fit::new(self.file, self.config, &self.options)?;
         if show {
-            let there = memory.map_or_else(|| "an unknown amount".into(), size);
+            let there =
+                memory.map_or_else(|| "an unknown amount".into(), |memory| size(memory.bytes));
             note(&format!(
-                "memory: {} needed (weights {}{}, keys and values {}, index {}, working memory {}), {there} there{}",
+                "memory: {} needed (weights {}{}, KV cache {}, index {}, working memory {}), {there} there{}",
                 size(fit.total_bytes()),
                 size(fit.weight_bytes),
                 match fit.expanded_bytes {
@@ -51,7 +53,7 @@ impl Plan<'_> {
                 match &self.options.host {
                     None => String::new(),
                     Some(host) => format!(
-                        "; {} of keys and values in CPU memory as {}, {} blocks a head hot on the GPU",
+                        "; {} of KV cache in CPU memory as {}, {} blocks a head hot on the GPU",
                         size(fit.host_bytes),
                         host.kv_type,
                         host.hot_blocks
@@ -59,15 +61,27 @@ impl Plan<'_> {
                 }
             ));
         }
-        let Some(memory) = memory else { return Ok(()) };
-        refuse(&fit, self.what, self.options.context, adapter, memory, || self.smaller(memory))
+        let Some(memory) = memory.filter(|memory| fit.bytes_with(memory.is_shared) > memory.bytes)
+        else {
+            return Ok(());
+        };
+        let room = (memory.bytes, memory.is_shared);
+        let largest = Fit::largest_context(self.file, self.config, &self.options, room)?;
+        let ways = Ways {
+            context: largest,
+            quantise: self.smaller(room)?,
+            is_on_gpu: self.options.index.is_some()
+                && self.options.host.is_none()
+                && !memory.is_shared,
+        };
+        Err(refusal(&fit, self.what, self.options.context, memory, &ways))
     }
 
     // The first quantisation of the weights with which the context would fit.
-    fn smaller(&self, memory: u64) -> Result<Option<(Quantise, u64)>> {
+    fn smaller(&self, (memory, is_shared): (u64, bool)) -> Result<Option<(Quantise, u64)>> {
         for quantise in Quantise::ALL {
             let options = EngineOptions { quantise: Some(quantise), ..self.options.clone() };
-            let bytes = Fit::new(self.file, self.config, &options)?.total_bytes();
+            let bytes = Fit::new(self.file, self.config, &options)?.bytes_with(is_shared);
             if bytes <= memory {
                 return Ok(Some((quantise, bytes)));
             }
@@ -76,64 +90,77 @@ impl Plan<'_> {
     }
 }
 
-fn refuse(
-    fit: &Fit,
-    what: &str,
-    context: u32,
-    adapter: &str,
-    memory: u64,
-    smaller: impl FnOnce() -> Result<Option<(Quantise, u64)>>,
-) -> Result<()> {
-    let needed = fit.total_bytes();
-    if needed <= memory {
-        return Ok(());
+/// What makes a plan smaller.
+struct Ways {
+    /// The largest context that fits.
+    context: Option<u32>,
+    /// Weights as this, and what would be needed then.
+    quantise: Option<(Quantise, u64)>,
+    /// Whether the KV cache is on the GPU and need not be.
+    is_on_gpu: bool,
+}
+
+fn refusal(fit: &Fit, what: &str, context: u32, memory: &Memory, ways: &Ways) -> Error {
+    let (part, bytes) = fit.parts(memory.is_shared)[0];
+    let mut out = Vec::new();
+    if let Some((quantise, bytes)) = ways.quantise {
+        out.push(format!("with --quantize {quantise} it would need {}", size(bytes)));
     }
-    let largest = fit.largest_context(memory);
-    let room = match (largest, smaller()?) {
-        (_, Some((quantise, bytes))) => {
-            format!("with --quantize {quantise} it would need {bytes} bytes")
-        }
-        (0, None) => format!(
-            "the weights alone take {} bytes, so no context fits; use a smaller model or another adapter",
-            fit.weight_bytes
-        ),
-        (largest, None) => format!("the largest context that fits is {largest} tokens"),
-    };
-    Err(Error::argument(
-        what,
-        format!("{context} tokens"),
-        format!("that needs {needed} bytes of GPU memory and {adapter} has {memory} bytes: {room}"),
-    ))
+    if ways.is_on_gpu && part == "the KV cache" {
+        out.push("--kv host keeps the KV cache in CPU memory".into());
+    }
+    if let Some(context) = ways.context {
+        out.push(format!("the largest context that fits is {context} tokens"));
+    }
+    if out.is_empty() {
+        out.push("use a smaller model or another adapter".into());
+    }
+    let limit = format!(
+        "that needs {} of memory, {} of it for {part}, and {} {}: {}",
+        size(fit.bytes_with(memory.is_shared)),
+        size(bytes),
+        memory.whose,
+        size(memory.bytes),
+        out.join("; ")
+    );
+    Error::argument(what, format!("{context} tokens"), limit)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn refused(fit: &Fit, ways: Ways) -> String {
+        let whose = "vulkan:x has".into();
+        let memory = Memory { bytes: 8_000_000_000, whose, is_shared: false };
+        refusal(fit, "--context", 128, &memory, &ways).to_string()
+    }
+
+    fn fit(weight_bytes: u64, kv_bytes: u64, scratch_bytes: u64) -> Fit {
+        let (expanded_bytes, host_bytes, index_bytes) = (0, 0, 100_000_000);
+        Fit { weight_bytes, expanded_bytes, kv_bytes, host_bytes, index_bytes, scratch_bytes }
+    }
+
     #[test]
-    fn what_does_not_fit_is_refused_with_all_figures() {
-        let fit = Fit {
-            weight_bytes: 1000,
-            expanded_bytes: 0,
-            kv_bytes: 6400,
-            host_bytes: 0,
-            index_bytes: 640,
-            scratch_bytes: 100,
-            block_bytes: 55 * 64,
-            block_tokens: 64,
-        };
-        let refuse =
-            |memory, smaller| refuse(&fit, "--context", 128, "vulkan:x", memory, || Ok(smaller));
-        assert!(refuse(8140, None).is_ok());
-        let message = refuse(8000, None).unwrap_err().to_string();
+    fn what_does_not_fit_is_refused_with_its_largest_part_and_what_shrinks_it() {
+        let none = || Ways { context: None, quantise: None, is_on_gpu: false };
         assert_eq!(
-            message,
-            "--context is 128 tokens, but that needs 8140 bytes of GPU memory and vulkan:x has 8000 bytes: \
-             the largest context that fits is 64 tokens"
+            refused(&fit(9_000_000_000, 64_000_000, 10_000_000), none()),
+            "--context is 128 tokens, but that needs 9.17 GB of memory, 9.00 GB of it for the weights, and vulkan:x has \
+             8.00 GB: use a smaller model or another adapter"
         );
-        let message = refuse(8000, Some((Quantise::Q8_0, 7500))).unwrap_err().to_string();
-        assert!(message.ends_with("with --quantize q8_0 it would need 7500 bytes"), "{message}");
-        let message = refuse(900, None).unwrap_err().to_string();
-        assert!(message.ends_with("use a smaller model or another adapter"), "{message}");
+        let quantise = Some((Quantise::Q8_0, 5_000_000_000));
+        let message = refused(&fit(9_000_000_000, 0, 0), Ways { quantise, ..none() });
+        assert!(message.ends_with(": with --quantize q8_0 it would need 5.00 GB"), "{message}");
+        let ways = Ways { context: Some(64), is_on_gpu: true, ..none() };
+        let message = refused(&fit(1_000_000_000, 9_000_000_000, 0), ways);
+        let ends = "for the KV cache, and vulkan:x has 8.00 GB: --kv host keeps the KV cache in CPU memory; the largest \
+                    context that fits is 64 tokens";
+        assert!(message.ends_with(ends), "{message}");
+        // Short of what grows with the context, the weights are not to blame.
+        let ways = Ways { context: Some(64), is_on_gpu: true, ..none() };
+        let message = refused(&fit(1_000_000, 2_000_000_000, 9_000_000_000), ways);
+        assert!(message.contains("9.00 GB of it for working memory"), "{message}");
+        assert!(message.ends_with(": the largest context that fits is 64 tokens"), "{message}");
     }
 }

@@ -9,7 +9,7 @@ use super::model_option::ModelOption;
 use super::report::{Report, Settings, Timings, offload_line, summary};
 use super::rope::beyond;
 use super::saved::{Saved, SavedReport};
-use super::start::{Loaded, Machine, load};
+use super::start::{Loaded, Machine, Memory, load};
 use super::terminal::{self, note, print, print_json};
 use super::{Failure, Outcome, interrupt, is_input_error, prompt};
 use asynctls::Error;
@@ -166,13 +166,14 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let context = options.context(&config, &mut conversation, first.as_deref(), there)?;
     (engine_options.context, engine_options.total_tokens) = (context, context.into());
     let what = if options.context.is_some() { "--context" } else { "the context" };
-    options.cache.set_up(&file, &config, &attention, memory, &mut engine_options)?;
-    let memory = options.cache.budget()?.or(memory);
+    let there = memory.as_ref().map(|memory| memory.bytes);
+    options.cache.set_up(&file, &config, &attention, there, &mut engine_options)?;
+    let memory = options.cache.budget()?.map(Memory::allowed).or(memory);
     let mut plan = Plan { file: &file, config: &config, options: engine_options, what };
     if options.context.is_none() && options.interactive && plan.options.host.is_none() {
-        plan.shorten(memory)?;
+        plan.shorten(memory.as_ref())?;
     }
-    plan.check(gpu.label(), memory, options.stats)?;
+    plan.check(memory.as_ref(), options.stats)?;
     let loaded = load(gpu, plan, options.stats)?;
     Run { options, attention, open, load: reading + loaded.load, began, loaded }.answer(
         conversation,

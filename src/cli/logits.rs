@@ -72,7 +72,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     options.attention.set_up(&attention, &mut engine_options)?;
     engine_options.logit_rows = if options.all { ROWS.min(ids.len() as u32) } else { 1 };
     let plan = Plan { file: &file, config: &config, options: engine_options, what };
-    plan.check(gpu.label(), memory, false)?;
+    plan.check(memory.as_ref(), false)?;
     let engine = load(gpu, plan, false)?.engine;
     let run = Run { engine: &engine, ids: &ids, attention };
     if options.json {

@@ -10,6 +10,7 @@ mod conversation;
 mod eval;
 mod fit;
 mod generate;
+mod headless;
 mod hub;
 mod inspect;
 mod interrupt;
@@ -96,6 +97,7 @@ type Outcome<T> = Result<T, Failure>;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
+    headless::spare_device_selection();
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("off"));
     let cli = Cli::parse();
     match interrupt::listen().map_err(Failure::from).and_then(|()| run(cli)) {

@@ -83,7 +83,7 @@ impl Model {
         options.total_tokens += u64::from(room.sessions - 1) * u64::from(room.own);
         set_up(&mut options)?;
         let plan = Plan { file: &self.file, config: &self.config, options, what: room.what };
-        plan.check(gpu.label(), memory, false)?;
+        plan.check(memory.as_ref(), false)?;
         Ok(load(gpu, plan, false)?.engine)
     }
 

@@ -1,7 +1,7 @@
 //! Opening a device and loading a model onto it, with times.
 
 use super::fit::Plan;
-use super::terminal::{bar, note};
+use super::terminal::{bar, note, size};
 use asynctls::Result;
 use asynctls::engine::Engine;
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 pub struct Machine {
     /// The device.
     pub gpu: Gpu,
-    /// Bytes of memory, where that can be told.
-    pub memory: Option<u64>,
+    /// What memory it has, where that can be told.
+    pub memory: Option<Memory>,
     /// How long opening took.
     pub time: Duration,
 }
@@ -31,7 +31,45 @@ impl Machine {
         let adapter = Adapter::choose(&here, request)?;
         let options = GpuOptions { disable, ..options };
         let gpu = pollster::block_on(Gpu::open(&adapter, options))?;
-        Ok(Self { gpu, memory: adapter.memory_bytes(), time: began.elapsed() })
+        if gpu.is_cpu() {
+            let label = gpu.label();
+            note(&format!(
+                "note: {label} is a CPU, many times slower than a GPU; `asynctls adapters` lists what is here, and --adapter \
+                 chooses"
+            ));
+        }
+        let memory = adapter.free_memory_bytes().map(|bytes| Memory::of(&adapter, bytes));
+        Ok(Self { gpu, memory, time: began.elapsed() })
+    }
+}
+
+/// GPU memory to make do with, and who says so.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Bytes.
+    pub bytes: u64,
+    /// Whose limit it is, as in "`vulkan:x has 8.00 GB`".
+    pub whose: String,
+    /// Whether it is CPU memory.
+    pub is_shared: bool,
+}
+
+impl Memory {
+    fn of(adapter: &Adapter, bytes: u64) -> Self {
+        let label = adapter.label();
+        let whose = match (adapter.shares_memory(), adapter.memory_bytes()) {
+            (true, _) => format!("{label} shares CPU memory, of which this process may take"),
+            (false, Some(all)) if bytes < all / 10 * 9 => {
+                format!("{label}, which has {} in all, has free", size(all))
+            }
+            (false, _) => format!("{label} has"),
+        };
+        Self { bytes, whose, is_shared: adapter.shares_memory() }
+    }
+
+    /// What the user allows.
+    pub fn allowed(bytes: u64) -> Self {
+        Self { bytes, whose: "--gpu-memory allows".into(), is_shared: false }
     }
 }
 

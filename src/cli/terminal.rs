@@ -2,6 +2,7 @@
 
 use super::{Failure, Outcome};
 use asynctls::Error;
+pub use asynctls::units::size;
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Serialize;
 use std::io::{IsTerminal, Write, stderr, stdout};
@@ -91,16 +92,6 @@ pub fn late_bar(what: &'static str, total: u64) -> impl FnMut(u64) + Send {
     }
 }
 
-/// A size for people.
-pub fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000 => format!("{bytes} B"),
-        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,12 +103,5 @@ mod tests {
             "no adapter 9; there are: 0  a; 1  b"
         );
         assert_eq!(one_line("bell \u{7} and \u{1b}[31m"), "bell \\u{7} and \\u{1b}[31m");
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(size(999), "999 B");
-        assert_eq!(size(139_200_000), "139.2 MB");
-        assert_eq!(size(80_000_000_000), "80.00 GB");
     }
 }

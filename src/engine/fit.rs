@@ -8,6 +8,7 @@ use crate::model::quantise::Quantise;
 use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
 use crate::model::weights::{gate_up, gpu_bytes};
 use crate::model::{ModelConfig, ModelFile};
+use crate::units::size;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::borrow::Cow;
@@ -30,10 +31,6 @@ pub struct Fit {
     pub index_bytes: u64,
     /// Activations, scores and partial results.
     pub scratch_bytes: u64,
-    /// Bytes of cache and index that one more block of context takes on the GPU.
-    pub block_bytes: u64,
-    /// Tokens in a block.
-    pub block_tokens: u64,
 }
 
 impl Fit {
@@ -59,16 +56,16 @@ impl Fit {
             shape.block_code_bytes() + bounds
         });
         let whole = blocks * layers * shape.block_bytes();
-        let (kv_bytes, host_bytes, a_block) = match (&options.host, options.hot_slots()) {
+        let (kv_bytes, host_bytes) = match (&options.host, options.hot_slots()) {
             (Some(host), Some(hot)) => {
                 let slots = u64::from(hot.slots) * shape.block_bytes();
                 let words = hot.words(shape.kv_heads) * 4;
                 let carried = Offload::bytes(host, &shape, options.leaving_blocks());
                 let format = HeadFormat::new(host.kv_type, &shape);
                 let host_bytes = blocks * layers * format.block_bytes();
-                (layers * (slots + words) + carried, host_bytes, layers * index)
+                (layers * (slots + words) + carried, host_bytes)
             }
-            _ => (whole, 0, layers * (shape.block_bytes() + index)),
+            _ => (whole, 0),
         };
         Ok(Self {
             weight_bytes,
@@ -77,8 +74,6 @@ impl Fit {
             host_bytes,
             index_bytes: blocks * layers * index,
             scratch_bytes: Scratch::bytes(config, options),
-            block_bytes: a_block,
-            block_tokens: u64::from(options.block),
         })
     }
 
@@ -87,10 +82,53 @@ impl Fit {
         self.weight_bytes + self.kv_bytes + self.index_bytes + self.scratch_bytes
     }
 
-    /// The largest context that fits `memory` bytes, in tokens.
-    pub fn largest_context(&self, memory: u64) -> u64 {
-        memory.saturating_sub(self.weight_bytes + self.scratch_bytes) / self.block_bytes.max(1)
-            * self.block_tokens
+    /// Bytes in all of the memory that the GPU uses, which is CPU memory too where the two share it.
+    pub fn bytes_with(&self, is_shared: bool) -> u64 {
+        self.total_bytes() + if is_shared { self.host_bytes } else { 0 }
+    }
+
+    /// What it needs of the memory that the GPU uses, by part: the largest first.
+    pub fn parts(&self, is_shared: bool) -> [(&'static str, u64); 4] {
+        let mut parts = [
+            ("the weights", self.weight_bytes),
+            ("the KV cache", self.kv_bytes + self.bytes_with(is_shared) - self.total_bytes()),
+            ("its index", self.index_bytes),
+            ("working memory", self.scratch_bytes),
+        ];
+        parts.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        parts
+    }
+
+    /// The largest context, up to that of `options`, with which all of it fits `memory` bytes, which may be CPU memory too: a
+    /// multiple of a block, or that of the options. None where not even one block fits.
+    ///
+    /// # Errors
+    /// As [`Fit::new`].
+    pub fn largest_context(
+        file: &ModelFile,
+        config: &ModelConfig,
+        options: &EngineOptions,
+        (memory, is_shared): (u64, bool),
+    ) -> Result<Option<u32>> {
+        let fits = |context: u32| {
+            let beside = options.total_tokens.saturating_sub(options.context.into());
+            let total_tokens = beside + u64::from(context);
+            let options = EngineOptions { context, total_tokens, ..options.clone() };
+            Ok::<_, Error>(Fit::new(file, config, &options)?.bytes_with(is_shared) <= memory)
+        };
+        if fits(options.context)? {
+            return Ok(Some(options.context));
+        }
+        // As many blocks fit, and as many do not: working memory grows with the context too, but not in proportion.
+        let (mut most, mut few) = (0, options.context.div_ceil(options.block));
+        while most + 1 < few {
+            let middle = most + (few - most) / 2;
+            match fits(middle * options.block)? {
+                true => most = middle,
+                false => few = middle,
+            }
+        }
+        Ok((most > 0).then_some(most * options.block))
     }
 }
 
@@ -177,13 +215,15 @@ impl EngineOptions {
             Some(memory) => {
                 let smallest = Fit::new(file, config, &with(least))?;
                 let Some(room) = memory.checked_sub(smallest.total_bytes()) else {
+                    let (part, bytes) = smallest.parts(false)[0];
                     return Err(Error::argument(
                         "the GPU memory",
-                        format!("{memory} bytes"),
+                        size(memory),
                         format!(
-                            "weights, index, working memory and a hot cache of {least} blocks need {} bytes: give it \
-                             more, keep fewer blocks or shorten the context",
-                            smallest.total_bytes()
+                            "with a hot cache of {least} blocks {} are needed, {} of them for {part}: give it more, keep \
+                             fewer blocks or shorten the context",
+                            size(smallest.total_bytes()),
+                            size(bytes)
                         ),
                     ));
                 };
@@ -196,11 +236,17 @@ impl EngineOptions {
         let placed = with(hot_blocks);
         let needed = Fit::new(file, config, &placed)?.host_bytes;
         if let Some(there) = crate::gpu::host_memory_bytes().filter(|&there| there < needed) {
+            let shorter = match rule.kv_type {
+                KvType::F16 => "shorten it, or store its KV cache as q8_0, in half as many bytes",
+                KvType::Q8_0 => "shorten it",
+            };
             return Err(Error::argument(
                 "the context",
                 format!("{} tokens", self.context),
                 format!(
-                    "its keys and values need {needed} bytes of CPU memory and {there} are free"
+                    "its KV cache needs {} of CPU memory and {} are free: {shorter}",
+                    size(needed),
+                    size(there)
                 ),
             ));
         }

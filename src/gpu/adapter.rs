@@ -1,5 +1,6 @@
 //! Adapters: what is here, what each can do, and choosing one.
 
+use super::host_memory::host_memory_bytes;
 use crate::{Error, Result};
 use serde::Serialize;
 
@@ -36,8 +37,10 @@ pub struct Probe {
     pub max_buffer_bytes: u64,
     /// Workgroup memory in bytes.
     pub workgroup_bytes: u32,
-    /// Device memory in bytes, where the backend tells.
+    /// Device memory in bytes, where the backend tells; of an adapter without its own, what the host has free.
     pub memory_bytes: Option<u64>,
+    /// Of that, what is free.
+    pub free_memory_bytes: Option<u64>,
     /// Optional features that kernels can use.
     pub features: Vec<String>,
 }
@@ -118,13 +121,25 @@ impl Adapter {
         choose_index(&labels, &usable, request).map(|i| adapters[i].clone())
     }
 
-    /// Bytes of memory the device has of its own, or shares with the host, where that can be told.
-    pub fn memory_bytes(&self) -> Option<u64> {
-        match self.info.device_type {
-            // The rasterisers and integrated GPUs use the host's memory.
-            wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu => host_memory_bytes(),
-            _ => vulkan_memory_bytes(&self.raw),
+    /// Bytes of memory that are free on the device, or on the host that it shares it with, where that can be told.
+    pub fn free_memory_bytes(&self) -> Option<u64> {
+        match self.shares_memory() {
+            true => host_memory_bytes(),
+            false => vulkan_memory(&self.raw).map(|memory| memory.free),
         }
+    }
+
+    /// Bytes of memory the device has of its own, or may take of what it shares with the host, where that can be told.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        match self.shares_memory() {
+            true => host_memory_bytes(),
+            false => vulkan_memory(&self.raw).map(|memory| memory.size),
+        }
+    }
+
+    /// Whether its memory is the host's, as that of the rasterisers and of integrated GPUs is.
+    pub fn shares_memory(&self) -> bool {
+        matches!(self.info.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu)
     }
 }
 
@@ -177,31 +192,46 @@ fn choose_index(labels: &[String], usable: &[bool], request: Option<&str>) -> Re
     }
 }
 
-/// Bytes of CPU memory that are free, where that can be told.
-pub fn host_memory_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+/// What a device has of its own, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct OwnMemory {
+    size: u64,
+    /// What this process may take of it, which others may have in use.
+    free: u64,
 }
 
 #[cfg(not(any(target_os = "macos", target_os = "ios", target_arch = "wasm32")))]
-fn vulkan_memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
-    // SAFETY: the handles belong to this live adapter, are only read, and are not kept or destroyed.
+fn vulkan_memory(adapter: &wgpu::Adapter) -> Option<OwnMemory> {
+    use wgpu::hal::vulkan;
+    // SAFETY: the handles belong to this live adapter, are only read, and are not kept or destroyed. The second version of
+    // the query is there from Vulkan 1.1 on, and the budget where its extension is.
     unsafe {
         let hal = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
-        let instance = hal.shared_instance().raw_instance();
-        let memory = instance.get_physical_device_memory_properties(hal.raw_physical_device());
+        let instance: &vulkan::InstanceShared = hal.shared_instance();
+        let device = hal.raw_physical_device();
+        let memory = instance.raw_instance().get_physical_device_memory_properties(device);
         // The largest heap that the device calls its own: the small ones are windows for the host.
-        memory.memory_heaps[..memory.memory_heap_count as usize]
+        let (heap, size) = memory.memory_heaps[..memory.memory_heap_count as usize]
             .iter()
-            .filter(|heap| heap.flags.as_raw() & 1 != 0)
-            .map(|heap| heap.size)
-            .max()
+            .enumerate()
+            .filter(|(_, heap)| heap.flags.contains(ash::vk::MemoryHeapFlags::DEVICE_LOCAL))
+            .map(|(i, heap)| (i, heap.size))
+            .max_by_key(|&(_, size)| size)?;
+        let is_told = instance.instance_api_version() >= ash::vk::API_VERSION_1_1
+            && hal.physical_device_capabilities().supports_extension(ash::ext::memory_budget::NAME);
+        if !is_told {
+            return Some(OwnMemory { size, free: size });
+        }
+        let mut budget = ash::vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
+        let mut asked = ash::vk::PhysicalDeviceMemoryProperties2::default().push_next(&mut budget);
+        instance.raw_instance().get_physical_device_memory_properties2(device, &mut asked);
+        let free = budget.heap_budget[heap].saturating_sub(budget.heap_usage[heap]);
+        Some(OwnMemory { size, free: free.min(size) })
     }
 }
 
 #[cfg(any(target_os = "macos", target_os = "ios", target_arch = "wasm32"))]
-fn vulkan_memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+fn vulkan_memory(_: &wgpu::Adapter) -> Option<OwnMemory> {
     None
 }
 
@@ -318,6 +348,7 @@ pub fn probe(adapters: &[Adapter], disable: super::Disable) -> Vec<Probe> {
                 max_buffer_bytes: limits.max_buffer_size,
                 workgroup_bytes: limits.max_compute_workgroup_storage_size,
                 memory_bytes: adapter.memory_bytes(),
+                free_memory_bytes: adapter.free_memory_bytes(),
                 features: named
                     .iter()
                     .filter(|(_, feature)| features.contains(*feature))

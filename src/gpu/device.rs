@@ -320,8 +320,11 @@ impl Gpu {
         let fault = Arc::new(Mutex::new(None));
         let lost = fault.clone();
         device.set_device_lost_callback(move |reason, message| {
-            lock(&lost)
-                .get_or_insert(Fault::Lost(format!("{reason:?} {message}").trim().to_string()));
+            // A device that runs out of memory in a submission is lost too, but running again would not help.
+            lock(&lost).get_or_insert_with(|| match message.to_lowercase().contains("memory") {
+                true => Fault::OutOfMemory(message),
+                false => Fault::Lost(format!("{reason:?} {message}").trim().to_string()),
+            });
         });
         let refused = fault.clone();
         device.on_uncaptured_error(Arc::new(move |error| {
@@ -383,7 +386,7 @@ impl Gpu {
             None => Ok(()),
             Some(Fault::Lost(why)) => Err(Error::DeviceLost(why.clone())),
             Some(Fault::OutOfMemory(detail)) => Err(Error::OutOfMemory {
-                what: "a submission".into(),
+                what: "what was submitted".into(),
                 bytes: 0,
                 detail: detail.clone(),
             }),

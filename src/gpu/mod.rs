@@ -3,12 +3,14 @@
 mod adapter;
 mod clock;
 mod device;
+mod host_memory;
 mod pipeline;
 mod shader;
 mod shader_files;
 
-pub use adapter::{Adapter, Probe, adapters, host_memory_bytes, probe};
+pub use adapter::{Adapter, Probe, adapters, probe};
 pub use clock::{Clock, TimeSpan};
 pub use device::{Disable, Gpu, GpuOptions, Matmul, Prefill, Tier};
+pub use host_memory::host_memory_bytes;
 pub use pipeline::{Binding, Op, Pipeline};
 pub use shader::{Assembled, Constant, ShaderSpec, assemble};

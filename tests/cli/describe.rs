@@ -200,3 +200,19 @@ fn help_has_examples() {
         assert!(help.contains("Examples:") && help.contains("--adapter"), "{help}");
     }
 }
+
+#[test]
+fn without_a_desktop_nothing_is_said_but_what_this_program_says() {
+    let mut headless = command(&["adapters"]);
+    headless.env_remove("XDG_RUNTIME_DIR").env_remove("WAYLAND_DISPLAY");
+    let run = run_command(headless, b"").fine();
+    assert_eq!(run.err, "");
+    // That work is done by a CPU is said once.
+    let mut headless =
+        command(&["logits", "--model", "tests/goldens/tiny/llama/model", "--ids", "1"]);
+    headless.env_remove("XDG_RUNTIME_DIR").env_remove("WAYLAND_DISPLAY");
+    let run = run_command(headless, b"").fine();
+    let notes = run.err.lines().filter(|line| line.contains(" is a CPU, ")).count();
+    let adapter = run.err.contains("vulkan:llvmpipe") || notes == 0;
+    assert!(notes <= 1 && adapter && !run.err.contains("error"), "{}", run.err);
+}

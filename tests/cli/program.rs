@@ -29,7 +29,7 @@ impl Run {
     pub fn error(&self) -> &str {
         self.err
             .lines()
-            .find_map(|line| line.strip_prefix("error: ").filter(|text| !text.contains("XDG_")))
+            .find_map(|line| line.strip_prefix("error: "))
             .unwrap_or_else(|| panic!("no error: {self:?}"))
     }
 }

@@ -43,6 +43,36 @@ fn options_out_of_range() {
 }
 
 #[test]
+fn what_does_not_fit_names_its_largest_part_and_the_option_that_shrinks_it() {
+    let stretched = ["--rope-scaling", "yarn", "--rope-scale", "1000"];
+    let long = [&stretched[..], &["--context", "8000000"]].concat();
+    let (gpu, host, dense) = (["--kv", "gpu"], ["--kv", "host"], ["--attention", "dense"]);
+    let small = ["--gpu-memory", "100M"];
+    for (options, parts) in [
+        (
+            &[&long[..], &gpu].concat()[..],
+            &["--context is 8000000 tokens", "for the KV cache", "the largest context"][..],
+        ),
+        (
+            &[&long[..], &dense].concat(),
+            &["--context is 8000000 tokens", "for the KV cache", "the largest context"],
+        ),
+        (&[&long[..], &host].concat(), &["of CPU memory", "as q8_0"]),
+        (&small, &["--gpu-memory is 104.9 MB", "for the weights"]),
+        (
+            &[&small[..], &gpu].concat(),
+            &["--gpu-memory allows 104.9 MB", "for the weights", "a smaller model"],
+        ),
+        (
+            &["--gpu-memory", "200M", "--kv", "gpu", "--context", "8000"],
+            &["for the KV cache", "--kv host keeps", "the largest context that fits is 4"],
+        ),
+    ] {
+        refused(&[options, &HI].concat(), parts);
+    }
+}
+
+#[test]
 fn prompts() {
     refused(&[], &["the prompt is missing", "--prompt-file FILE"]);
     refused(&["--prompt", ""], &["--prompt is empty"]);

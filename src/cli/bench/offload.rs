@@ -164,7 +164,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
             let own = engine_options(options, &gpu, &config, &replay, is_resident);
             let plan = Plan { file, config: &config, options: own, what: "--context" };
             if is_resident {
-                plan.check(gpu.label(), memory, false)?;
+                plan.check(memory.as_ref(), false)?;
             }
             let mut engine = load(gpu, plan, false)?.engine;
             let has_lagged = options.timing.contains(&Rule::RingLagged);
