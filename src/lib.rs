@@ -13,5 +13,6 @@ pub mod kernels;
 pub mod kv;
 pub mod model;
 pub mod reference;
+pub mod utf8;
 
 pub use error::{Error, Result};

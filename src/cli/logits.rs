@@ -4,6 +4,7 @@ use super::Outcome;
 use super::attention::AttentionOptions;
 use super::fit::Plan;
 use super::model_option::ModelOption;
+use super::prompt;
 use super::start::{Machine, load};
 use super::terminal::{bar, print, to_json};
 use asynctls::attention::Attention;
@@ -85,8 +86,7 @@ impl Options {
     fn ids(&self) -> Result<(&'static str, Vec<u32>)> {
         match (&self.ids, &self.ids_file) {
             (_, Some(path)) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| Error::Io { path: path.clone(), source })?;
+                let text = prompt::read_text("--ids-file", path)?;
                 Ok(("--ids-file", parse("--ids-file", &text)?))
             }
             (ids, None) => Ok(("--ids", parse("--ids", ids.as_deref().unwrap_or_default())?)),
