@@ -1,7 +1,7 @@
 //! One answer: the prompt's rest, then token after token.
 
 use super::interrupt;
-use super::terminal::bar;
+use super::progress::bar;
 use super::{Failure, Outcome};
 use asynctls::Error;
 use asynctls::attention::Attention;
@@ -197,7 +197,7 @@ impl<'a> Answerer<'a> {
                 !interrupt::asked()
             },
         ));
-        bar.finish_and_clear();
+        drop(bar);
         let made = made?;
         work.prefill = began.elapsed();
         work.prompt_tokens = self.session.len() - kept;

@@ -4,9 +4,10 @@ use super::Outcome;
 use super::attention::AttentionOptions;
 use super::fit::Plan;
 use super::model_option::ModelOption;
+use super::progress::bar;
 use super::prompt;
 use super::start::{Machine, load};
-use super::terminal::{bar, print, to_json};
+use super::terminal::{print, to_json};
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, EngineOptions, Want};
 use asynctls::gpu::Disable;
@@ -185,7 +186,7 @@ impl Run<'_> {
             bar.inc(1);
             made.iter().flat_map(|output| &output.logits).try_for_each(|row| show(row))?;
         }
-        bar.finish_and_clear();
+        drop(bar);
         Ok(())
     }
 }

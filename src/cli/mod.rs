@@ -16,6 +16,7 @@ mod interrupt;
 mod logits;
 mod model;
 mod model_option;
+mod progress;
 mod prompt;
 mod report;
 mod saved;

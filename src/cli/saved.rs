@@ -2,7 +2,8 @@
 
 use super::answer::Answerer;
 use super::conversation::Conversation;
-use super::terminal::{late_bar, note, size};
+use super::progress::byte_bar;
+use super::terminal::{note, size};
 use asynctls::engine::{Engine, Session, SessionFormat};
 use asynctls::kv::SessionFile;
 use asynctls::model::chat::Message;
@@ -110,7 +111,7 @@ impl Saved {
     pub fn load(&mut self, engine: &Engine) -> Result<Session> {
         let began = Instant::now();
         let total = u64::from(self.file.blocks()) * self.file.block_bytes();
-        let mut bar = late_bar("session", total);
+        let mut bar = byte_bar("session", total);
         let session = pollster::block_on(engine.restore(&self.file, &mut bar))?;
         self.load += began.elapsed();
         self.loaded = session.len();
@@ -131,7 +132,7 @@ impl Saved {
             .map_err(|e| Error::Write { path: self.file.path().to_owned(), source: e.into() })?;
         let blocks = session.len().div_ceil(engine.shape().block);
         let before = self.file.bytes();
-        let mut bar = late_bar("session", u64::from(blocks) * self.file.block_bytes());
+        let mut bar = byte_bar("saving the session", u64::from(blocks) * self.file.block_bytes());
         pollster::block_on(engine.save(session, &mut self.file, &state, &mut bar))?;
         self.written += self.file.bytes() - before;
         Ok(())
