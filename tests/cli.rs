@@ -11,6 +11,8 @@ mod gguf_builder;
 mod bench;
 #[path = "cli/describe.rs"]
 mod describe;
+#[path = "cli/documents.rs"]
+mod documents;
 #[path = "cli/eval.rs"]
 mod eval;
 #[path = "cli/folders.rs"]
@@ -33,5 +35,12 @@ mod logits;
 mod program;
 #[path = "cli/refused.rs"]
 mod refused;
+#[path = "cli/sampling.rs"]
+mod sampling;
 #[path = "cli/session.rs"]
 mod session;
+#[cfg(unix)]
+#[path = "cli/terminal.rs"]
+mod terminal;
+#[path = "cli/tiny.rs"]
+mod tiny;

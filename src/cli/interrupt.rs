@@ -27,6 +27,11 @@ pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
+/// Forgets that the user asked, once what was to end has ended and something else goes on.
+pub fn forget() {
+    ASKED.store(false, Ordering::SeqCst);
+}
+
 /// While this lives, Ctrl-C only sets what [`asked`] tells.
 pub struct Keeping(());
 

@@ -21,6 +21,7 @@ mod prompt;
 mod report;
 mod saved;
 mod start;
+mod stop;
 mod terminal;
 
 use asynctls::Error;

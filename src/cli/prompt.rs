@@ -13,10 +13,17 @@ pub fn from_argument(text: &str) -> Result<String> {
     not_empty("--prompt", text.to_owned())
 }
 
-/// A prompt in a file, without the newline that editors put at the end.
-pub fn from_file(path: &Path) -> Result<String> {
-    let text = read_text("--prompt-file", path)?;
-    not_empty("--prompt-file", without_newline(text))
+/// A text in a file that this option names, or on standard input for `-`, without the newline that editors put at the end.
+pub fn from_file(what: &str, path: &Path) -> Result<String> {
+    if is_stdin(path) {
+        return from_stdin();
+    }
+    not_empty(what, without_newline(read_text(what, path)?))
+}
+
+/// Whether a file's name stands for standard input.
+pub fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 /// A file of text, named by this option.
