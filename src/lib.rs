@@ -14,5 +14,6 @@ pub mod kv;
 pub mod model;
 pub mod reference;
 pub mod units;
+pub mod utf8;
 
 pub use error::{Error, Result};

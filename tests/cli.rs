@@ -11,6 +11,8 @@ mod gguf_builder;
 mod bench;
 #[path = "cli/describe.rs"]
 mod describe;
+#[path = "cli/documents.rs"]
+mod documents;
 #[path = "cli/eval.rs"]
 mod eval;
 #[path = "cli/folders.rs"]
@@ -37,5 +39,12 @@ mod program;
 mod refused;
 #[path = "cli/rope.rs"]
 mod rope;
+#[path = "cli/sampling.rs"]
+mod sampling;
 #[path = "cli/session.rs"]
 mod session;
+#[cfg(unix)]
+#[path = "cli/terminal.rs"]
+mod terminal;
+#[path = "cli/tiny.rs"]
+mod tiny;

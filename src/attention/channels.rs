@@ -1,7 +1,7 @@
 //! Sets of index channels: which channels of each layer and KV head an index keeps.
 
 use super::{IndexFormat, Shape};
-use crate::{Error, Result};
+use crate::{Error, Result, utf8};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -73,7 +73,7 @@ impl ChannelSet {
             return Err(wrong(0, format!("{bytes} bytes are more than a set of channels has")));
         }
         let text = std::fs::read(path).map_err(io)?;
-        let set: Self = serde_json::from_slice(&text).map_err(|e| {
+        let set: Self = serde_json::from_slice(utf8::without_mark(&text)).map_err(|e| {
             // serde_json tells lines and columns; the sets that are written here have one line.
             wrong(e.column(), format!("this is no set of index channels: {e}"))
         })?;

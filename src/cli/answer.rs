@@ -1,12 +1,13 @@
 //! One answer: the prompt's rest, then token after token.
 
 use super::interrupt;
-use super::terminal::bar;
+use super::progress::bar;
+use super::stop::StopTexts;
 use super::{Failure, Outcome};
 use asynctls::Error;
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, Output, Session, Want};
-use asynctls::model::sampler::Sampler;
+use asynctls::model::sampler::{Past, Sampler};
 use asynctls::model::tokenizer::Tokenizer;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// The model ended it.
+    /// The model ended it, or a stop text came.
     Stop,
     /// It reached `--max-tokens` or the end of the context.
     Length,
@@ -27,7 +28,7 @@ pub enum Finish {
 pub struct Answer {
     /// The text.
     pub text: String,
-    /// Its tokens, without the one that ends it.
+    /// Its tokens, without the one that ends it, but with those of a stop text.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
@@ -83,6 +84,7 @@ pub struct Answerer<'a> {
     sampler: Sampler,
     want: Want,
     max_tokens: u32,
+    stop: &'a [String],
 }
 
 impl<'a> Answerer<'a> {
@@ -94,16 +96,20 @@ impl<'a> Answerer<'a> {
         attention: Attention,
         sampler: Sampler,
         max_tokens: u32,
+        stop: &'a [String],
     ) -> Self {
-        // The likeliest token is found on the GPU; for draws, the logits have to be read back.
-        let greedy = sampler.settings().temperature == 0.0;
-        let want = if greedy { Want::Token } else { Want::Logits };
-        Self { engine, tokenizer, session, attention, sampler, want, max_tokens }
+        // The likeliest token is found on the GPU; for draws and penalties, the logits have to be read back.
+        let settings = sampler.settings();
+        let reads = settings.draws() || settings.penalises();
+        let want = if reads { Want::Logits } else { Want::Token };
+        Self { engine, tokenizer, session, attention, sampler, want, max_tokens, stop }
     }
 
-    /// The session, and how many draws were made for it.
-    pub fn state(&mut self) -> (&mut Session, u64) {
-        (&mut self.session, self.sampler.draws())
+    /// The session, how many draws were made for it, and with which seed.
+    pub fn state(&mut self) -> (&mut Session, u64, Option<u64>) {
+        let settings = self.sampler.settings();
+        let seed = settings.draws().then_some(settings.seed);
+        (&mut self.session, self.sampler.draws(), seed)
     }
 
     /// Tokens in the session.
@@ -134,16 +140,21 @@ impl<'a> Answerer<'a> {
         answer.attended = self.attended();
         let began = Instant::now();
         let mut decoder = self.tokenizer.decoder(true);
-        let mut add = |text: &mut String, piece: String| {
-            text.push_str(&piece);
-            show(&piece)
+        let mut stop = StopTexts::new(self.stop);
+        let mut add = |text: &mut String, piece: &str| {
+            text.push_str(piece);
+            piece.is_empty() || show(piece)
         };
         answer.finish = loop {
             if self.tokenizer.is_stop(next) {
                 break Finish::Stop;
             }
             answer.tokens.push(next);
-            let goes_on = add(&mut answer.text, decoder.push(next));
+            let passed = stop.push(&decoder.push(next));
+            let goes_on = add(&mut answer.text, &passed.text);
+            if passed.is_over {
+                break Finish::Stop;
+            }
             if answer.tokens.len() as u32 == most {
                 break Finish::Length;
             }
@@ -154,9 +165,11 @@ impl<'a> Answerer<'a> {
             let batch = &mut [(&mut self.session, next)];
             let made = pollster::block_on(self.engine.decode(batch, &self.attention, self.want))?;
             answer.work.steps += 1;
-            next = self.pick(made.first())?;
+            next = self.pick(made.first(), prompt.len())?;
         };
-        add(&mut answer.text, decoder.finish());
+        let last = stop.push(&decoder.finish());
+        add(&mut answer.text, &last.text);
+        add(&mut answer.text, &stop.finish());
         answer.work.decode = began.elapsed();
         Ok(answer)
     }
@@ -172,7 +185,10 @@ impl<'a> Answerer<'a> {
             return Err(Error::argument(
                 "the conversation",
                 format!("{length} tokens"),
-                format!("the context holds {context}"),
+                format!(
+                    "the context holds {context}: /clear forgets what was said, --when-full drop-oldest the oldest of it, \
+                     and --context N sets more aside where the model allows it"
+                ),
             )
             .into());
         }
@@ -197,12 +213,12 @@ impl<'a> Answerer<'a> {
                 !interrupt::asked()
             },
         ));
-        bar.finish_and_clear();
+        drop(bar);
         let made = made?;
         work.prefill = began.elapsed();
         work.prompt_tokens = self.session.len() - kept;
         if self.session.len() as usize == prompt.len() {
-            self.pick(Some(&made)).map(Some)
+            self.pick(Some(&made), prompt.len()).map(Some)
         } else {
             Ok(None)
         }
@@ -212,13 +228,14 @@ impl<'a> Answerer<'a> {
         self.engine.attended_tokens(&self.session, &self.attention)
     }
 
-    fn pick(&mut self, output: Option<&Output>) -> Outcome<u32> {
+    fn pick(&mut self, output: Option<&Output>, prompt: usize) -> Outcome<u32> {
         let nothing = || Failure::Error(Error::Gpu("a step gave nothing back".into()));
         let output = output.ok_or_else(nothing)?;
         if self.want == Want::Token {
             Ok(output.token()?)
         } else {
-            Ok(self.sampler.sample(output.logits.first().ok_or_else(nothing)?)?)
+            let past = Past { tokens: self.session.tokens(), prompt };
+            Ok(self.sampler.sample(output.logits.first().ok_or_else(nothing)?, past)?)
         }
     }
 }

@@ -3,7 +3,8 @@
 use super::attention::FormatFlags;
 use super::model::{Model, Room};
 use super::model_option::ModelOption;
-use super::terminal::{bar, print, print_json};
+use super::progress::bar;
+use super::terminal::{print, print_json};
 use super::{Outcome, interrupt};
 use asynctls::engine::{IndexOptions, Want};
 use clap::Args;
@@ -62,7 +63,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         !interrupt::asked()
     };
     pollster::block_on(engine.prefill(&mut session, tokens, Want::Nothing, &mut progress))?;
-    bar.finish_and_clear();
+    drop(bar);
     if session.len() < options.length {
         return Ok(interrupt::exit_code());
     }

@@ -4,6 +4,9 @@ use asynctls::{Error, Result};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+/// Ctrl-C's signal, by the number that it has on Unix.
+const SIGINT: i32 = 2;
+
 /// How many [`Keeping`] live: whether there is something made so far, that the program will show once it notices.
 static KEEPING: AtomicUsize = AtomicUsize::new(0);
 /// The signal that asked to end, or 0.
@@ -24,12 +27,23 @@ pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst) != 0
 }
 
+/// Forgets that the user asked by Ctrl-C, once what was to end has ended and something else goes on. What the system asked
+/// for stays.
+pub fn forget() {
+    let _ = ASKED.compare_exchange(SIGINT, 0, Ordering::SeqCst, Ordering::SeqCst);
+}
+
 /// That of a program which ends now: 128 and the number of the signal that asked for it, as shells have it.
 pub fn exit_code() -> ExitCode {
     match ASKED.load(Ordering::SeqCst) {
         0 => ExitCode::SUCCESS,
         signal => ExitCode::from(code_of(signal) as u8),
     }
+}
+
+/// That of a program whose user left it by Ctrl-C where it waited for what is typed.
+pub fn left() -> ExitCode {
+    ExitCode::from(code_of(SIGINT) as u8)
 }
 
 fn code_of(signal: i32) -> i32 {
@@ -67,7 +81,11 @@ mod system {
     use signal_hook::low_level::register;
     use std::io;
 
-    pub use signal_hook::low_level::exit;
+    /// Ends the process from within a handler, which no other handler of its end would notice.
+    pub fn exit(code: i32) -> ! {
+        crate::cli::keys::restore();
+        signal_hook::low_level::exit(code)
+    }
 
     /// Models and sessions are read through memory maps; what another program takes from under one cannot be read.
     const UNREADABLE: &str = "error: a file that is mapped into memory cannot be read any more: \
@@ -109,11 +127,8 @@ mod system {
 
     pub use std::process::exit;
 
-    /// Elsewhere there is Ctrl-C alone, which goes by the number that it has on Unix.
-    const CTRL_C: i32 = 2;
-
     pub fn listen() -> io::Result<()> {
-        ctrlc::set_handler(|| super::ask(CTRL_C)).map_err(io::Error::other)
+        ctrlc::set_handler(|| super::ask(super::SIGINT)).map_err(io::Error::other)
     }
 }
 

@@ -4,9 +4,11 @@ use super::Outcome;
 use super::attention::AttentionOptions;
 use super::fit::Plan;
 use super::model_option::ModelOption;
+use super::progress::bar;
+use super::prompt;
 use super::rope::beyond;
 use super::start::{Machine, load};
-use super::terminal::{bar, print, to_json};
+use super::terminal::{print, to_json};
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, EngineOptions, Want};
 use asynctls::gpu::Disable;
@@ -88,8 +90,7 @@ impl Options {
     fn ids(&self) -> Result<(&'static str, Vec<u32>)> {
         match (&self.ids, &self.ids_file) {
             (_, Some(path)) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| Error::Io { path: path.clone(), source })?;
+                let text = prompt::read_text("--ids-file", path)?;
                 Ok(("--ids-file", parse("--ids-file", &text)?))
             }
             (ids, None) => Ok(("--ids", parse("--ids", ids.as_deref().unwrap_or_default())?)),
@@ -194,7 +195,7 @@ impl Run<'_> {
             bar.inc(1);
             made.iter().flat_map(|output| &output.logits).try_for_each(|row| show(row))?;
         }
-        bar.finish_and_clear();
+        drop(bar);
         Ok(())
     }
 }

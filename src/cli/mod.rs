@@ -14,14 +14,17 @@ mod headless;
 mod hub;
 mod inspect;
 mod interrupt;
+mod keys;
 mod logits;
 mod model;
 mod model_option;
+mod progress;
 mod prompt;
 mod report;
 mod rope;
 mod saved;
 mod start;
+mod stop;
 mod terminal;
 
 use asynctls::Error;

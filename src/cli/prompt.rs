@@ -1,6 +1,6 @@
 //! Where prompts come from.
 
-use asynctls::{Error, Result};
+use asynctls::{Error, Result, utf8};
 use std::fs::File;
 use std::io::{BufRead, Read};
 use std::path::Path;
@@ -13,20 +13,27 @@ pub fn from_argument(text: &str) -> Result<String> {
     not_empty("--prompt", text.to_owned())
 }
 
-/// A prompt in a file, without the newline that editors put at the end.
-pub fn from_file(path: &Path) -> Result<String> {
-    let text = read_text("--prompt-file", path)?;
-    not_empty("--prompt-file", without_newline(text))
+/// A text in a file that this option names, or on standard input for `-`, without the newline that editors put at the end.
+pub fn from_file(what: &str, path: &Path) -> Result<String> {
+    if is_stdin(path) {
+        return from_stdin();
+    }
+    not_empty(what, without_newline(read_text(what, path)?))
+}
+
+/// Whether a file's name stands for standard input.
+pub fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
 }
 
 /// A file of text, named by this option.
 pub fn read_text(what: &str, path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let bytes = read(what, File::open(path).map_err(io)?, io)?;
-    String::from_utf8(bytes).map_err(|e| Error::File {
+    utf8::text(bytes).map_err(|not| Error::File {
         path: path.to_owned(),
-        offset: e.utf8_error().valid_up_to() as u64,
-        problem: format!("the bytes are not UTF-8, but {what} takes text"),
+        offset: not.offset as u64,
+        problem: format!("{}, but {what} takes UTF-8", not.problem),
     })
 }
 
@@ -76,9 +83,9 @@ fn stdin_error(source: std::io::Error) -> Error {
 }
 
 fn utf8(bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::argument("standard input", format!("not UTF-8 at byte {at}"), "a prompt is text")
+    utf8::text(bytes).map_err(|not| {
+        let limit = format!("{}, at byte {}, where UTF-8 is needed", not.problem, not.offset);
+        Error::argument("standard input", "no text", limit)
     })
 }
 

@@ -88,8 +88,20 @@ pub struct Settings {
     pub top_k: usize,
     /// The sampler's share of the probability.
     pub top_p: f32,
-    /// The sampler's seed.
-    pub seed: u64,
+    /// The sampler's share of the likeliest token's probability.
+    pub min_p: f32,
+    /// The sampler's penalty of tokens that occurred.
+    pub repetition_penalty: f32,
+    /// The latest tokens that it looks at, if not all.
+    pub repetition_window: Option<usize>,
+    /// The sampler's penalty of tokens that the answer has.
+    pub presence_penalty: f32,
+    /// The sampler's penalty of tokens for each time that the answer has them.
+    pub frequency_penalty: f32,
+    /// The sampler's seed, if anything was drawn.
+    pub seed: Option<u64>,
+    /// Texts that end the answer.
+    pub stop: Vec<String>,
     /// The variant of kernels.
     pub kernels: &'static str,
     /// Tokens of prompt worked on at a time.
@@ -151,16 +163,23 @@ pub fn offload_line(stats: &OffloadStats) -> String {
 }
 
 /// The last line.
-pub fn summary(answer: &Answer, work: &Work, context: u32, gpu_bytes: u64) -> String {
+pub fn summary(
+    answer: &Answer,
+    work: &Work,
+    context: u32,
+    gpu_bytes: u64,
+    seed: Option<u64>,
+) -> String {
     let speed = |tokens: u32, time: Duration, rate: Option<f64>| match rate {
         Some(rate) => {
             format!("{tokens} tokens in {:.2} s ({rate:.1} tokens/s)", time.as_secs_f64())
         }
         None => format!("{tokens} tokens"),
     };
+    let seed = seed.map_or_else(String::new, |seed| format!("; seed {seed}"));
     let interrupted = if answer.finish == Finish::Interrupted { "interrupted; " } else { "" };
     format!(
-        "{interrupted}prompt {}; decode {}; context {context} tokens; {} attended a step; {} of GPU memory",
+        "{interrupted}prompt {}; decode {}; context {context} tokens; {} attended a step; {} of GPU memory{seed}",
         speed(work.prompt_tokens, work.prefill, work.prompt_rate()),
         speed(work.steps, work.decode, work.decode_rate()),
         answer.attended,

@@ -1,11 +1,11 @@
 //! `--session FILE`: a conversation that lives in a file between runs.
 
 use super::answer::Answerer;
-use super::conversation::Conversation;
-use super::terminal::{late_bar, note, size};
+use super::conversation::{Conversation, Said};
+use super::progress::byte_bar;
+use super::terminal::{note, size};
 use asynctls::engine::{Engine, Session, SessionFormat};
 use asynctls::kv::SessionFile;
-use asynctls::model::chat::Message;
 use asynctls::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -14,19 +14,23 @@ use std::time::{Duration, Instant};
 /// What the file keeps for the command line.
 #[derive(Debug, Deserialize, Serialize)]
 struct State {
-    messages: Vec<Message>,
+    messages: Vec<Said>,
     /// Whether they go to the model without a chat template.
     raw: bool,
     /// The sampler's draws so far.
     draws: u64,
+    /// Of this seed, if there were any.
+    #[serde(default)]
+    seed: Option<u64>,
 }
 
 /// An open session file.
 pub struct Saved {
     file: SessionFile,
     is_read_only: bool,
-    /// Draws of a sampler that were made for it.
+    /// Draws of a sampler that were made for it, and their seed.
     draws: u64,
+    seed: Option<u64>,
     loaded: u32,
     load: Duration,
     written: u64,
@@ -74,19 +78,36 @@ impl Saved {
                 file.tokens().len()
             ));
         }
-        let (loaded, load, written) = (0, Duration::ZERO, 0);
-        let mut saved = Self { file, is_read_only, draws: 0, loaded, load, written };
-        if let Some(State { messages, raw, draws }) = saved.state()? {
+        let mut saved = Self { is_read_only, ..Self::new(file) };
+        if let Some(State { messages, raw, draws, seed }) = saved.state()? {
             if raw != conversation.is_raw() {
                 let value = if raw { "not given" } else { "given" };
                 let limit = format!("the session {} was begun otherwise", path.display());
                 return Err(Error::argument("--raw", value, limit));
             }
             conversation.resume(messages)?;
-            saved.draws = draws;
+            (saved.draws, saved.seed) = (draws, seed);
         }
         saved.load = began.elapsed();
         Ok(saved)
+    }
+
+    /// Begins a file for a conversation that is going on.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a file that holds one already.
+    pub fn begin(path: &Path, format: &SessionFormat) -> Result<Self> {
+        let saved = Self::new(format.open(path)?);
+        if saved.tokens() > 0 || saved.state()?.is_some() {
+            let limit = "there is a conversation in it: name a file that is not there yet";
+            return Err(Error::argument("/save", path.display(), limit));
+        }
+        Ok(saved)
+    }
+
+    fn new(file: SessionFile) -> Self {
+        let (loaded, load, written) = (0, Duration::ZERO, 0);
+        Self { file, is_read_only: false, draws: 0, seed: None, loaded, load, written }
     }
 
     fn state(&self) -> Result<Option<State>> {
@@ -111,11 +132,21 @@ impl Saved {
         self.draws
     }
 
+    /// The seed of those draws.
+    pub fn seed(&self) -> Option<u64> {
+        self.seed
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// The session, as far as its blocks are what was written.
     pub fn load(&mut self, engine: &Engine) -> Result<Session> {
         let began = Instant::now();
         let total = u64::from(self.file.blocks()) * self.file.block_bytes();
-        let mut bar = late_bar("session", total);
+        let mut bar = byte_bar("session", total);
         let (session, damage) = pollster::block_on(engine.restore(&self.file, &mut bar))?;
         drop(bar);
         if let Some(damage) = damage {
@@ -140,14 +171,17 @@ impl Saved {
         if self.is_read_only {
             return Ok(());
         }
-        let (session, draws) = answerer.state();
+        let (session, draws, seed) = answerer.state();
+        // What drew nothing leaves the seed of earlier draws.
+        self.seed = seed.or(self.seed);
         let (messages, raw) = (conversation.messages().to_vec(), conversation.is_raw());
-        let state = serde_json::to_vec(&State { messages, raw, draws });
+        let seed = self.seed;
+        let state = serde_json::to_vec(&State { messages, raw, draws, seed });
         let state = state
             .map_err(|e| Error::Write { path: self.file.path().to_owned(), source: e.into() })?;
         let blocks = session.len().div_ceil(engine.shape().block);
         let before = self.file.bytes();
-        let mut bar = late_bar("session", u64::from(blocks) * self.file.block_bytes());
+        let mut bar = byte_bar("saving the session", u64::from(blocks) * self.file.block_bytes());
         pollster::block_on(engine.save(session, &mut self.file, &state, &mut bar))?;
         self.written += self.file.bytes() - before;
         Ok(())

@@ -1,7 +1,8 @@
 //! Opening a device and loading a model onto it, with times.
 
 use super::fit::Plan;
-use super::terminal::{bar, note, size};
+use super::progress::{bar, spinner};
+use super::terminal::{note, size};
 use asynctls::Result;
 use asynctls::engine::Engine;
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
@@ -94,10 +95,15 @@ pub fn load(gpu: Gpu, plan: Plan<'_>, stats: bool) -> Result<Loaded> {
     }
     let began = Instant::now();
     let total = plan.file.tensors().iter().map(|tensor| tensor.bytes).sum();
-    let bar = bar("loading", total, true);
-    let engine =
-        pollster::block_on(Engine::load(gpu, plan.file, plan.options, &mut |bytes| bar.inc(bytes)));
-    bar.finish_and_clear();
+    let mut bar = bar("loading", total, true);
+    let engine = pollster::block_on(Engine::load(gpu, plan.file, plan.options, &mut |bytes| {
+        bar.inc(bytes);
+        // What follows the weights.
+        if bar.position() >= total {
+            bar = spinner("compiling kernels");
+        }
+    }));
+    drop(bar);
     let engine = engine?;
     let load = began.elapsed().saturating_sub(engine.gpu.compile_time());
     if stats {

@@ -1,12 +1,10 @@
-//! Standard output and error: text that streams, one-line errors, progress bars.
+//! Standard output and error: text that streams, one-line errors.
 
 use super::{Failure, Outcome};
 use asynctls::Error;
 pub use asynctls::units::size;
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use serde::Serialize;
-use std::io::{IsTerminal, Write, stderr, stdout};
-use std::time::{Duration, Instant};
+use std::io::{Write, stderr, stdout};
 
 /// Writes to standard output at once.
 pub fn print(text: &str) -> Outcome<()> {
@@ -63,33 +61,6 @@ pub fn visible(text: &str) -> String {
         }
     }
     shown
-}
-
-/// A progress bar on standard error; invisible where that is no terminal.
-pub fn bar(what: &'static str, total: u64, is_bytes: bool) -> ProgressBar {
-    if !stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let template = if is_bytes {
-        "{msg} {wide_bar} {bytes}/{total_bytes} {eta}"
-    } else {
-        "{msg} {wide_bar} {pos}/{len} {eta}"
-    };
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(total).with_style(style).with_message(what)
-}
-
-/// What bytes of progress are told to: a bar that appears if the work takes longer than a second, and goes when this does.
-pub fn late_bar(what: &'static str, total: u64) -> impl FnMut(u64) + Send {
-    let (began, mut done, mut shown) = (Instant::now(), 0, None);
-    move |bytes| {
-        done += bytes;
-        if shown.is_some() || began.elapsed() > Duration::from_secs(1) {
-            let begin = || bar(what, total, true).with_finish(ProgressFinish::AndClear);
-            shown.get_or_insert_with(begin).set_position(done);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -83,6 +83,18 @@ impl ModelFile {
             Self::Folder(folder) => super::chat::ChatTemplate::from_folder(folder.path()),
         }
     }
+
+    /// How its makers say that tokens should be chosen.
+    ///
+    /// # Errors
+    /// As [`super::sampler::SuggestedSampling::from_folder`].
+    pub fn suggested_sampling(&self) -> Result<super::sampler::SuggestedSampling> {
+        use super::sampler::SuggestedSampling;
+        match self {
+            Self::Gguf(file) => Ok(SuggestedSampling::read(file)),
+            Self::Folder(folder) => SuggestedSampling::from_folder(folder),
+        }
+    }
 }
 
 impl From<Gguf> for ModelFile {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[cfg(feature = "text")]
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, utf8};
 
 /// Bytes that a configuration may have; the longest published ones have about a million.
 #[cfg(feature = "text")]
@@ -26,9 +26,9 @@ pub fn text(path: &Path, most: u64) -> Result<Option<String>> {
     if bytes.len() as u64 > most {
         return Err(problem(path, format!("it has more than {most} bytes, which is the most")));
     }
-    String::from_utf8(bytes).map(Some).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        problem(path, format!("the bytes are not UTF-8 at {at}, but it is a text file"))
+    utf8::text(bytes).map(Some).map_err(|error| {
+        let utf8::NotText { offset, problem: what } = error;
+        problem(path, format!("{what} at byte {offset}, but UTF-8 is needed"))
     })
 }
 

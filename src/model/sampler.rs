@@ -1,5 +1,12 @@
 //! The next token from a model's logits: the likeliest, or a random draw.
 
+mod penalties;
+#[cfg(feature = "text")]
+mod suggested;
+
+#[cfg(feature = "text")]
+pub use suggested::SuggestedSampling;
+
 use std::cmp::Ordering;
 
 use rand_pcg::Pcg64;
@@ -7,11 +14,22 @@ use rand_pcg::rand_core::Rng;
 
 use crate::{Error, Result};
 
+use penalties::Penalties;
+
 /// The sequence of the generator; which one is arbitrary, but draws are reproducible only if it
 /// never changes.
 const STREAM: u128 = 0x0a02_bdbf_7bb3_c0a7_ac28_fa16_a64a_bf96;
 
-/// How the next token is chosen. Temperature applies first, then `top_k`, then `top_p`.
+/// How the next token is chosen. What applies, in this order, which is that of transformers:
+///
+/// 1. the repetition penalty (CTRL, arXiv 1909.05858, as transformers has it): the logit of a token
+///    that occurs in the prompt or the answer is divided by it if positive, else multiplied;
+/// 2. the frequency and the presence penalty (as OpenAI's reference defines them, and vLLM has
+///    them): a token's logit loses the one for each time it occurs in the answer, and the other if
+///    it occurs there at all. The prompt does not count, so that documents can be quoted;
+/// 3. the temperature, by which logits are divided;
+/// 4. `top_k`, then `top_p` (the nucleus, arXiv 1904.09751) of what that leaves, then `min_p` (arXiv
+///    2407.01082): only tokens that have at least this share of the likeliest token's probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplerSettings {
     /// 0 takes the likeliest token; 1 draws from the model's own distribution.
@@ -21,6 +39,17 @@ pub struct SamplerSettings {
     /// Draw among the likeliest tokens that together have at least this probability; 1 sets no
     /// limit.
     pub top_p: f32,
+    /// Draw among the tokens whose probability is at least this share of the likeliest one's; 0
+    /// sets no limit.
+    pub min_p: f32,
+    /// What the logits of tokens that occurred are divided by; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// The latest tokens that the repetition penalty looks at; `None`: all.
+    pub repetition_window: Option<usize>,
+    /// What the logits of tokens that the answer has lose; 0 changes nothing.
+    pub presence_penalty: f32,
+    /// What the logits of tokens lose for each time that the answer has them; 0 changes nothing.
+    pub frequency_penalty: f32,
     /// The same seed gives the same draws on every platform.
     pub seed: u64,
 }
@@ -28,22 +57,97 @@ pub struct SamplerSettings {
 impl Default for SamplerSettings {
     /// The likeliest token.
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 0 }
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            repetition_window: None,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+        }
     }
 }
 
 impl SamplerSettings {
     /// Whether the values make sense.
     pub fn validate(&self) -> Result<()> {
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            let limit = "it must be a finite number of at least 0";
-            return Err(Error::argument("--temperature", self.temperature, limit));
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::argument("--top-p", self.top_p, "it must be above 0 and at most 1"));
-        }
-        Ok(())
+        let check = |what: &str, value: f32, range: Range| {
+            if range.holds(value.into()) {
+                Ok(())
+            } else {
+                Err(Error::argument(what, value, format!("it must be {}", range.name())))
+            }
+        };
+        check("the temperature", self.temperature, Range::Temperature)?;
+        check("top-p", self.top_p, Range::TopP)?;
+        check("min-p", self.min_p, Range::MinP)?;
+        check("the repetition penalty", self.repetition_penalty, Range::Repetition)?;
+        check("the presence penalty", self.presence_penalty, Range::Penalty)?;
+        check("the frequency penalty", self.frequency_penalty, Range::Penalty)
     }
+
+    /// Whether tokens are drawn, rather than the likeliest taken.
+    pub fn draws(&self) -> bool {
+        self.temperature > 0.0
+    }
+
+    /// Whether what was said before changes what is likely.
+    pub fn penalises(&self) -> bool {
+        (self.repetition_penalty != 1.0 && self.repetition_window != Some(0))
+            || self.presence_penalty != 0.0
+            || self.frequency_penalty != 0.0
+    }
+}
+
+/// What a setting may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// A finite number of at least 0.
+    Temperature,
+    /// Above 0 and at most 1.
+    TopP,
+    /// At least 0 and at most 1.
+    MinP,
+    /// A finite number above 0.
+    Repetition,
+    /// Any finite number.
+    Penalty,
+}
+
+impl Range {
+    /// Whether this value is allowed.
+    pub fn holds(self, value: f64) -> bool {
+        match self {
+            Self::Temperature => value.is_finite() && value >= 0.0,
+            Self::TopP => value > 0.0 && value <= 1.0,
+            Self::MinP => (0.0..=1.0).contains(&value),
+            Self::Repetition => value.is_finite() && value > 0.0,
+            Self::Penalty => value.is_finite(),
+        }
+    }
+
+    /// What is allowed, in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Temperature => "a finite number of at least 0",
+            Self::TopP => "a number above 0 and at most 1",
+            Self::MinP => "a number of at least 0 and at most 1",
+            Self::Repetition => "a finite number above 0",
+            Self::Penalty => "a finite number",
+        }
+    }
+}
+
+/// What was said before the token that is chosen.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Past<'a> {
+    /// All tokens.
+    pub tokens: &'a [u32],
+    /// How many of them are the prompt; the answer follows.
+    pub prompt: usize,
 }
 
 /// Chooses token after token.
@@ -52,6 +156,7 @@ pub struct Sampler {
     settings: SamplerSettings,
     random: Pcg64,
     draws: u64,
+    penalties: Penalties,
     /// Kept between calls for its memory only.
     candidates: Vec<Candidate>,
 }
@@ -83,7 +188,8 @@ impl Sampler {
         settings.validate()?;
         let mut random = Pcg64::new(settings.seed.into(), STREAM);
         random.advance(draws.into());
-        Ok(Self { settings, random, draws, candidates: Vec::new() })
+        let (penalties, candidates) = (Penalties::default(), Vec::new());
+        Ok(Self { settings, random, draws, penalties, candidates })
     }
 
     /// How tokens are chosen.
@@ -97,7 +203,17 @@ impl Sampler {
     }
 
     /// The next token. A logit that is not a number or minus infinity is never chosen.
-    pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
+    pub fn sample(&mut self, logits: &[f32], past: Past<'_>) -> Result<u32> {
+        if !self.settings.penalises() {
+            return self.choose(logits);
+        }
+        let mut penalties = std::mem::take(&mut self.penalties);
+        let chosen = self.choose(penalties.apply(&self.settings, logits, past));
+        self.penalties = penalties;
+        chosen
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         let best = likeliest(logits)?;
         if self.settings.temperature == 0.0 {
             return Ok(best.id);
@@ -109,6 +225,11 @@ impl Sampler {
         }
         if self.settings.top_p < 1.0 {
             keep_nucleus(&mut self.candidates, self.settings.top_p.into());
+        }
+        // The likeliest token has a weight of 1.
+        let least = f64::from(self.settings.min_p);
+        if least > 0.0 {
+            self.candidates.retain(|candidate| candidate.weight >= least);
         }
         let target = self.uniform() * total(&self.candidates);
         // Rounding may leave the target at the total itself: the last candidate then.

@@ -154,6 +154,13 @@ fn an_interrupted_prompt_ends_there_and_json_says_so() {
     }
     std::thread::sleep(std::time::Duration::from_millis(300));
     interrupt(&child);
+    let began = std::time::Instant::now();
+    line.clear();
+    err.read_to_string(&mut line).unwrap();
+    // Who has to wait is told what for.
+    let waited = began.elapsed().as_secs_f64();
+    let is_told = line.contains("note: it ends after the piece of work that is running");
+    assert!(is_told || waited < 2.0, "{waited} s: {line}");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();

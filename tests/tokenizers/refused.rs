@@ -134,7 +134,7 @@ fn files_that_cannot_be_read() {
     let folder = folder(&[]);
     let path = folder.path().join("tokenizer.json");
     fs::write(&path, b"{\"\xFF\"}").unwrap();
-    assert!(refusal(folder.path()).contains("tokenizer.json: the bytes are not UTF-8 at 2"));
+    assert!(refusal(folder.path()).contains("tokenizer.json: the bytes are not UTF-8 at byte 2"));
     // Sparse: it takes no room on the disk.
     fs::File::create(&path).unwrap().set_len((256 << 20) + 1).unwrap();
     assert!(refusal(folder.path()).contains("tokenizer.json: it has more than 268435456 bytes"));

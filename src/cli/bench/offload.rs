@@ -2,8 +2,9 @@
 
 use super::super::Outcome;
 use super::super::fit::Plan;
+use super::super::progress::bar;
 use super::super::start::{Machine, load};
-use super::super::terminal::{bar, print, print_json, size};
+use super::super::terminal::{print, print_json, size};
 use super::churn::{Heads, Lists, churn, recorded};
 use super::measure::{Measured, Rule, Steps, measure};
 use super::report::{Row, compare, plot, table};
@@ -253,7 +254,7 @@ async fn all(engine: &mut Engine, replay: &Replay, rules: &[Rule]) -> Result<Vec
             results.push(((rule, *misses), made.await?));
         }
     }
-    bar.finish_and_clear();
+    drop(bar);
     Ok(results)
 }
 

@@ -2,8 +2,8 @@
 
 use super::super::interrupt;
 use super::super::model::Model;
+use super::super::progress::bar;
 use super::super::prompt;
-use super::super::terminal::bar;
 use asynctls::eval::store::Store;
 use asynctls::eval::tasks::{Haystack, Maker, Sample, Spec, Task};
 use asynctls::{Error, Result};
@@ -196,7 +196,7 @@ impl Grid<'_> {
             bar.set_position(from + u64::from(place.length));
             finished += 1;
         }
-        bar.finish_and_clear();
+        drop(bar);
         Ok(finished)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::model::{Model, Room};
 use super::super::model_option::ModelOption;
-use super::super::terminal::bar;
+use super::super::progress::bar;
 use super::super::{Outcome, interrupt};
 use super::methods::MethodOptions;
 use super::results::{ResultOptions, Settings};
@@ -169,14 +169,14 @@ fn score(
             };
             let made = losses(engine, window, prefill, methods, &mut progress);
             let Some(made) = pollster::block_on(made)? else {
-                bar.finish_and_clear();
+                drop(bar);
                 return Ok(i);
             };
             store.put(&key(i), &made)?;
         }
         bar.set_position(a_window * (i as u64 + 1));
     }
-    bar.finish_and_clear();
+    drop(bar);
     Ok(windows.len())
 }
 

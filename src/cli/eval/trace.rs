@@ -2,7 +2,8 @@
 
 use super::super::model::{Model, Room};
 use super::super::model_option::ModelOption;
-use super::super::terminal::{bar, note, size};
+use super::super::progress::bar;
+use super::super::terminal::{note, size};
 use super::super::{Outcome, interrupt};
 use super::methods::MethodOptions;
 use asynctls::engine::{Engine, Want};
@@ -125,6 +126,6 @@ async fn record(
         trace.steps.push(views);
         bar.inc(1);
     }
-    bar.finish_and_clear();
+    drop(bar);
     Ok(trace)
 }

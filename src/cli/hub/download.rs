@@ -1,13 +1,13 @@
 //! Files of a repository, in the cache or into it.
 
 use super::HubModel;
-use crate::cli::terminal::{bar, note};
+use crate::cli::progress::{Progress as Shown, bar};
+use crate::cli::terminal::note;
 use asynctls::model::folder;
 use asynctls::{Error, Result};
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
-use indicatif::ProgressBar;
 use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -272,20 +272,17 @@ fn link(blob: &Path, path: &Path) -> std::io::Result<()> {
 }
 
 /// Progress on standard error.
-struct Bar(ProgressBar);
+struct Bar(Shown);
 
 impl Progress for Bar {
     fn init(&mut self, size: usize, filename: &str) {
-        self.0.set_length(size as u64);
-        self.0.set_position(0);
-        self.0.set_message(filename.to_owned());
+        self.0.restart(filename, size as u64);
     }
 
     fn update(&mut self, size: usize) {
         self.0.inc(size as u64);
     }
 
-    fn finish(&mut self) {
-        self.0.finish_and_clear();
-    }
+    // The bar goes when this does.
+    fn finish(&mut self) {}
 }

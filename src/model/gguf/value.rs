@@ -120,6 +120,15 @@ impl Value {
         if let Self::F32(value) = self { Some(*value) } else { None }
     }
 
+    /// The value of a number of any type.
+    pub fn as_f64(&self) -> Option<f64> {
+        match *self {
+            Self::F32(value) => Some(value.into()),
+            Self::F64(value) => Some(value),
+            _ => self.integer().map(|value| value as f64),
+        }
+    }
+
     /// The value of a bool.
     pub fn as_bool(&self) -> Option<bool> {
         if let Self::Bool(value) = self { Some(*value) } else { None }

@@ -5,12 +5,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn settings(temperature: f32, top_k: usize, top_p: f32) -> SamplerSettings {
-    SamplerSettings { temperature, top_k, top_p, seed: 7 }
+    SamplerSettings { temperature, top_k, top_p, seed: 7, ..SamplerSettings::default() }
 }
 
 fn draws(settings: SamplerSettings, logits: &[f32], count: usize) -> Vec<u32> {
     let mut sampler = Sampler::new(settings).unwrap();
-    (0..count).map(|_| sampler.sample(logits).unwrap()).collect()
+    (0..count).map(|_| sampler.sample(logits, Past::default()).unwrap()).collect()
 }
 
 fn drawn(settings: SamplerSettings, logits: &[f32]) -> BTreeSet<u32> {
@@ -20,12 +20,29 @@ fn drawn(settings: SamplerSettings, logits: &[f32]) -> BTreeSet<u32> {
 #[test]
 fn settings_out_of_range_are_refused_by_name() {
     for (changed, message) in [
-        (settings(-0.5, 0, 1.0), "--temperature is -0.5, but it must be a finite number of at"),
-        (settings(f32::NAN, 0, 1.0), "--temperature is NaN, but"),
-        (settings(f32::INFINITY, 0, 1.0), "--temperature is inf, but"),
-        (settings(1.0, 0, 0.0), "--top-p is 0, but it must be above 0 and at most 1"),
-        (settings(1.0, 0, 1.5), "--top-p is 1.5, but"),
-        (settings(1.0, 0, f32::NAN), "--top-p is NaN, but"),
+        (settings(-0.5, 0, 1.0), "the temperature is -0.5, but it must be a finite number of at"),
+        (settings(f32::NAN, 0, 1.0), "the temperature is NaN, but"),
+        (settings(f32::INFINITY, 0, 1.0), "the temperature is inf, but"),
+        (settings(1.0, 0, 0.0), "top-p is 0, but it must be a number above 0 and at most 1"),
+        (settings(1.0, 0, 1.5), "top-p is 1.5, but"),
+        (settings(1.0, 0, f32::NAN), "top-p is NaN, but"),
+        (
+            SamplerSettings { min_p: -0.1, ..SamplerSettings::default() },
+            "min-p is -0.1, but it must be a number of at least 0",
+        ),
+        (SamplerSettings { min_p: 1.1, ..SamplerSettings::default() }, "min-p is 1.1, but"),
+        (
+            SamplerSettings { repetition_penalty: 0.0, ..SamplerSettings::default() },
+            "the repetition penalty is 0, but",
+        ),
+        (
+            SamplerSettings { presence_penalty: f32::NAN, ..SamplerSettings::default() },
+            "the presence penalty is NaN",
+        ),
+        (
+            SamplerSettings { frequency_penalty: f32::INFINITY, ..SamplerSettings::default() },
+            "the frequency penalty",
+        ),
     ] {
         let error = Sampler::new(changed).unwrap_err().to_string();
         assert!(error.starts_with(message), "{error}");
@@ -37,13 +54,14 @@ fn a_sampler_goes_on_after_its_draws() {
     let logits: Vec<f32> = (0..50).map(|i| (i * 37 % 50) as f32 / 20.0).collect();
     let all = draws(settings(1.0, 20, 0.9), &logits, 30);
     let mut first = Sampler::new(settings(1.0, 20, 0.9)).unwrap();
-    let mut made: Vec<u32> = (0..11).map(|_| first.sample(&logits).unwrap()).collect();
+    let mut made: Vec<u32> =
+        (0..11).map(|_| first.sample(&logits, Past::default()).unwrap()).collect();
     let mut second = Sampler::after(first.settings(), first.draws()).unwrap();
-    made.extend((11..30).map(|_| second.sample(&logits).unwrap()));
+    made.extend((11..30).map(|_| second.sample(&logits, Past::default()).unwrap()));
     assert_eq!((made, second.draws()), (all, 30));
     // The likeliest token needs no draw.
     let mut greedy = Sampler::new(SamplerSettings::default()).unwrap();
-    greedy.sample(&logits).unwrap();
+    greedy.sample(&logits, Past::default()).unwrap();
     assert_eq!(greedy.draws(), 0);
 }
 
@@ -61,7 +79,7 @@ fn logits_without_a_choice_are_an_error() {
     for temperature in [0.0, 1.0] {
         for logits in [&[][..], &[f32::NAN; 3], &[f32::NEG_INFINITY, f32::NAN]] {
             let mut sampler = Sampler::new(settings(temperature, 2, 0.9)).unwrap();
-            let error = sampler.sample(logits).unwrap_err().to_string();
+            let error = sampler.sample(logits, Past::default()).unwrap_err().to_string();
             assert!(error.contains(&format!("none of the {} logits", logits.len())), "{error}");
         }
     }
@@ -91,6 +109,82 @@ fn top_p_keeps_the_fewest_that_reach_it() {
     assert_eq!(drawn(settings(1.0, 2, 0.6), &logits), BTreeSet::from([1]));
     // Flat: the nucleus is wider than what is sorted at first.
     assert_eq!(drawn(settings(1.0, 0, 0.5), &[0.0; 2_000]).last(), Some(&999));
+}
+
+#[test]
+fn min_p_keeps_what_is_likely_beside_the_likeliest() {
+    let logits = [0.1f32, 0.5, 0.15, 0.25].map(f32::ln);
+    let with = |min_p, top_p| SamplerSettings { min_p, ..settings(1.0, 0, top_p) };
+    assert_eq!(drawn(with(0.21, 1.0), &logits), BTreeSet::from([1, 2, 3]));
+    assert_eq!(drawn(with(0.31, 1.0), &logits), BTreeSet::from([1, 3]));
+    assert_eq!(drawn(with(1.0, 1.0), &logits), BTreeSet::from([1]));
+    assert_eq!(drawn(with(0.21, 0.7), &logits), BTreeSet::from([1, 3]), "both limits hold");
+    // The temperature comes first: at 2 the shares are the square roots.
+    let warm = SamplerSettings { temperature: 2.0, ..with(0.5, 1.0) };
+    assert_eq!(drawn(warm, &logits), BTreeSet::from([1, 2, 3]));
+}
+
+/// What greedy takes when these were said, of which the first `prompt` were the prompt.
+fn taken(settings: SamplerSettings, logits: &[f32], tokens: &[u32], prompt: usize) -> u32 {
+    Sampler::new(settings).unwrap().sample(logits, Past { tokens, prompt }).unwrap()
+}
+
+#[test]
+fn the_repetition_penalty_divides_logits_above_zero_and_multiplies_those_below() {
+    let with = |repetition_penalty, repetition_window| SamplerSettings {
+        repetition_penalty,
+        repetition_window,
+        ..SamplerSettings::default()
+    };
+    // 3 / 1.25 = 2.4, however often it occurs, in the prompt as well as in the answer.
+    assert_eq!(taken(with(1.25, None), &[3.0, 2.39], &[0, 0, 0], 3), 0);
+    assert_eq!(taken(with(1.25, None), &[3.0, 2.41], &[0], 1), 1);
+    assert_eq!(taken(with(1.25, None), &[3.0, 2.41], &[0], 0), 1);
+    // -2 * 1.25 = -2.5.
+    assert_eq!(taken(with(1.25, None), &[-2.0, -2.51], &[0], 1), 0);
+    assert_eq!(taken(with(1.25, None), &[-2.0, -2.49], &[0], 1), 1);
+    assert_eq!(taken(with(0.5, None), &[1.0, 1.9], &[0], 1), 0, "below 1 it invites");
+    // Only the latest tokens count; a token that there is no logit for does not.
+    assert_eq!(taken(with(9.0, Some(2)), &[3.0, 2.0], &[0, 7, 7], 1), 0);
+    assert_eq!(taken(with(9.0, Some(3)), &[3.0, 2.0], &[0, 7, 7], 1), 1);
+    assert_eq!(taken(with(9.0, Some(0)), &[3.0, 2.0], &[0], 1), 0);
+}
+
+#[test]
+fn presence_and_frequency_count_the_answer_alone() {
+    let with = |presence_penalty, frequency_penalty| SamplerSettings {
+        presence_penalty,
+        frequency_penalty,
+        ..SamplerSettings::default()
+    };
+    let logits = [3.0, 2.0];
+    assert_eq!(taken(with(1.5, 0.0), &logits, &[0, 0], 2), 0, "a prompt");
+    assert_eq!(taken(with(1.5, 0.0), &logits, &[1, 0], 1), 1);
+    assert_eq!(taken(with(0.9, 0.0), &logits, &[0, 0, 0], 0), 0, "once, however often");
+    assert_eq!(taken(with(0.0, 0.4), &logits, &[0, 0], 0), 0);
+    assert_eq!(taken(with(0.0, 0.4), &logits, &[0, 0, 0], 0), 1);
+    // After the repetition penalty: 4 / 2 - 1.
+    let both = SamplerSettings { repetition_penalty: 2.0, ..with(1.0, 0.0) };
+    assert_eq!(taken(both, &[4.0, 0.9], &[0], 0), 0);
+    assert_eq!(taken(both, &[4.0, 1.1], &[0], 0), 1);
+    // They shift what is drawn, too.
+    let mut sampler = Sampler::new(SamplerSettings { temperature: 1.0, ..with(1e9, 0.0) }).unwrap();
+    let past = Past { tokens: &[0], prompt: 0 };
+    assert!((0..50).all(|_| sampler.sample(&[9.0, 1.0], past).unwrap() == 1));
+}
+
+#[test]
+fn what_needs_draws_or_the_past_is_known() {
+    let greedy = SamplerSettings::default();
+    assert!(!greedy.draws() && !greedy.penalises());
+    assert!(settings(0.1, 0, 1.0).draws());
+    for penalised in [
+        SamplerSettings { repetition_penalty: 1.1, ..greedy },
+        SamplerSettings { presence_penalty: -0.5, ..greedy },
+        SamplerSettings { frequency_penalty: 0.5, ..greedy },
+    ] {
+        assert!(penalised.penalises());
+    }
 }
 
 #[test]
@@ -149,7 +243,7 @@ proptest! {
         });
         let mut sampler = Sampler::new(settings(1.0, top_k, top_p)).unwrap();
         for _ in 0..50 {
-            let id = sampler.sample(&logits).unwrap();
+            let id = sampler.sample(&logits, Past::default()).unwrap();
             prop_assert!(sorted.iter().any(|entry| entry.0 == id));
         }
         let kept = sampler.candidates.len();
