@@ -100,6 +100,11 @@ fn needs(bytes: u64) -> String {
 }
 
 impl Error {
+    /// Whether the device may be gone with all that it held: what CPU memory holds of a session can still be saved.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::DeviceLost(_) | Self::OutOfMemory { .. })
+    }
+
     /// An [`Error::Argument`] from displayable parts.
     pub fn argument(
         what: impl Into<String>,

@@ -1,5 +1,6 @@
 //! The options that say where keys and values live.
 
+use super::start::Memory;
 use asynctls::attention::{Attention, Timing};
 use asynctls::engine::{EngineOptions, HostRule, KvType, Placement};
 use asynctls::model::{ModelConfig, ModelFile};
@@ -56,13 +57,13 @@ impl CacheOptions {
         self.gpu_memory.as_deref().map(parse_size).transpose()
     }
 
-    /// Decides where keys and values live, when the GPU has `memory` bytes.
+    /// Decides where keys and values live, when the GPU has this memory.
     pub fn set_up(
         &self,
         file: &ModelFile,
         config: &ModelConfig,
         attention: &Attention,
-        memory: Option<u64>,
+        memory: Option<&Memory>,
         options: &mut EngineOptions,
     ) -> Result<()> {
         let Attention::TwoLevel(two_level) = attention else {
@@ -78,12 +79,16 @@ impl CacheOptions {
             return Ok(());
         };
         let budget = self.budget()?;
-        let memory = match (budget, self.kv) {
+        let room = match (budget, self.kv) {
             (Some(budget), _) => Some(budget),
-            (None, Kv::Auto) => memory.map(|bytes| bytes / 10 * 9),
+            (None, Kv::Auto) => memory.map(|memory| memory.bytes / 10 * 9),
             (None, Kv::Gpu | Kv::Host) => None,
         };
         let placement = match self.kv {
+            // From one place to another in the same memory nothing is gained.
+            Kv::Auto if budget.is_none() && memory.is_some_and(|memory| memory.is_shared) => {
+                Placement::Gpu
+            }
             Kv::Auto => Placement::Auto,
             Kv::Gpu => Placement::Gpu,
             Kv::Host => Placement::Host,
@@ -94,8 +99,7 @@ impl CacheOptions {
             When::Resident => Timing::Resident,
         };
         let rule = HostRule { timing, kv_type: self.kv_type };
-        options.place(file, config, placement, two_level, rule, memory).map_err(|error| match error
-        {
+        options.place(file, config, placement, two_level, rule, room).map_err(|error| match error {
             Error::Argument { what, value, limit }
                 if what == "the GPU memory" && budget.is_some() =>
             {

@@ -60,7 +60,7 @@ impl Engine {
             Some(host) => Some(host.lock().await),
         };
         match (self.gpu.check(), &host) {
-            (Err(lost @ Error::DeviceLost(_)), Some(host)) => {
+            (Err(lost), Some(host)) if lost.is_loss() => {
                 return self.save_held(host, lost, session, (file, state), progress);
             }
             (checked, _) => checked?,

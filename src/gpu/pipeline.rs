@@ -2,6 +2,7 @@
 
 use super::device::{Gpu, lock};
 use super::shader::{ShaderSpec, assemble};
+use crate::units::size;
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::time::Instant;
@@ -172,6 +173,17 @@ impl Gpu {
         if given != has {
             let file = pipeline.file;
             return Err(Error::Gpu(format!("{file}: {given} buffers for {has} bindings")));
+        }
+        let most = self.device.limits().max_storage_buffer_binding_size;
+        let bytes = |binding: &Binding<'_>| {
+            binding.size.unwrap_or_else(|| binding.buffer.size().saturating_sub(binding.offset))
+        };
+        if let Some(bytes) = bindings.iter().map(bytes).find(|&bytes| bytes > most) {
+            return Err(Error::OutOfMemory {
+                what: format!("a buffer of {}", pipeline.file),
+                bytes,
+                detail: format!("a kernel sees at most {} of one here", size(most)),
+            });
         }
         let entries: Vec<_> = bindings
             .iter()

@@ -12,6 +12,7 @@ use std::cmp::Ordering;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
 
+use crate::model::logits;
 use crate::{Error, Result};
 
 use penalties::Penalties;
@@ -202,8 +203,12 @@ impl Sampler {
         self.draws
     }
 
-    /// The next token. A logit that is not a number or minus infinity is never chosen.
+    /// The next token. A logit of minus infinity is never chosen.
+    ///
+    /// # Errors
+    /// As [`logits::check`].
     pub fn sample(&mut self, logits: &[f32], past: Past<'_>) -> Result<u32> {
+        logits::check(logits)?;
         if !self.settings.penalises() {
             return self.choose(logits);
         }
@@ -274,12 +279,7 @@ fn likeliest(logits: &[f32]) -> Result<Candidate> {
     usable(logits)
         .map(|(id, logit)| Candidate { id, logit, weight: 1.0 })
         .min_by(Candidate::order)
-        .ok_or_else(|| {
-            Error::Model(format!(
-                "no token can be chosen: none of the {} logits is a number above minus infinity",
-                logits.len()
-            ))
-        })
+        .ok_or_else(logits::unusable)
 }
 
 /// Moves the first `count` in order to the front, sorted, without sorting the rest.

@@ -27,7 +27,7 @@ fn no_answer_is_made_of_what_is_not_a_number() {
     let model = broken(folder.path());
     let session = folder.path().join("talk.kv");
     let generate = ["generate", "--model", text(&model), "--max-tokens", "4"];
-    for more in [&["--temperature", "0"][..]] {
+    for more in [&["--temperature", "0"][..], &["--temperature", "0.8"]] {
         let saved = ["--prompt", "Hi", "--session", text(&session)];
         let run = run_command(command(&[&generate, &saved[..], more].concat()), b"");
         assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{run:?}");

@@ -48,7 +48,7 @@ fn a_conversation_goes_on_in_the_next_run() {
     let more = ["-i", "--context", "128", "--kv", "host", "--kv-type", "q8_0", "--stats"];
     let third = generate_from(&[&["--session", text(&path)], &more[..]].concat(), b"Hi\n").fine();
     assert!(third.err.contains("session: 66 tokens loaded in "), "{}", third.err);
-    assert!(third.err.contains("of keys and values in CPU memory as q8_0"), "{}", third.err);
+    assert!(third.err.contains("of KV cache in CPU memory as q8_0"), "{}", third.err);
 
     refused(
         &ask(&path, "Hi", &["--block-size", "32"]),

@@ -79,24 +79,25 @@ impl Talk<'_> {
             };
             // What is made is not lost before it is saved.
             let _keeping = interrupt::Keeping::new();
-            match self.answer(&question, &mut state) {
+            let shown = match self.answer(&question, &mut state) {
                 Ok((saved, shown)) => {
                     kept = saved;
-                    if let Err(failure) = shown {
-                        kept?;
-                        return Err(failure);
-                    }
+                    shown
                 }
                 Err(failure) => {
                     self.go_on_after(failure)?;
                     continue;
                 }
-            }
+            };
             if goes_on {
                 interrupt::forget();
             }
             if interrupt::asked() {
                 break false;
+            }
+            if let Err(failure) = shown {
+                kept?;
+                return Err(failure);
             }
             if let Err(error) = &kept {
                 if !self.can_wait(error) {
@@ -217,8 +218,8 @@ impl Talk<'_> {
             }
             Err(failure) => {
                 state.conversation.take_back();
-                if let (Failure::Error(Error::DeviceLost(_)), Some(saved)) =
-                    (&failure, &mut state.saved)
+                if let (Failure::Error(error), Some(saved)) = (&failure, &mut state.saved)
+                    && error.is_loss()
                 {
                     saved.rescue(&self.loaded.engine, &mut state.answerer, &state.conversation);
                 }
