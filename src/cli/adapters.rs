@@ -4,6 +4,7 @@ use super::Outcome;
 use super::terminal::{print, print_json, size, visible};
 use asynctls::gpu::{Adapter, Disable, Probe, adapters, probe};
 use clap::Args;
+use serde::Serialize;
 use std::process::ExitCode;
 
 /// Options of `asynctls adapters`.
@@ -14,13 +15,19 @@ pub struct Options {
     json: bool,
 }
 
+/// The object that `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    adapters: &'a [Probe],
+}
+
 /// Runs it.
 pub fn run(options: &Options) -> Outcome<ExitCode> {
     let disable = Disable::from_env()?;
     let here = pollster::block_on(adapters());
     let probes = probe(&here, disable);
     if options.json {
-        print_json(&probes)?;
+        print_json("adapters", &Report { adapters: &probes })?;
         return Ok(ExitCode::SUCCESS);
     }
     if here.is_empty() {

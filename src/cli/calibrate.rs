@@ -76,7 +76,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         channels: set.channels(),
     };
     if options.json {
-        print_json(&report)?;
+        print_json("calibrate", &report)?;
     } else {
         print(&format!(
             "{}: {} channels from {} tokens, set {}\n",

@@ -81,7 +81,7 @@ pub fn run(options: &Options) -> Outcome<ExitCode> {
     let file = ModelFile::open(&options.hub.or(options.model.as_deref())?)?;
     let inspection = Inspection::new(&file);
     if options.json {
-        print_json(&inspection)?;
+        print_json("inspect", &inspection)?;
     } else {
         print(&inspection.text())?;
     }

@@ -8,7 +8,7 @@ use super::progress::bar;
 use super::prompt;
 use super::rope::beyond;
 use super::start::{Machine, load};
-use super::terminal::{print, to_json};
+use super::terminal::{SCHEMA, print, to_json};
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, EngineOptions, Want};
 use asynctls::gpu::Disable;
@@ -135,7 +135,10 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn json(&self, all: bool) -> Outcome<()> {
-        print(&format!("{{\"ids\":{},\"logits\":{}", self.ids.len(), if all { "[" } else { "" }))?;
+        let (ids, list) = (self.ids.len(), if all { "[" } else { "" });
+        print(&format!(
+            "{{\"command\":\"logits\",\"schema\":{SCHEMA},\"ids\":{ids},\"logits\":{list}"
+        ))?;
         let mut is_first = true;
         // Written row by row: all rows together can be larger than memory.
         self.rows(all, &mut |row| {

@@ -18,9 +18,21 @@ pub fn print(text: &str) -> Outcome<()> {
     })
 }
 
-/// Writes a value as one line of JSON to standard output.
-pub fn print_json(value: &impl Serialize) -> Outcome<()> {
-    print(&format!("{}\n", to_json(value)?))
+/// The version of the shapes that `docs/json.md` describes: one more where a field goes or means something else.
+pub const SCHEMA: u32 = 1;
+
+/// What every command's object begins with.
+#[derive(Serialize)]
+struct Tagged<'a, T: Serialize> {
+    command: &'a str,
+    schema: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+/// Writes a command's result as one line of JSON to standard output.
+pub fn print_json(command: &str, value: &impl Serialize) -> Outcome<()> {
+    print(&format!("{}\n", to_json(&Tagged { command, schema: SCHEMA, value })?))
 }
 
 /// A value as JSON.

@@ -64,7 +64,7 @@ fn offload_attends_what_was_listed_and_misses_what_was_asked() {
         check_figures(row);
         assert_eq!(row["steps"], 6);
         let rule = row["rule"].as_str().unwrap();
-        if rule == "resident" {
+        if rule == "gpu" {
             assert!(row["miss_rate"].is_null(), "{row}");
             continue;
         }
@@ -74,7 +74,7 @@ fn offload_attends_what_was_listed_and_misses_what_was_asked() {
         assert_eq!(row["bytes_a_step"].as_f64().unwrap() > 0.0, asked > 0.0, "{row}");
         assert!(row["kv_host_bytes"].as_u64().unwrap() > 0, "{row}");
         // The same blocks are attended as with everything on the GPU.
-        let same = if rule == "ring-exact" { Value::from(6) } else { Value::Null };
+        let same = if rule == "exact" { Value::from(6) } else { Value::Null };
         assert_eq!(row["same_tokens"], same, "{row}");
     }
     for path in [&plot, &timeline] {
@@ -111,7 +111,7 @@ fn offload_attends_the_same_on_a_machine_that_stalls() {
     assert_eq!(rows.len(), 2 * 5);
     for row in rows {
         check_figures(row);
-        let same = if row["rule"] == "ring-exact" { Value::from(40) } else { Value::Null };
+        let same = if row["rule"] == "exact" { Value::from(40) } else { Value::Null };
         assert_eq!(row["same_tokens"], same, "{row}");
     }
 }
@@ -119,7 +119,7 @@ fn offload_attends_the_same_on_a_machine_that_stalls() {
 #[test]
 fn offload_keeps_bytes_in_half_the_cpu_memory() {
     let more = ["--context", "1024", "--blocks", "4", "--misses", "25%", "--steps", "2"];
-    let rules = ["--timing", "ring-lagged,ring-exact", "--kv-type", "q8_0"];
+    let rules = ["--timing", "lagged,exact", "--kv-type", "q8_0"];
     let report = small(&[&more[..], &rules].concat()).fine().json();
     assert_eq!(report["kv_type"], "q8_0");
     for row in report["results"].as_array().unwrap() {
@@ -148,7 +148,7 @@ fn offload_replays_a_trace() {
     let trace = Trace { inputs, steps, prompt: Vec::new() };
     trace.write(&path, Recorded::default(), HashMap::new()).unwrap();
 
-    let replay = ["--trace", text(&path), "--timing", "resident,ring-lagged,ring-exact"];
+    let replay = ["--trace", text(&path), "--timing", "gpu,lagged,exact"];
     let report = small(&replay).fine().json();
     let rows = report["results"].as_array().unwrap();
     assert_eq!((rows.len(), &report["blocks"]), (2 * 3, &"6".into()));

@@ -6,7 +6,7 @@ use super::program::{command, model, run, run_command, text};
 #[test]
 fn adapters_are_listed() {
     let list = run(&["adapters", "--json"]).fine().json();
-    let list = list.as_array().unwrap();
+    let list = list["adapters"].as_array().unwrap();
     assert!(!list.is_empty());
     for (index, adapter) in list.iter().enumerate() {
         assert_eq!(adapter["index"], index);
@@ -27,7 +27,7 @@ fn kernels_without_subgroups_can_be_asked_for() {
     let mut portable = command(&["adapters", "--json"]);
     portable.env("ASYNCTLS_DISABLE", "subgroups");
     let list = run_command(portable, b"").fine().json();
-    for adapter in list.as_array().unwrap().iter().filter(|a| a["unusable"].is_null()) {
+    for adapter in list["adapters"].as_array().unwrap().iter().filter(|a| a["unusable"].is_null()) {
         assert_eq!(adapter["tier"], "portable");
     }
 }

@@ -14,14 +14,14 @@ use std::time::Instant;
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// All of them on the GPU
-    Resident,
+    Gpu,
     /// Fetched in the step after the one that chose them, during the step before
-    RingLagged,
+    Lagged,
     /// Fetched whenever they have come; steps attend the best of what is there
-    RingResident,
+    Resident,
     /// Fetched before they are attended
-    RingExact,
-    /// As ring-lagged, but between steps: transfer, then compute
+    Exact,
+    /// As lagged, but between steps: transfer, then compute
     NoOverlap,
 }
 
@@ -29,10 +29,10 @@ impl Rule {
     /// The rule's name, as the option takes it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Gpu => "gpu",
+            Self::Lagged => "lagged",
             Self::Resident => "resident",
-            Self::RingLagged => "ring-lagged",
-            Self::RingResident => "ring-resident",
-            Self::RingExact => "ring-exact",
+            Self::Exact => "exact",
             Self::NoOverlap => "no-overlap",
         }
     }
@@ -40,9 +40,9 @@ impl Rule {
     /// Timing and overlap of an engine whose blocks come from the host.
     fn timing(self) -> (Timing, bool) {
         match self {
-            Self::Resident | Self::RingExact => (Timing::Exact, true),
-            Self::RingLagged => (Timing::Lagged, true),
-            Self::RingResident => (Timing::Resident, true),
+            Self::Gpu | Self::Exact => (Timing::Exact, true),
+            Self::Lagged => (Timing::Lagged, true),
+            Self::Resident => (Timing::Resident, true),
             Self::NoOverlap => (Timing::Lagged, false),
         }
     }
@@ -119,7 +119,7 @@ pub async fn measure(
         let is_last = number + 1 == lists.len();
         let last_layer = step.len() - 1;
         let here = match rule {
-            Rule::RingResident if is_last => engine.resident_blocks(session, last_layer).await,
+            Rule::Resident if is_last => engine.resident_blocks(session, last_layer).await,
             _ => Vec::new(),
         };
         let budget = engine.next_budget(session, two_level);
@@ -134,9 +134,9 @@ pub async fn measure(
         }
         if is_last {
             let expected = match rule {
-                Rule::Resident | Rule::RingExact => &step[last_layer],
-                Rule::RingLagged | Rule::NoOverlap => &lists[number - 1][last_layer],
-                Rule::RingResident => &here,
+                Rule::Gpu | Rule::Exact => &step[last_layer],
+                Rule::Lagged | Rule::NoOverlap => &lists[number - 1][last_layer],
+                Rule::Resident => &here,
             };
             let tokens = engine.chosen_tokens(&budget, two_level.budget.tokens).await?;
             measured.is_faithful = is_faithful(&tokens, expected, &budget, engine.shape().block);

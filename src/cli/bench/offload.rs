@@ -67,7 +67,7 @@ pub struct Options {
         value_enum,
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "resident,ring-lagged,ring-resident,ring-exact,no-overlap"
+        default_value = "gpu,lagged,resident,exact,no-overlap"
     )]
     timing: Vec<Rule>,
     /// Steps that are timed, of each rule
@@ -86,7 +86,7 @@ pub struct Options {
     /// Draw the times of steps into this file
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Draw what CPU and GPU did in one step into this file: ring-lagged where it is measured, with the most that is new
+    /// Draw what CPU and GPU did in one step into this file: lagged where it is measured, with the most that is new
     #[arg(long, value_name = "FILE.svg")]
     timeline: Option<PathBuf>,
 }
@@ -157,7 +157,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
                 .timing
                 .iter()
                 .copied()
-                .filter(|rule| (*rule == Rule::Resident) == is_resident)
+                .filter(|rule| (*rule == Rule::Gpu) == is_resident)
                 .collect();
             if rules.is_empty() {
                 continue;
@@ -168,12 +168,12 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
                 plan.check(memory.as_ref(), false)?;
             }
             let mut engine = load(gpu, plan, false)?.engine;
-            let has_lagged = options.timing.contains(&Rule::RingLagged);
+            let has_lagged = options.timing.contains(&Rule::Lagged);
             let results = pollster::block_on(all(&mut engine, &replay, &rules))?;
             for ((rule, misses), measured) in results {
                 let row = Row::new((name, misses, rule), &measured, &engine);
                 if let Some(traced) = measured.traced
-                    && (rule == Rule::RingLagged || !has_lagged)
+                    && (rule == Rule::Lagged || !has_lagged)
                 {
                     let title = format!(
                         "{} {name}, {} tokens: a step, {}{}",
@@ -215,7 +215,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         timeline(path, title, spans, Engine::GROUP_LAYERS)?;
     }
     if options.json {
-        print_json(&Report {
+        let report = Report {
             adapter: gpu.label(),
             kernels: gpu.tier.name,
             model_shape: &options.model_shape,
@@ -230,7 +230,8 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
             trace: options.trace.as_ref().map(|path| path.display().to_string()),
             kv_bytes,
             results: &rows,
-        })?;
+        };
+        print_json("bench offload", &report)?;
     } else {
         print(&format!("{title}\n\n{}", table(&rows)?.to_text()))?;
     }

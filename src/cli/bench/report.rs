@@ -104,13 +104,13 @@ pub fn compare(rows: &mut [Row]) {
         let same = || all.iter().filter(|other| other.weights == row.weights);
         let like = |other: &&Row| other.asked_misses == row.asked_misses;
         // With everything on the GPU what is new costs nothing: any row will do.
-        let resident = || same().filter(|other| other.rule == Rule::Resident);
+        let resident = || same().filter(|other| other.rule == Rule::Gpu);
         row.ratio = resident().find(like).or(resident().next()).map(|r| row.step_ms / r.step_ms);
         let quiet = same().find(|other| other.rule == row.rule && other.asked_misses == Some(0.0));
         row.slowdown = quiet
             .filter(|quiet| row.asked_misses != quiet.asked_misses)
             .and_then(|quiet| Some(row.kernels_ms? / quiet.kernels_ms? - 1.0));
-        if row.rule == Rule::RingExact {
+        if row.rule == Rule::Exact {
             row.same_tokens = resident().find(like).map(|resident| {
                 row.tokens.iter().zip(&resident.tokens).filter(|(a, b)| a == b).count()
             });

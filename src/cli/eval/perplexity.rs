@@ -142,7 +142,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         settings: &settings,
         results: &rows,
     };
-    options.results.show(&report, &title, &table)?;
+    options.results.show("eval perplexity", &report, &title, &table)?;
     Ok(ExitCode::SUCCESS)
 }
 

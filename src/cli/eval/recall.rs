@@ -160,7 +160,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         needle_heads: &needle_heads,
         heads: per_head,
     };
-    options.results.show(&report, &title, &table(&rows)?)?;
+    options.results.show("eval recall", &report, &title, &table(&rows)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

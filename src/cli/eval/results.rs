@@ -98,8 +98,17 @@ impl ResultOptions {
     }
 
     /// Shows the results: as JSON, or as a table below its title.
-    pub fn show(&self, json: &impl Serialize, title: &str, table: &Table) -> Outcome<()> {
-        if self.json { print_json(json) } else { print(&format!("{title}\n\n{}", table.to_text())) }
+    pub fn show(
+        &self,
+        command: &str,
+        json: &impl Serialize,
+        title: &str,
+        table: &Table,
+    ) -> Outcome<()> {
+        match self.json {
+            true => print_json(command, json),
+            false => print(&format!("{title}\n\n{}", table.to_text())),
+        }
     }
 
     /// How an interrupted run ends.

@@ -95,6 +95,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         settings.model, settings.adapter
     );
     options.results.show(
+        "eval retrieval",
         &Report { settings: &settings, results: &rows },
         &title,
         &table(&rows)?,

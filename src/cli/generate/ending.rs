@@ -46,7 +46,7 @@ impl Talk<'_> {
                 settings: self.settings(&conversation),
                 timings: self.timings(&work),
             };
-            print_json(&report)?;
+            print_json("generate", &report)?;
         }
         note(&summary(&answer, &work, context, gpu.allocated_bytes(), self.seed()));
         Ok(())
