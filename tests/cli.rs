@@ -29,6 +29,8 @@ mod hub_server;
 mod interactive;
 #[path = "cli/interrupt.rs"]
 mod interrupt;
+#[path = "cli/json.rs"]
+mod json;
 #[path = "cli/logits.rs"]
 mod logits;
 #[path = "cli/not_numbers.rs"]

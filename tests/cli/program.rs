@@ -20,9 +20,12 @@ impl Run {
         self
     }
 
-    /// Its output as JSON.
+    /// Its output as JSON, which is as it is documented.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+        let object =
+            serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        super::json::check(&object);
+        object
     }
 
     /// The line that says what went wrong.
