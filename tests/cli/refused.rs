@@ -65,7 +65,7 @@ fn what_does_not_fit_names_its_largest_part_and_the_option_that_shrinks_it() {
         ),
         (
             &["--gpu-memory", "200M", "--kv", "gpu", "--context", "8000"],
-            &["for the KV cache", "--kv host keeps", "the largest context that fits is 4"],
+            &["for the KV cache", "--kv host keeps", "the largest context that fits is "],
         ),
     ] {
         refused(&[options, &HI].concat(), parts);
