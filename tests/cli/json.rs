@@ -50,7 +50,7 @@ pub fn check(object: &Value) -> BTreeSet<String> {
     for field in &found {
         let is_any =
             |known: &&str| known.strip_suffix('*').is_some_and(|prefix| field.starts_with(prefix));
-        let is_known = known.contains(field.as_str()) || known.iter().any(|known| is_any(&known));
+        let is_known = known.contains(field.as_str()) || known.iter().any(is_any);
         assert!(is_known, "{command}: {field} is not documented");
     }
     found
