@@ -18,7 +18,7 @@ use super::start::{Machine, Memory, load};
 use super::terminal::note;
 use super::{Outcome, prompt};
 use asynctls::Error;
-use asynctls::engine::{EngineOptions, Fit, SessionFormat};
+use asynctls::engine::{EngineOptions, SessionFormat};
 use asynctls::gpu::Disable;
 use asynctls::model::chat::ChatTemplate;
 use asynctls::model::{ModelConfig, ModelFile};
@@ -176,13 +176,12 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let there = memory.as_ref();
     let is_open = options.context.is_none() && options.interactive;
     let placed = options.cache.set_up(&file, &config, &attention, there, &mut engine_options);
-    if let (true, Err(_), Some(there)) = (is_open, &placed, &memory) {
+    if is_open && placed.is_err() {
         // A conversation takes what there is.
-        let room = (there.bytes / 10 * 9, there.is_shared);
-        let fitting = Fit::largest_context(&file, &config, &engine_options, room)?;
-        engine_options.context = fitting.unwrap_or(context);
-        engine_options.total_tokens = engine_options.context.into();
-        options.cache.set_up(&file, &config, &attention, Some(there), &mut engine_options)?;
+        let mut plan = Plan { file: &file, config: &config, options: engine_options, what };
+        plan.shorten(there)?;
+        engine_options = plan.options;
+        options.cache.set_up(&file, &config, &attention, there, &mut engine_options)?;
     } else {
         placed?;
     }
