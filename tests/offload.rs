@@ -2,6 +2,8 @@
 
 #[path = "common/device.rs"]
 mod device;
+#[path = "common/steps.rs"]
+mod steps;
 
 use asynctls::attention::{
     Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer, TwoLevel,
@@ -10,13 +12,14 @@ use asynctls::engine::{
     Engine, EngineOptions, HostOptions, KvType, LayerView, OffloadStats, Session, SessionFormat,
     Want,
 };
-use asynctls::gpu::{Adapter, Disable, GpuOptions, Tier, adapters};
+use asynctls::gpu::GpuOptions;
 use asynctls::model::ModelFile;
 use asynctls::reference::index::bounds;
 use asynctls::reference::select::bounds_score;
 use asynctls::{Error, Result};
-use device::{gpu, prefill};
+use device::{decode, gpu, prefill};
 use std::path::Path;
+use steps::{assert_near, token};
 
 const CONTEXT: u32 = 640;
 
@@ -63,14 +66,6 @@ fn two_level(blocks: u32, tokens: u32, dense_below: u32) -> Attention {
     Attention::TwoLevel(TwoLevel::new(budget))
 }
 
-fn decode(engine: &Engine, session: &mut Session, token: u32, attention: &Attention) -> Vec<f32> {
-    pollster::block_on(engine.decode(&mut [(session, token)], attention, Want::Logits))
-        .unwrap_or_else(|e| panic!("decode: {e}"))
-        .remove(0)
-        .logits
-        .remove(0)
-}
-
 /// A prompt's and many steps' logits.
 fn run(engine: &Engine, attention: &Attention, prompt_tokens: u32, steps: u32) -> Vec<Vec<f32>> {
     let mut session = engine.session().expect("a session");
@@ -79,75 +74,20 @@ fn run(engine: &Engine, attention: &Attention, prompt_tokens: u32, steps: u32) -
         made.unwrap_or_else(|e| panic!("prefill: {e}")).logits
     };
     for step in 0..steps {
-        all.push(decode(engine, &mut session, (step * 13 + 5) % 90, attention));
+        all.push(decode(engine, &mut session, token(step), attention));
     }
     all
 }
 
-/// Orders of summation differ by where a block is: a state more is merged, of a few ulp of f32. Matrix units take
-/// probabilities as f16, relative to the largest of a segment: a prompt that comes in pieces rounds them otherwise, by
-/// 2^-11 of a value, layer after layer.
-fn assert_near(what: &str, got: &[Vec<f32>], want: &[Vec<f32>]) {
-    let here = pollster::block_on(adapters());
-    let request = std::env::var("ASYNCTLS_ADAPTER").unwrap_or_else(|_| "vulkan:llvmpipe".into());
-    let adapter = Adapter::choose(&here, Some(&request)).expect("the test adapter");
-    let disable = Disable::from_env().expect("ASYNCTLS_DISABLE");
-    let most = if Tier::of(&adapter, disable).name == "cooperative" { 2e-3 } else { 2e-4 };
-    for (step, (got, want)) in got.iter().zip(want).enumerate() {
-        let scale = want.iter().fold(0f32, |most, v| most.max(v.abs()));
-        for (a, b) in got.iter().zip(want) {
-            assert!((a - b).abs() <= most * scale, "{what}, step {step}: {a} instead of {b}");
-        }
-    }
-}
-
 const MODELS: [&str; 3] = ["llama/model", "qwen3/model.gguf", "glm4-moe-lite/model"];
 
-/// An engine and a session of it, in step with others of their kind.
-struct Runner {
-    engine: Engine,
-    session: Session,
-}
-
-impl Runner {
-    fn of_prompt(engine: Engine, tokens: u32) -> Self {
-        let mut session = engine.session().expect("a session");
-        prefill(&engine, &mut session, &prompt(tokens), Want::Nothing).expect("a prompt");
-        Self { engine, session }
-    }
-
-    /// A step's logits, and the blocks that it chose: layer, KV head.
-    fn step(&mut self, token: u32, attention: &Attention) -> (Vec<f32>, Vec<Vec<Vec<u32>>>) {
-        let logits = decode(&self.engine, &mut self.session, token, attention);
-        let blocks = pollster::block_on(self.engine.fetched_blocks()).expect("what was chosen");
-        (logits, blocks)
-    }
-}
-
-/// The same steps on both sides have the same logits. Where a block is decides in which order its states are merged, and
-/// that the last bits of what the next layer ranks blocks by; of two blocks of nearly equal rank the other one may be kept.
-/// From there on the two attend other tokens, which no tolerance covers: such a step is seen by its blocks, must begin with
-/// one block for another, and is taken back on both sides. On an H200 with matrix units the tiny GLM swaps blocks 2 and 3
-/// in layer 1 of its eighth step.
-fn assert_same_steps(what: &str, attention: &Attention, steps: u32, pair: &mut [Runner; 2]) {
-    let mut swaps = 0;
-    for step in 0..steps {
-        let [got, want] =
-            pair.each_mut().map(|runner| runner.step((step * 13 + 5) % 90, attention));
-        let Some(layer) = (0..got.1.len()).find(|&layer| got.1[layer] != want.1[layer]) else {
-            assert_near(&format!("{what}, step {step}"), &[got.0], &[want.0]);
-            continue;
-        };
-        for (here, there) in got.1[layer].iter().zip(&want.1[layer]) {
-            let others = here.iter().filter(|block| !there.contains(block)).count();
-            assert!(others <= 1, "{what}, step {step}, layer {layer}: {here:?} not {there:?}");
-        }
-        swaps += 1;
-        for runner in &mut *pair {
-            runner.session.rewind(runner.session.len() - 1).expect("taken back");
-        }
-    }
-    assert!(swaps <= steps / 10, "{what}: {swaps} of {steps} steps chose other blocks");
+fn assert_same_steps(
+    what: &str,
+    attention: &Attention,
+    steps: u32,
+    pair: &mut [(Engine, Session); 2],
+) {
+    steps::assert_same_steps(what, attention, steps, pair.each_mut().map(|(e, s)| (&*e, s)));
 }
 
 #[test]
@@ -157,9 +97,14 @@ fn exact_attends_the_same_tokens_whatever_is_resident() {
         let loaded = |hot| load(model, Some(host(hot, Timing::Exact)));
         for hot in [6, 9] {
             let what = format!("{model}, {hot} slots");
-            let mut pair = [hot, 40].map(|hot| Runner::of_prompt(loaded(hot), 330));
+            let mut pair = [hot, 40].map(|hot| {
+                let engine = loaded(hot);
+                let mut session = engine.session().expect("a session");
+                prefill(&engine, &mut session, &prompt(330), Want::Nothing).expect("a prompt");
+                (engine, session)
+            });
             assert_same_steps(&what, &attention, 60, &mut pair);
-            let stats = pollster::block_on(pair[0].engine.offload_stats()).expect("it offloads");
+            let stats = pollster::block_on(pair[0].0.offload_stats()).expect("it offloads");
             assert!(stats.misses > 0 && stats.left == 0, "{what}: {stats:?}");
             let [once, again] = [0, 1].map(|_| run(&loaded(hot), &attention, 330, 60));
             assert!(once == again, "{what}: the same run again");
@@ -232,15 +177,19 @@ fn bytes_in_cpu_memory_are_attended_as_what_they_stand_for() {
             let mut session =
                 pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored").0;
             prefill(&engine, &mut session, &prompt(50), Want::Nothing).expect("a prompt");
-            Runner { engine, session }
+            (engine, session)
         };
         for hot in [6, 40] {
             let mut pair = [(KvType::Q8_0, hot), (KvType::F16, 40)].map(|(t, hot)| go_on(t, hot));
             assert_same_steps(&format!("{model}, {hot} slots"), &attention, 29, &mut pair);
         }
         let [once, again] = [0, 1].map(|_| {
-            let mut runner = go_on(KvType::Q8_0, 6);
-            (0..29).map(|step| runner.step((step * 13 + 5) % 90, &attention)).collect::<Vec<_>>()
+            let (engine, mut session) = go_on(KvType::Q8_0, 6);
+            let mut step = |step| {
+                let logits = decode(&engine, &mut session, token(step), &attention);
+                (logits, pollster::block_on(engine.fetched_blocks()).expect("what was chosen"))
+            };
+            (0..29).map(&mut step).collect::<Vec<_>>()
         });
         assert!(once == again, "{model}: the same run again");
     }
@@ -344,7 +293,7 @@ fn lagged_is_the_papers_rule_step_by_step() {
             };
             let mut all = Vec::new();
             for step in 0..60 {
-                let token = (step * 13 + 5) % 90;
+                let token = token(step);
                 let select = &mut |layer: usize, view: &LayerView, row: &RowBudget| {
                     twin.select(layer, view, row)
                 };

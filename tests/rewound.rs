@@ -2,13 +2,16 @@
 
 #[path = "common/device.rs"]
 mod device;
+#[path = "common/steps.rs"]
+mod steps;
 
 use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want};
 use asynctls::gpu::GpuOptions;
 use asynctls::model::ModelFile;
-use device::{gpu, prefill};
+use device::{decode, gpu, prefill};
 use std::path::Path;
+use steps::{assert_same_steps, token};
 
 const CONTEXT: u32 = 640;
 /// The tokens that index channels are chosen by.
@@ -61,38 +64,28 @@ fn two_level() -> Attention {
     Attention::TwoLevel(TwoLevel::new(budget))
 }
 
-/// The logits of decode steps that select.
-fn steps(engine: &Engine, session: &mut Session) -> Vec<Vec<f32>> {
-    (0..8)
-        .map(|step| {
-            let batch = &mut [(&mut *session, step * 13 + 5)];
-            let made = pollster::block_on(engine.decode(batch, &two_level(), Want::Logits));
-            made.unwrap_or_else(|e| panic!("{e}")).remove(0).logits.remove(0)
-        })
-        .collect()
-}
-
-/// A session that never held anything else than these tokens: its index channels and its answer.
-fn fresh(engine: &Engine, tokens: &[u32]) -> (String, Vec<Vec<f32>>) {
-    let mut session = engine.session().expect("a session");
-    read(engine, &mut session, tokens);
-    answer(engine, &mut session)
-}
-
+/// Decode steps that select: the logits, with the index channels that they selected by.
 fn answer(engine: &Engine, session: &mut Session) -> (String, Vec<Vec<f32>>) {
-    let logits = steps(engine, session);
+    let step = |step| decode(engine, session, token(step), &two_level());
+    let logits = (0..8).map(step).collect();
     (channels(session), logits)
 }
 
-/// The same channels, and the same numbers: over a hot cache the order of summation differs by where a block is, a few ulp of
-/// f32 of what is merged.
-fn assert_same(what: &str, got: &(String, Vec<Vec<f32>>), want: &(String, Vec<Vec<f32>>)) {
-    assert_eq!(got.0, want.0, "{what}: other channels");
-    for (step, (got, want)) in got.1.iter().zip(&want.1).enumerate() {
-        let scale = want.iter().fold(0f32, |most, v| most.max(v.abs()));
-        for (a, b) in got.iter().zip(want) {
-            assert!((a - b).abs() <= 1e-4 * scale, "{what}, step {step}: {a} instead of {b}");
-        }
+/// A session that never held anything else than these tokens.
+fn fresh(engine: &Engine, tokens: &[u32]) -> Session {
+    let mut session = engine.session().expect("a session");
+    read(engine, &mut session, tokens);
+    session
+}
+
+/// The same channels and the same answer, after which both are where they were.
+fn assert_same(what: &str, engine: &Engine, got: &mut Session, want: &mut Session) {
+    assert_eq!(got.tokens(), want.tokens(), "{what}");
+    let length = got.len();
+    assert_same_steps(what, &two_level(), 8, [(engine, &mut *got), (engine, &mut *want)]);
+    assert_eq!(channels(got), channels(want), "{what}: other channels");
+    for session in [got, want] {
+        session.rewind(length).expect("taken back");
     }
 }
 
@@ -100,18 +93,12 @@ fn channels(session: &Session) -> String {
     session.channel_set().expect("index channels").to_string()
 }
 
-/// Forgets all that the second prompt does not begin with, then reads it and answers.
-fn turn_to(
-    engine: &Engine,
-    session: &mut Session,
-    kept: usize,
-    tokens: &[u32],
-) -> (String, Vec<Vec<f32>>) {
+/// Forgets all that the second prompt does not begin with, then reads it.
+fn turn_to(engine: &Engine, session: &mut Session, kept: usize, tokens: &[u32]) {
     session.rewind(kept as u32).expect("rewound");
     assert_eq!(session.tokens(), &tokens[..kept]);
     read(engine, session, &tokens[kept..]);
     assert_eq!(session.tokens(), tokens);
-    answer(engine, session)
 }
 
 #[test]
@@ -119,17 +106,18 @@ fn an_abandoned_prompt_leaves_no_trace() {
     for place in PLACES {
         let engine = load(place);
         let tokens = prompt(2, 300);
-        let want = fresh(&engine, &tokens);
-        assert_ne!(want.0, fresh(&engine, &prompt(1, 300)).0, "{place:?}: prompts tell apart");
+        let mut want = fresh(&engine, &tokens);
+        let other = fresh(&engine, &prompt(1, 300));
+        assert_ne!(channels(&want), channels(&other), "{place:?}: prompts tell apart");
         // Before channels are chosen, when they are, and by a step that needed them early.
         for (before, answers) in [(80, false), (300, false), (60, true)] {
-            let mut session = engine.session().expect("a session");
-            read(&engine, &mut session, &prompt(1, before));
+            let mut session = fresh(&engine, &prompt(1, before));
             if answers {
-                steps(&engine, &mut session);
+                answer(&engine, &mut session);
             }
-            let got = turn_to(&engine, &mut session, COMMON, &tokens);
-            assert_same(&format!("{place:?}, after {before} other tokens"), &got, &want);
+            turn_to(&engine, &mut session, COMMON, &tokens);
+            let what = format!("{place:?}, after {before} other tokens");
+            assert_same(&what, &engine, &mut session, &mut want);
         }
     }
 }
@@ -142,7 +130,9 @@ fn an_interrupted_prompt_leaves_no_trace() {
     let (other, stop) = (prompt(1, 300), &mut |_| false);
     pollster::block_on(engine.prefill(&mut session, &other, Want::Nothing, stop)).expect("a chunk");
     assert_eq!(session.len(), 64, "one chunk");
-    assert!(turn_to(&engine, &mut session, COMMON, &tokens) == fresh(&engine, &tokens));
+    turn_to(&engine, &mut session, COMMON, &tokens);
+    let want = answer(&engine, &mut fresh(&engine, &tokens));
+    assert!(answer(&engine, &mut session) == want, "not the same bits");
 }
 
 #[test]
@@ -150,25 +140,24 @@ fn a_fork_forgets_for_itself() {
     for place in &PLACES[1..3] {
         let engine = load(*place);
         let (first, second) = (prompt(1, 300), prompt(2, 300));
-        let (of_first, of_second) = (fresh(&engine, &first), fresh(&engine, &second));
-        let mut session = engine.session().expect("a session");
-        read(&engine, &mut session, &first);
+        let mut session = fresh(&engine, &first);
         let mut fork = pollster::block_on(engine.fork(&mut session)).expect("a fork");
-        let got = turn_to(&engine, &mut fork, COMMON, &second);
-        assert_same(&format!("{place:?}: the fork"), &got, &of_second);
+        turn_to(&engine, &mut fork, COMMON, &second);
+        let what = format!("{place:?}: the fork");
+        assert_same(&what, &engine, &mut fork, &mut fresh(&engine, &second));
         // A fork of what is still to be computed again, and of what was never more: both choose by what they share.
         fork.rewind(COMMON as u32).expect("rewound");
-        let mut short = engine.session().expect("a session");
-        read(&engine, &mut short, &second[..COMMON]);
-        let [got, want] = [fork, short].map(|mut parent| {
+        let short = fresh(&engine, &second[..COMMON]);
+        let [mut got, mut want] = [fork, short].map(|mut parent| {
             let mut fork = pollster::block_on(engine.fork(&mut parent)).expect("a fork");
             drop(parent);
             read(&engine, &mut fork, &second[COMMON..]);
-            answer(&engine, &mut fork)
+            fork
         });
-        assert_same(&format!("{place:?}: a fork of the fork"), &got, &want);
-        let got = answer(&engine, &mut session);
-        assert_same(&format!("{place:?}: what it was forked from"), &got, &of_first);
+        assert_same(&format!("{place:?}: a fork of the fork"), &engine, &mut got, &mut want);
+        drop((got, want));
+        let what = format!("{place:?}: what it was forked from");
+        assert_same(&what, &engine, &mut session, &mut fresh(&engine, &first));
     }
 }
 
@@ -180,13 +169,12 @@ fn a_resumed_session_forgets_as_one_that_was_never_away() {
         let path = folder.path().join("talk.kv");
         let format = SessionFormat::new(&model(place.0), &engine.config, &engine.options);
         let tokens = prompt(2, 300);
-        let want = fresh(&engine, &tokens);
+        let mut want = fresh(&engine, &tokens);
         // Away before channels are chosen, after that, and between the rewind and the next prompt.
         for (before, kept) in [(80, 80), (300, 300), (300, COMMON)] {
             let mut file = format.open(&path).expect("a file");
             {
-                let mut session = engine.session().expect("a session");
-                read(&engine, &mut session, &prompt(1, before));
+                let mut session = fresh(&engine, &prompt(1, before));
                 session.rewind(kept as u32).expect("rewound");
                 pollster::block_on(engine.save(&mut session, &mut file, &[], &mut |_| ()))
                     .expect("saved");
@@ -194,7 +182,9 @@ fn a_resumed_session_forgets_as_one_that_was_never_away() {
             let mut session =
                 pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored").0;
             let what = format!("{place:?}, away with {kept} tokens of {before}");
-            assert_same(&what, &turn_to(&engine, &mut session, COMMON, &tokens), &want);
+            turn_to(&engine, &mut session, COMMON, &tokens);
+            assert_same(&what, &engine, &mut session, &mut want);
+            answer(&engine, &mut session);
             // Saved again, over what the file had of the first prompt.
             pollster::block_on(engine.save(&mut session, &mut file, &[], &mut |_| ()))
                 .expect("saved");
@@ -202,7 +192,7 @@ fn a_resumed_session_forgets_as_one_that_was_never_away() {
             let mut session =
                 pollster::block_on(engine.restore(&file, &mut |_| ())).expect("restored").0;
             session.rewind(300).expect("rewound");
-            assert_same(&format!("{what}, and once more"), &answer(&engine, &mut session), &want);
+            assert_same(&format!("{what}, and once more"), &engine, &mut session, &mut want);
         }
     }
 }
@@ -210,23 +200,22 @@ fn a_resumed_session_forgets_as_one_that_was_never_away() {
 #[test]
 fn what_is_not_forgotten_keeps_its_channels() {
     let engine = load(PLACES[0]);
-    let mut session = engine.session().expect("a session");
-    read(&engine, &mut session, &prompt(1, 300));
+    let mut session = fresh(&engine, &prompt(1, 300));
     let chosen = channels(&session);
     session.rewind(COUNTED).expect("rewound");
     assert_eq!(channels(&session), chosen, "they follow from what is left");
     session.rewind(COUNTED - 1).expect("rewound");
     assert_eq!(session.channel_set(), None);
     // A step right after it, as its first.
-    assert!(answer(&engine, &mut session) == fresh(&engine, &prompt(1, 99)));
+    let want = answer(&engine, &mut fresh(&engine, &prompt(1, 99)));
+    assert!(answer(&engine, &mut session) == want, "not the same bits");
 }
 
 #[test]
 fn a_refused_step_changes_nothing() {
     let engine = load(PLACES[0]);
     let tokens = prompt(2, 300);
-    let mut session = engine.session().expect("a session");
-    read(&engine, &mut session, &prompt(1, 80));
+    let mut session = fresh(&engine, &prompt(1, 80));
     session.rewind(COMMON as u32).expect("rewound");
     for bad in [vec![3; 700], vec![1 << 20], vec![]] {
         assert!(prefill(&engine, &mut session, &bad, Want::Nothing).is_err());
@@ -235,5 +224,5 @@ fn a_refused_step_changes_nothing() {
     let rows = prefill(&engine, &mut session, &tokens[COMMON..40], Want::EveryLogits);
     assert_eq!(rows.expect("a prompt").logits.len(), 40 - COMMON, "rows of what was asked alone");
     read(&engine, &mut session, &tokens[40..]);
-    assert_same("in two pieces", &answer(&engine, &mut session), &fresh(&engine, &tokens));
+    assert_same("in two pieces", &engine, &mut session, &mut fresh(&engine, &tokens));
 }

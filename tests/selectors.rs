@@ -29,7 +29,8 @@ fn shared() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| {
         engine(gpu(GpuOptions::default()), 1024, |o| {
-            o.sessions = 7;
+            // As many as all tests hold at once, for a machine with a thread for each.
+            o.sessions = 14;
             o.total_tokens = 4 * 1024;
             with_index(o, |index| index.bounds = true);
         })

@@ -1,16 +1,32 @@
 //! A device for engines, and what every engine is asked.
 
-use asynctls::Result;
-use asynctls::engine::{Engine, Output, Session, Want};
-use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
+#![allow(dead_code, reason = "every test binary uses its own part of this")]
 
-/// A device on the adapter that model tests run on: `ASYNCTLS_ADAPTER`, else lavapipe.
-pub fn gpu(options: GpuOptions) -> Gpu {
+use asynctls::Result;
+use asynctls::attention::Attention;
+use asynctls::engine::{Engine, Output, Session, Want};
+use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier, adapters};
+
+/// The adapter that model tests run on: `ASYNCTLS_ADAPTER`, else lavapipe.
+fn adapter() -> Adapter {
     let request = std::env::var("ASYNCTLS_ADAPTER").unwrap_or_else(|_| "vulkan:llvmpipe".into());
     let here = pollster::block_on(adapters());
-    let adapter = Adapter::choose(&here, Some(&request)).expect("the test adapter");
-    let options = GpuOptions { disable: Disable::from_env().expect("ASYNCTLS_DISABLE"), ..options };
-    pollster::block_on(Gpu::open(&adapter, options)).expect("a device")
+    Adapter::choose(&here, Some(&request)).expect("the test adapter")
+}
+
+fn disable() -> Disable {
+    Disable::from_env().expect("ASYNCTLS_DISABLE")
+}
+
+/// A device on the test adapter.
+pub fn gpu(options: GpuOptions) -> Gpu {
+    let options = GpuOptions { disable: disable(), ..options };
+    pollster::block_on(Gpu::open(&adapter(), options)).expect("a device")
+}
+
+/// The tier of the test adapter.
+pub fn tier() -> &'static Tier {
+    Tier::of(&adapter(), disable())
 }
 
 /// A prompt, to the end.
@@ -21,4 +37,18 @@ pub fn prefill(
     want: Want,
 ) -> Result<Output> {
     pollster::block_on(engine.prefill(session, tokens, want, &mut |_| true))
+}
+
+/// The logits of a decode step.
+pub fn decode(
+    engine: &Engine,
+    session: &mut Session,
+    token: u32,
+    attention: &Attention,
+) -> Vec<f32> {
+    pollster::block_on(engine.decode(&mut [(session, token)], attention, Want::Logits))
+        .unwrap_or_else(|e| panic!("decode: {e}"))
+        .remove(0)
+        .logits
+        .remove(0)
 }

@@ -8,7 +8,8 @@ use asynctls::gpu::Gpu;
 use asynctls::model::ModelFile;
 use std::path::PathBuf;
 
-pub use device::{gpu, prefill};
+#[allow(unused_imports, reason = "every test binary uses its own part of this")]
+pub use device::{gpu, prefill, tier};
 
 /// Where `tools/setup model` puts the model, or what `ASYNCTLS_MODEL` names.
 pub fn model_path() -> PathBuf {
