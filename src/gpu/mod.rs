@@ -7,10 +7,12 @@ mod host_memory;
 mod pipeline;
 mod shader;
 mod shader_files;
+mod tier;
 
 pub use adapter::{Adapter, Probe, adapters, probe};
 pub use clock::{Clock, TimeSpan};
-pub use device::{Disable, Gpu, GpuOptions, Matmul, Prefill, Tier};
+pub use device::{Gpu, GpuOptions};
 pub use host_memory::host_memory_bytes;
 pub use pipeline::{Binding, Op, Pipeline};
 pub use shader::{Assembled, Constant, ShaderSpec, assemble};
+pub use tier::{Disable, Matmul, Prefill, Tier};
