@@ -17,3 +17,5 @@ pub mod units;
 pub mod utf8;
 
 pub use error::{Error, Result};
+/// The version of wgpu whose devices and buffers this crate takes.
+pub use wgpu;

@@ -5,7 +5,6 @@ mod model;
 
 use asynctls::attention::{Attention, Blocks, Budget};
 use asynctls::engine::{Engine, Session, Want};
-use asynctls::gpu::GpuOptions;
 use asynctls::model::ModelFile;
 use asynctls::model::tokenizer::Tokenizer;
 use model::{engine, gpu, model_path, prefill};
@@ -63,7 +62,7 @@ fn answer(
 #[test]
 fn two_level_returns_every_needle_that_dense_returns() {
     let tokenizer = ModelFile::open(&model_path()).expect("the model").tokenizer().unwrap();
-    let engine = engine(gpu(GpuOptions::default()), LENGTH as u32 + 64, |o| {
+    let engine = engine(gpu(), LENGTH as u32 + 64, |o| {
         o.sessions = 3;
         o.total_tokens += 1024;
     });

@@ -12,12 +12,12 @@ use asynctls::engine::{
     Engine, EngineOptions, HostOptions, KvType, LayerView, OffloadStats, Session, SessionFormat,
     Want,
 };
-use asynctls::gpu::GpuOptions;
+use asynctls::gpu::{Gpu, GpuOptions};
 use asynctls::model::ModelFile;
 use asynctls::reference::index::bounds;
 use asynctls::reference::select::bounds_score;
 use asynctls::{Error, Result};
-use device::{decode, gpu, prefill};
+use device::{decode, gpu, own_gpu, prefill};
 use std::path::Path;
 use steps::{assert_near, token};
 
@@ -36,8 +36,11 @@ fn load_with(model: &str, change: impl FnOnce(&mut EngineOptions)) -> Engine {
 }
 
 fn try_load(model: &str, change: impl FnOnce(&mut EngineOptions)) -> Result<Engine> {
+    try_load_on(gpu(), model, change)
+}
+
+fn try_load_on(gpu: Gpu, model: &str, change: impl FnOnce(&mut EngineOptions)) -> Result<Engine> {
     let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
-    let gpu = gpu(GpuOptions::default());
     let mut options = EngineOptions::new(&gpu, CONTEXT);
     options.block = 16;
     options.chunk = 64;
@@ -378,7 +381,9 @@ fn a_hot_cache_too_small_is_refused_with_the_number_it_needs() {
 fn memory_that_is_not_there_is_one_clear_error() {
     // After the window, the hot cache and the buffers of five slots.
     let options = HostOptions { ring_bytes: 1 << 40, ring_slots: 6, ..host(9, Timing::Exact) };
-    let error = try_load("llama/model", |o| o.host = Some(options)).err().expect("a terabyte");
+    let gpu = own_gpu(GpuOptions::default());
+    let engine = try_load_on(gpu, "llama/model", |o| o.host = Some(options));
+    let error = engine.err().expect("a terabyte");
     assert!(matches!(&error, Error::OutOfMemory { what, .. } if what == "the ring"), "{error}");
 }
 

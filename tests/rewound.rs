@@ -7,7 +7,6 @@ mod steps;
 
 use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want};
-use asynctls::gpu::GpuOptions;
 use asynctls::model::ModelFile;
 use device::{decode, gpu, prefill};
 use std::path::Path;
@@ -31,7 +30,7 @@ fn model(name: &str) -> ModelFile {
 }
 
 fn load((name, is_on_host): (&str, bool)) -> Engine {
-    let gpu = gpu(GpuOptions::default());
+    let gpu = gpu();
     let mut options = EngineOptions::new(&gpu, CONTEXT);
     options.block = 16;
     options.chunk = 64;

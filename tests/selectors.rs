@@ -9,7 +9,6 @@ use asynctls::engine::{
     Engine, EngineOptions, IndexOptions, LayerCacheView, LayerView, Session, Want,
 };
 use asynctls::eval::recall::{Exact, append, measure};
-use asynctls::gpu::GpuOptions;
 use asynctls::reference::index::{BlockQuery, Range, bounds};
 use asynctls::reference::select::{bounds_score, check_top_k, log_sum_exp, softmax_mean};
 use model::{engine, gpu, prefill};
@@ -28,7 +27,7 @@ const BUDGET: Budget = Budget {
 fn shared() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| {
-        engine(gpu(GpuOptions::default()), 1024, |o| {
+        engine(gpu(), 1024, |o| {
             // As many as all tests hold at once, for a machine with a thread for each.
             o.sessions = 14;
             o.total_tokens = 4 * 1024;
@@ -232,7 +231,7 @@ fn stored_channels_make_the_index_that_chose_them() {
     let set = pollster::block_on(engine.channels(&mut session)).unwrap();
     let want = logits(engine, &mut session, 77, &attention);
 
-    let with_set = self::engine(gpu(GpuOptions::default()), 1024, |o| {
+    let with_set = self::engine(gpu(), 1024, |o| {
         with_index(o, |index| index.stored = Some(Arc::new(set.clone())));
     });
     let mut session = prompt(&with_set, TOKENS);
@@ -254,7 +253,7 @@ fn every_block_size_and_format_selects_from_all_and_keeps_what_dense_makes() {
     session.rewind(400).unwrap();
     let want = logits(shared(), &mut session, 77, &Attention::Dense);
     for (block, channels, bits) in [(16, 8, 4), (32, 32, 2), (128, 64, 8)] {
-        let engine = engine(gpu(GpuOptions::default()), 512, |o| {
+        let engine = engine(gpu(), 512, |o| {
             o.block = block;
             o.sessions = 2;
             o.total_tokens = 1024;
@@ -279,7 +278,7 @@ fn every_block_size_and_format_selects_from_all_and_keeps_what_dense_makes() {
 #[test]
 fn a_batch_that_finds_no_room_leaves_every_session_as_it_was() {
     // Three blocks: two hold the prompt, and one is left where each of two forks needs a copy of the open one.
-    let engine = engine(gpu(GpuOptions::default()), 128, |o| {
+    let engine = engine(gpu(), 128, |o| {
         o.sessions = 2;
         o.total_tokens = 64;
     });

@@ -7,12 +7,12 @@ mod steps;
 
 use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want};
-use asynctls::gpu::GpuOptions;
+use asynctls::gpu::{Gpu, GpuOptions};
 use asynctls::kv::SessionFile;
 use asynctls::model::rope::{RopeChange, RopeKind};
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
-use device::{gpu, prefill};
+use device::{gpu, own_gpu, prefill};
 use std::path::{Path, PathBuf};
 use steps::{assert_near, assert_same_steps};
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 const CONTEXT: u32 = 640;
 const MODELS: [&str; 3] = ["llama/model", "qwen3/model.gguf", "glm4-moe-lite/model"];
 
-/// A tiny model on a device of its own.
+/// A tiny model on a device.
 struct Place {
     path: PathBuf,
     engine: Engine,
@@ -32,9 +32,22 @@ impl Place {
         host: Option<HostOptions>,
         change: impl FnOnce(&mut EngineOptions),
     ) -> Self {
+        Self::on(gpu(), model, host, change)
+    }
+
+    /// On a device that is to be lost.
+    fn to_lose(model: &str, host: Option<HostOptions>) -> Self {
+        Self::on(own_gpu(GpuOptions::default()), model, host, |_| ())
+    }
+
+    fn on(
+        gpu: Gpu,
+        model: &str,
+        host: Option<HostOptions>,
+        change: impl FnOnce(&mut EngineOptions),
+    ) -> Self {
         let path = Path::new("tests/goldens/tiny").join(model);
         let file = ModelFile::open(&path).expect("a model");
-        let gpu = gpu(GpuOptions::default());
         let mut options = options(&gpu);
         options.host = host;
         change(&mut options);
@@ -105,7 +118,7 @@ impl Place {
     }
 }
 
-fn options(gpu: &asynctls::gpu::Gpu) -> EngineOptions {
+fn options(gpu: &Gpu) -> EngineOptions {
     let mut options = EngineOptions::new(gpu, CONTEXT);
     options.block = 16;
     options.chunk = 64;
@@ -387,7 +400,7 @@ fn a_session_with_a_damaged_block_ends_before_it_and_is_computed_from_there() {
 fn a_lost_device_costs_what_was_not_saved() {
     for host in [None, host(9)] {
         let (_folder, path) = place();
-        let before = Place::new(MODELS[1], host, |_| ());
+        let before = Place::to_lose(MODELS[1], host);
         let mut session = before.begin(200);
         let mut file = before.open(&path);
         before.save(&mut session, &mut file).unwrap();
@@ -411,7 +424,7 @@ fn a_lost_device_costs_what_was_not_saved() {
 fn what_the_host_holds_outlives_the_device() {
     for model in MODELS {
         let (_folder, path) = place();
-        let before = Place::new(model, host(9), |_| ());
+        let before = Place::to_lose(model, host(9));
         let mut session = before.begin(120);
         let mut file = before.open(&path);
         before.save(&mut session, &mut file).unwrap();

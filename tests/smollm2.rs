@@ -6,7 +6,7 @@ mod model;
 use asynctls::attention::{Attention, Blocks, Budget};
 use asynctls::engine::{Engine, Session, Want};
 use asynctls::gpu::GpuOptions;
-use model::{engine, gpu, prefill, tier};
+use model::{engine, gpu, own_gpu, prefill, tier};
 use serde_json::Value;
 use std::sync::OnceLock;
 
@@ -22,7 +22,7 @@ fn goldens() -> &'static Value {
 fn shared() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| {
-        engine(gpu(GpuOptions::default()), 2048, |o| {
+        engine(gpu(), 2048, |o| {
             // As many as all tests hold at once, for a machine with a thread for each.
             o.sessions = 20;
             o.total_tokens = 12 * 1024;
@@ -253,7 +253,7 @@ fn a_ragged_batch_makes_what_its_sessions_make_alone() {
 fn segments_do_not_change_the_result() {
     // Bindings of 2 MiB: the cache of 1,024 tokens and the larger matrices are split.
     let options = GpuOptions { max_binding: Some(512 << 10), ..GpuOptions::default() };
-    let segmented = engine(gpu(options), 1024, |_| ());
+    let segmented = engine(own_gpu(options), 1024, |_| ());
     let whole = shared();
     let tokens = &ids(&goldens()["positions"]["ids"])[..800];
     let budget = Attention::from(two_level(Blocks::Count(3), 100));
@@ -291,13 +291,13 @@ fn bad_requests_are_errors_that_name_the_value_and_the_limit() {
     let long = vec![1; 2049];
     assert!(message(prefill(engine, &mut session, &long, Want::Token)).contains("2049 tokens"));
     assert!(session.is_empty());
-    let other = self::engine(gpu(GpuOptions::default()), 64, |_| ());
+    let other = self::engine(gpu(), 64, |_| ());
     assert!(message(prefill(&other, &mut session, &[1], Want::Token)).contains("another engine"));
 }
 
 #[test]
 fn too_little_memory_is_one_clear_error() {
-    let gpu = gpu(GpuOptions::default());
+    let gpu = own_gpu(GpuOptions::default());
     let error = pollster::block_on(gpu.storage("a test's buffer", 1 << 45)).unwrap_err();
     assert!(matches!(error, asynctls::Error::OutOfMemory { .. }), "{error}");
     assert!(error.to_string().contains("a test's buffer needs 35184.37 GB"), "{error}");
@@ -306,7 +306,7 @@ fn too_little_memory_is_one_clear_error() {
 
 #[test]
 fn a_lost_device_is_one_clear_error() {
-    let engine = engine(gpu(GpuOptions::default()), 64, |_| ());
+    let engine = engine(own_gpu(GpuOptions::default()), 64, |_| ());
     let mut session = engine.session().unwrap();
     prefill(&engine, &mut session, &[1, 2, 3], Want::Token).unwrap();
     engine.gpu.destroy();

@@ -9,7 +9,6 @@ use asynctls::engine::{
     Engine, EngineOptions, Fit, IndexOptions, LayerView, Output, Session, Want,
 };
 use asynctls::eval::recall::measure;
-use asynctls::gpu::GpuOptions;
 use asynctls::model::quantise::Quantise;
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::reference::dequantize::dequantize;
@@ -69,7 +68,7 @@ fn golden(name: &str, latent_epsilon_of_config: bool) -> Golden {
 
 fn load(path: &Path, change: impl FnOnce(&mut EngineOptions)) -> Engine {
     let file = ModelFile::open(path).unwrap_or_else(|e| panic!("{e}"));
-    let gpu = gpu(GpuOptions::default());
+    let gpu = gpu();
     let mut options = EngineOptions::new(&gpu, 192);
     options.logit_rows = 128;
     options.block = 16;
@@ -454,7 +453,7 @@ fn stacked_experts_are_the_same_model() {
 fn weight_bytes(path: &Path) -> u64 {
     let file = ModelFile::open(path).unwrap();
     let config = ModelConfig::read(&file).unwrap();
-    let options = EngineOptions::new(&gpu(GpuOptions::default()), 192);
+    let options = EngineOptions::new(&gpu(), 192);
     Fit::new(&file, &config, &options).unwrap().weight_bytes
 }
 

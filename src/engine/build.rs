@@ -187,8 +187,6 @@ impl EngineOptions {
 
 /// A model on a device.
 pub struct Engine {
-    /// The device.
-    pub gpu: Gpu,
     /// The model's shapes.
     pub config: ModelConfig,
     /// What the engine was built for.
@@ -206,6 +204,8 @@ pub struct Engine {
     pub(super) rotations: Rotations,
     // Two steps at a time would share the scratch.
     pub(super) turn: futures::lock::Mutex<()>,
+    /// The device: the last field, since a device goes after all that was made on it.
+    pub gpu: Gpu,
 }
 
 impl Engine {

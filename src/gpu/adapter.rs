@@ -12,6 +12,12 @@ pub struct Adapter {
     pub info: wgpu::AdapterInfo,
 }
 
+impl From<wgpu::Adapter> for Adapter {
+    fn from(raw: wgpu::Adapter) -> Self {
+        Self { info: raw.get_info(), raw }
+    }
+}
+
 /// What `asynctls adapters` reports of an adapter.
 #[derive(Clone, Debug, Serialize)]
 pub struct Probe {
@@ -52,12 +58,8 @@ pub async fn adapters() -> Vec<Adapter> {
     descriptor.flags.remove(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL);
     let backends = descriptor.backends;
     let instance = wgpu::Instance::new(descriptor);
-    let mut found: Vec<Adapter> = instance
-        .enumerate_adapters(backends)
-        .await
-        .into_iter()
-        .map(|raw| Adapter { info: raw.get_info(), raw })
-        .collect();
+    let mut found: Vec<Adapter> =
+        instance.enumerate_adapters(backends).await.into_iter().map(Adapter::from).collect();
     found.sort_by_key(|a| (kind_rank(a.info.device_type), backend_rank(a.info.backend)));
     found
 }
@@ -293,14 +295,14 @@ pub(crate) fn missing(adapter: &Adapter) -> Option<Error> {
     if let Some(what) = lacking(adapter.raw.get_downlevel_capabilities().flags) {
         return Some(unsupported(adapter, what, "absent", "kernels need it"));
     }
-    let limits = adapter.raw.limits();
-    NEEDS.iter().find(|need| (need.of)(&limits) < need.least).map(|need| {
-        unsupported(
-            adapter,
-            need.name,
-            &(need.of)(&limits).to_string(),
-            &format!("at least {} is needed", need.least),
-        )
+    missing_limit(adapter, &adapter.raw.limits())
+}
+
+/// The first need that limits of an adapter, or of a device of it, do not meet.
+pub(super) fn missing_limit(adapter: &Adapter, limits: &wgpu::Limits) -> Option<Error> {
+    NEEDS.iter().find(|need| (need.of)(limits) < need.least).map(|need| {
+        let value = (need.of)(limits).to_string();
+        unsupported(adapter, need.name, &value, &format!("at least {} is needed", need.least))
     })
 }
 

@@ -1,18 +1,20 @@
 //! An open device: limits, memory accounting, faults, submission and read-back.
 
-use super::adapter::{Adapter, missing};
+use super::adapter::{Adapter, missing, missing_limit};
 use super::clock::Clock;
 use super::pipeline::Pipeline;
 use super::shader::ShaderSpec;
 use super::tier::{Disable, Tier};
+use super::turns;
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How to open a device.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GpuOptions {
     /// Features to do without.
     pub disable: Disable,
@@ -26,8 +28,14 @@ pub struct GpuOptions {
     pub clock: bool,
 }
 
-/// An open device with its pipelines, memory account and fault state.
+/// An open device, with an account of the buffers that were made by this handle.
 pub struct Gpu {
+    open: Arc<OpenDevice>,
+    allocated: AtomicU64,
+}
+
+/// What handles on one device share: pipelines and the fault state.
+pub struct OpenDevice {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     /// The adapter's description.
@@ -42,7 +50,22 @@ pub struct Gpu {
     fault: Arc<Mutex<Option<Fault>>>,
     pub(super) pipelines: Mutex<HashMap<ShaderSpec, Arc<Pipeline>>>,
     pub(super) compile_time: Mutex<Duration>,
-    allocated: AtomicU64,
+    // Behind all that holds the device: taken when this begins to be dropped, and given back when all of that is gone.
+    alone: Option<turns::Turn>,
+}
+
+impl Deref for Gpu {
+    type Target = OpenDevice;
+
+    fn deref(&self) -> &OpenDevice {
+        &self.open
+    }
+}
+
+impl Drop for OpenDevice {
+    fn drop(&mut self) {
+        self.alone = Some(turns::destroy());
+    }
 }
 
 // How long a wait asks before it sleeps.
@@ -77,34 +100,10 @@ impl Gpu {
     /// # Errors
     /// [`Error::Unsupported`] naming the missing limit, or [`Error::Adapter`] when the driver refuses.
     pub async fn open(adapter: &Adapter, options: GpuOptions) -> Result<Self> {
-        if let Some(error) = missing(adapter) {
-            return Err(error);
-        }
-        let tier = Tier::of(adapter, options.disable);
-        let has_clock = options.clock && adapter.raw.features().contains(Clock::FEATURES);
-        let clock_features = if has_clock { Clock::FEATURES } else { wgpu::Features::empty() };
-        let offered = adapter.raw.limits();
-        // WebGPU's guaranteed limits, but the largest bindings and buffers there are, to need fewer segments.
-        let mut limits = wgpu::Limits::downlevel_defaults().or_worse_values_from(&offered);
-        limits.max_storage_buffers_per_shader_stage = 8;
-        limits.max_compute_workgroup_storage_size = tier.workgroup_bytes;
-        limits.max_compute_invocations_per_workgroup = 256;
-        limits.max_compute_workgroup_size_x = 256;
-        limits.max_compute_workgroups_per_dimension = 65535;
-        limits.max_storage_buffer_binding_size = offered.max_storage_buffer_binding_size;
-        limits.max_buffer_size = offered.max_buffer_size;
-        limits.min_storage_buffer_offset_alignment = offered.min_storage_buffer_offset_alignment;
-        limits.min_uniform_buffer_offset_alignment = offered.min_uniform_buffer_offset_alignment;
+        let descriptor = Self::descriptor(adapter, options)?;
         let (device, queue) = adapter
             .raw
-            .request_device(&wgpu::DeviceDescriptor {
-                label: Some("asynctls"),
-                required_features: tier.features | clock_features,
-                experimental_features: experimental(tier),
-                required_limits: limits,
-                memory_hints: wgpu::MemoryHints::MemoryUsage,
-                ..Default::default()
-            })
+            .request_device(&descriptor)
             .await
             .map_err(|e| Error::Adapter(format!("{} refused to open: {e}", adapter.label())))?;
         let fault = Arc::new(Mutex::new(None));
@@ -123,22 +122,95 @@ impl Gpu {
                 other => Fault::Other(other.to_string()),
             });
         }));
-        let limits = device.limits();
-        let clock = has_clock.then(|| Arc::new(Clock::new(&device)));
-        Ok(Self {
-            device,
-            queue,
+        Ok(Self::new(adapter, device, queue, fault, options))
+    }
+
+    /// What to ask an adapter for, so that the best kernels can run: features and limits may be added.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the missing limit.
+    pub fn descriptor(
+        adapter: &Adapter,
+        options: GpuOptions,
+    ) -> Result<wgpu::DeviceDescriptor<'static>> {
+        if let Some(error) = missing(adapter) {
+            return Err(error);
+        }
+        let tier = Tier::of(adapter, options.disable);
+        let has_clock = options.clock && adapter.raw.features().contains(Clock::FEATURES);
+        let clock_features = if has_clock { Clock::FEATURES } else { wgpu::Features::empty() };
+        let offered = adapter.raw.limits();
+        // WebGPU's guaranteed limits, but the largest bindings and buffers there are, to need fewer segments.
+        let mut limits = wgpu::Limits::downlevel_defaults().or_worse_values_from(&offered);
+        limits.max_storage_buffers_per_shader_stage = 8;
+        limits.max_compute_workgroup_storage_size = tier.workgroup_bytes;
+        limits.max_compute_invocations_per_workgroup = 256;
+        limits.max_compute_workgroup_size_x = 256;
+        limits.max_compute_workgroups_per_dimension = 65535;
+        limits.max_storage_buffer_binding_size = offered.max_storage_buffer_binding_size;
+        limits.max_buffer_size = offered.max_buffer_size;
+        limits.min_storage_buffer_offset_alignment = offered.min_storage_buffer_offset_alignment;
+        limits.min_uniform_buffer_offset_alignment = offered.min_uniform_buffer_offset_alignment;
+        Ok(wgpu::DeviceDescriptor {
+            label: Some("asynctls"),
+            required_features: tier.features | clock_features,
+            experimental_features: experimental(tier),
+            required_limits: limits,
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        })
+    }
+
+    /// Uses a device that the caller opened, on the adapter it was opened on. Which kernels run follows from the features and
+    /// limits that the device has ([`Gpu::descriptor`] names those of the best).
+    ///
+    /// The device's callbacks stay the caller's: that it was lost, or an error outside of the calls made here, is for the
+    /// caller to see there.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the limit that is too low.
+    pub fn from_device(
+        adapter: &Adapter,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        options: GpuOptions,
+    ) -> Result<Self> {
+        if let Some(error) = missing(adapter).or_else(|| missing_limit(adapter, &device.limits())) {
+            return Err(error);
+        }
+        Ok(Self::new(adapter, device, queue, Arc::default(), options))
+    }
+
+    fn new(
+        adapter: &Adapter,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        fault: Arc<Mutex<Option<Fault>>>,
+        options: GpuOptions,
+    ) -> Self {
+        let (features, limits) = (device.features(), device.limits());
+        let has_clock = options.clock && features.contains(Clock::FEATURES);
+        let open = OpenDevice {
             info: adapter.info.clone(),
-            tier,
+            tier: Tier::of_device(adapter, features, &limits, options.disable),
             options,
             label: adapter.label(),
             limits,
-            clock,
+            clock: has_clock.then(|| Arc::new(Clock::new(&device))),
             fault,
             pipelines: Mutex::new(HashMap::new()),
             compile_time: Mutex::new(Duration::ZERO),
-            allocated: AtomicU64::new(0),
-        })
+            device,
+            queue,
+            alone: None,
+        };
+        Self { open: Arc::new(open), allocated: AtomicU64::new(0) }
+    }
+
+    /// Another handle on the same device, for another engine: pipelines are shared, the account of memory is its own.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { open: self.open.clone(), allocated: AtomicU64::new(0) }
     }
 
     /// Backend and name of the adapter.
@@ -157,7 +229,7 @@ impl Gpu {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
 
-    /// Bytes of buffers made here and still alive or not: buffers live as long as the engine that made them.
+    /// Bytes of buffers made by this handle, alive or not: buffers live as long as the engine that made them.
     pub fn allocated_bytes(&self) -> u64 {
         self.allocated.load(Ordering::Relaxed)
     }

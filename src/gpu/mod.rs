@@ -8,10 +8,11 @@ mod pipeline;
 mod shader;
 mod shader_files;
 mod tier;
+mod turns;
 
 pub use adapter::{Adapter, Probe, adapters, probe};
 pub use clock::{Clock, TimeSpan};
-pub use device::{Gpu, GpuOptions};
+pub use device::{Gpu, GpuOptions, OpenDevice};
 pub use host_memory::host_memory_bytes;
 pub use pipeline::{Binding, Op, Pipeline};
 pub use shader::{Assembled, Constant, ShaderSpec, assemble};

@@ -2,6 +2,7 @@
 
 use super::device::{Gpu, lock};
 use super::shader::{ShaderSpec, assemble};
+use super::turns;
 use crate::units::size;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -107,6 +108,7 @@ impl Gpu {
             bind_group_layouts: &[Some(&layout)],
             ..Default::default()
         });
+        let turn = turns::compile();
         let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(spec.file),
             layout: Some(&pipeline_layout),
@@ -118,6 +120,7 @@ impl Gpu {
             },
             cache: None,
         });
+        drop(turn);
         let refused = scope.pop();
         if let Some(error) = refused.await {
             return Err(Error::Gpu(format!("{}: {error}", spec.file)));

@@ -184,7 +184,16 @@ impl Tier {
 
     /// The best tier that an adapter supports.
     pub fn of(adapter: &Adapter, disable: Disable) -> &'static Tier {
-        let mut features = adapter.raw.features();
+        Self::of_device(adapter, adapter.raw.features(), &adapter.raw.limits(), disable)
+    }
+
+    /// The best tier of an adapter's device that has these features and limits.
+    pub(super) fn of_device(
+        adapter: &Adapter,
+        mut features: wgpu::Features,
+        limits: &wgpu::Limits,
+        disable: Disable,
+    ) -> &'static Tier {
         if disable.subgroups {
             features.remove(wgpu::Features::SUBGROUP);
         }
@@ -192,11 +201,10 @@ impl Tier {
             features.remove(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
         }
         let info = &adapter.info;
-        let workgroup_bytes = adapter.raw.limits().max_compute_workgroup_storage_size;
         let fits = |tier: &&Tier| {
             features.contains(tier.features)
                 && (!tier.software || info.device_type == wgpu::DeviceType::Cpu)
-                && tier.workgroup_bytes <= workgroup_bytes
+                && tier.workgroup_bytes <= limits.max_compute_workgroup_storage_size
                 && tier.subgroup_size.is_none_or(|size| {
                     (info.subgroup_min_size, info.subgroup_max_size) == (size, size)
                 })

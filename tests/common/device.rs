@@ -6,9 +6,10 @@ use asynctls::Result;
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, Output, Session, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier, adapters};
+use std::sync::OnceLock;
 
 /// The adapter that model tests run on: `ASYNCTLS_ADAPTER`, else lavapipe.
-fn adapter() -> Adapter {
+pub fn adapter() -> Adapter {
     let request = std::env::var("ASYNCTLS_ADAPTER").unwrap_or_else(|_| "vulkan:llvmpipe".into());
     let here = pollster::block_on(adapters());
     Adapter::choose(&here, Some(&request)).expect("the test adapter")
@@ -18,8 +19,14 @@ fn disable() -> Disable {
     Disable::from_env().expect("ASYNCTLS_DISABLE")
 }
 
-/// A device on the test adapter.
-pub fn gpu(options: GpuOptions) -> Gpu {
+/// The device on the test adapter that all tests of a process share, so that each kernel is compiled once.
+pub fn gpu() -> Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| own_gpu(GpuOptions::default())).share()
+}
+
+/// A device on the test adapter for one test: to be lost, or with other options.
+pub fn own_gpu(options: GpuOptions) -> Gpu {
     let options = GpuOptions { disable: disable(), ..options };
     pollster::block_on(Gpu::open(&adapter(), options)).expect("a device")
 }

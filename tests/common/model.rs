@@ -9,7 +9,7 @@ use asynctls::model::ModelFile;
 use std::path::PathBuf;
 
 #[allow(unused_imports, reason = "every test binary uses its own part of this")]
-pub use device::{gpu, prefill, tier};
+pub use device::{gpu, own_gpu, prefill, tier};
 
 /// Where `tools/setup model` puts the model, or what `ASYNCTLS_MODEL` names.
 pub fn model_path() -> PathBuf {
