@@ -5,6 +5,8 @@ mod clock;
 mod device;
 mod host_memory;
 mod pipeline;
+mod reflect;
+mod repeat;
 mod shader;
 mod shader_files;
 
@@ -12,5 +14,8 @@ pub use adapter::{Adapter, Probe, adapters, probe};
 pub use clock::{Clock, TimeSpan};
 pub use device::{Disable, Gpu, GpuOptions, Matmul, Prefill, Tier};
 pub use host_memory::host_memory_bytes;
+#[cfg(test)]
+pub(crate) use pipeline::completed;
 pub use pipeline::{Binding, Op, Pipeline};
+pub use reflect::{Access, Reflected, mismatch};
 pub use shader::{Assembled, Constant, ShaderSpec, assemble};
