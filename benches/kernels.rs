@@ -4,10 +4,11 @@
 //! and the rate that follows from its arithmetic or its bytes. `ASYNCTLS_ADAPTER` chooses the adapter.
 
 use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, Span, Step, StepSettings};
-use asynctls::gpu::{Adapter, Binding, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
+use asynctls::contract::{Bindings, StepHeader, Words};
+use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{
-    self, Batch, Input, MatrixParams, MergeParams, Output, Place, RmsNormParams, RowsParams,
-    SegmentParams, WeightFormat,
+    self, Batch, Input, MatrixParams, MergeParams, Output, Place, RmsNormParams, SegmentParams,
+    StrideParams, WeightFormat,
 };
 use std::time::Instant;
 
@@ -74,15 +75,14 @@ impl Bench {
         pollster::block_on(self.gpu.storage("bench", bytes)).expect("memory")
     }
 
-    fn uniform<T: bytemuck::Pod>(&self, value: T) -> wgpu::Buffer {
-        let mut bytes = [0u8; 48];
-        bytes[..size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&value));
-        pollster::block_on(self.gpu.uniform("bench", bytes)).expect("memory")
+    fn uniform(&self, value: impl Words) -> wgpu::Buffer {
+        let mut words = [0; 12];
+        words[..value.words().len()].copy_from_slice(value.words());
+        pollster::block_on(self.gpu.uniform("bench", words)).expect("memory")
     }
 
-    fn op(&self, spec: &ShaderSpec, buffers: &[&wgpu::Buffer]) -> Op {
-        let bindings: Vec<_> = buffers.iter().map(|b| Binding::from(*b)).collect();
-        pollster::block_on(self.gpu.op(spec, &bindings)).expect("a kernel")
+    fn op<'b, B: Bindings<Value = &'b wgpu::Buffer>>(&self, spec: &ShaderSpec, bindings: B) -> Op {
+        pollster::block_on(self.gpu.op(spec, bindings)).expect("a kernel")
     }
 
     fn time(&self, name: &str, op: &Op, grid: [u32; 3], flops: f64, bytes: f64) {
@@ -114,10 +114,10 @@ impl Bench {
             [64, u64::from(width) * 4, u64::from(width) * 4, u64::from(width) * 4]
                 .map(|bytes| self.storage(bytes));
         let params = RmsNormParams { width, x_stride: width, y_stride: width, epsilon: 1e-6 };
-        let op = self.op(
-            &kernels::rms_norm(self.gpu.tier, false),
-            &[&step, &self.uniform(params), &x, &weight, &y],
-        );
+        let params = self.uniform(params);
+        let norm =
+            kernels::RmsNorm { step: &step, rms_norm: &params, x: &x, weight: &weight, y: &y };
+        let op = self.op(&kernels::rms_norm(self.gpu.tier, false), norm);
         self.time(&format!("rms_norm {width}"), &op, [1, 1, 1], 0.0, f64::from(width) * 12.0);
     }
 
@@ -125,7 +125,10 @@ impl Bench {
         let bytes = u64::from((width + 32) * rows) * 4;
         let (x, halves) = (self.storage(bytes), self.storage(bytes));
         let params = self.uniform(kernels::half_rows_params(width / 32, width + 32));
-        let op = self.op(&kernels::half_rows(self.gpu.tier), &[&params, &x, &halves]);
+        let op = self.op(
+            &kernels::half_rows(self.gpu.tier),
+            kernels::HalfRows { rows: &params, x: &x, halves: &halves },
+        );
         self.time(&format!("half_rows {rows}x{width}"), &op, [rows, 1, 1], 0.0, bytes as f64 * 1.5);
     }
 
@@ -139,18 +142,15 @@ impl Bench {
         let x = self.storage(u64::from(tokens * columns) * 4);
         let y = self.storage(u64::from(tokens * rows) * 4);
         let step = self.storage(64);
-        self.gpu.write(&step, 0, &tokens.to_le_bytes());
+        let header = StepHeader { rows: tokens, ..StepHeader::default() };
+        self.gpu.write(&step, 0, bytemuck::bytes_of(&header));
         let params = self.uniform(MatrixParams {
             units,
             rows,
-            first_row: 0,
             x_stride: columns,
             y_stride: rows,
-            first_batch: 0,
             batches: 1,
-            x_batch: 0,
-            y_batch: 0,
-            weight_shift: 0,
+            ..MatrixParams::default()
         });
         let (kernel, spec, grid) = if tokens == 1 {
             (
@@ -172,7 +172,18 @@ impl Bench {
                 kernels::matmul_grid(self.gpu.tier, format, rows, tokens),
             )
         };
-        let op = self.op(&spec, &[&step, &params, &weights, &scales, &x, &y]);
+        let operands = kernels::Product {
+            step: &step,
+            matrix: &params,
+            weights: &weights,
+            scales: &scales,
+            x: &x,
+            y: &y,
+            slots: None,
+            lists: None,
+            norm_weight: None,
+        };
+        let op = self.op(&spec, operands);
         let work = f64::from(rows) * f64::from(columns);
         let name = format!("{kernel} {format:?} {rows}x{columns} tokens {tokens}");
         self.time(
@@ -211,7 +222,7 @@ impl Bench {
         let kv = self.storage(u64::from(count) * shape.block_bytes());
         let codes = self.storage(u64::from(count) * shape.block_code_bytes());
         let out = self.storage(u64::from(rows * shape.q_heads() * shape.head_dim) * 4);
-        let states = self.storage(u64::from(rows * shape.q_heads()) * 8);
+        let row_states = self.storage(u64::from(rows * shape.q_heads()) * 8);
         let partials = u64::from(target + 64) * 4;
         let partial_o = self.storage(partials * u64::from(shape.head_dim) * 4);
         let partial_ml = self.storage(partials * 8);
@@ -220,8 +231,7 @@ impl Bench {
         let keys = self.storage(u64::from(shape.kv_heads * stride) * 4);
         let chosen_blocks = self.storage(u64::from(shape.kv_heads * count) * 4);
         let chosen_tokens = self.storage(u64::from(shape.kv_heads * stride) * 4);
-        let score_rows = self.uniform(RowsParams { width: stride, stride });
-        let stride_only = self.uniform(stride);
+        let score_rows = self.uniform(StrideParams { stride });
         let one = self.uniform(MergeParams { segments: 1, count: 1 });
         // Scores that differ, so that selection has work to do, and blocks that exist.
         let noise: Vec<u32> = (0..shape.q_heads() * stride)
@@ -235,10 +245,26 @@ impl Bench {
 
         let dense = plan(&[1], depth, None);
         write(&dense);
-        let split = [&step, &segment, &qkv, &kv, &partial_o, &partial_ml];
+        let split = |chosen_tokens| kernels::Split {
+            step: &step,
+            segment: &segment,
+            qkv: &qkv,
+            kv: &kv,
+            partial_o: &partial_o,
+            partial_ml: &partial_ml,
+            chosen_tokens,
+            hot_slots: None,
+        };
+        let states = kernels::Merge {
+            step: &step,
+            merge: &one,
+            partial_o: &partial_o,
+            partial_ml: &partial_ml,
+            out: &out,
+        };
         let kv_bytes = f64::from(depth) * f64::from(kv_heads) * d * 4.0;
         let flops = |tokens: f64| 4.0 * tokens * f64::from(q) * d;
-        let op = self.op(&kernels::dense_split(&shape, Place::Paged), &split);
+        let op = self.op(&kernels::dense_split(&shape, Place::Paged), split(None));
         self.time(
             &name("dense_split"),
             &op,
@@ -246,20 +272,24 @@ impl Bench {
             flops(f64::from(depth)),
             kv_bytes,
         );
-        let op = self.op(
-            &kernels::merge(self.gpu.tier, &shape),
-            &[&step, &one, &partial_o, &partial_ml, &out],
-        );
+        let op = self.op(&kernels::merge(self.gpu.tier, &shape), states.clone());
         self.time(&name("merge dense"), &op, [q, 1, kernels::merge_parts(&shape)], 0.0, 0.0);
 
         let sparse = plan(&[1], depth, Some(&budget));
         write(&sparse);
-        let score = [&step, &segment, &qkv, &channels, &codes];
         let scored = kernels::scored_blocks(&shape);
         // The scored noise must survive, so scoring writes elsewhere.
         let sink = self.storage(u64::from(q * stride) * 4);
-        let op =
-            self.op(&kernels::block_score(&shape), &[&score[..], &[&sink, &stride_only]].concat());
+        let score = kernels::BlockScore {
+            step: &step,
+            segment: &segment,
+            qkv: &qkv,
+            channels: &channels,
+            codes: &codes,
+            scores: &sink,
+            score_rows: &score_rows,
+        };
+        let op = self.op(&kernels::block_score(&shape), score);
         let code_bytes = f64::from(sparse.closed) * shape.block_code_bytes() as f64;
         self.time(
             &name("block_score"),
@@ -268,16 +298,31 @@ impl Bench {
             0.0,
             code_bytes,
         );
-        let top_k = [&step, &score_rows, &scores, &keys];
+        let top_k = |chosen, chosen_blocks| kernels::TopK {
+            step: &step,
+            score_rows: &score_rows,
+            scores: &scores,
+            keys: &keys,
+            chosen,
+            chosen_blocks,
+            hot_slots: None,
+        };
         let op = self.op(
             &kernels::top_k_blocks(self.gpu.tier, &shape, BlockScorer::Codes, None),
-            &[&top_k[..], &[&chosen_blocks]].concat(),
+            top_k(&chosen_blocks, None),
         );
         self.time(&name("top_k blocks"), &op, [kv_heads, 1, 1], 0.0, 0.0);
-        let op = self.op(
-            &kernels::token_score(&shape),
-            &[&score[..], &[&chosen_blocks, &sink, &stride_only]].concat(),
-        );
+        let score = kernels::TokenScore {
+            step: &step,
+            segment: &segment,
+            qkv: &qkv,
+            channels: &channels,
+            codes: &codes,
+            chosen_blocks: &chosen_blocks,
+            scores: &sink,
+            score_rows: &score_rows,
+        };
+        let op = self.op(&kernels::token_score(&shape), score);
         self.time(
             &name("token_score"),
             &op,
@@ -287,13 +332,10 @@ impl Bench {
         );
         let op = self.op(
             &kernels::top_k_tokens(self.gpu.tier, &shape),
-            &[&top_k[..], &[&chosen_tokens, &chosen_blocks]].concat(),
+            top_k(&chosen_tokens, Some(&chosen_blocks)),
         );
         self.time(&name("top_k tokens"), &op, [kv_heads, 1, 1], 0.0, 0.0);
-        let op = self.op(
-            &kernels::sparse_split(&shape, Place::Paged),
-            &[&split[..], &[&chosen_tokens]].concat(),
-        );
+        let op = self.op(&kernels::sparse_split(&shape, Place::Paged), split(Some(&chosen_tokens)));
         let attended = f64::from(budget.row(depth, shape.block).attended);
         let sparse_bytes = attended * f64::from(kv_heads) * d * 4.0;
         self.time(
@@ -303,10 +345,7 @@ impl Bench {
             flops(attended),
             sparse_bytes,
         );
-        let op = self.op(
-            &kernels::merge(self.gpu.tier, &shape),
-            &[&step, &one, &partial_o, &partial_ml, &out],
-        );
+        let op = self.op(&kernels::merge(self.gpu.tier, &shape), states);
         self.time(&name("merge sparse"), &op, [q, 1, kernels::merge_parts(&shape)], 0.0, 0.0);
 
         // Prefill of latent attention is that of the heads' keys and values.
@@ -318,7 +357,14 @@ impl Bench {
         write(&prefill);
         let op = self.op(
             &kernels::prefill(self.gpu.tier, &shape, shape.row_width()),
-            &[&step, &segment, &qkv, &kv, &out, &states],
+            kernels::Prefill {
+                step: &step,
+                segment: &segment,
+                qkv: &qkv,
+                kv: &kv,
+                out: &out,
+                states: &row_states,
+            },
         );
         let work = flops(f64::from(depth) - f64::from(rows) / 2.0) * f64::from(rows);
         self.time(

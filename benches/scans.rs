@@ -23,8 +23,6 @@ mod rig;
 mod stage;
 #[path = "scans/twins.rs"]
 mod twins;
-#[path = "scans/wgsl.rs"]
-mod wgsl;
 
 use asynctls::attention::{IndexFormat, Shape, Values};
 use candidates::{Candidate, candidates};
@@ -139,7 +137,6 @@ fn time(rig: &Rig, candidate: &Candidate, batch: usize, blocks: usize) -> Durati
     let mut turns = Vec::new();
     let mut noise = vec![0; 16 << 20];
     random.fill_bytes(&mut noise);
-    let noise = rig.storage(&noise);
     for _ in 0..copies {
         for (stage, kernel) in candidate.stages.iter().zip(&kernels) {
             let records = batch * (blocks / stage.share) * KV_HEADS;

@@ -3,6 +3,7 @@
 
 pub mod attention;
 pub mod conformance;
+pub mod contract;
 pub mod engine;
 mod error;
 #[cfg(feature = "text")]

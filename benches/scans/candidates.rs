@@ -1,10 +1,11 @@
 //! The candidate layouts, each with the workgroup that served it best on an H100.
 
-use super::stage::{Bindings, Fill, Lanes, Layout, Stage};
+use super::stage::{Bound, Fill, Lanes, Layout, Stage, kernel};
 use super::twins::{self, Block, Fold};
 use super::{BLOCK, KV_HEADS, SHAPE};
 use asynctls::attention::{IndexFormat, Shape};
-use asynctls::{gpu, kernels};
+use asynctls::gpu::ShaderSpec;
+use asynctls::kernels;
 
 /// A layout, at one choice of lanes and workgroups.
 pub struct Candidate {
@@ -23,19 +24,22 @@ impl Candidate {
     }
 }
 
-macro_rules! wgsl {
-    ($name:literal) => {
-        include_str!(concat!($name, ".wgsl"))
-    };
-}
+const FOLD_MAX: &str = "scans/fold_max.wgsl";
+const FINISH_WORKGROUP: &str = "scans/finish_workgroup.wgsl";
+const QUERY_FROZEN: &str = "scans/query_frozen.wgsl";
+const CODES: &str = "scans/codes.wgsl";
+const CODES_PACKED: &str = "scans/codes_packed.wgsl";
 
-const LIB: &str = wgsl!("lib");
-const TOKENS: &str = wgsl!("tokens");
-const FOLD_MAX: &str = wgsl!("fold_max");
-const FINISH_WORKGROUP: &str = wgsl!("finish_workgroup");
-const QUERY_FROZEN: &str = wgsl!("query_frozen");
-const CODES: &str = wgsl!("codes");
-const CODES_PACKED: &str = wgsl!("codes_packed");
+/// A scan whose block score folds its tokens' logits.
+fn tokens(
+    format: &'static str,
+    query: &'static str,
+    fold: &'static str,
+    finish: &'static str,
+) -> ShaderSpec {
+    let kernel = kernel("scans/tokens.wgsl").slot("format", format).slot("query", query);
+    kernel.slot("fold", fold).slot("finish", finish)
+}
 
 fn lanes(workgroup: u32, a_block: u32, blocks: u32) -> Lanes {
     Lanes { workgroup, a_block, blocks }
@@ -62,7 +66,7 @@ const BEST: Way = Way {
 fn fold_file(fold: Fold) -> &'static str {
     match fold {
         Fold::Max => FOLD_MAX,
-        Fold::LogSumExp => wgsl!("fold_logsumexp"),
+        Fold::LogSumExp => "scans/fold_logsumexp.wgsl",
     }
 }
 
@@ -78,7 +82,7 @@ fn codes(channels: usize, bits: usize, way: Way) -> Stage {
         ("UNIT_VECS", words.div_ceil(4)),
     ];
     Stage::new(
-        &[LIB, way.format, way.query, fold_file(way.fold), way.finish, TOKENS],
+        tokens(way.format, way.query, fold_file(way.fold), way.finish),
         way.lanes,
         BLOCK as u32 / tokens_a_unit,
         &own,
@@ -93,11 +97,10 @@ fn codes(channels: usize, bits: usize, way: Way) -> Stage {
 /// The product's own kernel: codes of 4 bits on so many channels, a step per block, all tokens' exponentials.
 fn product(channels: u32) -> Stage {
     let shape = Shape { index: IndexFormat { channels, bits: 4 }, ..SHAPE };
-    let spec = kernels::block_score(&shape).constant("LANES_REVERSED", false);
     let count = channels as usize;
     Stage {
-        text: gpu::assemble(&spec).expect("the product's kernel").text,
-        bindings: Bindings::Product { channels },
+        spec: kernels::block_score(&shape),
+        bound: Bound::Product { channels },
         blocks_a_workgroup: kernels::scored_blocks(&shape) as usize,
         record: Layout(vec![(count * 4, Fill::Halves), (BLOCK * count / 2, Fill::Bytes)]),
         query: Layout(vec![(SHAPE.head_dim as usize * 4, Fill::Floats)]),
@@ -110,9 +113,9 @@ fn product(channels: u32) -> Stage {
 /// 32 channels of 4 bits, a step and a minimum per block and channel.
 fn codes_block_step(is_int8: bool, fold: Fold) -> Stage {
     let (format, query) = match (is_int8, fold) {
-        (false, _) => (wgsl!("codes_f32"), wgsl!("query_block_f32")),
-        (true, Fold::Max) => (CODES_PACKED, wgsl!("query_block_int8")),
-        (true, Fold::LogSumExp) => (CODES, wgsl!("query_block_int8")),
+        (false, _) => ("scans/codes_f32.wgsl", "scans/query_block_f32.wgsl"),
+        (true, Fold::Max) => (CODES_PACKED, "scans/query_block_int8.wgsl"),
+        (true, Fold::LogSumExp) => (CODES, "scans/query_block_int8.wgsl"),
     };
     let own = [
         ("WORDS", 4),
@@ -123,7 +126,7 @@ fn codes_block_step(is_int8: bool, fold: Fold) -> Stage {
         ("UNIT_VECS", 1),
     ];
     let stage = Stage::new(
-        &[LIB, format, query, fold_file(fold), FINISH_WORKGROUP, TOKENS],
+        tokens(format, query, fold_file(fold), FINISH_WORKGROUP),
         BEST.lanes,
         BLOCK as u32,
         &own,
@@ -139,7 +142,7 @@ fn codes_block_step(is_int8: bool, fold: Fold) -> Stage {
 
 fn minmax(runs: u32, lanes: Lanes) -> Stage {
     let stage = Stage::new(
-        &[LIB, wgsl!("minmax")],
+        kernel("scans/minmax.wgsl"),
         lanes,
         runs * lanes.a_block,
         &[],
@@ -151,7 +154,7 @@ fn minmax(runs: u32, lanes: Lanes) -> Stage {
 
 /// A format with one logit a unit and a query of `query` bytes.
 fn plain(
-    format: &str,
+    format: &'static str,
     units: u32,
     lanes: Lanes,
     record: Layout,
@@ -159,7 +162,7 @@ fn plain(
     twin: fn(&Block) -> f64,
 ) -> Stage {
     Stage::new(
-        &[LIB, format, QUERY_FROZEN, FOLD_MAX, FINISH_WORKGROUP, TOKENS],
+        tokens(format, QUERY_FROZEN, FOLD_MAX, FINISH_WORKGROUP),
         lanes,
         units,
         &[("TOKENS_A_UNIT", 1)],
@@ -177,7 +180,7 @@ pub fn candidates() -> Vec<Candidate> {
     };
     add(
         "read 16 bytes a token",
-        vec![plain(wgsl!("read"), 64, BEST.lanes, token_rows(), 16, twins::read)],
+        vec![plain("scans/read.wgsl", 64, BEST.lanes, token_rows(), 16, twins::read)],
     );
     add("product 16x4", vec![product(16)]);
     add("product 24x4", vec![product(24)]);
@@ -208,7 +211,7 @@ pub fn candidates() -> Vec<Candidate> {
     }
     add("minmax 64 tokens", vec![minmax(1, lanes(128, 16, 2))]);
     add("minmax 16 tokens", vec![minmax(4, lanes(128, 16, 1))]);
-    let popcount = wgsl!("sign_popcount");
+    let popcount = "scans/sign_popcount.wgsl";
     add(
         "signs popcount",
         vec![plain(popcount, 64, lanes(128, 32, 1), token_rows(), 16, twins::sign_popcount)],
@@ -218,7 +221,7 @@ pub fn candidates() -> Vec<Candidate> {
     let vectors = Layout(vec![(1024, Fill::Bytes), (16, Fill::Halves)]);
     add(
         "rank 8 int8",
-        vec![plain(wgsl!("rank8"), 8, lanes(128, 8, 1), vectors, 128, twins::rank8)],
+        vec![plain("scans/rank8.wgsl", 8, lanes(128, 8, 1), vectors, 128, twins::rank8)],
     );
     // What the choice of the quarter costs comes on top: a selection, or a threshold and a compaction.
     for (coarse, a_block) in [(32, 16), (16, 8)] {
@@ -242,12 +245,12 @@ fn tuning() -> Vec<Candidate> {
             }
         }
     }
-    let (format, query) = (CODES_PACKED, wgsl!("query_storage"));
+    let (format, query) = (CODES_PACKED, "scans/query_storage.wgsl");
     ways.push((" unpacked at every use", Way { format, ..BEST }));
     ways.push((" query from storage", Way { query, ..BEST }));
     ways.push((" both", Way { format, query, ..BEST }));
     for blocks in [1, 2] {
-        let finish = wgsl!("finish_subgroup");
+        let finish = "scans/finish_subgroup.wgsl";
         ways.push((" subgroupMax", Way { lanes: lanes(128, 32, blocks), finish, ..BEST }));
     }
     ways.into_iter()

@@ -10,10 +10,10 @@ struct Unit {
 
 fn load_unit(record: u32, unit: u32) -> Unit {
     var loaded: Unit;
-//!repeat v UNIT_VECS
-    let words_$v = index[record + $v * UNITS_A_BLOCK + unit];
-//!repeat p PLANES
-    loaded.planes[$v * PLANES + $p] = (words_$v >> vec4($pu * BITS)) & vec4(MASK);
+//!repeat UNIT_VECS v
+    let words_{v} = index[record + {v} * UNITS_A_BLOCK + unit];
+//!repeat PLANES p
+    loaded.planes[{v} * PLANES + {p}] = (words_{v} >> vec4({p}u * BITS)) & vec4(MASK);
 //!end
 //!end
     return loaded;
@@ -21,17 +21,17 @@ fn load_unit(record: u32, unit: u32) -> Unit {
 
 fn unit_logits(query: Query, unit: Unit) -> array<i32, TOKENS_A_UNIT> {
     var logits: array<i32, TOKENS_A_UNIT>;
-//!repeat t TOKENS_A_UNIT
-    var sum_$t = 0;
-//!repeat w WORDS
-//!repeat p PLANES
-    sum_$t += dot4I8Packed(
-        query.words[($w * PLANES + $p) / 4][($w * PLANES + $p) % 4],
-        unit.planes[($t * WORDS + $w) / 4 * PLANES + $p][($t * WORDS + $w) % 4],
+//!repeat TOKENS_A_UNIT t
+    var sum_{t} = 0;
+//!repeat WORDS w
+//!repeat PLANES p
+    sum_{t} += dot4I8Packed(
+        query.words[({w} * PLANES + {p}) / 4][({w} * PLANES + {p}) % 4],
+        unit.planes[({t} * WORDS + {w}) / 4 * PLANES + {p}][({t} * WORDS + {w}) % 4],
     );
 //!end
 //!end
-    logits[$t] = sum_$t;
+    logits[{t}] = sum_{t};
 //!end
     return logits;
 }

@@ -9,17 +9,17 @@ struct Unit {
 fn load_unit(record: u32, unit: u32) -> Unit {
     let words = index[record + unit];
     var loaded: Unit;
-//!repeat w 4
-    loaded.values[$w * 2] = vec4<f32>(unpack4xU8(words[$w] & 0x0f0f0f0fu));
-    loaded.values[$w * 2 + 1] = vec4<f32>(unpack4xU8((words[$w] >> 4u) & 0x0f0f0f0fu));
+//!repeat 4 w
+    loaded.values[{w} * 2] = vec4<f32>(unpack4xU8(words[{w}] & 0x0f0f0f0fu));
+    loaded.values[{w} * 2 + 1] = vec4<f32>(unpack4xU8((words[{w}] >> 4u) & 0x0f0f0f0fu));
 //!end
     return loaded;
 }
 
 fn unit_logits(query: Query, unit: Unit) -> array<f32, 1> {
     var sum = 0.0;
-//!repeat i 8
-    sum += dot(query.weights[$i], unit.values[$i]);
+//!repeat 8 i
+    sum += dot(query.weights[{i}], unit.values[{i}]);
 //!end
     return array(sum);
 }

@@ -29,8 +29,8 @@ fn prepare_query(lane: u32, first_head: u32, record: u32) {
 fn query_of(first_head: u32, h: u32, place: u32) -> Query {
     var query: Query;
     let at = (place * 16u + h * 4u) * 2u;
-//!repeat i 8
-    query.weights[$i] = folded[at + $i];
+//!repeat 8 i
+    query.weights[{i}] = folded[at + {i}];
 //!end
     return query;
 }

@@ -8,8 +8,8 @@ fn prepare_query(lane: u32, first_head: u32, record: u32) {
 
 fn query_of(first_head: u32, h: u32, place: u32) -> Query {
     var query: Query;
-//!repeat i QUERY_VECS
-    query.words[$i] = queries[(first_head + h) * QUERY_VECS + $i];
+//!repeat QUERY_VECS i
+    query.words[{i}] = queries[(first_head + h) * QUERY_VECS + {i}];
 //!end
     return query;
 }

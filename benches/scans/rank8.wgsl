@@ -9,8 +9,8 @@ struct Unit {
 
 fn load_unit(record: u32, unit: u32) -> Unit {
     var loaded: Unit;
-//!repeat v 8
-    loaded.words[$v] = index[record + $v * 8u + unit];
+//!repeat 8 v
+    loaded.words[{v}] = index[record + {v} * 8u + unit];
 //!end
     let scales = index[record + 64u];
     loaded.scale = unpack2x16float(scales[unit / 2u])[unit % 2u];
@@ -19,9 +19,9 @@ fn load_unit(record: u32, unit: u32) -> Unit {
 
 fn unit_logits(query: Query, unit: Unit) -> array<f32, 1> {
     var sum = 0;
-//!repeat v 8
-//!repeat c 4
-    sum += dot4I8Packed(query.words[$v][$c], unit.words[$v][$c]);
+//!repeat 8 v
+//!repeat 4 c
+    sum += dot4I8Packed(query.words[{v}][{c}], unit.words[{v}][{c}]);
 //!end
 //!end
     return array(unit.scale * f32(sum));

@@ -1,7 +1,8 @@
 //! What one dispatch of a candidate is made of.
 
 use super::twins::{Block, Inputs};
-use super::{GROUP, KV_HEADS, wgsl};
+use super::{GROUP, KV_HEADS};
+use asynctls::gpu::ShaderSpec;
 use half::f16;
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
@@ -58,9 +59,35 @@ pub struct Lanes {
     pub blocks: u32,
 }
 
+/// The kernels' files.
+const SOURCES: &[(&str, &str)] = &[
+    ("scans/lib.wgsl", include_str!("lib.wgsl")),
+    ("scans/tokens.wgsl", include_str!("tokens.wgsl")),
+    ("scans/minmax.wgsl", include_str!("minmax.wgsl")),
+    ("scans/codes.wgsl", include_str!("codes.wgsl")),
+    ("scans/codes_f32.wgsl", include_str!("codes_f32.wgsl")),
+    ("scans/codes_packed.wgsl", include_str!("codes_packed.wgsl")),
+    ("scans/rank8.wgsl", include_str!("rank8.wgsl")),
+    ("scans/read.wgsl", include_str!("read.wgsl")),
+    ("scans/sign_popcount.wgsl", include_str!("sign_popcount.wgsl")),
+    ("scans/query_block_f32.wgsl", include_str!("query_block_f32.wgsl")),
+    ("scans/query_block_int8.wgsl", include_str!("query_block_int8.wgsl")),
+    ("scans/query_frozen.wgsl", include_str!("query_frozen.wgsl")),
+    ("scans/query_storage.wgsl", include_str!("query_storage.wgsl")),
+    ("scans/fold_max.wgsl", include_str!("fold_max.wgsl")),
+    ("scans/fold_logsumexp.wgsl", include_str!("fold_logsumexp.wgsl")),
+    ("scans/finish_workgroup.wgsl", include_str!("finish_workgroup.wgsl")),
+    ("scans/finish_subgroup.wgsl", include_str!("finish_subgroup.wgsl")),
+];
+
+/// A kernel of one of these files.
+pub fn kernel(file: &'static str) -> ShaderSpec {
+    ShaderSpec::new(file).sources(SOURCES)
+}
+
 /// How a kernel's inputs are bound.
 #[derive(Clone, Copy)]
-pub enum Bindings {
+pub enum Bound {
     /// As `lib.wgsl` declares.
     Probe,
     /// As the product's `block_score` declares, for so many channels: the first dimensions.
@@ -72,10 +99,10 @@ pub enum Bindings {
 
 /// One dispatch of a candidate.
 pub struct Stage {
-    /// The kernel's WGSL.
-    pub text: String,
-    /// Its bindings.
-    pub bindings: Bindings,
+    /// The kernel.
+    pub spec: ShaderSpec,
+    /// How its inputs are bound.
+    pub bound: Bound,
     /// Blocks that a workgroup scores.
     pub blocks_a_workgroup: usize,
     /// One block record of one KV head.
@@ -93,12 +120,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A probe of these files. A block has `units` units of loading; `own` are the constants that only its files need.
+    /// A probe by a kernel whose slots are filled. A block has `units` units of loading; `own` are the constants that only
+    /// its files need.
     pub fn new(
-        files: &[&str],
+        kernel: ShaderSpec,
         lanes: Lanes,
         units: u32,
-        own: &[(&str, u32)],
+        own: &[(&'static str, u32)],
         (record, query): (Layout, Layout),
         twin: impl Fn(&Block) -> f64 + 'static,
     ) -> Self {
@@ -114,8 +142,11 @@ impl Stage {
             ("UNITS", units / lanes.a_block),
         ];
         Self {
-            text: wgsl::assemble(files, &[&shared, own].concat()),
-            bindings: Bindings::Probe,
+            spec: shared
+                .iter()
+                .chain(own)
+                .fold(kernel, |kernel, &(name, value)| kernel.constant(name, value)),
+            bound: Bound::Probe,
             blocks_a_workgroup: (lanes.workgroup / lanes.a_block * lanes.blocks) as usize,
             record,
             query,

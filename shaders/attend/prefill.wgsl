@@ -41,9 +41,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let head = group.x;
     let kv_head = head / GROUP;
-    let tile_at = step[H_TILES_AT] + group.y * 2u;
-    let first_row = step[tile_at];
-    let rows = step[tile_at + 1u];
+    let tile_at = step[H_TILES_AT] + group.y * T_WORDS;
+    let first_row = step[tile_at + T_FIRST_ROW];
+    let rows = step[tile_at + T_ROWS];
     let first_position = row_position(first_row);
     let last_position = first_position + rows - 1u;
 
@@ -81,27 +81,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let row = lane / 4u * 4u;
                 let q_at = head * VECS + d / 4u + lane % 4u;
                 q = transpose(mat4x4(
-                    qkv[(first_row + min(row, rows - 1u)) * QUERY_VECS + q_at],
-                    qkv[(first_row + min(row + 1u, rows - 1u)) * QUERY_VECS + q_at],
-                    qkv[(first_row + min(row + 2u, rows - 1u)) * QUERY_VECS + q_at],
-                    qkv[(first_row + min(row + 3u, rows - 1u)) * QUERY_VECS + q_at],
+                    //!repeat 4 i
+                    qkv[(first_row + min(row{+i}, rows - 1u)) * QUERY_VECS + q_at],
+                    //!end
                 ));
             }
             workgroupBarrier();
             if stages {
-                stage[to] = q[0];
-                stage[to + 16u] = q[1];
-                stage[to + 32u] = q[2];
-                stage[to + 48u] = q[3];
+                //!repeat 4 i
+                stage[to{+16*i}] = q[{i}];
+                //!end
             }
             // Stage keys: a quad of tokens x eight dimensions for each of 16 lanes.
             if lane < 16u {
                 let token = lane / 2u * 4u;
                 let k_at = place_rows(place, token) + token * ROW_VECS + d / 8u + lane % 2u;
-                let k0 = kv[k_at];
-                let k1 = kv[k_at + ROW_VECS];
-                let k2 = kv[k_at + 2u * ROW_VECS];
-                let k3 = kv[k_at + 3u * ROW_VECS];
+                //!repeat 4 i
+                let k{i} = kv[k_at{+i*ROW_VECS}];
+                //!end
                 let k_to = 256u + lane % 2u * 64u + lane / 2u;
                 stage_keys(k_to, kv_low(k0), kv_low(k1), kv_low(k2), kv_low(k3));
                 stage_keys(k_to + 32u, kv_high(k0), kv_high(k1), kv_high(k2), kv_high(k3));
@@ -181,21 +178,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let v0 = stage[at];
                 o_lo[0] += outer(p_lo, v0);
                 o_hi[0] += outer(p_hi, v0);
-                if LANE_VECS > 1u {
-                    let v1 = stage[at + TEAM];
-                    o_lo[1] += outer(p_lo, v1);
-                    o_hi[1] += outer(p_hi, v1);
+                //!repeat 1..4 i
+                if LANE_VECS > {i}u {
+                    let v{i} = stage[at{+i*TEAM}];
+                    o_lo[{i}] += outer(p_lo, v{i});
+                    o_hi[{i}] += outer(p_hi, v{i});
                 }
-                if LANE_VECS > 2u {
-                    let v2 = stage[at + 2u * TEAM];
-                    o_lo[2] += outer(p_lo, v2);
-                    o_hi[2] += outer(p_hi, v2);
-                }
-                if LANE_VECS > 3u {
-                    let v3 = stage[at + 3u * TEAM];
-                    o_lo[3] += outer(p_lo, v3);
-                    o_hi[3] += outer(p_hi, v3);
-                }
+                //!end
             }
         }
     }
@@ -225,18 +214,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // Constant indices: an accumulator indexed by a loop that is not unrolled would live in memory, not registers.
     put(to_lo, left_lo, merged_lo, o_lo[0]);
     put(to_hi, left_hi, merged_hi, o_hi[0]);
-    if owns(member, 1u) {
-        put(to_lo + TEAM, left_lo, merged_lo, o_lo[1]);
-        put(to_hi + TEAM, left_hi, merged_hi, o_hi[1]);
+    //!repeat 1..4 i
+    if owns(member, {i}u) {
+        put(to_lo{+i*TEAM}, left_lo, merged_lo, o_lo[{i}]);
+        put(to_hi{+i*TEAM}, left_hi, merged_hi, o_hi[{i}]);
     }
-    if owns(member, 2u) {
-        put(to_lo + 2u * TEAM, left_lo, merged_lo, o_lo[2]);
-        put(to_hi + 2u * TEAM, left_hi, merged_hi, o_hi[2]);
-    }
-    if owns(member, 3u) {
-        put(to_lo + 3u * TEAM, left_lo, merged_lo, o_lo[3]);
-        put(to_hi + 3u * TEAM, left_hi, merged_hi, o_hi[3]);
-    }
+    //!end
     if segment.count > 1u && member == 0u {
         put_states(head, first_row + row, left_lo, merged_lo);
         put_states(head, first_row + row + 4u, left_hi, merged_hi);
@@ -259,10 +242,9 @@ fn scale_rows(o: mat4x4<f32>, factors: vec4<f32>) -> mat4x4<f32> {
 
 fn stage_keys(to: u32, k0: vec4<f32>, k1: vec4<f32>, k2: vec4<f32>, k3: vec4<f32>) {
     let k = transpose(mat4x4(k0, k1, k2, k3));
-    stage[to] = k[0];
-    stage[to + 8u] = k[1];
-    stage[to + 16u] = k[2];
-    stage[to + 24u] = k[3];
+    //!repeat 4 i
+    stage[to{+8*i}] = k[{i}];
+    //!end
 }
 
 // Whether the vec4 is one of the row's.
@@ -281,10 +263,9 @@ fn earlier_states(head: u32, first_row: u32, row: u32, rows: u32) -> States {
     if segment.index == 0u {
         return States(vec4(NOTHING), vec4(0.0));
     }
-    let s0 = states[(first_row + min(row, rows - 1u)) * Q_HEADS + head];
-    let s1 = states[(first_row + min(row + 1u, rows - 1u)) * Q_HEADS + head];
-    let s2 = states[(first_row + min(row + 2u, rows - 1u)) * Q_HEADS + head];
-    let s3 = states[(first_row + min(row + 3u, rows - 1u)) * Q_HEADS + head];
+    //!repeat 4 i
+    let s{i} = states[(first_row + min(row{+i}, rows - 1u)) * Q_HEADS + head];
+    //!end
     return States(vec4(s0.x, s1.x, s2.x, s3.x), vec4(s0.y, s1.y, s2.y, s3.y));
 }
 

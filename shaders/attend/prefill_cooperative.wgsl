@@ -57,9 +57,9 @@ fn main(
     let lane = lane_of(local, WORKGROUP);
     let head = group.x;
     let kv_head = head / GROUP;
-    let tile_at = step[H_TILES_AT] + group.y * 2u;
-    let first_row = step[tile_at];
-    let rows = step[tile_at + 1u];
+    let tile_at = step[H_TILES_AT] + group.y * T_WORDS;
+    let first_row = step[tile_at + T_FIRST_ROW];
+    let rows = step[tile_at + T_ROWS];
     let first_position = row_position(first_row);
     let last_position = first_position + rows - 1u;
 
@@ -83,44 +83,18 @@ fn main(
     // Queries and outputs of sixteen dimensions each. They have names: in an array that a loop indexes they could live in
     // memory. What a head does not have costs nothing.
     let q_at = subgroup * 16u * STAGE_ROW;
-    var q0: coop_mat16x16<f16, A>;
-    var q1: coop_mat16x16<f16, A>;
-    var q2: coop_mat16x16<f16, A>;
-    var q3: coop_mat16x16<f16, A>;
-    var q4: coop_mat16x16<f16, A>;
-    var q5: coop_mat16x16<f16, A>;
-    var q6: coop_mat16x16<f16, A>;
-    var q7: coop_mat16x16<f16, A>;
+    //!repeat 8 i
+    var q{i}: coop_mat16x16<f16, A>;
+    //!end
     q0 = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at], STAGE_ROW);
-    if HEAD_DIM > 16u {
-        q1 = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at + 4u], STAGE_ROW);
+    //!repeat 1..8 i
+    if HEAD_DIM > {16*i}u {
+        q{i} = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at + {4*i}u], STAGE_ROW);
     }
-    if HEAD_DIM > 32u {
-        q2 = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at + 8u], STAGE_ROW);
-    }
-    if HEAD_DIM > 48u {
-        q3 = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at + 12u], STAGE_ROW);
-    }
-    if HEAD_DIM > 64u {
-        q4 = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at + 16u], STAGE_ROW);
-    }
-    if HEAD_DIM > 80u {
-        q5 = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at + 20u], STAGE_ROW);
-    }
-    if HEAD_DIM > 96u {
-        q6 = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at + 24u], STAGE_ROW);
-    }
-    if HEAD_DIM > 112u {
-        q7 = coopLoadT<coop_mat16x16<f16, A>>(&stage[q_at + 28u], STAGE_ROW);
-    }
-    var o0: coop_mat16x16<f32, C>;
-    var o1: coop_mat16x16<f32, C>;
-    var o2: coop_mat16x16<f32, C>;
-    var o3: coop_mat16x16<f32, C>;
-    var o4: coop_mat16x16<f32, C>;
-    var o5: coop_mat16x16<f32, C>;
-    var o6: coop_mat16x16<f32, C>;
-    var o7: coop_mat16x16<f32, C>;
+    //!end
+    //!repeat 8 i
+    var o{i}: coop_mat16x16<f32, C>;
+    //!end
     // What the row's weights are relative to, and this lane's half of their sum.
     var m = NOTHING;
     var l = 0.0;
@@ -133,56 +107,22 @@ fn main(
 
     // This lane's share of the next tile's keys and values, one vec4 for every sixteen dimensions: they are on their way while
     // a tile is worked on.
-    var k0: vec4<f16>;
-    var v0: vec4<f16>;
-    var k1: vec4<f16>;
-    var v1: vec4<f16>;
-    var k2: vec4<f16>;
-    var v2: vec4<f16>;
-    var k3: vec4<f16>;
-    var v3: vec4<f16>;
-    var k4: vec4<f16>;
-    var v4: vec4<f16>;
-    var k5: vec4<f16>;
-    var v5: vec4<f16>;
-    var k6: vec4<f16>;
-    var v6: vec4<f16>;
-    var k7: vec4<f16>;
-    var v7: vec4<f16>;
+    //!repeat 8 i
+    var k{i}: vec4<f16>;
+    var v{i}: vec4<f16>;
+    //!end
     let begin = tiles_begin();
     let until = tiles_end(last_position);
     var place = place_of(first_row, kv_head, begin, last_position);
     if place.near_here || place.far_here {
         k0 = key_at(place, lane);
         v0 = value_at(place, lane, begin, last_position);
-        if HEAD_DIM > 16u {
-            k1 = key_at(place, WORKGROUP + lane);
-            v1 = value_at(place, WORKGROUP + lane, begin, last_position);
+        //!repeat 1..8 i
+        if HEAD_DIM > {16*i}u {
+            k{i} = key_at(place, {i*WORKGROUP+}lane);
+            v{i} = value_at(place, {i*WORKGROUP+}lane, begin, last_position);
         }
-        if HEAD_DIM > 32u {
-            k2 = key_at(place, 2u * WORKGROUP + lane);
-            v2 = value_at(place, 2u * WORKGROUP + lane, begin, last_position);
-        }
-        if HEAD_DIM > 48u {
-            k3 = key_at(place, 3u * WORKGROUP + lane);
-            v3 = value_at(place, 3u * WORKGROUP + lane, begin, last_position);
-        }
-        if HEAD_DIM > 64u {
-            k4 = key_at(place, 4u * WORKGROUP + lane);
-            v4 = value_at(place, 4u * WORKGROUP + lane, begin, last_position);
-        }
-        if HEAD_DIM > 80u {
-            k5 = key_at(place, 5u * WORKGROUP + lane);
-            v5 = value_at(place, 5u * WORKGROUP + lane, begin, last_position);
-        }
-        if HEAD_DIM > 96u {
-            k6 = key_at(place, 6u * WORKGROUP + lane);
-            v6 = value_at(place, 6u * WORKGROUP + lane, begin, last_position);
-        }
-        if HEAD_DIM > 112u {
-            k7 = key_at(place, 7u * WORKGROUP + lane);
-            v7 = value_at(place, 7u * WORKGROUP + lane, begin, last_position);
-        }
+        //!end
     }
     for (var tile = begin; tile < until; tile += TILE_TOKENS) {
         let now = place;
@@ -190,27 +130,11 @@ fn main(
         if here {
             workgroupBarrier();
             stage_pair(lane, k0, v0);
-            if HEAD_DIM > 16u {
-                stage_pair(WORKGROUP + lane, k1, v1);
+            //!repeat 1..8 i
+            if HEAD_DIM > {16*i}u {
+                stage_pair({i*WORKGROUP+}lane, k{i}, v{i});
             }
-            if HEAD_DIM > 32u {
-                stage_pair(2u * WORKGROUP + lane, k2, v2);
-            }
-            if HEAD_DIM > 48u {
-                stage_pair(3u * WORKGROUP + lane, k3, v3);
-            }
-            if HEAD_DIM > 64u {
-                stage_pair(4u * WORKGROUP + lane, k4, v4);
-            }
-            if HEAD_DIM > 80u {
-                stage_pair(5u * WORKGROUP + lane, k5, v5);
-            }
-            if HEAD_DIM > 96u {
-                stage_pair(6u * WORKGROUP + lane, k6, v6);
-            }
-            if HEAD_DIM > 112u {
-                stage_pair(7u * WORKGROUP + lane, k7, v7);
-            }
+            //!end
             workgroupBarrier();
         }
         let next = tile + TILE_TOKENS;
@@ -219,34 +143,12 @@ fn main(
             if place.near_here || place.far_here {
                 k0 = key_at(place, lane);
                 v0 = value_at(place, lane, next, last_position);
-                if HEAD_DIM > 16u {
-                    k1 = key_at(place, WORKGROUP + lane);
-                    v1 = value_at(place, WORKGROUP + lane, next, last_position);
+                //!repeat 1..8 i
+                if HEAD_DIM > {16*i}u {
+                    k{i} = key_at(place, {i*WORKGROUP+}lane);
+                    v{i} = value_at(place, {i*WORKGROUP+}lane, next, last_position);
                 }
-                if HEAD_DIM > 32u {
-                    k2 = key_at(place, 2u * WORKGROUP + lane);
-                    v2 = value_at(place, 2u * WORKGROUP + lane, next, last_position);
-                }
-                if HEAD_DIM > 48u {
-                    k3 = key_at(place, 3u * WORKGROUP + lane);
-                    v3 = value_at(place, 3u * WORKGROUP + lane, next, last_position);
-                }
-                if HEAD_DIM > 64u {
-                    k4 = key_at(place, 4u * WORKGROUP + lane);
-                    v4 = value_at(place, 4u * WORKGROUP + lane, next, last_position);
-                }
-                if HEAD_DIM > 80u {
-                    k5 = key_at(place, 5u * WORKGROUP + lane);
-                    v5 = value_at(place, 5u * WORKGROUP + lane, next, last_position);
-                }
-                if HEAD_DIM > 96u {
-                    k6 = key_at(place, 6u * WORKGROUP + lane);
-                    v6 = value_at(place, 6u * WORKGROUP + lane, next, last_position);
-                }
-                if HEAD_DIM > 112u {
-                    k7 = key_at(place, 7u * WORKGROUP + lane);
-                    v7 = value_at(place, 7u * WORKGROUP + lane, next, last_position);
-                }
+                //!end
             }
         }
         if !here {
@@ -257,34 +159,12 @@ fn main(
         var far: coop_mat16x16<f32, C>;
         near = add_keys(q0, 0u, near);
         far = add_keys(q0, 16u * STAGE_ROW, far);
-        if HEAD_DIM > 16u {
-            near = add_keys(q1, 4u, near);
-            far = add_keys(q1, 16u * STAGE_ROW + 4u, far);
+        //!repeat 1..8 i
+        if HEAD_DIM > {16*i}u {
+            near = add_keys(q{i}, {4*i}u, near);
+            far = add_keys(q{i}, 16u * STAGE_ROW + {4*i}u, far);
         }
-        if HEAD_DIM > 32u {
-            near = add_keys(q2, 8u, near);
-            far = add_keys(q2, 16u * STAGE_ROW + 8u, far);
-        }
-        if HEAD_DIM > 48u {
-            near = add_keys(q3, 12u, near);
-            far = add_keys(q3, 16u * STAGE_ROW + 12u, far);
-        }
-        if HEAD_DIM > 64u {
-            near = add_keys(q4, 16u, near);
-            far = add_keys(q4, 16u * STAGE_ROW + 16u, far);
-        }
-        if HEAD_DIM > 80u {
-            near = add_keys(q5, 20u, near);
-            far = add_keys(q5, 16u * STAGE_ROW + 20u, far);
-        }
-        if HEAD_DIM > 96u {
-            near = add_keys(q6, 24u, near);
-            far = add_keys(q6, 16u * STAGE_ROW + 24u, far);
-        }
-        if HEAD_DIM > 112u {
-            near = add_keys(q7, 28u, near);
-            far = add_keys(q7, 16u * STAGE_ROW + 28u, far);
-        }
+        //!end
         coopStoreT(near, &logits[own_logits], LOGIT_ROW);
         coopStoreT(far, &logits[own_logits + 4u], LOGIT_ROW);
         if lane == 0u {
@@ -295,10 +175,9 @@ fn main(
         // Scale and mask; the row's largest logit; its weights.
         let first = tile + half * 16u;
         let end = select(0u, position + 1u, place_here(now, half * 16u));
-        let s0 = masked(logits_at, grow, first, end);
-        let s1 = masked(logits_at + 1u, grow, first + 4u, end);
-        let s2 = masked(logits_at + 2u, grow, first + 8u, end);
-        let s3 = masked(logits_at + 3u, grow, first + 12u, end);
+        //!repeat 4 i
+        let s{i} = masked(logits_at{+i}, grow, first{+4*i}, end);
+        //!end
         let s = max(max(s0, s1), max(s2, s3));
         let in_half = max(max(s.x, s.y), max(s.z, s.w));
         let largest = max(in_half, subgroupShuffleXor(in_half, 1u));
@@ -309,65 +188,31 @@ fn main(
             l *= rescale;
             logits[GROWN].x = 1.0;
         }
-        let p0 = weights_of(s0, m, first, end);
-        let p1 = weights_of(s1, m, first + 4u, end);
-        let p2 = weights_of(s2, m, first + 8u, end);
-        let p3 = weights_of(s3, m, first + 12u, end);
+        //!repeat 4 i
+        let p{i} = weights_of(s{i}, m, first{+4*i}, end);
+        //!end
         l += dot(p0 + p1 + p2 + p3, vec4(1.0));
-        weights[weights_at] = vec4<f16>(p0);
-        weights[weights_at + 1u] = vec4<f16>(p1);
-        weights[weights_at + 2u] = vec4<f16>(p2);
-        weights[weights_at + 3u] = vec4<f16>(p3);
+        //!repeat 4 i
+        weights[weights_at{+i}] = vec4<f16>(p{i});
+        //!end
         workgroupBarrier();
 
         if logits[GROWN].x == 1.0 {
             o0 = rescaled(o0, own_logits, outputs_at, rescale);
-            if HEAD_DIM > 16u {
-                o1 = rescaled(o1, own_logits, outputs_at, rescale);
+            //!repeat 1..8 i
+            if HEAD_DIM > {16*i}u {
+                o{i} = rescaled(o{i}, own_logits, outputs_at, rescale);
             }
-            if HEAD_DIM > 32u {
-                o2 = rescaled(o2, own_logits, outputs_at, rescale);
-            }
-            if HEAD_DIM > 48u {
-                o3 = rescaled(o3, own_logits, outputs_at, rescale);
-            }
-            if HEAD_DIM > 64u {
-                o4 = rescaled(o4, own_logits, outputs_at, rescale);
-            }
-            if HEAD_DIM > 80u {
-                o5 = rescaled(o5, own_logits, outputs_at, rescale);
-            }
-            if HEAD_DIM > 96u {
-                o6 = rescaled(o6, own_logits, outputs_at, rescale);
-            }
-            if HEAD_DIM > 112u {
-                o7 = rescaled(o7, own_logits, outputs_at, rescale);
-            }
+            //!end
         }
         let w_near = coopLoadT<coop_mat16x16<f16, A>>(&weights[own_weights], WEIGHT_ROW);
         let w_far = coopLoadT<coop_mat16x16<f16, A>>(&weights[own_weights + 4u], WEIGHT_ROW);
         o0 = add_values(w_near, w_far, 0u, o0);
-        if HEAD_DIM > 16u {
-            o1 = add_values(w_near, w_far, 4u, o1);
+        //!repeat 1..8 i
+        if HEAD_DIM > {16*i}u {
+            o{i} = add_values(w_near, w_far, {4*i}u, o{i});
         }
-        if HEAD_DIM > 32u {
-            o2 = add_values(w_near, w_far, 8u, o2);
-        }
-        if HEAD_DIM > 48u {
-            o3 = add_values(w_near, w_far, 12u, o3);
-        }
-        if HEAD_DIM > 64u {
-            o4 = add_values(w_near, w_far, 16u, o4);
-        }
-        if HEAD_DIM > 80u {
-            o5 = add_values(w_near, w_far, 20u, o5);
-        }
-        if HEAD_DIM > 96u {
-            o6 = add_values(w_near, w_far, 24u, o6);
-        }
-        if HEAD_DIM > 112u {
-            o7 = add_values(w_near, w_far, 28u, o7);
-        }
+        //!end
     }
 
     // One of a row's lanes merges it with earlier segments; both write it.
@@ -381,34 +226,12 @@ fn main(
     let writes = row < rows;
     coopStoreT(o0, &logits[own_logits], LOGIT_ROW);
     put(writes, to, merge, outputs_at);
-    if HEAD_DIM > 16u {
-        coopStoreT(o1, &logits[own_logits], LOGIT_ROW);
-        put(writes, to + 4u, merge, outputs_at);
+    //!repeat 1..8 i
+    if HEAD_DIM > {16*i}u {
+        coopStoreT(o{i}, &logits[own_logits], LOGIT_ROW);
+        put(writes, to + {4*i}u, merge, outputs_at);
     }
-    if HEAD_DIM > 32u {
-        coopStoreT(o2, &logits[own_logits], LOGIT_ROW);
-        put(writes, to + 8u, merge, outputs_at);
-    }
-    if HEAD_DIM > 48u {
-        coopStoreT(o3, &logits[own_logits], LOGIT_ROW);
-        put(writes, to + 12u, merge, outputs_at);
-    }
-    if HEAD_DIM > 64u {
-        coopStoreT(o4, &logits[own_logits], LOGIT_ROW);
-        put(writes, to + 16u, merge, outputs_at);
-    }
-    if HEAD_DIM > 80u {
-        coopStoreT(o5, &logits[own_logits], LOGIT_ROW);
-        put(writes, to + 20u, merge, outputs_at);
-    }
-    if HEAD_DIM > 96u {
-        coopStoreT(o6, &logits[own_logits], LOGIT_ROW);
-        put(writes, to + 24u, merge, outputs_at);
-    }
-    if HEAD_DIM > 112u {
-        coopStoreT(o7, &logits[own_logits], LOGIT_ROW);
-        put(writes, to + 28u, merge, outputs_at);
-    }
+    //!end
 }
 
 fn key_at(place: Place, i: u32) -> vec4<f16> {

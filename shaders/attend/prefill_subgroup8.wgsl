@@ -51,9 +51,9 @@ fn main(
 ) {
     let head = group.x;
     let kv_head = head / GROUP;
-    let tile_at = step[H_TILES_AT] + group.y * 2u;
-    let first_row = step[tile_at];
-    let rows = step[tile_at + 1u];
+    let tile_at = step[H_TILES_AT] + group.y * T_WORDS;
+    let first_row = step[tile_at + T_FIRST_ROW];
+    let rows = step[tile_at + T_ROWS];
     let last_position = row_position(first_row) + rows - 1u;
     let a = lane_of(local, 32u) / 8u * 16u + lane;
     let b = a + 8u;
@@ -144,16 +144,24 @@ fn spread(eight: vec4<u32>) -> Tokens {
     let high = kv_high(eight);
     return Tokens(
         mat4x4(
-            subgroupBroadcast(low, 0u), subgroupBroadcast(low, 1u), subgroupBroadcast(low, 2u), subgroupBroadcast(low, 3u),
+            //!repeat 4 i
+            subgroupBroadcast(low, {i}u),
+            //!end
         ),
         mat4x4(
-            subgroupBroadcast(high, 0u), subgroupBroadcast(high, 1u), subgroupBroadcast(high, 2u), subgroupBroadcast(high, 3u),
+            //!repeat 4 i
+            subgroupBroadcast(high, {i}u),
+            //!end
         ),
         mat4x4(
-            subgroupBroadcast(low, 4u), subgroupBroadcast(low, 5u), subgroupBroadcast(low, 6u), subgroupBroadcast(low, 7u),
+            //!repeat 4 i
+            subgroupBroadcast(low, {i+4}u),
+            //!end
         ),
         mat4x4(
-            subgroupBroadcast(high, 4u), subgroupBroadcast(high, 5u), subgroupBroadcast(high, 6u), subgroupBroadcast(high, 7u),
+            //!repeat 4 i
+            subgroupBroadcast(high, {i+4}u),
+            //!end
         ),
     );
 }

@@ -16,9 +16,9 @@ const ROW_WORDS: u32 = HEAD_DIM / 2u;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let kv_head = group.x;
-    let closing = step[H_CLOSING_AT] + group.y * 3u;
-    let index_slot = step[closing + 1u] - index_segment.first;
-    let slot = step[closing + 2u] - segment.first;
+    let closing = step[H_CLOSING_AT] + group.y * C_WORDS;
+    let index_slot = step[closing + C_BLOCK] - index_segment.first;
+    let slot = step[closing + C_PLACE] - segment.first;
     if slot >= segment.blocks || index_slot >= index_segment.blocks {
         return;
     }

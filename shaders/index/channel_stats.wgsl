@@ -16,18 +16,18 @@ const Q_HEADS: u32 = KV_HEADS * GROUP;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let kv_head = group.x;
-    let span = step[H_SPANS_AT] + group.y * 4u;
-    let first_row = step[span + 1u];
-    let first_position = step[span + 3u];
+    let span = step[H_SPANS_AT] + group.y * S_WORDS;
+    let first_row = step[span + S_FIRST_ROW];
+    let first_position = step[span + S_POSITION];
     if first_position >= STATS_TOKENS {
         return;
     }
-    let rows = min(step[span + 2u], STATS_TOKENS - first_position);
+    let rows = min(step[span + S_ROWS], STATS_TOKENS - first_position);
     // One of the group's queries, or the key.
     let member = group.z;
     let is_key = member == GROUP;
     let head = select(kv_head * GROUP + member, Q_HEADS + kv_head, is_key);
-    let stats_at = ((step[span] * KV_HEADS + kv_head) * (GROUP + 1u) + member) * HEAD_DIM;
+    let stats_at = ((step[span + S_SEQUENCE] * KV_HEADS + kv_head) * (GROUP + 1u) + member) * HEAD_DIM;
     for (var dimension = lane_of(local, WORKGROUP); dimension < HEAD_DIM; dimension += WORKGROUP) {
         let at = stats_at + dimension;
         var largest = select(stats[at], 0.0, first_position == 0u);

@@ -38,10 +38,10 @@ fn code(row: u32, channel: u32) -> u32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     let kv_head = group.x;
-    let closing = step[H_CLOSING_AT] + group.y * 3u;
-    let sequence = step[closing];
-    let index_slot = step[closing + 1u] - index_segment.first;
-    let slot = step[closing + 2u] - segment.first;
+    let closing = step[H_CLOSING_AT] + group.y * C_WORDS;
+    let sequence = step[closing + C_SEQUENCE];
+    let index_slot = step[closing + C_BLOCK] - index_segment.first;
+    let slot = step[closing + C_PLACE] - segment.first;
     if slot >= segment.blocks || index_slot >= index_segment.blocks {
         return;
     }

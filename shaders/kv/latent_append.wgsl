@@ -91,10 +91,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var vec = lane; vec < ROW_VECS; vec += WORKGROUP) {
         let i = vec * 8u;
         kv[cache_at + vec] = vec4(
-            kv_pack(cached[i], cached[i + 1u]),
-            kv_pack(cached[i + 2u], cached[i + 3u]),
-            kv_pack(cached[i + 4u], cached[i + 5u]),
-            kv_pack(cached[i + 6u], cached[i + 7u]),
+            //!repeat 4 k
+            kv_pack(cached[i{+2*k}], cached[i{+2*k+1}]),
+            //!end
         );
     }
 }

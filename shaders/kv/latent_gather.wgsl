@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let token = group.x;
     let position = slab.first * BLOCK + token;
     // Rows of a step's first sequence follow one another.
-    let last_row = step[step[H_SPANS_AT] + 2u] - 1u;
+    let last_row = step[step[H_SPANS_AT] + S_ROWS] - 1u;
     let exists = position <= row_position(last_row);
     var row_at = 0u;
     if exists {

@@ -33,10 +33,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         kv[kv_row(token / BLOCK, head, vec / ROW_VECS, token % BLOCK) + vec % ROW_VECS] = vec4(
-            kv_pack(values[0], values[1]),
-            kv_pack(values[2], values[3]),
-            kv_pack(values[4], values[5]),
-            kv_pack(values[6], values[7]),
+            //!repeat 4 k
+            kv_pack(values[{2*k}], values[{2*k+1}]),
+            //!end
         );
     }
 }

@@ -61,10 +61,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let to = kv_row(block - segment.first, (head - Q_HEADS) % KV_HEADS, which, position % BLOCK) + lane;
         let i = lane * 8u;
         kv[to] = vec4(
-            kv_pack(rotated[i], rotated[i + 1u]),
-            kv_pack(rotated[i + 2u], rotated[i + 3u]),
-            kv_pack(rotated[i + 4u], rotated[i + 5u]),
-            kv_pack(rotated[i + 6u], rotated[i + 7u]),
+            //!repeat 4 k
+            kv_pack(rotated[i{+2*k}], rotated[i{+2*k+1}]),
+            //!end
         );
     }
 }

@@ -22,8 +22,9 @@ var<workgroup> weights: array<vec4<f32>, WORKGROUP>;
 
 fn query8(at: u32, quad: u32) -> Eight {
     return Eight(
-        query(at, quad), query(at + 1u, quad), query(at + 2u, quad), query(at + 3u, quad),
-        query(at + 4u, quad), query(at + 5u, quad), query(at + 6u, quad), query(at + 7u, quad),
+        //!repeat 8 i
+        query(at{+i}, quad),
+        //!end
     );
 }
 
@@ -148,14 +149,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
 fn stage8(lane: u32, o: Eight) {
     let at = lane * 8u;
-    scratch[at] = o.v0;
-    scratch[at + 1u] = o.v1;
-    scratch[at + 2u] = o.v2;
-    scratch[at + 3u] = o.v3;
-    scratch[at + 4u] = o.v4;
-    scratch[at + 5u] = o.v5;
-    scratch[at + 6u] = o.v6;
-    scratch[at + 7u] = o.v7;
+    //!repeat 8 i
+    scratch[at{+i}] = o.v{i};
+    //!end
     workgroupBarrier();
 }
 

@@ -19,24 +19,18 @@ const NOWHERE: u32 = 0xffffffffu;
 
 // Eight dimensions, each for four heads. Named rather than indexed: an array that a loop indexes would live in memory.
 struct Eight {
-    v0: vec4<f32>,
-    v1: vec4<f32>,
-    v2: vec4<f32>,
-    v3: vec4<f32>,
-    v4: vec4<f32>,
-    v5: vec4<f32>,
-    v6: vec4<f32>,
-    v7: vec4<f32>,
+    //!repeat 8 i
+    v{i}: vec4<f32>,
+    //!end
 }
 
 // One dimension of a quad's queries; a last quad that is not full repeats its last head, which is never written out.
 fn query(at: u32, quad: u32) -> vec4<f32> {
     let first = quad * 4u;
     return vec4(
-        qkv[at + min(first, GROUP - 1u) * HEAD_DIM],
-        qkv[at + min(first + 1u, GROUP - 1u) * HEAD_DIM],
-        qkv[at + min(first + 2u, GROUP - 1u) * HEAD_DIM],
-        qkv[at + min(first + 3u, GROUP - 1u) * HEAD_DIM],
+        //!repeat 4 i
+        qkv[at + min(first{+i}, GROUP - 1u) * HEAD_DIM],
+        //!end
     ) * SCALE;
 }
 
@@ -51,8 +45,12 @@ fn add8(o: Eight, w: vec4<f32>, eight: vec4<u32>) -> Eight {
     let low = kv_low(eight);
     let high = kv_high(eight);
     return Eight(
-        o.v0 + w * low.x, o.v1 + w * low.y, o.v2 + w * low.z, o.v3 + w * low.w,
-        o.v4 + w * high.x, o.v5 + w * high.y, o.v6 + w * high.z, o.v7 + w * high.w,
+        //!repeat 4 i
+        o.v{i} + w * low.{xyzw[i]},
+        //!end
+        //!repeat 4 i
+        o.v{i+4} + w * high.{xyzw[i]},
+        //!end
     );
 }
 

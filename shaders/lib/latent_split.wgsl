@@ -32,9 +32,9 @@ var<workgroup> weights: array<vec4<f32>, TILE>;
 
 fn query8(vec: u32) -> Eight {
     return Eight(
-        shared_vecs[vec], shared_vecs[QUERY_ROW + vec], shared_vecs[2u * QUERY_ROW + vec], shared_vecs[3u * QUERY_ROW + vec],
-        shared_vecs[4u * QUERY_ROW + vec], shared_vecs[5u * QUERY_ROW + vec],
-        shared_vecs[6u * QUERY_ROW + vec], shared_vecs[7u * QUERY_ROW + vec],
+        //!repeat 8 i
+        shared_vecs[{i*QUERY_ROW+}vec],
+        //!end
     );
 }
 
@@ -147,34 +147,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if lane < VALUE_VECS {
         for (var h = 0u; h < heads; h++) {
             let at = (first + h * between) * VALUE_DIM + lane * 8u;
-            partial_o[at] = o.v0[h];
-            partial_o[at + 1u] = o.v1[h];
-            partial_o[at + 2u] = o.v2[h];
-            partial_o[at + 3u] = o.v3[h];
-            partial_o[at + 4u] = o.v4[h];
-            partial_o[at + 5u] = o.v5[h];
-            partial_o[at + 6u] = o.v6[h];
-            partial_o[at + 7u] = o.v7[h];
+            //!repeat 8 i
+            partial_o[at{+i}] = o.v{i}[h];
+            //!end
         }
     }
 }
 
 fn store8(lane: u32, o: Eight) {
-    shared_vecs[lane] = o.v0;
-    shared_vecs[OUTPUT_LANES + lane] = o.v1;
-    shared_vecs[2u * OUTPUT_LANES + lane] = o.v2;
-    shared_vecs[3u * OUTPUT_LANES + lane] = o.v3;
-    shared_vecs[4u * OUTPUT_LANES + lane] = o.v4;
-    shared_vecs[5u * OUTPUT_LANES + lane] = o.v5;
-    shared_vecs[6u * OUTPUT_LANES + lane] = o.v6;
-    shared_vecs[7u * OUTPUT_LANES + lane] = o.v7;
+    //!repeat 8 i
+    shared_vecs[{i*OUTPUT_LANES+}lane] = o.v{i};
+    //!end
 }
 
 fn plus8(o: Eight, lane: u32) -> Eight {
     return Eight(
-        o.v0 + shared_vecs[lane], o.v1 + shared_vecs[OUTPUT_LANES + lane],
-        o.v2 + shared_vecs[2u * OUTPUT_LANES + lane], o.v3 + shared_vecs[3u * OUTPUT_LANES + lane],
-        o.v4 + shared_vecs[4u * OUTPUT_LANES + lane], o.v5 + shared_vecs[5u * OUTPUT_LANES + lane],
-        o.v6 + shared_vecs[6u * OUTPUT_LANES + lane], o.v7 + shared_vecs[7u * OUTPUT_LANES + lane],
+        //!repeat 8 i
+        o.v{i} + shared_vecs[{i*OUTPUT_LANES+}lane],
+        //!end
     );
 }

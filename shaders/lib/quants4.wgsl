@@ -26,10 +26,9 @@ fn unit_scale(unit: u32) -> vec2<f32> {
 fn bits_quants(bits: UnitBits) -> array<vec4<f32>, 8> {
     let q = bits.quants;
     return array<vec4<f32>, 8>(
-        byte_floats(low_nibbles(q.x)), byte_floats(high_nibbles(q.x)),
-        byte_floats(low_nibbles(q.y)), byte_floats(high_nibbles(q.y)),
-        byte_floats(low_nibbles(q.z)), byte_floats(high_nibbles(q.z)),
-        byte_floats(low_nibbles(q.w)), byte_floats(high_nibbles(q.w)),
+        //!repeat 4 i
+        byte_floats(low_nibbles(q.{xyzw[i]})), byte_floats(high_nibbles(q.{xyzw[i]})),
+        //!end
     );
 }
 

@@ -37,10 +37,9 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
 fn four_scores(first: u32, quad: u32, item: u32) -> vec4<f32> {
     let h = quad * 4u;
     return vec4(
-        scores[first + min(h, GROUP - 1u) * score_rows.stride + item],
-        scores[first + min(h + 1u, GROUP - 1u) * score_rows.stride + item],
-        scores[first + min(h + 2u, GROUP - 1u) * score_rows.stride + item],
-        scores[first + min(h + 3u, GROUP - 1u) * score_rows.stride + item],
+        //!repeat 4 i
+        scores[first + min(h{+i}, GROUP - 1u) * score_rows.stride + item],
+        //!end
     );
 }
 

@@ -12,9 +12,9 @@ fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
     let q = bits_quants(bits);
     let scale = bits_scale(bits);
     var products = q[0] * x[0] + q[1] * x[1];
-    products += q[2] * x[2] + q[3] * x[3];
-    products += q[4] * x[4] + q[5] * x[5];
-    products += q[6] * x[6] + q[7] * x[7];
+    //!repeat 1..4 i
+    products += q[{2*i}] * x[{2*i}] + q[{2*i+1}] * x[{2*i+1}];
+    //!end
     let sums = x[0] + x[1] + x[2] + x[3] + x[4] + x[5] + x[6] + x[7];
     return scale.x * dot(products, vec4(1.0)) + scale.y * dot(sums, vec4(1.0));
 }
@@ -33,6 +33,8 @@ fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
     let d = scale.x;
     let m = vec4(scale.y);
     return array<vec4<f32>, 8>(
-        d * q[0] + m, d * q[1] + m, d * q[2] + m, d * q[3] + m, d * q[4] + m, d * q[5] + m, d * q[6] + m, d * q[7] + m,
+        //!repeat 8 i
+        d * q[{i}] + m,
+        //!end
     );
 }

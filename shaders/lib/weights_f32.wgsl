@@ -15,9 +15,9 @@ fn unit_bits(unit: u32) -> UnitBits {
 fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
     let unit = bits.unit;
     var products = unit_quad(unit, 0u) * x[0] + unit_quad(unit, 1u) * x[1];
-    products += unit_quad(unit, 2u) * x[2] + unit_quad(unit, 3u) * x[3];
-    products += unit_quad(unit, 4u) * x[4] + unit_quad(unit, 5u) * x[5];
-    products += unit_quad(unit, 6u) * x[6] + unit_quad(unit, 7u) * x[7];
+    //!repeat 1..4 i
+    products += unit_quad(unit, {2*i}u) * x[{2*i}] + unit_quad(unit, {2*i+1}u) * x[{2*i+1}];
+    //!end
     return dot(products, vec4(1.0));
 }
 
@@ -29,7 +29,8 @@ fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
 // The 32 weights of one unit.
 fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
     return array<vec4<f32>, 8>(
-        unit_quad(unit, 0u), unit_quad(unit, 1u), unit_quad(unit, 2u), unit_quad(unit, 3u),
-        unit_quad(unit, 4u), unit_quad(unit, 5u), unit_quad(unit, 6u), unit_quad(unit, 7u),
+        //!repeat 8 i
+        unit_quad(unit, {i}u),
+        //!end
     );
 }

@@ -40,7 +40,8 @@ fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
     let c = weights[unit * 4u + 2u];
     let d = weights[unit * 4u + 3u];
     return array<vec4<f32>, 8>(
-        unpack4(a.x, a.y), unpack4(a.z, a.w), unpack4(b.x, b.y), unpack4(b.z, b.w),
-        unpack4(c.x, c.y), unpack4(c.z, c.w), unpack4(d.x, d.y), unpack4(d.z, d.w),
+        //!repeat 4 i
+        unpack4({abcd[i]}.x, {abcd[i]}.y), unpack4({abcd[i]}.z, {abcd[i]}.w),
+        //!end
     );
 }

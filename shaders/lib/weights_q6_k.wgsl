@@ -71,7 +71,11 @@ fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
     let q = bits_quants(bits);
     let scale = scales_of(bits.scale);
     return array<vec4<f32>, 8>(
-        scale.x * q[0], scale.x * q[1], scale.x * q[2], scale.x * q[3],
-        scale.y * q[4], scale.y * q[5], scale.y * q[6], scale.y * q[7],
+        //!repeat 4 i
+        scale.x * q[{i}],
+        //!end
+        //!repeat 4 i
+        scale.y * q[{i+4}],
+        //!end
     );
 }

@@ -40,7 +40,11 @@ fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
     let b = weights[unit * 2u + 1u];
     let d = unpack2x16float(scales[unit]).x;
     return array<vec4<f32>, 8>(
-        d * signed_bytes(a.x), d * signed_bytes(a.y), d * signed_bytes(a.z), d * signed_bytes(a.w),
-        d * signed_bytes(b.x), d * signed_bytes(b.y), d * signed_bytes(b.z), d * signed_bytes(b.w),
+        //!repeat 4 i
+        d * signed_bytes(a.{xyzw[i]}),
+        //!end
+        //!repeat 4 i
+        d * signed_bytes(b.{xyzw[i]}),
+        //!end
     );
 }

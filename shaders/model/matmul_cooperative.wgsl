@@ -73,14 +73,10 @@ fn main(
     let row_at = subgroup % 2u * 64u;
     let token_at = subgroup / 2u * 32u;
     // Sums of [16 rows][16 tokens]: s<rows><tokens>.
-    var s00: coop_mat16x16<f32, C>;
-    var s01: coop_mat16x16<f32, C>;
-    var s10: coop_mat16x16<f32, C>;
-    var s11: coop_mat16x16<f32, C>;
-    var s20: coop_mat16x16<f32, C>;
-    var s21: coop_mat16x16<f32, C>;
-    var s30: coop_mat16x16<f32, C>;
-    var s31: coop_mat16x16<f32, C>;
+    //!repeat 4 r
+    var s{r}0: coop_mat16x16<f32, C>;
+    var s{r}1: coop_mat16x16<f32, C>;
+    //!end
 
     var w0 = unit_quad(near_row, quad);
     var w1 = unit_quad(near_row, quad + 1u);
@@ -119,18 +115,11 @@ fn main(
             let x_at = tile + token_at * ROW + k;
             let b0 = coopLoad<coop_mat16x16<f16, B>>(&x_tiles[x_at], ROW);
             let b1 = coopLoad<coop_mat16x16<f16, B>>(&x_tiles[x_at + SIXTEEN], ROW);
-            let a0 = coopLoadT<coop_mat16x16<f16, A>>(&w_tiles[w_at], ROW);
-            s00 = coopMultiplyAdd(a0, b0, s00);
-            s01 = coopMultiplyAdd(a0, b1, s01);
-            let a1 = coopLoadT<coop_mat16x16<f16, A>>(&w_tiles[w_at + SIXTEEN], ROW);
-            s10 = coopMultiplyAdd(a1, b0, s10);
-            s11 = coopMultiplyAdd(a1, b1, s11);
-            let a2 = coopLoadT<coop_mat16x16<f16, A>>(&w_tiles[w_at + 2u * SIXTEEN], ROW);
-            s20 = coopMultiplyAdd(a2, b0, s20);
-            s21 = coopMultiplyAdd(a2, b1, s21);
-            let a3 = coopLoadT<coop_mat16x16<f16, A>>(&w_tiles[w_at + 3u * SIXTEEN], ROW);
-            s30 = coopMultiplyAdd(a3, b0, s30);
-            s31 = coopMultiplyAdd(a3, b1, s31);
+            //!repeat 4 r
+            let a{r} = coopLoadT<coop_mat16x16<f16, A>>(&w_tiles[w_at{+r*SIXTEEN}], ROW);
+            s{r}0 = coopMultiplyAdd(a{r}, b0, s{r}0);
+            s{r}1 = coopMultiplyAdd(a{r}, b1, s{r}1);
+            //!end
         }
     }
 
@@ -138,22 +127,12 @@ fn main(
     let own = subgroup * 64u;
     let place = Place(batch, tokens, row_base + row_at + member % 2u * 8u, token_base + token_at + member / 2u);
     let stored = own + member * 2u;
-    coopStore(s00, &sums[own], 4u);
-    write(place, 0u, 0u, stored);
-    coopStore(s01, &sums[own], 4u);
-    write(place, 0u, 16u, stored);
-    coopStore(s10, &sums[own], 4u);
-    write(place, 16u, 0u, stored);
-    coopStore(s11, &sums[own], 4u);
-    write(place, 16u, 16u, stored);
-    coopStore(s20, &sums[own], 4u);
-    write(place, 32u, 0u, stored);
-    coopStore(s21, &sums[own], 4u);
-    write(place, 32u, 16u, stored);
-    coopStore(s30, &sums[own], 4u);
-    write(place, 48u, 0u, stored);
-    coopStore(s31, &sums[own], 4u);
-    write(place, 48u, 16u, stored);
+    //!repeat 4 r
+    //!repeat 2 t
+    coopStore(s{r}{t}, &sums[own], 4u);
+    write(place, {16*r}u, {16*t}u, stored);
+    //!end
+    //!end
 }
 
 // Where a lane's first eight rows of a token belong.

@@ -35,36 +35,31 @@ fn main(
     let x0_at = token_x(batch, min(token, tokens - 1u));
     let x1_at = token_x(batch, min(token + 8u, tokens - 1u));
     let last = matrix.rows - 1u;
-    let row0 = (first + min(row_base + lane, last)) * matrix.units;
-    let row1 = (first + min(row_base + 8u + lane, last)) * matrix.units;
-    let row2 = (first + min(row_base + 16u + lane, last)) * matrix.units;
-    let row3 = (first + min(row_base + 24u + lane, last)) * matrix.units;
+    //!repeat 4 i
+    let row{i} = (first + min(row_base{+8*i} + lane, last)) * matrix.units;
+    //!end
 
-    var sums0 = Sums();
-    var sums1 = Sums();
-    var sums2 = Sums();
-    var sums3 = Sums();
+    //!repeat 4 i
+    var sums{i} = Sums();
+    //!end
     for (var unit = 0u; unit < matrix.units; unit++) {
         let x0 = inputs(x0_at + unit * 8u);
         let x1 = inputs(x1_at + unit * 8u);
-        sums0 = unit8(row0 + unit, x0, x1, sums0);
-        sums1 = unit8(row1 + unit, x0, x1, sums1);
-        sums2 = unit8(row2 + unit, x0, x1, sums2);
-        sums3 = unit8(row3 + unit, x0, x1, sums3);
+        //!repeat 4 i
+        sums{i} = unit8(row{i} + unit, x0, x1, sums{i});
+        //!end
     }
-    output8(batch, token, row_base, tokens, sums0.a0, sums0.a1);
-    output8(batch, token + 8u, row_base, tokens, sums0.b0, sums0.b1);
-    output8(batch, token, row_base + 8u, tokens, sums1.a0, sums1.a1);
-    output8(batch, token + 8u, row_base + 8u, tokens, sums1.b0, sums1.b1);
-    output8(batch, token, row_base + 16u, tokens, sums2.a0, sums2.a1);
-    output8(batch, token + 8u, row_base + 16u, tokens, sums2.b0, sums2.b1);
-    output8(batch, token, row_base + 24u, tokens, sums3.a0, sums3.a1);
-    output8(batch, token + 8u, row_base + 24u, tokens, sums3.b0, sums3.b1);
+    //!repeat 4 i
+    output8(batch, token, row_base{+8*i}, tokens, sums{i}.a0, sums{i}.a1);
+    output8(batch, token + 8u, row_base{+8*i}, tokens, sums{i}.b0, sums{i}.b1);
+    //!end
 }
 
 fn inputs(at: u32) -> array<vec4<f32>, 8> {
     return array<vec4<f32>, 8>(
-        x[at], x[at + 1u], x[at + 2u], x[at + 3u], x[at + 4u], x[at + 5u], x[at + 6u], x[at + 7u],
+        //!repeat 8 i
+        x[at{+i}],
+        //!end
     );
 }
 
@@ -72,26 +67,16 @@ fn inputs(at: u32) -> array<vec4<f32>, 8> {
 fn unit8(unit: u32, x0: array<vec4<f32>, 8>, x1: array<vec4<f32>, 8>, before: Sums) -> Sums {
     let w = unit_load(unit);
     var sums = before;
-    rows8(w[0], x0[0], x1[0], &sums);
-    rows8(w[1], x0[1], x1[1], &sums);
-    rows8(w[2], x0[2], x1[2], &sums);
-    rows8(w[3], x0[3], x1[3], &sums);
-    rows8(w[4], x0[4], x1[4], &sums);
-    rows8(w[5], x0[5], x1[5], &sums);
-    rows8(w[6], x0[6], x1[6], &sums);
-    rows8(w[7], x0[7], x1[7], &sums);
+    //!repeat 8 i
+    rows8(w[{i}], x0[{i}], x1[{i}], &sums);
+    //!end
     return sums;
 }
 
 fn rows8(w: vec4<f32>, x0: vec4<f32>, x1: vec4<f32>, sums: ptr<function, Sums>) {
-    let w0 = subgroupBroadcast(w, 0u);
-    let w1 = subgroupBroadcast(w, 1u);
-    let w2 = subgroupBroadcast(w, 2u);
-    let w3 = subgroupBroadcast(w, 3u);
-    let w4 = subgroupBroadcast(w, 4u);
-    let w5 = subgroupBroadcast(w, 5u);
-    let w6 = subgroupBroadcast(w, 6u);
-    let w7 = subgroupBroadcast(w, 7u);
+    //!repeat 8 i
+    let w{i} = subgroupBroadcast(w, {i}u);
+    //!end
     (*sums).a0 += vec4(dot(w0, x0), dot(w1, x0), dot(w2, x0), dot(w3, x0));
     (*sums).a1 += vec4(dot(w4, x0), dot(w5, x0), dot(w6, x0), dot(w7, x0));
     (*sums).b0 += vec4(dot(w0, x1), dot(w1, x1), dot(w2, x1), dot(w3, x1));

@@ -40,17 +40,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             continue;
         }
         is_here = true;
-        let row0 = (batch.row + min(row, last)) * units;
-        let row1 = (batch.row + min(row + 1u, last)) * units;
-        let row2 = (batch.row + min(row + 2u, last)) * units;
-        let row3 = (batch.row + min(row + 3u, last)) * units;
+        //!repeat 4 i
+        let row{i} = (batch.row + min(row{+i}, last)) * units;
+        //!end
         var products = vec4(0.0);
         for (var first = 0u; first < units; first += LANES) {
             let unit = min(first + part, units - 1u);
-            let bits0 = unit_bits(row0 + unit);
-            let bits1 = unit_bits(row1 + unit);
-            let bits2 = unit_bits(row2 + unit);
-            let bits3 = unit_bits(row3 + unit);
+            //!repeat 4 i
+            let bits{i} = unit_bits(row{i} + unit);
+            //!end
             workgroupBarrier();
             for (var turn = 0u; turn < TURNS; turn++) {
                 let i = lane + turn * WORKGROUP;
@@ -65,7 +63,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     inputs[4u * ROW + part], inputs[5u * ROW + part], inputs[6u * ROW + part], inputs[7u * ROW + part],
                 );
                 products += vec4(
-                    unit_dot(bits0, own), unit_dot(bits1, own), unit_dot(bits2, own), unit_dot(bits3, own),
+                    //!repeat 4 i
+                    unit_dot(bits{i}, own),
+                    //!end
                 );
             }
         }

@@ -23,22 +23,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             continue;
         }
         is_here = true;
-        let row0 = (batch.row + min(row, last)) * units;
-        let row1 = (batch.row + min(row + 1u, last)) * units;
-        let row2 = (batch.row + min(row + 2u, last)) * units;
-        let row3 = (batch.row + min(row + 3u, last)) * units;
+        //!repeat 4 i
+        let row{i} = (batch.row + min(row{+i}, last)) * units;
+        //!end
         var products = vec4(0.0);
         for (var unit = 0u; unit < units; unit++) {
             let own = x[batch.x + lane + unit * 8u];
             let inputs = array<vec4<f32>, 8>(
-                subgroupBroadcast(own, 0u), subgroupBroadcast(own, 1u), subgroupBroadcast(own, 2u), subgroupBroadcast(own, 3u),
-                subgroupBroadcast(own, 4u), subgroupBroadcast(own, 5u), subgroupBroadcast(own, 6u), subgroupBroadcast(own, 7u),
+                //!repeat 8 i
+                subgroupBroadcast(own, {i}u),
+                //!end
             );
             products += vec4(
-                unit_dot(unit_bits(row0 + unit), inputs),
-                unit_dot(unit_bits(row1 + unit), inputs),
-                unit_dot(unit_bits(row2 + unit), inputs),
-                unit_dot(unit_bits(row3 + unit), inputs),
+                //!repeat 4 i
+                unit_dot(unit_bits(row{i} + unit), inputs),
+                //!end
             );
         }
         sums += batch.factor * products;

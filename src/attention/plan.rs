@@ -1,15 +1,12 @@
-//! The plan of a step: which rows (tokens) of which sequences are worked on, as the words that kernels read. Pure.
-//!
-//! `shaders/lib/step.wgsl` documents the layout and keeps the same header.
+//! The plan of a step: which rows (tokens) of which sequences are worked on, as the words that kernels read
+//! ([`StepHeader`]). Pure.
 
 use super::{Budget, Shape};
+use crate::contract::{StepClosing, StepHeader, StepRow, StepSpan, StepTile, Words};
 use std::ops::Range;
 
 /// Rows of one prefill tile.
 pub const TILE_ROWS: u32 = 64;
-
-const HEADER: usize = 15;
-const ROW_WORDS: usize = 4;
 
 /// The consecutive tokens of one sequence that a step works on.
 #[derive(Clone, Debug)]
@@ -87,9 +84,9 @@ impl Step {
         settings: &StepSettings<'_>,
         rotate: impl Fn(u32, &mut Vec<[f32; 2]>),
     ) -> Self {
-        let rows: usize = spans.iter().map(|span| span.tokens.len()).sum();
-        let mut row_words = Vec::with_capacity(rows * ROW_WORDS);
-        let mut span_words = Vec::new();
+        let count: usize = spans.iter().map(|span| span.tokens.len()).sum();
+        let mut rows: Vec<StepRow> = Vec::with_capacity(count);
+        let mut step_spans = Vec::new();
         let mut tiles = Vec::new();
         let mut closing = Vec::new();
         let mut outputs = Vec::new();
@@ -102,21 +99,23 @@ impl Step {
         let (mut ranks_blocks, mut ranks_tokens) = (false, false);
         let mut turns = Vec::new();
         for span in spans {
-            let first_row = (row_words.len() / ROW_WORDS) as u32;
+            let first_row = rows.len() as u32;
             let count = span.tokens.len() as u32;
-            span_words.extend([span.slot, first_row, count, span.position]);
+            let (sequence, position) = (span.slot, span.position);
+            step_spans.push(StepSpan { sequence, first_row, rows: count, position });
             let mut done = 0;
             while done < count {
                 let tile = TILE_ROWS.min(count - done);
-                tiles.extend([first_row + done, tile]);
+                tiles.push(StepTile { first_row: first_row + done, rows: tile });
                 done += tile;
             }
             for &[block, place] in span.closing {
-                closing.extend([span.slot, block, place]);
+                closing.push(StepClosing { sequence, block, place });
             }
             for (i, &token) in span.tokens.iter().enumerate() {
                 let position = span.position + i as u32;
-                row_words.extend([span.slot, position, tables.len() as u32, token]);
+                // The tables follow what is not yet counted.
+                rows.push(StepRow { sequence, position, table: tables.len() as u32, token });
                 let block = span.table[(position / shape.block) as usize];
                 if appended.last() != Some(&block) {
                     appended.push(block);
@@ -148,54 +147,56 @@ impl Step {
 
         // Splits of whole tiles: as many as fill the device, at most one a tile.
         let attended_tiles = most_attended.div_ceil(shape.tile_tokens());
-        let workgroups = rows as u32 * shape.kv_heads * shape.group.div_ceil(4);
+        let workgroups = rows.len() as u32 * shape.kv_heads * shape.group.div_ceil(4);
         let split_tiles =
             (attended_tiles * workgroups).div_ceil(settings.target_workgroups.max(1)).max(1);
         let splits = attended_tiles.div_ceil(split_tiles);
 
-        let rows_at = HEADER;
-        let spans_at = rows_at + row_words.len();
-        let tiles_at = spans_at + span_words.len();
-        let closing_at = tiles_at + tiles.len();
-        let angles_at = closing_at + closing.len();
+        let rows_at = StepHeader::COUNT;
+        let spans_at = rows_at + rows.len() * StepRow::COUNT;
+        let tiles_at = spans_at + step_spans.len() * StepSpan::COUNT;
+        let closing_at = tiles_at + tiles.len() * StepTile::COUNT;
+        let angles_at = closing_at + closing.len() * StepClosing::COUNT;
         let outputs_at = angles_at + angles.len();
         let tables_at = outputs_at + outputs.len();
-        for row in row_words.chunks_exact_mut(ROW_WORDS) {
-            row[2] += tables_at as u32;
+        for row in &mut rows {
+            row.table += tables_at as u32;
         }
         let budget = settings.budget;
         let tokens_kept = budget.map_or(0, |b| b.tokens.min(blocks_kept * shape.block));
-        let mut words = vec![
-            rows as u32,
+        let window = tables.len();
+        let header = StepHeader {
+            rows: rows.len() as u32,
             split_tiles,
             splits,
             blocks_kept,
             tokens_kept,
-            budget.map_or(0, |b| b.sink_blocks),
-            budget.map_or(0, |b| b.recent_blocks),
-            rows_at as u32,
-            spans_at as u32,
-            tiles_at as u32,
-            closing_at as u32,
-            angles_at as u32,
-            outputs_at as u32,
-            tables.len() as u32,
-            settings.epoch,
-        ];
-        debug_assert_eq!(words.len(), HEADER);
-        let (tile_count, closing_count, output_count) =
-            (tiles.len() as u32 / 2, closing.len() as u32 / 3, outputs.len() as u32);
-        let window = tables.len();
-        for part in [row_words, span_words, tiles, closing, angles, outputs, tables, windows] {
-            words.extend(part);
+            sink_blocks: budget.map_or(0, |b| b.sink_blocks),
+            recent_blocks: budget.map_or(0, |b| b.recent_blocks),
+            rows_at: rows_at as u32,
+            spans_at: spans_at as u32,
+            tiles_at: tiles_at as u32,
+            closing_at: closing_at as u32,
+            angles_at: angles_at as u32,
+            outputs_at: outputs_at as u32,
+            window: window as u32,
+            epoch: settings.epoch,
+        };
+        let mut words = header.words().to_vec();
+        words.extend_from_slice(bytemuck::cast_slice(&rows));
+        words.extend_from_slice(bytemuck::cast_slice(&step_spans));
+        words.extend_from_slice(bytemuck::cast_slice(&tiles));
+        words.extend_from_slice(bytemuck::cast_slice(&closing));
+        for part in [&angles, &outputs, &tables, &windows] {
+            words.extend_from_slice(part);
         }
         Self {
             words,
-            rows: rows as u32,
+            rows: rows.len() as u32,
             spans: spans.len() as u32,
-            tiles: tile_count,
-            closing: closing_count,
-            outputs: output_count,
+            tiles: tiles.len() as u32,
+            closing: closing.len() as u32,
+            outputs: outputs.len() as u32,
             splits,
             closed,
             context,
@@ -234,11 +235,12 @@ impl Step {
 
     /// The most words that a step can take.
     pub fn most_words(shape: &Shape, rows: u64, sequences: u64, blocks_a_sequence: u64) -> u64 {
-        HEADER as u64
-            + rows * (ROW_WORDS as u64 + u64::from(shape.head_dim) + 1)
-            + sequences * 4
-            + (rows.div_ceil(u64::from(TILE_ROWS)) + sequences) * 2
-            + sequences * blocks_a_sequence * 5
+        // A row's angles and output; of each block a place in both tables, and that its index is built.
+        StepHeader::COUNT as u64
+            + rows * (StepRow::COUNT as u64 + u64::from(shape.head_dim) + 1)
+            + sequences * StepSpan::COUNT as u64
+            + (rows.div_ceil(u64::from(TILE_ROWS)) + sequences) * StepTile::COUNT as u64
+            + sequences * blocks_a_sequence * (2 + StepClosing::COUNT as u64)
     }
 }
 
@@ -263,6 +265,10 @@ mod tests {
         Span { slot, position, tokens, table, window: None, closing: &[] }
     }
 
+    fn header(step: &Step) -> StepHeader {
+        *bytemuck::from_bytes(bytemuck::cast_slice(&step.words[..StepHeader::COUNT]))
+    }
+
     #[test]
     fn ragged_spans_share_a_step() {
         let long: Vec<u32> = (0..130).collect();
@@ -271,15 +277,19 @@ mod tests {
         let step = Step::new(&SHAPE, &spans, &settings, |p, out| out.extend([[p as f32; 2]; 32]));
         assert_eq!((step.rows, step.spans, step.tiles, step.outputs), (131, 2, 4, 2));
         assert_eq!(step.appended, [7, 3, 9, 1]);
-        let at = |header: usize| step.words[header] as usize;
-        let row = |r: usize| &step.words[at(7) + r * 4..][..4];
-        assert_eq!(row(0)[..2], [2, 60]);
-        assert_eq!(row(129)[..2], [2, 189]);
-        assert_eq!((row(130)[0], row(130)[1], row(130)[3]), (0, 0, 5));
-        assert_eq!(step.words[row(0)[2] as usize..][..3], [7, 3, 9]);
-        assert_eq!(step.words[row(130)[2] as usize], 1);
-        assert_eq!(step.words[at(9)..][..8], [0, 64, 64, 64, 128, 2, 130, 1]);
-        assert_eq!(step.words[at(12)..][..2], [129, 130]);
+        let header = header(&step);
+        let words = |at: u32| &step.words[at as usize..];
+        let row = |r: usize| -> StepRow {
+            let words = &words(header.rows_at)[r * StepRow::COUNT..];
+            *bytemuck::from_bytes(bytemuck::cast_slice(&words[..StepRow::COUNT]))
+        };
+        assert_eq!((row(0).sequence, row(0).position), (2, 60));
+        assert_eq!((row(129).sequence, row(129).position), (2, 189));
+        assert_eq!((row(130).sequence, row(130).position, row(130).token), (0, 0, 5));
+        assert_eq!(words(row(0).table)[..3], [7, 3, 9]);
+        assert_eq!(words(row(130).table)[0], 1);
+        assert_eq!(words(header.tiles_at)[..8], [0, 64, 64, 64, 128, 2, 130, 1]);
+        assert_eq!(words(header.outputs_at)[..2], [129, 130]);
         assert!(step.words.len() as u64 <= Step::most_words(&SHAPE, 131, 2, 3));
     }
 
@@ -292,11 +302,9 @@ mod tests {
                 let settings = StepSettings { target_workgroups: target, ..Default::default() };
                 let step =
                     Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([[1.0, 0.0]; 32]));
-                let reach = step.words[1] * 64 * step.splits;
-                assert!(
-                    reach >= tokens && reach - step.words[1] * 64 < tokens,
-                    "{tokens} {target}"
-                );
+                let split = header(&step).split_tiles * 64;
+                let reach = split * step.splits;
+                assert!(reach >= tokens && reach - split < tokens, "{tokens} {target}");
             }
         }
     }

@@ -5,8 +5,9 @@ use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Blocks, Budget, Shape, Step};
+use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
-use crate::kernels::{self, Place};
+use crate::kernels::{self, MergeParams, Place};
 use crate::reference::attend::attention;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
@@ -170,23 +171,17 @@ async fn run_prefill(gpu: &Gpu, cache: &Cache, step: &Step, qkv: &[f32]) -> Resu
     for segment in 0..cache.segments {
         let params = cache.segment(segment);
         let kv = cache.segment_words(segment);
-        let data = [
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::In(&qkv),
-            Data::In(&kv),
-            Data::InOut(&out),
-            Data::InOut(&states),
-        ];
-        let mut results = run(
-            gpu,
-            &kernels::prefill(gpu.tier, shape, shape.row_width()),
-            &data,
-            (shape.q_heads(), step.tiles, 1),
-        )
-        .await?;
-        states = results.remove(1);
-        out = results.remove(0);
+        let data = kernels::Prefill {
+            step: Data::In(&step.words),
+            segment: Data::uniform(params),
+            qkv: Data::In(&qkv),
+            kv: Data::In(&kv),
+            out: Data::InOut(&out),
+            states: Data::InOut(&states),
+        };
+        let spec = kernels::prefill(gpu.tier, shape, shape.row_width());
+        let results = run(gpu, &spec, data, (shape.q_heads(), step.tiles, 1)).await?;
+        (out, states) = (results.out, results.states);
     }
     Ok(out)
 }
@@ -212,37 +207,29 @@ async fn run_split(
     for segment in 0..cache.segments {
         let params = cache.segment(segment);
         let kv = cache.segment_words(segment);
-        let mut data = vec![
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::In(&qkv),
-            Data::In(&kv),
-            Data::InOut(&partial_o),
-            Data::InOut(&partial_ml),
-        ];
-        if kernel == "sparse_split" {
-            data.push(Data::In(chosen));
-        }
+        let data = kernels::Split {
+            step: Data::In(&step.words),
+            segment: Data::uniform(params),
+            qkv: Data::In(&qkv),
+            kv: Data::In(&kv),
+            partial_o: Data::InOut(&partial_o),
+            partial_ml: Data::InOut(&partial_ml),
+            chosen_tokens: (kernel == "sparse_split").then_some(Data::In(chosen)),
+            hot_slots: None,
+        };
         let grid = (step.splits, shape.kv_heads * shape.group.div_ceil(4), step.rows);
-        let mut results = run(gpu, &spec, &data, grid).await?;
-        partial_ml = results.remove(1);
-        partial_o = results.remove(0);
+        let results = run(gpu, &spec, data, grid).await?;
+        (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
     }
-    let data = [
-        Data::In(&step.words),
-        Data::Uniform(&[cache.segments, cache.segments]),
-        Data::In(&partial_o),
-        Data::In(&partial_ml),
-        Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
-    ];
-    Ok(run(
-        gpu,
-        &kernels::merge(gpu.tier, shape),
-        &data,
-        (shape.q_heads(), step.rows, kernels::merge_parts(shape)),
-    )
-    .await?
-    .remove(0))
+    let data = kernels::Merge {
+        step: Data::In(&step.words),
+        merge: Data::uniform(MergeParams { segments: cache.segments, count: cache.segments }),
+        partial_o: Data::In(&partial_o),
+        partial_ml: Data::In(&partial_ml),
+        out: Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
+    };
+    let grid = (shape.q_heads(), step.rows, kernels::merge_parts(shape));
+    Ok(run(gpu, &kernels::merge(gpu.tier, shape), data, grid).await?.out)
 }
 
 /// Tokens of each row and KV head.
@@ -366,25 +353,18 @@ async fn merge(gpu: &Gpu, head_dim: u32) -> Result<Verdict> {
         (m[i], l[i]) = (-1.0e30, 0.0);
         o[i * dimensions..(i + 1) * dimensions].fill(0.0);
     }
-    let mut step = vec![0; 13];
-    step[2] = splits as u32;
+    let step = StepHeader { splits: splits as u32, ..StepHeader::default() };
     let ml: Vec<u32> = m.iter().zip(&l).flat_map(|(m, l)| [m.to_bits(), l.to_bits()]).collect();
     let o_bits = bits(&o);
-    let data = [
-        Data::In(&step),
-        Data::Uniform(&[segments, segments]),
-        Data::In(&o_bits),
-        Data::In(&ml),
-        Data::Out(rows * 2 * dimensions),
-    ];
-    let out = run(
-        gpu,
-        &kernels::merge(gpu.tier, &shape),
-        &data,
-        (2, rows as u32, kernels::merge_parts(&shape)),
-    )
-    .await?
-    .remove(0);
+    let data = kernels::Merge {
+        step: Data::In(step.words()),
+        merge: Data::uniform(MergeParams { segments, count: segments }),
+        partial_o: Data::In(&o_bits),
+        partial_ml: Data::In(&ml),
+        out: Data::Out(rows * 2 * dimensions),
+    };
+    let grid = (2, rows as u32, kernels::merge_parts(&shape));
+    let out = run(gpu, &kernels::merge(gpu.tier, &shape), data, grid).await?.out;
     for head in 0..rows * 2 {
         let states = head * parts..(head + 1) * parts;
         let largest = states.clone().map(|i| f64::from(m[i])).fold(f64::NEG_INFINITY, f64::max);

@@ -4,6 +4,7 @@ use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units
 use super::rig::{Data, POISON, Random, bits, run};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
 use crate::kernels::{self, Batch, Input, MatrixParams, Output, Packed, WeightFormat};
 use crate::model::config::{Experts, Gate};
@@ -322,25 +323,22 @@ async fn product_of_part(
             kernels::matvec_grid(gpu.tier, b.units as u32, rows, tokens),
         )
     };
-    let step = [tokens];
+    let step = StepHeader { rows: tokens, ..StepHeader::default() };
     let norm_bits = bits(&norm_weight(b));
     let x =
         &if b.many { inputs(gpu, format, b.units, layout.x_stride, x).await? } else { x.to_vec() };
-    let mut data = vec![
-        Data::In(&step),
-        Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-        Data::In(&packed.weights),
-        Data::In(&packed.scales),
-        Data::In(x),
-        Data::InOut(y),
-    ];
-    if b.of != Of::Heads {
-        data.push(Data::In(choosers));
-    }
-    if b.normed {
-        data.push(Data::In(&norm_bits));
-    }
-    Ok(run(gpu, &spec, &data, (grid.0, grid.1, places as u32)).await?.remove(0))
+    let data = kernels::Product {
+        step: Data::In(step.words()),
+        matrix: Data::uniform(params),
+        weights: Data::In(&packed.weights),
+        scales: Data::In(&packed.scales),
+        x: Data::In(x),
+        y: Data::InOut(y),
+        slots: (b.of != Of::Heads && !b.many).then_some(Data::In(choosers)),
+        lists: b.many.then_some(Data::In(choosers)),
+        norm_weight: b.normed.then_some(Data::In(&norm_bits)),
+    };
+    Ok(run(gpu, &spec, data, (grid.0, grid.1, places as u32)).await?.y)
 }
 
 /// Weights of the norm of inputs.

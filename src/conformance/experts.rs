@@ -3,8 +3,9 @@
 use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
-use crate::kernels;
+use crate::kernels::{self, RowsParams, StrideParams};
 use crate::model::config::{Experts, Gate};
 use crate::reference::experts::{Scores, lists};
 
@@ -105,14 +106,15 @@ async fn route(gpu: &Gpu, experts: &Experts) -> Result<Verdict> {
         // What lies beyond the last expert would win.
         all.resize(all.len().next_multiple_of(stride), 2000.0);
     }
-    let (logit_bits, bias_bits, params) = (bits(&all), bits(&bias), [stride as u32]);
-    let mut data =
-        vec![Data::In(&logit_bits), Data::Out(FAMILIES.len() * slots * 2), Data::Uniform(&params)];
-    if experts.gate == Gate::Sigmoid {
-        data.push(Data::In(&bias_bits));
-    }
+    let (logit_bits, bias_bits) = (bits(&all), bits(&bias));
+    let data = kernels::Route {
+        logits: Data::In(&logit_bits),
+        slots: Data::Out(FAMILIES.len() * slots * 2),
+        route: Data::uniform(StrideParams { stride: stride as u32 }),
+        bias: (experts.gate == Gate::Sigmoid).then_some(Data::In(&bias_bits)),
+    };
     let grid = (FAMILIES.len() as u32, 1, 1);
-    let got = run(gpu, &kernels::route(experts), &data, grid).await?.remove(0);
+    let got = run(gpu, &kernels::route(experts), data, grid).await?.slots;
     for (row, family) in FAMILIES.into_iter().enumerate() {
         let scores = Scores::new(experts.gate, &all[row * stride..][..count], &bias);
         let verdict = separated(&scores)
@@ -176,9 +178,14 @@ async fn expert_lists(gpu: &Gpu, experts: &Experts, rows: usize) -> Result<Verdi
     let chosen = choose(&mut random, experts, rows);
     let slots = slot_words(&mut random, &chosen);
     let words = kernels::expert_list_words(experts, rows as u64) as usize;
-    let data = [Data::In(&[rows as u32]), Data::In(&slots), Data::Out(words)];
+    let step = StepHeader { rows: rows as u32, ..StepHeader::default() };
+    let data = kernels::ExpertLists {
+        step: Data::In(step.words()),
+        slots: Data::In(&slots),
+        lists: Data::Out(words),
+    };
     let grid = (experts.total(), 1, 1);
-    let got = run(gpu, &kernels::expert_lists(experts), &data, grid).await?.remove(0);
+    let got = run(gpu, &kernels::expert_lists(experts), data, grid).await?.lists;
     let lists = lists(&chosen, experts.total());
     let mut want: Vec<u32> = lists.iter().map(|list| list.len() as u32).collect();
     for mut list in lists {
@@ -201,14 +208,14 @@ async fn expert_sum(gpu: &Gpu, experts: &Experts, width: usize) -> Result<Verdic
     let before = random.floats(rows * stride);
     let words: Vec<u32> = weights.iter().flat_map(|weight| [0, weight.to_bits()]).collect();
     let (made_bits, before_bits) = (bits(&made), bits(&before));
-    let data = [
-        Data::Uniform(&[width as u32, stride as u32]),
-        Data::In(&words),
-        Data::In(&made_bits),
-        Data::InOut(&before_bits),
-    ];
+    let data = kernels::ExpertSum {
+        expert_sum: Data::uniform(RowsParams { width: width as u32, stride: stride as u32 }),
+        slots: Data::In(&words),
+        made: Data::In(&made_bits),
+        x: Data::InOut(&before_bits),
+    };
     let grid = ((width as u32).div_ceil(256), rows as u32, 1);
-    let got = run(gpu, &kernels::expert_sum(experts), &data, grid).await?.remove(0);
+    let got = run(gpu, &kernels::expert_sum(experts), data, grid).await?.x;
     for row in 0..rows {
         let terms = |i: usize| {
             let (weights, made) = (&weights, &made);

@@ -5,7 +5,7 @@ use super::rig::{Data, POISON, Random, bits, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::gpu::Gpu;
-use crate::kernels::{self, WeightFormat};
+use crate::kernels::{self, LargestWeightParams, RowsParams, WeightFormat};
 use crate::model::gguf::TensorType;
 use crate::reference::model::half_row;
 
@@ -43,10 +43,14 @@ async fn half_rows(gpu: &Gpu, width: usize) -> Result<Verdict> {
     for padding in x.chunks_exact_mut(stride) {
         padding[width..].fill(f32::MAX);
     }
-    let (params, x_bits) = ([width as u32, stride as u32], bits(&x));
-    let data = [Data::Uniform(&params), Data::In(&x_bits), Data::Out(x.len())];
+    let x_bits = bits(&x);
+    let data = kernels::HalfRows {
+        rows: Data::uniform(RowsParams { width: width as u32, stride: stride as u32 }),
+        x: Data::In(&x_bits),
+        halves: Data::Out(x.len()),
+    };
     let grid = (rows as u32, 1, 1);
-    let got = run(gpu, &kernels::half_rows(gpu.tier), &data, grid).await?.remove(0);
+    let got = run(gpu, &kernels::half_rows(gpu.tier), data, grid).await?.halves;
     for (i, (got, x)) in got.chunks_exact(stride).zip(x.chunks_exact(stride)).enumerate() {
         let verdict = check_row(got, &x[..width]);
         if verdict.is_err() {
@@ -94,15 +98,15 @@ async fn largest_weight(gpu: &Gpu, kind: TensorType, units: usize) -> Result<Ver
         }
     }
     // Three workgroups, so that lanes take several units where there are many.
-    let sizes = [70 * units as u32, 3 * 256];
-    let data = [
-        Data::InOut(&[0]),
-        Data::Uniform(&sizes),
-        Data::In(&packed.weights),
-        Data::In(&packed.scales),
-    ];
+    let sizes = LargestWeightParams { units: 70 * units as u32, lanes: 3 * 256 };
+    let data = kernels::LargestWeight {
+        largest: Data::InOut(&[0]),
+        sizes: Data::uniform(sizes),
+        weights: Data::In(&packed.weights),
+        scales: Data::In(&packed.scales),
+    };
     let spec = kernels::largest_weight(WeightFormat::of(kind)?);
-    let got = f32::from_bits(run(gpu, &spec, &data, (3, 1, 1)).await?[0][0]);
+    let got = f32::from_bits(run(gpu, &spec, data, (3, 1, 1)).await?.largest[0]);
     let want = largest(&weights);
     // d * q + m rounds twice, or once when fused, and |m| is at most eleven times the largest weight.
     Ok(if (got - want).abs() <= want * 2f32.powi(-20) {

@@ -8,7 +8,7 @@ use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Blocks, Budget, Shape, Span, Step, StepSettings};
 use crate::gpu::Gpu;
-use crate::kernels::{self, HotSlots, Place, SegmentParams};
+use crate::kernels::{self, HotSlots, MergeParams, PartParams, Place, SegmentParams};
 use crate::kv::{HeadFormat, KvType, NO_SLOT};
 use half::f16;
 
@@ -90,9 +90,9 @@ async fn unpack_blocks(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     // Room for one block more.
     let head_words = heads[0].cached.len();
     let words = head_words * ((blocks + 1) * shape.kv_heads) as usize;
-    let data = [Data::In(&stored), Data::Out(words)];
+    let data = kernels::UnpackBlocks { stored: Data::In(&stored), kv: Data::Out(words) };
     let spec = kernels::unpack_blocks(&shape, KvType::Q8_0);
-    let got = run(gpu, &spec, &data, (shape.kv_heads, blocks, 1)).await?.remove(0);
+    let got = run(gpu, &spec, data, (shape.kv_heads, blocks, 1)).await?.kv;
     for (i, got) in got.chunks(head_words).enumerate() {
         let what = format!("head-block {i}");
         let verdict = match heads.get(i) {
@@ -127,10 +127,6 @@ fn same_halves(what: &str, got: &[u32], want: &[u32]) -> Verdict {
     Ok(())
 }
 
-fn words_of(params: &SegmentParams) -> &[u32] {
-    bytemuck::cast_slice(bytemuck::bytes_of(params))
-}
-
 async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32, kv_type: KvType) -> Result<Verdict> {
     let (slots, pool, layers, layer, epoch) = (7, 11, 3, 1u32, 42);
     let hot = HotSlots { pool_blocks: pool, slots };
@@ -157,16 +153,16 @@ async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32, kv_type: KvType) -
     for index in 0..segments {
         let segment = SegmentParams::paged(index * blocks, blocks, index, segments);
         let kv_words = (u64::from(blocks) * shape.block_bytes() / 4) as usize;
-        let buffers = [
-            Data::In(&arrived),
-            Data::Uniform(&[layer]),
-            Data::Uniform(words_of(&segment)),
-            Data::Out(kv_words),
-            Data::InOut(&table),
-        ];
+        let buffers = kernels::PlaceBlocks {
+            stored: Data::In(&arrived),
+            part: Data::uniform(PartParams { layer }),
+            segment: Data::uniform(segment),
+            kv: Data::Out(kv_words),
+            hot_slots: Data::InOut(&table),
+        };
         let spec = kernels::place_blocks(&shape, hot, kv_type);
-        let mut got = run(gpu, &spec, &buffers, (items.len() as u32, 1, 1)).await?;
-        let (got_table, kv) = (got.remove(1), got.remove(0));
+        let got = run(gpu, &spec, buffers, (items.len() as u32, 1, 1)).await?;
+        let (got_table, kv) = (got.hot_slots, got.kv);
         let mut want_kv = vec![None; blocks as usize * shape.kv_heads as usize];
         let mut want_table = table.clone();
         for (&[head, slot, block, evicted], data) in items.iter().zip(&data) {
@@ -284,31 +280,30 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
         for index in 0..segments {
             let segment = SegmentParams { index: first + index, count, ..cache.segment(index) };
             let kv = cache.segment_words(index);
-            let data = [
-                Data::In(&step.words),
-                Data::Uniform(words_of(&segment)),
-                Data::In(&qkv_bits),
-                Data::In(&kv),
-                Data::InOut(&partial_o),
-                Data::InOut(&partial_ml),
-                Data::In(&chosen),
-                Data::In(table),
-            ];
+            let data = kernels::Split {
+                step: Data::In(&step.words),
+                segment: Data::uniform(segment),
+                qkv: Data::In(&qkv_bits),
+                kv: Data::In(&kv),
+                partial_o: Data::InOut(&partial_o),
+                partial_ml: Data::InOut(&partial_ml),
+                chosen_tokens: Some(Data::In(&chosen)),
+                hot_slots: Some(Data::In(table)),
+            };
             let grid = (step.splits, shape.kv_heads * shape.group.div_ceil(4), step.rows);
             let spec = kernels::sparse_split(&shape, place);
-            let mut results = run(gpu, &spec, &data, grid).await?;
-            partial_ml = results.remove(1);
-            partial_o = results.remove(0);
+            let results = run(gpu, &spec, data, grid).await?;
+            (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
         }
     }
-    let data = [
-        Data::In(&step.words),
-        Data::Uniform(&[count, count]),
-        Data::In(&partial_o),
-        Data::In(&partial_ml),
-        Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
-    ];
+    let data = kernels::Merge {
+        step: Data::In(&step.words),
+        merge: Data::uniform(MergeParams { segments: count, count }),
+        partial_o: Data::In(&partial_o),
+        partial_ml: Data::In(&partial_ml),
+        out: Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
+    };
     let grid = (shape.q_heads(), step.rows, kernels::merge_parts(&shape));
-    let out = run(gpu, &kernels::merge(gpu.tier, &shape), &data, grid).await?.remove(0);
+    let out = run(gpu, &kernels::merge(gpu.tier, &shape), data, grid).await?.out;
     Ok(check_attention(&cache, &rows, &qkv, &out, &tokens, (0, false)))
 }

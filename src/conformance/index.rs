@@ -5,8 +5,9 @@ use super::rig::{Data, POISON, Random, bits, run};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::Shape;
+use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
-use crate::kernels;
+use crate::kernels::{self, FreezeParams};
 use crate::reference::index::{Range, Stats, unpack_codes};
 use half::f16;
 
@@ -74,15 +75,14 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     before.extend(stats_words(&vec![earlier.clone(); heads]));
     before.extend(stats_words(&vec![earlier.clone(); heads]));
     let qkv_bits = bits(&qkv);
-    let data = [Data::In(&step.words), Data::In(&qkv_bits), Data::InOut(&before)];
-    let got = run(
-        gpu,
-        &kernels::channel_stats(&shape, Shape::STATS_TOKENS),
-        &data,
-        (shape.kv_heads, step.spans, shape.group + 1),
-    )
-    .await?
-    .remove(0);
+    let data = kernels::ChannelStats {
+        step: Data::In(&step.words),
+        qkv: Data::In(&qkv_bits),
+        stats: Data::InOut(&before),
+    };
+    let spec = kernels::channel_stats(&shape, Shape::STATS_TOKENS);
+    let grid = (shape.kv_heads, step.spans, shape.group + 1);
+    let got = run(gpu, &spec, data, grid).await?.stats;
 
     let mut want = Vec::new();
     for sequence in 0..3 {
@@ -141,9 +141,15 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
     // The second slot is frozen; the first must be left alone.
     let words = stats_words(&heads);
     let per_slot = shape.channels_len() as usize;
-    let data = [Data::In(&[0]), Data::Uniform(&[1]), Data::In(&words), Data::Out(2 * per_slot)];
-    let got =
-        run(gpu, &kernels::choose_channels(&shape), &data, (shape.kv_heads, 1, 1)).await?.remove(0);
+    let step = StepHeader::default();
+    let data = kernels::ChooseChannels {
+        step: Data::In(step.words()),
+        freeze: Data::uniform(FreezeParams { sequence: 1 }),
+        stats: Data::In(&words),
+        channels: Data::Out(2 * per_slot),
+    };
+    let grid = (shape.kv_heads, 1, 1);
+    let got = run(gpu, &kernels::choose_channels(&shape), data, grid).await?.channels;
     if got[..per_slot].iter().any(|&w| w != POISON) {
         return Ok(Err("another sequence's channels were written".into()));
     }
@@ -201,16 +207,16 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
     for segment in 0..segments {
         let params = cache.segment(segment);
         let kv = cache.segment_words(segment);
-        let data = [
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::In(&kv),
-            Data::In(&words),
-            Data::Out(block_words * cache.blocks_a_segment as usize),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-        ];
+        let data = kernels::TokenCodes {
+            step: Data::In(&step.words),
+            segment: Data::uniform(params),
+            kv: Data::In(&kv),
+            channels: Data::In(&words),
+            codes: Data::Out(block_words * cache.blocks_a_segment as usize),
+            index_segment: Data::uniform(params),
+        };
         let grid = (shape.kv_heads, step.closing, 1);
-        let got = run(gpu, &kernels::token_codes(&shape), &data, grid).await?.remove(0);
+        let got = run(gpu, &kernels::token_codes(&shape), data, grid).await?.codes;
         for slot in 0..cache.blocks_a_segment {
             let physical = segment * cache.blocks_a_segment + slot;
             let sequence = closing.iter().position(|blocks| blocks.contains(&physical));
@@ -279,15 +285,15 @@ async fn block_bounds(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict>
         let params = cache.segment(segment);
         let kv = cache.segment_words(segment);
         let want = cache.bounds_words(segment);
-        let data = [
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::In(&kv),
-            Data::Out(want.len()),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-        ];
+        let data = kernels::BlockBounds {
+            step: Data::In(&step.words),
+            segment: Data::uniform(params),
+            kv: Data::In(&kv),
+            bounds: Data::Out(want.len()),
+            index_segment: Data::uniform(params),
+        };
         let grid = (shape.kv_heads, step.closing, 1);
-        let got = run(gpu, &kernels::block_bounds(&shape), &data, grid).await?.remove(0);
+        let got = run(gpu, &kernels::block_bounds(&shape), data, grid).await?.bounds;
         let block_words = shape.block_bounds_bytes() as usize / 4;
         for (slot, (got, want)) in got.chunks(block_words).zip(want.chunks(block_words)).enumerate()
         {

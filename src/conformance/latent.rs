@@ -84,21 +84,20 @@ async fn latent_append(gpu: &Gpu, shape: Shape, latent: Latent, segments: u32) -
     for segment in 0..segments {
         let params = cache.segment(segment);
         let before = vec![POISON; cache.segment_words(segment).len()];
-        let data = [
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::InOut(&turned),
-            Data::In(&down_bits),
-            Data::In(&weight_bits),
-            Data::InOut(&latents),
-            Data::InOut(&before),
-        ];
+        let data = kernels::LatentAppend {
+            step: Data::In(&step.words),
+            segment: Data::uniform(params),
+            queries: Data::InOut(&turned),
+            down: Data::In(&down_bits),
+            weight: Data::In(&weight_bits),
+            latents: Data::InOut(&latents),
+            kv: Data::InOut(&before),
+        };
         let grid = (latent.heads + 1, step.rows, 1);
         let spec = kernels::latent_append(&shape, &latent);
-        let mut results = run(gpu, &spec, &data, grid).await?;
-        caches.push(results.remove(2));
-        latents = results.remove(1);
-        turned = results.remove(0);
+        let results = run(gpu, &spec, data, grid).await?;
+        caches.push(results.kv);
+        (turned, latents) = (results.queries, results.latents);
     }
 
     let mut expected: Vec<_> = caches.iter().map(|words| vec![None; words.len()]).collect();
@@ -160,17 +159,17 @@ async fn latent_gather(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict
     for segment in 0..segments {
         let params = cache.segment(segment);
         let kv = cache.segment_words(segment);
-        let data = [
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&slab))),
-            Data::In(&kv),
-            Data::Out(tokens as usize * kv_rank),
-            Data::Out(tokens as usize * (d - kv_rank)),
-        ];
+        let data = kernels::LatentGather {
+            step: Data::In(&step.words),
+            segment: Data::uniform(params),
+            slab: Data::uniform(slab),
+            kv: Data::In(&kv),
+            latents: Data::Out(tokens as usize * kv_rank),
+            shared_keys: Data::Out(tokens as usize * (d - kv_rank)),
+        };
         let spec = kernels::latent_gather(&shape);
-        let mut results = run(gpu, &spec, &data, (tokens, 1, 1)).await?;
-        let (keys, latents) = (results.remove(1), results.remove(0));
+        let results = run(gpu, &spec, data, (tokens, 1, 1)).await?;
+        let (keys, latents) = (results.shared_keys, results.latents);
         for token in 0..tokens {
             let position = first * block + token;
             let latent = &latents[token as usize * kv_rank..][..kv_rank];
@@ -214,9 +213,13 @@ async fn latent_place(gpu: &Gpu, block: u32, latent: Latent) -> Result<Verdict> 
     let shared = random.floats(tokens * rope);
     let (made_bits, shared_bits) = (bits(&made), bits(&shared));
     let words = 2 * shape.block_bytes() as usize / 4;
-    let data = [Data::In(&made_bits), Data::In(&shared_bits), Data::Out(words)];
+    let data = kernels::LatentPlace {
+        made: Data::In(&made_bits),
+        shared_keys: Data::In(&shared_bits),
+        kv: Data::Out(words),
+    };
     let spec = kernels::latent_place(&shape, &latent);
-    let got = run(gpu, &spec, &data, (latent.heads, tokens as u32, 1)).await?.remove(0);
+    let got = run(gpu, &spec, data, (latent.heads, tokens as u32, 1)).await?.kv;
     let mut expected = vec![None; words];
     for token in 0..tokens {
         let (slot, in_block) = (token / block as usize, token % block as usize);

@@ -4,8 +4,9 @@ use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units
 use super::rig::{Data, Random, bits, compare, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::contract::{StepHeader, StepRow, Words};
 use crate::gpu::Gpu;
-use crate::kernels::{self, Batch, Input, Output, WeightFormat};
+use crate::kernels::{self, Batch, EmbedParams, Input, MatrixParams, Output, WeightFormat};
 use crate::model::gguf::TensorType;
 
 #[derive(Clone, Copy, Debug)]
@@ -125,10 +126,16 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
     }
     let before = random.floats(p.tokens * y_stride);
     let format = WeightFormat::of(p.kind)?;
-    let shift = weight_shift(&weights) as u32;
-    let (units, rows, strides) =
-        (p.units as u32, p.rows as u32, [x_stride as u32, y_stride as u32]);
-    let params = [units, rows, first_row, strides[0], strides[1], 0, 1, 0, 0, shift];
+    let params = MatrixParams {
+        units: p.units as u32,
+        rows: p.rows as u32,
+        first_row,
+        x_stride: x_stride as u32,
+        y_stride: y_stride as u32,
+        batches: 1,
+        weight_shift: weight_shift(&weights),
+        ..MatrixParams::default()
+    };
     let (spec, grid) = if many {
         (
             kernels::matmul(gpu.tier, format, p.output, Batch::One),
@@ -147,25 +154,26 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
             kernels::matvec_grid(gpu.tier, p.units as u32, p.rows as u32, p.tokens as u32),
         )
     };
-    let (step, x_bits, y_bits) = ([p.tokens as u32], bits(&x), bits(&before));
+    let step = StepHeader { rows: p.tokens as u32, ..StepHeader::default() };
+    let (x_bits, y_bits) = (bits(&x), bits(&before));
     let x_bits = if many { inputs(gpu, format, p.units, x_stride, &x_bits).await? } else { x_bits };
     let y = match p.output {
         Output::Add | Output::Gated => Data::InOut(&y_bits),
         Output::Store | Output::SwiGlu => Data::Out(y_bits.len()),
     };
     let norm_bits = bits(&norm_weight);
-    let mut data = vec![
-        Data::In(&step),
-        Data::Uniform(&params),
-        Data::In(&packed.weights),
-        Data::In(&packed.scales),
-        Data::In(&x_bits),
+    let data = kernels::Product {
+        step: Data::In(step.words()),
+        matrix: Data::uniform(params),
+        weights: Data::In(&packed.weights),
+        scales: Data::In(&packed.scales),
+        x: Data::In(&x_bits),
         y,
-    ];
-    if p.normed {
-        data.push(Data::In(&norm_bits));
-    }
-    let y = run(gpu, &spec, &data, (grid.0, grid.1, 1)).await?.remove(0);
+        slots: None,
+        lists: None,
+        norm_weight: p.normed.then_some(Data::In(&norm_bits)),
+    };
+    let y = run(gpu, &spec, data, (grid.0, grid.1, 1)).await?.y;
 
     for token in 0..p.tokens {
         let x = &x[token * x_stride..][..columns];
@@ -211,24 +219,22 @@ async fn embed(gpu: &Gpu, kind: TensorType, first_row: u32, units: usize) -> Res
     // Tokens before, in and after this part.
     let tokens =
         [first_row, first_row + 9, first_row.wrapping_sub(1), first_row + 10, first_row + 4];
-    let mut step = vec![0; 13];
-    step[7] = 13;
+    let header = StepHeader { rows_at: StepHeader::COUNT as u32, ..StepHeader::default() };
+    let mut step = header.words().to_vec();
     for token in tokens {
-        step.extend([0, 0, 0, token]);
+        step.extend_from_slice(StepRow { token, ..StepRow::default() }.words());
     }
     let width = units * 32;
-    let params = [units as u32, 10, first_row];
-    let data = [
-        Data::In(&step),
-        Data::Uniform(&params),
-        Data::In(&packed.weights),
-        Data::In(&packed.scales),
-        Data::Out(tokens.len() * width),
-    ];
+    let data = kernels::Embed {
+        step: Data::In(&step),
+        embed: Data::uniform(EmbedParams { units: units as u32, rows: 10, first_row }),
+        weights: Data::In(&packed.weights),
+        scales: Data::In(&packed.scales),
+        x: Data::Out(tokens.len() * width),
+    };
     let spec = kernels::embed(WeightFormat::of(kind)?);
-    let x = run(gpu, &spec, &data, ((units as u32).div_ceil(8), tokens.len() as u32, 1))
-        .await?
-        .remove(0);
+    let grid = ((units as u32).div_ceil(8), tokens.len() as u32, 1);
+    let x = run(gpu, &spec, data, grid).await?.x;
     for (i, token) in tokens.into_iter().enumerate() {
         let row = &x[i * width..][..width];
         let verdict = match token.checked_sub(first_row).filter(|r| *r < 10) {

@@ -3,8 +3,9 @@
 use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
-use crate::kernels;
+use crate::kernels::{self, RmsNormParams, RowsParams};
 use crate::reference::model as twin;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
@@ -31,22 +32,21 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
     x[2 * stride..3 * stride].iter_mut().for_each(|v| *v *= 1e4);
     let weight = random.floats(width);
     let chosen: Vec<u32> = if gather { vec![4, 1, 2] } else { (0..rows as u32).collect() };
-    let mut step = vec![0; 13];
-    step[12] = 13;
+    let header = StepHeader { outputs_at: StepHeader::COUNT as u32, ..StepHeader::default() };
+    let mut step = header.words().to_vec();
     step.extend(&chosen);
     let epsilon = 1e-5f32;
-    let params = [width as u32, stride as u32, stride as u32, epsilon.to_bits()];
+    let (x_stride, y_stride) = (stride as u32, stride as u32);
     let (x_bits, weight_bits) = (bits(&x), bits(&weight));
-    let data = [
-        Data::In(&step),
-        Data::Uniform(&params),
-        Data::In(&x_bits),
-        Data::In(&weight_bits),
-        Data::Out(chosen.len() * stride),
-    ];
-    let y = run(gpu, &kernels::rms_norm(gpu.tier, gather), &data, (chosen.len() as u32, 1, 1))
-        .await?
-        .remove(0);
+    let data = kernels::RmsNorm {
+        step: Data::In(&step),
+        rms_norm: Data::uniform(RmsNormParams { width: width as u32, x_stride, y_stride, epsilon }),
+        x: Data::In(&x_bits),
+        weight: Data::In(&weight_bits),
+        y: Data::Out(chosen.len() * stride),
+    };
+    let grid = (chosen.len() as u32, 1, 1);
+    let y = run(gpu, &kernels::rms_norm(gpu.tier, gather), data, grid).await?.y;
     for (i, &row) in chosen.iter().enumerate() {
         let want = twin::rms_norm(&x[row as usize * stride..][..width], &weight, epsilon);
         // The mean of n squares is off by at most (n + 8) 2^-24 of itself, its root by half of that; inverseSqrt is
@@ -91,10 +91,15 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
             _ => {}
         }
     }
-    let params = [width as u32, stride as u32];
     let value_bits = bits(&values);
-    let data = [Data::In(&[0]), Data::Uniform(&params), Data::In(&value_bits), Data::Out(rows)];
-    let winners = run(gpu, &kernels::arg_max(), &data, (rows as u32, 1, 1)).await?.remove(0);
+    let step = StepHeader::default();
+    let data = kernels::ArgMax {
+        step: Data::In(step.words()),
+        arg_max: Data::uniform(RowsParams { width: width as u32, stride: stride as u32 }),
+        values: Data::In(&value_bits),
+        winners: Data::Out(rows),
+    };
+    let winners = run(gpu, &kernels::arg_max(), data, (rows as u32, 1, 1)).await?.winners;
     for (row, &winner) in winners.iter().enumerate() {
         let want = twin::arg_max(&values[row * stride..][..width]).map_or(u32::MAX, |at| at as u32);
         if winner != want {

@@ -110,10 +110,13 @@ pub(super) async fn inputs(
     if !kernels::multiplies_halves(gpu.tier, format) {
         return Ok(x.to_vec());
     }
-    let params = [units as u32 * 32, stride as u32];
-    let data = [Data::Uniform(&params), Data::In(x), Data::Out(x.len())];
+    let data = kernels::HalfRows {
+        rows: Data::uniform(kernels::half_rows_params(units as u32, stride as u32)),
+        x: Data::In(x),
+        halves: Data::Out(x.len()),
+    };
     let grid = ((x.len() / stride) as u32, 1, 1);
-    Ok(run(gpu, &kernels::half_rows(gpu.tier), &data, grid).await?.remove(0))
+    Ok(run(gpu, &kernels::half_rows(gpu.tier), data, grid).await?.halves)
 }
 
 /// What weights are shifted by where they become f16.

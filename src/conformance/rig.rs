@@ -2,6 +2,7 @@
 
 use super::Verdict;
 use crate::Result;
+use crate::contract::{Bindings, Words};
 use crate::gpu::{Binding, Gpu, ShaderSpec};
 use half::f16;
 
@@ -9,27 +10,40 @@ use half::f16;
 pub(super) const POISON: u32 = 0x7fc0_dead;
 
 /// One binding's data, in words.
+#[derive(Clone, Copy)]
 pub(super) enum Data<'a> {
     /// Read only.
     In(&'a [u32]),
-    /// A uniform.
-    Uniform(&'a [u32]),
+    /// A uniform, filled up as those of the engine are.
+    Uniform([u32; 12]),
     /// Written: so many words, poisoned.
     Out(usize),
     /// Read and written.
     InOut(&'a [u32]),
 }
 
-/// Runs a kernel and returns its `Out` and `InOut` bindings' words, in order.
-pub(super) async fn run(
+impl Data<'_> {
+    pub(super) fn uniform(value: impl Words) -> Self {
+        let mut words = [0; 12];
+        words[..value.words().len()].copy_from_slice(value.words());
+        Self::Uniform(words)
+    }
+}
+
+/// Runs a kernel and returns the words of its `Out` and `InOut` bindings; none of the others.
+pub(super) async fn run<'d, B>(
     gpu: &Gpu,
     spec: &ShaderSpec,
-    data: &[Data<'_>],
+    data: B,
     grid: (u32, u32, u32),
-) -> Result<Vec<Vec<u32>>> {
+) -> Result<B::Of<Vec<u32>>>
+where
+    B: Bindings<Value = Data<'d>> + Clone,
+{
+    let items = data.clone().named();
     let mut buffers = Vec::new();
-    for (i, item) in data.iter().enumerate() {
-        let what = format!("{} binding {i}", spec.file);
+    for (name, item) in &items {
+        let what = format!("{name} of {}", spec.file);
         buffers.push(match item {
             Data::In(words) | Data::InOut(words) => {
                 gpu.storage_with(&what, bytemuck::cast_slice(words)).await?
@@ -37,15 +51,12 @@ pub(super) async fn run(
             Data::Out(words) => {
                 gpu.storage_with(&what, bytemuck::cast_slice(&vec![POISON; *words])).await?
             }
-            Data::Uniform(words) => {
-                let mut padded = [0u32; 12];
-                padded[..words.len()].copy_from_slice(words);
-                gpu.uniform(&what, padded).await?
-            }
+            Data::Uniform(words) => gpu.uniform(&what, *words).await?,
         });
     }
-    let bindings: Vec<_> = buffers.iter().map(Binding::from).collect();
-    let op = gpu.op(spec, &bindings).await?;
+    let mut bound = buffers.iter();
+    let bindings = data.clone().map(|_, _| Binding::from(bound.next().expect("a buffer each")));
+    let op = gpu.op(spec, bindings).await?;
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -53,18 +64,22 @@ pub(super) async fn run(
     }
     gpu.submit(encoder)?;
     let mut results = Vec::new();
-    for (item, buffer) in data.iter().zip(&buffers) {
+    for ((_, item), buffer) in items.iter().zip(&buffers) {
         let words = match item {
             Data::Out(words) => *words,
             Data::InOut(words) => words.len(),
-            _ => continue,
+            _ => 0,
         };
-        let bytes = gpu.download(buffer, words as u64 * 4).await?;
+        let bytes = match words {
+            0 => Vec::new(),
+            _ => gpu.download(buffer, words as u64 * 4).await?,
+        };
         results.push(
             bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         );
     }
-    Ok(results)
+    let mut results = results.into_iter();
+    Ok(data.map(|_, _| results.next().expect("a result each")))
 }
 
 /// Compares floats with a twin's values, each within its own tolerance. A value that is not finite must be met by one that

@@ -54,19 +54,19 @@ async fn rope_append(gpu: &Gpu, shape: Shape, norm: Option<f32>, segments: u32) 
     for segment in 0..segments {
         let params = cache.segment(segment);
         let before = vec![POISON; cache.segment_words(segment).len()];
-        let mut data = vec![
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::InOut(&turned),
-            Data::InOut(&before),
-        ];
-        if norm.is_some() {
-            data.extend(weight_bits.iter().map(|weight| Data::In(weight)));
-        }
+        let weight = |i: usize| norm.is_some().then_some(Data::In(&weight_bits[i]));
+        let data = kernels::RopeAppend {
+            step: Data::In(&step.words),
+            segment: Data::uniform(params),
+            qkv: Data::InOut(&turned),
+            kv: Data::InOut(&before),
+            q_weight: weight(0),
+            k_weight: weight(1),
+        };
         let grid = (shape.q_heads() + 2 * shape.kv_heads, step.rows, 1);
-        let mut results = run(gpu, &kernels::rope_append(&shape, norm), &data, grid).await?;
-        caches.push(results.remove(1));
-        turned = results.remove(0);
+        let results = run(gpu, &kernels::rope_append(&shape, norm), data, grid).await?;
+        caches.push(results.kv);
+        turned = results.qkv;
     }
     let mut expected: Vec<_> = caches.iter().map(|words| vec![None; words.len()]).collect();
     for (r, &(sequence, position)) in rows.iter().enumerate() {

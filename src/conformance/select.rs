@@ -7,7 +7,7 @@ use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{BlockScorer, Blocks, Budget, Shape};
 use crate::gpu::Gpu;
-use crate::kernels;
+use crate::kernels::{self, StrideParams};
 use crate::reference::index::{BlockQuery, Range, bounds, pack_codes};
 use crate::reference::model::dot;
 use crate::reference::select::{bounds_score, check_top_k, log_sum_exp, softmax_mean};
@@ -151,24 +151,33 @@ async fn scores(
                     .collect::<Vec<_>>()
             })
             .collect();
-        let layout = [stride as u32];
-        let mut data = vec![
-            Data::In(&step.words),
-            Data::Uniform(bytemuck::cast_slice(bytemuck::bytes_of(&params))),
-            Data::In(&qkv_bits),
-            Data::In(&channel_words),
-            Data::In(&words),
-        ];
-        let scored = kernels::scored_blocks(&shape);
-        let (spec, x) = if level == 1 {
-            (kernels::block_score(&shape), step.closed.div_ceil(scored))
-        } else {
-            data.push(Data::In(&chosen));
-            (kernels::token_score(&shape), step.blocks_kept.div_ceil(scored))
+        let blocks = kernels::BlockScore {
+            step: Data::In(&step.words),
+            segment: Data::uniform(params),
+            qkv: Data::In(&qkv_bits),
+            channels: Data::In(&channel_words),
+            codes: Data::In(&words),
+            scores: Data::InOut(&out),
+            score_rows: Data::uniform(StrideParams { stride: stride as u32 }),
         };
-        data.push(Data::InOut(&out));
-        data.push(Data::Uniform(&layout));
-        out = run(gpu, &spec, &data, (x, shape.kv_heads, 3)).await?.remove(0);
+        let scored = kernels::scored_blocks(&shape);
+        out = if level == 1 {
+            let grid = (step.closed.div_ceil(scored), shape.kv_heads, 3);
+            run(gpu, &kernels::block_score(&shape), blocks, grid).await?.scores
+        } else {
+            let grid = (step.blocks_kept.div_ceil(scored), shape.kv_heads, 3);
+            let tokens = kernels::TokenScore {
+                step: blocks.step,
+                segment: blocks.segment,
+                qkv: blocks.qkv,
+                channels: blocks.channels,
+                codes: blocks.codes,
+                chosen_blocks: Data::In(&chosen),
+                scores: blocks.scores,
+                score_rows: blocks.score_rows,
+            };
+            run(gpu, &kernels::token_score(&shape), tokens, grid).await?.scores
+        };
     }
     let scale = f64::from(shape.scale());
     for (r, &(sequence, position)) in rows.iter().enumerate() {
@@ -265,32 +274,56 @@ async fn key_scores(
     let of_tokens = kernel == "exact_token_score";
     let stride = if of_tokens { kept * shape.block as usize + 3 } else { step.closed as usize + 2 };
     let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
-    let layout = [stride as u32];
     let mut out = vec![POISON; 3 * q_heads * stride];
     for segment in 0..segments {
-        let params = cache.segment(segment);
-        let params = bytemuck::cast_slice(bytemuck::bytes_of(&params));
         let stored = match kernel {
             "bounds_score" => cache.bounds_words(segment),
             _ => cache.segment_words(segment),
         };
-        let mut data = vec![
-            Data::In(&step.words),
-            Data::Uniform(params),
-            Data::In(&qkv_bits),
-            Data::In(&stored),
-        ];
-        let (spec, x) = match kernel {
-            "bounds_score" => (kernels::bounds_score(&shape), step.closed.div_ceil(4)),
-            "exact_block_score" => (kernels::exact_block_score(&shape), step.closed),
+        let (words, stored) = (Data::In(&step.words), Data::In(&stored));
+        let (segment, qkv) = (Data::uniform(cache.segment(segment)), Data::In(&qkv_bits));
+        let (scores, score_rows) =
+            (Data::InOut(&out), Data::uniform(StrideParams { stride: stride as u32 }));
+        let grid = |x: u32| (x, shape.kv_heads, 3);
+        out = match kernel {
+            "bounds_score" => {
+                let blocks = kernels::BoundsScore {
+                    step: words,
+                    segment,
+                    qkv,
+                    bounds: stored,
+                    scores,
+                    score_rows,
+                };
+                let spec = kernels::bounds_score(&shape);
+                run(gpu, &spec, blocks, grid(step.closed.div_ceil(4))).await?.scores
+            }
+            "exact_block_score" => {
+                let blocks = kernels::ExactBlockScore {
+                    step: words,
+                    segment,
+                    qkv,
+                    kv: stored,
+                    scores,
+                    score_rows,
+                };
+                let spec = kernels::exact_block_score(&shape);
+                run(gpu, &spec, blocks, grid(step.closed)).await?.scores
+            }
             _ => {
-                data.push(Data::In(&chosen));
-                (kernels::exact_token_score(&shape), step.blocks_kept)
+                let tokens = kernels::ExactTokenScore {
+                    step: words,
+                    segment,
+                    qkv,
+                    kv: stored,
+                    chosen_blocks: Data::In(&chosen),
+                    scores,
+                    score_rows,
+                };
+                let spec = kernels::exact_token_score(&shape);
+                run(gpu, &spec, tokens, grid(step.blocks_kept)).await?.scores
             }
         };
-        data.push(Data::InOut(&out));
-        data.push(Data::Uniform(&layout));
-        out = run(gpu, &spec, &data, (x, shape.kv_heads, 3)).await?.remove(0);
     }
     // Products and sums of d terms round; what rounds is at most their absolute sum.
     let rounding = f64::from(shape.head_dim + 8) * 2f64.powi(-23);
@@ -404,23 +437,22 @@ async fn top_k(
     // Level 2 writes positions: candidate blocks are every second one.
     let chosen_blocks: Vec<u32> =
         (0..3 * kv_heads as u32).flat_map(|_| (0..step.blocks_kept).map(|i| 1 + 2 * i)).collect();
-    let layout = [stride as u32, stride as u32];
     let score_bits = bits(&scores);
     let out_words = (3 * kv_heads * kept).max(1);
-    let mut data = vec![
-        Data::In(&step.words),
-        Data::Uniform(&layout),
-        Data::In(&score_bits),
-        Data::Out(3 * kv_heads * stride),
-        Data::Out(out_words),
-    ];
-    let spec = if level == 1 {
-        kernels::top_k_blocks(gpu.tier, &shape, scorer, None)
-    } else {
-        data.push(Data::In(&chosen_blocks));
-        kernels::top_k_tokens(gpu.tier, &shape)
+    let data = kernels::TopK {
+        step: Data::In(&step.words),
+        score_rows: Data::uniform(StrideParams { stride: stride as u32 }),
+        scores: Data::In(&score_bits),
+        keys: Data::Out(3 * kv_heads * stride),
+        chosen: Data::Out(out_words),
+        chosen_blocks: (level == 2).then_some(Data::In(&chosen_blocks)),
+        hot_slots: None,
     };
-    let out = run(gpu, &spec, &data, (shape.kv_heads, 3, 1)).await?.remove(1);
+    let spec = match level {
+        1 => kernels::top_k_blocks(gpu.tier, &shape, scorer, None),
+        _ => kernels::top_k_tokens(gpu.tier, &shape),
+    };
+    let out = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?.chosen;
     for (r, &(_, position)) in rows.iter().enumerate() {
         let (count, from, to, k) = items(position);
         for head in 0..kv_heads {

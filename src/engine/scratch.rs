@@ -3,6 +3,7 @@
 use super::EngineOptions;
 use crate::Result;
 use crate::attention::Step;
+use crate::contract::StepHeader;
 use crate::gpu::{Binding, Gpu};
 use crate::kernels::{self, SegmentParams};
 use crate::kv::{CacheLayout, Offload};
@@ -419,7 +420,8 @@ impl HostScratch {
 impl LatentScratch {
     async fn new(gpu: &Gpu, sizes: &LatentSizes, step: u64) -> Result<Self> {
         let slab_step = gpu.storage("the step of a slab", step).await?;
-        gpu.write(&slab_step, 0, &sizes.slab_tokens.to_le_bytes());
+        let header = StepHeader { rows: sizes.slab_tokens, ..StepHeader::default() };
+        gpu.write(&slab_step, 0, bytemuck::bytes_of(&header));
         Ok(Self {
             down: gpu.storage("latents", sizes.rows[0]).await?,
             q_latents: gpu.storage("query latents", sizes.rows[1]).await?,

@@ -480,11 +480,12 @@ impl Gpu {
         self.allocated.fetch_sub(buffer.size(), Ordering::Relaxed);
     }
 
-    /// Runs operations one after the other in one pass, with their grids, and waits for them.
+    /// Runs operations one after the other in one pass, with their grids, and waits for them: the time from their submission
+    /// on.
     ///
     /// # Errors
     /// As [`Gpu::check`].
-    pub fn run(&self, dispatches: &[(&super::Op, [u32; 3])]) -> Result<()> {
+    pub fn run(&self, dispatches: &[(&super::Op, [u32; 3])]) -> Result<Duration> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -492,8 +493,11 @@ impl Gpu {
                 op.record(&mut pass, *x, *y, *z);
             }
         }
-        let index = self.submit(encoder)?;
-        self.wait(index)
+        let commands = encoder.finish();
+        let began = Instant::now();
+        let index = self.submit_all([commands])?;
+        self.wait(index)?;
+        Ok(began.elapsed())
     }
 
     /// Destroys the device, as a driver reset would: every later call answers [`Error::DeviceLost`].

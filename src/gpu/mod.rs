@@ -5,6 +5,8 @@ mod clock;
 mod device;
 mod host_memory;
 mod pipeline;
+mod reflect;
+mod repeat;
 mod shader;
 mod shader_files;
 mod tier;
@@ -14,6 +16,9 @@ pub use adapter::{Adapter, Probe, adapters, probe};
 pub use clock::{Clock, TimeSpan};
 pub use device::{Gpu, GpuOptions, OpenDevice};
 pub use host_memory::host_memory_bytes;
+#[cfg(test)]
+pub(crate) use pipeline::completed;
 pub use pipeline::{Binding, Op, Pipeline};
+pub use reflect::{Access, Reflected, mismatch};
 pub use shader::{Assembled, Constant, ShaderSpec, assemble};
 pub use tier::{Disable, Matmul, Prefill, Tier};

@@ -1,8 +1,11 @@
 //! Compute pipelines, made once each and cached, and operations: a pipeline with its buffers bound.
 
+use super::Tier;
 use super::device::{Gpu, lock};
+use super::reflect::{Access, Reflected};
 use super::shader::{ShaderSpec, assemble};
 use super::turns;
+use crate::contract::Bindings;
 use crate::units::size;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -12,8 +15,7 @@ use std::time::Instant;
 pub struct Pipeline {
     raw: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
-    /// Numbers of the bindings, ascending.
-    numbers: Vec<u32>,
+    bindings: Vec<Reflected>,
     file: &'static str,
 }
 
@@ -23,18 +25,30 @@ pub struct Binding<'a> {
     buffer: &'a wgpu::Buffer,
     offset: u64,
     size: Option<u64>,
+    /// Bytes that the kernel uses, where the caller knows.
+    needed: u64,
 }
 
 impl<'a> From<&'a wgpu::Buffer> for Binding<'a> {
     fn from(buffer: &'a wgpu::Buffer) -> Self {
-        Self { buffer, offset: 0, size: None }
+        Self { buffer, offset: 0, size: None, needed: 0 }
     }
 }
 
 impl<'a> Binding<'a> {
     /// Bytes `offset .. offset + size` of a buffer; the offset a multiple of 256.
     pub fn range(buffer: &'a wgpu::Buffer, offset: u64, size: u64) -> Self {
-        Self { buffer, offset, size: Some(size) }
+        Self { buffer, offset, size: Some(size), needed: 0 }
+    }
+
+    /// Says how many bytes the kernel uses: fewer are an error.
+    #[must_use]
+    pub fn holding(self, bytes: u64) -> Self {
+        Self { needed: bytes, ..self }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.size.unwrap_or_else(|| self.buffer.size().saturating_sub(self.offset))
     }
 }
 
@@ -68,11 +82,7 @@ impl Gpu {
             return Ok(pipeline.clone());
         }
         let began = Instant::now();
-        let mut full = spec.clone().constant("LANES_REVERSED", self.options.lanes_reversed);
-        if needs_reduce(spec.file) {
-            full = full.slot("reduce", self.tier.reduce);
-        }
-        let assembled = assemble(&full)?;
+        let assembled = assemble(&completed(spec, self.tier, self.options.lanes_reversed))?;
         let (needed, has) =
             (assembled.workgroup_bytes(), self.device.limits().max_compute_workgroup_storage_size);
         // Nobody else checks it, and drivers answer with anything.
@@ -84,7 +94,8 @@ impl Gpu {
                 limit: format!("{needed} are needed"),
             });
         }
-        let (layout, numbers) = self.layout(spec.file, &assembled.module);
+        let bindings = assembled.bindings();
+        let layout = self.layout(spec.file, &bindings);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(spec.file),
@@ -126,7 +137,7 @@ impl Gpu {
             return Err(Error::Gpu(format!("{}: {error}", spec.file)));
         }
         self.check()?;
-        let pipeline = Arc::new(Pipeline { raw, layout, numbers, file: spec.file });
+        let pipeline = Arc::new(Pipeline { raw, layout, bindings, file: spec.file });
         lock(&self.pipelines).insert(spec.clone(), pipeline.clone());
         *lock(&self.compile_time) += began.elapsed();
         Ok(pipeline)
@@ -134,90 +145,184 @@ impl Gpu {
 
     // Reflection keeps one source of truth for bindings: the shader. An automatic layout would drop bindings that a
     // variant does not use.
-    fn layout(&self, label: &str, module: &naga::Module) -> (wgpu::BindGroupLayout, Vec<u32>) {
-        let mut entries: Vec<_> = module
-            .global_variables
-            .iter()
-            .filter_map(|(_, variable)| {
-                let ty = match variable.space {
-                    naga::AddressSpace::Uniform => wgpu::BufferBindingType::Uniform,
-                    naga::AddressSpace::Storage { access } => wgpu::BufferBindingType::Storage {
-                        read_only: !access.contains(naga::StorageAccess::STORE),
-                    },
-                    _ => return None,
-                };
-                Some(wgpu::BindGroupLayoutEntry {
-                    binding: variable.binding.as_ref()?.binding,
-                    visibility: wgpu::ShaderStages::COMPUTE,
-                    ty: wgpu::BindingType::Buffer {
-                        ty,
-                        has_dynamic_offset: false,
-                        min_binding_size: None,
-                    },
-                    count: None,
-                })
-            })
-            .collect();
-        entries.sort_by_key(|entry| entry.binding);
-        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+    fn layout(&self, label: &str, bindings: &[Reflected]) -> wgpu::BindGroupLayout {
+        let entry = |binding: &Reflected| wgpu::BindGroupLayoutEntry {
+            binding: binding.number,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: match binding.access {
+                    Access::Uniform(_) => wgpu::BufferBindingType::Uniform,
+                    Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                    Access::Write => wgpu::BufferBindingType::Storage { read_only: false },
+                },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        };
+        self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(label),
-            entries: &entries,
-        });
-        (layout, entries.iter().map(|entry| entry.binding).collect())
+            entries: &bindings.iter().map(entry).collect::<Vec<_>>(),
+        })
     }
 
-    /// Binds buffers to a kernel: one for each `@binding` that it has, in ascending order.
+    /// Binds buffers to a kernel, by the names of its variables.
     ///
     /// # Errors
-    /// As [`Gpu::pipeline`], and [`Error::Gpu`] when the bindings do not fit the kernel.
-    pub async fn op(&self, spec: &ShaderSpec, bindings: &[Binding<'_>]) -> Result<Op> {
+    /// As [`Gpu::pipeline`]; [`Error::Gpu`] naming the variable that is not bound, that the kernel does not have, or whose
+    /// buffer is of the wrong kind or too small; [`Error::OutOfMemory`] for more than a kernel sees here.
+    pub async fn op<'b, B>(&self, spec: &ShaderSpec, bindings: B) -> Result<Op>
+    where
+        B: Bindings<Value: Into<Binding<'b>>>,
+    {
         let pipeline = self.pipeline(spec).await?;
-        let (given, has) = (bindings.len(), pipeline.numbers.len());
-        if given != has {
-            let file = pipeline.file;
-            return Err(Error::Gpu(format!("{file}: {given} buffers for {has} bindings")));
-        }
+        let file = pipeline.file;
         let most = self.device.limits().max_storage_buffer_binding_size;
-        let bytes = |binding: &Binding<'_>| {
-            binding.size.unwrap_or_else(|| binding.buffer.size().saturating_sub(binding.offset))
-        };
-        if let Some(bytes) = bindings.iter().map(bytes).find(|&bytes| bytes > most) {
-            return Err(Error::OutOfMemory {
-                what: format!("a buffer of {}", pipeline.file),
-                bytes,
-                detail: format!("a kernel sees at most {} of one here", size(most)),
+        let mut given: Vec<(&str, Binding<'b>)> =
+            bindings.named().into_iter().map(|(name, value)| (name, value.into())).collect();
+        let mut entries = Vec::with_capacity(given.len());
+        for binding in &pipeline.bindings {
+            let name = &binding.name;
+            let Some(at) = given.iter().position(|(given, _)| given == name) else {
+                return Err(Error::Gpu(format!("{file}: nothing is bound to {name}")));
+            };
+            let (_, bound) = given.swap_remove(at);
+            check(binding, &bound, most).map_err(|problem| match problem {
+                Problem::Wrong(what) => Error::Gpu(format!("{file}: {name} {what}")),
+                Problem::TooLarge => Error::OutOfMemory {
+                    what: format!("{name} of {file}"),
+                    bytes: bound.bytes(),
+                    detail: format!("a kernel sees at most {} of one here", size(most)),
+                },
+            })?;
+            entries.push(wgpu::BindGroupEntry {
+                binding: binding.number,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: bound.buffer,
+                    offset: bound.offset,
+                    size: bound.size.and_then(wgpu::BufferSize::new),
+                }),
             });
         }
-        let entries: Vec<_> = bindings
-            .iter()
-            .zip(&pipeline.numbers)
-            .map(|(binding, &number)| wgpu::BindGroupEntry {
-                binding: number,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: binding.buffer,
-                    offset: binding.offset,
-                    size: binding.size.and_then(wgpu::BufferSize::new),
-                }),
-            })
-            .collect();
+        if let Some((name, _)) = given.first() {
+            return Err(Error::Gpu(format!("{file}: {name} is bound, but this variant has none")));
+        }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(pipeline.file),
+            label: Some(file),
             layout: &pipeline.layout,
             entries: &entries,
         });
         let refused = scope.pop();
         if let Some(error) = refused.await {
-            return Err(Error::Gpu(format!("{}: {error}", pipeline.file)));
+            return Err(Error::Gpu(format!("{file}: {error}")));
         }
         Ok(Op { pipeline, group })
     }
 }
 
-// The kernels that reduce over a workgroup: the only slot that the device fills rather than the caller.
-fn needs_reduce(file: &str) -> bool {
-    super::shader_files::FILES
-        .iter()
-        .find(|(name, _)| *name == file)
-        .is_some_and(|(_, source)| source.lines().any(|line| line == "//!include <reduce>"))
+enum Problem {
+    Wrong(String),
+    TooLarge,
+}
+
+// Whether a range of a buffer can be bound to a variable. Bindings of more than `most` bytes are too large.
+fn check(variable: &Reflected, bound: &Binding<'_>, most: u64) -> std::result::Result<(), Problem> {
+    let is_uniform = matches!(variable.access, Access::Uniform(_));
+    let (kind, usage) = if is_uniform {
+        ("a uniform", wgpu::BufferUsages::UNIFORM)
+    } else {
+        ("storage", wgpu::BufferUsages::STORAGE)
+    };
+    if !bound.buffer.usage().contains(usage) {
+        return Err(Problem::Wrong(format!("is {kind}, which the buffer bound to it is not")));
+    }
+    let (bytes, needed) = (bound.bytes(), variable.bytes.max(bound.needed));
+    if bytes < needed {
+        let problem = format!("is bound to {bytes} bytes, but needs at least {needed}");
+        return Err(Problem::Wrong(problem));
+    }
+    if bytes > most { Err(Problem::TooLarge) } else { Ok(()) }
+}
+
+/// A specification with what the device fills in rather than the caller: whether lanes are reversed, and how kernels reduce
+/// over a workgroup.
+pub(crate) fn completed(spec: &ShaderSpec, tier: &Tier, lanes_reversed: bool) -> ShaderSpec {
+    let spec = spec.clone().constant("LANES_REVERSED", lanes_reversed);
+    if spec.includes("<reduce>") { spec.slot("reduce", tier.reduce) } else { spec }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Adapter, GpuOptions, adapters};
+
+    crate::words! {
+        /// `Rows` of half_rows.wgsl.
+        pub struct Rows {
+            /// Floats of a row.
+            pub width: u32,
+            /// Floats to the next.
+            pub stride: u32,
+        }
+    }
+
+    crate::bindings! {
+        /// As the shader has them, and one more.
+        struct HalfRows {
+            rows: uniform Rows,
+            x: optional read,
+            halves: write,
+            bias: optional read,
+        }
+    }
+
+    fn buffers<'b>(bound: HalfRows<&'b wgpu::Buffer>) -> HalfRows<Binding<'b>> {
+        bound.map(|_, buffer| Binding::from(buffer))
+    }
+
+    fn with_x<'b>(bound: &HalfRows<&'b wgpu::Buffer>, x: Binding<'b>) -> HalfRows<Binding<'b>> {
+        HalfRows { x: Some(x), ..buffers(bound.clone()) }
+    }
+
+    #[test]
+    fn what_is_bound_wrongly_is_told_with_kernel_and_variable() {
+        pollster::block_on(async {
+            let here = adapters().await;
+            let Ok(adapter) = Adapter::choose(&here, None) else { return };
+            let gpu = Gpu::open(&adapter, GpuOptions::default()).await.unwrap();
+            let spec = ShaderSpec::new("model/half_rows.wgsl").constant("WORKGROUP", 64);
+            let x = gpu.storage("x", 64).await.unwrap();
+            let y = gpu.storage("y", 64).await.unwrap();
+            let rows = gpu.uniform("rows", [Rows { width: 32, stride: 32 }; 2]).await.unwrap();
+            let right = HalfRows { rows: &rows, x: Some(&x), halves: &y, bias: None };
+            gpu.op(&spec, right.clone()).await.unwrap();
+            for (wrong, problem) in [
+                (buffers(HalfRows { x: None, ..right.clone() }), "nothing is bound to x"),
+                (
+                    buffers(HalfRows { bias: Some(&x), ..right.clone() }),
+                    "bias is bound, but this variant has none",
+                ),
+                (
+                    buffers(HalfRows { rows: &x, ..right.clone() }),
+                    "rows is a uniform, which the buffer bound to it is not",
+                ),
+                (
+                    buffers(HalfRows { x: Some(&rows), ..right.clone() }),
+                    "x is storage, which the buffer bound to it is not",
+                ),
+                (
+                    with_x(&right, Binding::range(&x, 0, 8)),
+                    "x is bound to 8 bytes, but needs at least 16",
+                ),
+                (
+                    with_x(&right, Binding::from(&x).holding(68)),
+                    "x is bound to 64 bytes, but needs at least 68",
+                ),
+            ] {
+                let error = gpu.op(&spec, wrong).await.err().unwrap().to_string();
+                assert!(error.ends_with(&format!("model/half_rows.wgsl: {problem}")), "{error}");
+            }
+        });
+    }
 }

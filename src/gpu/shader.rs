@@ -3,9 +3,13 @@
 //! `//!include lib/x.wgsl` pastes a file; `//!include <slot>` pastes the file that the caller chose for that slot, which
 //! is how variants (weight formats, subgroup reductions, epilogues) are data rather than conditional text. A file that
 //! is unknown, included twice or that includes itself, and a slot that nobody fills or nobody uses, are errors. `enable`
-//! directives go to the top, where WGSL wants them.
+//! directives go to the top, where WGSL wants them. `//!repeat` repeats lines (`repeat.rs`), and `//!words StepRow R` writes
+//! constants that name the words of one of [`STEP`]'s structs: `R_POSITION` and so on, and `R_WORDS`, how many there are.
 
+use super::reflect::{Reflected, reflect};
+use super::repeat::expand;
 use super::shader_files::FILES;
+use crate::contract::STEP;
 use crate::{Error, Result};
 
 /// A constant prepended to a shader as a typed WGSL `const`.
@@ -46,12 +50,32 @@ pub struct ShaderSpec {
     pub slots: Vec<(&'static str, &'static str)>,
     /// Constants, in the order in which they are declared.
     pub constants: Vec<(&'static str, Constant)>,
+    /// Files besides this crate's: name and text.
+    pub sources: &'static [(&'static str, &'static str)],
 }
 
 impl ShaderSpec {
     /// A kernel without slots and constants.
     pub fn new(file: &'static str) -> Self {
-        Self { file, slots: Vec::new(), constants: Vec::new() }
+        Self { file, slots: Vec::new(), constants: Vec::new(), sources: &[] }
+    }
+
+    /// Finds files among these too, the kernel's own among them.
+    #[must_use]
+    pub fn sources(mut self, sources: &'static [(&'static str, &'static str)]) -> Self {
+        self.sources = sources;
+        self
+    }
+
+    /// The text of a file.
+    fn source(&self, file: &str) -> Option<(&'static str, &'static str)> {
+        self.sources.iter().chain(FILES).find(|(name, _)| *name == file).copied()
+    }
+
+    /// Whether the kernel's file itself includes this.
+    pub(super) fn includes(&self, target: &str) -> bool {
+        let is_it = |line: &str| line.strip_prefix(INCLUDE).is_some_and(|t| t.trim() == target);
+        self.source(self.file).is_some_and(|(_, source)| source.lines().any(is_it))
     }
 
     /// Fills a slot.
@@ -81,6 +105,7 @@ pub struct Assembled {
 }
 
 const CONSTANTS: &str = "constants";
+const INCLUDE: &str = "//!include ";
 
 /// Assembles and validates a kernel.
 ///
@@ -135,6 +160,11 @@ impl Assembled {
         self.lines.get(line.checked_sub(1)? as usize).copied()
     }
 
+    /// Its bindings, in ascending order of their numbers.
+    pub fn bindings(&self) -> Vec<Reflected> {
+        reflect(&self.module)
+    }
+
     /// Bytes of workgroup memory that the kernel declares, each variable from a multiple of 16 on.
     pub fn workgroup_bytes(&self) -> u32 {
         let variables = self.module.global_variables.iter().map(|(_, variable)| variable);
@@ -146,7 +176,7 @@ impl Assembled {
     }
 }
 
-fn shader_error(file: &str, line: u32, message: String) -> Error {
+pub(super) fn shader_error(file: &str, line: u32, message: String) -> Error {
     Error::Shader { file: file.to_string(), line, message }
 }
 
@@ -163,20 +193,25 @@ struct Pasted {
 }
 
 fn paste(file: &str, spec: &ShaderSpec, from: Place, pasted: &mut Pasted) -> Result<()> {
-    let &(name, source) = FILES
-        .iter()
-        .find(|(name, _)| *name == file)
+    let (name, source) = spec
+        .source(file)
         .ok_or_else(|| shader_error(from.0, from.1, format!("no shader file {file}")))?;
     if pasted.included.contains(&name) {
         return Err(shader_error(from.0, from.1, format!("{name} is included twice")));
     }
     pasted.included.push(name);
-    for (i, line) in source.lines().enumerate() {
-        let here = (name, i as u32 + 1);
-        let Some(target) = line.strip_prefix("//!include ") else {
+    for (line, number) in expand(name, source, &spec.constants)? {
+        let here = (name, number);
+        if let Some(words) = line.strip_prefix("//!words ") {
+            let constants = word_constants(words.trim())
+                .ok_or_else(|| shader_error(name, number, format!("no struct for {words}")))?;
+            pasted.body.extend(constants.into_iter().map(|constant| (constant, here)));
+            continue;
+        }
+        let Some(target) = line.strip_prefix(INCLUDE) else {
             let to =
                 if line.starts_with("enable ") { &mut pasted.directives } else { &mut pasted.body };
-            to.push((format!("{line}\n"), here));
+            to.push((line + "\n", here));
             continue;
         };
         let target = target.trim();
@@ -194,6 +229,15 @@ fn paste(file: &str, spec: &ShaderSpec, from: Place, pasted: &mut Pasted) -> Res
         paste(target, spec, here, pasted)?;
     }
     Ok(())
+}
+
+// The constants of `StepRow R`.
+fn word_constants(words: &str) -> Option<Vec<String>> {
+    let (name, prefix) = words.split_once(' ')?;
+    let (_, members) = STEP.iter().find(|(known, _)| *known == name)?;
+    let constant = |name: &str, value: u32| format!("const {prefix}_{name}: u32 = {value}u;\n");
+    let of_members = members.iter().map(|m| constant(&m.name.to_uppercase(), m.offset / 4));
+    Some(of_members.chain([constant("WORDS", members.len() as u32)]).collect())
 }
 
 #[cfg(test)]
@@ -235,6 +279,39 @@ mod tests {
         let message = error(&spec);
         assert!(message.starts_with("shader lib/budget.wgsl:5:"), "{message}");
         assert!(message.contains("BLOCK"), "{message}");
+    }
+
+    const OWN: &[(&str, &str)] = &[
+        (
+            "own.wgsl",
+            "//!include own_step.wgsl\n//!words StepTile T\n//!repeat 2 i\nconst A{i}: u32 = T_ROWS;\nconst B{i}: u32 = MISSING;\n//!end",
+        ),
+        ("own_step.wgsl", "//!words StepRows R"),
+        (
+            "right.wgsl",
+            "//!words StepTile T\n//!repeat 2 i\nconst A{i}: u32 = T_ROWS + {i}u;\n//!end",
+        ),
+    ];
+
+    #[test]
+    fn files_of_a_callers_own_are_assembled_as_others_are() {
+        let assembled = assemble(&ShaderSpec::new("right.wgsl").sources(OWN)).unwrap();
+        let constants =
+            "const T_FIRST_ROW: u32 = 0u;\nconst T_ROWS: u32 = 1u;\nconst T_WORDS: u32 = 2u;\n";
+        let lines = "const A0: u32 = T_ROWS + 0u;\nconst A1: u32 = T_ROWS + 1u;\n";
+        assert_eq!(assembled.text, format!("{constants}{lines}"));
+        assert_eq!(assembled.origin(3), Some(("right.wgsl", 1)));
+        assert_eq!(assembled.origin(5), Some(("right.wgsl", 3)));
+        let spec = ShaderSpec::new("own.wgsl").sources(OWN);
+        assert_eq!(error(&spec), "shader own_step.wgsl:1: no struct for StepRows R");
+    }
+
+    #[test]
+    fn an_error_in_a_repeated_line_names_the_line_that_is_repeated() {
+        const FIXED: &[(&str, &str)] = &[OWN[0], ("own_step.wgsl", "const C: u32 = 0u;")];
+        let spec = ShaderSpec::new("own.wgsl").sources(FIXED);
+        assert!(error(&spec).starts_with("shader own.wgsl:5: "), "{}", error(&spec));
+        assert!(error(&spec).contains("MISSING"), "{}", error(&spec));
     }
 
     #[test]

@@ -1,25 +1,130 @@
 //! `shaders/attend` and `shaders/kv`.
 
 use crate::attention::Shape;
-use crate::gpu::{Prefill, ShaderSpec, Tier};
+use crate::gpu::{self, ShaderSpec, Tier};
 use crate::kv::KvType;
 
-/// Which physical blocks a segment of the cache holds: `Segment` in the shaders.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct SegmentParams {
-    /// The first physical block.
-    pub first: u32,
-    /// How many blocks.
-    pub blocks: u32,
-    /// This segment's number.
-    pub index: u32,
-    /// Segments in all.
-    pub count: u32,
-    /// The logical blocks that may be in it: prefill walks over no others.
-    pub first_logical: u32,
-    /// The logical block after the last of them.
-    pub end_logical: u32,
+crate::words! {
+    /// Which physical blocks a segment of the cache holds: `Segment` in the shaders.
+    #[derive(Eq)]
+    pub struct SegmentParams {
+        /// The first physical block.
+        pub first: u32,
+        /// How many blocks.
+        pub blocks: u32,
+        /// This segment's number.
+        pub index: u32,
+        /// Segments in all.
+        pub count: u32,
+        /// The logical blocks that may be in it: prefill walks over no others.
+        pub first_logical: u32,
+        /// The logical block after the last of them.
+        pub end_logical: u32,
+    }
+
+    /// `Merge` of `attend/merge.wgsl`.
+    pub struct MergeParams {
+        /// Segments that have states, the first of them all.
+        pub segments: u32,
+        /// Segments that there is room for.
+        pub count: u32,
+    }
+
+    /// `Part` of `kv/place_blocks.wgsl`.
+    pub struct PartParams {
+        /// The layer whose part of what arrived is placed.
+        pub layer: u32,
+    }
+}
+
+crate::bindings! {
+    /// Of [`rope_append`].
+    pub struct RopeAppend {
+        /// The step, whose block tables name the blocks that rows are appended to.
+        step: read,
+        /// The segment that `kv` is.
+        segment: uniform SegmentParams,
+        /// \[row\]\[query heads, key heads, value heads\]\[dimension\], f32: turned in place.
+        qkv: write,
+        /// The segment: \[block\]\[KV head\]\[keys, values\]\[token\]\[dimension\], f16 in pairs.
+        kv: write,
+        /// \[dimension\], f32: weights of the norm of a query.
+        q_weight: optional read,
+        /// \[dimension\], f32: weights of the norm of a key.
+        k_weight: optional read,
+    }
+
+    /// Of [`dense_split`] and [`sparse_split`].
+    pub struct Split {
+        /// The step.
+        step: read,
+        /// The segment that `kv` is; its number and count are those of the states.
+        segment: uniform SegmentParams,
+        /// As in [`RopeAppend`]: the queries.
+        qkv: read,
+        /// As in [`RopeAppend`]. Of latent attention keys alone, whose first numbers are the values.
+        kv: read,
+        /// \[row\]\[query head\]\[segment\]\[split\]\[dimension of a value\], f32.
+        partial_o: write,
+        /// \[row\]\[query head\]\[segment\]\[split\]: maximum and sum, f32.
+        partial_ml: write,
+        /// \[row\]\[KV head\]\[`tokens_kept`\]: positions, where they are chosen.
+        chosen_tokens: optional read,
+        /// Where each block is in the hot cache, in [`HotSlots::words`] words.
+        hot_slots: optional read,
+    }
+
+    /// Of [`merge`].
+    pub struct Merge {
+        /// The step.
+        step: read,
+        /// Segments.
+        merge: uniform MergeParams,
+        /// As in [`Split`].
+        partial_o: read,
+        /// As in [`Split`].
+        partial_ml: read,
+        /// \[row\]\[query head\]\[dimension of a value\], f32.
+        out: write,
+    }
+
+    /// Of [`prefill`].
+    pub struct Prefill {
+        /// The step.
+        step: read,
+        /// The segment that `kv` is.
+        segment: uniform SegmentParams,
+        /// The queries, as in [`RopeAppend`] or in rows of their own.
+        qkv: read,
+        /// As in [`RopeAppend`].
+        kv: read,
+        /// \[row\]\[query head\]\[dimension\], f32; what earlier segments left is merged with.
+        out: write,
+        /// \[row\]\[query head\]: maximum and sum, f32, for the segments that follow.
+        states: write,
+    }
+
+    /// Of [`place_blocks`].
+    pub struct PlaceBlocks {
+        /// What arrived: a vec4 a layer, and each layer's part.
+        stored: read,
+        /// The part that is placed.
+        part: uniform PartParams,
+        /// The segment that `kv` is.
+        segment: uniform SegmentParams,
+        /// The hot cache, as in [`RopeAppend`].
+        kv: write,
+        /// As in [`Split`].
+        hot_slots: write,
+    }
+
+    /// Of [`unpack_blocks`].
+    pub struct UnpackBlocks {
+        /// \[block\]\[KV head\]: head-blocks as CPU memory has them.
+        stored: read,
+        /// As in [`RopeAppend`], block after block.
+        kv: write,
+    }
 }
 
 impl SegmentParams {
@@ -66,16 +171,6 @@ impl HotSlots {
     pub fn words(self, kv_heads: u32) -> u64 {
         u64::from(kv_heads) * (u64::from(self.pool_blocks) + u64::from(self.slots))
     }
-}
-
-/// What the `Merge` of `attend/merge.wgsl` holds.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct MergeParams {
-    /// Segments that have states, the first of them all.
-    pub segments: u32,
-    /// Segments that there is room for.
-    pub count: u32,
 }
 
 fn placed(spec: ShaderSpec, place: Place) -> ShaderSpec {
@@ -165,8 +260,8 @@ pub fn merge_parts(shape: &Shape) -> u32 {
 }
 
 /// The kernel that attends many rows of this shape.
-fn prefill_kernel<'t>(tier: &'t Tier, shape: &Shape) -> &'t Prefill {
-    if shape.head_dim <= tier.prefill.head_dim { &tier.prefill } else { &Prefill::PORTABLE }
+fn prefill_kernel<'t>(tier: &'t Tier, shape: &Shape) -> &'t gpu::Prefill {
+    if shape.head_dim <= tier.prefill.head_dim { &tier.prefill } else { &gpu::Prefill::PORTABLE }
 }
 
 /// By the kernel that suits the adapter's tier and the heads' dimensions; `row_width` floats from one row's queries to the

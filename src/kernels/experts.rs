@@ -1,7 +1,44 @@
 //! A mixture of experts in `shaders/model`: routing, and what products of many tokens go through.
 
+use super::{RowsParams, StrideParams};
 use crate::gpu::ShaderSpec;
 use crate::model::config::{Experts, Gate};
+
+crate::bindings! {
+    /// Of [`route`].
+    pub struct Route {
+        /// \[row\]\[stride\], f32: of each expert, and what follows.
+        logits: read,
+        /// \[row\]\[slot\]: expert and weight.
+        slots: write,
+        /// Floats from one row's logits to the next.
+        route: uniform StrideParams,
+        /// \[expert\], f32: what is added to scores to choose by them.
+        bias: optional read,
+    }
+
+    /// Of [`expert_lists`].
+    pub struct ExpertLists {
+        /// The step.
+        step: read,
+        /// As in [`Route`].
+        slots: read,
+        /// How many entries each expert has, and then \[expert\]\[row\]: its entries, in [`expert_list_words`] words.
+        lists: write,
+    }
+
+    /// Of [`expert_sum`].
+    pub struct ExpertSum {
+        /// Rows of `made` and `x`.
+        expert_sum: uniform RowsParams,
+        /// As in [`Route`].
+        slots: read,
+        /// \[row\]\[slot\]\[stride\], f32: what each entry made.
+        made: read,
+        /// \[row\]\[stride\], f32: the residual stream, which it is added to.
+        x: write,
+    }
+}
 
 /// Grid: (rows).
 pub fn route(experts: &Experts) -> ShaderSpec {

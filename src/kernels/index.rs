@@ -1,8 +1,71 @@
 //! `shaders/index`.
 
+use super::SegmentParams;
 use super::attend::{kv_spec, spec};
 use crate::attention::Shape;
 use crate::gpu::ShaderSpec;
+
+crate::words! {
+    /// `Freeze` of `index/choose_channels.wgsl`.
+    pub struct FreezeParams {
+        /// The slot of the sequence whose channels are chosen.
+        pub sequence: u32,
+    }
+}
+
+crate::bindings! {
+    /// Of [`channel_stats`].
+    pub struct ChannelStats {
+        /// The step.
+        step: read,
+        /// \[row\]\[query heads, key heads, value heads\]\[dimension\], f32.
+        qkv: read,
+        /// \[sequence slot\]\[KV head\]\[queries of the group, the key\]\[dimension\], f32: largest magnitudes.
+        stats: write,
+    }
+
+    /// Of [`choose_channels`].
+    pub struct ChooseChannels {
+        /// The step, which is not read.
+        step: read,
+        /// The sequence.
+        freeze: uniform FreezeParams,
+        /// As in [`ChannelStats`].
+        stats: read,
+        /// \[sequence slot\]\[KV head\]\[channel\]: dimensions.
+        channels: write,
+    }
+
+    /// Of [`token_codes`].
+    pub struct TokenCodes {
+        /// The step, which names the blocks.
+        step: read,
+        /// The segment that `kv` is.
+        segment: uniform SegmentParams,
+        /// \[block\]\[KV head\]\[keys, values\]\[token\]\[dimension\], f16 in pairs.
+        kv: read,
+        /// As in [`ChooseChannels`].
+        channels: read,
+        /// \[block\]\[KV head\]: minimum and step of each channel, f16, then each token's codes.
+        codes: write,
+        /// The segment of the index that `codes` is, which is divided otherwise than keys and values.
+        index_segment: uniform SegmentParams,
+    }
+
+    /// Of [`block_bounds`].
+    pub struct BlockBounds {
+        /// As in [`TokenCodes`].
+        step: read,
+        /// As in [`TokenCodes`].
+        segment: uniform SegmentParams,
+        /// As in [`TokenCodes`].
+        kv: read,
+        /// \[block\]\[KV head\]\[low, high\]\[dimension\], f16 in pairs.
+        bounds: write,
+        /// The segment of the index that `bounds` is.
+        index_segment: uniform SegmentParams,
+    }
+}
 
 /// `stats_tokens`: how many positions of a sequence count. Grid: (KV heads, spans, group + 1).
 pub fn channel_stats(shape: &Shape, stats_tokens: u32) -> ShaderSpec {

@@ -34,30 +34,84 @@ impl Output {
     }
 }
 
-/// `Matrix` in the shaders.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct MatrixParams {
-    /// Units of 32 weights in a row.
-    pub units: u32,
-    /// Rows of this part.
-    pub rows: u32,
-    /// First row of this part in the whole matrix.
-    pub first_row: u32,
-    /// Floats from one token's input to the next.
-    pub x_stride: u32,
-    /// Floats from one token's output to the next.
-    pub y_stride: u32,
-    /// Of a batched product: the first matrix of this part.
-    pub first_batch: u32,
-    /// Of a batched product: matrices in this part.
-    pub batches: u32,
-    /// Of a batched product: floats from one matrix's input to the next.
-    pub x_batch: u32,
-    /// Of a batched product: floats from one matrix's output to the next.
-    pub y_batch: u32,
-    /// Where weights become f16: what [`weight_shift`] makes of the largest.
-    pub weight_shift: i32,
+crate::words! {
+    /// `Matrix` in the shaders.
+    pub struct MatrixParams {
+        /// Units of 32 weights in a row.
+        pub units: u32,
+        /// Rows of this part.
+        pub rows: u32,
+        /// First row of this part in the whole matrix.
+        pub first_row: u32,
+        /// Floats from one token's input to the next.
+        pub x_stride: u32,
+        /// Floats from one token's output to the next.
+        pub y_stride: u32,
+        /// Of a batched product: the first matrix of this part.
+        pub first_batch: u32,
+        /// Of a batched product: matrices in this part.
+        pub batches: u32,
+        /// Of a batched product: floats from one matrix's input to the next.
+        pub x_batch: u32,
+        /// Of a batched product: floats from one matrix's output to the next.
+        pub y_batch: u32,
+        /// Where weights become f16: what [`weight_shift`] makes of the largest.
+        pub weight_shift: i32,
+    }
+
+    /// What `model/largest_weight.wgsl` works on.
+    pub struct LargestWeightParams {
+        /// Units of 32 weights in the part.
+        pub units: u32,
+        /// Lanes of all workgroups.
+        pub lanes: u32,
+    }
+}
+
+crate::bindings! {
+    /// Of [`matvec`] and [`matmul`].
+    pub struct Product {
+        /// The step, whose rows are the tokens.
+        step: read,
+        /// The part of the matrix.
+        matrix: uniform MatrixParams,
+        /// \[row\]\[unit\]: the plane of weights, [`WeightFormat::unit_bytes`] a unit.
+        weights: read,
+        /// The plane of scales, in [`WeightFormat::scale_bytes`]; one word that is not read where there are none.
+        scales: read,
+        /// \[token\]\[`x_stride`\], f32; for [`matmul`] on matrix units what [`half_rows`] makes of them.
+        x: read,
+        /// \[token\]\[`y_stride`\], f32.
+        y: write,
+        /// \[token\]\[slot\]: expert and weight, for [`matvec`] with experts.
+        slots: optional read,
+        /// Entries by expert, as `expert_lists` makes them, for [`matmul`] with experts.
+        lists: optional read,
+        /// \[width\], f32: weights of the norm of inputs, for [`matvec`] of [`Input::Normed`].
+        norm_weight: optional read,
+    }
+
+    /// Of [`half_rows`].
+    pub struct HalfRows {
+        /// Rows of `x`, whose width is a multiple of 32.
+        rows: uniform RowsParams,
+        /// \[row\]\[stride\], f32.
+        x: read,
+        /// \[row\]\[stride\] words, of which a half holds the row's numbers as f16, and then its shift.
+        halves: write,
+    }
+
+    /// Of [`largest_weight`].
+    pub struct LargestWeight {
+        /// One word: the largest magnitude so far, f32.
+        largest: write,
+        /// Units, and lanes that share them.
+        sizes: uniform LargestWeightParams,
+        /// As in [`Product`].
+        weights: read,
+        /// As in [`Product`].
+        scales: read,
+    }
 }
 
 /// Which of several matrices of the same shape a token is multiplied by.
@@ -204,8 +258,8 @@ pub fn largest_weight(format: WeightFormat) -> ShaderSpec {
 }
 
 /// What [`largest_weight`] works on.
-pub fn largest_weight_params(units: u32) -> [u32; 2] {
-    [units, LARGEST_WEIGHT_GRID * 256]
+pub fn largest_weight_params(units: u32) -> LargestWeightParams {
+    LargestWeightParams { units, lanes: LARGEST_WEIGHT_GRID * 256 }
 }
 
 /// The power of two by which weights are divided before they become f16, where the largest of them is this:

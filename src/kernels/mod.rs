@@ -1,5 +1,5 @@
-//! The host side of each shader: its specification, its parameters and its grid. One function a kernel, named as its
-//! file; the bindings are documented in the shader and reflected from it.
+//! The host side of each shader: its specification, its bindings, its parameters and its grid. One function a kernel, named
+//! as its file, and one struct of bindings, named as its variables.
 
 mod attend;
 mod experts;
@@ -12,24 +12,38 @@ mod select;
 mod weights;
 
 pub use attend::{
-    HotSlots, MergeParams, Place, SegmentParams, dense_split, merge, merge_parts, place_blocks,
-    prefill, prefill_rounds, rope_append, sparse_split, unpack_blocks,
+    HotSlots, Merge, MergeParams, PartParams, Place, PlaceBlocks, Prefill, RopeAppend,
+    SegmentParams, Split, UnpackBlocks, dense_split, merge, merge_parts, place_blocks, prefill,
+    prefill_rounds, rope_append, sparse_split, unpack_blocks,
 };
-pub use experts::{expert_list_words, expert_lists, expert_sum, route};
-pub use index::{block_bounds, channel_stats, choose_channels, token_codes};
-pub use latent::{down_row, latent_append, latent_gather, latent_place};
+pub use experts::{
+    ExpertLists, ExpertSum, Route, expert_list_words, expert_lists, expert_sum, route,
+};
+pub use index::{
+    BlockBounds, ChannelStats, ChooseChannels, FreezeParams, TokenCodes, block_bounds,
+    channel_stats, choose_channels, token_codes,
+};
+pub use latent::{
+    LatentAppend, LatentGather, LatentPlace, down_row, latent_append, latent_gather, latent_place,
+};
 pub use matrix::{
-    Batch, Input, LARGEST_WEIGHT_GRID, MatrixParams, Output, half_rows, half_rows_params,
-    largest_weight, largest_weight_params, matmul, matmul_grid, matvec, matvec_grid,
-    multiplies_halves, weight_shift,
+    Batch, HalfRows, Input, LARGEST_WEIGHT_GRID, LargestWeight, LargestWeightParams, MatrixParams,
+    Output, Product, half_rows, half_rows_params, largest_weight, largest_weight_params, matmul,
+    matmul_grid, matvec, matvec_grid, multiplies_halves, weight_shift,
 };
-pub use model::{EmbedParams, RmsNormParams, RowsParams, arg_max, embed, rms_norm};
+pub use model::{
+    ArgMax, Embed, EmbedParams, RmsNorm, RmsNormParams, RowsParams, StrideParams, arg_max, embed,
+    rms_norm,
+};
 pub use pack::{Packed, pack_row};
 pub use select::{
-    block_score, bounds_score, exact_block_score, exact_token_score, scored_blocks, token_score,
-    top_k_blocks, top_k_tokens,
+    BlockScore, BoundsScore, ExactBlockScore, ExactTokenScore, TokenScore, TopK, block_score,
+    bounds_score, exact_block_score, exact_token_score, scored_blocks, token_score, top_k_blocks,
+    top_k_tokens,
 };
 pub use weights::WeightFormat;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod variants;

@@ -3,40 +3,84 @@
 use super::WeightFormat;
 use crate::gpu::{ShaderSpec, Tier};
 
-/// `Embed` in the shader.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct EmbedParams {
-    /// Units of 32 weights in a row of the table.
-    pub units: u32,
-    /// Tokens in this part.
-    pub rows: u32,
-    /// The first of them.
-    pub first_row: u32,
+crate::words! {
+    /// `Embed` in the shader.
+    pub struct EmbedParams {
+        /// Units of 32 weights in a row of the table.
+        pub units: u32,
+        /// Tokens in this part.
+        pub rows: u32,
+        /// The first of them.
+        pub first_row: u32,
+    }
+
+    /// `RmsNorm` in the shader.
+    pub struct RmsNormParams {
+        /// Floats in a row that count.
+        pub width: u32,
+        /// Floats from one row to the next.
+        pub x_stride: u32,
+        /// Floats from one row that is written to the next.
+        pub y_stride: u32,
+        /// Added to the mean square.
+        pub epsilon: f32,
+    }
+
+    /// Rows of floats: `ArgMax`, `ExpertSum` and `Rows` in the shaders.
+    pub struct RowsParams {
+        /// Floats in a row that count.
+        pub width: u32,
+        /// Floats from one row to the next.
+        pub stride: u32,
+    }
+
+    /// Rows of floats of any width: `Scores` and `Route` in the shaders.
+    pub struct StrideParams {
+        /// Floats from one row to the next.
+        pub stride: u32,
+    }
 }
 
-/// `RmsNorm` in the shader.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct RmsNormParams {
-    /// Floats in a row that count.
-    pub width: u32,
-    /// Floats from one row to the next.
-    pub x_stride: u32,
-    /// Floats from one row that is written to the next.
-    pub y_stride: u32,
-    /// Added to the mean square.
-    pub epsilon: f32,
-}
+crate::bindings! {
+    /// Of [`embed`].
+    pub struct Embed {
+        /// The step, whose rows name the tokens.
+        step: read,
+        /// The part of the table.
+        embed: uniform EmbedParams,
+        /// \[token of the part\]\[unit\]: the plane of weights, [`WeightFormat::unit_bytes`] a unit.
+        weights: read,
+        /// The plane of scales, in [`WeightFormat::scale_bytes`]; one word that is not read where there are none.
+        scales: read,
+        /// \[row\]\[32 * units\], f32.
+        x: write,
+    }
 
-/// Rows of floats: `ArgMax`, `ExpertSum` and, with `stride` alone, `Scores` in the shaders.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct RowsParams {
-    /// Floats in a row that count.
-    pub width: u32,
-    /// Floats from one row to the next.
-    pub stride: u32,
+    /// Of [`rms_norm`].
+    pub struct RmsNorm {
+        /// The step.
+        step: read,
+        /// Rows of `x` and `y`.
+        rms_norm: uniform RmsNormParams,
+        /// \[row\]\[`x_stride`\], f32.
+        x: read,
+        /// \[width\], f32.
+        weight: read,
+        /// \[row\]\[`y_stride`\], f32.
+        y: write,
+    }
+
+    /// Of [`arg_max`].
+    pub struct ArgMax {
+        /// The step, which is not read.
+        step: read,
+        /// Rows of `values`.
+        arg_max: uniform RowsParams,
+        /// \[row\]\[stride\], f32.
+        values: read,
+        /// \[row\]: the index of the largest, or `u32::MAX`.
+        winners: write,
+    }
 }
 
 /// Grid: (ceil(units / 8), rows).

@@ -1,8 +1,117 @@
 //! `shaders/select`.
 
 use super::attend::{HotSlots, kv_spec, spec};
+use super::{SegmentParams, StrideParams};
 use crate::attention::{BlockScorer, Shape};
 use crate::gpu::{ShaderSpec, Tier};
+
+crate::bindings! {
+    /// Of [`block_score`].
+    pub struct BlockScore {
+        /// The step.
+        step: read,
+        /// The segment of the index that `codes` is.
+        segment: uniform SegmentParams,
+        /// \[row\]\[query heads, key heads, value heads\]\[dimension\], f32: the queries.
+        qkv: read,
+        /// \[sequence slot\]\[KV head\]\[channel\]: dimensions.
+        channels: read,
+        /// \[block\]\[KV head\]: minimum and step of each channel, f16, then each token's codes.
+        codes: read,
+        /// \[row\]\[query head\]\[stride\], f32, by logical block.
+        scores: write,
+        /// Scores from one query head to the next.
+        score_rows: uniform StrideParams,
+    }
+
+    /// Of [`token_score`].
+    pub struct TokenScore {
+        /// As in [`BlockScore`].
+        step: read,
+        /// As in [`BlockScore`].
+        segment: uniform SegmentParams,
+        /// As in [`BlockScore`].
+        qkv: read,
+        /// As in [`BlockScore`].
+        channels: read,
+        /// As in [`BlockScore`].
+        codes: read,
+        /// \[row\]\[KV head\]\[`blocks_kept`\]: logical blocks, ascending.
+        chosen_blocks: read,
+        /// \[row\]\[query head\]\[stride\], f32, by place among the candidates: chosen block by chosen block.
+        scores: write,
+        /// As in [`BlockScore`].
+        score_rows: uniform StrideParams,
+    }
+
+    /// Of [`bounds_score`].
+    pub struct BoundsScore {
+        /// As in [`BlockScore`].
+        step: read,
+        /// The segment of the index that `bounds` is.
+        segment: uniform SegmentParams,
+        /// As in [`BlockScore`].
+        qkv: read,
+        /// \[block\]\[KV head\]\[low, high\]\[dimension\], f16 in pairs.
+        bounds: read,
+        /// As in [`BlockScore`], of each group's first query head alone.
+        scores: write,
+        /// As in [`BlockScore`].
+        score_rows: uniform StrideParams,
+    }
+
+    /// Of [`exact_block_score`].
+    pub struct ExactBlockScore {
+        /// As in [`BlockScore`].
+        step: read,
+        /// The segment that `kv` is.
+        segment: uniform SegmentParams,
+        /// As in [`BlockScore`].
+        qkv: read,
+        /// \[block\]\[KV head\]\[keys, values\]\[token\]\[dimension\], f16 in pairs.
+        kv: read,
+        /// As in [`BlockScore`].
+        scores: write,
+        /// As in [`BlockScore`].
+        score_rows: uniform StrideParams,
+    }
+
+    /// Of [`exact_token_score`].
+    pub struct ExactTokenScore {
+        /// As in [`BlockScore`].
+        step: read,
+        /// As in [`ExactBlockScore`].
+        segment: uniform SegmentParams,
+        /// As in [`BlockScore`].
+        qkv: read,
+        /// As in [`ExactBlockScore`].
+        kv: read,
+        /// As in [`TokenScore`].
+        chosen_blocks: read,
+        /// As in [`TokenScore`].
+        scores: write,
+        /// As in [`BlockScore`].
+        score_rows: uniform StrideParams,
+    }
+
+    /// Of [`top_k_blocks`] and [`top_k_tokens`].
+    pub struct TopK {
+        /// As in [`BlockScore`].
+        step: read,
+        /// Scores from one query head to the next, and keys from one KV head to the next.
+        score_rows: uniform StrideParams,
+        /// \[row\]\[query head\]\[stride\], f32.
+        scores: read,
+        /// \[row\]\[KV head\]\[stride\]: scratch.
+        keys: write,
+        /// \[row\]\[KV head\]\[`blocks_kept` or `tokens_kept`\]: what is chosen, ascending.
+        chosen: write,
+        /// Of tokens: as in [`TokenScore`].
+        chosen_blocks: optional read,
+        /// Of blocks that have a slot in the hot cache: where each is, in [`HotSlots::words`] words.
+        hot_slots: optional read,
+    }
+}
 
 /// What a workgroup of [`block_score`] and [`token_score`] works on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::attention::{IndexFormat, Shape};
-use crate::gpu::{ShaderSpec, Tier, assemble};
-use crate::model::config::{Experts, Gate};
+use crate::contract::{Bindings, Field, Kind, Words};
+use crate::gpu::{ShaderSpec, Tier, assemble, mismatch};
+use crate::model::config::Gate;
+use std::collections::HashMap;
 
 fn assert_valid(spec: ShaderSpec) {
     let spec = spec.constant("LANES_REVERSED", false);
@@ -13,16 +15,7 @@ fn assert_valid(spec: ShaderSpec) {
 #[test]
 fn products_on_matrix_units_are_valid_for_every_format_output_and_batch() {
     let tier = Tier::named("cooperative").expect("a tier");
-    let experts = Experts {
-        count: 8,
-        used: 2,
-        shared: 1,
-        ffn: 64,
-        gate: Gate::Softmax,
-        normalised: true,
-        factor: 1.0,
-        layers: vec![true],
-    };
+    let experts = variants::experts(Gate::Softmax);
     let mut halves = 0;
     for format in WeightFormat::ALL {
         halves += u32::from(multiplies_halves(tier, format));
@@ -91,5 +84,54 @@ fn every_shape_that_is_accepted_fits_the_workgroup_memory_that_every_adapter_has
                 assert_fits(&shape, spec);
             }
         }
+    }
+}
+
+#[test]
+fn every_kernels_bindings_are_those_that_its_shader_declares() {
+    let all = variants::variants();
+    // Of each optional field of each struct whether some variant has it, and whether some has not.
+    let mut seen = HashMap::new();
+    for (spec, fields) in &all {
+        let bindings = assemble(spec).unwrap_or_else(|e| panic!("{spec:?}: {e}")).bindings();
+        assert_eq!(mismatch(fields, &bindings), None, "{spec:?}");
+        for field in fields.iter().filter(|field| field.is_optional) {
+            let has = bindings.iter().any(|binding| binding.name == field.name);
+            let entry: &mut [bool; 2] = seen.entry((fields.as_ptr(), field.name)).or_default();
+            entry[usize::from(has)] = true;
+        }
+    }
+    let settled = seen.iter().find(|(_, seen)| **seen != [true; 2]);
+    assert_eq!(settled, None, "a field is optional that all variants have, or none");
+    // No kernel is forgotten.
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    for folder in ["attend", "index", "kv", "model", "select"] {
+        for file in std::fs::read_dir(root.join(folder)).unwrap() {
+            let name = format!("{folder}/{}", file.unwrap().file_name().to_string_lossy());
+            assert!(all.iter().any(|(spec, _)| spec.file == name), "no variant of {name}");
+        }
+    }
+}
+
+#[test]
+fn a_field_that_a_shader_does_not_have_or_has_otherwise_is_told() {
+    let bindings = assemble(&arg_max().constant("LANES_REVERSED", false)).unwrap().bindings();
+    let fields = <ArgMax<()> as Bindings>::FIELDS.to_vec();
+    let with = |change: &dyn Fn(&mut Vec<Field>)| {
+        let mut fields = fields.clone();
+        change(&mut fields);
+        mismatch(&fields, &bindings)
+    };
+    assert_eq!(with(&|_| {}), None);
+    assert_eq!(with(&|fields| fields[3].name = "winner"), Some("the shader has no winner".into()));
+    assert_eq!(with(&|fields| fields.truncate(3)), Some("winners is no field".into()));
+    let problem = with(&|fields| fields[3].kind = Kind::Read).expect("a problem");
+    assert!(problem.starts_with("winners is Write, but"), "{problem}");
+    let problem = with(&|fields| fields[2].kind = fields[1].kind).expect("a problem");
+    assert!(problem.starts_with("values is Read, but"), "{problem}");
+    // Of other members, of members in another order, and of fewer.
+    for members in [RmsNormParams::MEMBERS, StrideParams::MEMBERS, &RowsParams::MEMBERS[..1]] {
+        let problem = with(&|fields| fields[1].kind = Kind::Uniform(members)).expect("a problem");
+        assert!(problem.starts_with("arg_max is Uniform"), "{problem}");
     }
 }

@@ -31,11 +31,18 @@ pub(crate) struct Part {
 
 impl Part {
     pub(crate) fn weights(&self) -> Binding<'_> {
-        Binding::range(&self.buffer, 0, self.weights_bytes)
+        let binding = Binding::range(&self.buffer, 0, self.weights_bytes);
+        binding.holding(self.all_units() * self.format.unit_bytes())
     }
 
     pub(crate) fn scales(&self) -> Binding<'_> {
-        Binding::range(&self.buffer, self.scales_at, self.buffer.size() - self.scales_at)
+        let bytes = self.buffer.size() - self.scales_at;
+        let binding = Binding::range(&self.buffer, self.scales_at, bytes);
+        binding.holding(self.format.scale_bytes(self.all_units()))
+    }
+
+    fn all_units(&self) -> u64 {
+        u64::from(self.rows) * u64::from(self.units)
     }
 }
 

@@ -4,7 +4,7 @@ use super::latent::{LatentOps, LatentWeights};
 use super::product::Inputs;
 use super::{OpMaker, Product};
 use crate::Result;
-use crate::gpu::{Binding, Op};
+use crate::gpu::Op;
 use crate::kernels::{self, Output};
 use crate::kv::LayerCache;
 use crate::model::weights::Matrix;
@@ -64,20 +64,43 @@ impl OpMaker<'_> {
             rope_append: Vec::new(),
             prefill: Vec::new(),
         };
-        let epsilon = head_norms.map(|_| self.config.epsilon);
         for (index, kv) in cache.kv.iter().enumerate() {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            let mut append = vec![scratch.append_step(), &segment, rows.0, kv];
-            append.extend(head_norms.into_iter().flatten());
-            let spec = kernels::rope_append(&shape, epsilon);
-            ops.rope_append.push(gpu.op(&spec, &super::bindings(&append)).await?);
+            let step = scratch.append_step();
+            ops.rope_append.push(self.rope_append(head_norms, step, &segment, kv).await?);
             if cache.slots.is_some() {
                 continue;
             }
-            let prefill = [&scratch.step, &segment, rows.0, kv, &scratch.attended, &scratch.states]
-                .map(Binding::from);
-            ops.prefill.push(gpu.op(&kernels::prefill(gpu.tier, &shape, rows.1), &prefill).await?);
+            let prefill = kernels::Prefill {
+                step: &scratch.step,
+                segment: &segment,
+                qkv: rows.0,
+                kv,
+                out: &scratch.attended,
+                states: &scratch.states,
+            };
+            ops.prefill.push(gpu.op(&kernels::prefill(gpu.tier, &shape, rows.1), prefill).await?);
         }
         Ok(ops)
+    }
+
+    // Appends rows to `kv`, one segment of the cache, whose blocks the tables of `step` name.
+    pub(super) async fn rope_append(
+        &self,
+        head_norms: Option<&[wgpu::Buffer; 2]>,
+        step: &wgpu::Buffer,
+        segment: &wgpu::Buffer,
+        kv: &wgpu::Buffer,
+    ) -> Result<Op> {
+        let append = kernels::RopeAppend {
+            step,
+            segment,
+            qkv: &self.scratch.rows,
+            kv,
+            q_weight: head_norms.map(|[q, _]| q),
+            k_weight: head_norms.map(|[_, k]| k),
+        };
+        let epsilon = head_norms.map(|_| self.config.epsilon);
+        self.gpu.op(&kernels::rope_append(&self.shape, epsilon), append).await
     }
 }

@@ -1,11 +1,11 @@
 //! The feed-forward network of a layer: one for every token, or experts.
 
+use super::OpMaker;
 use super::product::{FEW, Few, Inputs, Many, Product, batched};
-use super::{OpMaker, bindings};
 use crate::Result;
 use crate::engine::scratch::Strides;
 use crate::gpu::Op;
-use crate::kernels::{self, Batch, MatrixParams, Output, RowsParams};
+use crate::kernels::{self, Batch, MatrixParams, Output, RowsParams, StrideParams};
 use crate::model::config::Experts;
 use crate::model::weights::{Matrix, Part};
 
@@ -130,30 +130,27 @@ impl OpMaker<'_> {
         let slots = experts.slots();
         let router =
             self.product(router, normed, (&moe.logits, strides.router), Output::Store).await?;
-        let stride = self.uniform(strides.router).await?;
-        let mut route = vec![&moe.logits, &moe.slots, &stride];
-        route.extend(bias);
+        let stride = self.uniform(StrideParams { stride: strides.router }).await?;
+        let route = kernels::Route { logits: &moe.logits, slots: &moe.slots, route: &stride, bias };
+        let lists =
+            kernels::ExpertLists { step: &scratch.step, slots: &moe.slots, lists: &moe.lists };
         let sizes = self.uniform(RowsParams { width: self.config.hidden, stride: hidden }).await?;
+        let sum = kernels::ExpertSum {
+            expert_sum: &sizes,
+            slots: &moe.slots,
+            made: &moe.made,
+            x: &scratch.x,
+        };
         let all = gate_up.iter().flat_map(|(matrix, _)| &matrix.parts);
         let mut ops = ExpertOps {
             router,
-            route: gpu.op(&kernels::route(experts), &bindings(&route)).await?,
-            lists: gpu
-                .op(
-                    &kernels::expert_lists(experts),
-                    &bindings(&[&scratch.step, &moe.slots, &moe.lists]),
-                )
-                .await?,
+            route: gpu.op(&kernels::route(experts), route).await?,
+            lists: gpu.op(&kernels::expert_lists(experts), lists).await?,
             gate_up: Vec::new(),
             down: Vec::new(),
             halves_of_tokens: self.halves(all, (&scratch.normed, hidden)).await?,
             halves_of_entries: self.halves(&down.parts, (&scratch.ffn, ffn)).await?,
-            sum: gpu
-                .op(
-                    &kernels::expert_sum(experts),
-                    &bindings(&[&sizes, &moe.slots, &moe.made, &scratch.x]),
-                )
-                .await?,
+            sum: gpu.op(&kernels::expert_sum(experts), sum).await?,
             slots,
             total: experts.total(),
             hidden: self.config.hidden,

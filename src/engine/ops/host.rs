@@ -2,11 +2,11 @@
 //! blocks that arrive in the hot cache.
 
 use super::index::ClosingOps;
-use super::{AttentionWeights, IndexOps, LayerWeights, OpMaker, bindings};
+use super::{AttentionWeights, IndexOps, LayerWeights, OpMaker};
 use crate::Result;
 use crate::engine::scratch::HostScratch;
 use crate::gpu::Op;
-use crate::kernels::{self, HotSlots};
+use crate::kernels::{self, HotSlots, PartParams};
 use crate::kv::{KvType, LayerCache};
 use crate::model::config::AttentionConfig;
 
@@ -56,11 +56,8 @@ impl OpMaker<'_> {
         let host = scratch.host.as_ref().expect("a hot cache has its buffers");
         let chunk_append = match &weights.attention {
             AttentionWeights::Grouped { head_norms, .. } => {
-                let mut append =
-                    vec![&host.tables, &host.chunk_segment, &scratch.rows, &host.chunk];
-                append.extend(head_norms.iter().flatten());
-                let epsilon = head_norms.as_ref().map(|_| self.config.epsilon);
-                gpu.op(&kernels::rope_append(&shape, epsilon), &bindings(&append)).await?
+                let norms = head_norms.as_ref();
+                self.rope_append(norms, &host.tables, &host.chunk_segment, &host.chunk).await?
             }
             AttentionWeights::Latent(latent) => {
                 self.latent_append(latent, &host.tables, &host.chunk_segment, &host.chunk).await?
@@ -77,11 +74,17 @@ impl OpMaker<'_> {
         let mut place = Vec::new();
         let table = cache.slots.as_ref().expect("a hot cache has its table");
         for (index, kv) in cache.kv.iter().enumerate() {
-            let part = self.uniform(number as u32).await?;
+            let part = self.uniform(PartParams { layer: number as u32 }).await?;
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            let buffers = [&host.uploaded, &part, &segment, kv, table];
+            let blocks = kernels::PlaceBlocks {
+                stored: &host.uploaded,
+                part: &part,
+                segment: &segment,
+                kv,
+                hot_slots: table,
+            };
             let spec = kernels::place_blocks(&shape, slots, self.kv_type());
-            place.push(gpu.op(&spec, &bindings(&buffers)).await?);
+            place.push(gpu.op(&spec, blocks).await?);
         }
         Ok(HostLayerOps { chunk_append, chunk_closing, arrived_closing, place })
     }
@@ -99,7 +102,8 @@ impl OpMaker<'_> {
         if self.kv_type() != KvType::F16 {
             let host = self.host_scratch();
             let spec = kernels::unpack_blocks(&shape, self.kv_type());
-            ops.unpack = Some(gpu.op(&spec, &bindings(&[&host.uploaded, &host.arrived])).await?);
+            let blocks = kernels::UnpackBlocks { stored: &host.uploaded, kv: &host.arrived };
+            ops.unpack = Some(gpu.op(&spec, blocks).await?);
         }
         if let AttentionConfig::Latent(_) = self.config.attention {
             let own = scratch.latent.as_ref().expect("latent attention has its buffers");
@@ -110,10 +114,7 @@ impl OpMaker<'_> {
                     (&mut ops.gather_chunk, &host.chunk_segment, &host.chunk),
                     (&mut ops.gather_arrived, &host.arrived_segment, &host.arrived),
                 ] {
-                    let buffers =
-                        [&host.tables, segment, &slab, kv, &own.slab_latents, &own.slab_shared];
-                    let spec = kernels::latent_gather(&shape);
-                    ops.push(gpu.op(&spec, &bindings(&buffers)).await?);
+                    ops.push(self.latent_gather(own, &host.tables, segment, &slab, kv).await?);
                 }
             }
             return Ok(ops);
@@ -124,9 +125,15 @@ impl OpMaker<'_> {
             (&mut ops.prefill_chunk, &host.chunk_segment, &host.chunk),
             (&mut ops.prefill_arrived, &host.arrived_segment, &host.arrived),
         ] {
-            let (rows, out) = (&scratch.rows, &scratch.attended);
-            let buffers = [&host.tables, segment, rows, kv, out, &scratch.states];
-            *op = Some(gpu.op(&spec, &bindings(&buffers)).await?);
+            let prefill = kernels::Prefill {
+                step: &host.tables,
+                segment,
+                qkv: &scratch.rows,
+                kv,
+                out: &scratch.attended,
+                states: &scratch.states,
+            };
+            *op = Some(gpu.op(&spec, prefill).await?);
         }
         Ok(ops)
     }

@@ -1,11 +1,11 @@
 //! The operations of two-level attention.
 
-use super::{OpMaker, bindings};
+use super::OpMaker;
 use crate::Result;
 use crate::attention::{BlockScorer, Shape, TokenScorer};
 use crate::engine::scratch::score_stride;
-use crate::gpu::{Binding, Op};
-use crate::kernels::{self, Place, RowsParams};
+use crate::gpu::Op;
+use crate::kernels::{self, FreezeParams, Place, StrideParams};
 use crate::kv::LayerCache;
 
 /// The operations of two-level attention; vectors hold one a segment.
@@ -138,25 +138,31 @@ impl OpMaker<'_> {
         let stats = gpu.storage("channel statistics", slots * shape.stats_len() * 4).await?;
         let channels = gpu.storage("index channels", slots * shape.channels_len() * 4).await?;
         let stride = score_stride(self.options) as u32;
-        let rows = self.uniform(RowsParams { width: stride, stride }).await?;
-        let stride = self.uniform(stride).await?;
+        let stride = self.uniform(StrideParams { stride }).await?;
         let lists = scratch.lists(layer);
-        let top_k = bindings(&[&scratch.step, &rows, &scratch.scores, &scratch.keys]);
-        let chosen = [&top_k[..], &[scratch.chosen(layer)]].concat();
-        let stats_of = [&scratch.step, &scratch.rows, &stats];
+        let top_k = |chosen| kernels::TopK {
+            step: (&scratch.step).into(),
+            score_rows: (&stride).into(),
+            scores: (&scratch.scores).into(),
+            keys: (&scratch.keys).into(),
+            chosen,
+            chosen_blocks: None,
+            hot_slots: None,
+        };
+        let chosen = top_k(scratch.chosen(layer));
+        let stats_of =
+            kernels::ChannelStats { step: &scratch.step, qkv: &scratch.rows, stats: &stats };
         let [by_softmax, by_score] = [BlockScorer::Codes, BlockScorer::MinMax]
             .map(|scorer| kernels::top_k_blocks(gpu.tier, shape, scorer, None));
         let mut ops = IndexOps {
-            channel_stats: gpu
-                .op(&kernels::channel_stats(shape, stats_tokens), &bindings(&stats_of))
-                .await?,
+            channel_stats: gpu.op(&kernels::channel_stats(shape, stats_tokens), stats_of).await?,
             closing: Vec::new(),
             scored_blocks: kernels::scored_blocks(shape),
             code_block_score: Vec::new(),
             bounds_score: Vec::new(),
             exact_block_score: Vec::new(),
-            top_k_by_softmax: gpu.op(&by_softmax, &chosen).await?,
-            top_k_by_score: gpu.op(&by_score, &chosen).await?,
+            top_k_by_softmax: gpu.op(&by_softmax, chosen.clone()).await?,
+            top_k_by_score: gpu.op(&by_score, chosen).await?,
             tokens: Vec::new(),
             sparse_split: Vec::new(),
             arrived_split: Vec::new(),
@@ -166,37 +172,75 @@ impl OpMaker<'_> {
         };
         let top_k_tokens = kernels::top_k_tokens(gpu.tier, shape);
         for list in &lists {
-            let to = [&top_k[..], &[Binding::from(&scratch.chosen_tokens), list.clone()]].concat();
-            let top_k = gpu.op(&top_k_tokens, &to).await?;
+            let tokens = kernels::TopK {
+                chosen_blocks: Some(list.clone()),
+                ..top_k((&scratch.chosen_tokens).into())
+            };
+            let top_k = gpu.op(&top_k_tokens, tokens).await?;
             ops.tokens.push(TokenOps { code_score: Vec::new(), exact_score: Vec::new(), top_k });
         }
-        let to_blocks = bindings(&[&scratch.scores, &stride]);
         for (index, codes) in cache.codes.iter().enumerate() {
             let segment = self.uniform(self.index_layout.segment(index as u32)).await?;
-            let from = bindings(&[&scratch.step, &segment, &scratch.rows, &channels, codes]);
-            let score = [&from[..], &to_blocks].concat();
-            ops.code_block_score.push(gpu.op(&kernels::block_score(shape), &score).await?);
+            let blocks = kernels::BlockScore {
+                step: &scratch.step,
+                segment: &segment,
+                qkv: &scratch.rows,
+                channels: &channels,
+                codes,
+                scores: &scratch.scores,
+                score_rows: &stride,
+            };
+            ops.code_block_score.push(gpu.op(&kernels::block_score(shape), blocks).await?);
             for (list, tokens) in lists.iter().zip(&mut ops.tokens) {
-                let score = [&from[..], std::slice::from_ref(list), &to_blocks].concat();
-                tokens.code_score.push(gpu.op(&kernels::token_score(shape), &score).await?);
+                let candidates = kernels::TokenScore {
+                    step: (&scratch.step).into(),
+                    segment: (&segment).into(),
+                    qkv: (&scratch.rows).into(),
+                    channels: (&channels).into(),
+                    codes: codes.into(),
+                    chosen_blocks: list.clone(),
+                    scores: (&scratch.scores).into(),
+                    score_rows: (&stride).into(),
+                };
+                tokens.code_score.push(gpu.op(&kernels::token_score(shape), candidates).await?);
             }
             if let Some(bounds) = cache.bounds.get(index) {
-                let from = bindings(&[&scratch.step, &segment, &scratch.rows, bounds]);
-                let score = [&from[..], &to_blocks].concat();
-                ops.bounds_score.push(gpu.op(&kernels::bounds_score(shape), &score).await?);
+                let blocks = kernels::BoundsScore {
+                    step: &scratch.step,
+                    segment: &segment,
+                    qkv: &scratch.rows,
+                    bounds,
+                    scores: &scratch.scores,
+                    score_rows: &stride,
+                };
+                ops.bounds_score.push(gpu.op(&kernels::bounds_score(shape), blocks).await?);
             }
         }
         for (index, kv) in cache.kv.iter().enumerate() {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
             ops.closing.push(self.closing(shape, cache, kv, &segment, &channels).await?);
             if cache.slots.is_none() {
-                let from = bindings(&[&scratch.step, &segment, &scratch.rows, kv]);
-                let score = [&from[..], &to_blocks].concat();
+                let blocks = kernels::ExactBlockScore {
+                    step: &scratch.step,
+                    segment: &segment,
+                    qkv: &scratch.rows,
+                    kv,
+                    scores: &scratch.scores,
+                    score_rows: &stride,
+                };
                 ops.exact_block_score
-                    .push(gpu.op(&kernels::exact_block_score(shape), &score).await?);
-                let score = [&from[..], &lists[..1], &to_blocks].concat();
+                    .push(gpu.op(&kernels::exact_block_score(shape), blocks).await?);
+                let candidates = kernels::ExactTokenScore {
+                    step: (&scratch.step).into(),
+                    segment: (&segment).into(),
+                    qkv: (&scratch.rows).into(),
+                    kv: kv.into(),
+                    chosen_blocks: lists[0].clone(),
+                    scores: (&scratch.scores).into(),
+                    score_rows: (&stride).into(),
+                };
                 let spec = kernels::exact_token_score(shape);
-                ops.tokens[0].exact_score.push(gpu.op(&spec, &score).await?);
+                ops.tokens[0].exact_score.push(gpu.op(&spec, candidates).await?);
             }
             let chosen = Some(&scratch.chosen_tokens);
             let spec = kernels::sparse_split(shape, self.place());
@@ -208,11 +252,15 @@ impl OpMaker<'_> {
             }
         }
         if let (Some(slots), Some(table)) = (self.hot, &cache.slots) {
-            let to = [&top_k[..], &lists[1..], &bindings(&[table])].concat();
+            // What level 1 chooses among them goes to where the host lists candidates.
+            let resident =
+                kernels::TopK { hot_slots: Some(table.into()), ..top_k(lists[1].clone()) };
             let [by_softmax, by_score] = [BlockScorer::Codes, BlockScorer::MinMax]
                 .map(|scorer| kernels::top_k_blocks(gpu.tier, shape, scorer, Some(slots)));
-            ops.top_k_resident =
-                Some([gpu.op(&by_softmax, &to).await?, gpu.op(&by_score, &to).await?]);
+            ops.top_k_resident = Some([
+                gpu.op(&by_softmax, resident.clone()).await?,
+                gpu.op(&by_score, resident).await?,
+            ]);
         }
         Ok(ops)
     }
@@ -230,11 +278,24 @@ impl OpMaker<'_> {
         let mut ops = ClosingOps(Vec::new());
         for (index, codes) in cache.codes.iter().enumerate() {
             let index_segment = self.uniform(self.index_layout.segment(index as u32)).await?;
-            let build = [&scratch.step, segment, kv, channels, codes, &index_segment];
-            ops.0.push(gpu.op(&kernels::token_codes(shape), &bindings(&build)).await?);
+            let build = kernels::TokenCodes {
+                step: &scratch.step,
+                segment,
+                kv,
+                channels,
+                codes,
+                index_segment: &index_segment,
+            };
+            ops.0.push(gpu.op(&kernels::token_codes(shape), build).await?);
             if let Some(bounds) = cache.bounds.get(index) {
-                let build = [&scratch.step, segment, kv, bounds, &index_segment];
-                ops.0.push(gpu.op(&kernels::block_bounds(shape), &bindings(&build)).await?);
+                let build = kernels::BlockBounds {
+                    step: &scratch.step,
+                    segment,
+                    kv,
+                    bounds,
+                    index_segment: &index_segment,
+                };
+                ops.0.push(gpu.op(&kernels::block_bounds(shape), build).await?);
             }
         }
         Ok(ops)
@@ -246,8 +307,13 @@ impl OpMaker<'_> {
         index: &IndexOps,
         slot: u32,
     ) -> Result<Op> {
-        let uniform = self.uniform(slot).await?;
-        let buffers = [&self.scratch.step, &uniform, &index.stats, &index.channels];
-        self.gpu.op(&kernels::choose_channels(&self.shape), &buffers.map(Binding::from)).await
+        let uniform = self.uniform(FreezeParams { sequence: slot }).await?;
+        let choose = kernels::ChooseChannels {
+            step: &self.scratch.step,
+            freeze: &uniform,
+            stats: &index.stats,
+            channels: &index.channels,
+        };
+        self.gpu.op(&kernels::choose_channels(&self.shape), choose).await
     }
 }

@@ -2,8 +2,8 @@
 //! attend one cached row a token, and what they attended is taken to values. Prefill is not: keys and values of all heads
 //! are made from the cached latents, a slab of tokens at a time, since then a pair of tokens costs half as much.
 
+use super::OpMaker;
 use super::product::{HeadProduct, Inputs, Norm, Product};
-use super::{OpMaker, bindings};
 use crate::Result;
 use crate::engine::scratch::{LatentScratch, Strides};
 use crate::gpu::Op;
@@ -200,7 +200,11 @@ impl OpMaker<'_> {
             place: gpu
                 .op(
                     &kernels::latent_place(&prefill_shape, &latent),
-                    &bindings(&[&own.slab_made, &own.slab_shared, &own.slab_kv]),
+                    kernels::LatentPlace {
+                        made: &own.slab_made,
+                        shared_keys: &own.slab_shared,
+                        kv: &own.slab_kv,
+                    },
                 )
                 .await?,
             prefill: Vec::new(),
@@ -215,20 +219,18 @@ impl OpMaker<'_> {
             let whole = cache.kv.iter().enumerate().filter(|_| cache.slots.is_none());
             for (index, kv) in whole {
                 let segment = self.uniform(self.layout.segment(index as u32)).await?;
-                let buffers =
-                    [&scratch.step, &segment, &slab, kv, &own.slab_latents, &own.slab_shared];
-                gather.push(gpu.op(&kernels::latent_gather(&shape), &bindings(&buffers)).await?);
+                gather.push(self.latent_gather(own, &scratch.step, &segment, &slab, kv).await?);
             }
             ops.gather.push(gather);
-            let buffers = [
-                &own.slab_tables,
-                &slab,
-                &own.queries,
-                &own.slab_kv,
-                &scratch.attended,
-                &scratch.states,
-            ];
-            ops.prefill.push(gpu.op(&prefill, &bindings(&buffers)).await?);
+            let slab = kernels::Prefill {
+                step: &own.slab_tables,
+                segment: &slab,
+                qkv: &own.queries,
+                kv: &own.slab_kv,
+                out: &scratch.attended,
+                states: &scratch.states,
+            };
+            ops.prefill.push(gpu.op(&prefill, slab).await?);
         }
         Ok(ops)
     }
@@ -245,9 +247,36 @@ impl OpMaker<'_> {
             unreachable!("latent weights are loaded for latent attention");
         };
         let own = self.scratch.latent.as_ref().expect("latent attention has its buffers");
-        let (down, rows) = (&own.down, &self.scratch.rows);
-        let buffers = [step, segment, &own.queries, down, &weights.kv_norm, rows, kv];
-        self.gpu.op(&kernels::latent_append(&self.shape, &latent), &bindings(&buffers)).await
+        let append = kernels::LatentAppend {
+            step,
+            segment,
+            queries: &own.queries,
+            down: &own.down,
+            weight: &weights.kv_norm,
+            latents: &self.scratch.rows,
+            kv,
+        };
+        self.gpu.op(&kernels::latent_append(&self.shape, &latent), append).await
+    }
+
+    // Reads what one segment of the cache, `kv`, holds of a slab.
+    pub(super) async fn latent_gather(
+        &self,
+        own: &LatentScratch,
+        step: &wgpu::Buffer,
+        segment: &wgpu::Buffer,
+        slab: &wgpu::Buffer,
+        kv: &wgpu::Buffer,
+    ) -> Result<Op> {
+        let gather = kernels::LatentGather {
+            step,
+            segment,
+            slab,
+            kv,
+            latents: &own.slab_latents,
+            shared_keys: &own.slab_shared,
+        };
+        self.gpu.op(&kernels::latent_gather(&self.shape), gather).await
     }
 
     // The slabs of a whole context, as segments that prefill goes through.

@@ -18,7 +18,8 @@ use super::EngineOptions;
 use super::scratch::{Scratch, Strides};
 use crate::Result;
 use crate::attention::Shape;
-use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
+use crate::contract::Words;
+use crate::gpu::{Gpu, Op, ShaderSpec};
 use crate::kernels::{
     self, EmbedParams, HotSlots, MergeParams, Output, Place, RmsNormParams, RowsParams,
     SegmentParams,
@@ -60,10 +61,6 @@ pub(super) struct EndOps {
     pub(super) arg_max: Op,
 }
 
-fn bindings<'b>(buffers: &[&'b wgpu::Buffer]) -> Vec<Binding<'b>> {
-    buffers.iter().map(|b| Binding::from(*b)).collect()
-}
-
 /// Makes operations, sharing equal uniforms.
 pub(super) struct OpMaker<'a> {
     pub(super) gpu: &'a Gpu,
@@ -82,7 +79,7 @@ pub(super) struct OpMaker<'a> {
 type Vectors<'b> = (&'b wgpu::Buffer, u32);
 
 impl OpMaker<'_> {
-    async fn uniform<T: bytemuck::Pod>(&mut self, value: T) -> Result<wgpu::Buffer> {
+    async fn uniform<T: Words>(&mut self, value: T) -> Result<wgpu::Buffer> {
         let bytes = bytemuck::bytes_of(&value);
         if let Some(buffer) = self.uniforms.get(bytes) {
             return Ok(buffer.clone());
@@ -105,8 +102,8 @@ impl OpMaker<'_> {
         (y, y_stride): Vectors<'_>,
     ) -> Result<Op> {
         let uniform = self.uniform(RmsNormParams { width, x_stride, y_stride, epsilon }).await?;
-        let bindings = [&self.scratch.step, &uniform, x, weight, y].map(Binding::from);
-        self.gpu.op(&kernels::rms_norm(self.gpu.tier, gather), &bindings).await
+        let norm = kernels::RmsNorm { step: &self.scratch.step, rms_norm: &uniform, x, weight, y };
+        self.gpu.op(&kernels::rms_norm(self.gpu.tier, gather), norm).await
     }
 
     pub(super) async fn ends(
@@ -122,19 +119,23 @@ impl OpMaker<'_> {
             let params =
                 EmbedParams { units: part.units, rows: part.rows, first_row: part.first_row };
             let uniform = self.uniform(params).await?;
-            let bindings = [
-                (&scratch.step).into(),
-                (&uniform).into(),
-                part.weights(),
-                part.scales(),
-                (&scratch.x).into(),
-            ];
-            embed.push(self.gpu.op(&kernels::embed(part.format), &bindings).await?);
+            let table = kernels::Embed {
+                step: (&scratch.step).into(),
+                embed: (&uniform).into(),
+                weights: part.weights(),
+                scales: part.scales(),
+                x: (&scratch.x).into(),
+            };
+            embed.push(self.gpu.op(&kernels::embed(part.format), table).await?);
         }
         let vocabulary = self.config.vocabulary;
         let uniform = self.uniform(RowsParams { width: vocabulary, stride: vocabulary }).await?;
-        let bindings =
-            [&scratch.step, &uniform, &scratch.logits, &scratch.winners].map(Binding::from);
+        let arg_max = kernels::ArgMax {
+            step: &scratch.step,
+            arg_max: &uniform,
+            values: &scratch.logits,
+            winners: &scratch.winners,
+        };
         let size = (self.config.hidden, self.config.epsilon);
         let stream = (&scratch.x, strides.hidden);
         let normed = (&scratch.normed, strides.hidden);
@@ -144,7 +145,7 @@ impl OpMaker<'_> {
             logits: self
                 .product(output, normed, (&scratch.logits, vocabulary), Output::Store)
                 .await?,
-            arg_max: self.gpu.op(&kernels::arg_max(), &bindings).await?,
+            arg_max: self.gpu.op(&kernels::arg_max(), arg_max).await?,
         })
     }
 
@@ -209,10 +210,14 @@ impl OpMaker<'_> {
     async fn merge(&mut self, segments: u32) -> Result<Op> {
         let scratch = self.scratch;
         let uniform = self.uniform(MergeParams { segments, count: self.state_segments() }).await?;
-        let buffers =
-            [&scratch.step, &uniform, &scratch.partial_o, &scratch.partial_ml, scratch.merged()];
-        let spec = kernels::merge(self.gpu.tier, &self.shape);
-        self.gpu.op(&spec, &buffers.map(Binding::from)).await
+        let merge = kernels::Merge {
+            step: &scratch.step,
+            merge: &uniform,
+            partial_o: &scratch.partial_o,
+            partial_ml: &scratch.partial_ml,
+            out: scratch.merged(),
+        };
+        self.gpu.op(&kernels::merge(self.gpu.tier, &self.shape), merge).await
     }
 
     // Decode attention over one segment of the cache, whose states are those of segment `first` and on.
@@ -221,7 +226,7 @@ impl OpMaker<'_> {
         spec: &ShaderSpec,
         cache: &LayerCache,
         index: usize,
-        chosen: Option<&wgpu::Buffer>,
+        chosen_tokens: Option<&wgpu::Buffer>,
         first: u32,
     ) -> Result<Op> {
         let segment = self.layout.segment(index as u32);
@@ -229,16 +234,16 @@ impl OpMaker<'_> {
         let uniform =
             self.uniform(SegmentParams { index: index_of_states, count, ..segment }).await?;
         let scratch = self.scratch;
-        let mut buffers = vec![
-            &scratch.step,
-            &uniform,
-            &scratch.rows,
-            &cache.kv[index],
-            &scratch.partial_o,
-            &scratch.partial_ml,
-        ];
-        buffers.extend(chosen);
-        buffers.extend(&cache.slots);
-        self.gpu.op(spec, &bindings(&buffers)).await
+        let split = kernels::Split {
+            step: &scratch.step,
+            segment: &uniform,
+            qkv: &scratch.rows,
+            kv: &cache.kv[index],
+            partial_o: &scratch.partial_o,
+            partial_ml: &scratch.partial_ml,
+            chosen_tokens,
+            hot_slots: cache.slots.as_ref(),
+        };
+        self.gpu.op(spec, split).await
     }
 }

@@ -4,7 +4,7 @@ use super::ffn::GateUp;
 use super::{OpMaker, Vectors};
 use crate::Result;
 use crate::engine::scratch::Strides;
-use crate::gpu::{Binding, Op, ShaderSpec, Tier};
+use crate::gpu::{Binding, Op, Tier};
 use crate::kernels::{self, Batch, Input, MatrixParams, Output, WeightFormat};
 use crate::model::weights::{Matrix, Part};
 
@@ -273,7 +273,7 @@ impl OpMaker<'_> {
         Ok(HeadProduct { parts })
     }
 
-    // One part of a product with a few tokens.
+    // One part of a product with a few tokens; `slots` name each token's experts.
     pub(super) async fn few(
         &mut self,
         part: &Part,
@@ -281,19 +281,23 @@ impl OpMaker<'_> {
         (output, batch): (Output, Batch<'_>),
         step: &wgpu::Buffer,
         (x, y): (Inputs<'_>, &wgpu::Buffer),
-        experts: Option<&wgpu::Buffer>,
+        slots: Option<&wgpu::Buffer>,
     ) -> Result<Few> {
         let tier = self.gpu.tier;
         let size = (params.rows, part.units);
         let input = x.norm.map_or(Input::Plain, |norm| norm.0);
         let spec = kernels::matvec(tier, part.format, size, input, output, batch);
         let (workgroups, _) = kernels::matvec_grid(tier, part.units, params.rows, 1);
-        let more: Vec<_> = experts.into_iter().chain(x.norm.map(|norm| norm.1)).collect();
-        let op = self.part(&spec, part, params, step, (x.few.0, y), &more).await?;
-        Ok(Few { workgroups, op })
+        let matrix = self.uniform(params).await?;
+        let operands = kernels::Product {
+            slots: slots.map(Binding::from),
+            norm_weight: x.norm.map(|norm| norm.1.into()),
+            ..operands(part, &matrix, step, (x.few.0, y))
+        };
+        Ok(Few { workgroups, op: self.gpu.op(&spec, operands).await? })
     }
 
-    // One part of a product with many tokens, whose inputs have been through `halves`.
+    // One part of a product with many tokens, whose inputs have been through `halves`; `lists` name each expert's tokens.
     pub(super) async fn many(
         &mut self,
         part: &Part,
@@ -301,7 +305,7 @@ impl OpMaker<'_> {
         (output, batch): (Output, Batch<'_>),
         step: &wgpu::Buffer,
         (x, y): (&wgpu::Buffer, &wgpu::Buffer),
-        experts: Option<&wgpu::Buffer>,
+        lists: Option<&wgpu::Buffer>,
     ) -> Result<Many> {
         let (tier, scratch) = (self.gpu.tier, self.scratch);
         let spec = kernels::matmul(tier, part.format, output, batch);
@@ -310,8 +314,12 @@ impl OpMaker<'_> {
             from = &scratch.halves;
             params.weight_shift = self.weight_shift(part).await?;
         }
-        let more: Vec<_> = experts.into_iter().collect();
-        let op = self.part(&spec, part, params, step, (from, y), &more).await?;
+        let matrix = self.uniform(params).await?;
+        let operands = kernels::Product {
+            lists: lists.map(Binding::from),
+            ..operands(part, &matrix, step, (from, y))
+        };
+        let op = self.gpu.op(&spec, operands).await?;
         Ok(Many { tier, format: part.format, rows: params.rows, op })
     }
 
@@ -327,8 +335,8 @@ impl OpMaker<'_> {
             return Ok(None);
         };
         let uniform = self.uniform(kernels::half_rows_params(part.units, x_stride)).await?;
-        let bindings = [&uniform, x, &self.scratch.halves].map(Binding::from);
-        self.gpu.op(&kernels::half_rows(tier), &bindings).await.map(Some)
+        let rows = kernels::HalfRows { rows: &uniform, x, halves: &self.scratch.halves };
+        self.gpu.op(&kernels::half_rows(tier), rows).await.map(Some)
     }
 
     // What a part's weights are shifted by where they become f16.
@@ -337,27 +345,35 @@ impl OpMaker<'_> {
         // Nothing else uses it before the first step.
         let largest = &self.scratch.winners;
         self.gpu.write(largest, 0, &[0; 4]);
-        let bindings = [largest.into(), (&uniform).into(), part.weights(), part.scales()];
-        let op = self.gpu.op(&kernels::largest_weight(part.format), &bindings).await?;
+        let weights = kernels::LargestWeight {
+            largest: largest.into(),
+            sizes: (&uniform).into(),
+            weights: part.weights(),
+            scales: part.scales(),
+        };
+        let op = self.gpu.op(&kernels::largest_weight(part.format), weights).await?;
         self.gpu.run(&[(&op, [kernels::LARGEST_WEIGHT_GRID, 1, 1])])?;
         let bits = crate::engine::words(&self.gpu.download(largest, 4).await?)[0];
         Ok(kernels::weight_shift(f32::from_bits(bits)))
     }
+}
 
-    // One part of a product; `more`: what chooses among its matrices, what its inputs are normed with.
-    async fn part(
-        &mut self,
-        spec: &ShaderSpec,
-        part: &Part,
-        params: MatrixParams,
-        step: &wgpu::Buffer,
-        (x, y): (&wgpu::Buffer, &wgpu::Buffer),
-        more: &[&wgpu::Buffer],
-    ) -> Result<Op> {
-        let uniform = self.uniform(params).await?;
-        let mut bindings: Vec<Binding<'_>> =
-            vec![step.into(), (&uniform).into(), part.weights(), part.scales(), x.into(), y.into()];
-        bindings.extend(more.iter().map(|buffer| Binding::from(*buffer)));
-        self.gpu.op(spec, &bindings).await
+// What every product with one part of a matrix has.
+fn operands<'b>(
+    part: &'b Part,
+    matrix: &'b wgpu::Buffer,
+    step: &'b wgpu::Buffer,
+    (x, y): (&'b wgpu::Buffer, &'b wgpu::Buffer),
+) -> kernels::Product<Binding<'b>> {
+    kernels::Product {
+        step: step.into(),
+        matrix: matrix.into(),
+        weights: part.weights(),
+        scales: part.scales(),
+        x: x.into(),
+        y: y.into(),
+        slots: None,
+        lists: None,
+        norm_weight: None,
     }
 }

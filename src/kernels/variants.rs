@@ -1,0 +1,144 @@
+//! Every kernel in every variant: tiers, weight formats, what fills its slots, shapes.
+
+use super::*;
+use crate::attention::{BlockScorer, IndexFormat, Shape};
+use crate::contract::{Bindings, Field};
+use crate::gpu::{ShaderSpec, Tier, completed};
+use crate::kv::KvType;
+use crate::model::config::{Experts, Gate, Latent};
+
+const TIERS: [&str; 4] = ["subgroups-of-8", "cooperative", "subgroups", "portable"];
+
+pub(super) fn experts(gate: Gate) -> Experts {
+    Experts {
+        count: 8,
+        used: 2,
+        shared: 1,
+        ffn: 64,
+        gate,
+        normalised: true,
+        factor: 1.0,
+        layers: vec![true],
+    }
+}
+
+fn shapes() -> Vec<Shape> {
+    let block = |block, shape| Shape { block, ..shape };
+    let index = |channels, bits, shape| Shape { index: IndexFormat { channels, bits }, ..shape };
+    vec![
+        Shape::new(3, 3, 64, true),
+        Shape::new(8, 4, 128, false),
+        block(16, Shape::new(2, 7, 80, true)),
+        block(128, index(128, 8, Shape::new(1, 32, 256, false))),
+        index(16, 2, Shape::new(1, 1, 32, true)),
+        Shape::latent(20, 512, 64, 256),
+    ]
+}
+
+/// A kernel's variant and the fields of its bindings.
+pub(super) type Variant = (ShaderSpec, &'static [Field]);
+
+fn fields<B: Bindings>() -> &'static [Field] {
+    B::FIELDS
+}
+
+/// Every variant, once.
+pub(super) fn variants() -> Vec<Variant> {
+    let mut all: Vec<Variant> = Vec::new();
+    for name in TIERS {
+        let tier = Tier::named(name).expect("a tier");
+        let shapes = shapes();
+        let of_shapes = shapes.iter().flat_map(|shape| of_shape(tier, shape));
+        for (spec, fields) in of_tier(tier).into_iter().chain(of_shapes) {
+            let spec = completed(&spec, tier, false);
+            if !all.iter().any(|(other, _)| *other == spec) {
+                all.push((spec, fields));
+            }
+        }
+    }
+    all
+}
+
+fn of_tier(tier: &Tier) -> Vec<Variant> {
+    let routed = experts(Gate::Softmax);
+    let mut all = vec![
+        (half_rows(tier), fields::<HalfRows<()>>()),
+        (rms_norm(tier, false), fields::<RmsNorm<()>>()),
+        (rms_norm(tier, true), fields::<RmsNorm<()>>()),
+        (arg_max(), fields::<ArgMax<()>>()),
+        (route(&routed), fields::<Route<()>>()),
+        (route(&experts(Gate::Sigmoid)), fields::<Route<()>>()),
+        (expert_lists(&routed), fields::<ExpertLists<()>>()),
+        (expert_sum(&routed), fields::<ExpertSum<()>>()),
+    ];
+    for format in WeightFormat::ALL {
+        all.push((embed(format), fields::<Embed<()>>()));
+        all.push((largest_weight(format), fields::<LargestWeight<()>>()));
+        let product = fields::<Product<()>>();
+        for output in [Output::Store, Output::Add, Output::SwiGlu, Output::Gated] {
+            let (out, into) = (Batch::ExpertsOut(&routed), Batch::ExpertsIn(&routed));
+            for batch in [Batch::One, Batch::Heads, out, into] {
+                for input in [Input::Plain, Input::Normed { width: 576, epsilon: 1e-5 }] {
+                    all.push((matvec(tier, format, (960, 18), input, output, batch), product));
+                }
+            }
+            for batch in [Batch::One, out, into] {
+                all.push((matmul(tier, format, output, batch), product));
+            }
+        }
+    }
+    all
+}
+
+fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
+    let slots = HotSlots { pool_blocks: 100, slots: 10 };
+    let mut all = vec![
+        (channel_stats(shape, 1024), fields::<ChannelStats<()>>()),
+        (choose_channels(shape), fields::<ChooseChannels<()>>()),
+        (token_codes(shape), fields::<TokenCodes<()>>()),
+        (block_bounds(shape), fields::<BlockBounds<()>>()),
+        (block_score(shape), fields::<BlockScore<()>>()),
+        (token_score(shape), fields::<TokenScore<()>>()),
+        (bounds_score(shape), fields::<BoundsScore<()>>()),
+        (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
+        (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
+        (top_k_tokens(tier, shape), fields::<TopK<()>>()),
+        (merge(tier, shape), fields::<Merge<()>>()),
+        (latent_gather(shape), fields::<LatentGather<()>>()),
+    ];
+    for scorer in [BlockScorer::Codes, BlockScorer::MinMax] {
+        for resident in [None, Some(slots)] {
+            all.push((top_k_blocks(tier, shape, scorer, resident), fields::<TopK<()>>()));
+        }
+    }
+    for place in [Place::Paged, Place::Hot(slots), Place::Arrived(slots)] {
+        all.push((dense_split(shape, place), fields::<Split<()>>()));
+        all.push((sparse_split(shape, place), fields::<Split<()>>()));
+    }
+    for kv_type in [KvType::F16, KvType::Q8_0] {
+        all.push((place_blocks(shape, slots, kv_type), fields::<PlaceBlocks<()>>()));
+        all.push((unpack_blocks(shape, kv_type), fields::<UnpackBlocks<()>>()));
+    }
+    if shape.shares_values() {
+        let latent = Latent {
+            heads: shape.group,
+            q_rank: 768,
+            kv_rank: shape.value_dim(),
+            nope: 192,
+            rope: 64,
+            value: 256,
+            epsilon: 1e-5,
+        };
+        let of_prompts = latent.prefill_shape(shape.block);
+        let width = latent.heads * latent.query_dim();
+        all.push((latent_append(shape, &latent), fields::<LatentAppend<()>>()));
+        all.push((latent_place(&of_prompts, &latent), fields::<LatentPlace<()>>()));
+        all.push((prefill(tier, &of_prompts, width), fields::<Prefill<()>>()));
+    } else {
+        for norm in [None, Some(1e-6)] {
+            all.push((rope_append(shape, norm), fields::<RopeAppend<()>>()));
+        }
+        all.push((prefill(tier, shape, shape.row_width()), fields::<Prefill<()>>()));
+    }
+    all
+}
