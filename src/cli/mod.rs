@@ -18,6 +18,7 @@ mod keys;
 mod logits;
 mod model;
 mod model_option;
+mod option_names;
 mod progress;
 mod prompt;
 mod report;
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn gpu_failures_are_told_from_bad_input() {
-        assert!(is_input_error(&Error::argument("--blocks", 0, "too few")));
+        assert!(is_input_error(&Error::argument("the prompt", 0, "too few")));
         assert!(is_input_error(&Error::Adapter("none".into())));
         assert!(!is_input_error(&Error::DeviceLost("unplugged".into())));
         assert!(!is_input_error(&Error::Gpu("refused".into())));
