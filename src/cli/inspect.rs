@@ -198,7 +198,7 @@ impl Inspection {
             );
         }
         if let Some(bytes) = self.kv_bytes_a_token {
-            row("keys and values", format!("{bytes} bytes a token"));
+            row("KV cache", format!("{bytes} bytes a token"));
         }
         if let Some(bytes) = self.index_bytes_a_token {
             row("index", format!("{bytes} bytes a token"));

@@ -19,7 +19,7 @@ pub struct Options {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Decode steps with keys and values in CPU memory, beside steps with all of them on the GPU
+    /// Decode steps with the KV cache in CPU memory, beside steps with all of it on the GPU
     Offload(offload::Options),
 }
 
