@@ -6,6 +6,7 @@ mod offload;
 mod report;
 
 use super::Outcome;
+use super::line::Line;
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 
@@ -31,8 +32,8 @@ Examples:
   asynctls bench offload --plot steps.svg --timeline step.svg";
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     match &options.command {
-        Command::Offload(options) => offload::run(options, adapter),
+        Command::Offload(options) => offload::run(options, line),
     }
 }
