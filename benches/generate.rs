@@ -1,7 +1,7 @@
 //! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]
 //! [--quantize q8_0|q4_0] [--chunk N] [--prefills N] [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]
-//! [--blocks N] [--tokens N] [--hot-blocks N] [--timing exact|lagged|resident] [--kv-type f16|q8_0]`. With `--hot-blocks` keys
-//! and values live in CPU memory, and decode is two-level alone.
+//! [--blocks N] [--tokens N] [--hot-blocks N] [--timing exact|lagged|resident] [--kv-type f16|q8_0]`. With `--hot-blocks` the
+//! KV cache lives in CPU memory, and decode is two-level alone.
 //!
 //! The adapter is chosen as by the command line (`ASYNCTLS_ADAPTER`). Prints one JSON object a measurement; times are
 //! wall-clock, steps read back the arg-max token, as greedy generation does.

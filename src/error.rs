@@ -10,7 +10,7 @@ pub enum Error {
     /// A value given by the caller is outside what is allowed.
     #[error("{what} is {value}, but {limit}")]
     Argument {
-        /// The argument's name as its user knows it, such as `--blocks`.
+        /// What was given, such as [`subject::BLOCKS`](crate::subject::BLOCKS).
         what: String,
         /// The value that was given.
         value: String,
@@ -75,7 +75,7 @@ pub enum Error {
         detail: String,
     },
     /// The device is gone: a driver reset, an unplugged card or a destroyed device.
-    #[error("the GPU device was lost: {0}; run again, or choose another adapter with --adapter")]
+    #[error("the GPU device was lost: {0}; run again, or choose another adapter")]
     DeviceLost(String),
     /// A shader does not compile; the place is in the original source file.
     #[error("shader {file}:{line}: {message}")]

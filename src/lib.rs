@@ -14,6 +14,7 @@ pub mod kernels;
 pub mod kv;
 pub mod model;
 pub mod reference;
+pub mod subject;
 pub mod units;
 pub mod utf8;
 

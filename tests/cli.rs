@@ -50,3 +50,5 @@ mod session;
 mod terminal;
 #[path = "cli/tiny.rs"]
 mod tiny;
+#[path = "cli/vain.rs"]
+mod vain;

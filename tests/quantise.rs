@@ -83,5 +83,5 @@ fn names_parse_back_and_others_are_refused() {
         assert_eq!(to.to_string().parse::<Quantise>().unwrap(), to);
     }
     let error = "q4_k".parse::<Quantise>().unwrap_err().to_string();
-    assert_eq!(error, "--quantize is q4_k, but it must be q8_0 or q4_0");
+    assert_eq!(error, "the type to quantise to is q4_k, but it must be q8_0 or q4_0");
 }

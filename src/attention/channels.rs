@@ -1,7 +1,7 @@
 //! Sets of index channels: which channels of each layer and KV head an index keeps.
 
 use super::{IndexFormat, Shape};
-use crate::{Error, Result, utf8};
+use crate::{Error, Result, subject, utf8};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -105,7 +105,7 @@ impl ChannelSet {
             format!("for {layers} layers of {heads} KV heads of {dim}")
         };
         Err(Error::argument(
-            "the set of index channels",
+            subject::CHANNEL_SET,
             text(there),
             format!("the model's is {}; make one with `asynctls calibrate`", text(wanted)),
         ))

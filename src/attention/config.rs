@@ -1,7 +1,7 @@
 //! What a decode step attends.
 
 use super::{BlockScorer, TokenScorer};
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
@@ -68,7 +68,7 @@ impl FromStr for Blocks {
     fn from_str(text: &str) -> Result<Self> {
         let limit =
             "it must be a number of blocks from 1, or a share such as 25% from above 0% to 100%";
-        let error = || Error::argument("--blocks", text, limit);
+        let error = || Error::argument(subject::BLOCKS, text, limit);
         match text.strip_suffix('%') {
             Some(share) => {
                 let share: f32 = share.trim().parse().map_err(|_| error())?;
@@ -136,13 +136,13 @@ impl Budget {
     /// Checks the budgets.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming the option, its value and the limit.
+    /// [`Error::Argument`] naming what it is, its value and the limit.
     pub fn validate(&self) -> Result<()> {
         if self.tokens == 0 {
-            return Err(Error::argument("--tokens", 0, "at least one token must be kept"));
+            return Err(Error::argument(subject::TOKENS, 0, "at least one token must be kept"));
         }
         if let Blocks::Count(0) = self.blocks {
-            return Err(Error::argument("--blocks", 0, "at least one block must be kept"));
+            return Err(Error::argument(subject::BLOCKS, 0, "at least one block must be kept"));
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!("12.5%".parse::<Blocks>().unwrap(), Blocks::Percent(12.5));
         for bad in ["0", "-1", "0%", "101%", "NaN%", "", "%", "many"] {
             let message = bad.parse::<Blocks>().unwrap_err().to_string();
-            assert!(message.starts_with("--blocks is"), "{message}");
+            assert!(message.starts_with("the budget of blocks is"), "{message}");
         }
     }
 

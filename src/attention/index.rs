@@ -1,6 +1,6 @@
 //! The format of the index.
 
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// What the index keeps of each key: its values on some channels, as codes of a few bits. Each block has a header: a minimum
 /// and a step a channel, as f16.
@@ -52,21 +52,21 @@ impl IndexFormat {
     /// Checks that kernels exist for this format.
     ///
     /// # Errors
-    /// [`Error::Argument`] naming the option, its value and the limit.
+    /// [`Error::Argument`] naming what it is, its value and the limit.
     pub fn validate(&self, head_dim: u32) -> Result<()> {
         let Self { channels, bits } = *self;
         if !(8..=128).contains(&channels) || !channels.is_multiple_of(8) || channels > head_dim {
             let limit = format!(
                 "it must be a multiple of 8 from 8 to 128, and at most the head dimension, which is {head_dim}"
             );
-            return Err(Error::argument("--index-channels", channels, limit));
+            return Err(Error::argument(subject::INDEX_CHANNELS, channels, limit));
         }
         if ![2, 4, 8].contains(&bits) {
-            return Err(Error::argument("--index-bits", bits, "it must be 2, 4 or 8"));
+            return Err(Error::argument(subject::INDEX_BITS, bits, "it must be 2, 4 or 8"));
         }
         if !(channels * bits).is_multiple_of(32) {
             let limit = format!("{channels} channels need at least 4");
-            return Err(Error::argument("--index-bits", bits, limit));
+            return Err(Error::argument(subject::INDEX_BITS, bits, limit));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What selects blocks and tokens.
 
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 use std::fmt;
 use std::str::FromStr;
 
@@ -35,7 +35,7 @@ impl BlockScorer {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Codes, Self::MinMax, Self::None, Self::Oracle];
 
-    /// The name that options take.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Codes => "codes",
@@ -50,7 +50,7 @@ impl TokenScorer {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Codes, Self::None, Self::Oracle];
 
-    /// The name that options take.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Codes => "codes",
@@ -77,7 +77,7 @@ impl FromStr for BlockScorer {
 
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|scorer| scorer.name() == text).ok_or_else(|| {
-            Error::argument("--scorer", text, "it must be codes, minmax, none or oracle")
+            Error::argument(subject::BLOCK_SCORER, text, "it must be codes, minmax, none or oracle")
         })
     }
 }
@@ -87,7 +87,7 @@ impl FromStr for TokenScorer {
 
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|scorer| scorer.name() == text).ok_or_else(|| {
-            Error::argument("--token-scorer", text, "it must be codes, none or oracle")
+            Error::argument(subject::TOKEN_SCORER, text, "it must be codes, none or oracle")
         })
     }
 }
@@ -105,7 +105,7 @@ mod tests {
             assert_eq!(scorer.to_string().parse::<TokenScorer>().unwrap(), scorer);
         }
         let message = "best".parse::<BlockScorer>().unwrap_err().to_string();
-        assert!(message.starts_with("--scorer is best, but"), "{message}");
+        assert!(message.starts_with("the block scorer is best, but"), "{message}");
         assert!("minmax".parse::<TokenScorer>().is_err());
     }
 }

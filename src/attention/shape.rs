@@ -1,7 +1,7 @@
 //! The shape of attention that kernels are compiled for.
 
 use super::IndexFormat;
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// Where a token's values come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Shape {
         }
         if ![16, 32, 64, 128].contains(&self.block) {
             return Err(Error::argument(
-                "--block-size",
+                subject::BLOCK_SIZE,
                 self.block,
                 "it must be 16, 32, 64 or 128",
             ));

@@ -1,7 +1,9 @@
 //! `asynctls adapters`: what is here and what each adapter can do.
 
 use super::Outcome;
+use super::line::Line;
 use super::terminal::{print, print_json, size, visible};
+use super::vain::{self, Known};
 use asynctls::gpu::{Adapter, Disable, Probe, adapters, probe};
 use clap::Args;
 use serde::Serialize;
@@ -22,7 +24,8 @@ struct Report<'a> {
 }
 
 /// Runs it.
-pub fn run(options: &Options) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
+    vain::warn(line, &Known::default());
     let disable = Disable::from_env()?;
     let here = pollster::block_on(adapters());
     let probes = probe(&here, disable);

@@ -43,18 +43,6 @@ pub struct AttentionOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Index")]
 pub struct IndexFlags {
-    #[command(flatten)]
-    format: FormatFlags,
-    /// Use the stored index channels of this file, which `asynctls calibrate` wrote, instead of choosing them from the
-    /// first 1,024 tokens
-    #[arg(long, value_name = "FILE", conflicts_with = "index_channels")]
-    channels: Option<PathBuf>,
-}
-
-/// The format of the index.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Index")]
-pub struct FormatFlags {
     /// Channels of each key that the index keeps, a multiple of 8 [default: a quarter of the head dimension, at most 24]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     index_channels: Option<u32>,
@@ -63,15 +51,11 @@ pub struct FormatFlags {
     index_bits: u32,
     /// Tokens in a block: 16, 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
-    pub block_size: u32,
-}
-
-impl FormatFlags {
-    /// An index of this format.
-    pub fn index(&self) -> IndexOptions {
-        let Self { index_channels: channels, index_bits: bits, .. } = *self;
-        IndexOptions { channels, bits, ..IndexOptions::default() }
-    }
+    block_size: u32,
+    /// Use the stored index channels of this file, which `asynctls calibrate` wrote, instead of choosing them from the
+    /// first 1,024 tokens
+    #[arg(long, value_name = "FILE", conflicts_with = "index_channels")]
+    channels: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -110,7 +94,7 @@ impl AttentionOptions {
         match attention {
             Attention::Dense => {
                 options.index = None;
-                options.block = self.index.format.block_size;
+                options.block = self.index.block_size;
                 Ok(())
             }
             Attention::TwoLevel(two_level) => {
@@ -124,8 +108,10 @@ impl IndexFlags {
     /// Asks for an index, with the bounds of blocks' keys or without.
     pub fn set_up(&self, bounds: bool, options: &mut EngineOptions) -> Result<()> {
         let stored = self.channels.as_deref().map(ChannelSet::read).transpose()?.map(Arc::new);
-        options.block = self.format.block_size;
-        options.index = Some(IndexOptions { bounds, stored, ..self.format.index() });
+        let (channels, bits) = (self.index_channels, self.index_bits);
+        options.block = self.block_size;
+        options.index =
+            Some(IndexOptions { channels, bits, bounds, stored, ..IndexOptions::default() });
         Ok(())
     }
 }
@@ -136,6 +122,11 @@ pub fn name(attention: &Attention) -> &'static str {
         Attention::Dense => "dense",
         Attention::TwoLevel(_) => "two-level",
     }
+}
+
+/// Whether all of a context of so many tokens is attended because it is short.
+pub fn is_short(attention: &Attention, context: u32) -> bool {
+    two_level(attention).is_some_and(|two_level| context <= two_level.budget.dense_below)
 }
 
 /// The settings of two-level attention, if it is that.

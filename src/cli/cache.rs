@@ -1,22 +1,24 @@
-//! The options that say where keys and values live.
+//! The options that say where the KV cache lives.
 
+use super::option_names;
 use super::start::Memory;
-use asynctls::attention::{Attention, Timing};
+use asynctls::attention::{Attention, BlockScorer, Timing, TokenScorer, TwoLevel};
 use asynctls::engine::{EngineOptions, HostRule, KvType, Placement};
 use asynctls::model::{ModelConfig, ModelFile};
-use asynctls::{Error, Result};
+use asynctls::{Error, Result, subject};
 use clap::{Args, ValueEnum};
 
-/// Where keys and values live.
+/// Where the KV cache lives.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Keys and values")]
+#[command(next_help_heading = "KV cache")]
 pub struct CacheOptions {
-    /// Where keys and values live: gpu, host (in CPU memory, with a hot cache on the GPU), or auto: on the GPU if they fit
+    /// Where the KV cache lives: gpu, host (in CPU memory, with its hot part on the GPU), or auto: on the GPU if it fits
     #[arg(long, value_enum, default_value_t = Kv::Auto)]
     kv: Kv,
-    /// What keys and values in CPU memory are stored as: f16, or q8_0, which takes half the memory and half the bytes that
+    /// What the KV cache in CPU memory is stored as: f16, or q8_0, which takes half the memory and half the bytes that
     /// cross to the GPU
-    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16,
+        value_parser = option_names::parse::<KvType>)]
     kv_type: KvType,
     /// GPU memory to make do with, weights and all, such as 8G or 600M [default: nine tenths of the adapter's; with
     /// --kv host, what 1.5 times the blocks that level 1 keeps need]
@@ -46,7 +48,7 @@ impl CacheOptions {
     /// Checks what can be checked without a model.
     pub fn check(&self) -> Result<()> {
         if self.kv == Kv::Gpu && self.kv_type != KvType::F16 {
-            let limit = "keys and values on the GPU are f16: use --kv host, or auto";
+            let limit = "on the GPU the KV cache is f16: use --kv host, or auto";
             return Err(Error::argument("--kv-type", self.kv_type, limit));
         }
         self.budget().map(drop)
@@ -57,7 +59,7 @@ impl CacheOptions {
         self.gpu_memory.as_deref().map(parse_size).transpose()
     }
 
-    /// Decides where keys and values live, when the GPU has this memory.
+    /// Decides where the KV cache lives, when the GPU has this memory.
     pub fn set_up(
         &self,
         file: &ModelFile,
@@ -99,15 +101,33 @@ impl CacheOptions {
             When::Resident => Timing::Resident,
         };
         let rule = HostRule { timing, kv_type: self.kv_type };
-        options.place(file, config, placement, two_level, rule, room).map_err(|error| match error {
-            Error::Argument { what, value, limit }
-                if what == "the GPU memory" && budget.is_some() =>
-            {
-                Error::Argument { what: "--gpu-memory".into(), value, limit }
-            }
-            other => other,
-        })
+        options.place(file, config, placement, two_level, rule, room).map_err(
+            |error| match error {
+                Error::Argument { what, value, limit }
+                    if what == subject::GPU_MEMORY && budget.is_some() =>
+                {
+                    Error::Argument { what: "--gpu-memory".into(), value, limit }
+                }
+                other => other,
+            },
+        )?;
+        if options.host.is_some() { check_scorers(two_level) } else { Ok(()) }
     }
+}
+
+// Exact logits come from all keys, and the engine would find out after the prompt.
+fn check_scorers(two_level: &TwoLevel) -> Result<()> {
+    let TwoLevel { block_scorer, token_scorer, .. } = two_level;
+    let what = match (block_scorer, token_scorer) {
+        (BlockScorer::Oracle, _) => "--scorer",
+        (_, TokenScorer::Oracle) => "--token-scorer",
+        _ => return Ok(()),
+    };
+    Err(Error::argument(
+        what,
+        "oracle",
+        "exact logits need the whole KV cache on the GPU: use --kv gpu",
+    ))
 }
 
 // Bytes: a number with K, M, G or T, of 1,024 each, or a plain one.

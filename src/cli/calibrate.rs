@@ -1,6 +1,6 @@
 //! `asynctls calibrate`: index channels from a text, stored.
 
-use super::attention::FormatFlags;
+use super::line::Line;
 use super::model::{Model, Room};
 use super::model_option::ModelOption;
 use super::progress::bar;
@@ -30,8 +30,9 @@ pub struct Options {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    format: FormatFlags,
+    /// Channels of each key to choose, a multiple of 8 [default: a quarter of the head dimension, at most 24]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    index_channels: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -43,16 +44,16 @@ struct Report {
 }
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = Model::open(&options.model)?;
     model.check_length("--length", options.length)?;
     let tokens = model.text_tokens(&options.text, options.length as usize)?;
     let tokens = &tokens[..options.length as usize];
     let room = Room { context: options.length, what: "--length", sessions: 1, own: 0 };
-    let engine = model.load(adapter, &room, |engine| {
+    let engine = model.load(line, &room, |engine| {
         let stats_tokens = options.length;
-        engine.block = options.format.block_size;
-        engine.index = Some(IndexOptions { stats_tokens, ..options.format.index() });
+        let channels = options.index_channels;
+        engine.index = Some(IndexOptions { channels, stats_tokens, ..IndexOptions::default() });
         Ok(())
     })?;
     let _keeping = interrupt::Keeping::new();

@@ -2,6 +2,7 @@
 
 use super::start::Memory;
 use super::terminal::{note, size};
+use super::vain::Known;
 use asynctls::engine::{EngineOptions, Fit};
 use asynctls::model::quantise::Quantise;
 use asynctls::model::{ModelConfig, ModelFile};
@@ -75,6 +76,21 @@ impl Plan<'_> {
                 && !memory.is_shared,
         };
         Err(refusal(&fit, self.what, self.options.context, memory, &ways))
+    }
+
+    /// What is known of it, for the sake of options that change nothing.
+    pub fn known(&self) -> Result<Known> {
+        let Self { file, config, options, .. } = self;
+        let bytes = |options| Fit::new(file, config, options).map(|fit| fit.weight_bytes);
+        let kept = EngineOptions { quantise: None, ..options.clone() };
+        let quantises = options.quantise.is_none() || bytes(options)? != bytes(&kept)?;
+        let is_same = |own: ModelConfig| own.rope == config.rope;
+        Ok(Known {
+            is_on_gpu: options.host.is_none(),
+            quantises,
+            rescales: options.rope.is_none() || !ModelConfig::read(file).is_ok_and(is_same),
+            ..Known::default()
+        })
     }
 
     // The first quantisation of the weights with which the context would fit.

@@ -7,15 +7,17 @@ mod questions;
 mod sampling;
 mod talk;
 
-use super::attention::AttentionOptions;
+use super::attention::{AttentionOptions, is_short};
 use super::cache::CacheOptions;
 use super::conversation::Conversation;
 use super::fit::Plan;
+use super::line::Line;
 use super::model_option::ModelOption;
 use super::rope::beyond;
 use super::saved::Saved;
 use super::start::{Machine, Memory, load};
 use super::terminal::note;
+use super::vain::{self, Known};
 use super::{Outcome, prompt};
 use asynctls::Error;
 use asynctls::engine::{EngineOptions, SessionFormat};
@@ -125,7 +127,7 @@ Ctrl-C, SIGTERM and SIGHUP end the answer and keep what was made so far. With -i
 after Ctrl-C; where nothing is typed it leaves with exit code 130, Ctrl-D or /bye with 0.";
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let began = Instant::now();
     options.check_stdin()?;
     options.attention.check()?;
@@ -150,7 +152,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     }
     let reading = reading.elapsed();
 
-    let Machine { gpu, memory, time: open } = Machine::open(adapter)?;
+    let Machine { gpu, memory, time: open } = Machine::open(line.adapter())?;
     let mut engine_options = EngineOptions::new(&gpu, 1);
     engine_options.quantise = options.model.quantise();
     engine_options.rope = rope;
@@ -164,7 +166,9 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     };
     let seed = saved.as_ref().and_then(Saved::seed);
     let sampling = options.sampling.settings(&suggested, seed);
-    options.sampling.warn(&suggested, &sampling);
+    for line in &suggested.unused {
+        note(&format!("note: {line}"));
+    }
     if options.stats {
         note(&options.sampling.line(&suggested, &sampling));
     }
@@ -191,6 +195,13 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         plan.shorten(memory.as_ref())?;
     }
     plan.check(memory.as_ref(), options.stats)?;
+    let known = Known {
+        is_short: is_short(&attention, plan.options.context),
+        draws: sampling.draws(),
+        penalises: sampling.repetition_penalty != 1.0,
+        ..plan.known()?
+    };
+    vain::warn(line, &known);
     // Who types ahead while the model is loaded is heard.
     let questions = options.interactive.then(Questions::open).transpose()?;
     let loaded = load(gpu, plan, options.stats)?;

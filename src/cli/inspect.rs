@@ -1,8 +1,10 @@
 //! `asynctls inspect`: what is in a model file or folder, and whether it can run.
 
 use super::Outcome;
+use super::line::Line;
 use super::model_option::HubOption;
 use super::terminal::{print, print_json, size, visible};
+use super::vain::{self, Known};
 use asynctls::Result;
 use asynctls::model::chat::{ChatTemplate, Message};
 use asynctls::model::gguf::{Gguf, Value};
@@ -77,7 +79,8 @@ struct TokenizerInfo {
 }
 
 /// Runs it.
-pub fn run(options: &Options) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
+    vain::warn(line, &Known::default());
     let file = ModelFile::open(&options.hub.or(options.model.as_deref())?)?;
     let inspection = Inspection::new(&file);
     if options.json {
@@ -198,7 +201,7 @@ impl Inspection {
             );
         }
         if let Some(bytes) = self.kv_bytes_a_token {
-            row("keys and values", format!("{bytes} bytes a token"));
+            row("KV cache", format!("{bytes} bytes a token"));
         }
         if let Some(bytes) = self.index_bytes_a_token {
             row("index", format!("{bytes} bytes a token"));

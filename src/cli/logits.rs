@@ -1,14 +1,16 @@
 //! `asynctls logits`: the logits after given token ids.
 
 use super::Outcome;
-use super::attention::AttentionOptions;
+use super::attention::{AttentionOptions, is_short};
 use super::fit::Plan;
+use super::line::Line;
 use super::model_option::ModelOption;
 use super::progress::bar;
 use super::prompt;
 use super::rope::beyond;
 use super::start::{Machine, load};
 use super::terminal::{SCHEMA, print, to_json};
+use super::vain::{self, Known};
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, EngineOptions, Want};
 use asynctls::gpu::Disable;
@@ -57,7 +59,7 @@ With dense attention the ids are a prompt. With two-level attention the last one
 const ROWS: u32 = 64;
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     options.attention.check()?;
     Disable::from_env()?;
     let (what, ids) = options.ids()?;
@@ -67,7 +69,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     check(what, &ids, &config)?;
     let attention = options.attention.of(config.context_length)?;
 
-    let Machine { gpu, memory, .. } = Machine::open(adapter)?;
+    let Machine { gpu, memory, .. } = Machine::open(line.adapter())?;
     let mut engine_options = EngineOptions::new(&gpu, ids.len() as u32);
     engine_options.quantise = options.model.quantise();
     engine_options.rope = rope;
@@ -75,6 +77,8 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     engine_options.logit_rows = if options.all { ROWS.min(ids.len() as u32) } else { 1 };
     let plan = Plan { file: &file, config: &config, options: engine_options, what };
     plan.check(memory.as_ref(), false)?;
+    let is_short = is_short(&attention, ids.len() as u32);
+    vain::warn(line, &Known { is_short, ..plan.known()? });
     let engine = load(gpu, plan, false)?.engine;
     let run = Run { engine: &engine, ids: &ids, attention };
     if options.json {

@@ -15,9 +15,11 @@ mod hub;
 mod inspect;
 mod interrupt;
 mod keys;
+mod line;
 mod logits;
 mod model;
 mod model_option;
+mod option_names;
 mod progress;
 mod prompt;
 mod report;
@@ -26,9 +28,11 @@ mod saved;
 mod start;
 mod stop;
 mod terminal;
+mod vain;
 
 use asynctls::Error;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use line::Line;
 use std::process::ExitCode;
 
 /// Runs long-context language models with two-level sparse attention on any GPU.
@@ -102,8 +106,10 @@ type Outcome<T> = Result<T, Failure>;
 pub fn main() -> ExitCode {
     headless::spare_device_selection();
     env_logger::init_from_env(env_logger::Env::default().default_filter_or("off"));
-    let cli = Cli::parse();
-    match interrupt::listen().map_err(Failure::from).and_then(|()| run(cli)) {
+    let matches = Cli::command().get_matches();
+    let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    let line = Line::new(matches);
+    match interrupt::listen().map_err(Failure::from).and_then(|()| run(command, &line)) {
         Ok(code) => code,
         Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
         Err(Failure::Error(error)) => {
@@ -113,17 +119,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Outcome<ExitCode> {
-    // An environment variable that is set to nothing asks for nothing.
-    let adapter = cli.adapter.as_deref().filter(|request| !request.is_empty());
-    match cli.command {
-        Command::Generate(options) => generate::run(&options, adapter),
-        Command::Adapters(options) => adapters::run(&options),
-        Command::Inspect(options) => inspect::run(&options),
-        Command::Logits(options) => logits::run(&options, adapter),
-        Command::Eval(options) => eval::run(&options, adapter),
-        Command::Bench(options) => bench::run(&options, adapter),
-        Command::Calibrate(options) => calibrate::run(&options, adapter),
+fn run(command: Command, line: &Line) -> Outcome<ExitCode> {
+    match command {
+        Command::Generate(options) => generate::run(&options, line),
+        Command::Adapters(options) => adapters::run(&options, line),
+        Command::Inspect(options) => inspect::run(&options, line),
+        Command::Logits(options) => logits::run(&options, line),
+        Command::Eval(options) => eval::run(&options, line),
+        Command::Bench(options) => bench::run(&options, line),
+        Command::Calibrate(options) => calibrate::run(&options, line),
     }
 }
 
@@ -147,7 +151,6 @@ fn is_input_error(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_options_do_not_contradict_each_other() {
@@ -155,8 +158,18 @@ mod tests {
     }
 
     #[test]
+    fn help_calls_the_kv_cache_so() {
+        let mut left = vec![Cli::command()];
+        while let Some(mut command) = left.pop() {
+            let help = command.render_long_help().to_string().to_lowercase();
+            assert!(!help.contains("keys and values"), "{help}");
+            left.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
     fn gpu_failures_are_told_from_bad_input() {
-        assert!(is_input_error(&Error::argument("--blocks", 0, "too few")));
+        assert!(is_input_error(&Error::argument("the prompt", 0, "too few")));
         assert!(is_input_error(&Error::Adapter("none".into())));
         assert!(!is_input_error(&Error::DeviceLost("unplugged".into())));
         assert!(!is_input_error(&Error::Gpu("refused".into())));

@@ -1,11 +1,13 @@
 //! A model file, and the model loaded with room for given sequences.
 
 use super::fit::Plan;
+use super::line::Line;
 use super::model_option::ModelOption;
 use super::prompt;
 use super::rope::beyond;
 use super::start::{Machine, load};
 use super::terminal::note;
+use super::vain;
 use asynctls::engine::{Engine, EngineOptions};
 use asynctls::model::quantise::Quantise;
 use asynctls::model::rope::RopeChange;
@@ -71,11 +73,11 @@ impl Model {
     /// Loads the model with room for these sequences, and what else `set_up` asks for.
     pub fn load(
         &self,
-        adapter: Option<&str>,
+        line: &Line,
         room: &Room,
         set_up: impl FnOnce(&mut EngineOptions) -> Result<()>,
     ) -> Result<Engine> {
-        let Machine { gpu, memory, .. } = Machine::open(adapter)?;
+        let Machine { gpu, memory, .. } = Machine::open(line.adapter())?;
         let mut options = EngineOptions::new(&gpu, room.context);
         options.quantise = self.quantise;
         options.rope = self.rope;
@@ -84,6 +86,7 @@ impl Model {
         set_up(&mut options)?;
         let plan = Plan { file: &self.file, config: &self.config, options, what: room.what };
         plan.check(memory.as_ref(), false)?;
+        vain::warn(line, &plan.known()?);
         Ok(load(gpu, plan, false)?.engine)
     }
 

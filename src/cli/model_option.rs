@@ -1,6 +1,7 @@
 //! Where a model comes from: a path, or a name on the hub.
 
 use super::hub::HubModel;
+use super::option_names;
 use super::rope::RopeOptions;
 use asynctls::Result;
 use asynctls::model::quantise::Quantise;
@@ -18,7 +19,7 @@ pub struct ModelOption {
     #[command(flatten)]
     hub: HubOption,
     /// Quantise weights that are floats while they are loaded: q8_0 or q4_0
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", value_parser = option_names::parse::<Quantise>)]
     quantize: Option<Quantise>,
     #[command(flatten)]
     rope: RopeOptions,

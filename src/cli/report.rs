@@ -78,9 +78,9 @@ pub struct Settings {
     pub stored_channels: Option<String>,
     /// Tokens in a block.
     pub block_size: u32,
-    /// Where keys and values live: `gpu` or `host`.
+    /// Where the KV cache lives: `gpu` or `host`.
     pub kv: &'static str,
-    /// How they live in CPU memory.
+    /// How it lives in CPU memory.
     pub host: Option<HostOptions>,
     /// The sampler's temperature.
     pub temperature: f32,
@@ -133,9 +133,9 @@ pub struct Report<'a> {
     pub decode_tokens_per_second: Option<f64>,
     /// GPU memory.
     pub gpu_bytes: u64,
-    /// Of that, what keys, values and their index take.
+    /// Of that, what the KV cache and its index take.
     pub kv_gpu_bytes: u64,
-    /// What the offload engine did, where keys and values live in CPU memory.
+    /// What the offload engine did, where the KV cache lives in CPU memory.
     pub offload: Option<OffloadStats>,
     /// What came from a session's file and went there.
     pub session: Option<&'a SavedReport>,
@@ -150,7 +150,7 @@ pub fn offload_line(stats: &OffloadStats) -> String {
     let wanted = (stats.hits + stats.misses).max(1) as f64;
     format!(
         "offload: {:.1}% of {} chosen blocks were not on the GPU, {} up and {} down, gathered {:.2} s beside the GPU's work \
-         and {:.2} s while it waited, {} stalls of the ring; {} of keys and values in CPU memory",
+         and {:.2} s while it waited, {} stalls of the ring; {} of KV cache in CPU memory",
         100.0 * stats.misses as f64 / wanted,
         stats.hits + stats.misses,
         size(stats.bytes_up),

@@ -1,6 +1,6 @@
 //! Standard output and error: text that streams, one-line errors.
 
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, option_names};
 use asynctls::Error;
 pub use asynctls::units::size;
 use serde::Serialize;
@@ -52,7 +52,7 @@ pub fn note(line: &str) {
 
 /// Shows an error in one line.
 pub fn error(error: &Error) {
-    note(&format!("error: {}", one_line(&error.to_string())));
+    note(&format!("error: {}", one_line(&option_names::message(error))));
 }
 
 /// One line of visible characters: what lists things line by line is joined, and what comes from files cannot command

@@ -38,7 +38,7 @@ pub struct EngineOptions {
     pub logit_rows: u32,
     /// Workgroups that fill the device.
     pub target_workgroups: u32,
-    /// Where keys and values live that do not all stay on the GPU; without it they all do.
+    /// Where the KV cache lives that does not all stay on the GPU; without it all of it does.
     pub host: Option<HostOptions>,
     /// What matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
     pub quantise: Option<Quantise>,

@@ -9,7 +9,7 @@ use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
 use crate::model::weights::{gate_up, gpu_bytes};
 use crate::model::{ModelConfig, ModelFile};
 use crate::units::size;
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 use serde::Serialize;
 use std::borrow::Cow;
 
@@ -23,9 +23,9 @@ pub struct Fit {
     pub weight_bytes: u64,
     /// Of the weights, those that the file quantises and the GPU holds as floats.
     pub expanded_bytes: u64,
-    /// Keys and values on the GPU: of the whole context, or of the hot cache and what carries blocks.
+    /// KV cache on the GPU: of the whole context, or of the hot cache and what carries blocks.
     pub kv_bytes: u64,
-    /// Keys and values in CPU memory.
+    /// KV cache in CPU memory.
     pub host_bytes: u64,
     /// The index of the whole context.
     pub index_bytes: u64,
@@ -132,7 +132,7 @@ impl Fit {
     }
 }
 
-/// Where keys and values live.
+/// Where the KV cache lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
     /// On the GPU if they fit, else as [`Placement::Host`].
@@ -165,7 +165,7 @@ impl EngineOptions {
         HostOptions { kv_type, ..HostOptions::new(hot_blocks, whole, block_bytes) }
     }
 
-    /// Decides where keys and values live. The hot cache gets as many blocks as `memory` bytes of GPU memory leave for it,
+    /// Decides where the KV cache lives. The hot cache gets as many blocks as `memory` bytes of GPU memory leave for it,
     /// or half as many again as a step chooses where no such limit is known.
     ///
     /// # Errors
@@ -217,7 +217,7 @@ impl EngineOptions {
                 let Some(room) = memory.checked_sub(smallest.total_bytes()) else {
                     let (part, bytes) = smallest.parts(false)[0];
                     return Err(Error::argument(
-                        "the GPU memory",
+                        subject::GPU_MEMORY,
                         size(memory),
                         format!(
                             "with a hot cache of {least} blocks {} are needed, {} of them for {part}: give it more, keep \

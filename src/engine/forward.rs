@@ -5,7 +5,7 @@ use super::{Engine, Session, words};
 use crate::attention::{Attention, BlockScorer, Budget, Span, Step, StepSettings, TwoLevel};
 use crate::kv::{HeadFormat, Prepared};
 use crate::model::logits;
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// What a step should give back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl Engine {
         };
         if two_level.block_scorer == BlockScorer::MinMax && !index.bounds {
             let limit = "this engine was built without block bounds";
-            return Err(Error::argument("the block scorer", two_level.block_scorer, limit));
+            return Err(Error::argument(subject::BLOCK_SCORER, two_level.block_scorer, limit));
         }
         Ok(())
     }

@@ -252,8 +252,8 @@ impl Engine {
         if self.host.is_none() {
             return Ok(());
         }
-        let limit = "what is observed needs the whole cache on the GPU: --kv gpu";
-        Err(Error::argument("--kv", "host", limit))
+        let limit = "what is observed needs all of it on the GPU";
+        Err(Error::argument("the KV cache", "in CPU memory", limit))
     }
 
     fn unpack_cache(&self, data: &[u8], tokens: usize) -> LayerCacheView {

@@ -1,7 +1,7 @@
 //! What is compared: kinds of attention, named.
 
 use crate::attention::{Attention, BlockScorer, Blocks, Budget, TokenScorer, TwoLevel};
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// A kind of attention under test, with the name that reports give it.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,11 +41,11 @@ impl Method {
 /// Reads a budget such as `25%+256`: blocks, as a number or a share, and tokens.
 ///
 /// # Errors
-/// [`Error::Argument`] naming the option, its value and what it takes.
+/// [`Error::Argument`] naming what it is, its value and what it takes.
 pub fn parse_budget(text: &str) -> Result<(Blocks, u32)> {
     let error = || {
         let limit = "it must be blocks and tokens such as 25%+256 or 16+256";
-        Error::argument("--budget", text, limit)
+        Error::argument(subject::BUDGET, text, limit)
     };
     let (blocks, tokens) = text.split_once('+').ok_or_else(error)?;
     let blocks = blocks.trim().parse::<Blocks>().map_err(|_| error())?;

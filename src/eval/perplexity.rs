@@ -3,7 +3,7 @@
 use super::Method;
 use crate::engine::{Engine, Output, Session, Want};
 use crate::model::logits;
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// The losses, in nats, of `tokens[prefill ..]` under each method: the first `prefill - 1` tokens are prefilled once, the
 /// rest are given to the decode path one by one, each method on a fork of its own. `progress` is called with the tokens
@@ -20,7 +20,7 @@ pub async fn losses(
     progress: &mut (dyn FnMut(u64) -> bool + Send),
 ) -> Result<Option<Vec<Vec<f64>>>> {
     if prefill < 2 {
-        return Err(Error::argument("--prefill", prefill, "at least 2 tokens are needed"));
+        return Err(Error::argument(subject::PREFILL, prefill, "at least 2 tokens are needed"));
     }
     if tokens.len() <= prefill {
         return Err(Error::argument(

@@ -131,6 +131,11 @@ impl Gpu {
         }
     }
 
+    /// Whether there is a clock.
+    pub fn has_clock(&self) -> bool {
+        self.clock.is_some()
+    }
+
     /// Starts the clock, where there is one.
     pub fn start_clock(&self) {
         if let Some(clock) = &self.clock {

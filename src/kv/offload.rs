@@ -15,7 +15,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Where keys and values live when they do not all stay on the GPU.
+/// Where the KV cache lives when it does not all stay on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HostOptions {
     /// Slots of each layer's KV head for blocks that are chosen.
@@ -96,9 +96,9 @@ pub struct OffloadStats {
     pub exposed_seconds: f64,
     /// How often a slot of the ring was waited for.
     pub ring_stalls: u64,
-    /// Bytes of keys and values on the GPU: hot slots, rings and what chunks go through.
+    /// Bytes of KV cache on the GPU: hot slots, rings and what chunks go through.
     pub gpu_bytes: u64,
-    /// Bytes of keys and values in CPU memory.
+    /// Bytes of KV cache in CPU memory.
     pub host_bytes: u64,
 }
 

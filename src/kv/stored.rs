@@ -1,14 +1,14 @@
 //! How blocks are stored in CPU memory: as the GPU has them, or in about half the bytes. `shaders/lib/stored_*` read the same.
 
 use crate::attention::Shape;
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
-/// What keys and values in CPU memory are stored as.
+/// What the KV cache in CPU memory is stored as.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum KvType {
     /// 16 bits a value, as on the GPU.
@@ -27,7 +27,7 @@ impl FromStr for KvType {
         [Self::F16, Self::Q8_0]
             .into_iter()
             .find(|kind| kind.to_string() == text)
-            .ok_or_else(|| Error::argument("--kv-type", text, "it must be f16 or q8_0"))
+            .ok_or_else(|| Error::argument(subject::KV_TYPE, text, "it must be f16 or q8_0"))
     }
 }
 
@@ -274,6 +274,6 @@ mod tests {
             assert_eq!(kind.to_string().parse::<KvType>().unwrap(), kind);
         }
         let message = "q4_0".parse::<KvType>().unwrap_err().to_string();
-        assert!(message.contains("--kv-type is q4_0, but it must be f16 or q8_0"), "{message}");
+        assert!(message.contains("is q4_0, but it must be f16 or q8_0"), "{message}");
     }
 }

@@ -4,7 +4,7 @@ use super::file::ModelFile;
 use super::rope::{Rope, RopeChange, RopeKind, RopeScaling};
 use super::{families, tensors};
 use crate::attention::Shape;
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 use serde::Serialize;
 
 /// The shapes of a model.
@@ -148,9 +148,8 @@ impl ModelConfig {
 
     fn change_rope(&mut self, change: &RopeChange) -> Result<()> {
         let RopeChange { kind, factor, original } = *change;
-        let refuse = |value: String, limit: &str| {
-            Err(Error::argument("the scaling of the rotary embedding", value, limit))
-        };
+        let refuse =
+            |value: String, limit: &str| Err(Error::argument(subject::ROPE_CHANGE, value, limit));
         if !factor.is_finite() || factor < 1.0 || (kind == RopeKind::None && factor != 1.0) {
             let limit = "its factor must be at least 1, and that of none 1";
             return refuse(format!("{kind} by {factor}"), limit);

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use half::f16;
 
 use super::gguf::TensorType;
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// A type to quantise to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,7 +89,7 @@ impl FromStr for Quantise {
         Self::ALL
             .into_iter()
             .find(|to| to.to_string() == text)
-            .ok_or_else(|| Error::argument("--quantize", text, "it must be q8_0 or q4_0"))
+            .ok_or_else(|| Error::argument(subject::QUANTISE, text, "it must be q8_0 or q4_0"))
     }
 }
 

@@ -130,6 +130,17 @@ fn offload_keeps_bytes_in_half_the_cpu_memory() {
 }
 
 #[test]
+fn offload_calls_all_on_the_gpu_as_its_rule_does() {
+    let shape = ["--model-shape", "tiny", "--block-size", "16", "--tokens", "64"];
+    let more = ["--context", "512", "--blocks", "4", "--misses", "0%", "--steps", "1"];
+    let shown = offload(&[&shape[..], &more, &["--timing", "gpu,exact"]].concat()).fine().out;
+    for part in ["of KV cache", " x gpu ", "yes; 1 of 1 tokens as gpu"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert!(!shown.contains("resident"), "{shown}");
+}
+
+#[test]
 fn offload_replays_a_trace() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.safetensors");

@@ -53,7 +53,15 @@ fn a_model_is_inspected() {
     assert!(bytes < file_bytes && bytes > file_bytes * 9 / 10, "{found}");
 
     let shown = run(&["inspect", &model]).fine().out;
-    for part in ["llama", "8192 tokens", "Q4_1", "23040 bytes a token", "49152 tokens", "can run"] {
+    for part in [
+        "llama",
+        "8192 tokens",
+        "Q4_1",
+        "23040 bytes a token",
+        "49152 tokens",
+        "can run",
+        "\nKV cache ",
+    ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
 }

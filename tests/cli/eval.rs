@@ -204,7 +204,9 @@ fn bad_requests_name_the_option_the_value_and_the_limit() {
     perplexity(&["--text", ESSAY, "--length", "64", "--prefill", "64"], &["--prefill is 64", "64"]);
     perplexity(&["--text", ESSAY, "--budget", "lots"], &["--budget is lots", "25%+256"]);
     perplexity(&["--text", ESSAY, "--scorer", "best"], &["--scorer is best", "minmax"]);
-    perplexity(&["--text", ESSAY, "--scorer", "codes/minmax"], &["--token-scorer is minmax"]);
+    perplexity(&["--text", ESSAY, "--scorer", "codes/minmax"], &["--scorer is codes/minmax"]);
+    perplexity(&["--text", ESSAY, "--blocks", "0"], &["--blocks is 0", "25%"]);
+    perplexity(&["--text", ESSAY, "--tokens", "0"], &["--tokens", "1.."]);
     perplexity(&["--text", ESSAY, "--scorer", "codes,codes"], &["named twice"]);
     perplexity(
         &["--text", ESSAY, "--index-channels", "12"],
@@ -221,4 +223,21 @@ fn bad_requests_name_the_option_the_value_and_the_limit() {
     retrieval(&["--lengths", "150"], &["150"]);
     retrieval(&["--haystack", "essay"], &["--haystack is essay", "--text FILE"]);
     retrieval(&["--depths", "0"], &["--depths"]);
+}
+
+#[test]
+fn what_would_be_left_out_is_refused() {
+    let parts = ["--attention is dense", "use two-level"];
+    refused(&["eval", "recall", "--attention", "dense"], &parts);
+    let trace = ["eval", "trace", "--text", ESSAY, "--output", "absent/trace.safetensors"];
+    refused(&[&trace[..], &["--attention", "dense"]].concat(), &parts);
+    for (option, list) in [("--scorer", "codes,minmax"), ("--budget", "3+20,4+20")] {
+        refused(&[&trace[..], &[option, list]].concat(), &[option, list, "one selection"]);
+    }
+    let plot = ["eval", "perplexity", "--text", ESSAY, "--length", "128", "--plot", "absent/p.svg"];
+    for more in [&["--attention", "dense"][..], &["--prefill", "100"]] {
+        refused(&[&plot[..], more].concat(), &["--plot is absent/p.svg", "64 tokens"]);
+    }
+    let run = run(&["calibrate", "--text", ESSAY, "--output", "absent/c", "--index-bits", "8"]);
+    assert_eq!(run.code, Some(2), "{run:?}");
 }

@@ -29,6 +29,12 @@ fn options_out_of_range() {
         ("--top-p", "0", "above 0 and at most 1"),
         ("--top-p", "1.5", "above 0 and at most 1"),
         ("--context", "8193", "the model's context is 8192 tokens"),
+        ("--scorer", "best", "codes, minmax, none or oracle"),
+        ("--token-scorer", "minmax", "codes, none or oracle"),
+        ("--index-channels", "12", "a multiple of 8"),
+        ("--index-bits", "3", "2, 4 or 8"),
+        ("--block-size", "48", "16, 32, 64 or 128"),
+        ("--quantize", "q9", "--quantize is q9, but it must be q8_0 or q4_0"),
     ] {
         refused(&[&[option, value][..], &HI].concat(), &[option, value, limit]);
     }
@@ -37,6 +43,11 @@ fn options_out_of_range() {
         (&["--kv-type", "q4_0"][..], ["--kv-type is q4_0", "it must be f16 or q8_0"]),
         (&["--kv-type", "q8_0", "--kv", "gpu"], ["--kv-type is q8_0", "use --kv host"]),
         (&["--kv-type", "q8_0", "--attention", "dense"], ["--kv-type is q8_0", "two-level"]),
+        (&["--kv", "host", "--scorer", "oracle"], ["--scorer is oracle", "use --kv gpu"]),
+        (
+            &["--kv", "host", "--token-scorer", "oracle"],
+            ["--token-scorer is oracle", "use --kv gpu"],
+        ),
     ] {
         refused(&[options, &HI].concat(), &parts);
     }

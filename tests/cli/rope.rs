@@ -42,7 +42,7 @@ fn a_model_that_takes_no_other_scaling_gets_no_such_advice() {
         assert!(error.error().ends_with(&end), "{error:?}");
         let error = logits(&model, 4, &["--rope-scaling", "linear", "--rope-scale", "2"]);
         assert_eq!(error.code, Some(2));
-        let begin = "the scaling of the rotary embedding is linear, but ";
+        let begin = "--rope-scaling is linear, but ";
         assert!(error.error().starts_with(begin), "{error:?}");
     }
 }

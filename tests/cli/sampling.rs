@@ -76,8 +76,7 @@ fn what_changes_nothing_or_cannot_be_done_is_said() {
     for part in [
         "generation_config.json: num_beams is not supported",
         "generation_config.json: top_p is 7, but a number above 0 and at most 1 is needed",
-        "note: --top-k changes nothing at a temperature of 0",
-        "note: --seed changes nothing at a temperature of 0",
+        "note: --top-k and --seed change nothing at a temperature of 0, which takes the likeliest token\n",
     ] {
         assert!(run.err.contains(part), "{part}: {}", run.err);
     }

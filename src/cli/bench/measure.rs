@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use std::time::Instant;
 
-/// Where keys and values are, and when they come.
+/// Where the KV cache is, and when what is chosen of it comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {

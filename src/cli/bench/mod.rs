@@ -6,6 +6,7 @@ mod offload;
 mod report;
 
 use super::Outcome;
+use super::line::Line;
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 
@@ -19,7 +20,7 @@ pub struct Options {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Decode steps with keys and values in CPU memory, beside steps with all of them on the GPU
+    /// Decode steps with the KV cache in CPU memory, beside steps with all of it on the GPU
     Offload(offload::Options),
 }
 
@@ -31,8 +32,8 @@ Examples:
   asynctls bench offload --plot steps.svg --timeline step.svg";
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     match &options.command {
-        Command::Offload(options) => offload::run(options, adapter),
+        Command::Offload(options) => offload::run(options, line),
     }
 }

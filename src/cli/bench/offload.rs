@@ -2,9 +2,12 @@
 
 use super::super::Outcome;
 use super::super::fit::Plan;
+use super::super::line::Line;
+use super::super::option_names;
 use super::super::progress::bar;
 use super::super::start::{Machine, load};
 use super::super::terminal::{print, print_json, size};
+use super::super::vain::{self, Known};
 use super::churn::{Heads, Lists, churn, recorded};
 use super::measure::{Measured, Rule, Steps, measure};
 use super::report::{Row, compare, plot, table};
@@ -54,14 +57,15 @@ pub struct Options {
     #[arg(long, value_name = "N", allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..))]
     hot_blocks: Option<u32>,
-    /// What keys and values in CPU memory are stored as: f16 or q8_0
-    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
+    /// What the KV cache in CPU memory is stored as: f16 or q8_0
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16,
+        value_parser = option_names::parse::<KvType>)]
     kv_type: KvType,
     /// Shares of the chosen blocks that are new in each step; none new is always measured too
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "3%,10%",
         allow_hyphen_values = true, value_parser = share)]
     misses: Vec<f64>,
-    /// Where keys and values are, and when they come
+    /// Where the KV cache is, and when what is chosen of it comes
     #[arg(
         long,
         value_enum,
@@ -130,41 +134,43 @@ struct Report<'a> {
     blocks: String,
     tokens: u32,
     hot_blocks: u32,
-    /// What keys and values in CPU memory are stored as.
+    /// What the KV cache in CPU memory is stored as.
     kv_type: KvType,
     seed: u64,
     trace: Option<String>,
-    /// Bytes of keys and values of the whole context.
+    /// Bytes of the KV cache of the whole context.
     kv_bytes: u64,
     results: &'a [Row],
 }
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = model(options)?;
     let kinds = options.weights.iter().map(|name| weights(name)).collect::<Result<Vec<_>>>()?;
     let files = kinds.iter().map(|kind| model.open(*kind)).collect::<Result<Vec<_>>>()?;
     let config = ModelConfig::read(&files[0])?;
     let replay = replay(options, &config)?;
-    let machine = Machine::open_with(adapter, GpuOptions { clock: true, ..GpuOptions::default() })?;
+    let machine =
+        Machine::open_with(line.adapter(), GpuOptions { clock: true, ..GpuOptions::default() })?;
     let memory = machine.memory;
+    vain::warn(line, &Known { has_clock: machine.gpu.has_clock(), ..Known::default() });
     let mut gpu = machine.gpu;
     let mut rows = Vec::new();
     let mut seen: Option<(String, Vec<TimeSpan>)> = None;
     for (file, name) in files.iter().zip(&options.weights) {
-        for is_resident in [true, false] {
+        for is_on_gpu in [true, false] {
             let rules: Vec<Rule> = options
                 .timing
                 .iter()
                 .copied()
-                .filter(|rule| (*rule == Rule::Gpu) == is_resident)
+                .filter(|rule| (*rule == Rule::Gpu) == is_on_gpu)
                 .collect();
             if rules.is_empty() {
                 continue;
             }
-            let own = engine_options(options, &gpu, &config, &replay, is_resident);
+            let own = engine_options(options, &gpu, &config, &replay, is_on_gpu);
             let plan = Plan { file, config: &config, options: own, what: "--context" };
-            if is_resident {
+            if is_on_gpu {
                 plan.check(memory.as_ref(), false)?;
             }
             let mut engine = load(gpu, plan, false)?.engine;
@@ -195,7 +201,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let blocks = u64::from(replay.context().div_ceil(options.block_size));
     let kv_bytes = blocks * u64::from(config.layers) * shape.block_bytes();
     let title = format!(
-        "{} of {} layers on {}: {} tokens of context ({} of keys and values), {} blocks and {} tokens \
+        "{} of {} layers on {}: {} tokens of context ({} of KV cache), {} blocks and {} tokens \
          kept, {} hot slots, {} in CPU memory, {} steps",
         options.model_shape,
         config.layers,
@@ -391,7 +397,7 @@ fn engine_options(
     gpu: &Gpu,
     config: &ModelConfig,
     replay: &Replay,
-    is_resident: bool,
+    is_on_gpu: bool,
 ) -> EngineOptions {
     let mut own = EngineOptions::new(gpu, replay.context());
     own.block = options.block_size;
@@ -399,7 +405,7 @@ fn engine_options(
         unreachable!("a replay keeps a number of blocks");
     };
     own.steered = Some(kept);
-    if !is_resident {
+    if !is_on_gpu {
         own.host = Some(own.host_options(config, replay.hot_blocks, options.kv_type));
     }
     own

@@ -15,7 +15,7 @@ pub struct Row {
     pub weights: String,
     /// Share of the chosen blocks that is new from step to step; none for a trace.
     pub asked_misses: Option<f64>,
-    /// Where keys and values are, and when they come.
+    /// Where the KV cache is, and when what is chosen of it comes.
     pub rule: Rule,
     /// Median time of a step.
     pub step_ms: f64,
@@ -35,9 +35,9 @@ pub struct Row {
     pub kernels_ms: Option<f64>,
     /// How much longer they take than by the same rule when nothing is missing.
     pub slowdown: Option<f64>,
-    /// Bytes of keys, values and index on the GPU, with all that carries them.
+    /// Bytes of KV cache and index on the GPU, with all that carries them.
     pub kv_gpu_bytes: u64,
-    /// Bytes of keys and values in CPU memory.
+    /// Bytes of KV cache in CPU memory.
     pub kv_host_bytes: u64,
     /// Whether the last step attended tokens of the blocks that it was to attend, and no others.
     pub faithful: bool,
@@ -104,15 +104,15 @@ pub fn compare(rows: &mut [Row]) {
         let same = || all.iter().filter(|other| other.weights == row.weights);
         let like = |other: &&Row| other.asked_misses == row.asked_misses;
         // With everything on the GPU what is new costs nothing: any row will do.
-        let resident = || same().filter(|other| other.rule == Rule::Gpu);
-        row.ratio = resident().find(like).or(resident().next()).map(|r| row.step_ms / r.step_ms);
+        let on_gpu = || same().filter(|other| other.rule == Rule::Gpu);
+        row.ratio = on_gpu().find(like).or(on_gpu().next()).map(|r| row.step_ms / r.step_ms);
         let quiet = same().find(|other| other.rule == row.rule && other.asked_misses == Some(0.0));
         row.slowdown = quiet
             .filter(|quiet| row.asked_misses != quiet.asked_misses)
             .and_then(|quiet| Some(row.kernels_ms? / quiet.kernels_ms? - 1.0));
         if row.rule == Rule::Exact {
-            row.same_tokens = resident().find(like).map(|resident| {
-                row.tokens.iter().zip(&resident.tokens).filter(|(a, b)| a == b).count()
+            row.same_tokens = on_gpu().find(like).map(|on_gpu| {
+                row.tokens.iter().zip(&on_gpu.tokens).filter(|(a, b)| a == b).count()
             });
         }
     }
@@ -125,7 +125,7 @@ pub fn table(rows: &[Row]) -> Result<Table> {
         "new",
         "rule",
         "step ms",
-        "x resident",
+        "x gpu",
         "missed %",
         "MB a step",
         "gather GB/s",
@@ -140,7 +140,7 @@ pub fn table(rows: &[Row]) -> Result<Table> {
         let faithful = match (row.faithful, row.same_tokens) {
             (false, _) => "NO".into(),
             (true, None) => "yes".into(),
-            (true, Some(same)) => format!("yes; {same} of {} tokens as resident", row.steps),
+            (true, Some(same)) => format!("yes; {same} of {} tokens as gpu", row.steps),
         };
         table.push(vec![
             row.weights.as_str().into(),

@@ -1,6 +1,7 @@
 //! The options that say which selections are compared.
 
 use super::super::attention::IndexFlags;
+use super::super::line::Line;
 use asynctls::attention::{BlockScorer, Budget, TokenScorer};
 use asynctls::engine::EngineOptions;
 use asynctls::eval::{Method, parse_budget};
@@ -28,8 +29,9 @@ pub struct MethodOptions {
     #[arg(long, value_name = "N|P%", allow_hyphen_values = true)]
     blocks: Option<String>,
     /// Tokens of a single budget
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    tokens: Option<String>,
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: Option<u32>,
     #[command(flatten)]
     index: IndexFlags,
 }
@@ -50,28 +52,49 @@ impl MethodOptions {
         Ok(methods)
     }
 
+    /// The selection, of which there must be one alone; the scorers that stand there by default are no wish for more.
+    pub fn selection(&self, config: &ModelConfig, line: &Line) -> Result<Method> {
+        let (scorers, budgets) = (self.scorer.join(","), self.budget.join(","));
+        for (what, value, is_list) in [
+            ("--scorer", scorers, line.gives("scorer") && self.scorer.len() > 1),
+            ("--budget", budgets, self.budget.len() > 1),
+        ] {
+            if is_list {
+                return Err(Error::argument(what, value, "one selection alone is recorded"));
+            }
+        }
+        let first = self.selections(config)?.into_iter().next();
+        first.ok_or_else(|| Error::argument("--scorer", "empty", "one selection is recorded"))
+    }
+
     /// Asks for the index that these methods need.
     pub fn set_up(&self, methods: &[Method], options: &mut EngineOptions) -> Result<()> {
         self.index.set_up(methods.iter().any(Method::needs_bounds), options)
     }
 
-    /// Each selection.
+    /// Each selection, of which there must be some.
     pub fn selections(&self, config: &ModelConfig) -> Result<Vec<Method>> {
+        if self.attention == Kind::Dense {
+            let limit = "what is measured here is how a selection differs from it: use two-level";
+            return Err(Error::argument("--attention", "dense", limit));
+        }
         let default = Budget::for_context(config.context_length);
         let budgets = if self.budget.is_empty() {
-            let blocks = self.blocks.clone().unwrap_or_else(|| default.blocks.to_string());
-            let tokens = self.tokens.clone().unwrap_or_else(|| default.tokens.to_string());
-            vec![format!("{blocks}+{tokens}")]
+            let blocks = self.blocks.as_deref().map_or(Ok(default.blocks), str::parse)?;
+            vec![(blocks, self.tokens.unwrap_or(default.tokens))]
         } else {
-            self.budget.clone()
+            self.budget.iter().map(|budget| parse_budget(budget)).collect::<Result<Vec<_>>>()?
         };
         let mut methods: Vec<Method> = Vec::new();
-        for budget in &budgets {
+        for budget in budgets {
             for scorer in &self.scorer {
                 let (blocks, tokens) = scorer.split_once('/').unwrap_or((scorer, "codes"));
                 let block_scorer: BlockScorer = blocks.parse()?;
-                let token_scorer: TokenScorer = tokens.parse()?;
-                let method = Method::two_level(block_scorer, token_scorer, parse_budget(budget)?);
+                let token_scorer: TokenScorer = tokens.parse().map_err(|_| {
+                    let limit = "after the slash it must have codes, none or oracle";
+                    Error::argument("--scorer", scorer, limit)
+                })?;
+                let method = Method::two_level(block_scorer, token_scorer, budget);
                 if methods.contains(&method) {
                     return Err(Error::argument("--scorer", scorer, "it is named twice"));
                 }

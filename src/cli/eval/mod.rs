@@ -9,6 +9,7 @@ mod retrieval;
 mod trace;
 
 use super::Outcome;
+use super::line::Line;
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 
@@ -43,11 +44,11 @@ Examples:
 With --state FILE an interrupted run goes on where it stopped and ends with the same result.";
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     match &options.command {
-        Command::Perplexity(options) => perplexity::run(options, adapter),
-        Command::Retrieval(options) => retrieval::run(options, adapter),
-        Command::Recall(options) => recall::run(options, adapter),
-        Command::Trace(options) => trace::run(options, adapter),
+        Command::Perplexity(options) => perplexity::run(options, line),
+        Command::Retrieval(options) => retrieval::run(options, line),
+        Command::Recall(options) => recall::run(options, line),
+        Command::Trace(options) => trace::run(options, line),
     }
 }

@@ -1,5 +1,6 @@
 //! `asynctls eval perplexity`.
 
+use super::super::line::Line;
 use super::super::model::{Model, Room};
 use super::super::model_option::ModelOption;
 use super::super::progress::bar;
@@ -74,7 +75,7 @@ struct Report<'a, S: Serialize> {
 }
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = Model::open(&options.model)?;
     let methods = options.methods.all(&model.config)?;
     model.check_length("--length", options.length)?;
@@ -84,6 +85,14 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
             format!("it must be at least 2 and below --length, which is {}", options.length);
         return Err(Error::argument("--prefill", prefill, limit).into());
     }
+    let scored = u64::from(options.length - prefill) * u64::from(options.windows);
+    if let Some(path) = &options.results.plot
+        && (methods.len() == 1 || scored < BLOCK as u64)
+    {
+        let limit =
+            format!("it needs a selection beside dense attention, and {BLOCK} tokens to score");
+        return Err(Error::argument("--plot", path.display(), limit).into());
+    }
     let needed = options.length as usize * options.windows as usize;
     let tokens = model.text_tokens(&options.text, needed)?;
     let room = Room {
@@ -92,7 +101,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         sessions: methods.len() as u32 + 1,
         own: options.length - prefill,
     };
-    let engine = model.load(adapter, &room, |engine| options.methods.set_up(&methods, engine))?;
+    let engine = model.load(line, &room, |engine| options.methods.set_up(&methods, engine))?;
     let own = Own {
         text: options.text.display().to_string(),
         tokens: tokens.len(),

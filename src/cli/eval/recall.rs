@@ -1,6 +1,7 @@
 //! `asynctls eval recall`.
 
 use super::super::Outcome;
+use super::super::line::Line;
 use super::super::model::{Model, Room};
 use super::super::model_option::ModelOption;
 use super::grid::{Grid, GridOptions};
@@ -98,7 +99,7 @@ struct HeadRow {
 }
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = Model::open(&options.model)?;
     let methods = options.methods.selections(&model.config)?;
     let (grid, own) = options.grid.grid(&model, options.results.seed)?;
@@ -106,7 +107,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
     let context = grid.longest() + options.steps;
     model.check_length("--lengths and --steps together", context)?;
     let room = Room { context, what: "--lengths", sessions: 2, own: options.steps + 1 };
-    let engine = model.load(adapter, &room, |engine| options.methods.set_up(&methods, engine))?;
+    let engine = model.load(line, &room, |engine| options.methods.set_up(&methods, engine))?;
     let settings = Settings::new(
         "recall",
         options.model.name(),

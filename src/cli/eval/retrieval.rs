@@ -1,6 +1,7 @@
 //! `asynctls eval retrieval`.
 
 use super::super::Outcome;
+use super::super::line::Line;
 use super::super::model::{Model, Room};
 use super::super::model_option::ModelOption;
 use super::grid::{Grid, GridOptions, Place};
@@ -53,7 +54,7 @@ struct Report<'a, S: Serialize> {
 }
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = Model::open(&options.model)?;
     let methods = options.methods.all(&model.config)?;
     let (grid, own) = options.grid.grid(&model, options.results.seed)?;
@@ -63,7 +64,7 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         sessions: 2,
         own: grid.answer_tokens() + 1,
     };
-    let engine = model.load(adapter, &room, |engine| options.methods.set_up(&methods, engine))?;
+    let engine = model.load(line, &room, |engine| options.methods.set_up(&methods, engine))?;
     let settings = Settings::new(
         "retrieval",
         options.model.name(),

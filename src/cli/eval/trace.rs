@@ -1,14 +1,15 @@
 //! `asynctls eval trace`.
 
+use super::super::line::Line;
 use super::super::model::{Model, Room};
 use super::super::model_option::ModelOption;
 use super::super::progress::bar;
 use super::super::terminal::{note, size};
 use super::super::{Outcome, interrupt};
 use super::methods::MethodOptions;
+use asynctls::Result;
 use asynctls::engine::{Engine, Want};
 use asynctls::eval::trace::{Recorded, Trace};
-use asynctls::{Error, Result};
 use clap::{Args, ValueEnum};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -51,16 +52,15 @@ enum Part {
 }
 
 /// Runs it.
-pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
+pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = Model::open(&options.model)?;
-    // One run records one selection; the default list compares several.
-    let method = model_method(options, &model)?;
+    let method = options.methods.selection(&model.config, line)?;
     let context = options.length.saturating_add(options.steps);
     model.check_length("--length and --steps together", context)?;
     let tokens = model.text_tokens(&options.text, context as usize)?;
     let room = Room { context, what: "--length", sessions: 1, own: 0 };
     let methods = [method];
-    let engine = model.load(adapter, &room, |engine| options.methods.set_up(&methods, engine))?;
+    let engine = model.load(line, &room, |engine| options.methods.set_up(&methods, engine))?;
     let [method] = methods;
     let recorded = Recorded {
         scores: options.with.contains(&Part::Scores),
@@ -86,14 +86,6 @@ pub fn run(options: &Options, adapter: Option<&str>) -> Outcome<ExitCode> {
         size(bytes)
     ));
     Ok(interrupt::exit_code())
-}
-
-fn model_method(options: &Options, model: &Model) -> Result<asynctls::eval::Method> {
-    let methods = options.methods.selections(&model.config)?;
-    methods
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::argument("--scorer", "empty", "a trace records one selection"))
 }
 
 // What is done when the user asks to end is kept.

@@ -1,6 +1,5 @@
 //! How tokens are chosen: by options, else as the model's makers say, else the likeliest.
 
-use crate::cli::terminal::note;
 use asynctls::model::sampler::{Range, SamplerSettings, SuggestedSampling};
 use clap::Args;
 use std::fmt::Write;
@@ -99,29 +98,6 @@ impl SamplingOptions {
             };
         }
         settings
-    }
-
-    /// Says what the model's makers suggest in vain, and which options change nothing.
-    pub fn warn(&self, suggested: &SuggestedSampling, settings: &SamplerSettings) {
-        for line in &suggested.unused {
-            note(&format!("note: {line}"));
-        }
-        let vain = [
-            ("--top-k", self.top_k.is_some()),
-            ("--top-p", self.top_p.is_some()),
-            ("--min-p", self.min_p.is_some()),
-            ("--seed", matches!(self.seed, Some(Seed::Fixed(_)))),
-        ];
-        if !settings.draws() {
-            for (option, _) in vain.iter().filter(|(_, is_given)| *is_given) {
-                note(&format!(
-                    "note: {option} changes nothing at a temperature of 0, which takes the likeliest token"
-                ));
-            }
-        }
-        if self.repetition_window.is_some() && settings.repetition_penalty == 1.0 {
-            note("note: --repetition-window changes nothing without --repetition-penalty");
-        }
     }
 
     /// How tokens are chosen, and who says so, in one line.

@@ -8,7 +8,7 @@ use crate::engine::forward::Over;
 use crate::engine::ops::{Candidates, LayerOps};
 use crate::engine::record::{Mode, Plan};
 use crate::engine::{Engine, Output, Session, Want};
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 // Blocks that a layer chose: row, KV head, logical blocks ascending.
 type Lists = Vec<Vec<Vec<u32>>>;
@@ -105,12 +105,12 @@ impl Engine {
 
     fn check_host_selection(&self, two_level: &TwoLevel) -> Result<()> {
         let options = self.options.host.as_ref().ok_or_else(Self::no_host_ops)?;
-        let limit = "exact logits need all keys on the GPU: --kv gpu";
+        let limit = "exact logits need all keys on the GPU";
         if two_level.block_scorer == BlockScorer::Oracle {
-            return Err(Error::argument("--scorer", two_level.block_scorer, limit));
+            return Err(Error::argument(subject::BLOCK_SCORER, two_level.block_scorer, limit));
         }
         if two_level.token_scorer == TokenScorer::Oracle {
-            return Err(Error::argument("--token-scorer", two_level.token_scorer, limit));
+            return Err(Error::argument(subject::TOKEN_SCORER, two_level.token_scorer, limit));
         }
         let budget = two_level.budget;
         for (what, value, most) in [

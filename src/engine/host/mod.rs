@@ -103,13 +103,13 @@ impl Engine {
     }
 
     /// The blocks that level 1 chose in the latest step, of its first session: layer, KV head, logical blocks ascending.
-    /// None where that step chose none, or keys and values are all on the GPU.
+    /// None where that step chose none, or the KV cache is all on the GPU.
     pub async fn fetched_blocks(&self) -> Option<Vec<Vec<Vec<u32>>>> {
         let host = self.host.as_ref()?.lock().await;
         host.lag.as_ref()?.lists.iter().map(|rows| rows.first().cloned()).collect()
     }
 
-    /// Bytes of GPU memory for keys and values and their index: of the whole cache, or of the hot cache and what carries
+    /// Bytes of GPU memory for the KV cache and its index: of the whole cache, or of the hot cache and what carries
     /// blocks to it and from it.
     pub fn kv_gpu_bytes(&self) -> u64 {
         let of_layer = |cache: &crate::kv::LayerCache| {

@@ -69,7 +69,7 @@ pub(super) struct OpMaker<'a> {
     pub(super) shape: Shape,
     pub(super) layout: CacheLayout,
     pub(super) index_layout: CacheLayout,
-    /// The hot cache, where keys and values do not all stay on the GPU.
+    /// The hot cache, where the KV cache does not all stay on the GPU.
     pub(super) hot: Option<HotSlots>,
     pub(super) scratch: &'a Scratch,
     pub(super) uniforms: HashMap<Vec<u8>, wgpu::Buffer>,

@@ -16,7 +16,7 @@ const VERSION: u32 = 3;
 const PROBE_BYTES: usize = 4096;
 
 /// The session files of a model with some settings. What decides where a session runs and how fast is none of them: the
-/// adapter, where keys and values live, how prompts are cut.
+/// adapter, where the KV cache lives, how prompts are cut.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionFormat {
     /// What a file belongs to, as names and values.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// One unit of RULER's noise.
 pub const NOISE: &str =
@@ -32,7 +32,7 @@ impl Filling {
             Haystack::Essay(text) => {
                 let units = sentences(text);
                 if units.is_empty() {
-                    return Err(Error::argument("the essay", "empty", "needles need a text"));
+                    return Err(Error::argument(subject::ESSAY, "empty", "needles need a text"));
                 }
                 Ok(Self { units, separator: " " })
             }

@@ -9,7 +9,7 @@ use super::puzzle::Puzzle;
 use super::search;
 use crate::model::chat::{ChatTemplate, Message};
 use crate::model::tokenizer::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// No model's context is longer; a prompt's text is built in memory.
 const LONGEST: u32 = 1 << 22;
@@ -77,7 +77,7 @@ impl<'a> Maker<'a> {
         }
         if length > LONGEST {
             let limit = format!("prompts have at most {LONGEST}");
-            return Err(Error::argument("the length in tokens", length, limit));
+            return Err(Error::argument(subject::LENGTH, length, limit));
         }
         let puzzle = Puzzle::new(spec, &self.filling);
         let count = |amount, depth| self.tokens(&puzzle, amount, depth).map(|tokens| tokens.len());
@@ -91,7 +91,7 @@ impl<'a> Maker<'a> {
                  for the answer",
                 least + answer as usize
             );
-            return Err(Error::argument("the length in tokens", length, limit));
+            return Err(Error::argument(subject::LENGTH, length, limit));
         }
         let most = puzzle.context.most();
         let mut amount = search::largest(room, most, least, |amount| count(amount, 0.0))?;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 
 /// A family of tasks. The four kinds of needles (`niah`: needle in a haystack) are sentences that
 /// give a key a number of seven digits.
@@ -74,7 +74,11 @@ impl FromStr for Task {
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|task| task.name() == text).ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            Error::argument("the task", format!("{text:?}"), format!("it must be one of {names}"))
+            Error::argument(
+                subject::TASK,
+                format!("{text:?}"),
+                format!("it must be one of {names}"),
+            )
         })
     }
 }
