@@ -208,7 +208,7 @@ impl Bench {
         let target = if self.gpu.is_cpu() { 16 } else { 512 };
         let plan = |ids: &[u32], position: u32, budget: Option<&Budget>| {
             let span =
-                Span { slot: 0, position, tokens: ids, table: &table, window: None, closing: &[] };
+                Span { slot: 0, position, tokens: ids, table: &table, window: None, sealing: &[] };
             let settings = StepSettings { budget, target_workgroups: target, ..Default::default() };
             Step::new(&shape, &[span], &settings, |_, out| {
                 out.extend(vec![[0.6, 0.8]; shape.head_dim as usize / 2])
@@ -290,11 +290,11 @@ impl Bench {
             score_rows: &score_rows,
         };
         let op = self.op(&kernels::block_score(&shape), score);
-        let code_bytes = f64::from(sparse.closed) * shape.block_code_bytes() as f64;
+        let code_bytes = f64::from(sparse.sealed) * shape.block_code_bytes() as f64;
         self.time(
             &name("block_score"),
             &op,
-            [sparse.closed.div_ceil(scored), kv_heads, 1],
+            [sparse.sealed.div_ceil(scored), kv_heads, 1],
             0.0,
             code_bytes,
         );

@@ -330,7 +330,7 @@ fn a_ring_of_one_slot_and_batches_of_forks_are_served() {
             prefill(&engine, &mut first, &prompt(300), Want::Nothing).expect("a prompt");
             let mut second = pollster::block_on(engine.fork(&mut first)).expect("a fork");
             let mut third = pollster::block_on(engine.fork(&mut first)).expect("a fork");
-            // Inside a block that is closed, so that it opens again.
+            // Inside a block that is sealed, so that it opens again.
             third.rewind(200).expect("rewound");
             let mut all = Vec::new();
             for step in 0..40 {

@@ -93,7 +93,7 @@ fn the_oracle_attends_what_the_host_finds_best() {
     for (cache, view) in cache.iter().zip(&views) {
         for head in 0..3 {
             let exact = Exact::new(engine.shape(), cache, view, head);
-            let importance = exact.block_importance(row.closed, 64);
+            let importance = exact.block_importance(row.sealed, 64);
             let eligible = &importance[row.sink as usize..row.recent_first as usize];
             // Logits are f32 sums of 64 products on both sides, and exponentials of up to 90 are within 181 ulp.
             check_top_k(&indices(&view.blocks[head], row.sink), eligible, 2, 1e-3).unwrap();
@@ -157,7 +157,7 @@ fn codes_rank_blocks_and_tokens_as_the_host_does_from_the_same_channels() {
                 log_sum_exp(&tokens.clone().map(logit).collect::<Vec<_>>()) as f32
             };
             let blocks: Vec<Vec<f32>> =
-                (0..3).map(|h| (0..row.closed as usize).map(|b| score(h, b)).collect()).collect();
+                (0..3).map(|h| (0..row.sealed as usize).map(|b| score(h, b)).collect()).collect();
             let lists: Vec<&[f32]> = blocks.iter().map(Vec::as_slice).collect();
             let scores = softmax_mean(&lists);
             let eligible = &scores[row.sink as usize..row.recent_first as usize];
@@ -236,7 +236,7 @@ fn stored_channels_make_the_index_that_chose_them() {
     });
     let mut session = prompt(&with_set, TOKENS);
     assert_eq!(session.channel_set(), Some(set.id()));
-    // Its blocks were indexed as they closed, the other's all at once.
+    // Its blocks were indexed as they sealed, the other's all at once.
     assert_eq!(logits(&with_set, &mut session, 77, &attention), want);
     // It keeps no block bounds.
     let minmax = Attention::TwoLevel(two_level(BlockScorer::MinMax, TokenScorer::Codes));

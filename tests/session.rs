@@ -260,7 +260,7 @@ fn a_file_grows_with_its_session_and_follows_it_back() {
     }
 }
 
-/// The file closed and opened again after a save that writes so many blocks.
+/// The file sealed and opened again after a save that writes so many blocks.
 fn file_after(
     here: &Place,
     session: &mut Session,

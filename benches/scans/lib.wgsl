@@ -1,7 +1,7 @@
 // What every scan shares. One index buffer holds a record of RECORD_VECS vec4 for each physical block and KV head; a
-// block table leads to it, as in the product. A scan writes one score per closed block and scoring head.
+// block table leads to it, as in the product. A scan writes one score per sealed block and scoring head.
 struct Scan {
-    // Closed blocks of each row.
+    // Sealed blocks of each row.
     blocks: u32,
 }
 

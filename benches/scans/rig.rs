@@ -14,7 +14,7 @@ use std::time::Duration;
 asynctls::words! {
     /// `Scan` in `lib.wgsl`.
     struct ScanParams {
-        /// Closed blocks of each row.
+        /// Sealed blocks of each row.
         pub blocks: u32,
     }
 }
@@ -69,7 +69,7 @@ pub struct Dispatch {
     grid: [u32; 3],
 }
 
-// A step of the product in which every row has `blocks` closed blocks; the open one is never scanned.
+// A step of the product in which every row has `blocks` sealed blocks; the open one is never scanned.
 fn step_words(table: &[u32], blocks: usize) -> Vec<u32> {
     let tables: Vec<Vec<u32>> =
         table.chunks_exact(blocks).map(|row| [row, &[0]].concat()).collect();
@@ -81,7 +81,7 @@ fn step_words(table: &[u32], blocks: usize) -> Vec<u32> {
             tokens: &[1],
             table,
             window: None,
-            closing: &[],
+            sealing: &[],
         })
         .collect();
     Step::new(&SHAPE, &spans, &StepSettings::default(), |_, angles| {

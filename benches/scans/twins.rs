@@ -194,7 +194,7 @@ pub fn product(shape: Shape) -> impl Fn(&Block) -> f64 {
         let (format, count) = (shape.index, shape.index.channels as usize);
         let range = |c: usize| Range {
             zero: half_at(block.record, 2 * c) as f32,
-            step: half_at(block.record, 2 * c + 1) as f32,
+            scale: half_at(block.record, 2 * c + 1) as f32,
         };
         let ranges: Vec<Range> = (0..count).map(range).collect();
         let floats = block.query.chunks_exact(4).take(count);

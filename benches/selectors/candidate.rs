@@ -1,4 +1,4 @@
-//! What a candidate index must tell: how much each closed block and each token matters to a query group.
+//! What a candidate index must tell: how much each sealed block and each token matters to a query group.
 
 use asynctls::reference::index::Stats;
 
@@ -36,7 +36,7 @@ impl Keys<'_> {
 
 /// An index of one KV head.
 pub trait Index: Send + Sync {
-    /// A logit for each closed block and query of the group, before the softmax over blocks; or, for a scorer that sums
+    /// A logit for each sealed block and query of the group, before the softmax over blocks; or, for a scorer that sums
     /// over the group itself, one list.
     fn block_logits(&self, queries: &[&[f32]]) -> Blocks;
 

@@ -1,5 +1,5 @@
-// The smallest and largest cached key of each closed block, dimension by dimension, for the minmax scorer. Cached keys
-// are f16, so the bounds are exact. Lane = a pair of dimensions. Grid: (KV heads, closing blocks).
+// The smallest and largest cached key of each sealed block, dimension by dimension, for the minmax scorer. Cached keys
+// are f16, so the bounds are exact. Lane = a pair of dimensions. Grid: (KV heads, blocks to seal).
 //!include lib/step.wgsl
 //!include <kv>
 //!include lib/bounds.wgsl
@@ -16,9 +16,9 @@ const ROW_WORDS: u32 = HEAD_DIM / 2u;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let kv_head = group.x;
-    let closing = step[H_CLOSING_AT] + group.y * C_WORDS;
-    let index_slot = step[closing + C_BLOCK] - index_segment.first;
-    let slot = step[closing + C_PLACE] - segment.first;
+    let sealing = step[H_SEALING_AT] + group.y * C_WORDS;
+    let index_slot = step[sealing + C_BLOCK] - index_segment.first;
+    let slot = step[sealing + C_PLACE] - segment.first;
     if slot >= segment.blocks || index_slot >= index_segment.blocks {
         return;
     }

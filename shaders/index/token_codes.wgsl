@@ -1,5 +1,5 @@
-// Builds the index of closed blocks: the range of the block's keys on each of the sequence's channels, and each key's code
-// in that range, code = clamp(round((key - minimum) / step), 0, LARGEST_CODE). Grid: (KV heads, closing blocks).
+// Builds the index of sealed blocks: the range of the block's keys on each of the sequence's channels, and each key's code
+// in that range, code = clamp(round((key - minimum) / scale), 0, LARGEST_CODE). Grid: (KV heads, blocks to seal).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
@@ -15,7 +15,7 @@
 
 const WORKGROUP: u32 = 64u;
 
-// Zero and step of each channel, as stored: codes mean what they will be read as.
+// Zero and scale of each channel, as stored: codes mean what they will be read as.
 var<workgroup> header: array<u32, CHANNELS>;
 var<workgroup> dimensions: array<u32, CHANNELS>;
 
@@ -26,7 +26,7 @@ fn key_value(row: u32, dimension: u32) -> f32 {
 
 fn code(row: u32, channel: u32) -> u32 {
     let range = unpack2x16float(header[channel]);
-    // A channel whose keys are all equal has no steps.
+    // A channel whose keys are all equal has a scale of zero.
     if !(range.y > 0.0) {
         return u32(ZERO_CODE);
     }
@@ -38,10 +38,10 @@ fn code(row: u32, channel: u32) -> u32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     let kv_head = group.x;
-    let closing = step[H_CLOSING_AT] + group.y * C_WORDS;
-    let sequence = step[closing + C_SEQUENCE];
-    let index_slot = step[closing + C_BLOCK] - index_segment.first;
-    let slot = step[closing + C_PLACE] - segment.first;
+    let sealing = step[H_SEALING_AT] + group.y * C_WORDS;
+    let sequence = step[sealing + C_SEQUENCE];
+    let index_slot = step[sealing + C_BLOCK] - index_segment.first;
+    let slot = step[sealing + C_PLACE] - segment.first;
     if slot >= segment.blocks || index_slot >= index_segment.blocks {
         return;
     }

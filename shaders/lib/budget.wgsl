@@ -1,14 +1,14 @@
 // How many blocks and tokens a row attends, from its position alone. The open block is the one that holds the row's
-// own token; closed blocks lie before it. Sink and recent blocks are always attended and never candidates.
+// own token; sealed blocks lie before it. Sink and recent blocks are always attended and never candidates.
 
-fn closed_blocks(row: u32) -> u32 {
+fn sealed_blocks(row: u32) -> u32 {
     return row_position(row) / BLOCK;
 }
 
 // The first block of the recent window.
 fn recent_first(row: u32) -> u32 {
-    let closed = closed_blocks(row);
-    return closed - min(closed, step[H_RECENT_BLOCKS]);
+    let sealed = sealed_blocks(row);
+    return sealed - min(sealed, step[H_RECENT_BLOCKS]);
 }
 
 // Blocks of the sink: none of them lies in the recent window too.

@@ -1,6 +1,6 @@
-// Approximate logits from the codes of the index: with key ~ zero + u step,
-//   logit = SCALE (sum_c q[c] zero[c] + sigma sum_c w[c] u[c]),   w[c] = round(q[c] step[c] / sigma) in int8
-// and sigma = max |q[c] step[c]| / 127. A block has its own zeros and steps, so that a query is quantised once a block. A
+// Approximate logits from the codes of the index: with key ~ zero + u scale,
+//   logit = SCALE (sum_c q[c] zero[c] + sigma sum_c w[c] u[c]),   w[c] = round(q[c] scale[c] / sigma) in int8
+// and sigma = max |q[c] scale[c]| / 127. A block has its own zeros and scales, so that a query is quantised once a block. A
 // workgroup works on BLOCKS blocks of one KV head, LANES lanes a block, and on HEADS queries of the group at a time: all of
 // them, where workgroup memory holds them.
 //!include <chunk>
@@ -20,16 +20,16 @@ const LANE_CHANNELS: u32 = (CHANNELS + LANES - 1u) / LANES;
 
 // Queries on the channels.
 var<workgroup> kept: array<f32, HEADS * CHANNELS>;
-// Of each block and channel: its step.
-var<workgroup> steps: array<f32, BLOCKS * CHANNELS>;
-// Of each query and lane, used twice. Here: of the lane's channels the largest |q step|, and the sum of q zero.
+// Of each block and channel: its scale.
+var<workgroup> scales: array<f32, BLOCKS * CHANNELS>;
+// Of each query and lane, used twice. Here: of the lane's channels the largest |q scale|, and the sum of q zero.
 var<workgroup> pairs: array<vec2<f32>, HEADS * WORKGROUP>;
 // Of each block and query: its codes in the order of a token's, chunk by chunk and in each plane by plane.
 var<workgroup> queries: array<Chunk, BLOCKS * HEADS * QUERY_CHUNKS>;
 // Of each block and query: logit = x + y * integer logit.
 var<workgroup> terms: array<vec2<f32>, BLOCKS * HEADS>;
 
-// Zero and step of a channel, where a head-block's index begins at `at`.
+// Zero and scale of a channel, where a head-block's index begins at `at`.
 fn range_of(at: u32, channel: u32) -> vec2<f32> {
     let word = at + channel;
     return unpack2x16float(chunk_word(codes[word / CHUNK_WORDS], word % CHUNK_WORDS));
@@ -50,7 +50,7 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
         let channel = lane % LANES + i * LANES;
         if channel < CHANNELS {
             ranges[i] = range_of(at, channel);
-            steps[place * CHANNELS + channel] = ranges[i].y;
+            scales[place * CHANNELS + channel] = ranges[i].y;
         }
     }
     for (var i = lane; i < HEADS * CHANNELS; i += WORKGROUP) {
@@ -81,7 +81,7 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
         for (var word = 0u; word < CHUNK_WORDS; word++) {
             let channel = first_channel(item % QUERY_CHUNKS, word);
             for (var i = 0u; i < 4u; i++) {
-                let folded = kept[head * CHANNELS + channel + i] * steps[place * CHANNELS + channel + i];
+                let folded = kept[head * CHANNELS + channel + i] * scales[place * CHANNELS + channel + i];
                 let w = i32(clamp(round(folded * to_code), -127.0, 127.0));
                 words[word] |= (bitcast<u32>(w) & 0xffu) << (8u * i);
             }

@@ -1,7 +1,7 @@
 // One segment of a layer's index. Physical block, KV head: a header of CHANNELS words, then the codes of the block's
 // tokens, BITS bits a channel, CODE_WORDS words a token.
 //
-// A header word holds two f16, zero and step: key ~ zero + stored code * step. A word's bytes hold PLANES planes of BITS
+// A header word holds two f16, zero and scale: key ~ zero + stored code * scale. A word's bytes hold PLANES planes of BITS
 // bits, lowest first: byte i of plane p of word w is channel (w * PLANES + p) * 4 + i, so that each plane masks into four
 // bytes for dot4I8Packed. Eight-bit codes are stored less 128, as the signed bytes that it takes.
 const PLANES: u32 = 8u / BITS;

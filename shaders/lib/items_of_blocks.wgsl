@@ -1,7 +1,7 @@
-// Level 1's items: the row's closed blocks, by logical number. All of them share the softmax; sink and recent blocks are
+// Level 1's items: the row's sealed blocks, by logical number. All of them share the softmax; sink and recent blocks are
 // not eligible.
 fn item_count(row: u32) -> u32 {
-    return closed_blocks(row);
+    return sealed_blocks(row);
 }
 
 fn eligible_items(row: u32) -> vec2<u32> {

@@ -4,7 +4,7 @@
 // row      R_* words: sequence slot, position, offset of its block table, token id
 // span     S_* words: sequence slot, first row, rows, position of the first row: one per sequence in the step
 // tile     T_* words: first row, rows: at most TILE_ROWS consecutive rows of one span
-// closing  C_* words: sequence slot, physical block, where its keys and values are: blocks whose index is built in this step
+// sealing  C_* words: sequence slot, physical block, where its keys and values are: blocks whose index is built in this step
 // angles   cos and sin of each rotary pair, per row
 // tables   physical block of each logical block, per span; H_WINDOW words on, the slot of each in the window of the hot
 //          cache, where there is one
@@ -14,7 +14,7 @@
 //!words StepRow R
 //!words StepSpan S
 //!words StepTile T
-//!words StepClosing C
+//!words StepSealing C
 
 fn row_word(row: u32, word: u32) -> u32 {
     return step[step[H_ROWS_AT] + row * R_WORDS + word];

@@ -1,7 +1,7 @@
-// Level 1: a closed block's score per query head is ln sum exp of its tokens' approximate logits, so that the softmax over
+// Level 1: a sealed block's score per query head is ln sum exp of its tokens' approximate logits, so that the softmax over
 // blocks is an estimate of the blocks' attention mass. The index is the largest read of a step, so a lane loads
 // the codes of all of its tokens before anything else, once for all heads of the group.
-// Grid: (ceil(most closed blocks of a row / BLOCKS), KV heads, rows).
+// Grid: (ceil(most sealed blocks of a row / BLOCKS), KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
@@ -19,7 +19,7 @@ struct Scores {
 @group(0) @binding(5) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(6) var<uniform> score_rows: Scores;
 
-// One where a block is closed and in this segment. Not bool: an array of bools in workgroup memory lost elements on an
+// One where a block is sealed and in this segment. Not bool: an array of bools in workgroup memory lost elements on an
 // H100 (Vulkan, driver 580).
 var<workgroup> is_scored: array<u32, BLOCKS>;
 
@@ -28,14 +28,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let kv_head = group.y;
     let row = group.z;
-    let closed = closed_blocks(row);
-    if group.x * BLOCKS >= closed {
+    let sealed = sealed_blocks(row);
+    if group.x * BLOCKS >= sealed {
         return;
     }
     let place = lane / LANES;
     let block = group.x * BLOCKS + place;
-    let slot = row_block(row, min(block, closed - 1u)) - segment.first;
-    let is_here = block < closed && slot < segment.blocks;
+    let slot = row_block(row, min(block, sealed - 1u)) - segment.first;
+    let is_here = block < sealed && slot < segment.blocks;
     if lane % LANES == 0u {
         is_scored[place] = u32(is_here);
     }

@@ -2,7 +2,7 @@
 // arXiv 2406.10774). The sum is linear, so that with Qp = sum_h max(q_h, 0) and Qn = sum_h min(q_h, 0)
 //   s = sum_h sum_c max(q_h[c] high[c], q_h[c] low[c]) = Qp . high + Qn . low
 // One score a KV head, where the group's first query head's would be. Four blocks a workgroup, 16 lanes a block.
-// Grid: (ceil(most closed blocks of a row / 4), KV heads, rows).
+// Grid: (ceil(most sealed blocks of a row / 4), KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
@@ -37,8 +37,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let kv_head = group.y;
     let row = group.z;
-    let closed = closed_blocks(row);
-    if group.x * 4u >= closed {
+    let sealed = sealed_blocks(row);
+    if group.x * 4u >= sealed {
         return;
     }
     for (var c = lane; c < HEAD_DIM; c += WORKGROUP) {
@@ -54,7 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     let choice = group.x * 4u + lane / 16u;
-    let block = min(choice, closed - 1u);
+    let block = min(choice, sealed - 1u);
     let slot = row_block(row, block) - segment.first;
     var sum = 0.0;
     if slot < segment.blocks {
@@ -68,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     sums[lane] = sum;
     workgroupBarrier();
-    if lane % 16u == 0u && slot < segment.blocks && choice < closed {
+    if lane % 16u == 0u && slot < segment.blocks && choice < sealed {
         for (var i = 1u; i < 16u; i++) {
             sum += sums[lane + i];
         }

@@ -1,6 +1,6 @@
-// Level 1's oracle: a closed block's score per query head is the logarithm of its tokens' summed exponentials, so that
+// Level 1's oracle: a sealed block's score per query head is the logarithm of its tokens' summed exponentials, so that
 // the softmax over blocks is the blocks' exact attention mass. One block a workgroup.
-// Grid: (most closed blocks of a row, KV heads, rows).
+// Grid: (most sealed blocks of a row, KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
@@ -26,7 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let block = group.x;
     let kv_head = group.y;
     let row = group.z;
-    if block >= closed_blocks(row) {
+    if block >= sealed_blocks(row) {
         return;
     }
     let slot = row_block(row, block) - segment.first;

@@ -53,12 +53,12 @@ impl TwoLevel {
     }
 }
 
-/// How many blocks level 1 keeps: a number, or a share of the closed blocks.
+/// How many blocks level 1 keeps: a number, or a share of the sealed blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Blocks {
     /// So many blocks.
     Count(u32),
-    /// So many percent of the closed blocks, rounded up.
+    /// So many percent of the sealed blocks, rounded up.
     Percent(f32),
 }
 
@@ -113,7 +113,7 @@ pub struct Budget {
     pub tokens: u32,
     /// Blocks at the start that are always attended.
     pub sink_blocks: u32,
-    /// Closed blocks before the open one that are always attended.
+    /// Sealed blocks before the open one that are always attended.
     pub recent_blocks: u32,
     /// At this many tokens of context or fewer, decode is dense.
     pub dense_below: u32,
@@ -147,12 +147,12 @@ impl Budget {
         Ok(())
     }
 
-    /// Blocks kept when `closed` blocks lie before the open one.
-    pub fn blocks_kept(&self, closed: u32) -> u32 {
+    /// Blocks kept when `sealed` blocks lie before the open one.
+    pub fn blocks_kept(&self, sealed: u32) -> u32 {
         match self.blocks {
-            Blocks::Count(count) => count.min(closed.max(1)),
+            Blocks::Count(count) => count.min(sealed.max(1)),
             Blocks::Percent(share) => {
-                ((f64::from(closed) * f64::from(share) / 100.0).ceil() as u32).max(1)
+                ((f64::from(sealed) * f64::from(share) / 100.0).ceil() as u32).max(1)
             }
         }
     }
@@ -172,8 +172,8 @@ impl Budget {
 /// The budget of one row, from its position alone: the twin of `shaders/lib/budget.wgsl`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowBudget {
-    /// Closed blocks: those before the block that holds the row's own token.
-    pub closed: u32,
+    /// Sealed blocks: those before the block that holds the row's own token.
+    pub sealed: u32,
     /// Sink blocks, none of them in the recent window too.
     pub sink: u32,
     /// The first block of the recent window.
@@ -196,13 +196,13 @@ impl RowBudget {
         always: (u32, u32),
     ) -> Self {
         let (sink_blocks, recent_blocks) = always;
-        let closed = position / block;
-        let recent_first = closed - closed.min(recent_blocks);
+        let sealed = position / block;
+        let recent_first = sealed - sealed.min(recent_blocks);
         let sink = sink_blocks.min(recent_first);
         let blocks = blocks_kept.min(recent_first - sink);
         let tokens = tokens_kept.min(blocks * block);
         let attended = sink * block + position + 1 - recent_first * block + tokens;
-        Self { closed, sink, recent_first, blocks, tokens, attended }
+        Self { sealed, sink, recent_first, blocks, tokens, attended }
     }
 }
 
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(RowBudget::new(5 * 64 + 63, 64, 16, 256, (1, 4)).attended, 6 * 64);
         let row = RowBudget::new(4000, 64, 16, 256, (1, 4));
         assert_eq!(
-            (row.closed, row.recent_first, row.sink, row.blocks, row.tokens),
+            (row.sealed, row.recent_first, row.sink, row.blocks, row.tokens),
             (62, 58, 1, 16, 256)
         );
         assert_eq!(row.attended, 64 + 256 + 33 + 256);

@@ -3,7 +3,7 @@
 use crate::{Error, Result, subject};
 
 /// What the index keeps of each key: its values on some channels, as codes of a few bits. Each block has a header: a minimum
-/// and a step a channel, as f16.
+/// and a scale a channel, as f16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexFormat {
     /// Channels of a KV head: a multiple of 8 from 8 to 128, at most its dimensions. They come in rotary pairs.

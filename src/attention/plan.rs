@@ -2,7 +2,7 @@
 //! ([`StepHeader`]). Pure.
 
 use super::{Budget, Shape};
-use crate::contract::{StepClosing, StepHeader, StepRow, StepSpan, StepTile, Words};
+use crate::contract::{StepHeader, StepRow, StepSealing, StepSpan, StepTile, Words};
 use std::ops::Range;
 
 /// Rows of one prefill tile.
@@ -21,8 +21,8 @@ pub struct Span<'a> {
     pub table: &'a [u32],
     /// The slot of each logical block in the window of the hot cache; none where the whole cache is on the GPU.
     pub window: Option<&'a [u32]>,
-    /// Closed blocks whose index is to be built: the physical block, and where its keys and values are.
-    pub closing: &'a [[u32; 2]],
+    /// Sealed blocks whose index is to be built: the physical block, and where its keys and values are.
+    pub sealing: &'a [[u32; 2]],
 }
 
 /// What a step does with its rows.
@@ -50,13 +50,13 @@ pub struct Step {
     /// Prefill tiles.
     pub tiles: u32,
     /// Blocks whose index is built.
-    pub closing: u32,
+    pub sealing: u32,
     /// Rows whose logits are wanted.
     pub outputs: u32,
     /// Splits of a row's tokens in decode attention.
     pub splits: u32,
-    /// Most closed blocks of a row.
-    pub closed: u32,
+    /// Most sealed blocks of a row.
+    pub sealed: u32,
     /// Tokens that a row can attend, the longest context of the step.
     pub context: u32,
     /// Level 1's and level 2's budgets.
@@ -88,14 +88,14 @@ impl Step {
         let mut rows: Vec<StepRow> = Vec::with_capacity(count);
         let mut step_spans = Vec::new();
         let mut tiles = Vec::new();
-        let mut closing = Vec::new();
+        let mut sealing = Vec::new();
         let mut outputs = Vec::new();
         let mut appended = Vec::new();
         let mut angles = Vec::new();
         let mut tables = Vec::new();
         let mut windows = Vec::new();
         let mut table_ranges = Vec::new();
-        let (mut most_attended, mut closed, mut context, mut blocks_kept) = (0, 0, 0, 0);
+        let (mut most_attended, mut sealed, mut context, mut blocks_kept) = (0, 0, 0, 0);
         let (mut ranks_blocks, mut ranks_tokens) = (false, false);
         let mut turns = Vec::new();
         for span in spans {
@@ -109,8 +109,8 @@ impl Step {
                 tiles.push(StepTile { first_row: first_row + done, rows: tile });
                 done += tile;
             }
-            for &[block, place] in span.closing {
-                closing.push(StepClosing { sequence, block, place });
+            for &[block, place] in span.sealing {
+                sealing.push(StepSealing { sequence, block, place });
             }
             for (i, &token) in span.tokens.iter().enumerate() {
                 let position = span.position + i as u32;
@@ -123,13 +123,13 @@ impl Step {
                 turns.clear();
                 rotate(position, &mut turns);
                 angles.extend(turns.as_flattened().iter().map(|value| value.to_bits()));
-                let row_closed = position / shape.block;
-                closed = closed.max(row_closed);
+                let row_sealed = position / shape.block;
+                sealed = sealed.max(row_sealed);
                 context = context.max(position + 1);
                 most_attended = most_attended.max(match settings.budget {
                     None => position + 1,
                     Some(budget) => {
-                        blocks_kept = blocks_kept.max(budget.blocks_kept(row_closed));
+                        blocks_kept = blocks_kept.max(budget.blocks_kept(row_sealed));
                         let row = budget.row(position, shape.block);
                         ranks_blocks |= row.blocks < row.recent_first - row.sink;
                         ranks_tokens |= row.tokens < row.blocks * shape.block;
@@ -155,8 +155,8 @@ impl Step {
         let rows_at = StepHeader::COUNT;
         let spans_at = rows_at + rows.len() * StepRow::COUNT;
         let tiles_at = spans_at + step_spans.len() * StepSpan::COUNT;
-        let closing_at = tiles_at + tiles.len() * StepTile::COUNT;
-        let angles_at = closing_at + closing.len() * StepClosing::COUNT;
+        let sealing_at = tiles_at + tiles.len() * StepTile::COUNT;
+        let angles_at = sealing_at + sealing.len() * StepSealing::COUNT;
         let outputs_at = angles_at + angles.len();
         let tables_at = outputs_at + outputs.len();
         for row in &mut rows {
@@ -176,7 +176,7 @@ impl Step {
             rows_at: rows_at as u32,
             spans_at: spans_at as u32,
             tiles_at: tiles_at as u32,
-            closing_at: closing_at as u32,
+            sealing_at: sealing_at as u32,
             angles_at: angles_at as u32,
             outputs_at: outputs_at as u32,
             window: window as u32,
@@ -186,7 +186,7 @@ impl Step {
         words.extend_from_slice(bytemuck::cast_slice(&rows));
         words.extend_from_slice(bytemuck::cast_slice(&step_spans));
         words.extend_from_slice(bytemuck::cast_slice(&tiles));
-        words.extend_from_slice(bytemuck::cast_slice(&closing));
+        words.extend_from_slice(bytemuck::cast_slice(&sealing));
         for part in [&angles, &outputs, &tables, &windows] {
             words.extend_from_slice(part);
         }
@@ -195,10 +195,10 @@ impl Step {
             rows: rows.len() as u32,
             spans: spans.len() as u32,
             tiles: tiles.len() as u32,
-            closing: closing.len() as u32,
+            sealing: sealing.len() as u32,
             outputs: outputs.len() as u32,
             splits,
-            closed,
+            sealed,
             context,
             blocks_kept,
             tokens_kept,
@@ -240,7 +240,7 @@ impl Step {
             + rows * (StepRow::COUNT as u64 + u64::from(shape.head_dim) + 1)
             + sequences * StepSpan::COUNT as u64
             + (rows.div_ceil(u64::from(TILE_ROWS)) + sequences) * StepTile::COUNT as u64
-            + sequences * blocks_a_sequence * (2 + StepClosing::COUNT as u64)
+            + sequences * blocks_a_sequence * (2 + StepSealing::COUNT as u64)
     }
 }
 
@@ -262,7 +262,7 @@ mod tests {
     };
 
     fn span<'a>(slot: u32, position: u32, tokens: &'a [u32], table: &'a [u32]) -> Span<'a> {
-        Span { slot, position, tokens, table, window: None, closing: &[] }
+        Span { slot, position, tokens, table, window: None, sealing: &[] }
     }
 
     fn header(step: &Step) -> StepHeader {

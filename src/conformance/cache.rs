@@ -145,7 +145,7 @@ impl Cache {
         words(&halves)
     }
 
-    /// One segment's block bounds, of every closed block; those of other blocks are NaN.
+    /// One segment's block bounds, of every sealed block; those of other blocks are NaN.
     pub(super) fn bounds_words(&self, index: u32) -> Vec<u32> {
         let d = self.shape.head_dim as usize;
         let row_halves = 2 * d * self.shape.kv_heads as usize;
@@ -176,11 +176,11 @@ impl Cache {
         &self,
         counts: &[u32],
         budget: Option<&Budget>,
-        closing: &[Vec<u32>],
+        sealing: &[Vec<u32>],
         target: u32,
     ) -> Step {
-        let closing: Vec<Vec<_>> =
-            closing.iter().map(|blocks| blocks.iter().map(|&b| [b, b]).collect()).collect();
+        let sealing: Vec<Vec<_>> =
+            sealing.iter().map(|blocks| blocks.iter().map(|&b| [b, b]).collect()).collect();
         let spans: Vec<_> = counts
             .iter()
             .enumerate()
@@ -190,7 +190,7 @@ impl Cache {
                 tokens: &self.ids[..count as usize],
                 table: &self.tables[i],
                 window: None,
-                closing: closing.get(i).map_or(&[], Vec::as_slice),
+                sealing: sealing.get(i).map_or(&[], Vec::as_slice),
             })
             .collect();
         let settings = StepSettings { budget, target_workgroups: target, ..Default::default() };

@@ -252,7 +252,7 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
             tokens: &[0],
             table: &tables[i],
             window: Some(&windows[i]),
-            closing: &[],
+            sealing: &[],
         })
         .collect();
     let settings = StepSettings {

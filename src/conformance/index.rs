@@ -194,9 +194,9 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
     let cache = Cache::new(shape, &lengths, segments, family);
     // Blocks 0 and 2 of the first sequence (its last one is open, but full of defined keys only in part), all of the
     // second, none of the third.
-    let closing =
+    let sealing =
         vec![vec![cache.tables[0][0], cache.tables[0][2]], vec![cache.tables[1][0]], vec![]];
-    let step = cache.step(&[1, 1, 1], None, &closing, 16);
+    let step = cache.step(&[1, 1, 1], None, &sealing, 16);
     let mut random = Random::new(77);
     let channels = random_channels(&shape, 3, &mut random);
     let words = channels.concat();
@@ -215,16 +215,16 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
             codes: Data::Out(block_words * cache.blocks_a_segment as usize),
             index_segment: Data::uniform(params),
         };
-        let grid = (shape.kv_heads, step.closing, 1);
+        let grid = (shape.kv_heads, step.sealing, 1);
         let got = run(gpu, &kernels::token_codes(&shape), data, grid).await?.codes;
         for slot in 0..cache.blocks_a_segment {
             let physical = segment * cache.blocks_a_segment + slot;
-            let sequence = closing.iter().position(|blocks| blocks.contains(&physical));
+            let sequence = sealing.iter().position(|blocks| blocks.contains(&physical));
             let block = &got[slot as usize * block_words..][..block_words];
             let Some(sequence) = sequence else {
                 if block.iter().any(|&w| w != POISON) {
                     return Ok(Err(format!(
-                        "block {physical} was not closing, but its codes were written"
+                        "block {physical} was not to be sealed, but its codes were written"
                     )));
                 }
                 continue;
@@ -232,7 +232,7 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
             let logical = cache.tables[sequence]
                 .iter()
                 .position(|&b| b == physical)
-                .expect("a closing block") as u32;
+                .expect("a block to seal") as u32;
             for head in 0..kv_heads {
                 let index = &block[head * head_words..][..head_words];
                 let ids = &channels[sequence * kv_heads + head];
@@ -244,14 +244,14 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
                     .map(|&w| {
                         let [zero, step] = [w as u16, (w >> 16) as u16];
                         let f16 = |bits| f16::from_bits(bits).to_f32();
-                        Range { zero: f16(zero), step: f16(step) }
+                        Range { zero: f16(zero), scale: f16(step) }
                     })
                     .collect();
                 for (&id, range) in ids.iter().zip(&stored) {
                     let want = Range::of((0..shape.block).map(|t| key(t, id)), shape.index);
                     // A division is within 2.5 ulp, which may move what rounds to f16 to its neighbour.
                     let near = |a: f32, b: f32| (a - b).abs() <= b.abs() * 2f32.powi(-10) + 1e-7;
-                    if !near(range.zero, want.zero) || !near(range.step, want.step) {
+                    if !near(range.zero, want.zero) || !near(range.scale, want.scale) {
                         return Ok(Err(format!(
                             "block {physical} head {head} dimension {id}: {range:?}, not {want:?}"
                         )));
@@ -279,8 +279,8 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
 async fn block_bounds(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
     let lengths = [3 * shape.block + 8, shape.block];
     let cache = Cache::new(shape, &lengths, segments, Family::Random);
-    let closing = vec![cache.tables[0][..3].to_vec(), cache.tables[1].clone()];
-    let step = cache.step(&[1, 1], None, &closing, 16);
+    let sealing = vec![cache.tables[0][..3].to_vec(), cache.tables[1].clone()];
+    let step = cache.step(&[1, 1], None, &sealing, 16);
     for segment in 0..segments {
         let params = cache.segment(segment);
         let kv = cache.segment_words(segment);
@@ -292,17 +292,17 @@ async fn block_bounds(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict>
             bounds: Data::Out(want.len()),
             index_segment: Data::uniform(params),
         };
-        let grid = (shape.kv_heads, step.closing, 1);
+        let grid = (shape.kv_heads, step.sealing, 1);
         let got = run(gpu, &kernels::block_bounds(&shape), data, grid).await?.bounds;
         let block_words = shape.block_bounds_bytes() as usize / 4;
         for (slot, (got, want)) in got.chunks(block_words).zip(want.chunks(block_words)).enumerate()
         {
             let physical = segment * cache.blocks_a_segment + slot as u32;
-            let closes = closing.iter().any(|blocks| blocks.contains(&physical));
+            let seals = sealing.iter().any(|blocks| blocks.contains(&physical));
             // Keys are f16, so their extremes are exact.
-            let right = if closes { got == want } else { got.iter().all(|&w| w == POISON) };
+            let right = if seals { got == want } else { got.iter().all(|&w| w == POISON) };
             if !right {
-                return Ok(Err(format!("block {physical} (closing: {closes}): wrong bounds")));
+                return Ok(Err(format!("block {physical} (sealing: {seals}): wrong bounds")));
             }
         }
     }

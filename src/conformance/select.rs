@@ -87,7 +87,7 @@ async fn scores(
     family: &'static str,
 ) -> Result<Verdict> {
     let mut random = Random::new(41);
-    // 20 closed blocks, exactly one, none.
+    // 20 sealed blocks, exactly one, none.
     let lengths = [20 * shape.block + 9, shape.block + 1, shape.block];
     let cache = Cache::new(shape, &lengths, segments, Family::Equal);
     let budget = FEW;
@@ -118,7 +118,7 @@ async fn scores(
             let head = |_| {
                 let ranges = (0..count).map(|c| {
                     let step = if c == 3 { 0.0 } else { (0.5 + random.float().abs()) * size };
-                    Range { zero: f16(random.float()).to_f32(), step: f16(step).to_f32() }
+                    Range { zero: f16(random.float()).to_f32(), scale: f16(step).to_f32() }
                 });
                 let ranges: Vec<Range> = ranges.collect();
                 let mut token = || {
@@ -133,7 +133,7 @@ async fn scores(
         })
         .collect();
     let kept = step.blocks_kept as usize;
-    let stride = if level == 1 { step.closed as usize + 2 } else { kept * block + 3 };
+    let stride = if level == 1 { step.sealed as usize + 2 } else { kept * block + 3 };
     let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
     let mut out = vec![POISON; 3 * q_heads * stride];
     for segment in 0..segments {
@@ -144,7 +144,7 @@ async fn scores(
             .flatten()
             .flat_map(|(ranges, codes)| {
                 let header = ranges.iter().map(|r| {
-                    u32::from(f16(r.zero).to_bits()) | u32::from(f16(r.step).to_bits()) << 16
+                    u32::from(f16(r.zero).to_bits()) | u32::from(f16(r.scale).to_bits()) << 16
                 });
                 header
                     .chain(codes.iter().flat_map(|token| pack_codes(token, format)))
@@ -162,7 +162,7 @@ async fn scores(
         };
         let scored = kernels::scored_blocks(&shape);
         out = if level == 1 {
-            let grid = (step.closed.div_ceil(scored), shape.kv_heads, 3);
+            let grid = (step.sealed.div_ceil(scored), shape.kv_heads, 3);
             run(gpu, &kernels::block_score(&shape), blocks, grid).await?.scores
         } else {
             let grid = (step.blocks_kept.div_ceil(scored), shape.kv_heads, 3);
@@ -200,7 +200,7 @@ async fn scores(
                 codes.iter().map(logit).map(|l| (l, off * scale)).collect::<Vec<_>>()
             };
             let want: Vec<(f64, f64)> = if level == 1 {
-                (0..row.closed)
+                (0..row.sealed)
                     .map(|b| {
                         let logits = logits(b);
                         let values: Vec<f64> = logits.iter().map(|l| l.0).collect();
@@ -272,7 +272,7 @@ async fn key_scores(
     let qkv_bits = bits(&qkv);
     let kept = step.blocks_kept as usize;
     let of_tokens = kernel == "exact_token_score";
-    let stride = if of_tokens { kept * shape.block as usize + 3 } else { step.closed as usize + 2 };
+    let stride = if of_tokens { kept * shape.block as usize + 3 } else { step.sealed as usize + 2 };
     let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
     let mut out = vec![POISON; 3 * q_heads * stride];
     for segment in 0..segments {
@@ -296,7 +296,7 @@ async fn key_scores(
                     score_rows,
                 };
                 let spec = kernels::bounds_score(&shape);
-                run(gpu, &spec, blocks, grid(step.closed.div_ceil(4))).await?.scores
+                run(gpu, &spec, blocks, grid(step.sealed.div_ceil(4))).await?.scores
             }
             "exact_block_score" => {
                 let blocks = kernels::ExactBlockScore {
@@ -308,7 +308,7 @@ async fn key_scores(
                     score_rows,
                 };
                 let spec = kernels::exact_block_score(&shape);
-                run(gpu, &spec, blocks, grid(step.closed)).await?.scores
+                run(gpu, &spec, blocks, grid(step.sealed)).await?.scores
             }
             _ => {
                 let tokens = kernels::ExactTokenScore {
@@ -347,7 +347,7 @@ async fn key_scores(
                     .flat_map(|&b| tokens(b))
                     .map(|t| (logit(t), size(t)))
                     .collect(),
-                "exact_block_score" => (0..row.closed)
+                "exact_block_score" => (0..row.sealed)
                     .map(|b| {
                         let logits: Vec<f64> = tokens(b).map(logit).collect();
                         // The sum of exponentials and its logarithm are within a few ulp of at most ln 128 = 5.
@@ -356,7 +356,7 @@ async fn key_scores(
                     .collect(),
                 // Only a group's first head holds a score.
                 _ if !head.is_multiple_of(group) => Vec::new(),
-                _ => (0..row.closed)
+                _ => (0..row.sealed)
                     .map(|b| {
                         let keys: Vec<&[f32]> = tokens(b).map(key).collect();
                         let (low, high) = bounds(&keys);
@@ -410,7 +410,7 @@ async fn top_k(
     let items = |position| {
         let row = budget.row(position, shape.block);
         if level == 1 {
-            (row.closed, row.sink, row.recent_first, row.blocks)
+            (row.sealed, row.sink, row.recent_first, row.blocks)
         } else {
             let items = row.blocks * shape.block;
             (items, 0, items, row.tokens)

@@ -7,7 +7,7 @@ mod bindings;
 mod step;
 
 pub use bindings::{Bindings, Field, Kind};
-pub use step::{STEP, StepClosing, StepHeader, StepRow, StepSpan, StepTile};
+pub use step::{STEP, StepHeader, StepRow, StepSealing, StepSpan, StepTile};
 
 /// The type of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

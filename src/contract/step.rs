@@ -8,7 +8,7 @@ pub const STEP: &[(&str, &[Member])] = &[
     ("StepRow", StepRow::MEMBERS),
     ("StepSpan", StepSpan::MEMBERS),
     ("StepTile", StepTile::MEMBERS),
-    ("StepClosing", StepClosing::MEMBERS),
+    ("StepSealing", StepSealing::MEMBERS),
 ];
 
 crate::words! {
@@ -34,8 +34,8 @@ crate::words! {
         pub spans_at: u32,
         /// Where the tiles of prefill begin ([`StepTile`]).
         pub tiles_at: u32,
-        /// Where the blocks begin whose index is built ([`StepClosing`]).
-        pub closing_at: u32,
+        /// Where the blocks begin whose index is built ([`StepSealing`]).
+        pub sealing_at: u32,
         /// Where the rotary angles begin: cosine and sine of each pair, row by row.
         pub angles_at: u32,
         /// Where the rows begin whose logits are wanted.
@@ -79,7 +79,7 @@ crate::words! {
     }
 
     /// A block whose index is built in this step.
-    pub struct StepClosing {
+    pub struct StepSealing {
         /// The sequence's slot.
         pub sequence: u32,
         /// The physical block.

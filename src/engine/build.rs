@@ -105,8 +105,8 @@ impl EngineOptions {
         self.chunk.min(self.context).div_ceil(self.block) + 1
     }
 
-    /// Blocks of one layer that leave the GPU at a time.
-    pub(super) fn leaving_blocks(&self) -> u32 {
+    /// Blocks of one layer that are written back at a time.
+    pub(super) fn write_back_blocks(&self) -> u32 {
         self.chunk_blocks().max(self.sessions)
     }
 
@@ -248,8 +248,8 @@ impl Engine {
         let index_layout = CacheLayout::new(index_bytes, options.blocks(), gpu.max_binding());
         let offload = match (hot, options.host) {
             (Some(hot), Some(host)) => {
-                let leaving = options.leaving_blocks();
-                Some(Offload::new(&gpu, &shape, config.layers, hot, host, leaving).await?)
+                let write_back = options.write_back_blocks();
+                Some(Offload::new(&gpu, &shape, config.layers, hot, host, write_back).await?)
             }
             _ => None,
         };

@@ -89,7 +89,7 @@ impl Engine {
         made.map(drop)
     }
 
-    /// Chooses a session's index channels from what was gathered so far, and builds the index of its closed blocks. Done
+    /// Chooses a session's index channels from what was gathered so far, and builds the index of its sealed blocks. Done
     /// once: when enough tokens are gathered, at the first two-level step, or at the first fork.
     pub(super) async fn freeze(&self, session: &mut Session) -> Result<()> {
         if session.channels.is_some() {
@@ -115,15 +115,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Builds the index of a session's closed blocks by the channels in its slot. Under the turn of the caller.
+    /// Builds the index of a session's sealed blocks by the channels in its slot. Under the turn of the caller.
     pub(super) async fn build_index(&self, session: &Session) -> Result<()> {
         let table = session.table.blocks();
-        let closed = &table[..(session.len() / self.shape.block) as usize];
+        let sealed = &table[..(session.len() / self.shape.block) as usize];
         // The step that builds the index of these blocks, which lie at these places.
         let is_paged = self.host.is_none();
         let step_of = |first: usize, blocks: &[u32]| {
             let place = |i: usize, block: u32| if is_paged { block } else { (first + i) as u32 };
-            let closing: Vec<[u32; 2]> =
+            let sealing: Vec<[u32; 2]> =
                 blocks.iter().enumerate().map(|(i, &block)| [block, place(i, block)]).collect();
             let span = Span {
                 slot: session.slot.index,
@@ -131,21 +131,21 @@ impl Engine {
                 tokens: &[],
                 table,
                 window: None,
-                closing: &closing,
+                sealing: &sealing,
             };
             self.step_of(&[span], None, false, 0)
         };
         if !is_paged {
             let words = |first: usize, piece: &[u32]| step_of(first, piece).words;
-            return self.index_from_host(closed, words).await;
+            return self.index_from_host(sealed, words).await;
         }
-        let step = step_of(0, closed);
+        let step = step_of(0, sealed);
         self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
-                self.record_closing(&mut pass, index, &step);
+                self.record_sealing(&mut pass, index, &step);
             }
         }
         self.gpu.submit(encoder).map(drop)

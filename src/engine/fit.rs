@@ -60,7 +60,7 @@ impl Fit {
             (Some(host), Some(hot)) => {
                 let slots = u64::from(hot.slots) * shape.block_bytes();
                 let words = hot.words(shape.kv_heads) * 4;
-                let carried = Offload::bytes(host, &shape, options.leaving_blocks());
+                let carried = Offload::bytes(host, &shape, options.write_back_blocks());
                 let format = HeadFormat::new(host.kv_type, &shape);
                 let host_bytes = blocks * layers * format.block_bytes();
                 (layers * (slots + words) + carried, host_bytes)

@@ -305,13 +305,13 @@ impl Engine {
             Over::Chunk => logical,
             Over::Window(windows, _) => windows[i][logical as usize],
         };
-        let closing: Vec<Vec<[u32; 2]>> = batch
+        let sealing: Vec<Vec<[u32; 2]>> = batch
             .iter()
             .enumerate()
             .map(|(i, (session, tokens))| {
-                let closed = (session.len() + tokens.len() as u32) / self.shape.block;
-                let closing = session.indexed..closed.max(session.indexed);
-                let blocks = closing.filter(|_| session.channels.is_some()).map(|logical| {
+                let sealed = (session.len() + tokens.len() as u32) / self.shape.block;
+                let sealing = session.indexed..sealed.max(session.indexed);
+                let blocks = sealing.filter(|_| session.channels.is_some()).map(|logical| {
                     let physical = session.table.blocks()[logical as usize];
                     [physical, place(i, logical, physical)]
                 });
@@ -320,9 +320,9 @@ impl Engine {
             .collect();
         let spans: Vec<Span<'_>> = batch
             .iter()
-            .zip(&closing)
+            .zip(&sealing)
             .enumerate()
-            .map(|(i, ((session, tokens), closing))| Span {
+            .map(|(i, ((session, tokens), sealing))| Span {
                 slot: session.slot.index,
                 position: session.len(),
                 tokens,
@@ -331,7 +331,7 @@ impl Engine {
                     Over::Window(windows, _) => Some(&windows[i]),
                     Over::Cache | Over::Chunk => None,
                 },
-                closing,
+                sealing,
             })
             .collect();
         let budget = match mode {

@@ -19,7 +19,7 @@ pub struct LayerView {
     pub value: Vec<f32>,
     /// What attention gave: query head, dimension. Latent attention gives latents, which are then taken to values.
     pub attended: Vec<f32>,
-    /// Level 1's scores, of each query head's closed blocks; empty where no block was ranked. The minmax scorer has one
+    /// Level 1's scores, of each query head's sealed blocks; empty where no block was ranked. The minmax scorer has one
     /// score a KV head, at its first query head.
     pub block_scores: Vec<Vec<f32>>,
     /// Blocks that level 1 chose, of each KV head; empty for dense attention.
@@ -283,10 +283,10 @@ impl Engine {
     fn places(&self, plan: &Plan<'_>) -> Places {
         let (q_heads, kv_heads) = (u64::from(self.shape.q_heads()), u64::from(self.shape.kv_heads));
         let step = &plan.step;
-        let closed = if step.ranks_blocks { u64::from(step.closed) } else { 0 };
+        let sealed = if step.ranks_blocks { u64::from(step.sealed) } else { 0 };
         let attended = u64::from(self.shape.row_width());
         let scores = attended + q_heads * u64::from(self.shape.value_dim());
-        let blocks = scores + q_heads * closed;
+        let blocks = scores + q_heads * sealed;
         let tokens = blocks + kv_heads * u64::from(step.blocks_kept);
         let total = tokens + kv_heads * u64::from(step.tokens_kept);
         Places { qkv: 0, attended, scores, blocks, tokens, total }
@@ -302,7 +302,7 @@ impl Engine {
         if !plan.step.ranks_blocks {
             return;
         }
-        let bytes = u64::from(plan.step.closed) * 4;
+        let bytes = u64::from(plan.step.sealed) * 4;
         let stride = super::scratch::score_stride(&self.options) * 4;
         for head in 0..u64::from(self.shape.q_heads()) {
             let scores = &self.scratch.scores;
@@ -326,12 +326,12 @@ impl Engine {
         let part = |from: u64, to: u64| &data[from as usize..to as usize];
         let mut view = self.projections(part(places.qkv, places.attended));
         view.attended = floats(part(places.attended, places.scores));
-        let (Some(row), Some(closed)) = (row, usize::try_from(plan.step.closed).ok()) else {
+        let (Some(row), Some(sealed)) = (row, usize::try_from(plan.step.sealed).ok()) else {
             return view;
         };
         let scores = floats(part(places.scores, places.blocks));
         if !scores.is_empty() {
-            view.block_scores = scores.chunks_exact(closed).map(<[f32]>::to_vec).collect();
+            view.block_scores = scores.chunks_exact(sealed).map(<[f32]>::to_vec).collect();
         }
         let lists = |words: &[u32], kept: u32, chosen: u32| {
             (0..self.shape.kv_heads as usize)

@@ -93,7 +93,7 @@ impl Engine {
     ) {
         let (kv_heads, block_scorer) = (self.shape.kv_heads, two_level.block_scorer);
         if step.ranks_blocks {
-            index.record_block_scores(pass, block_scorer, step.closed, kv_heads, step.rows);
+            index.record_block_scores(pass, block_scorer, step.sealed, kv_heads, step.rows);
         }
         index.top_k_blocks(block_scorer).record(pass, kv_heads, step.rows, 1);
     }
@@ -162,7 +162,7 @@ impl Engine {
     ) {
         if let Some(index) = &layer.index {
             self.record_stats(pass, index, plan);
-            self.record_closing(pass, index, &plan.step);
+            self.record_sealing(pass, index, &plan.step);
         }
         self.record_feed_forward(pass, layer, plan);
     }
@@ -193,15 +193,15 @@ impl Engine {
         layer.ffn.record(pass, step.rows);
     }
 
-    /// The index of the blocks that close.
-    pub(super) fn record_closing(
+    /// The index of the blocks that are sealed.
+    pub(super) fn record_sealing(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         index: &IndexOps,
         step: &Step,
     ) {
-        for closing in &index.closing {
-            closing.record(pass, self.shape.kv_heads, step.closing);
+        for sealing in &index.sealing {
+            sealing.record(pass, self.shape.kv_heads, step.sealing);
         }
     }
 
@@ -212,7 +212,7 @@ impl Engine {
         wants_token: bool,
     ) {
         self.ends.output_norm.record(pass, step.outputs, 1, 1);
-        self.ends.logits.record_few(pass, step.outputs);
+        self.ends.logits.record_matvec(pass, step.outputs);
         if wants_token {
             self.ends.arg_max.record(pass, step.outputs, 1, 1);
         }

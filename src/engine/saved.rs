@@ -39,7 +39,7 @@ impl Engine {
     /// Writes a session to a file of its [`SessionFormat`], and with it the caller's own state: the blocks that the file
     /// does not hold yet, and the commit that makes them count. `progress` is called with bytes as they are written.
     ///
-    /// Of a session whose device is lost, what the host cache holds is saved: its closed blocks, as far as they had left the
+    /// Of a session whose device is lost, what the host cache holds is saved: its sealed blocks, as far as they had left the
     /// GPU. It goes on from there.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl Engine {
             (checked, _) => checked?,
         }
         if let Some(host) = &mut host {
-            host.offload.land_all(&self.gpu)?;
+            host.offload.complete_all(&self.gpu)?;
         }
         let state = self.index_state(session).await?.before(state);
         let record = self.record();
@@ -126,8 +126,8 @@ impl Engine {
         let prepared = session.table.prepare(0, file.tokens().len() as u32)?;
         session.table.commit(prepared);
         session.tokens = file.tokens().to_vec();
-        let closed = session.len() / self.shape.block;
-        session.indexed = if session.channels.is_some() { closed.min(state.indexed) } else { 0 };
+        let sealed = session.len() / self.shape.block;
+        session.indexed = if session.channels.is_some() { sealed.min(state.indexed) } else { 0 };
         let mut host = match &self.host {
             None => None,
             Some(host) => Some(host.lock().await),
@@ -163,7 +163,7 @@ impl Engine {
         self.gpu.release(&arriving);
         let damage = read?;
         drop(host);
-        session.saved = Some(Saved { stamp: file.stamp(), blocks: closed });
+        session.saved = Some(Saved { stamp: file.stamp(), blocks: sealed });
         let damage = match damage {
             None => None,
             Some((block, error)) => {
@@ -171,10 +171,10 @@ impl Engine {
                 Some(error)
             }
         };
-        let closed = session.len() / self.shape.block;
-        if session.channels.is_some() && session.indexed < closed {
+        let sealed = session.len() / self.shape.block;
+        if session.channels.is_some() && session.indexed < sealed {
             self.build_index(&session).await?;
-            session.indexed = closed;
+            session.indexed = sealed;
         }
         if let Some(saved) = session.saved.as_mut().filter(|_| self.options.index.is_some()) {
             saved.blocks = session.indexed;

@@ -20,7 +20,7 @@ pub struct Session {
     pub(super) counted: u32,
     /// Whether some of the counted tokens are gone, so that what is left has to be counted anew.
     pub(super) is_miscounted: bool,
-    /// Closed blocks whose index is built.
+    /// Sealed blocks whose index is built.
     pub(super) indexed: u32,
     /// What a file holds of it.
     pub(super) saved: Option<Saved>,

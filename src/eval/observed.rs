@@ -209,11 +209,11 @@ fn best_first(
     let Some(scores) = view.block_scores.get(head * group..(head + 1) * group) else {
         return blocks;
     };
-    let closed = |scores: &Vec<f32>| scores[..row.closed as usize].to_vec();
+    let sealed = |scores: &Vec<f32>| scores[..row.sealed as usize].to_vec();
     let ranks: Vec<f64> = match two_level.block_scorer {
-        BlockScorer::MinMax => closed(&scores[0]).into_iter().map(f64::from).collect(),
+        BlockScorer::MinMax => sealed(&scores[0]).into_iter().map(f64::from).collect(),
         BlockScorer::Codes | BlockScorer::None | BlockScorer::Oracle => {
-            let heads: Vec<Vec<f32>> = scores.iter().map(closed).collect();
+            let heads: Vec<Vec<f32>> = scores.iter().map(sealed).collect();
             softmax_mean(&heads.iter().map(Vec::as_slice).collect::<Vec<_>>())
         }
     };

@@ -44,7 +44,7 @@ impl Exact {
         Self { logits, mass }
     }
 
-    /// The oracle's importance of each of `blocks` closed blocks: the mean over the group of its mass among them.
+    /// The oracle's importance of each of `blocks` sealed blocks: the mean over the group of its mass among them.
     pub fn block_importance(&self, blocks: u32, block: u32) -> Vec<f64> {
         let mut importance = vec![0.0; blocks as usize];
         for mass in &self.mass {
@@ -62,7 +62,7 @@ impl Exact {
 
     /// The `blocks` candidates that the oracle keeps.
     pub fn best_blocks(&self, row: &RowBudget, block: u32) -> Vec<u32> {
-        let importance = self.block_importance(row.closed, block);
+        let importance = self.block_importance(row.sealed, block);
         let eligible = &importance[row.sink as usize..row.recent_first as usize];
         top_k(eligible, row.blocks as usize).into_iter().map(|b| b as u32 + row.sink).collect()
     }

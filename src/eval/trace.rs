@@ -9,7 +9,7 @@
 //! | `position` | u32 `[S]` | its position |
 //! | `blocks` | u32 `[S, L, H, k_b]` | blocks that level 1 chose, ascending |
 //! | `tokens` | u32 `[S, L, H, k_t]` | positions that level 2 chose, ascending |
-//! | `scores` | f32 `[S, L, H * G, closed blocks]` | level 1's scores; NaN where there is none |
+//! | `scores` | f32 `[S, L, H * G, sealed blocks]` | level 1's scores; NaN where there is none |
 //! | `queries` | f16 `[S, L, H * G, d]` | rotated queries |
 //! | `keys` | f16 `[S, L, H, d]` | the steps' own rotated keys |
 //! | `prompt_keys` | f16 `[L, H, prompt tokens, d]` | keys of what came before |

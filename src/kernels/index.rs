@@ -46,7 +46,7 @@ crate::bindings! {
         kv: read,
         /// As in [`ChooseChannels`].
         channels: read,
-        /// \[block\]\[KV head\]: minimum and step of each channel, f16, then each token's codes.
+        /// \[block\]\[KV head\]: minimum and scale of each channel, f16, then each token's codes.
         codes: write,
         /// The segment of the index that `codes` is, which is divided otherwise than keys and values.
         index_segment: uniform SegmentParams,
@@ -79,14 +79,14 @@ pub fn choose_channels(shape: &Shape) -> ShaderSpec {
         .constant("ROPE_INTERLEAVED", shape.rope_interleaved)
 }
 
-/// Grid: (KV heads, closing blocks).
+/// Grid: (KV heads, blocks to seal).
 pub fn token_codes(shape: &Shape) -> ShaderSpec {
     kv_spec("index/token_codes.wgsl", shape)
         .constant("CHANNELS", shape.index.channels)
         .constant("BITS", shape.index.bits)
 }
 
-/// Grid: (KV heads, closing blocks).
+/// Grid: (KV heads, blocks to seal).
 pub fn block_bounds(shape: &Shape) -> ShaderSpec {
     kv_spec("index/block_bounds.wgsl", shape)
 }

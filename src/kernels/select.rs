@@ -16,7 +16,7 @@ crate::bindings! {
         qkv: read,
         /// \[sequence slot\]\[KV head\]\[channel\]: dimensions.
         channels: read,
-        /// \[block\]\[KV head\]: minimum and step of each channel, f16, then each token's codes.
+        /// \[block\]\[KV head\]: minimum and scale of each channel, f16, then each token's codes.
         codes: read,
         /// \[row\]\[query head\]\[stride\], f32, by logical block.
         scores: write,
@@ -138,7 +138,7 @@ impl Scored {
 
     fn workgroup_bytes(self, channels: u32) -> u32 {
         let Self { blocks, heads } = self;
-        // Queries; per block its steps and flag, and per query of it lanes' pairs, codes and terms.
+        // Queries; per block its scales and flag, and per query of it lanes' pairs, codes and terms.
         heads * channels * 4 + blocks * (channels * 4 + 4 + heads * (16 * 8 + channels + 8))
     }
 }
@@ -148,7 +148,7 @@ pub fn scored_blocks(shape: &Shape) -> u32 {
     Scored::of(shape).blocks
 }
 
-/// Grid: (ceil(closed blocks / [`scored_blocks`]), KV heads, rows).
+/// Grid: (ceil(sealed blocks / [`scored_blocks`]), KV heads, rows).
 pub fn block_score(shape: &Shape) -> ShaderSpec {
     code_spec("select/block_score.wgsl", shape)
 }
@@ -158,12 +158,12 @@ pub fn token_score(shape: &Shape) -> ShaderSpec {
     code_spec("select/token_score.wgsl", shape)
 }
 
-/// Grid: (ceil(closed blocks / 4), KV heads, rows).
+/// Grid: (ceil(sealed blocks / 4), KV heads, rows).
 pub fn bounds_score(shape: &Shape) -> ShaderSpec {
     kv_spec("select/bounds_score.wgsl", shape)
 }
 
-/// Grid: (closed blocks, KV heads, rows).
+/// Grid: (sealed blocks, KV heads, rows).
 pub fn exact_block_score(shape: &Shape) -> ShaderSpec {
     kv_spec("select/exact_block_score.wgsl", shape).constant("SCALE", shape.scale())
 }

@@ -1,10 +1,10 @@
-//! The host cache: keys and values of closed blocks in plain CPU memory.
+//! The host cache: keys and values of sealed blocks in plain CPU memory.
 
 use super::stored::{HeadFormat, KvType};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// Closed blocks of every layer. In a block's layer KV heads follow one another, each with its keys and then its values, so
+/// Sealed blocks of every layer. In a block's layer KV heads follow one another, each with its keys and then its values, so
 /// that a head-block is one run of bytes.
 #[derive(Debug)]
 pub struct HostCache {

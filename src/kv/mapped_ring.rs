@@ -26,9 +26,9 @@ enum State {
     /// Handed out, and not recorded yet.
     Taken,
     /// Recorded, as the how-manieth; the submission once it is known.
-    Flying(u64, Option<wgpu::SubmissionIndex>),
+    InFlight(u64, Option<wgpu::SubmissionIndex>),
     /// Of a ring that goes down: mapped, and not yet read.
-    Landed,
+    Complete,
 }
 
 struct Slot {
@@ -75,7 +75,7 @@ pub struct MappedRing {
     slots: Vec<Slot>,
     bytes: u64,
     news: (Sender<News>, Receiver<News>),
-    flights: u64,
+    sent: u64,
     /// How often a slot was waited for.
     pub stalls: u64,
 }
@@ -91,8 +91,7 @@ impl MappedRing {
             Way::Down => wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         };
         let bytes = bytes.next_multiple_of(256);
-        let mut ring =
-            Self { way, slots: Vec::new(), bytes, news: channel(), flights: 0, stalls: 0 };
+        let mut ring = Self { way, slots: Vec::new(), bytes, news: channel(), sent: 0, stalls: 0 };
         for _ in 0..slots {
             let buffer = gpu.buffer_mapped(what, bytes, usage, way == Way::Up).await?;
             ring.slots.push(Slot { buffer, state: State::Free, bytes: 0 });
@@ -116,7 +115,7 @@ impl MappedRing {
             if let Some(slot) = self.take_free() {
                 return Ok(Some(slot));
             }
-            let Some(oldest) = self.oldest().filter(|_| !self.has_landed()) else {
+            let Some(oldest) = self.oldest().filter(|_| !self.has_completed()) else {
                 return Ok(None);
             };
             self.stalls += 1;
@@ -185,7 +184,7 @@ impl MappedRing {
     }
 
     /// Says that `encoder` uses the first `bytes` bytes of a taken slot: they are mapped when its submission has finished.
-    pub fn fly(&mut self, slot: usize, bytes: u64, encoder: &wgpu::CommandEncoder) {
+    pub fn send(&mut self, slot: usize, bytes: u64, encoder: &wgpu::CommandEncoder) {
         let back = Return { slot, sender: self.news.0.clone(), is_told: false };
         let (mode, mapped) = match self.way {
             Way::Up => (wgpu::MapMode::Write, self.bytes),
@@ -198,22 +197,22 @@ impl MappedRing {
                 Err(error) => News::Failed(slot, error.to_string()),
             });
         });
-        self.flights += 1;
-        entry.state = State::Flying(self.flights, None);
+        self.sent += 1;
+        entry.state = State::InFlight(self.sent, None);
         entry.bytes = bytes;
     }
 
     /// Takes back a slot of a ring that goes up, which was filled and will not be recorded.
     pub fn give_back(&mut self, slot: usize) {
-        self.flights += 1;
-        self.slots[slot].state = State::Flying(self.flights, None);
+        self.sent += 1;
+        self.slots[slot].state = State::InFlight(self.sent, None);
         self.map_again(slot);
     }
 
     /// Says which submission what was recorded went with.
     pub fn submitted(&mut self, index: &wgpu::SubmissionIndex) {
         for slot in &mut self.slots {
-            if let State::Flying(_, at @ None) = &mut slot.state {
+            if let State::InFlight(_, at @ None) = &mut slot.state {
                 *at = Some(index.clone());
             }
         }
@@ -228,7 +227,7 @@ impl MappedRing {
         while let Ok(news) = self.news.1.try_recv() {
             match (news, self.way) {
                 (News::Mapped(slot), Way::Up) => self.slots[slot].state = State::Free,
-                (News::Mapped(slot), Way::Down) => self.slots[slot].state = State::Landed,
+                (News::Mapped(slot), Way::Down) => self.slots[slot].state = State::Complete,
                 (News::Dropped(slot), Way::Down) => self.slots[slot].state = State::Free,
                 (News::Dropped(slot), Way::Up) => self.map_again(slot),
                 (News::Failed(slot, why), _) => {
@@ -251,17 +250,17 @@ impl MappedRing {
         });
     }
 
-    fn has_landed(&self) -> bool {
-        self.slots.iter().any(|slot| matches!(slot.state, State::Landed))
+    fn has_completed(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.state, State::Complete))
     }
 
-    /// Slots that have landed and are still to be read.
-    pub fn landed(&self) -> Vec<usize> {
-        let landed = |slot: &usize| matches!(self.slots[*slot].state, State::Landed);
-        (0..self.slots.len()).filter(landed).collect()
+    /// Slots that have completed and are still to be read.
+    pub fn completed(&self) -> Vec<usize> {
+        let completed = |slot: &usize| matches!(self.slots[*slot].state, State::Complete);
+        (0..self.slots.len()).filter(completed).collect()
     }
 
-    /// Reads a landed slot, which is free then.
+    /// Reads a completed slot, which is free then.
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device has gone, else what `read` says.
@@ -278,16 +277,16 @@ impl MappedRing {
         value
     }
 
-    /// Waits until a flying slot has landed.
+    /// Waits until a slot in flight has completed.
     ///
     /// # Errors
     /// What the device answers; [`Error::Gpu`] for a slot that was never submitted.
     pub fn wait(&mut self, gpu: &Gpu, slot: usize) -> Result<()> {
         gpu.spin(|| {
             self.poll(gpu)?;
-            Ok(!matches!(self.slots[slot].state, State::Flying(..)))
+            Ok(!matches!(self.slots[slot].state, State::InFlight(..)))
         })?;
-        if let State::Flying(_, index) = &self.slots[slot].state {
+        if let State::InFlight(_, index) = &self.slots[slot].state {
             let index = index.clone();
             let unsubmitted = || Error::Gpu("a slot is waited for that nobody submitted".into());
             gpu.wait(index.ok_or_else(unsubmitted)?)?;
@@ -298,15 +297,15 @@ impl MappedRing {
 
     /// Whether anything is in flight or waits to be read.
     pub fn is_busy(&self) -> bool {
-        self.slots.iter().any(|slot| matches!(slot.state, State::Flying(..) | State::Landed))
+        self.slots.iter().any(|slot| matches!(slot.state, State::InFlight(..) | State::Complete))
     }
 
     /// The oldest submission in flight.
     pub fn oldest(&self) -> Option<wgpu::SubmissionIndex> {
-        let flying = self.slots.iter().filter_map(|slot| match &slot.state {
-            State::Flying(flight, Some(index)) => Some((*flight, index)),
+        let in_flight = self.slots.iter().filter_map(|slot| match &slot.state {
+            State::InFlight(flight, Some(index)) => Some((*flight, index)),
             _ => None,
         });
-        flying.min_by_key(|(flight, _)| *flight).map(|(_, index)| index.clone())
+        in_flight.min_by_key(|(flight, _)| *flight).map(|(_, index)| index.clone())
     }
 }

@@ -1,5 +1,5 @@
 //! The key and value cache: a pool of blocks shared by sequences, the buffers that hold it, and the offload engine, which
-//! keeps closed blocks in CPU memory and a hot cache of them on the GPU; and the file in which a conversation lives between
+//! keeps sealed blocks in CPU memory and a hot cache of them on the GPU; and the file in which a conversation lives between
 //! runs.
 
 mod cache;

@@ -22,7 +22,7 @@ pub struct HostOptions {
     pub hot_blocks: u32,
     /// Blocks at the start of a session that always stay on the GPU.
     pub sink_blocks: u32,
-    /// Latest closed blocks of a session that always stay on the GPU.
+    /// Latest sealed blocks of a session that always stay on the GPU.
     pub recent_blocks: u32,
     /// Bytes of a slot of the ring that carries blocks to the GPU.
     pub ring_bytes: u64,
@@ -138,7 +138,7 @@ pub struct Offload {
     kv_heads: u32,
     /// Bytes of a layer of a block on the GPU.
     layer_bytes: u64,
-    /// Closed blocks.
+    /// Sealed blocks.
     pub host: HostCache,
     /// Blocks that all heads share.
     pub window: Window,
@@ -148,8 +148,8 @@ pub struct Offload {
     pub arrived: wgpu::Buffer,
     /// What arrives that is stored otherwise.
     packed: Option<wgpu::Buffer>,
-    leaving: MappedRing,
-    /// Blocks that a slot of `leaving` holds, each of one layer.
+    write_back: MappedRing,
+    /// Blocks that a slot of `write_back` holds, each of one layer.
     cargo: Vec<Vec<(u32, usize)>>,
     gatherers: Gatherers,
     clock: Option<Arc<Clock>>,
@@ -169,14 +169,15 @@ impl Offload {
         layers: u32,
         slots: HotSlots,
         options: HostOptions,
-        leaving_blocks: u32,
+        write_back_blocks: u32,
     ) -> Result<Self> {
         let ring =
             MappedRing::new(gpu, "the ring", Way::Up, options.ring_slots, options.ring_bytes)
                 .await?;
-        let leaving_bytes = u64::from(leaving_blocks) * shape.block_bytes();
-        let leaving =
-            MappedRing::new(gpu, "blocks that leave", Way::Down, 3, leaving_bytes).await?;
+        let write_back_bytes = u64::from(write_back_blocks) * shape.block_bytes();
+        let write_back =
+            MappedRing::new(gpu, "blocks that are written back", Way::Down, 3, write_back_bytes)
+                .await?;
         let hot_slots = options.hot_blocks;
         let format = HeadFormat::new(options.kv_type, shape);
         let (arrived, packed) = Self::arrival_bytes(&options, shape);
@@ -199,7 +200,7 @@ impl Offload {
             packed,
             cargo: vec![Vec::new(); 3],
             ring,
-            leaving,
+            write_back,
             gatherers: Gatherers::new()?,
             clock: gpu.clock.clone(),
             step: 0,
@@ -208,11 +209,11 @@ impl Offload {
     }
 
     /// Bytes of the buffers that an offload engine makes besides the hot slots.
-    pub fn bytes(options: &HostOptions, shape: &Shape, leaving_blocks: u32) -> u64 {
-        let leaving = (u64::from(leaving_blocks) * shape.block_bytes()).next_multiple_of(256);
+    pub fn bytes(options: &HostOptions, shape: &Shape, write_back_blocks: u32) -> u64 {
+        let write_back = (u64::from(write_back_blocks) * shape.block_bytes()).next_multiple_of(256);
         let ring = options.ring_bytes.next_multiple_of(256) * u64::from(options.ring_slots);
         let (arrived, packed) = Self::arrival_bytes(options, shape);
-        ring + arrived + packed + 3 * leaving
+        ring + arrived + packed + 3 * write_back
     }
 
     // Bytes of `arrived`, and of `packed`, which is not there where they are none.
@@ -484,7 +485,7 @@ impl Offload {
     pub fn record_arrival(&mut self, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
         let from = self.ring.buffer(upload.slot);
         encoder.copy_buffer_to_buffer(from, 0, self.uploaded(), 0, upload.bytes);
-        self.ring.fly(upload.slot, upload.bytes, encoder);
+        self.ring.send(upload.slot, upload.bytes, encoder);
     }
 
     /// Records copies of an upload's blocks, which are f16, each to its buffer and place there.
@@ -495,7 +496,7 @@ impl Offload {
         places: &[(&wgpu::Buffer, u64)],
     ) {
         self.copy_blocks(encoder, self.ring.buffer(upload.slot), places);
-        self.ring.fly(upload.slot, upload.bytes, encoder);
+        self.ring.send(upload.slot, upload.bytes, encoder);
     }
 
     /// Records copies of blocks that have arrived.
@@ -519,9 +520,9 @@ impl Offload {
         }
     }
 
-    /// Blocks that a slot for blocks that leave holds.
-    pub fn leaving_blocks(&self) -> usize {
-        (self.leaving.slot_bytes() / self.layer_bytes).max(1) as usize
+    /// Blocks that a slot for blocks that are written back holds.
+    pub fn write_back_blocks(&self) -> usize {
+        (self.write_back.slot_bytes() / self.layer_bytes).max(1) as usize
     }
 
     /// Takes back an upload that nobody records.
@@ -539,35 +540,35 @@ impl Offload {
         }
     }
 
-    /// A slot for blocks that leave the GPU, or none where the caller has to submit first.
+    /// A slot for blocks that are written back, or none where the caller has to submit first.
     ///
     /// # Errors
     /// What the device answers.
-    pub fn take_leaving(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
-        self.land(gpu)?;
+    pub fn take_write_back(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
+        self.complete(gpu)?;
         loop {
-            if let Some(slot) = self.leaving.take(gpu)? {
+            if let Some(slot) = self.write_back.take(gpu)? {
                 return Ok(Some(slot));
             }
-            if !self.land(gpu)? {
+            if !self.complete(gpu)? {
                 return Ok(None);
             }
         }
     }
 
     /// Records the copy of blocks to such a slot: for each its buffer, where it is there, its number and its layer.
-    pub fn record_leaving(
+    pub fn record_write_back(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         slot: usize,
         blocks: &[(&wgpu::Buffer, u64, u32, usize)],
     ) {
         let size = self.layer_bytes;
-        let to = self.leaving.buffer(slot);
+        let to = self.write_back.buffer(slot);
         for (i, (from, at, _, _)) in blocks.iter().enumerate() {
             encoder.copy_buffer_to_buffer(from, *at, to, i as u64 * size, size);
         }
-        self.leaving.fly(slot, blocks.len() as u64 * size, encoder);
+        self.write_back.send(slot, blocks.len() as u64 * size, encoder);
         self.cargo[slot] = blocks.iter().map(|&(_, _, block, layer)| (block, layer)).collect();
     }
 
@@ -575,25 +576,25 @@ impl Offload {
     ///
     /// # Errors
     /// What the device answers, or [`Error::OutOfMemory`].
-    pub fn land(&mut self, gpu: &Gpu) -> Result<bool> {
-        self.leaving.poll(gpu)?;
-        let landed = self.leaving.landed();
-        for &slot in &landed {
+    pub fn complete(&mut self, gpu: &Gpu) -> Result<bool> {
+        self.write_back.poll(gpu)?;
+        let completed = self.write_back.completed();
+        for &slot in &completed {
             let cargo = std::mem::take(&mut self.cargo[slot]);
             self.stats.bytes_down += cargo.len() as u64 * self.layer_bytes;
-            self.leaving.read(slot, |bytes| self.host.store(&cargo, bytes))?;
+            self.write_back.read(slot, |bytes| self.host.store(&cargo, bytes))?;
         }
-        Ok(!landed.is_empty())
+        Ok(!completed.is_empty())
     }
 
-    /// Waits until everything that leaves the GPU is stored.
+    /// Waits until everything that is written back is stored.
     ///
     /// # Errors
-    /// As [`Offload::land`].
-    pub fn land_all(&mut self, gpu: &Gpu) -> Result<()> {
-        while self.leaving.is_busy() {
-            if !self.land(gpu)?
-                && let Some(oldest) = self.leaving.oldest()
+    /// As [`Offload::complete`].
+    pub fn complete_all(&mut self, gpu: &Gpu) -> Result<()> {
+        while self.write_back.is_busy() {
+            if !self.complete(gpu)?
+                && let Some(oldest) = self.write_back.oldest()
             {
                 gpu.wait(oldest)?;
             }
@@ -612,6 +613,6 @@ impl Offload {
     /// Says which submission what was recorded went with.
     pub fn submitted(&mut self, index: &wgpu::SubmissionIndex) {
         self.ring.submitted(index);
-        self.leaving.submitted(index);
+        self.write_back.submitted(index);
     }
 }

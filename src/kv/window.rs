@@ -28,13 +28,14 @@ impl Window {
         blocks.iter().map(|&block| self.slots[block as usize]).collect()
     }
 
-    /// A slot for a block: its own, a free one, or that of a block that `may_leave`. None where there is no such slot.
-    pub fn admit(&mut self, block: u32, may_leave: impl Fn(u32) -> bool) -> Option<u32> {
+    /// A slot for a block: its own, a free one, or that of a block that `is_written_back`. None where there is no such slot.
+    pub fn admit(&mut self, block: u32, is_written_back: impl Fn(u32) -> bool) -> Option<u32> {
         if let Some(slot) = self.slot(block) {
             return Some(slot);
         }
         let free = self.blocks.iter().position(Option::is_none);
-        let slot = free.or_else(|| self.blocks.iter().position(|b| b.is_some_and(&may_leave)))?;
+        let slot =
+            free.or_else(|| self.blocks.iter().position(|b| b.is_some_and(&is_written_back)))?;
         if let Some(left) = self.blocks[slot].replace(block) {
             self.slots[left as usize] = NO_SLOT;
         }
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_takes_a_free_slot_then_one_that_may_leave() {
+    fn a_block_takes_a_free_slot_then_one_that_is_written_back() {
         let mut window = Window::new(2, 10);
         assert_eq!(window.admit(7, |_| true), Some(0));
         assert_eq!(window.admit(3, |_| true), Some(1));

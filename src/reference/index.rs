@@ -49,13 +49,13 @@ impl Stats {
     }
 }
 
-/// How one block's keys on one channel become codes, as stored: key ~ zero + stored code * step.
+/// How one block's keys on one channel become codes, as stored: key ~ zero + stored code * scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
     /// The value of what is stored as zero.
     pub zero: f32,
     /// From one code to the next.
-    pub step: f32,
+    pub scale: f32,
 }
 
 impl Range {
@@ -64,16 +64,16 @@ impl Range {
         let (low, high) = keys
             .into_iter()
             .fold((f16::MAX.to_f32(), f16::MIN.to_f32()), |(l, h), k| (l.min(k), h.max(k)));
-        let step = (high - low) / format.largest() as f32;
+        let scale = (high - low) / format.largest() as f32;
         let f16 = |value: f32| f16::from_f32(value).to_f32();
-        Self { zero: f16(low + format.zero() as f32 * step), step: f16(step) }
+        Self { zero: f16(low + format.zero() as f32 * scale), scale: f16(scale) }
     }
 
     /// A key's code before rounding, so that a comparison can allow either neighbour at a tie.
     pub fn exact_code(&self, key: f32, format: IndexFormat) -> f64 {
         let zero = f64::from(format.zero());
-        if self.step > 0.0 {
-            ((f64::from(key) - f64::from(self.zero)) / f64::from(self.step) + zero)
+        if self.scale > 0.0 {
+            ((f64::from(key) - f64::from(self.zero)) / f64::from(self.scale) + zero)
                 .clamp(0.0, f64::from(format.largest()))
         } else {
             zero
@@ -96,7 +96,7 @@ impl BlockQuery {
     /// Of a query's values on the channels.
     pub fn new(query: &[f32], ranges: &[Range]) -> Self {
         let folded: Vec<f64> =
-            query.iter().zip(ranges).map(|(&q, r)| f64::from(q) * f64::from(r.step)).collect();
+            query.iter().zip(ranges).map(|(&q, r)| f64::from(q) * f64::from(r.scale)).collect();
         let largest = folded.iter().fold(0.0f64, |m, f| m.max(f.abs()));
         let to_code = if largest == 0.0 { 0.0 } else { 127.0 / largest };
         let products = query.iter().zip(ranges).map(|(&q, r)| f64::from(q) * f64::from(r.zero));

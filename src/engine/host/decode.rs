@@ -85,7 +85,7 @@ impl Engine {
                 }
             }
         }
-        self.leave(host, &mut encoder, &sessions)?;
+        self.write_back(host, &mut encoder, &sessions)?;
         self.submit_host(host, &mut encoder)?;
         if want != Want::Nothing {
             let mut pass = self.gpu.pass(&mut encoder, "logits", 0);
@@ -163,7 +163,7 @@ impl Engine {
             host.offload.want(layer, &wanted, &mut items);
         }
         if host.offload.lacks(&items) {
-            host.offload.land_all(&self.gpu)?;
+            host.offload.complete_all(&self.gpu)?;
         }
         self.record_items(host, encoder, &mut items, false)?;
         let groups = self.layers.chunks(GROUP_LAYERS);
@@ -237,7 +237,7 @@ impl Engine {
             host.offload.want(number, &wanted, &mut items);
             has_missed = !items.is_empty();
             if host.offload.lacks(&items) {
-                host.offload.land_all(&self.gpu)?;
+                host.offload.complete_all(&self.gpu)?;
             }
             // The last slot of the ring is filled while the commands that use it are put together.
             let mut unfilled = self.load_next(host, encoder, &mut items)?;
@@ -294,7 +294,7 @@ impl Engine {
         let list_bytes = self.list_words(decode) as u64 * 4;
         let at = layer as u64 * own.list_stride;
         encoder.copy_buffer_to_buffer(&own.wanted, at, to, 0, list_bytes);
-        host.selections.fly(slot, list_bytes, encoder);
+        host.selections.send(slot, list_bytes, encoder);
         Ok(slot)
     }
 
@@ -330,7 +330,7 @@ impl Engine {
             let bytes = (layers.len() as u64 - 1) * own.list_stride + list_bytes;
             let at = first as u64 * own.list_stride;
             encoder.copy_buffer_to_buffer(&own.wanted, at, to, 0, bytes);
-            host.selections.fly(slot, bytes, encoder);
+            host.selections.send(slot, bytes, encoder);
             host.groups[group].selection = Some(slot);
             self.submit_host(host, encoder)?;
         }
@@ -412,13 +412,13 @@ impl Engine {
             let lists = before.iter().flatten().zip(lag.lists[layer].iter().flatten());
             host.offload.stats.kept += lists.map(|(a, b)| in_both(a, b)).sum::<u64>();
         }
-        self.land_items(host, group)
+        self.complete_items(host, group)
     }
 
-    // A block that closed a moment ago may still be on its way to the host.
-    fn land_items(&self, host: &mut Host, group: usize) -> Result<()> {
+    // A block that was sealed a moment ago may still be on its way to the host.
+    fn complete_items(&self, host: &mut Host, group: usize) -> Result<()> {
         if host.offload.lacks(&host.groups[group].items) {
-            host.offload.land_all(&self.gpu)?;
+            host.offload.complete_all(&self.gpu)?;
         }
         Ok(())
     }
@@ -540,15 +540,15 @@ impl Engine {
         Ok(())
     }
 
-    // Copies blocks that this step closes to the host.
-    fn leave(
+    // Copies the blocks that this step seals to the host.
+    fn write_back(
         &self,
         host: &mut Host,
         encoder: &mut wgpu::CommandEncoder,
         sessions: &[(&Session, u32)],
     ) -> Result<()> {
         let block = self.shape.block;
-        let mut leaving = Vec::new();
+        let mut write_back = Vec::new();
         for (session, position) in sessions {
             if !(position + 1).is_multiple_of(block) {
                 continue;
@@ -557,9 +557,9 @@ impl Engine {
             let slot = host.offload.window.slot(physical).ok_or_else(Self::no_host_ops)?;
             for layer in 0..self.layers.len() {
                 let (buffer, at) = self.cache_place(layer, slot);
-                leaving.push((buffer, at, physical, layer));
+                write_back.push((buffer, at, physical, layer));
             }
         }
-        self.record_leaving(host, encoder, &leaving)
+        self.record_write_back(host, encoder, &write_back)
     }
 }

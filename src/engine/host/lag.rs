@@ -20,7 +20,7 @@ impl Lag {
     }
 }
 
-/// The blocks that a step chose as the next one lists them: where its budget keeps more, because a block closed or left the
+/// The blocks that a step chose as the next one lists them: where its budget keeps more, because a block was sealed or left the
 /// recent window, the newest eligible blocks fill it up.
 pub(super) fn next_list(chosen: &[u32], next: &RowBudget) -> Vec<u32> {
     let mut list = chosen.to_vec();

@@ -117,7 +117,7 @@ impl Engine {
             buffers.chain(&cache.slots).map(wgpu::Buffer::size).sum::<u64>()
         };
         let carried = self.options.host.as_ref().map_or(0, |host| {
-            Offload::bytes(host, &self.shape, self.options.leaving_blocks())
+            Offload::bytes(host, &self.shape, self.options.write_back_blocks())
                 + u64::from(self.options.chunk_blocks()) * self.shape.block_bytes()
         });
         self.caches.iter().map(of_layer).sum::<u64>() + carried
@@ -131,7 +131,7 @@ impl Engine {
         mode: Mode<'_>,
         want: Want,
     ) -> Result<Output> {
-        host.offload.land(&self.gpu)?;
+        host.offload.complete(&self.gpu)?;
         let result = async {
             self.take_new_blocks(host, batch, prepared)?;
             match mode {
@@ -347,9 +347,9 @@ impl Engine {
         if let Some(index) = &layer.index {
             self.record_stats(pass, index, plan);
         }
-        let closing = layer.host.as_ref().and_then(|ops| ops.chunk_closing.as_ref());
-        if let Some(closing) = closing {
-            closing.record(pass, self.shape.kv_heads, plan.step.closing);
+        let sealing = layer.host.as_ref().and_then(|ops| ops.chunk_sealing.as_ref());
+        if let Some(sealing) = sealing {
+            sealing.record(pass, self.shape.kv_heads, plan.step.sealing);
         }
         self.record_feed_forward(pass, layer, plan);
     }

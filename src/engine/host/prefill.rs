@@ -16,8 +16,8 @@ struct Chunk<'a> {
     first: u32,
     /// Whether that block has tokens already.
     is_open: bool,
-    /// Blocks that are closed once the chunk is done.
-    closed: u32,
+    /// Blocks that are sealed once the chunk is done.
+    sealed: u32,
     /// Blocks that the window holds then, and their slots.
     window: Vec<(u32, u32)>,
 }
@@ -43,7 +43,7 @@ impl Engine {
         if is_open {
             self.bring_window(host, &[(&**session, position)])?;
         }
-        host.offload.land_all(&self.gpu)?;
+        host.offload.complete_all(&self.gpu)?;
         let plan = self.plan(batch, Mode::Prefill, want == Want::EveryLogits, Over::Chunk);
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let over_chunk = plan.step.over_slabs();
@@ -65,7 +65,7 @@ impl Engine {
                 window.push((logical, self.admit(host, physical, &needed)?));
             }
         }
-        let chunk = Chunk { table, first, is_open, closed: end / block, window };
+        let chunk = Chunk { table, first, is_open, sealed: end / block, window };
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for (number, layer) in self.layers.iter().enumerate() {
             self.chunk_layer(host, &mut encoder, &chunk, &plan, (number, layer))?;
@@ -75,7 +75,7 @@ impl Engine {
             self.record_logits(&mut pass, &plan.step, want == Want::Token);
         }
         let output = self.finish(encoder, &plan.step, want).await?;
-        host.offload.land_all(&self.gpu)?;
+        host.offload.complete_all(&self.gpu)?;
         Ok(output)
     }
 
@@ -163,13 +163,13 @@ impl Engine {
             let from = u64::from(logical - chunk.first) * bytes;
             encoder.copy_buffer_to_buffer(&own.chunk, from, to, at, bytes);
         }
-        let leaving: Vec<_> = (chunk.first..chunk.closed)
+        let write_back: Vec<_> = (chunk.first..chunk.sealed)
             .map(|logical| {
                 let at = u64::from(logical - chunk.first) * bytes;
                 (&own.chunk, at, chunk.table[logical as usize], number)
             })
             .collect();
-        self.record_leaving(host, encoder, &leaving)?;
+        self.record_write_back(host, encoder, &write_back)?;
         self.submit_host(host, encoder)
     }
 
@@ -192,40 +192,40 @@ impl Engine {
         Ok(())
     }
 
-    /// Records the copies of blocks that leave the GPU, as many slots as they need.
-    pub(super) fn record_leaving(
+    /// Records the copies of blocks that are written back, as many slots as they need.
+    pub(super) fn record_write_back(
         &self,
         host: &mut Host,
         encoder: &mut wgpu::CommandEncoder,
         blocks: &[(&wgpu::Buffer, u64, u32, usize)],
     ) -> Result<()> {
-        for blocks in blocks.chunks(host.offload.leaving_blocks()) {
+        for blocks in blocks.chunks(host.offload.write_back_blocks()) {
             let slot = loop {
-                match host.offload.take_leaving(&self.gpu)? {
+                match host.offload.take_write_back(&self.gpu)? {
                     Some(slot) => break slot,
                     None => self.submit_host(host, encoder)?,
                 }
             };
-            host.offload.record_leaving(encoder, slot, blocks);
+            host.offload.record_write_back(encoder, slot, blocks);
         }
         Ok(())
     }
 
-    /// Builds the index of a session's first `closed` blocks, which the host holds, by step words that name them.
+    /// Builds the index of a session's first `sealed` blocks, which the host holds, by step words that name them.
     pub(in crate::engine) async fn index_from_host(
         &self,
         blocks: &[u32],
-        closing: impl Fn(usize, &[u32]) -> Vec<u32>,
+        sealing: impl Fn(usize, &[u32]) -> Vec<u32>,
     ) -> Result<()> {
         let Some(host) = &self.host else { return Ok(()) };
         let host = &mut *host.lock().await;
-        host.offload.land_all(&self.gpu)?;
+        host.offload.complete_all(&self.gpu)?;
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         let mut first = 0;
         for piece in blocks.chunks(host.offload.piece_blocks() as usize) {
             self.submit_host(host, &mut encoder)?;
-            self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&closing(first, piece)));
+            self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&sealing(first, piece)));
             let segment = SegmentParams::in_order(first as u32, piece.len() as u32, 0, 1);
             self.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
             for (number, layer) in self.layers.iter().enumerate() {
@@ -236,10 +236,10 @@ impl Engine {
                     }
                 };
                 self.record_whole(host, &mut encoder, &upload, piece.len());
-                let closing = layer.host.as_ref().and_then(|ops| ops.arrived_closing.as_ref());
+                let sealing = layer.host.as_ref().and_then(|ops| ops.arrived_sealing.as_ref());
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                if let Some(closing) = closing {
-                    closing.record(&mut pass, self.shape.kv_heads, piece.len() as u32);
+                if let Some(sealing) = sealing {
+                    sealing.record(&mut pass, self.shape.kv_heads, piece.len() as u32);
                 }
             }
             first += piece.len();

@@ -8,7 +8,7 @@ impl Engine {
     /// Makes blocks of the pool a new session's: whatever their numbers stood for is forgotten.
     pub(in crate::engine) fn take_blocks(&self, host: &mut Host, blocks: &[u32]) -> Result<()> {
         // What is still on its way to the host under one of these numbers is not of this session.
-        host.offload.land_all(&self.gpu)?;
+        host.offload.complete_all(&self.gpu)?;
         for &block in blocks {
             host.is_stale |= host.offload.forget(block);
         }

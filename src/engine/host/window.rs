@@ -59,14 +59,14 @@ impl Engine {
     ) -> Result<u32> {
         for is_last in [false, true] {
             let held = &host.offload.host;
-            let may_leave =
+            let is_written_back =
                 |block: u32| held.holds(block) && needed.iter().all(|&(b, _)| b != block);
-            if let Some(slot) = host.offload.window.admit(physical, may_leave) {
+            if let Some(slot) = host.offload.window.admit(physical, is_written_back) {
                 return Ok(slot);
             }
             if !is_last {
-                // A block may leave once the host holds it.
-                host.offload.land_all(&self.gpu)?;
+                // A block may be replaced once the host holds it.
+                host.offload.complete_all(&self.gpu)?;
             }
         }
         Err(Error::argument(
@@ -81,7 +81,7 @@ impl Engine {
         if blocks.is_empty() {
             return Ok(());
         }
-        host.offload.land_all(&self.gpu)?;
+        host.offload.complete_all(&self.gpu)?;
         if let Some(lost) = blocks.iter().find(|&&block| !host.offload.host.holds(block)) {
             return Err(Error::Gpu(format!(
                 "block {lost} is neither on the GPU nor with the host"

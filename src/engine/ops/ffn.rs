@@ -1,7 +1,7 @@
 //! The feed-forward network of a layer: one for every token, or experts.
 
 use super::OpMaker;
-use super::product::{FEW, Few, Inputs, Many, Product, batched};
+use super::product::{Inputs, MATVEC_TOKENS, Matmul, Matvec, Product, batched};
 use crate::Result;
 use crate::engine::scratch::Strides;
 use crate::gpu::Op;
@@ -43,8 +43,8 @@ pub(in crate::engine) struct ExpertOps {
 /// Experts of one part of a matrix.
 struct ExpertPart {
     experts: u32,
-    few: Few,
-    many: Many,
+    matvec: Matvec,
+    matmul: Matmul,
 }
 
 impl FfnOps {
@@ -64,12 +64,12 @@ impl ExpertOps {
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
         self.router.record(pass, rows);
         self.route.record(pass, rows, 1, 1);
-        if rows <= FEW {
+        if rows <= MATVEC_TOKENS {
             for part in &self.gate_up {
-                part.few.record(pass, rows, self.slots);
+                part.matvec.record(pass, rows, self.slots);
             }
             for part in &self.down {
-                part.few.record(pass, rows, 1);
+                part.matvec.record(pass, rows, 1);
             }
             return;
         }
@@ -79,13 +79,13 @@ impl ExpertOps {
             halves.record(pass, rows, 1, 1);
         }
         for part in &self.gate_up {
-            part.many.record(pass, rows, part.experts);
+            part.matmul.record(pass, rows, part.experts);
         }
         if let Some(halves) = &self.halves_of_entries {
             halves.record(pass, rows * self.slots, 1, 1);
         }
         for part in &self.down {
-            part.many.record(pass, rows, part.experts);
+            part.matmul.record(pass, rows, part.experts);
         }
         self.sum.record(pass, self.hidden.div_ceil(256), rows, 1);
     }
@@ -159,28 +159,34 @@ impl OpMaker<'_> {
             let rows = output.rows() * experts.ffn;
             for part in &matrix.parts {
                 let batch = Batch::ExpertsOut(experts);
-                let few = batched(part, rows, (normed.few.1, 0), (slots * ffn, ffn));
-                let many = batched(part, rows, (normed.many.1, 0), (ffn, 0));
+                let matvec = batched(part, rows, (normed.matvec.1, 0), (slots * ffn, ffn));
+                let matmul = batched(part, rows, (normed.matmul.1, 0), (ffn, 0));
                 let y = &scratch.ffn;
                 ops.gate_up.push(
-                    self.expert_part(part, batch, normed, (few, y, *output), (many, y, *output))
-                        .await?,
+                    self.expert_part(
+                        part,
+                        batch,
+                        normed,
+                        (matvec, y, *output),
+                        (matmul, y, *output),
+                    )
+                    .await?,
                 );
             }
         }
         for part in &down.parts {
             let rows = self.config.hidden;
             let batch = Batch::ExpertsIn(experts);
-            let few = batched(part, rows, (slots * ffn, ffn), (hidden, 0));
-            let many = batched(part, rows, (ffn, 0), (hidden, 0));
+            let matvec = batched(part, rows, (slots * ffn, ffn), (hidden, 0));
+            let matmul = batched(part, rows, (ffn, 0), (hidden, 0));
             let from = Inputs::from((&scratch.ffn, ffn));
             ops.down.push(
                 self.expert_part(
                     part,
                     batch,
                     from,
-                    (few, &scratch.x, Output::Add),
-                    (many, &moe.made, Output::Store),
+                    (matvec, &scratch.x, Output::Add),
+                    (matmul, &moe.made, Output::Store),
                 )
                 .await?,
             );
@@ -193,17 +199,19 @@ impl OpMaker<'_> {
         part: &Part,
         batch: Batch<'_>,
         x: Inputs<'_>,
-        few: (MatrixParams, &wgpu::Buffer, Output),
-        many: (MatrixParams, &wgpu::Buffer, Output),
+        matvec: (MatrixParams, &wgpu::Buffer, Output),
+        matmul: (MatrixParams, &wgpu::Buffer, Output),
     ) -> Result<ExpertPart> {
         let scratch = self.scratch;
         let moe = scratch.experts.as_ref().expect("a model with experts has their buffers");
         let step = &scratch.step;
-        let few_op =
-            self.few(part, few.0, (few.2, batch), step, (x, few.1), Some(&moe.slots)).await?;
-        let kind = (many.2, batch);
-        let many_op =
-            self.many(part, many.0, kind, step, (x.many.0, many.1), Some(&moe.lists)).await?;
-        Ok(ExpertPart { experts: few.0.batches, few: few_op, many: many_op })
+        let matvec_op = self
+            .matvec(part, matvec.0, (matvec.2, batch), step, (x, matvec.1), Some(&moe.slots))
+            .await?;
+        let kind = (matmul.2, batch);
+        let matmul_op = self
+            .matmul(part, matmul.0, kind, step, (x.matmul.0, matmul.1), Some(&moe.lists))
+            .await?;
+        Ok(ExpertPart { experts: matvec.0.batches, matvec: matvec_op, matmul: matmul_op })
     }
 }

@@ -1,7 +1,7 @@
 //! The operations of a cache whose blocks live in CPU memory: what a chunk of a prompt goes through, and what places
 //! blocks that arrive in the hot cache.
 
-use super::index::ClosingOps;
+use super::index::SealingOps;
 use super::{AttentionWeights, IndexOps, LayerWeights, OpMaker};
 use crate::Result;
 use crate::engine::scratch::HostScratch;
@@ -14,10 +14,10 @@ use crate::model::config::AttentionConfig;
 pub(in crate::engine) struct HostLayerOps {
     /// Appends a chunk's rows to the chunk.
     pub(in crate::engine) chunk_append: Op,
-    /// The index of blocks that close in the chunk.
-    pub(in crate::engine) chunk_closing: Option<ClosingOps>,
+    /// The index of blocks that are sealed in the chunk.
+    pub(in crate::engine) chunk_sealing: Option<SealingOps>,
     /// The index of blocks that arrived.
-    pub(in crate::engine) arrived_closing: Option<ClosingOps>,
+    pub(in crate::engine) arrived_sealing: Option<SealingOps>,
     /// Places what arrived.
     pub(in crate::engine) place: Vec<Op>,
 }
@@ -63,13 +63,13 @@ impl OpMaker<'_> {
                 self.latent_append(latent, &host.tables, &host.chunk_segment, &host.chunk).await?
             }
         };
-        let (mut chunk_closing, mut arrived_closing) = (None, None);
+        let (mut chunk_sealing, mut arrived_sealing) = (None, None);
         if let Some(index) = index {
             let channels = &index.channels;
             let (chunk, arrived) = (&host.chunk_segment, &host.arrived_segment);
-            chunk_closing = Some(self.closing(&shape, cache, &host.chunk, chunk, channels).await?);
-            arrived_closing =
-                Some(self.closing(&shape, cache, &host.arrived, arrived, channels).await?);
+            chunk_sealing = Some(self.sealing(&shape, cache, &host.chunk, chunk, channels).await?);
+            arrived_sealing =
+                Some(self.sealing(&shape, cache, &host.arrived, arrived, channels).await?);
         }
         let mut place = Vec::new();
         let table = cache.slots.as_ref().expect("a hot cache has its table");
@@ -86,7 +86,7 @@ impl OpMaker<'_> {
             let spec = kernels::place_blocks(&shape, slots, self.kv_type());
             place.push(gpu.op(&spec, blocks).await?);
         }
-        Ok(HostLayerOps { chunk_append, chunk_closing, arrived_closing, place })
+        Ok(HostLayerOps { chunk_append, chunk_sealing, arrived_sealing, place })
     }
 
     /// What all layers share.

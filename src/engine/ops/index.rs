@@ -11,7 +11,7 @@ use crate::kv::LayerCache;
 /// The operations of two-level attention; vectors hold one a segment.
 pub(in crate::engine) struct IndexOps {
     pub(in crate::engine) channel_stats: Op,
-    pub(in crate::engine) closing: Vec<ClosingOps>,
+    pub(in crate::engine) sealing: Vec<SealingOps>,
     /// Blocks that a workgroup scores by their codes.
     scored_blocks: u32,
     code_block_score: Vec<Op>,
@@ -47,10 +47,10 @@ pub(in crate::engine) enum Candidates {
     Listed,
 }
 
-/// What builds the index of closing blocks, segment by segment of the index.
-pub(in crate::engine) struct ClosingOps(Vec<Op>);
+/// What builds the index of blocks that are sealed, segment by segment of the index.
+pub(in crate::engine) struct SealingOps(Vec<Op>);
 
-impl ClosingOps {
+impl SealingOps {
     /// Records it for `blocks` blocks.
     pub(in crate::engine) fn record(
         &self,
@@ -65,19 +65,19 @@ impl ClosingOps {
 }
 
 impl IndexOps {
-    /// Records level 1's scores of up to `closed` blocks.
+    /// Records level 1's scores of up to `sealed` blocks.
     pub(in crate::engine) fn record_block_scores(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         scorer: BlockScorer,
-        closed: u32,
+        sealed: u32,
         kv_heads: u32,
         rows: u32,
     ) {
         let (ops, x) = match scorer {
-            BlockScorer::Codes => (&self.code_block_score, closed.div_ceil(self.scored_blocks)),
-            BlockScorer::MinMax => (&self.bounds_score, closed.div_ceil(4)),
-            BlockScorer::Oracle => (&self.exact_block_score, closed),
+            BlockScorer::Codes => (&self.code_block_score, sealed.div_ceil(self.scored_blocks)),
+            BlockScorer::MinMax => (&self.bounds_score, sealed.div_ceil(4)),
+            BlockScorer::Oracle => (&self.exact_block_score, sealed),
             BlockScorer::None => return,
         };
         for op in ops {
@@ -156,7 +156,7 @@ impl OpMaker<'_> {
             .map(|scorer| kernels::top_k_blocks(gpu.tier, shape, scorer, None));
         let mut ops = IndexOps {
             channel_stats: gpu.op(&kernels::channel_stats(shape, stats_tokens), stats_of).await?,
-            closing: Vec::new(),
+            sealing: Vec::new(),
             scored_blocks: kernels::scored_blocks(shape),
             code_block_score: Vec::new(),
             bounds_score: Vec::new(),
@@ -218,7 +218,7 @@ impl OpMaker<'_> {
         }
         for (index, kv) in cache.kv.iter().enumerate() {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            ops.closing.push(self.closing(shape, cache, kv, &segment, &channels).await?);
+            ops.sealing.push(self.sealing(shape, cache, kv, &segment, &channels).await?);
             if cache.slots.is_none() {
                 let blocks = kernels::ExactBlockScore {
                     step: &scratch.step,
@@ -265,17 +265,17 @@ impl OpMaker<'_> {
         Ok(ops)
     }
 
-    // What builds the index of closing blocks whose keys and values lie in `kv`.
-    pub(super) async fn closing(
+    // What builds the index of blocks that are sealed whose keys and values lie in `kv`.
+    pub(super) async fn sealing(
         &mut self,
         shape: &Shape,
         cache: &LayerCache,
         kv: &wgpu::Buffer,
         segment: &wgpu::Buffer,
         channels: &wgpu::Buffer,
-    ) -> Result<ClosingOps> {
+    ) -> Result<SealingOps> {
         let (scratch, gpu) = (self.scratch, self.gpu);
-        let mut ops = ClosingOps(Vec::new());
+        let mut ops = SealingOps(Vec::new());
         for (index, codes) in cache.codes.iter().enumerate() {
             let index_segment = self.uniform(self.index_layout.segment(index as u32)).await?;
             let build = kernels::TokenCodes {

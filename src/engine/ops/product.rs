@@ -8,42 +8,41 @@ use crate::gpu::{Binding, Op, Tier};
 use crate::kernels::{self, Batch, Input, MatrixParams, Output, WeightFormat};
 use crate::model::weights::{Matrix, Part};
 
-/// Up to this many tokens, reading the weights once a token costs less than a tile's idle lanes.
-pub(super) const FEW: u32 = 4;
+/// Tokens of the matvec path at most: up to so many, reading the weights once a token costs less than a tile's idle lanes.
+pub(super) const MATVEC_TOKENS: u32 = 4;
 
-/// What a product multiplies: of a few tokens, and of many. A few tokens' products norm their inputs themselves where lanes
-/// are real.
+/// What a product multiplies on each path. A matvec norms its inputs itself where lanes are real.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'b> {
-    pub(super) few: Vectors<'b>,
-    pub(super) many: Vectors<'b>,
-    /// How the few are normed, and the norm's weights.
+    pub(super) matvec: Vectors<'b>,
+    pub(super) matmul: Vectors<'b>,
+    /// How a matvec's inputs are normed, and the norm's weights.
     pub(super) norm: Option<(Input, &'b wgpu::Buffer)>,
 }
 
 impl<'b> From<Vectors<'b>> for Inputs<'b> {
     fn from(x: Vectors<'b>) -> Self {
-        Self { few: x, many: x, norm: None }
+        Self { matvec: x, matmul: x, norm: None }
     }
 }
 
 /// An RMSNorm whose results products multiply.
 pub(in crate::engine) struct Norm {
     pub(super) op: Op,
-    /// Whether products of a few tokens do without it.
+    /// Whether the matvec path does without it.
     pub(super) is_fused: bool,
 }
 
 impl Norm {
     /// Records the norm of `tokens` rows for the products that need it.
     pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        if !self.is_fused || tokens > FEW {
+        if !self.is_fused || tokens > MATVEC_TOKENS {
             self.op.record(pass, tokens, 1, 1);
         }
     }
 }
 
-/// A matrix product, part by part: for a few tokens, and for many.
+/// A matrix product, part by part: each with both paths.
 pub(in crate::engine) struct Product {
     parts: Vec<ProductPart>,
     /// Makes f16 of many tokens' inputs, where a part multiplies those.
@@ -51,19 +50,19 @@ pub(in crate::engine) struct Product {
 }
 
 struct ProductPart {
-    few: Few,
-    many: Many,
+    matvec: Matvec,
+    matmul: Matmul,
 }
 
-/// One part of a product with many tokens.
-pub(super) struct Many {
+/// One part of a product on the matmul path: many tokens.
+pub(super) struct Matmul {
     tier: &'static Tier,
     format: WeightFormat,
     rows: u32,
     op: Op,
 }
 
-impl Many {
+impl Matmul {
     /// `matrices`: experts, or one.
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32, matrices: u32) {
         let (x, y) = kernels::matmul_grid(self.tier, self.format, self.rows, tokens);
@@ -71,13 +70,13 @@ impl Many {
     }
 }
 
-/// A product with a few tokens: how many workgroups make the rows.
-pub(super) struct Few {
+/// A product on the matvec path, of few tokens: how many workgroups make the rows.
+pub(super) struct Matvec {
     workgroups: u32,
     op: Op,
 }
 
-impl Few {
+impl Matvec {
     /// `places`: heads, slots, or one.
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32, places: u32) {
         self.op.record(pass, self.workgroups, tokens, places);
@@ -87,35 +86,35 @@ impl Few {
 impl Product {
     /// Records the product for `tokens` tokens.
     pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        if tokens <= FEW {
-            return self.record_few(pass, tokens);
+        if tokens <= MATVEC_TOKENS {
+            return self.record_matvec(pass, tokens);
         }
         if let Some(halves) = &self.halves {
             halves.record(pass, tokens, 1, 1);
         }
         for part in &self.parts {
-            part.many.record(pass, tokens, 1);
+            part.matmul.record(pass, tokens, 1);
         }
     }
 
     /// Records the product for `tokens` inputs, whatever the step's number of rows.
-    pub(in crate::engine) fn record_few(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
+    pub(in crate::engine) fn record_matvec(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
         for part in &self.parts {
-            part.few.record(pass, tokens, 1);
+            part.matvec.record(pass, tokens, 1);
         }
     }
 }
 
-/// A product of each head's own matrix, for a few tokens.
+/// A product of each head's own matrix, on the matvec path.
 pub(in crate::engine) struct HeadProduct {
     /// Heads of the part.
-    parts: Vec<(u32, Few)>,
+    parts: Vec<(u32, Matvec)>,
 }
 
 impl HeadProduct {
     pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        for (heads, few) in &self.parts {
-            few.record(pass, tokens, *heads);
+        for (heads, matvec) in &self.parts {
+            matvec.record(pass, tokens, *heads);
         }
     }
 }
@@ -165,7 +164,7 @@ impl<'a> OpMaker<'a> {
         let is_fused = !self.gpu.tier.emulates_lanes();
         let inputs = if is_fused {
             let norm = Some((Input::Normed { width, epsilon }, weight));
-            Inputs { few: x, many: y, norm }
+            Inputs { matvec: x, matmul: y, norm }
         } else {
             y.into()
         };
@@ -209,7 +208,7 @@ impl OpMaker<'_> {
         output: Output,
     ) -> Result<Product> {
         let parts = self.product_parts(step, matrix, x, (y, y_stride, offset), output).await?;
-        Ok(Product { parts, halves: self.halves(&matrix.parts, x.many).await? })
+        Ok(Product { parts, halves: self.halves(&matrix.parts, x.matmul).await? })
     }
 
     async fn product_parts(
@@ -226,11 +225,11 @@ impl OpMaker<'_> {
                 let params = plain(part, x_stride, y_stride);
                 MatrixParams { first_row: params.first_row + offset, ..params }
             };
-            let (few, many) = (params(x.few.1), params(x.many.1));
+            let (matvec, matmul) = (params(x.matvec.1), params(x.matmul.1));
             let kind = (output, Batch::One);
             parts.push(ProductPart {
-                few: self.few(part, few, kind, step, (x, y), None).await?,
-                many: self.many(part, many, kind, step, (x.many.0, y), None).await?,
+                matvec: self.matvec(part, matvec, kind, step, (x, y), None).await?,
+                matmul: self.matmul(part, matmul, kind, step, (x.matmul.0, y), None).await?,
             });
         }
         Ok(parts)
@@ -250,7 +249,7 @@ impl OpMaker<'_> {
             parts.extend(self.product_parts(&step, matrix, x, y, *output).await?);
         }
         let all = gate_up.iter().flat_map(|(matrix, _)| &matrix.parts);
-        Ok(Product { parts, halves: self.halves(all, x.many).await? })
+        Ok(Product { parts, halves: self.halves(all, x.matmul).await? })
     }
 
     // `rows` rows a head; strides and each head's share of a row.
@@ -267,14 +266,14 @@ impl OpMaker<'_> {
             let params = batched(part, rows, (x_stride, x_head), (y_stride, y_head));
             let kind = (Output::Store, Batch::Heads);
             let x = Inputs::from((x, x_stride));
-            let few = self.few(part, params, kind, &step, (x, y), None).await?;
-            parts.push((params.batches, few));
+            let matvec = self.matvec(part, params, kind, &step, (x, y), None).await?;
+            parts.push((params.batches, matvec));
         }
         Ok(HeadProduct { parts })
     }
 
     // One part of a product with a few tokens; `slots` name each token's experts.
-    pub(super) async fn few(
+    pub(super) async fn matvec(
         &mut self,
         part: &Part,
         params: MatrixParams,
@@ -282,7 +281,7 @@ impl OpMaker<'_> {
         step: &wgpu::Buffer,
         (x, y): (Inputs<'_>, &wgpu::Buffer),
         slots: Option<&wgpu::Buffer>,
-    ) -> Result<Few> {
+    ) -> Result<Matvec> {
         let tier = self.gpu.tier;
         let size = (params.rows, part.units);
         let input = x.norm.map_or(Input::Plain, |norm| norm.0);
@@ -292,13 +291,13 @@ impl OpMaker<'_> {
         let operands = kernels::Product {
             slots: slots.map(Binding::from),
             norm_weight: x.norm.map(|norm| norm.1.into()),
-            ..operands(part, &matrix, step, (x.few.0, y))
+            ..operands(part, &matrix, step, (x.matvec.0, y))
         };
-        Ok(Few { workgroups, op: self.gpu.op(&spec, operands).await? })
+        Ok(Matvec { workgroups, op: self.gpu.op(&spec, operands).await? })
     }
 
     // One part of a product with many tokens, whose inputs have been through `halves`; `lists` name each expert's tokens.
-    pub(super) async fn many(
+    pub(super) async fn matmul(
         &mut self,
         part: &Part,
         mut params: MatrixParams,
@@ -306,7 +305,7 @@ impl OpMaker<'_> {
         step: &wgpu::Buffer,
         (x, y): (&wgpu::Buffer, &wgpu::Buffer),
         lists: Option<&wgpu::Buffer>,
-    ) -> Result<Many> {
+    ) -> Result<Matmul> {
         let (tier, scratch) = (self.gpu.tier, self.scratch);
         let spec = kernels::matmul(tier, part.format, output, batch);
         let mut from = x;
@@ -320,7 +319,7 @@ impl OpMaker<'_> {
             ..operands(part, &matrix, step, (from, y))
         };
         let op = self.gpu.op(&spec, operands).await?;
-        Ok(Many { tier, format: part.format, rows: params.rows, op })
+        Ok(Matmul { tier, format: part.format, rows: params.rows, op })
     }
 
     // Makes f16 of the inputs of a matrix, if a part of it multiplies those.

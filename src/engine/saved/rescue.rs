@@ -7,7 +7,7 @@ use crate::kv::SessionFile;
 use crate::{Error, Result};
 
 impl Engine {
-    // Saves the closed blocks that the host holds, from the first on. Their index is built anew from the channels when they
+    // Saves the sealed blocks that the host holds, from the first on. Their index is built anew from the channels when they
     // are loaded; a session that has none yet is short, and is lost.
     pub(super) fn save_held(
         &self,
@@ -18,9 +18,9 @@ impl Engine {
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<()> {
         let block = self.shape.block;
-        let closed = &session.table.blocks()[..(session.len() / block) as usize];
+        let sealed = &session.table.blocks()[..(session.len() / block) as usize];
         let is_held = |physical: &&u32| host.offload.host.holds(**physical);
-        let held = closed.iter().take_while(is_held).count() as u32;
+        let held = sealed.iter().take_while(is_held).count() as u32;
         let there = session.saved.filter(|saved| saved.stamp == file.stamp());
         let first = there.map_or(0, |saved| saved.blocks);
         if held <= first {
@@ -36,7 +36,7 @@ impl Engine {
         let mut append = file.append()?;
         for logical in first..held {
             let kv = &mut content[..record.kv_bytes() as usize];
-            host.offload.host.read(closed[logical as usize], kv);
+            host.offload.host.read(sealed[logical as usize], kv);
             append.block(logical, &content)?;
             progress(record.bytes());
         }
