@@ -34,6 +34,9 @@ pub struct EngineOptions {
     pub index: Option<IndexOptions>,
     /// Tokens of prompt worked on at a time.
     pub chunk: u32,
+    /// Floating-point operations of a prompt that are submitted at a time, by whole layers and at least one: how soon a
+    /// prompt ends that is to end, and how long others wait who use the device too. A submission costs some 50 us.
+    pub piece: u64,
     /// Rows whose logits can be read at a time.
     pub logit_rows: u32,
     /// Workgroups that fill the device.
@@ -85,6 +88,8 @@ impl EngineOptions {
             block: Shape::BLOCK,
             index: Some(IndexOptions::default()),
             chunk: if gpu.is_cpu() { 256 } else { 1024 },
+            // A part of a second everywhere.
+            piece: if gpu.is_cpu() { gpu.tier.submission / 8 } else { gpu.tier.submission },
             logit_rows: 1,
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
             host: None,
