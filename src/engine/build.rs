@@ -79,6 +79,9 @@ impl Default for IndexOptions {
 }
 
 impl EngineOptions {
+    /// Most tokens that a context can have: positions and what is computed from them are numbers of 32 bits.
+    pub const MOST_CONTEXT: u32 = 1 << 30;
+
     /// One session of `context` tokens on this device.
     pub fn new(gpu: &Gpu, context: u32) -> Self {
         Self {
@@ -160,7 +163,7 @@ impl EngineOptions {
         Ok(())
     }
 
-    fn validate(&self, config: &ModelConfig) -> Result<()> {
+    pub(super) fn validate(&self, config: &ModelConfig) -> Result<()> {
         for (what, value) in [
             ("the context", self.context),
             ("the number of sessions", self.sessions),
@@ -180,6 +183,17 @@ impl EngineOptions {
         }
         let shape = self.shape(config);
         shape.validate()?;
+        let all =
+            self.total_tokens.saturating_add(u64::from(self.sessions) * u64::from(self.block));
+        for (what, value, most) in [
+            ("the context", u64::from(self.context), u64::from(Self::MOST_CONTEXT)),
+            ("the room for all sessions", all, u32::MAX.into()),
+        ] {
+            if value > most {
+                let limit = format!("at most {most} can be numbered");
+                return Err(Error::argument(what, format!("{value} tokens"), limit));
+            }
+        }
         if let Some(host) = &self.host {
             Self::validate_host(host)?;
         }

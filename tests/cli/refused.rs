@@ -29,6 +29,11 @@ fn options_out_of_range() {
         ("--top-p", "0", "above 0 and at most 1"),
         ("--top-p", "1.5", "above 0 and at most 1"),
         ("--context", "8193", "the model's context is 8192 tokens"),
+        ("--context", "4294967295", "the model's context is 8192 tokens"),
+        ("--block-size", "0", "16, 32"),
+        ("--block-size", "4294967295", "16, 32"),
+        ("--index-bits", "4294967295", "2, 4 or 8"),
+        ("--index-channels", "4294967288", "a multiple of 8"),
     ] {
         refused(&[&[option, value][..], &HI].concat(), &[option, value, limit]);
     }
