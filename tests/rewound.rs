@@ -135,6 +135,37 @@ fn an_interrupted_prompt_leaves_no_trace() {
 }
 
 #[test]
+fn a_prompt_that_ends_within_a_chunk_leaves_the_session_as_it_was() {
+    for place in PLACES {
+        let mut engine = load(place);
+        // A layer at a time.
+        engine.options.piece = 1;
+        let (tokens, other) = (prompt(2, 300), prompt(1, 200));
+        let mut want = fresh(&engine, &tokens);
+        // From the beginning, in an open block, after channels are chosen, and where what is left has to be read again.
+        for (before, kept) in [(0, 0), (70, 70), (150, 150), (150, COMMON)] {
+            let mut session = engine.session().expect("a session");
+            if before > 0 {
+                read(&engine, &mut session, &tokens[..before]);
+                session.rewind(kept as u32).expect("rewound");
+            }
+            let what = format!("{place:?}, {kept} tokens of {before}");
+            for _ in 0..2 {
+                let stop = &mut |done| {
+                    assert_eq!(done, 0, "{what}: within the first chunk");
+                    false
+                };
+                let made = engine.prefill(&mut session, &other, Want::Token, stop);
+                assert!(pollster::block_on(made).expect("no error").tokens.is_empty(), "{what}");
+                assert_eq!(session.tokens(), &tokens[..kept], "{what}");
+            }
+            read(&engine, &mut session, &tokens[kept..]);
+            assert_same(&what, &engine, &mut session, &mut want);
+        }
+    }
+}
+
+#[test]
 fn a_fork_forgets_for_itself() {
     for place in &PLACES[1..3] {
         let engine = load(*place);

@@ -63,6 +63,9 @@ impl Model {
 
     /// Refuses lengths that the model was not made for.
     pub fn check_length(&self, what: &str, length: u32) -> Result<()> {
+        if length == 0 {
+            return Err(Error::argument(what, length, "at least one token is needed"));
+        }
         if length > self.config.context_length {
             let limit = beyond(&self.config, length.into());
             return Err(Error::argument(what, format!("{length} tokens"), limit));

@@ -34,6 +34,9 @@ pub struct EngineOptions {
     pub index: Option<IndexOptions>,
     /// Tokens of prompt worked on at a time.
     pub chunk: u32,
+    /// Floating-point operations of a prompt that are submitted at a time, by whole layers and at least one: how soon a
+    /// prompt ends that is to end, and how long others wait who use the device too. A submission costs some 50 us.
+    pub piece: u64,
     /// Rows whose logits can be read at a time.
     pub logit_rows: u32,
     /// Workgroups that fill the device.
@@ -76,6 +79,9 @@ impl Default for IndexOptions {
 }
 
 impl EngineOptions {
+    /// Most tokens that a context can have: positions and what is computed from them are numbers of 32 bits.
+    pub const MOST_CONTEXT: u32 = 1 << 30;
+
     /// One session of `context` tokens on this device.
     pub fn new(gpu: &Gpu, context: u32) -> Self {
         Self {
@@ -85,6 +91,8 @@ impl EngineOptions {
             block: Shape::BLOCK,
             index: Some(IndexOptions::default()),
             chunk: if gpu.is_cpu() { 256 } else { 1024 },
+            // A part of a second everywhere.
+            piece: if gpu.is_cpu() { gpu.tier.submission / 8 } else { gpu.tier.submission },
             logit_rows: 1,
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
             host: None,
@@ -155,7 +163,7 @@ impl EngineOptions {
         Ok(())
     }
 
-    fn validate(&self, config: &ModelConfig) -> Result<()> {
+    pub(super) fn validate(&self, config: &ModelConfig) -> Result<()> {
         for (what, value) in [
             ("the context", self.context),
             ("the number of sessions", self.sessions),
@@ -175,6 +183,17 @@ impl EngineOptions {
         }
         let shape = self.shape(config);
         shape.validate()?;
+        let all =
+            self.total_tokens.saturating_add(u64::from(self.sessions) * u64::from(self.block));
+        for (what, value, most) in [
+            ("the context", u64::from(self.context), u64::from(Self::MOST_CONTEXT)),
+            ("the room for all sessions", all, u32::MAX.into()),
+        ] {
+            if value > most {
+                let limit = format!("at most {most} can be numbered");
+                return Err(Error::argument(what, format!("{value} tokens"), limit));
+            }
+        }
         if let Some(host) = &self.host {
             Self::validate_host(host)?;
         }

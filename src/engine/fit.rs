@@ -37,8 +37,9 @@ impl Fit {
     /// Plans an engine.
     ///
     /// # Errors
-    /// [`crate::Error::Model`] when the model cannot run.
+    /// [`Error::Model`] when the model cannot run; [`Error::Argument`] for options of which there can be no engine.
     pub fn new(file: &ModelFile, config: &ModelConfig, options: &EngineOptions) -> Result<Self> {
+        options.validate(config)?;
         let tensors = Tensors::find(config, file)?;
         let mut weight_bytes = 0;
         let mut expanded_bytes = 0;
@@ -211,7 +212,7 @@ impl EngineOptions {
         };
         let most = blocks.max(least).min(65536);
         let hot_blocks = match memory {
-            None => (least + least / 2).min(most),
+            None => least.saturating_add(least / 2).min(most),
             Some(memory) => {
                 let smallest = Fit::new(file, config, &with(least))?;
                 let Some(room) = memory.checked_sub(smallest.total_bytes()) else {
@@ -230,28 +231,38 @@ impl EngineOptions {
                 // A slot's keys and values, its word, and its places in the lists of what is chosen.
                 let words = u64::from(shape.kv_heads) * 4 * (1 + 2 * u64::from(self.sessions));
                 let slot = layers * (shape.block_bytes() + words);
-                least + (room / slot).min(u64::from(most - least)) as u32
+                least + (room / slot).min(u64::from(most.saturating_sub(least))) as u32
             }
         };
         let placed = with(hot_blocks);
-        let needed = Fit::new(file, config, &placed)?.host_bytes;
-        if let Some(there) = crate::gpu::host_memory_bytes().filter(|&there| there < needed) {
-            let shorter = match rule.kv_type {
-                KvType::F16 => "shorten it, or store its KV cache as q8_0, in half as many bytes",
-                KvType::Q8_0 => "shorten it",
-            };
-            return Err(Error::argument(
-                "the context",
-                format!("{} tokens", self.context),
-                format!(
-                    "its KV cache needs {} of CPU memory and {} are free: {shorter}",
-                    size(needed),
-                    size(there)
-                ),
-            ));
-        }
+        placed.check_host_memory(file, config)?;
         *self = placed;
         Ok(())
+    }
+
+    /// Refuses keys and values in CPU memory that need more of it than is free, where that is known.
+    ///
+    /// # Errors
+    /// [`Error::Argument`]; else as [`Fit::new`].
+    pub fn check_host_memory(&self, file: &ModelFile, config: &ModelConfig) -> Result<()> {
+        let Some(host) = &self.host else { return Ok(()) };
+        let needed = Fit::new(file, config, self)?.host_bytes;
+        let Some(there) = crate::gpu::host_memory_bytes().filter(|&there| there < needed) else {
+            return Ok(());
+        };
+        let shorter = match host.kv_type {
+            KvType::F16 => "shorten it, or store its KV cache as q8_0, in half as many bytes",
+            KvType::Q8_0 => "shorten it",
+        };
+        Err(Error::argument(
+            "the context",
+            format!("{} tokens", self.context),
+            format!(
+                "its KV cache needs {} of CPU memory and {} are free: {shorter}",
+                size(needed),
+                size(there)
+            ),
+        ))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::record::{Mode, Plan};
 use super::{Engine, Session, words};
 use crate::attention::{Attention, BlockScorer, Budget, Span, Step, StepSettings, TwoLevel};
+use crate::gpu::Gpu;
 use crate::kv::{HeadFormat, Prepared};
 use crate::model::logits;
 use crate::{Error, Result, subject};
@@ -59,9 +60,11 @@ pub(super) enum Over<'a> {
 const DECODE_LAYERS: usize = 6;
 
 impl Engine {
-    /// Appends a prompt to a session. `progress` is called with the tokens done so far; when it returns false the prompt
-    /// ends there, and the session holds what was done. What [`Session::rewind`] left to be computed again comes first, as
-    /// a part of the prompt of which no progress is told.
+    /// Appends a prompt to a session, chunk by chunk. `progress` is called with the tokens done so far: after each chunk, and
+    /// with the same number between the pieces of it that are submitted ([`EngineOptions::piece`](super::EngineOptions)).
+    /// When it returns false the prompt ends there, and the session holds the chunks that were done. What
+    /// [`Session::rewind`] left to be computed again comes first, as a part of the prompt of which no progress is told; it
+    /// stays in the session whenever the prompt ends.
     ///
     /// # Errors
     /// [`Error::Argument`] for no tokens, unknown tokens, or more than the context holds; else what the device answers.
@@ -79,7 +82,8 @@ impl Engine {
         let all = [&left, tokens].concat();
         let mut of_prompt = |done: u32| progress(done.saturating_sub(again as u32));
         let made = self.extend(session, &all, want, &mut of_prompt).await;
-        if made.is_err() && again > 0 {
+        let is_short = (session.len() as usize) < again;
+        if again > 0 && (made.is_err() || is_short) {
             session.put_back(left);
         }
         let mut output = made?;
@@ -104,7 +108,9 @@ impl Engine {
             let last = done + chunk == tokens.len();
             let wanted = if last || want == Want::EveryLogits { want } else { Want::Nothing };
             let batch = &mut [(&mut *session, &tokens[done..done + chunk])];
-            let made = self.step(batch, Mode::Prefill, wanted).await?;
+            let mut goes_on = || progress(done as u32);
+            let made = self.step(batch, Mode::Prefill, wanted, &mut goes_on).await?;
+            let Some(made) = made else { break };
             output.tokens.extend(made.tokens);
             output.logits.extend(made.logits);
             done += chunk;
@@ -159,7 +165,8 @@ impl Engine {
                 }
             }
             let mode = Mode::Decode(selection.filter(|_| sparse));
-            let mut made = self.step(&mut members, mode, want).await?;
+            let made = self.step(&mut members, mode, want, &mut || true).await?;
+            let mut made = made.unwrap_or_default();
             for (place, i) in which.into_iter().enumerate() {
                 if !made.tokens.is_empty() {
                     outputs[i].tokens = vec![made.tokens[place]];
@@ -218,7 +225,8 @@ impl Engine {
         Ok(())
     }
 
-    // A chunk whose attention stays within the work of one submission, in whole tiles.
+    // A chunk whose attention stays within the work of one submission, in whole tiles. On a CPU all of a layer does, which
+    // is as little as is submitted.
     fn chunk(&self, position: u32, want: Want) -> usize {
         let most = self.options.chunk;
         // What is in CPU memory comes piece by piece, each with a submission of its own.
@@ -227,7 +235,8 @@ impl Engine {
             host.piece_blocks(&format) * u64::from(self.shape.block)
         });
         let before = u64::from(position).min(piece.unwrap_or(u64::MAX));
-        let a_row = 4 * (before + u64::from(most)) * u64::from(self.config.attended());
+        let attention = 4 * (before + u64::from(most)) * u64::from(self.config.attended());
+        let a_row = attention + if self.gpu.is_cpu() { self.row_of_weights() } else { 0 };
         // A chunk below one tile is the caller's choice, so the upper bound comes last.
         let rows = ((self.gpu.tier.submission / a_row.max(1)).min(u64::from(most)) as u32 / 64
             * 64)
@@ -240,18 +249,20 @@ impl Engine {
         }
     }
 
+    // `None` where `goes_on` told that it does not: the sessions are as they were.
     async fn step(
         &self,
         batch: &mut [(&mut Session, &[u32])],
         mode: Mode<'_>,
         want: Want,
-    ) -> Result<Output> {
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<Output>> {
         let turn = self.turn.lock().await;
         self.gpu.check()?;
         let prepared = self.prepare(batch)?;
-        let made = self.run(batch, &prepared, mode, want).await;
-        settle(batch, prepared, made.is_ok());
-        let output = made?;
+        let made = self.run(batch, &prepared, mode, want, goes_on).await;
+        settle(batch, prepared, matches!(made, Ok(Some(_))));
+        let Some(output) = made? else { return Ok(None) };
         for (session, tokens) in batch.iter_mut() {
             self.advance(session, tokens);
         }
@@ -262,7 +273,7 @@ impl Engine {
                 self.freeze(session).await?;
             }
         }
-        Ok(output)
+        Ok(Some(output))
     }
 
     /// Makes room for the tokens of every session, or of none.
@@ -379,10 +390,11 @@ impl Engine {
         prepared: &[Prepared],
         mode: Mode<'_>,
         want: Want,
-    ) -> Result<Output> {
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<Output>> {
         if let Some(host) = &self.host {
             let host = &mut *host.lock().await;
-            return self.run_host(host, batch, prepared, mode, want).await;
+            return self.run_host(host, batch, prepared, (mode, want), goes_on).await;
         }
         let plan = self.plan(batch, mode, want == Want::EveryLogits, Over::Cache);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
@@ -393,7 +405,7 @@ impl Engine {
             Mode::Prefill => self.layers_at_once(&plan.step),
         };
         let groups: Vec<_> = self.layers.chunks(layers_at_once).collect();
-        let mut before = None;
+        let mut pieces = Pieces::new(&self.gpu, goes_on);
         for (i, group) in groups.iter().enumerate() {
             let is_last = i + 1 == groups.len();
             {
@@ -410,14 +422,13 @@ impl Engine {
             }
             if !is_last {
                 let index = self.gpu.submit(encoder)?;
-                // A prompt's groups are long: one runs, and one waits its turn.
-                if let (Mode::Prefill, Some(before)) = (mode, before.replace(index)) {
-                    self.gpu.wait(before)?;
+                if matches!(mode, Mode::Prefill) && !pieces.follow(index)? {
+                    return Ok(None);
                 }
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
             }
         }
-        self.finish(encoder, &plan.step, want).await
+        self.finish(encoder, &plan.step, want).await.map(Some)
     }
 
     pub(super) fn step_of(
@@ -434,12 +445,17 @@ impl Engine {
         })
     }
 
-    fn layers_at_once(&self, step: &Step) -> usize {
-        let layers = u64::from(self.config.layers);
-        let weights = self.config.active_weights() / layers;
+    /// Layers of a chunk that make a piece.
+    pub(super) fn layers_at_once(&self, step: &Step) -> usize {
         let attention = 4 * u64::from(step.context) * u64::from(self.config.attended());
-        let work = u64::from(step.rows) * (2 * weights + attention);
-        (self.gpu.tier.submission / work.max(1)).clamp(1, layers) as usize
+        let work = u64::from(step.rows) * (self.row_of_weights() + attention);
+        let layers = u64::from(self.config.layers);
+        (self.options.piece / work.max(1)).clamp(1, layers) as usize
+    }
+
+    // Floating-point operations of a layer's weights for one row.
+    fn row_of_weights(&self) -> u64 {
+        2 * self.config.active_weights() / u64::from(self.config.layers)
     }
 
     // Submits the step and reads back what is wanted.
@@ -499,6 +515,30 @@ impl Engine {
                 floats.chunks_exact(self.config.vocabulary as usize).map(<[f32]>::to_vec).collect();
             Output { tokens: Vec::new(), logits }
         })
+    }
+}
+
+/// Tells whether work that takes long goes on.
+pub(super) type GoesOn<'a> = &'a mut (dyn FnMut() -> bool + Send);
+
+/// The pieces of a chunk: they are long, so one runs and one waits its turn, and between them is asked whether to go on.
+pub(super) struct Pieces<'a> {
+    gpu: &'a Gpu,
+    before: Option<wgpu::SubmissionIndex>,
+    goes_on: GoesOn<'a>,
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn new(gpu: &'a Gpu, goes_on: GoesOn<'a>) -> Self {
+        Self { gpu, before: None, goes_on }
+    }
+
+    /// Takes note of a piece that was submitted; whether there shall be another.
+    pub(super) fn follow(&mut self, index: wgpu::SubmissionIndex) -> Result<bool> {
+        if let Some(before) = self.before.replace(index) {
+            self.gpu.wait(before)?;
+        }
+        Ok((self.goes_on)())
     }
 }
 

@@ -283,7 +283,8 @@ fn latent_sizes(
 
 /// Scores from one head to the next: room for a score of every token.
 pub(super) fn score_stride(options: &EngineOptions) -> u64 {
-    u64::from(options.context.next_multiple_of(options.block)) + u64::from(options.block)
+    let block = u64::from(options.block);
+    u64::from(options.context).next_multiple_of(block) + block
 }
 
 impl Scratch {

@@ -62,6 +62,10 @@ fn new_stamp() -> u64 {
 }
 
 impl SessionFile {
+    /// What the number is called in an identity that says how blocks and states are made. A session with another one was
+    /// written by an older or a newer program, which the error tells.
+    pub const FORMAT: &str = "the format";
+
     /// Begins a session that belongs to a model and its settings, given as names and values. Its blocks will have
     /// `block_bytes` bytes each. A file that is there must be empty.
     ///
@@ -95,8 +99,8 @@ impl SessionFile {
     /// # Errors
     /// [`Error::Argument`] for a session of something else, which names the first field that differs, what it is in the
     /// file and what it would have to be, and for one that is open already; [`Error::File`] for a file that is no
-    /// session, has lost its header, or has bytes but no whole commit at its end; [`Error::Io`] for one that cannot be
-    /// read.
+    /// session or one of another format, has lost its header, or has bytes but no whole commit at its end; [`Error::Io`]
+    /// for one that cannot be read.
     pub fn open(path: &Path, identity: &[(String, String)], block_bytes: u64) -> Result<Self> {
         let failed = |source| Error::Io { path: path.to_owned(), source };
         let file = Locked::open(path, OpenOptions::new().read(true).write(true), failed)?;

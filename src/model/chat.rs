@@ -1,5 +1,6 @@
 //! Messages to the one text a model reads, by the template that comes with it.
 
+mod apart;
 mod jinja;
 mod origin;
 
@@ -19,12 +20,12 @@ use origin::{Framed, Signed};
 /// The template's only name; it must not look like HTML, which would be escaped.
 const NAME: &str = "chat_template";
 
-/// Instructions a rendering may take: a second or so, and some hundred times what the longest
+/// Instructions a rendering may take: a part of a second, and some ten times what the longest
 /// conversation takes. A template that loops ends here.
-const FUEL: u64 = 10_000_000;
+const FUEL: u64 = 2_000_000;
 
 /// Bytes a template may have; the longest published ones have about 30,000.
-const LONGEST: usize = 1 << 20;
+const LONGEST: usize = 1 << 17;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +89,11 @@ impl ChatTemplate {
                 source.len()
             )));
         }
+        let environment = apart::run(|| Self::compile(source))??;
+        Ok(Self { environment, thinking: None, special_in_text: false })
+    }
+
+    fn compile(source: &str) -> Result<Environment<'static>> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(refusal)?);
@@ -96,7 +102,7 @@ impl ChatTemplate {
         jinja::complete(&mut environment);
         let source = jinja::without_generation(source).into_owned();
         environment.add_template_owned(NAME, source).map_err(refusal)?;
-        Ok(Self { environment, thinking: None, special_in_text: false })
+        Ok(environment)
     }
 
     /// The template in a file of its own.
@@ -139,13 +145,15 @@ impl ChatTemplate {
     // Whether the template asks for the variable, or, where it sets one of that name itself, writes
     // something else because of it.
     fn heeds_thinking(&self) -> Result<bool> {
-        let template = self.environment.get_template(NAME).map_err(refusal)?;
-        let said = |enabled: bool| {
-            let turns = [context! { role => "user", content => "Hi" }];
-            let values = context! { messages => turns, add_generation_prompt => true };
-            template.render(context! { enable_thinking => enabled, ..values }).ok()
-        };
-        Ok(template.undeclared_variables(false).contains(THINKING) || said(true) != said(false))
+        apart::run(|| {
+            let template = self.environment.get_template(NAME).map_err(refusal)?;
+            let said = |enabled: bool| {
+                let turns = [context! { role => "user", content => "Hi" }];
+                let values = context! { messages => turns, add_generation_prompt => true };
+                template.render(context! { enable_thinking => enabled, ..values }).ok()
+            };
+            Ok(template.undeclared_variables(false).contains(THINKING) || said(true) != said(false))
+        })?
     }
 
     /// The ids of a conversation up to where the model's next answer begins, and behind them what it begins with.
@@ -234,10 +242,10 @@ impl ChatTemplate {
             None => values,
             Some(enabled) => context! { enable_thinking => enabled, ..values },
         };
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(values))
-            .map_err(refusal)
+        apart::run(|| {
+            let template = self.environment.get_template(NAME).map_err(refusal)?;
+            template.render(values).map_err(refusal)
+        })?
     }
 }
 

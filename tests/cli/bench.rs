@@ -5,6 +5,7 @@ use asynctls::engine::LayerView;
 use asynctls::eval::trace::{Recorded, Trace};
 use serde_json::Value;
 use std::collections::HashMap;
+#[cfg(unix)]
 use std::time::Duration;
 
 const SMALL: [&str; 7] =
@@ -201,6 +202,20 @@ fn bad_requests_are_refused_in_one_line() {
         (&["--trace", "absent"], &["cannot read absent"]),
         (&["--trace", "Cargo.toml"], &["this is no trace"]),
         (&["--block-size", "48"], &["--block-size is 48", "16, 32"]),
+        (&["--block-size", "0"], &["--block-size is 0", "16, 32"]),
+        (&["--block-size", "4294967295"], &["--block-size is 4294967295", "16, 32"]),
+        (&["--context", "4294967295"], &["--context", "1..=1073741824"]),
+        (
+            &["--context", "1073741824", "--timing", "exact"],
+            &["the context is 1073741824 tokens", "GB of CPU memory"],
+        ),
+        (
+            &["--context", "1073741824", "--timing", "gpu"],
+            &["--context is 1073741824 tokens", "GB"],
+        ),
+        (&["--blocks", "4294967295"], &["--context is 8192", "4294967295 hot slots"]),
+        (&["--hot-blocks", "4294967295"], &["--context is 8192", "steps go before its end"]),
+        (&["--misses", "1e-300%"], &["--context is 8192", "steps go before its end"]),
     ] {
         let run = offload(options);
         assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{options:?}: {run:?}");

@@ -220,6 +220,8 @@ fn bad_requests_name_the_option_the_value_and_the_limit() {
     };
     retrieval(&["--tasks", "niah"], &["niah"]);
     retrieval(&["--lengths", "9000"], &["--lengths is 9000 tokens", "8192"]);
+    retrieval(&["--lengths", "4294967295"], &["--lengths is 4294967295 tokens", "8192"]);
+    retrieval(&["--lengths", "0"], &["--lengths is 0", "at least one"]);
     retrieval(&["--lengths", "150"], &["150"]);
     retrieval(&["--haystack", "essay"], &["--haystack is essay", "--text FILE"]);
     retrieval(&["--depths", "0"], &["--depths"]);

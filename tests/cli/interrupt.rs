@@ -72,6 +72,25 @@ fn an_interrupted_answer_is_kept_whichever_signal_it_was() {
     }
 }
 
+#[test]
+fn a_prompt_ends_soon_after_it_is_asked_to_and_a_trace_without_steps_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (book, output) = (folder.path().join("book"), folder.path().join("trace"));
+    std::fs::write(&book, "1 2 3 4 5 6 7 8 ".repeat(600)).unwrap();
+    let model = model();
+    let trace = ["eval", "trace", "--model", &model, "--text", text(&book), "--length", "8000"];
+    let more = ["--steps", "2", "--with", "keys", "--output", text(&output)];
+    let child = command(&[&trace[..], &more].concat()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    interrupt(&child);
+    let asked = std::time::Instant::now();
+    let ended = child.wait_with_output().unwrap();
+    let taken = asked.elapsed();
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    assert!(!output.exists());
+    assert!(taken.as_secs_f64() < 3.0, "{taken:?}");
+}
+
 // As with `nohup`.
 #[test]
 fn a_signal_that_was_ignored_stays_ignored() {

@@ -35,6 +35,11 @@ fn options_out_of_range() {
         ("--index-bits", "3", "2, 4 or 8"),
         ("--block-size", "48", "16, 32, 64 or 128"),
         ("--quantize", "q9", "--quantize is q9, but it must be q8_0 or q4_0"),
+        ("--context", "4294967295", "the model's context is 8192 tokens"),
+        ("--block-size", "0", "16, 32"),
+        ("--block-size", "4294967295", "16, 32"),
+        ("--index-bits", "4294967295", "2, 4 or 8"),
+        ("--index-channels", "4294967288", "a multiple of 8"),
     ] {
         refused(&[&[option, value][..], &HI].concat(), &[option, value, limit]);
     }

@@ -128,3 +128,23 @@ fn tensors_of_another_model() {
     fixture.edit(CONFIG, |config| config["architectures"] = json!(["Qwen3ForCausalLM"]));
     fixture.refused(&["the model has no tensor model.layers.0.mlp.gate_proj.weight"]);
 }
+
+#[test]
+fn headers_that_nest_deep_or_claim_absurd_lengths_are_refused() {
+    let fixture = Fixture::of("llama");
+    for length in [u64::MAX, 1 << 63, 100_000_001, 0] {
+        let mut file = raw(b"{}", 0);
+        file[..8].copy_from_slice(&length.to_le_bytes());
+        fixture.write(WEIGHTS, file).refused(&[WEIGHTS]);
+    }
+    let deep = "[".repeat(1_000_000);
+    for header in [
+        deep.clone(),
+        format!("{{\"__metadata__\": {deep}"),
+        format!("{{\"x\": {deep}"),
+        format!("{{\"x\": {deep}{}}}", "]".repeat(deep.len())),
+        format!("{{\"x\": {{\"dtype\": \"F32\", \"shape\": {deep}"),
+    ] {
+        fixture.write(WEIGHTS, raw(header.as_bytes(), 0)).refused(&[WEIGHTS]);
+    }
+}

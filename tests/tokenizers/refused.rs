@@ -285,6 +285,66 @@ fn patterns_that_take_forever_are_an_error_and_not_a_wrong_cut() {
 }
 
 #[test]
+fn files_that_nest_deep_are_refused() {
+    let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("{open}{close}");
+    let sequences = r#"{"type": "Sequence", "pretokenizers": ["#.repeat(10_000);
+    for content in [
+        deep.clone(),
+        format!(r#"{{"model": {deep}}}"#),
+        format!(r#"{{"unknown": {deep}, "model": 7}}"#),
+        sound().to_string().replacen(
+            r#""pre_tokenizer":"#,
+            &format!(r#""pre_tokenizer":{sequences}"#),
+            1,
+        ),
+    ] {
+        expect(&[("tokenizer.json", &content)], &["tokenizer.json: "]);
+    }
+    let (sound, config) = (sound().to_string(), format!(r#"{{"x": {deep}}}"#));
+    expect(&[("tokenizer.json", &sound), ("tokenizer_config.json", &config)], &["recursion limit"]);
+}
+
+#[test]
+fn patterns_of_any_size_and_depth_are_an_error_or_a_pattern() {
+    for (before, unit, after) in [
+        ("", "(", ""),
+        ("", "(?:", ""),
+        ("", "(?=", ""),
+        ("", "(?i)", "a"),
+        ("a", "*", ""),
+        ("a", "{9}", ""),
+        ("", "a|", "a"),
+        ("", "[", ""),
+        ("", "(?#)", "a"),
+        ("", "(?=a)", "a"),
+        ("(?=a)", "(?:a{1000})?", ""),
+        ("", "(?:\\p{L}{1000}){1000}|", "a"),
+        ("", "(a)", "\\1"),
+    ] {
+        // Some that are read, up to the longest, and more.
+        for count in [60, (1 << 16) / unit.len() - 20, 100_000] {
+            let mut file = sound();
+            let pattern = format!("{before}{}{after}", unit.repeat(count));
+            file["pre_tokenizer"]["pretokenizers"][1]["pattern"] = json!({"Regex": pattern});
+            let folder = folder(&[("tokenizer.json", &file.to_string())]);
+            let began = std::time::Instant::now();
+            let what = format!("{before}{unit}{after} {count}");
+            match Tokenizer::from_folder(folder.path()) {
+                Ok(tokenizer) => drop(tokenizer.encode("aaaa bbb", false)),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains("the pre-tokenizer's pattern: "), "{what}: {error}");
+                    assert!(error.len() < 1000, "{what}: {} bytes", error.len());
+                }
+            }
+            let taken = began.elapsed();
+            assert!(taken.as_secs() < 10, "{what}: {taken:?}");
+        }
+    }
+}
+
+#[test]
 fn gaps_between_ids_and_unknown_bytes() {
     let mut file = sound();
     file["added_tokens"][0]["id"] = json!(300);

@@ -22,6 +22,7 @@ use asynctls::model::random::RandomModel;
 use asynctls::{Error, Result};
 use clap::Args;
 use serde::Serialize;
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,7 +41,7 @@ pub struct Options {
     weights: Vec<String>,
     /// Tokens at the end of a run
     #[arg(long, value_name = "N", default_value_t = 8192, allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
+        value_parser = clap::value_parser!(u32).range(1..=EngineOptions::MOST_CONTEXT.into()))]
     context: u32,
     /// Tokens in a block: 16, 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = Shape::BLOCK, allow_negative_numbers = true)]
@@ -106,10 +107,12 @@ pub fn percent(share: f64) -> String {
     format!("{}%", (share * 1e4).round() / 1e2)
 }
 
+/// A share that is new from step to step, none for a trace, and the lists of its steps.
+type Run = (Option<f64>, Vec<Lists>);
+
 /// What is replayed.
 struct Replay {
-    /// Share that is new from step to step; none for a trace, and its lists.
-    runs: Vec<(Option<f64>, Vec<Lists>)>,
+    source: Source,
     two_level: TwoLevel,
     steps: Steps,
     /// Tokens before the first step.
@@ -117,9 +120,30 @@ struct Replay {
     hot_blocks: u32,
 }
 
+/// Where lists come from.
+enum Source {
+    Trace(Vec<Lists>),
+    Churn { heads: Heads, row: RowBudget, shares: Vec<f64>, seed: u64 },
+}
+
 impl Replay {
     fn context(&self) -> u32 {
         self.start + self.steps.total() as u32
+    }
+
+    // A list of each step and head, which are many where the context is long.
+    fn runs(&self) -> Vec<Run> {
+        let total = self.steps.total();
+        match &self.source {
+            Source::Trace(lists) => {
+                let quiet = vec![lists[0].clone(); total];
+                vec![(Some(0.0), quiet), (None, lists[..total].to_vec())]
+            }
+            Source::Churn { heads, row, shares, seed } => {
+                let run = |&share| (Some(share), churn(*heads, row, share, total, *seed));
+                shares.iter().map(run).collect()
+            }
+        }
     }
 }
 
@@ -156,6 +180,8 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     vain::warn(line, &Known { has_clock: machine.gpu.has_clock(), ..Known::default() });
     let mut gpu = machine.gpu;
     let mut rows = Vec::new();
+    // Made once it is known that the context fits.
+    let runs = OnceCell::new();
     let mut seen: Option<(String, Vec<TimeSpan>)> = None;
     for (file, name) in files.iter().zip(&options.weights) {
         for is_on_gpu in [true, false] {
@@ -169,13 +195,13 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
                 continue;
             }
             let own = engine_options(options, &gpu, &config, &replay, is_on_gpu);
+            own.check_host_memory(file, &config)?;
             let plan = Plan { file, config: &config, options: own, what: "--context" };
-            if is_on_gpu {
-                plan.check(memory.as_ref(), false)?;
-            }
+            plan.check(memory.as_ref(), false)?;
             let mut engine = load(gpu, plan, false)?.engine;
             let has_lagged = options.timing.contains(&Rule::Lagged);
-            let results = pollster::block_on(all(&mut engine, &replay, &rules))?;
+            let runs = runs.get_or_init(|| replay.runs());
+            let results = pollster::block_on(all(&mut engine, &replay, runs, &rules))?;
             for ((rule, misses), measured) in results {
                 let row = Row::new((name, misses, rule), &measured, &engine);
                 if let Some(traced) = measured.traced
@@ -248,12 +274,17 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
 type Found = ((Rule, Option<f64>), Measured);
 
 // Every run under every rule.
-async fn all(engine: &mut Engine, replay: &Replay, rules: &[Rule]) -> Result<Vec<Found>> {
+async fn all(
+    engine: &mut Engine,
+    replay: &Replay,
+    runs: &[Run],
+    rules: &[Rule],
+) -> Result<Vec<Found>> {
     let mut session = engine.pretend(replay.start).await?;
-    let steps = replay.runs.len() * rules.len() * replay.steps.total();
+    let steps = runs.len() * rules.len() * replay.steps.total();
     let bar = bar("replaying", steps as u64, false);
     let mut results = Vec::new();
-    for (misses, lists) in &replay.runs {
+    for (misses, lists) in runs {
         for &rule in rules {
             let how = (rule, replay.steps);
             let mut progress = || bar.inc(1);
@@ -286,12 +317,13 @@ fn weights(name: &str) -> Result<TensorType> {
 }
 
 fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
-    let shape = config.shape();
+    let shape = Shape { block: options.block_size, ..config.shape() };
+    shape.validate()?;
     let heads = Heads { layers: config.layers as usize, kv_heads: shape.kv_heads as usize };
     let trace = options.trace.as_deref().map(Selections::read).transpose()?;
     let lists = trace.as_ref().map(|trace| recorded(trace, heads)).transpose()?;
     let mut steps = Steps { warm: 4, timed: options.steps as usize, traced: 4 };
-    let hot = |kept: u32| options.hot_blocks.unwrap_or(kept + kept.div_ceil(2));
+    let hot = |kept: u32| options.hot_blocks.unwrap_or(kept.saturating_add(kept.div_ceil(2)));
     if let Some(lists) = &lists {
         // All of them but those before and after.
         steps.timed = steps.timed.min(lists.len().saturating_sub(steps.warm + steps.traced));
@@ -304,7 +336,13 @@ fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
         return Err(Error::argument("--context", options.context, limit));
     }
     let context = match &trace {
-        Some(trace) => trace.positions[0] + steps.total() as u32,
+        Some(trace) => {
+            let (first, most) = (trace.positions[0], EngineOptions::MOST_CONTEXT);
+            first.checked_add(steps.total() as u32).filter(|&end| end <= most).ok_or_else(|| {
+                let limit = format!("at most {most} tokens can be replayed");
+                Error::argument("--trace", format!("from position {first} on"), limit)
+            })?
+        }
         None => options.context,
     };
     let default = Budget::for_context(context);
@@ -326,42 +364,42 @@ fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
         let limit = format!("the {kept} blocks that are chosen have to fit");
         return Err(Error::argument("--hot-blocks", hot_blocks, limit));
     }
-    let runs = match lists {
+    let source = match lists {
         Some(lists) => {
             let positions = trace.map_or_else(Vec::new, |trace| trace.positions);
             check_trace(&lists, &positions, &budget, options.block_size)?;
-            let quiet = vec![lists[0].clone(); steps.total()];
-            vec![(Some(0.0), quiet), (None, lists[..steps.total()].to_vec())]
+            Source::Trace(lists)
         }
         None => {
             let most = options.misses.iter().copied().fold(0.0, f64::max);
+            let some = options.misses.iter().copied().filter(|share| *share > 0.0);
             // Slack is full of what is not chosen any more before steps count.
-            let least = options.misses.iter().copied().filter(|share| *share > 0.0);
-            let least = least.fold(1.0, f64::min) * f64::from(kept);
-            steps.warm += (f64::from(hot_blocks - kept) / least).ceil() as usize;
-            if context as usize <= steps.total() {
-                let limit = format!("{} steps go before its end", steps.total());
+            let least = some.clone().fold(1.0, f64::min);
+            let warm = (f64::from(hot_blocks - kept) / (least * f64::from(kept))).ceil();
+            if warm + steps.total() as f64 >= f64::from(context) {
+                let limit = format!(
+                    "more steps go before its end where {} hot slots beyond the {kept} blocks chosen fill by {} a step",
+                    hot_blocks - kept,
+                    percent(least)
+                );
                 return Err(Error::argument("--context", context, limit));
             }
+            steps.warm += warm as usize;
             let row = budget.row(context - steps.total() as u32, options.block_size);
             check_room(&row, context, hot_blocks, most)?;
-            let mut shares = vec![0.0];
-            shares.extend(options.misses.iter().copied().filter(|share| *share > 0.0));
-            let lists = |&share: &f64| {
-                (Some(share), churn(heads, &row, share, steps.total(), options.seed))
-            };
-            shares.iter().map(lists).collect()
+            let shares = [0.0].into_iter().chain(some).collect();
+            Source::Churn { heads, row, shares, seed: options.seed }
         }
     };
     let start = context - steps.total() as u32;
-    Ok(Replay { runs, two_level, steps, start, hot_blocks })
+    Ok(Replay { source, two_level, steps, start, hot_blocks })
 }
 
 // Whether enough blocks are nowhere in the hot cache that so many can be missed.
 fn check_room(row: &RowBudget, context: u32, hot_blocks: u32, most: f64) -> Result<()> {
     let eligible = row.recent_first - row.sink;
     let new = (most * f64::from(row.blocks)).ceil() as u32 + 1;
-    if hot_blocks + new <= eligible {
+    if hot_blocks.saturating_add(new) <= eligible {
         return Ok(());
     }
     let limit = format!(

@@ -69,6 +69,10 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     };
     let (prompt, forced) = tokens[..context as usize].split_at(options.length as usize);
     let trace = pollster::block_on(record(&engine, prompt, forced, &method, recorded.keys))?;
+    if trace.steps.is_empty() {
+        // The user asked to end before there was anything to keep.
+        return Ok(interrupt::exit_code());
+    }
     let about = HashMap::from([
         ("model".to_owned(), options.model.to_string()),
         ("text".to_owned(), options.text.display().to_string()),

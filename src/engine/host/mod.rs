@@ -7,6 +7,7 @@ mod prefill;
 mod saved;
 mod window;
 
+use super::forward::GoesOn;
 use super::ops::HostOps;
 use super::record::{Mode, Plan};
 use super::scratch::Scratch;
@@ -92,6 +93,17 @@ impl Host {
     }
 }
 
+/// The blocks that a step writes to as their first.
+fn new_blocks<'a>(
+    batch: &'a [(&mut Session, &[u32])],
+    prepared: &'a [Prepared],
+) -> impl Iterator<Item = u32> + 'a {
+    batch.iter().zip(prepared).flat_map(|((session, _), prepared)| {
+        let copied = prepared.copied.map(|(_, new)| new);
+        session.table.added(prepared).iter().copied().chain(copied)
+    })
+}
+
 impl Engine {
     /// Layers whose blocks a step fetches and places together.
     pub const GROUP_LAYERS: usize = GROUP_LAYERS;
@@ -128,25 +140,33 @@ impl Engine {
         host: &mut Host,
         batch: &[(&mut Session, &[u32])],
         prepared: &[Prepared],
-        mode: Mode<'_>,
-        want: Want,
-    ) -> Result<Output> {
+        (mode, want): (Mode<'_>, Want),
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<Output>> {
         host.offload.complete(&self.gpu)?;
         let result = async {
             self.take_new_blocks(host, batch, prepared)?;
             match mode {
                 Mode::Prefill => {
                     self.finish_pending(host)?;
-                    self.prefill_chunk(host, batch, want).await
+                    self.prefill_chunk(host, batch, want, goes_on).await
                 }
-                Mode::Decode(selection) => self.decode_host(host, batch, selection, want).await,
+                Mode::Decode(selection) => {
+                    self.decode_host(host, batch, selection, want).await.map(Some)
+                }
             }
         }
         .await;
-        if result.is_err() {
-            host.abandon(&self.gpu);
+        if matches!(result, Ok(Some(_))) {
+            return result;
         }
-        result
+        // What lands later would be counted for what is written then.
+        let completed = host.offload.complete_all(&self.gpu);
+        for block in new_blocks(batch, prepared) {
+            host.offload.forget(block);
+        }
+        host.abandon(&self.gpu);
+        result.and_then(|made| completed.map(|()| made))
     }
 
     // Blocks that were free hold nothing yet, whatever their numbers held before; a shared open block is copied for the one
@@ -157,13 +177,8 @@ impl Engine {
         batch: &[(&mut Session, &[u32])],
         prepared: &[Prepared],
     ) -> Result<()> {
-        for ((session, _), prepared) in batch.iter().zip(prepared) {
-            let copied = prepared.copied.map(|(_, new)| new);
-            let new: Vec<u32> =
-                session.table.added(prepared).iter().copied().chain(copied).collect();
-            for block in new {
-                host.is_stale |= host.offload.forget(block);
-            }
+        for block in new_blocks(batch, prepared) {
+            host.is_stale |= host.offload.forget(block);
         }
         self.settle_slots(host)?;
         for (old, new) in prepared.iter().filter_map(|prepared| prepared.copied) {

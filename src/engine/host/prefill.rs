@@ -2,7 +2,7 @@
 //! the host, piece after piece, through the ring. The GPU never holds more of it than a piece.
 
 use super::Host;
-use crate::engine::forward::Over;
+use crate::engine::forward::{GoesOn, Over, Pieces};
 use crate::engine::ops::{AttentionOps, LayerOps};
 use crate::engine::record::{Mode, Plan};
 use crate::engine::{Engine, Output, Session, Want};
@@ -28,7 +28,8 @@ impl Engine {
         host: &mut Host,
         batch: &[(&mut Session, &[u32])],
         want: Want,
-    ) -> Result<Output> {
+        goes_on: GoesOn<'_>,
+    ) -> Result<Option<Output>> {
         let [(session, tokens)] = batch else {
             return Err(Error::argument(
                 "a step over prompts",
@@ -67,8 +68,15 @@ impl Engine {
         }
         let chunk = Chunk { table, first, is_open, sealed: end / block, window };
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        let layers_at_once = self.layers_at_once(&plan.step);
+        let mut pieces = Pieces::new(&self.gpu, goes_on);
         for (number, layer) in self.layers.iter().enumerate() {
-            self.chunk_layer(host, &mut encoder, &chunk, &plan, (number, layer))?;
+            let index = self.chunk_layer(host, &mut encoder, &chunk, &plan, (number, layer))?;
+            let done = number + 1;
+            let is_piece = done % layers_at_once == 0 && done < self.layers.len();
+            if is_piece && !pieces.follow(index)? {
+                return Ok(None);
+            }
         }
         if want != Want::Nothing {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -76,7 +84,7 @@ impl Engine {
         }
         let output = self.finish(encoder, &plan.step, want).await?;
         host.offload.complete_all(&self.gpu)?;
-        Ok(output)
+        Ok(Some(output))
     }
 
     fn chunk_layer(
@@ -86,7 +94,7 @@ impl Engine {
         chunk: &Chunk<'_>,
         plan: &Plan<'_>,
         (number, layer): (usize, &LayerOps),
-    ) -> Result<()> {
+    ) -> Result<wgpu::SubmissionIndex> {
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let ops = layer.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let bytes = self.shape.block_bytes();
@@ -170,7 +178,8 @@ impl Engine {
             })
             .collect();
         self.record_write_back(host, encoder, &write_back)?;
-        self.submit_host(host, encoder)
+        // A prompt chooses nothing, so no choice is on its way.
+        self.submit_uploads(host, encoder)
     }
 
     // Brings the blocks of a segment to where what arrives is attended: what was recorded before goes first.

@@ -32,7 +32,7 @@ impl SessionFormat {
         let index = options.index.as_ref();
         let quantised = options.quantise.map_or_else(|| "none".into(), |to| to.to_string());
         let mut identity = vec![
-            ("the format", VERSION.to_string()),
+            (SessionFile::FORMAT, VERSION.to_string()),
             ("the model's family", config.architecture.clone()),
             ("the number of layers", config.layers.to_string()),
             ("the model's width", config.hidden.to_string()),

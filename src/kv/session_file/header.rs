@@ -1,6 +1,6 @@
 //! What a session file begins with: what it is, and which model and settings it belongs to.
 
-use super::{ALIGNMENT, padded};
+use super::{ALIGNMENT, SessionFile, padded};
 use crate::{Error, Result};
 use bytemuck::{Pod, Zeroable};
 use std::path::Path;
@@ -98,13 +98,12 @@ impl Header {
         let start = file.get(..size_of::<FileStart>()).ok_or_else(cut)?;
         let start: FileStart = bytemuck::pod_read_unaligned(start);
         if start.version != VERSION {
-            return Err(error(
-                MAGIC.len(),
-                format!(
-                    "the session's version is {}, but this program reads version {VERSION}",
-                    start.version
-                ),
-            ));
+            let wrote = match start.version {
+                turned if turned.swap_bytes() == VERSION => "a machine of the other byte order",
+                version => writer(version < VERSION),
+            };
+            let what = "the format of the file";
+            return Err(error(MAGIC.len(), of_other(what, start.version, VERSION, wrote)));
         }
         let identity_bytes = start.identity_bytes as usize;
         if identity_bytes > LARGEST_IDENTITY {
@@ -156,6 +155,12 @@ impl Header {
         for (name, ours) in identity {
             let theirs = value(&self.identity, name).unwrap_or("not given");
             if theirs != ours {
+                let versions = [theirs, ours].map(str::parse::<u32>);
+                if let ([Ok(theirs), Ok(ours)], SessionFile::FORMAT) = (versions, name.as_str()) {
+                    let offset = size_of::<FileStart>() as u64;
+                    let problem = of_other(name, theirs, ours, writer(theirs < ours));
+                    return Err(Error::File { path: path.to_owned(), offset, problem });
+                }
                 return Err(differs(name, theirs, ours));
             }
         }
@@ -170,6 +175,18 @@ impl Header {
         }
         Ok(())
     }
+}
+
+fn writer(is_older: bool) -> &'static str {
+    if is_older { "an older version of this program" } else { "a newer version of this program" }
+}
+
+/// Why a session cannot be read that is whole.
+fn of_other(what: &str, theirs: u32, ours: u32, wrote: &str) -> String {
+    format!(
+        "{what} is {theirs}, as {wrote} writes it, and this one reads {ours}; the file is left as it is: go on with it \
+         there, or begin another session"
+    )
 }
 
 fn value<'a>(identity: &'a [(String, String)], name: &str) -> Option<&'a str> {

@@ -466,15 +466,53 @@ fn foreign_files_and_versions_are_named() {
     check(b"x", &begins("x"));
 
     let (bytes, _) = recorded();
-    let mut other = bytes.clone();
-    other[8..12].copy_from_slice(&2u32.to_ne_bytes());
-    check(&other, "FILE: at byte 8: the session's version is 2, but this program reads version 1");
-    // As on a machine of the other byte order.
-    other[8..12].reverse();
-    check(
-        &other,
-        "FILE: at byte 8: the session's version is 33554432, but this program reads version 1",
-    );
+    for (version, wrote) in [
+        (0, "an older version of this program"),
+        (2, "a newer version of this program"),
+        (99, "a newer version of this program"),
+        (1_u32.swap_bytes(), "a machine of the other byte order"),
+    ] {
+        let mut other = bytes.clone();
+        other[8..12].copy_from_slice(&version.to_ne_bytes());
+        check(
+            &other,
+            &format!(
+                "FILE: at byte 8: the format of the file is {version}, as {wrote} writes it, and this one reads 1; the file \
+                 is left as it is: go on with it there, or begin another session"
+            ),
+        );
+    }
+}
+
+#[test]
+fn sessions_of_other_programs_blocks_are_left_as_they_are() {
+    let (_folder, path) = place();
+    let identity = |format: &str| -> Vec<(String, String)> {
+        // What else has changed since is not what is wrong.
+        let rest = [("model".into(), format!("as format {format} describes it"))];
+        [(SessionFile::FORMAT.into(), format.into())].into_iter().chain(rest).collect()
+    };
+    for (theirs, wrote) in [("2", "an older"), ("99", "a newer")] {
+        let _ = fs::remove_file(&path);
+        let mut session = SessionFile::create(&path, &identity(theirs), 40).unwrap();
+        turns()[1].write(&mut session).unwrap();
+        drop(session);
+        let bytes = fs::read(&path).unwrap();
+        for opened in [
+            SessionFile::open(&path, &identity("3"), 48),
+            SessionFile::open_read_only(&path, &identity("3"), 48),
+        ] {
+            refused(
+                opened,
+                &path,
+                &format!(
+                    "FILE: at byte 32: the format is {theirs}, as {wrote} version of this program writes it, and this one \
+                     reads 3; the file is left as it is: go on with it there, or begin another session"
+                ),
+            );
+        }
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+    }
 }
 
 #[test]

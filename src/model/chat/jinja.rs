@@ -8,7 +8,8 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::LONGEST;
+/// Bytes that JSON may have.
+const LONGEST: usize = 1 << 20;
 
 /// Levels of lists and objects within each other that JSON may have.
 const DEEPEST: usize = 64;
@@ -16,6 +17,8 @@ const DEEPEST: usize = 64;
 /// Adds it all to an environment.
 pub fn complete(environment: &mut Environment<'_>) {
     environment.set_unknown_method_callback(method);
+    // It takes the square of a value's depth, without any fuel.
+    environment.remove_filter("pprint");
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("default", default);

@@ -235,7 +235,7 @@ fn templates_of_folders() {
     }
     let long = " ".repeat(LONGEST + 1);
     let message = read(&[("chat_template.jinja", &long)]).unwrap_err().to_string();
-    assert!(message.contains("chat_template.jinja: it has more than 1048576 bytes"), "{message}");
+    assert!(message.contains("chat_template.jinja: it has more than 131072 bytes"), "{message}");
 }
 
 #[test]
@@ -267,6 +267,73 @@ fn templates_that_never_end_are_stopped() {
 }
 
 #[test]
+fn templates_that_nest_as_deep_as_they_can_are_an_error_or_a_text() {
+    let whole = |before: &str, unit: &str, after: &str| {
+        let count = (LONGEST - before.len() - after.len()) / unit.len();
+        format!("{before}{}{after}", unit.repeat(count))
+    };
+    // Compiled, asked for what it mentions and rendered; it must only come back.
+    for source in [
+        whole("{{ ", "-", "1 }}"),
+        whole("{{ ", "not ", "1 }}"),
+        whole("{{ ", "1+", "1 }}"),
+        whole("{{ ", "1**", "1 }}"),
+        whole("{{ ", "1 and ", "1 }}"),
+        whole("{{ ", "0 if 0 else ", "1 }}"),
+        whole("{{ x", ".a", " }}"),
+        whole("{{ x", "|d", " }}"),
+        whole("{{ x", "()", " }}"),
+        whole("{{ ", "[", ""),
+        whole("{% if 0 %}", "{% elif 0 %}", "{% endif %}"),
+        whole("", "{% if 1 %}", ""),
+        whole("", "{% for a in b %}", ""),
+        whole("", "{% macro f() %}", ""),
+    ] {
+        if let Ok(mut template) = ChatTemplate::new(&source) {
+            let _ = template.set_thinking(true);
+            let _ = template.render(&[], false, "", "");
+        }
+    }
+}
+
+#[test]
+fn values_that_nest_as_deep_as_they_can_are_an_error_or_a_text() {
+    let nested = |count: usize, end: &str| {
+        format!(
+            "{{% set ns = namespace(x=[], y=[]) %}}{{% for i in range({count}) %}}{{% for j in range(1000) %}}\
+             {{% set ns.x = [ns.x] %}}{{% set ns.y = {{'a': ns.y}} %}}{{% endfor %}}{{% endfor %}}{end}"
+        )
+    };
+    assert!(failure(&nested(90_000, "")).contains("may never end"));
+    assert_eq!(text(&nested(50, "{{ ns.x == ns.y }}")), "False");
+    assert_eq!(text(&nested(50, "{{ ns.x | string | length > 0 }}")), "True");
+    for end in ["{{ ns.x ~ ns.y }}", "{{ [ns.x, ns.y] | sort }}", "{{ {ns.x: 1} }}"] {
+        let template = ChatTemplate::new(&nested(50, end)).unwrap();
+        let _ = template.render(&[], false, "", "");
+    }
+    for end in ["{{ ns.x | tojson }}", "{{ ns.y | pprint }}"] {
+        failure(&nested(50, end));
+    }
+}
+
+#[test]
+fn templates_that_call_themselves_are_refused() {
+    for source in [
+        "{% macro f(x) %}{% for i in [1] %}{{ [f([x])] | join }}{% endfor %}{% endmacro %}{{ f(1) }}",
+        "{% macro f() %}{{ g() }}{% endmacro %}{% macro g() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for i in [[1]] recursive %}{{ loop([i]) }}{% endfor %}",
+        "{% include 'chat_template' %}",
+        "{% extends 'chat_template' %}",
+    ] {
+        let refused = ChatTemplate::new(source)
+            .and_then(|template| template.render(&[], false, "", ""))
+            .unwrap_err()
+            .to_string();
+        assert!(refused.starts_with("the chat template"), "{refused}");
+    }
+}
+
+#[test]
 fn broken_templates_are_refused() {
     for source in [
         "{% if %}",
@@ -282,5 +349,5 @@ fn broken_templates_are_refused() {
     }
     let nested = format!("{{{{ {}", "(".repeat(100_000));
     assert!(failure(&nested).starts_with("the chat template"));
-    assert!(failure(&" ".repeat(LONGEST + 1)).contains("1048577 bytes, but at most 1048576"));
+    assert!(failure(&" ".repeat(LONGEST + 1)).contains("131073 bytes, but at most 131072"));
 }

@@ -17,6 +17,9 @@ pub const GPT2: &str =
 /// exponentially many ends here, after a second or so.
 const MOST_STEPS: usize = 20_000_000;
 
+/// Bytes that a pattern may have; published ones have a few hundred, and some kinds take the square of their length.
+const LONGEST_PATTERN: usize = 1 << 16;
+
 /// Steps that cut a text one after the other; what they make is in the byte-level alphabet.
 #[derive(Default)]
 pub struct Words(Vec<Step>);
@@ -35,6 +38,12 @@ impl Words {
         behavior: SplitDelimiterBehavior,
         invert: bool,
     ) -> Result<()> {
+        if pattern.len() > LONGEST_PATTERN {
+            return Err(Error::Model(format!(
+                "the pre-tokenizer's pattern: it has {} bytes, but at most {LONGEST_PATTERN} are allowed",
+                pattern.len()
+            )));
+        }
         // Unlike the crate's own Split, which leaves the rest of a text uncut without a word when
         // its expression gives up, this one reports it.
         let pattern = RegexBuilder::new(pattern)
