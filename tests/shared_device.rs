@@ -2,15 +2,18 @@
 
 #[path = "common/device.rs"]
 mod device;
+#[path = "common/steps.rs"]
+mod steps;
 
 use asynctls::Error;
-use asynctls::attention::Attention;
-use asynctls::engine::{Engine, EngineOptions, Want};
+use asynctls::attention::{Attention, Blocks, Budget};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier};
 use asynctls::model::ModelFile;
 use asynctls::wgpu;
 use device::{adapter, decode, own_gpu, prefill};
 use std::path::Path;
+use steps::token;
 
 fn request(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor<'_>) -> Gpu {
     let (device, queue) = pollster::block_on(adapter.request_device(descriptor)).expect("a device");
@@ -29,8 +32,12 @@ fn callers_adapter() -> wgpu::Adapter {
 }
 
 fn load(gpu: Gpu, model: &str) -> Engine {
+    load_with(gpu, model, None)
+}
+
+fn load_with(gpu: Gpu, model: &str, host: Option<HostOptions>) -> Engine {
     let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
-    let options = EngineOptions { block: 16, ..EngineOptions::new(&gpu, 192) };
+    let options = EngineOptions { block: 16, host, ..EngineOptions::new(&gpu, 192) };
     pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ())).expect("an engine")
 }
 
@@ -63,6 +70,36 @@ fn engines_on_a_callers_device_make_what_those_on_their_own_do() {
     drop((first, load(gpu.share(), models[0])));
     assert_eq!(gpu.compile_time(), compiled);
     assert!(run(&second) == want);
+}
+
+/// Threads that share a device see each other's work complete: what one waits for, another may be told of first.
+#[test]
+fn engines_in_threads_of_their_own_keep_to_themselves() {
+    let gpu = own_gpu(GpuOptions::default());
+    let budget = Budget {
+        blocks: Blocks::Count(2),
+        tokens: 20,
+        sink_blocks: 1,
+        recent_blocks: 1,
+        dense_below: 0,
+    };
+    let attention = Attention::from(budget);
+    let run = || {
+        let host = HostOptions { ring_bytes: 10 << 10, ..HostOptions::new(3, 0, 4096) };
+        let engine = load_with(gpu.share(), "qwen3/model.gguf", Some(host));
+        let mut session = engine.session().expect("a session");
+        let prompt: Vec<u32> = (3..123).map(|i| i % 90 + 3).collect();
+        prefill(&engine, &mut session, &prompt, Want::Nothing).expect("a prompt");
+        let step = |step| decode(&engine, &mut session, token(step), &attention);
+        (0..60).map(step).collect::<Vec<_>>()
+    };
+    let want = run();
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..6).map(|_| scope.spawn(run)).collect();
+        for other in runs {
+            assert!(other.join().expect("no panic") == want, "not the same bits");
+        }
+    });
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::gatherers::Gatherers;
 use crate::gpu::Gpu;
 use crate::{Error, Result};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 // Bytes below which a thread more costs more than it saves.
 const LEAST_SHARE: usize = 128 << 10;
@@ -120,6 +121,7 @@ impl MappedRing {
             };
             self.stalls += 1;
             gpu.wait(oldest)?;
+            self.listen(gpu)?;
         }
     }
 
@@ -225,18 +227,32 @@ impl MappedRing {
     pub fn poll(&mut self, gpu: &Gpu) -> Result<()> {
         gpu.poll()?;
         while let Ok(news) = self.news.1.try_recv() {
-            match (news, self.way) {
-                (News::Mapped(slot), Way::Up) => self.slots[slot].state = State::Free,
-                (News::Mapped(slot), Way::Down) => self.slots[slot].state = State::Complete,
-                (News::Dropped(slot), Way::Down) => self.slots[slot].state = State::Free,
-                (News::Dropped(slot), Way::Up) => self.map_again(slot),
-                (News::Failed(slot, why), _) => {
-                    gpu.check()?;
-                    return Err(Error::Gpu(format!("mapping slot {slot} of a ring: {why}")));
-                }
+            self.note(gpu, news)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, gpu: &Gpu, news: News) -> Result<()> {
+        match (news, self.way) {
+            (News::Mapped(slot), Way::Up) => self.slots[slot].state = State::Free,
+            (News::Mapped(slot), Way::Down) => self.slots[slot].state = State::Complete,
+            (News::Dropped(slot), Way::Down) => self.slots[slot].state = State::Free,
+            (News::Dropped(slot), Way::Up) => self.map_again(slot),
+            (News::Failed(slot, why), _) => {
+                gpu.check()?;
+                return Err(Error::Gpu(format!("mapping slot {slot} of a ring: {why}")));
             }
         }
         Ok(())
+    }
+
+    // For news that are due. Another thread of the same device may have found that the work is done, and call back a moment
+    // later.
+    fn listen(&mut self, gpu: &Gpu) -> Result<()> {
+        match self.news.1.recv_timeout(Duration::from_millis(1)) {
+            Ok(news) => self.note(gpu, news),
+            Err(_) => self.poll(gpu),
+        }
     }
 
     // What an encoder that was never submitted would have mapped.
@@ -286,11 +302,11 @@ impl MappedRing {
             self.poll(gpu)?;
             Ok(!matches!(self.slots[slot].state, State::InFlight(..)))
         })?;
-        if let State::InFlight(_, index) = &self.slots[slot].state {
+        while let State::InFlight(_, index) = &self.slots[slot].state {
             let index = index.clone();
             let unsubmitted = || Error::Gpu("a slot is waited for that nobody submitted".into());
             gpu.wait(index.ok_or_else(unsubmitted)?)?;
-            self.poll(gpu)?;
+            self.listen(gpu)?;
         }
         Ok(())
     }
