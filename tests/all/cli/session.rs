@@ -168,7 +168,7 @@ fn a_session_that_was_deleted_or_replaced_is_told_and_saved_once_it_is_back() {
     let (folder, path) = place();
     let elsewhere = folder.path().join("elsewhere.kv");
     for (is_back, other) in [(true, None), (false, None), (false, Some("another"))] {
-        let _ = fs::remove_file(&path);
+        let _ = (fs::remove_file(&path), fs::remove_file(&elsewhere));
         let model = super::program::model();
         let more = ["-i", "--context", "128", "--max-tokens", "12", "--session", text(&path)];
         let arguments = [&["generate", "--model", &model], &more[..]].concat();
@@ -189,9 +189,14 @@ fn a_session_that_was_deleted_or_replaced_is_told_and_saved_once_it_is_back() {
         output.read_line(&mut answer).unwrap();
         let both = "The capital of France is Paris.\nThe capital of Italy is Rome.\n";
         assert_eq!(answer, both);
-        fs::rename(&path, &elsewhere).unwrap();
         if let Some(other) = other {
-            fs::write(&path, other).unwrap();
+            // Put over it, so that at no time nothing is there.
+            let beside = folder.path().join("beside");
+            fs::write(&beside, other).unwrap();
+            fs::hard_link(&path, &elsewhere).unwrap();
+            fs::rename(&beside, &path).unwrap();
+        } else {
+            fs::rename(&path, &elsewhere).unwrap();
         }
         writeln!(input, "{SECOND}").unwrap();
         output.read_line(&mut answer).unwrap();
