@@ -112,6 +112,22 @@ fn retrieval_finds_a_needle_and_an_interrupted_run_ends_the_same() {
 }
 
 #[test]
+fn prompts_without_a_needle_are_asked_once_a_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let (csv, plot) = (folder.path().join("r.csv"), folder.path().join("r.svg"));
+    let grid = ["eval", "retrieval", "--tasks", "frequent-words", "--lengths", "330", "--json"];
+    let more = ["--attention", "dense", "--samples", "1"];
+    let outputs = ["--csv", text(&csv), "--plot", text(&plot)];
+    let report = run(&[&grid[..], &more, &outputs].concat()).fine().json();
+    assert_eq!(report["results"][0]["samples"], 1, "{report}");
+    let rows = std::fs::read_to_string(&csv).unwrap();
+    assert_eq!(rows.lines().count(), 2, "{rows}");
+    assert!(rows.lines().nth(1).unwrap().starts_with("frequent-words,330,,dense,"), "{rows}");
+    // The picture has depths, at each of which the one score stands.
+    assert!(std::fs::read_to_string(&plot).unwrap().contains("<svg"));
+}
+
+#[test]
 fn recall_gives_the_oracle_one_and_names_heads() {
     let folder = tempfile::tempdir().unwrap();
     let (csv, plot) = (folder.path().join("r.csv"), folder.path().join("r.svg"));
