@@ -25,5 +25,5 @@ mod sampling;
 mod session;
 #[cfg(unix)]
 mod terminal;
-mod tiny;
+pub mod tiny;
 mod vain;

@@ -7,6 +7,8 @@ mod cli;
 mod dequantize;
 #[cfg(feature = "text")]
 mod eval_tasks;
+#[cfg(feature = "cli")]
+mod examples;
 mod folders;
 mod gguf;
 #[cfg(feature = "text")]
