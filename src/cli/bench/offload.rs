@@ -106,7 +106,7 @@ pub fn percent(share: f64) -> String {
     format!("{}%", (share * 1e4).round() / 1e2)
 }
 
-/// What is replayed.
+/// The steps that are replayed.
 struct Replay {
     /// Share that is new from step to step; none for a trace, and its lists.
     runs: Vec<(Option<f64>, Vec<Lists>)>,
@@ -134,7 +134,7 @@ struct Report<'a> {
     blocks: String,
     tokens: u32,
     hot_blocks: u32,
-    /// What the KV cache in CPU memory is stored as.
+    /// The stored type of the KV cache in CPU memory.
     kv_type: KvType,
     seed: u64,
     trace: Option<String>,
