@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test lint
+.PHONY: demo test lint spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -23,3 +23,17 @@ lint:
 	cargo fmt --check
 	cargo clippy --release --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
+	$(MAKE) --no-print-directory spelling dependencies
+
+spelling:
+	@if command -v typos >/dev/null; then typos; \
+	else echo "skipped: the spelling, whose check is missing (cargo install --locked typos-cli)"; fi
+
+# Licences, doubles and origins of what Cargo.lock names.
+dependencies:
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline --log-level error check bans licenses sources; \
+	else echo "skipped: the dependencies, whose check is missing (cargo install --locked cargo-deny)"; fi
+
+# Known faults of dependencies, from a list that is fetched: not a part of the gate.
+advisories:
+	cargo deny check advisories

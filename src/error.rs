@@ -3,18 +3,18 @@
 use crate::units::size;
 use std::path::PathBuf;
 
-/// What can go wrong, in terms a user of the library or the command line can act on.
+/// Everything that can go wrong, in terms a user of the library or the command line can act on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A value given by the caller is outside what is allowed.
     #[error("{what} is {value}, but {limit}")]
     Argument {
-        /// What was given, such as [`subject::BLOCKS`](crate::subject::BLOCKS).
+        /// The thing that was given, such as [`subject::BLOCKS`](crate::subject::BLOCKS).
         what: String,
         /// The value that was given.
         value: String,
-        /// What would have been allowed.
+        /// The values that would have been allowed.
         limit: String,
     },
     /// A file could not be opened or read.
@@ -40,7 +40,7 @@ pub enum Error {
         path: PathBuf,
         /// Where in the file the offending bytes begin.
         offset: u64,
-        /// What is wrong there: the object, its value and the limit.
+        /// The fault: the object, its value and the limit.
         problem: String,
     },
     /// A well-formed model that this program cannot run, or that contradicts itself.
@@ -56,9 +56,9 @@ pub enum Error {
         adapter: String,
         /// The limit or feature.
         what: String,
-        /// What the adapter has.
+        /// The adapter's value.
         value: String,
-        /// What is needed.
+        /// The value that is needed.
         limit: String,
     },
     /// The device could not hold an allocation.
@@ -67,11 +67,11 @@ pub enum Error {
         needs(*bytes)
     )]
     OutOfMemory {
-        /// What was being allocated.
+        /// The thing that was being allocated.
         what: String,
         /// How many bytes it needs; zero where the device did not say.
         bytes: u64,
-        /// What the device said.
+        /// The device's words.
         detail: String,
     },
     /// The device is gone: a driver reset, an unplugged card or a destroyed device.

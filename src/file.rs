@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Makes a file of this content, in place of one that may be there: an error leaves that one as it was.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
-    // What a link points to is replaced, not the link.
+    // The target of a link is replaced, not the link.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file());
     let written = match target.file_name() {

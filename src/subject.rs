@@ -1,4 +1,4 @@
-//! What an [`Error::Argument`](crate::Error::Argument) is about, where a program may know it by another name: by an option,
+//! Subjects of an [`Error::Argument`](crate::Error::Argument) that a program may know by another name: by an option,
 //! say. What has no name here is called the same everywhere.
 
 /// [`Budget::blocks`](crate::attention::Budget::blocks).

@@ -5,7 +5,7 @@
 pub struct NotText {
     /// The first byte that is none.
     pub offset: usize,
-    /// What they are instead.
+    /// The fault, in words.
     pub problem: &'static str,
 }
 

@@ -22,7 +22,7 @@ const VECS: u32 = VALUE_DIM / 4u;
 
 // exp(m - M) of as many states as there are lanes.
 var<workgroup> factors: array<f32, WORKGROUP>;
-// What each team summed.
+// Each team's sum.
 var<workgroup> sums: array<vec4<f32>, WORKGROUP>;
 
 @compute @workgroup_size(WORKGROUP)

@@ -161,7 +161,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var v = 0u; v < TILE_TOKENS; v += VALUE_TOKENS) {
             workgroupBarrier();
             for (var i = lane; i < VALUE_TOKENS * ROW_VECS; i += WORKGROUP) {
-                // What lies past the last token was never written, or by another sequence: 0 * NaN would be NaN.
+                // Tokens past the last one were never written, or by another sequence: 0 * NaN would be NaN.
                 let token = v + i / ROW_VECS;
                 let written = place_here(place, token) && tile + token <= last_position;
                 // A head-block's values follow its keys.
@@ -258,7 +258,7 @@ struct States {
     l: vec4<f32>,
 }
 
-// What earlier segments left, for four rows of the tile.
+// The states of earlier segments, for four rows of the tile.
 fn earlier_states(head: u32, first_row: u32, row: u32, rows: u32) -> States {
     if segment.index == 0u {
         return States(vec4(NOTHING), vec4(0.0));

@@ -95,10 +95,10 @@ fn main(
     //!repeat 8 i
     var o{i}: coop_mat16x16<f32, C>;
     //!end
-    // What the row's weights are relative to, and this lane's half of their sum.
+    // The maximum that the row's weights are relative to, and this lane's half of their sum.
     var m = NOTHING;
     var l = 0.0;
-    // What the subgroup and the lane have in workgroup memory.
+    // The places of the subgroup and the lane in workgroup memory.
     let own_logits = subgroup * 16u * LOGIT_ROW;
     let logits_at = row * LOGIT_ROW + half * 4u;
     let outputs_at = row * LOGIT_ROW + half * 2u;
@@ -238,8 +238,8 @@ fn key_at(place: Place, i: u32) -> vec4<f16> {
     return kv[2u * place_rows(place, i / VECS) + i];
 }
 
-// What lies past the last token was never written, or by another sequence: 0 * NaN would be NaN. A head-block's values follow
-// its keys.
+// Values; zero for tokens past the last one, which were never written, or by another sequence: 0 * NaN would be NaN. A
+// head-block's values follow its keys.
 fn value_at(place: Place, i: u32, tile: u32, last_position: u32) -> vec4<f16> {
     let token = i / VECS;
     let written = place_here(place, token) && tile + token <= last_position;

@@ -81,7 +81,7 @@ fn main(
         if slot >= segment.blocks {
             continue;
         }
-        // What lies past the last token was never written, or by another sequence: its place is taken by the last.
+        // Tokens past the last one were never written, or by another sequence: their place is taken by the last.
         let token = min(tile + lane, last_position) % BLOCK;
         let key = kv_row(slot, kv_head, KEYS, token);
         let value = kv_row(slot, kv_head, VALUES, token);
@@ -138,7 +138,7 @@ fn query8(row_a: u32, row_b: u32, head: u32, i: u32) -> Eight {
     return Eight(qkv[a] * SCALE, qkv[a + 1u] * SCALE, qkv[b] * SCALE, qkv[b + 1u] * SCALE);
 }
 
-// What the eight lanes hold, one token's each.
+// The numbers of the eight lanes, one token's each.
 fn spread(eight: vec4<u32>) -> Tokens {
     let low = kv_low(eight);
     let high = kv_high(eight);

@@ -6,6 +6,6 @@ struct Batch {
     row: u32,
     // Where its input begins, in vec4.
     x: u32,
-    // What its product is multiplied by.
+    // The factor of its product.
     factor: f32,
 }

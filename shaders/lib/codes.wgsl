@@ -9,7 +9,7 @@ const PLANE_MASK: u32 = 0x01010101u * ((1u << BITS) - 1u);
 const CODE_WORDS: u32 = CHANNELS / (4u * PLANES);
 const INDEX_WORDS: u32 = CHANNELS + BLOCK * CODE_WORDS;
 const LARGEST_CODE: f32 = f32((1u << BITS) - 1u);
-// What is stored as zero.
+// The code of zero.
 const ZERO_CODE: f32 = select(0.0, 128.0, BITS == 8u);
 
 // Where a head-block's index begins, in words.

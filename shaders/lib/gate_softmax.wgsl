@@ -11,7 +11,7 @@ fn gate_choice(score: f32, expert: u32) -> f32 {
     return score;
 }
 
-// What scores are divided by where the chosen ones are not to sum to one.
+// The divisor of scores where the chosen ones are not to sum to one.
 fn gate_whole() -> f32 {
     var sum = 0.0;
     for (var i = 0u; i < EXPERTS; i++) {

@@ -14,7 +14,7 @@ fn input(at: u32, i: u32) -> vec4<f32> {
     return values * norm_weight[i];
 }
 
-// What a product is multiplied by. Every lane must call.
+// The factor of a product. Every lane must call.
 fn input_factor(lane: u32) -> f32 {
     return inverseSqrt(workgroup_sum(lane, squares) / f32(WIDTH) + EPSILON);
 }

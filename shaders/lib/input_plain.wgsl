@@ -5,7 +5,7 @@ fn input(at: u32, i: u32) -> vec4<f32> {
     return x[at + i];
 }
 
-// What a product is multiplied by. Every lane must call.
+// The factor of a product. Every lane must call.
 fn input_factor(lane: u32) -> f32 {
     return 1.0;
 }

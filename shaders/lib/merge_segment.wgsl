@@ -1,4 +1,4 @@
-// What prefill writes where a lane holds whole rows: this segment's share, and what earlier segments left. The including file
+// The end of prefill where a lane holds whole rows: this segment's share, and what earlier segments left. The including file
 // has the bindings segment, out and states.
 
 // How much this segment's sums and what earlier segments left in out (their o / l, with (m, l) in states) count.

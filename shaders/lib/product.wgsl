@@ -1,4 +1,4 @@
-// What products have in common, whatever their inputs are: y (op)= W x for one part of a weight matrix.
+// The common part of products, whatever their inputs are: y (op)= W x for one part of a weight matrix.
 struct Matrix {
     // Units of 32 weights in a row of W.
     units: u32,

@@ -1,4 +1,4 @@
-// What one step works on, written by the host once a step (src/contract/step.rs has the words of each part).
+// The words of one step, written by the host once a step (src/contract/step.rs has the words of each part).
 //
 // header   H_* words, then tables at the offsets that the header names
 // row      R_* words: sequence slot, position, offset of its block table, token id

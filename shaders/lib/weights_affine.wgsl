@@ -1,4 +1,4 @@
-// What formats of weights w = d * q + m in units of 32 share, q of a few bits. The including file provides
+// Formats of weights w = d * q + m in units of 32, q of a few bits. The including file provides
 //   struct UnitBits                                          what is stored of one unit, as loaded
 //   fn unit_bits(unit: u32) -> UnitBits
 //   fn bits_scale(bits: UnitBits) -> vec2<f32>               d and m

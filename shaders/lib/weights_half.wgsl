@@ -1,4 +1,4 @@
-// What f16 and bf16 weights share: two weights a word, and a unit of 32 weights in four vec4. The including file provides
+// Weights of f16 and bf16: two a word, and a unit of 32 in four vec4. The including file provides
 //   fn unpack4(a: u32, b: u32) -> vec4<f32>    the weights of two words
 // The scales binding is unused.
 @group(0) @binding(2) var<storage, read> weights: array<vec4<u32>>;

@@ -11,7 +11,7 @@ fn sixes(low: u32, upper: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xI8((low << 2u) | (upper & 0xc0c0c0c0u)));
 }
 
-// What is stored of one unit, as loaded.
+// The stored words of one unit, as loaded.
 struct UnitBits {
     low: vec4<u32>,
     upper: vec2<u32>,

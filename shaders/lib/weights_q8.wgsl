@@ -6,7 +6,7 @@ fn signed_bytes(word: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xI8(word));
 }
 
-// What is stored of one unit, as loaded.
+// The stored words of one unit, as loaded.
 struct UnitBits {
     a: vec4<u32>,
     b: vec4<u32>,

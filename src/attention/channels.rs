@@ -48,7 +48,7 @@ impl ChannelSet {
         self.layers.first().and_then(|heads| heads.first()).map_or(0, |ids| ids.len() as u32)
     }
 
-    /// What names this set: FNV-1a over its words, which is enough to tell sets apart that nobody forges.
+    /// The name of this set: FNV-1a over its words, which is enough to tell sets apart that nobody forges.
     pub fn id(&self) -> ChannelSetId {
         let layers = (0..self.layers.len()).flat_map(|layer| self.words(layer));
         let words = [self.channels(), self.head_dim].into_iter().chain(layers);
@@ -111,7 +111,7 @@ impl ChannelSet {
         ))
     }
 
-    /// What is wrong with channels that came from outside, if something is.
+    /// The fault of channels that came from outside, if there is one.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let channels = self.channels();
         IndexFormat { channels, bits: 4 }.validate(self.head_dim).map_err(|e| e.to_string())?;

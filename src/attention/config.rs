@@ -1,4 +1,4 @@
-//! What a decode step attends.
+//! The attention of a decode step: dense, or by budget and scorers.
 
 use super::{BlockScorer, TokenScorer};
 use crate::{Error, Result, subject};
@@ -20,9 +20,9 @@ pub enum Attention {
 pub struct TwoLevel {
     /// How much.
     pub budget: Budget,
-    /// What level 1 ranks blocks by.
+    /// The rank of blocks in level 1.
     pub block_scorer: BlockScorer,
-    /// What level 2 ranks tokens by.
+    /// The rank of tokens in level 2.
     pub token_scorer: TokenScorer,
 }
 
@@ -157,7 +157,7 @@ impl Budget {
         }
     }
 
-    /// What a row at `position` attends, in blocks of `block` tokens.
+    /// The numbers of blocks and tokens that a row at `position` attends, in blocks of `block` tokens.
     pub fn row(&self, position: u32, block: u32) -> RowBudget {
         RowBudget::new(
             position,

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result, subject};
 
-/// What the index keeps of each key: its values on some channels, as codes of a few bits. Each block has a header: a minimum
+/// The index's record of each key: its values on some channels, as codes of a few bits. Each block has a header: a minimum
 /// and a scale a channel, as f16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexFormat {
@@ -44,7 +44,7 @@ impl IndexFormat {
         (1 << self.bits) - 1
     }
 
-    /// What is stored as zero: eight-bit codes are signed bytes.
+    /// The code of zero: eight-bit codes are signed bytes.
     pub fn zero(&self) -> u32 {
         if self.bits == 8 { 128 } else { 0 }
     }

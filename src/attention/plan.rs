@@ -25,7 +25,7 @@ pub struct Span<'a> {
     pub sealing: &'a [[u32; 2]],
 }
 
-/// What a step does with its rows.
+/// The settings of a step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepSettings<'a> {
     /// Two-level attention with this budget; dense otherwise.
@@ -34,7 +34,7 @@ pub struct StepSettings<'a> {
     pub target_workgroups: u32,
     /// Whether logits are wanted of every row, or of the last row of each span.
     pub every_row: bool,
-    /// What tells the blocks that arrive in this step from those that were there.
+    /// A number that tells the blocks that arrive in this step from those that were there.
     pub epoch: u32,
 }
 

@@ -29,7 +29,7 @@ pub struct Shape {
     pub rope_interleaved: bool,
     /// Tokens in a block, the unit of storage and of level 1: 16, 32, 64 or 128.
     pub block: u32,
-    /// What the index keeps of each key.
+    /// The index's record of each key.
     pub index: IndexFormat,
 }
 

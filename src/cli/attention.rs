@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What decode steps attend.
+/// The attention of decode steps.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Attention")]
 pub struct AttentionOptions {
@@ -72,7 +72,7 @@ impl AttentionOptions {
         self.of(1).map(drop)
     }
 
-    /// What they mean for a model with this context length.
+    /// The attention that they mean for a model with this context length.
     pub fn of(&self, context_length: u32) -> Result<Attention> {
         let mut budget = Budget::for_context(context_length);
         if let Some(blocks) = &self.blocks {

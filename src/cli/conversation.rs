@@ -85,7 +85,7 @@ impl<'a> Conversation<'a> {
         self.template.is_none()
     }
 
-    /// What was said so far.
+    /// The messages so far.
     pub fn messages(&self) -> &[Said] {
         &self.messages
     }

@@ -14,7 +14,7 @@ pub struct Plan<'a> {
     pub file: &'a ModelFile,
     /// The model's shapes.
     pub config: &'a ModelConfig,
-    /// What will be loaded.
+    /// The engine that will be loaded.
     pub options: EngineOptions,
     /// How errors call the context.
     pub what: &'a str,
@@ -78,7 +78,7 @@ impl Plan<'_> {
         Err(refusal(&fit, self.what, self.options.context, memory, &ways))
     }
 
-    /// What is known of it, for the sake of options that change nothing.
+    /// The facts that decide which options change nothing.
     pub fn known(&self) -> Result<Known> {
         let Self { file, config, options, .. } = self;
         let bytes = |options| Fit::new(file, config, options).map(|fit| fit.weight_bytes);
@@ -106,7 +106,7 @@ impl Plan<'_> {
     }
 }
 
-/// What makes a plan smaller.
+/// Ways to make a plan smaller.
 struct Ways {
     /// The largest context that fits.
     context: Option<u32>,

@@ -43,9 +43,9 @@ struct Inspection {
     problem: Option<String>,
     /// The longest context, with the scaling where there is one.
     context_length: Option<u32>,
-    /// What stretches the rotary embedding.
+    /// The scaling of the rotary embedding.
     rope_scaling: Option<String>,
-    /// What the file says of its architecture, by key.
+    /// The file's description of its architecture, by key.
     shapes: BTreeMap<String, serde_json::Value>,
     tensors: usize,
     weights: Vec<Weights>,
@@ -74,7 +74,7 @@ struct TokenizerInfo {
     bos: Option<u32>,
     eos: Option<u32>,
     problem: Option<String>,
-    /// What is odd about it.
+    /// Its oddities.
     warnings: Vec<String>,
 }
 
@@ -103,7 +103,7 @@ impl Inspection {
             Err(error) => Some(error.to_string()),
         });
         let shape = config.as_ref().ok();
-        // What `generate` needs, in the order in which it would complain.
+        // The parts that `generate` needs, in the order in which it would complain.
         let problem = problem(&config)
             .or_else(|| problem(&tokenizer))
             .or_else(|| template_problem.clone())
@@ -130,7 +130,7 @@ impl Inspection {
         .described(file)
     }
 
-    // What only one of the formats tells.
+    // Facts that only one of the formats tells.
     fn described(mut self, file: &ModelFile) -> Self {
         match file {
             ModelFile::Gguf(file) => {

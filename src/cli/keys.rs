@@ -1,4 +1,4 @@
-//! What is typed or pasted while an answer is made.
+//! The keys typed, and text pasted, while an answer is made.
 //!
 //! While nobody reads it, the terminal would be as shells leave it: it gathers a line of at most 4,095 characters, cuts the
 //! rest, and shows it amid the answer. While this lives it keeps keys as they come, unseen, until the editor reads them, and

@@ -35,7 +35,7 @@ impl Line {
             && self.options.value_source(option) == Some(ValueSource::CommandLine)
     }
 
-    /// What this option stands at, typed or not, as text.
+    /// The values of this option, typed or not, as text.
     pub fn values(&self, option: &str) -> Vec<String> {
         if !self.options.ids().any(|id| id == option) {
             return Vec::new();

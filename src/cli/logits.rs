@@ -174,7 +174,7 @@ impl Run<'_> {
         };
         let mut session = self.engine.session()?;
         let bar = bar("ids", self.ids.len() as u64, false);
-        // What is not a decode step, in the portions in which it is shown.
+        // The tokens before the decode steps, in the portions in which they are shown.
         let (prompt, steps) = match (self.attention, all) {
             (Attention::Dense, _) => (self.ids, &self.ids[..0]),
             (Attention::TwoLevel(_), true) => self.ids.split_at(1),

@@ -24,13 +24,13 @@ pub struct Model {
     pub config: ModelConfig,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// What weights that are floats become.
+    /// The type that weights that are floats become.
     quantise: Option<Quantise>,
     /// The rotary scaling in the place of the file's.
     rope: Option<RopeChange>,
 }
 
-/// What an engine must hold.
+/// The room that an engine must have.
 pub struct Room {
     /// Tokens of the longest sequence.
     pub context: u32,

@@ -49,7 +49,7 @@ impl ModelOption {
         self.hub.or(self.model.as_deref())
     }
 
-    /// What weights that are floats become.
+    /// The type that weights that are floats become.
     pub fn quantise(&self) -> Option<Quantise> {
         self.quantize
     }

@@ -1,9 +1,9 @@
-//! What the library calls by its own names, as options.
+//! Options for the names that the library uses.
 
 use asynctls::{Error, subject};
 use std::str::FromStr;
 
-/// What an error is about, and the option that says it.
+/// The subject of an error, and the option that says it.
 const OPTIONS: [(&str, &str); 16] = [
     (subject::BLOCKS, "--blocks"),
     (subject::TOKENS, "--tokens"),

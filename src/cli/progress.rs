@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What takes less is not worth a bar.
+/// Shorter work is not worth a bar.
 const LATE: Duration = Duration::from_secs(1);
 /// Between two lines where there is no terminal.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ pub fn spinner(what: &str) -> Progress {
     bar(what, 0, false)
 }
 
-/// What bytes of progress are told to.
+/// The function that is told bytes of progress.
 pub fn byte_bar(what: &str, total: u64) -> impl FnMut(u64) + Send {
     let bar = bar(what, total, true);
     move |bytes| bar.inc(bytes)
@@ -109,7 +109,7 @@ impl Progress {
         self.work.get().done += more;
     }
 
-    /// What is done.
+    /// The work done.
     pub fn position(&self) -> u64 {
         self.work.get().done
     }

@@ -1,4 +1,4 @@
-//! What `asynctls generate` says besides the text.
+//! The report of `asynctls generate` besides the text.
 
 use super::answer::{Answer, Finish, Work};
 use super::saved::SavedReport;
@@ -40,7 +40,7 @@ impl Timings {
 pub struct Settings {
     /// The model file.
     pub model: String,
-    /// What stretches its rotary embedding.
+    /// The scaling of its rotary embedding.
     pub rope_scaling: String,
     /// The system message.
     pub system: Option<String>,
@@ -66,15 +66,15 @@ pub struct Settings {
     pub recent_blocks: Option<u32>,
     /// Context up to which all tokens are attended.
     pub dense_below: Option<u32>,
-    /// What level 1 ranks blocks by.
+    /// The rank of blocks in level 1.
     pub scorer: Option<&'static str>,
-    /// What level 2 ranks tokens by.
+    /// The rank of tokens in level 2.
     pub token_scorer: Option<&'static str>,
     /// Channels of the index.
     pub index_channels: Option<u32>,
     /// Bits of a code of the index.
     pub index_bits: Option<u32>,
-    /// What names the stored index channels, where they are used.
+    /// The name of the stored index channels, where they are used.
     pub stored_channels: Option<String>,
     /// Tokens in a block.
     pub block_size: u32,
@@ -135,9 +135,9 @@ pub struct Report<'a> {
     pub gpu_bytes: u64,
     /// Of that, what the KV cache and its index take.
     pub kv_gpu_bytes: u64,
-    /// What the offload engine did, where the KV cache lives in CPU memory.
+    /// The offload engine's counts, where the KV cache lives in CPU memory.
     pub offload: Option<OffloadStats>,
-    /// What came from a session's file and went there.
+    /// The tokens that came from a session's file and went there.
     pub session: Option<&'a SavedReport>,
     /// Settings.
     pub settings: Settings,
@@ -145,7 +145,7 @@ pub struct Report<'a> {
     pub timings: Timings,
 }
 
-/// What the offload engine did, in one line.
+/// The offload engine's counts in one line.
 pub fn offload_line(stats: &OffloadStats) -> String {
     let wanted = (stats.hits + stats.misses).max(1) as f64;
     format!(

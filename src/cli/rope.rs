@@ -36,7 +36,7 @@ enum Kind {
 const MOST: f32 = 1024.0;
 
 impl RopeOptions {
-    /// What replaces the file's scaling.
+    /// The scaling that replaces the file's.
     pub fn change(&self) -> Result<Option<RopeChange>> {
         let kind = match self.rope_scaling {
             None => return Ok(None),
@@ -65,7 +65,7 @@ impl RopeOptions {
     }
 }
 
-/// What a length of more tokens than the model's context breaks, and how the context gets longer.
+/// The limit that a length of more tokens than the model's context breaks, and how the context gets longer.
 pub fn beyond(config: &ModelConfig, length: u64) -> String {
     let limit = format!("the model's context is {} tokens", config.context_length);
     let original = u64::from(config.rope_original());

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What the file keeps for the command line.
+/// The command line's own state in the file.
 #[derive(Debug, Deserialize, Serialize)]
 struct State {
     messages: Vec<Said>,
@@ -36,7 +36,7 @@ pub struct Saved {
     written: u64,
 }
 
-/// What `--json` and `--stats` say of it.
+/// The session's figures in `--json` and `--stats`.
 #[derive(Debug, Serialize)]
 pub struct SavedReport {
     /// Tokens that came from the file.
@@ -172,7 +172,7 @@ impl Saved {
             return Ok(());
         }
         let (session, draws, seed) = answerer.state();
-        // What drew nothing leaves the seed of earlier draws.
+        // A run that drew nothing leaves the seed of earlier draws.
         self.seed = seed.or(self.seed);
         let (messages, raw) = (conversation.messages().to_vec(), conversation.is_raw());
         let seed = self.seed;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub struct Machine {
     /// The device.
     pub gpu: Gpu,
-    /// What memory it has, where that can be told.
+    /// Its memory, where that can be told.
     pub memory: Option<Memory>,
     /// How long opening took.
     pub time: Duration,
@@ -68,12 +68,12 @@ impl Memory {
             }
             (false, _) => format!("{label} has"),
         };
-        // What is shared also holds this program and the driver.
+        // Shared memory also holds this program and the driver.
         let besides = if adapter.shares_memory() { BESIDES } else { 0 };
         Self { bytes: bytes.saturating_sub(besides), whose, is_shared: adapter.shares_memory() }
     }
 
-    /// What the user allows.
+    /// The memory that the user allows.
     pub fn allowed(bytes: u64) -> Self {
         Self { bytes, whose: "--gpu-memory allows".into(), is_shared: false }
     }
@@ -103,7 +103,7 @@ pub fn load(gpu: Gpu, plan: Plan<'_>, stats: bool) -> Result<Loaded> {
     let mut bar = bar("loading", total, true);
     let engine = pollster::block_on(Engine::load(gpu, plan.file, plan.options, &mut |bytes| {
         bar.inc(bytes);
-        // What follows the weights.
+        // The weights are there; the rest is another kind of work.
         if bar.position() >= total {
             bar = spinner("compiling kernels");
         }

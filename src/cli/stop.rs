@@ -7,7 +7,7 @@ pub struct StopTexts<'a> {
     held: String,
 }
 
-/// What may be shown after a piece.
+/// The text that may be shown after a piece.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Passed {
     /// The text, without a stop text and what followed it.
@@ -39,7 +39,7 @@ impl<'a> StopTexts<'a> {
         Passed { text: std::mem::replace(&mut self.held, held), is_over: false }
     }
 
-    /// What was held back, once nothing follows.
+    /// The text that was held back, once nothing follows.
     pub fn finish(self) -> String {
         self.held
     }

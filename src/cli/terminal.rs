@@ -21,7 +21,7 @@ pub fn print(text: &str) -> Outcome<()> {
 /// The version of the shapes that `docs/json.md` describes: one more where a field goes or means something else.
 pub const SCHEMA: u32 = 1;
 
-/// What every command's object begins with.
+/// The beginning of every command's object.
 #[derive(Serialize)]
 struct Tagged<'a, T: Serialize> {
     command: &'a str,

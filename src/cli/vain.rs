@@ -3,7 +3,7 @@
 use super::line::Line;
 use super::terminal::note;
 
-/// What is known of a run when it begins, besides its options.
+/// The facts of a run when it begins, besides its options.
 pub struct Known {
     /// Whether the whole context is so short that all of it is attended.
     pub is_short: bool,

@@ -11,7 +11,7 @@ use crate::kernels::{self, MergeParams, Place};
 use crate::reference::attend::attention;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
-    // What the cache holds, and over how many segments.
+    // The cache's contents, and over how many segments they go.
     let contents = [
         (1, Family::Random),
         (3, Family::Random),

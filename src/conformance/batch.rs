@@ -112,7 +112,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
 }
 
-/// What is written to one place: the sum of some matrices' products.
+/// The sum of some matrices' products, which is written to one place.
 struct Entry {
     y: usize,
     terms: Vec<Term>,
@@ -217,7 +217,7 @@ fn choose(random: &mut Random, tokens: usize) -> Vec<(u32, f32)> {
     slots
 }
 
-/// What chooses among matrices, as the kernel reads it: lists of entries by expert, or every token's slots.
+/// The choice among matrices, as the kernel reads it: lists of entries by expert, or every token's slots.
 fn choosers(b: &Batched, slots: &[(u32, f32)]) -> Vec<u32> {
     if !b.many {
         return slots.iter().flat_map(|&(expert, weight)| [expert, weight.to_bits()]).collect();

@@ -6,7 +6,7 @@ use crate::kernels::SegmentParams;
 use crate::reference::index::bounds;
 use half::f16;
 
-/// What the cached keys and values look like.
+/// A kind of cached keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     Random,
@@ -204,7 +204,7 @@ impl Cache {
 
     /// The rotary angles of a position, with base 10,000.
     pub(super) fn angles(&self, position: u32) -> Vec<f64> {
-        // What shares its values with its keys turns only the keys' rest.
+        // Where values share their numbers with keys, only the keys' rest is turned.
         let turned = match self.shape.values {
             Values::Own => self.shape.head_dim,
             Values::OfKeys(length) => self.shape.head_dim - length,

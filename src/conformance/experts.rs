@@ -60,7 +60,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
 }
 
-/// What a row's logits look like. Eighths are exact in f32, so that equal ones tie and others are well apart.
+/// Kinds of a row's logits. Eighths are exact in f32, so that equal ones tie and others are well apart.
 const FAMILIES: [&str; 11] = [
     "random",
     "random",
@@ -103,7 +103,7 @@ async fn route(gpu: &Gpu, experts: &Experts) -> Result<Verdict> {
     let mut all = Vec::new();
     for family in FAMILIES {
         all.extend(logits(&mut random, family, count));
-        // What lies beyond the last expert would win.
+        // Numbers beyond the last expert, which would win.
         all.resize(all.len().next_multiple_of(stride), 2000.0);
     }
     let (logit_bits, bias_bits) = (bits(&all), bits(&bias));

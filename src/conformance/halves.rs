@@ -39,7 +39,7 @@ async fn half_rows(gpu: &Gpu, width: usize) -> Result<Verdict> {
     // One far above the others.
     row(5, &|row| row[width - 1] = -3e6);
     row(6, &|row| (row[0], row[width / 2]) = (f32::NAN, f32::NEG_INFINITY));
-    // What lies between rows does not count.
+    // The padding between rows does not count.
     for padding in x.chunks_exact_mut(stride) {
         padding[width..].fill(f32::MAX);
     }
@@ -75,7 +75,7 @@ fn check_row(got: &[u32], x: &[f32]) -> Verdict {
             || is_subnormal
                 && (half.to_bits() & 0x7fff == 0
                     || (half.to_f32() - want.to_f32()).abs() <= 2f32.powi(-23));
-        // What is not finite stays so, in one way or the other: SwiftShader packs an infinity as a NaN.
+        // A number that is not finite stays so, in one way or the other: SwiftShader packs an infinity as a NaN.
         if !(near || !want.is_finite() && !half.is_finite()) {
             return Err(format!("number {i} is {half}, not {want}"));
         }
@@ -92,7 +92,7 @@ async fn largest_weight(gpu: &Gpu, kind: TensorType, units: usize) -> Result<Ver
     let mut random = Random::new(units as u64);
     let (mut packed, mut weights) = matrix(&mut random, kind, Scales::Plausible, 70, units)?;
     if kind == TensorType::F32 {
-        // What is not finite does not count.
+        // Numbers that are not finite do not count.
         for (at, value) in [(3, f32::NAN), (17, f32::INFINITY), (29, -1e30)] {
             (packed.weights[at], weights[at]) = (value.to_bits(), value);
         }

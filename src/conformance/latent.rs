@@ -207,7 +207,7 @@ async fn latent_place(gpu: &Gpu, block: u32, latent: Latent) -> Result<Verdict> 
     let made_stride = heads * (nope + d);
     let mut random = Random::new(u64::from(latent.q_rank));
     let mut made = random.floats(tokens * made_stride);
-    // What f16 cannot hold is stored as the largest that it can.
+    // A number that f16 cannot hold is stored as the largest that it can.
     made[0] = -1e9;
     made[heads * nope] = 70000.0;
     let shared = random.floats(tokens * rope);

@@ -21,7 +21,7 @@ use crate::gpu::Gpu;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
-/// What a case found: a difference from the twin beyond the tolerance, in words.
+/// The outcome of a case: a difference from the twin beyond the tolerance, in words.
 pub type Verdict = std::result::Result<(), String>;
 
 type Run = dyn Fn(&Gpu) -> BoxFuture<'_, Result<Verdict>> + Send + Sync;
@@ -55,7 +55,7 @@ impl Case {
     /// Runs the case.
     ///
     /// # Errors
-    /// What the device refused; a wrong result is a [`Verdict`].
+    /// Refusals of the device; a wrong result is a [`Verdict`].
     pub async fn run(&self, gpu: &Gpu) -> Result<Verdict> {
         (self.run)(gpu).await
     }

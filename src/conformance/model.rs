@@ -72,7 +72,7 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
     let rows = 3;
     let mut values = random.floats(rows * stride);
     for row in values.chunks_mut(stride) {
-        // What lies beyond the width would win.
+        // Numbers beyond the width, which would win.
         row[width..].fill(9.0);
         match family {
             "ties" => [1530, 700, 701, 257].into_iter().for_each(|i| row[i] = 2.0),

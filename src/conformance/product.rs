@@ -99,7 +99,7 @@ pub(super) fn matrix(
     Ok((packed, weights))
 }
 
-/// What the product of many tokens reads: inputs as they are, or as f16 where the kernel multiplies those.
+/// The inputs of the product of many tokens: as they are, or as f16 where the kernel multiplies those.
 pub(super) async fn inputs(
     gpu: &Gpu,
     format: WeightFormat,
@@ -119,7 +119,7 @@ pub(super) async fn inputs(
     Ok(run(gpu, &kernels::half_rows(gpu.tier), data, grid).await?.halves)
 }
 
-/// What weights are shifted by where they become f16.
+/// The shift of weights where they become f16.
 pub(super) fn weight_shift(weights: &[f32]) -> i32 {
     kernels::weight_shift(largest(weights))
 }
@@ -129,7 +129,7 @@ pub(super) fn largest(weights: &[f32]) -> f32 {
     weights.iter().map(|w| w.abs()).filter(|w| w.is_finite()).fold(0.0, f32::max)
 }
 
-/// What a twin computed, and how far a kernel may be off.
+/// A twin's result, and how far a kernel may be off.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expected {
     pub(super) values: Vec<f64>,

@@ -6,7 +6,7 @@ use crate::contract::{Bindings, Words};
 use crate::gpu::{Binding, Gpu, ShaderSpec};
 use half::f16;
 
-/// What outputs hold before a kernel runs: a NaN that no kernel makes.
+/// The contents of outputs before a kernel runs: a NaN that no kernel makes.
 pub(super) const POISON: u32 = 0x7fc0_dead;
 
 /// One binding's data, in words.

@@ -37,7 +37,7 @@ async fn rope_append(gpu: &Gpu, shape: Shape, norm: Option<f32>, segments: u32) 
     let rows = cache.rows(&counts);
     let width = shape.row_width() as usize;
     let mut qkv = random_qkv(&shape, rows.len());
-    // What f16 cannot hold is stored as the largest that it can.
+    // A number that f16 cannot hold is stored as the largest that it can.
     let value_at = ((shape.q_heads() + shape.kv_heads) * shape.head_dim) as usize;
     qkv[value_at] = 1e9;
     qkv[value_at + 1] = -70000.0;

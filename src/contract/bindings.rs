@@ -2,7 +2,7 @@
 
 use super::Member;
 
-/// What a variable is declared as.
+/// The kind of a variable, as it is declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `var<storage, read>`.
@@ -18,7 +18,7 @@ pub enum Kind {
 pub struct Field {
     /// The variable's name.
     pub name: &'static str,
-    /// What it is declared as.
+    /// Its kind.
     pub kind: Kind,
     /// Whether only some variants of the kernel have it.
     pub is_optional: bool,
@@ -26,7 +26,7 @@ pub struct Field {
 
 /// A struct with a value for each binding of a kernel, as [`bindings!`](crate::bindings) declares it.
 pub trait Bindings: Sized {
-    /// What is bound, or stands for it.
+    /// The bound value, or a number that stands for it.
     type Value;
     /// The same struct of other values.
     type Of<T>: Bindings<Value = T>;

@@ -1,4 +1,4 @@
-//! What Rust and WGSL both know: structs of words that the one writes and the other reads, and the bindings of each kernel.
+//! The contract of Rust and WGSL: structs of words that one writes and the other reads, and the bindings of each kernel.
 //!
 //! Both are declared once, in Rust ([`words!`](crate::words), [`bindings!`](crate::bindings)). The step's constants in WGSL
 //! are written from here; all else is compared with what the shaders declare.

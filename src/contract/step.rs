@@ -1,4 +1,4 @@
-//! What the words of a step hold (`shaders/lib/step.wgsl`).
+//! The words of a step (`shaders/lib/step.wgsl`).
 
 use super::{Member, Words};
 
@@ -42,7 +42,7 @@ crate::words! {
         pub outputs_at: u32,
         /// Words from a row's block table to that of its window in the hot cache.
         pub window: u32,
-        /// What tells the blocks that arrive in this step from those that were there.
+        /// A number that tells the blocks that arrive in this step from those that were there.
         pub epoch: u32,
     }
 

@@ -19,7 +19,7 @@ use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What an engine is built for.
+/// The options of an engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineOptions {
     /// Most tokens of one session.
@@ -43,7 +43,7 @@ pub struct EngineOptions {
     pub target_workgroups: u32,
     /// Where the KV cache lives that does not all stay on the GPU; without it all of it does.
     pub host: Option<HostOptions>,
-    /// What matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
+    /// The type that matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
     pub quantise: Option<Quantise>,
     /// The rotary scaling in the place of the file's.
     pub rope: Option<RopeChange>,
@@ -51,7 +51,7 @@ pub struct EngineOptions {
     pub steered: Option<u32>,
 }
 
-/// What an index keeps.
+/// The options of an index.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IndexOptions {
     /// Channels of a token's codes; none for the default of the head dimension.
@@ -208,7 +208,7 @@ impl EngineOptions {
 pub struct Engine {
     /// The model's shapes.
     pub config: ModelConfig,
-    /// What the engine was built for.
+    /// The options that the engine was built with.
     pub options: EngineOptions,
     pub(super) shape: Shape,
     pub(super) layout: CacheLayout,

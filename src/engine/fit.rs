@@ -1,4 +1,4 @@
-//! What a model will need in GPU memory, before it is loaded.
+//! A model's need of GPU memory, before it is loaded.
 
 use super::EngineOptions;
 use super::scratch::Scratch;
@@ -13,7 +13,7 @@ use crate::{Error, Result, subject};
 use serde::Serialize;
 use std::borrow::Cow;
 
-/// What every adapter lets a kernel see of one buffer.
+/// The bytes of one buffer that every adapter lets a kernel see.
 const LARGEST_BINDING: u64 = 128 << 20;
 
 /// The bytes that an engine needs, and the largest context that a given amount of memory allows.
@@ -88,7 +88,7 @@ impl Fit {
         self.total_bytes() + if is_shared { self.host_bytes } else { 0 }
     }
 
-    /// What it needs of the memory that the GPU uses, by part: the largest first.
+    /// Its need of the memory that the GPU uses, by part: the largest first.
     pub fn parts(&self, is_shared: bool) -> [(&'static str, u64); 4] {
         let mut parts = [
             ("the weights", self.weight_bytes),
@@ -149,7 +149,7 @@ pub enum Placement {
 pub struct HostRule {
     /// When chosen blocks have to be on the GPU.
     pub timing: Timing,
-    /// What they are stored as.
+    /// The stored type.
     pub kv_type: KvType,
 }
 

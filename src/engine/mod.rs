@@ -21,7 +21,7 @@ pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use saved::SessionFormat;
 pub use session::Session;
 
-// What was read back, as words.
+// Bytes that were read back, as words.
 fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }

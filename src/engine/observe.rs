@@ -17,7 +17,7 @@ pub struct LayerView {
     pub key: Vec<f32>,
     /// The token's value, as cached: KV head, dimension.
     pub value: Vec<f32>,
-    /// What attention gave: query head, dimension. Latent attention gives latents, which are then taken to values.
+    /// The output of attention: query head, dimension. Latent attention gives latents, which are then taken to values.
     pub attended: Vec<f32>,
     /// Level 1's scores, of each query head's sealed blocks; empty where no block was ranked. The minmax scorer has one
     /// score a KV head, at its first query head.

@@ -96,7 +96,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What the next step of the session chooses by this selection.
+    /// The budget of the session's next step by this selection: how many blocks and tokens.
     pub fn next_budget(&self, session: &Session, two_level: &TwoLevel) -> RowBudget {
         two_level.effective_budget().row(session.len(), self.shape.block)
     }
@@ -155,7 +155,7 @@ impl Engine {
     /// Positions that each KV head of the last layer chose in the latest step, which had this budget.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub async fn chosen_tokens(&self, budget: &RowBudget, kept: u32) -> Result<Vec<Vec<u32>>> {
         let kept = kept.min(budget.blocks * self.shape.block);
         let bytes = u64::from(self.shape.kv_heads * kept) * 4;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// Bytes that are read back at a time, unless one block has more.
 const PIECE_BYTES: u64 = 16 << 20;
 
-/// What a file holds of a session, by the file's stamp: blocks from the first on that nothing will change.
+/// The part of a session that a file holds, by the file's stamp: blocks from the first on that nothing will change.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Saved {
     stamp: u64,
@@ -209,7 +209,7 @@ impl Engine {
         Ok(())
     }
 
-    // What the index of a session follows from. Under the turn of the caller.
+    // The state that the index of a session follows from. Under the turn of the caller.
     async fn index_state(&self, session: &Session) -> Result<IndexState> {
         if let Some(set) = &session.channels {
             return Ok(IndexState::chosen(set, session.indexed, session.counted));

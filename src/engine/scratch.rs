@@ -54,7 +54,7 @@ pub(super) struct Scratch {
     pub(super) keys: wgpu::Buffer,
     pub(super) chosen_blocks: wgpu::Buffer,
     pub(super) chosen_tokens: wgpu::Buffer,
-    /// What is copied within one buffer goes by way of this one: WebGPU refuses to copy a buffer onto itself.
+    /// The way station of copies within one buffer: WebGPU refuses to copy a buffer onto itself.
     pub(super) moving: wgpu::Buffer,
     pub(super) staging: wgpu::Buffer,
     pub(super) latent: Option<LatentScratch>,
@@ -65,7 +65,7 @@ pub(super) struct Scratch {
     is_steered: bool,
 }
 
-/// What a cache needs besides whose blocks live in CPU memory.
+/// The further scratch of a cache whose blocks live in CPU memory.
 pub(super) struct HostScratch {
     /// The step with the slots of the window as tables: what decode appends by.
     pub(super) append_step: wgpu::Buffer,
@@ -75,7 +75,7 @@ pub(super) struct HostScratch {
     pub(super) chunk: wgpu::Buffer,
     /// The logical blocks that the chunk holds.
     pub(super) chunk_segment: wgpu::Buffer,
-    /// What an upload is copied to, as it is stored.
+    /// An upload's blocks, as they are stored.
     pub(super) uploaded: wgpu::Buffer,
     /// Whole blocks of that, as f16.
     pub(super) arrived: wgpu::Buffer,
@@ -89,7 +89,7 @@ pub(super) struct HostScratch {
     pub(super) list_stride: u64,
 }
 
-/// What latent attention needs besides.
+/// The further scratch of latent attention.
 pub(super) struct LatentScratch {
     /// Hidden states projected down: latents and the shared key.
     pub(super) down: wgpu::Buffer,
@@ -110,12 +110,12 @@ pub(super) struct LatentScratch {
     pub(super) slab_kv: wgpu::Buffer,
 }
 
-/// What a mixture of experts needs besides.
+/// The further scratch of a mixture of experts.
 pub(super) struct ExpertScratch {
     pub(super) logits: wgpu::Buffer,
     pub(super) slots: wgpu::Buffer,
     pub(super) lists: wgpu::Buffer,
-    /// What each entry's expert made.
+    /// The output of each entry's expert.
     pub(super) made: wgpu::Buffer,
 }
 
@@ -222,7 +222,7 @@ impl Sizes {
         }
     }
 
-    // What is read back: logits, winners, or the index channels of every layer.
+    // The bytes that are read back: logits, winners, or the index channels of every layer.
     fn staging(&self) -> u64 {
         self.logits.max(self.winners).max(self.channels)
     }
@@ -310,7 +310,7 @@ impl Scratch {
         layout: &CacheLayout,
         offload: Option<&Offload>,
     ) -> Result<Self> {
-        // What arrives has states of its own.
+        // Blocks that arrive have states of their own.
         let states = u64::from(layout.segments) * if offload.is_some() { 2 } else { 1 };
         let sizes = Sizes::new(config, options, states);
         let halves = if gpu.tier.matmul.halves { sizes.halves } else { 0 };
@@ -394,7 +394,7 @@ impl Scratch {
         self.lists(layer).swap_remove(0)
     }
 
-    /// What the states of decode attention are merged into.
+    /// The output that the states of decode attention are merged into.
     pub(super) fn merged(&self) -> &wgpu::Buffer {
         self.latent.as_ref().map_or(&self.attended, |latent| &latent.merged)
     }

@@ -22,7 +22,7 @@ pub struct Session {
     pub(super) is_miscounted: bool,
     /// Sealed blocks whose index is built.
     pub(super) indexed: u32,
-    /// What a file holds of it.
+    /// The part of it that a file holds.
     pub(super) saved: Option<Saved>,
 }
 
@@ -42,7 +42,7 @@ impl Session {
         self.tokens.is_empty()
     }
 
-    /// What names the index channels that this session's index is built with, once they are chosen.
+    /// The name of the index channels that this session's index is built with, once they are chosen.
     pub fn channel_set(&self) -> Option<ChannelSetId> {
         self.channels.as_ref().map(|set| set.id())
     }

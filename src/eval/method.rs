@@ -1,4 +1,4 @@
-//! What is compared: kinds of attention, named.
+//! The methods that are compared: kinds of attention, named.
 
 use crate::attention::{Attention, BlockScorer, Blocks, Budget, TokenScorer, TwoLevel};
 use crate::{Error, Result, subject};
@@ -8,7 +8,7 @@ use crate::{Error, Result, subject};
 pub struct Method {
     /// `dense`, or scorers and budget such as `codes/codes 25%+256`.
     pub name: String,
-    /// What decode steps attend.
+    /// The attention of decode steps.
     pub attention: Attention,
 }
 

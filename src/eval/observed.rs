@@ -10,7 +10,7 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::num::NonZero;
 
-/// What to observe.
+/// A prompt and the steps to observe.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     /// The prompt.
@@ -47,14 +47,14 @@ pub struct BlockSeries {
     pub at_cut_off: Vec<f32>,
 }
 
-/// What one method kept.
+/// The attention that one method kept.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
     /// Layer, query head.
     pub heads: Vec<Vec<HeadSeries>>,
     /// Layer, KV head.
     pub blocks: Vec<Vec<BlockSeries>>,
-    /// What the model said, forced tokens included.
+    /// The model's tokens, forced ones included.
     pub tokens: Vec<u32>,
 }
 

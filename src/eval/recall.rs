@@ -5,7 +5,7 @@ use crate::engine::{LayerCacheView, LayerView};
 use crate::reference::select::top_k;
 use std::collections::BTreeSet;
 
-/// What one query head of one layer attended in one step, as shares of its dense attention.
+/// The attention of one query head of one layer in one step, as shares of its dense attention.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HeadRecall {
     /// Mass attended.

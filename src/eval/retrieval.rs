@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// One method's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// What the model said.
+    /// The model's answer.
     pub text: String,
     /// Share of the references that it contains.
     pub score: f64,

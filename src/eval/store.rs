@@ -113,7 +113,7 @@ impl Store {
 
 impl Journal {
     fn open(path: &Path) -> Result<Self> {
-        // What is no file, such as a pipe, may never end.
+        // A pipe, or what else is no file, may never end.
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             let limit = "results are kept in a file that can be read again";
             return Err(Error::argument(path.display().to_string(), "not a file", limit));
@@ -195,7 +195,7 @@ impl Journal {
             file.sync_data()
         };
         if let Err(source) = write() {
-            // What a full disk took of the line must not stand before the next one.
+            // The part of the line that a full disk took must not stand before the next one.
             let _ = file.set_len(*end);
             return Err(Error::Write { path: path.clone(), source });
         }

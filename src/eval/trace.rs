@@ -25,7 +25,7 @@ use std::path::Path;
 /// Fills up lists of numbers.
 pub const FILL: u32 = u32::MAX;
 
-/// What a trace holds besides the selections.
+/// The parts of a trace besides the selections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recorded {
     /// Level 1's scores.
@@ -127,7 +127,7 @@ impl Trace {
     }
 }
 
-/// What a trace file says was selected: the part that replays need.
+/// The selections of a trace file: the part that replays need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selections {
     /// Position of each step's token.

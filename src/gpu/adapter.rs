@@ -8,7 +8,7 @@ use serde::Serialize;
 #[derive(Clone)]
 pub struct Adapter {
     pub(crate) raw: wgpu::Adapter,
-    /// What the driver says of itself.
+    /// The driver's description of itself.
     pub info: wgpu::AdapterInfo,
 }
 
@@ -18,7 +18,7 @@ impl From<wgpu::Adapter> for Adapter {
     }
 }
 
-/// What `asynctls adapters` reports of an adapter.
+/// A report of an adapter, for `asynctls adapters`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Probe {
     /// Number for `--adapter`.
@@ -194,11 +194,11 @@ fn choose_index(labels: &[String], usable: &[bool], request: Option<&str>) -> Re
     }
 }
 
-/// What a device has of its own, in bytes.
+/// A device's own memory, in bytes.
 #[derive(Clone, Copy, Debug)]
 struct OwnMemory {
     size: u64,
-    /// What this process may take of it, which others may have in use.
+    /// The part that this process may take, which others may have in use.
     free: u64,
 }
 
@@ -278,7 +278,7 @@ pub(crate) const NEEDS: &[Need] = &[
     Need { name: "max_buffer_size", least: 128 << 20, of: |l| l.max_buffer_size },
 ];
 
-/// What kernels do that WebGPU promises and older devices may lack.
+/// Abilities that kernels use, WebGPU promises and older devices may lack.
 const ABILITIES: [(wgpu::DownlevelFlags, &str); 2] = [
     (wgpu::DownlevelFlags::COMPUTE_SHADERS, "compute shaders"),
     // Keys and values are f16, which kernels unpack to f32.

@@ -30,7 +30,7 @@ pub struct Clock {
 
 struct Running {
     began: Instant,
-    /// What the GPU's pairs of stamps stand for.
+    /// The label and layer of each of the GPU's pairs of stamps.
     marked: Vec<(&'static str, usize)>,
     on_cpu: Vec<TimeSpan>,
 }
@@ -42,7 +42,7 @@ const STAMPS: u32 = 4096;
 const ANCHORS: usize = 8;
 
 impl Clock {
-    /// What a device must offer.
+    /// The features that a device must offer.
     pub(super) const FEATURES: wgpu::Features =
         wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::TIMESTAMP_QUERY_INSIDE_ENCODERS);
 
@@ -147,7 +147,7 @@ impl Gpu {
     /// Stops the clock once the GPU has done what it was given, and says what happened since it was started.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub async fn stop_clock(&self) -> Result<Vec<TimeSpan>> {
         let Some(clock) = &self.clock else { return Ok(Vec::new()) };
         // When the CPU saw each anchor done: never before the GPU passed it.

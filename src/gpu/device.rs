@@ -34,7 +34,7 @@ pub struct Gpu {
     allocated: AtomicU64,
 }
 
-/// What handles on one device share: pipelines and the fault state.
+/// The parts that handles on one device share: pipelines and the fault state.
 pub struct OpenDevice {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
@@ -79,7 +79,7 @@ enum Fault {
     Other(String),
 }
 
-/// What else runs in this process may have panicked while it held a lock; the data are still whole.
+/// The lock, even if a thread of this process panicked while it held it; the data are still whole.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -125,7 +125,7 @@ impl Gpu {
         Ok(Self::new(adapter, device, queue, fault, options))
     }
 
-    /// What to ask an adapter for, so that the best kernels can run: features and limits may be added.
+    /// The request for a device on which the best kernels can run: features and limits may be added.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming the missing limit.
@@ -395,7 +395,7 @@ impl Gpu {
     /// Asks again and again, for as long as an answer is likely near: a sleeping wait costs about 100 us on a discrete card.
     ///
     /// # Errors
-    /// What `is_done` answers.
+    /// Errors of `is_done`.
     pub(crate) fn spin(&self, mut is_done: impl FnMut() -> Result<bool>) -> Result<bool> {
         let began = Instant::now();
         loop {

@@ -1,4 +1,4 @@
-//! What a shader's module says of its bindings.
+//! The bindings of a shader's module.
 
 use crate::contract::{Field, Kind, Scalar};
 
@@ -84,7 +84,7 @@ pub fn mismatch(fields: &[Field], bindings: &[Reflected]) -> Option<String> {
         let is_alike = match (access, field.kind) {
             (Access::Read, Kind::Read) | (Access::Write, Kind::Write) => true,
             (Access::Uniform(members), Kind::Uniform(words)) => {
-                // What is no struct, a vector, has as many words.
+                // A vector, which is no struct, has as many words.
                 let count = if members.is_empty() { words.len() } else { members.len() };
                 *bytes == 4 * count as u64
                     && count <= words.len()

@@ -41,7 +41,7 @@ impl From<bool> for Constant {
     }
 }
 
-/// What to assemble: a kernel's file, the files that fill its slots, and its constants.
+/// A shader to assemble: a kernel's file, the files that fill its slots, and its constants.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ShaderSpec {
     /// The kernel's file under `shaders/`.
@@ -183,7 +183,7 @@ pub(super) fn shader_error(file: &str, line: u32, message: String) -> Error {
 /// A file and a line in it, from 1.
 type Place = (&'static str, u32);
 
-/// What has been pasted: lines with the places they come from.
+/// The text pasted so far: lines with the places they come from.
 #[derive(Default)]
 struct Pasted {
     directives: Vec<(String, Place)>,

@@ -106,7 +106,7 @@ crate::bindings! {
 
     /// Of [`place_blocks`].
     pub struct PlaceBlocks {
-        /// What arrived: a vec4 a layer, and each layer's part.
+        /// The blocks that arrived: a vec4 a layer, and each layer's part.
         stored: read,
         /// The part that is placed.
         part: uniform PartParams,

@@ -4,7 +4,7 @@ use super::{RowsParams, WeightFormat};
 use crate::gpu::{Matmul, ShaderSpec, Tier};
 use crate::model::config::Experts;
 
-/// What becomes of a product.
+/// The use of a product's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Written.
@@ -13,7 +13,7 @@ pub enum Output {
     Add,
     /// Pairs of rows (gate, up) make silu(gate) * up.
     SwiGlu,
-    /// What is there, as a gate, makes silu(gate) * product.
+    /// The output's old numbers are a gate: silu(gate) * product.
     Gated,
 }
 
@@ -59,7 +59,7 @@ crate::words! {
         pub weight_shift: i32,
     }
 
-    /// What `model/largest_weight.wgsl` works on.
+    /// The parameters of `model/largest_weight.wgsl`.
     pub struct LargestWeightParams {
         /// Units of 32 weights in the part.
         pub units: u32,
@@ -128,7 +128,7 @@ pub enum Batch<'a> {
     ExpertsIn(&'a Experts),
 }
 
-/// What [`matvec`] multiplies.
+/// The input of [`matvec`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Input {
     /// Inputs as they are.
@@ -244,7 +244,7 @@ pub fn half_rows(tier: &Tier) -> ShaderSpec {
     ShaderSpec::new("model/half_rows.wgsl").constant("WORKGROUP", tier.lanes)
 }
 
-/// What [`half_rows`] works on: `units` of 32 numbers in a row.
+/// The parameters of [`half_rows`]: `units` of 32 numbers in a row.
 pub fn half_rows_params(units: u32, stride: u32) -> RowsParams {
     RowsParams { width: units * 32, stride }
 }
@@ -257,7 +257,7 @@ pub fn largest_weight(format: WeightFormat) -> ShaderSpec {
     ShaderSpec::new("model/largest_weight.wgsl").slot("weights", format.file())
 }
 
-/// What [`largest_weight`] works on.
+/// The parameters of [`largest_weight`].
 pub fn largest_weight_params(units: u32) -> LargestWeightParams {
     LargestWeightParams { units, lanes: LARGEST_WEIGHT_GRID * 256 }
 }

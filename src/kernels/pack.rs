@@ -142,8 +142,8 @@ fn four(q: &Quants, quad: usize) -> u32 {
     u32::from_le_bytes([q[4 * quad], q[4 * quad + 1], q[4 * quad + 2], q[4 * quad + 3]])
 }
 
-// What shaders/lib/scales_k.wgsl reads: d and -dmin; then of unit u the low four bits of its scale, and of its min, from
-// bit 4u of a word each; then the upper two of its scale from bit 2u, of its min from bit 16 + 2u.
+// The words that shaders/lib/scales_k.wgsl reads: d and -dmin; then of unit u the low four bits of its scale, and of its
+// min, from bit 4u of a word each; then the upper two of its scale from bit 2u, of its min from bit 16 + 2u.
 fn scale_words(block: &SuperBlock) -> [u32; 4] {
     let gather = |numbers: &[u8; 8], shift: u32, bits: usize| {
         numbers.iter().enumerate().fold(0, |word, (unit, &number)| {

@@ -41,7 +41,7 @@ fn prefill_on_matrix_units_is_valid_for_every_head_dimension_and_block() {
     }
 }
 
-/// What every adapter has, and what some back ends add of their own.
+/// The workgroup memory of every adapter, less what some back ends add of their own.
 const PORTABLE_WORKGROUP_BYTES: u32 = 16_352;
 
 fn assert_fits(shape: &Shape, spec: ShaderSpec) {

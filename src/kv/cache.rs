@@ -25,7 +25,7 @@ impl CacheLayout {
         Self { blocks, segment_blocks, segments: blocks.max(1).div_ceil(segment_blocks) }
     }
 
-    /// What a segment holds.
+    /// The contents of a segment.
     pub fn segment(&self, index: u32) -> SegmentParams {
         let first = index * self.segment_blocks;
         let blocks = self.segment_blocks.min(self.blocks.saturating_sub(first));

@@ -32,11 +32,11 @@ pub struct Placement {
     pub block: u32,
     /// Its slot from now on.
     pub slot: u32,
-    /// What the slot held and no longer does.
+    /// The block that the slot held and no longer does.
     pub evicted: Option<u32>,
 }
 
-/// What limits the placements of a step. Nothing by default.
+/// Limits of a step's placements. None by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// A block is placed once it was missing in so many steps in a row. One that is wanted once and not again then
@@ -46,7 +46,7 @@ pub struct Policy {
     pub most: u32,
 }
 
-/// What became of the blocks that a step wants. The rest were placed.
+/// The outcome for the blocks that a step wants. The rest were placed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Admitted {
     /// Blocks that had a slot before.

@@ -39,7 +39,7 @@ struct Slot {
     bytes: u64,
 }
 
-/// What a submission says of a slot.
+/// A message of a submission about a slot.
 enum News {
     Mapped(usize),
     /// The encoder was never submitted.
@@ -109,7 +109,7 @@ impl MappedRing {
     /// wait for a submission that the caller has still to make.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub fn take(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
         loop {
             self.poll(gpu)?;
@@ -223,7 +223,7 @@ impl MappedRing {
     /// Takes note of what came back.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub fn poll(&mut self, gpu: &Gpu) -> Result<()> {
         gpu.poll()?;
         while let Ok(news) = self.news.1.try_recv() {
@@ -255,7 +255,7 @@ impl MappedRing {
         }
     }
 
-    // What an encoder that was never submitted would have mapped.
+    // Maps a slot whose encoder was never submitted, which would have done so.
     fn map_again(&mut self, slot: usize) {
         let back = Return { slot, sender: self.news.0.clone(), is_told: false };
         self.slots[slot].buffer.map_async(wgpu::MapMode::Write, 0..self.bytes, move |result| {
@@ -296,7 +296,7 @@ impl MappedRing {
     /// Waits until a slot in flight has completed.
     ///
     /// # Errors
-    /// What the device answers; [`Error::Gpu`] for a slot that was never submitted.
+    /// Errors of the device; [`Error::Gpu`] for a slot that was never submitted.
     pub fn wait(&mut self, gpu: &Gpu, slot: usize) -> Result<()> {
         gpu.spin(|| {
             self.poll(gpu)?;

@@ -28,7 +28,7 @@ pub struct HostOptions {
     pub ring_bytes: u64,
     /// Slots of that ring.
     pub ring_slots: u32,
-    /// What blocks in CPU memory, and on their way from there, are stored as; on the GPU they are f16.
+    /// The stored type of blocks in CPU memory, and on their way from there; on the GPU they are f16.
     pub kv_type: KvType,
     /// When chosen blocks have to be there.
     pub timing: Timing,
@@ -73,7 +73,7 @@ impl HostOptions {
     }
 }
 
-/// What the offload engine did so far.
+/// Counts of what the offload engine did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct OffloadStats {
     /// Decode steps.
@@ -107,7 +107,7 @@ pub struct OffloadStats {
 pub struct Item {
     /// KV head.
     pub head: u32,
-    /// What is placed where.
+    /// The block and its slot.
     pub placement: Placement,
 }
 
@@ -119,7 +119,7 @@ pub type Items = (usize, Vec<Item>);
 pub struct Upload {
     slot: usize,
     bytes: u64,
-    /// What is placed; nothing of whole blocks.
+    /// The items of each part; nothing of whole blocks.
     pub parts: Vec<Items>,
 }
 
@@ -146,7 +146,7 @@ pub struct Offload {
     ring: MappedRing,
     /// Whole blocks that a prompt attends, as f16; and as long as those are stored as such, all that arrives.
     pub arrived: wgpu::Buffer,
-    /// What arrives that is stored otherwise.
+    /// The place of blocks that arrive and are not stored as f16.
     packed: Option<wgpu::Buffer>,
     write_back: MappedRing,
     /// Blocks that a slot of `write_back` holds, each of one layer.
@@ -154,7 +154,7 @@ pub struct Offload {
     gatherers: Gatherers,
     clock: Option<Arc<Clock>>,
     step: u64,
-    /// What happened so far.
+    /// The counts so far.
     pub stats: OffloadStats,
 }
 
@@ -241,7 +241,7 @@ impl Offload {
         &self.options
     }
 
-    /// What happened so far, up to now.
+    /// The counts up to now.
     pub fn stats(&self) -> OffloadStats {
         OffloadStats { ring_stalls: self.ring.stalls, host_bytes: self.host.bytes(), ..self.stats }
     }
@@ -257,7 +257,7 @@ impl Offload {
         &self.hot[layer * self.kv_heads as usize + head as usize]
     }
 
-    /// What tells the head-blocks that arrive in this step from those that were there.
+    /// The number that tells the head-blocks that arrive in this step from those that were there.
     pub fn epoch(&self) -> u32 {
         self.step as u32
     }
@@ -366,7 +366,7 @@ impl Offload {
     /// `gpu`, waits for one. It is to be filled before a submission copies from it.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub fn load(&mut self, gpu: Option<&Gpu>, items: &mut Vec<Items>) -> Result<Option<Upload>> {
         if items.is_empty() {
             return Ok(None);
@@ -403,7 +403,7 @@ impl Offload {
     /// Gathers an upload's head-blocks into its slot, while the caller does something `beside`.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub fn fill<T>(
         &mut self,
         upload: &Upload,
@@ -459,7 +459,7 @@ impl Offload {
     /// the caller has to submit first.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub fn gather_blocks(
         &mut self,
         gpu: &Gpu,
@@ -543,7 +543,7 @@ impl Offload {
     /// A slot for blocks that are written back, or none where the caller has to submit first.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub fn take_write_back(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
         self.complete(gpu)?;
         loop {
@@ -575,7 +575,7 @@ impl Offload {
     /// Stores what has left the GPU; whether there was something.
     ///
     /// # Errors
-    /// What the device answers, or [`Error::OutOfMemory`].
+    /// Errors of the device, or [`Error::OutOfMemory`].
     pub fn complete(&mut self, gpu: &Gpu) -> Result<bool> {
         self.write_back.poll(gpu)?;
         let completed = self.write_back.completed();
@@ -605,7 +605,7 @@ impl Offload {
     /// Takes note of slots of the ring that are free again.
     ///
     /// # Errors
-    /// What the device answers.
+    /// Errors of the device.
     pub fn poll(&mut self, gpu: &Gpu) -> Result<()> {
         self.ring.poll(gpu)
     }

@@ -55,7 +55,7 @@ pub struct SessionFile {
     stamp: u64,
 }
 
-/// What names the content of one commit within this process.
+/// A name for the content of one commit within this process.
 fn new_stamp() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
@@ -135,7 +135,7 @@ impl SessionFile {
         let first = header.end;
         let block_bytes = header.block_bytes;
         let commit = Commit::last(path, &map, first, block_bytes)?;
-        // What a failed write leaves behind the commit is cut off, which some systems refuse for what is mapped.
+        // The rest of a failed write behind the commit is cut off, which some systems refuse for what is mapped.
         drop(map);
         let map = self::map(path, &file, commit.end as u64)?;
         let (end, torn) = (bytes, bytes - commit.end as u64);
@@ -153,7 +153,7 @@ impl SessionFile {
         self.end
     }
 
-    /// What the latest commit is called within this process: another number for every commit of every file, so that who
+    /// The latest commit's name within this process: another number for every commit of every file, so that who
     /// has noted it knows later whether the blocks are still those.
     pub fn stamp(&self) -> u64 {
         self.stamp
@@ -164,7 +164,7 @@ impl SessionFile {
         bytemuck::cast_slice(&self.map[self.commit.tokens.clone()])
     }
 
-    /// What the commit was given as its state.
+    /// The commit's state, as it was given.
     pub fn state(&self) -> &[u8] {
         &self.map[self.commit.state.clone()]
     }
@@ -243,7 +243,7 @@ impl SessionFile {
         }
         self.file.check_name()?;
         let failed = |source| Error::Write { path: self.path.clone(), source };
-        // What a link points to is replaced, not the link.
+        // The target of a link is replaced, not the link.
         let target = fs::canonicalize(&self.path).map_err(failed)?;
         let mut name = OsString::from(".");
         name.push(target.file_name().unwrap_or_default());

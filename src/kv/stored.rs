@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::fmt;
 use std::str::FromStr;
 
-/// What the KV cache in CPU memory is stored as.
+/// The stored type of the KV cache in CPU memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum KvType {
     /// 16 bits a value, as on the GPU.
@@ -47,7 +47,7 @@ const GROUP: usize = 32;
 /// groups, padded to a multiple of 16 bytes, and then all its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadFormat {
-    /// What values are stored as.
+    /// The stored type of values.
     pub kv_type: KvType,
     values: usize,
     kv_heads: usize,
@@ -100,7 +100,7 @@ impl HeadFormat {
         }
     }
 
-    /// What [`HeadFormat::store`] stored, as f16 again. The twin of `place_blocks` and `unpack_blocks`.
+    /// The numbers that [`HeadFormat::store`] stored, as f16 again. The twin of `place_blocks` and `unpack_blocks`.
     pub fn load(&self, stored: &[u8], halves: &mut [u8]) {
         if self.kv_type == KvType::F16 {
             return halves.copy_from_slice(stored);

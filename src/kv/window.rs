@@ -9,7 +9,7 @@ pub struct Window {
     blocks: Vec<Option<u32>>,
 }
 
-/// What stands for a block that has no slot, as in `shaders/lib/hot_slots.wgsl`.
+/// The number of a block that has no slot, as in `shaders/lib/hot_slots.wgsl`.
 pub const NO_SLOT: u32 = u32::MAX;
 
 impl Window {

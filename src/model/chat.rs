@@ -32,7 +32,7 @@ const LONGEST: usize = 1 << 17;
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant` or what else the template knows.
     pub role: String,
-    /// What is said.
+    /// The words.
     pub content: String,
 }
 
@@ -249,7 +249,7 @@ impl ChatTemplate {
     }
 }
 
-/// What went wrong, with the template's line where it is known.
+/// An error for a refusal, with the template's line where it is known.
 fn refusal(error: minijinja::Error) -> Error {
     let reason = match error.kind() {
         ErrorKind::OutOfFuel => {

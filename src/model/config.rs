@@ -1,4 +1,4 @@
-//! What a model is made of: the shapes of its layers, whatever file they were read from.
+//! A model's parts: the shapes of its layers, whatever file they were read from.
 
 use super::file::ModelFile;
 use super::rope::{Rope, RopeChange, RopeKind, RopeScaling};
@@ -90,18 +90,18 @@ pub struct Experts {
     pub shared: u32,
     /// Width of an expert.
     pub ffn: u32,
-    /// What makes scores of the router's logits.
+    /// How scores come of the router's logits.
     pub gate: Gate,
     /// Whether the weights of a token's experts are divided by their sum.
     pub normalised: bool,
-    /// What they are then multiplied by.
+    /// The factor of the weights after that.
     pub factor: f32,
     /// Which layers have experts.
     #[serde(skip)]
     pub layers: Vec<bool>,
 }
 
-/// What makes an expert's score of its logit.
+/// How an expert's score comes of its logit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Gate {

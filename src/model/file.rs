@@ -27,7 +27,7 @@ impl ModelFile {
         }
     }
 
-    /// What was opened.
+    /// The path that was opened.
     pub fn path(&self) -> &Path {
         match self {
             Self::Gguf(file) => file.path(),

@@ -99,7 +99,7 @@ impl Folder {
         &self.path
     }
 
-    /// What `config.json` holds.
+    /// The contents of `config.json`.
     pub fn config(&self) -> &Value {
         &self.config
     }

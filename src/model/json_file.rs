@@ -32,7 +32,7 @@ pub fn text(path: &Path, most: u64) -> Result<Option<String>> {
     })
 }
 
-/// What a file's JSON says.
+/// A file's JSON, parsed.
 pub fn parse<'a, T: Deserialize<'a>>(path: &Path, text: &'a str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| problem(path, error.to_string()))
 }
@@ -43,7 +43,7 @@ pub fn object(path: &Path) -> Result<Map<String, Value>> {
     text(path, MOST)?.map_or_else(|| Ok(Map::new()), |text| parse(path, &text))
 }
 
-/// What is wrong with a file; what parsers say of it can quote all of it.
+/// An error about a file; what parsers say of it can quote all of it.
 pub fn problem(path: &Path, problem: impl AsRef<str>) -> Error {
     let problem: String = problem.as_ref().chars().take(500).collect();
     Error::Model(format!("{}: {problem}", path.display()))

@@ -1,4 +1,4 @@
-//! What logits must be before a token is chosen by them.
+//! The check that logits pass before a token is chosen by them.
 
 use crate::{Error, Result};
 

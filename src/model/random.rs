@@ -268,7 +268,7 @@ fn size((_, shape, kind): &Tensor) -> u64 {
     shape.iter().product::<u64>() / block.weights * block.bytes
 }
 
-/// What is written over and over, of each type.
+/// Bytes of each type that are written over and over.
 #[derive(Default)]
 struct Made(Vec<(TensorType, Vec<u8>)>);
 
@@ -325,7 +325,7 @@ impl RandomModel {
     /// Writes the model as a GGUF file.
     ///
     /// # Errors
-    /// What the writer answers.
+    /// Errors of the writer.
     pub fn write(&self, kind: TensorType, out: &mut impl Write) -> io::Result<()> {
         let tensors = self.tensors(kind);
         let mut head = self.head(tensors.len());

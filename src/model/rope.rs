@@ -13,14 +13,14 @@ pub struct Rope {
     pub dims: u32,
     /// Whether pairs are (2i, 2i+1) rather than (i, i + dims / 2).
     pub interleaved: bool,
-    /// What stretches the frequencies to contexts longer than the first training's.
+    /// The scaling of the frequencies, for contexts longer than the first training's.
     pub scaling: RopeScaling,
-    /// What queries and keys are multiplied by besides what the scaling does.
+    /// A factor of queries and keys besides the scaling's own.
     #[serde(skip_serializing_if = "is_one")]
     pub magnitude: f32,
 }
 
-// What changes nothing is not written: descriptions of old session files lack it.
+// A factor of one is not written: descriptions of old session files lack it.
 fn is_one(magnitude: &f32) -> bool {
     *magnitude == 1.0
 }
@@ -29,7 +29,7 @@ fn is_true(flag: &bool) -> bool {
     *flag
 }
 
-/// What stretches the frequencies.
+/// How the frequencies are scaled.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RopeScaling {
@@ -60,7 +60,7 @@ pub enum RopeScaling {
         beta_fast: f32,
         /// Turns within `original` below which it is divided by `factor`.
         beta_slow: f32,
-        /// What queries and keys are multiplied by; none for YaRN's 0.1 ln(factor) + 1.
+        /// The factor of queries and keys; none for YaRN's 0.1 ln(factor) + 1.
         magnitude: Option<f32>,
         /// Whether the bounds between kept and divided frequencies are whole pairs.
         #[serde(skip_serializing_if = "is_true")]
@@ -139,7 +139,7 @@ impl RopeScaling {
         }
     }
 
-    /// What becomes of a context of `original` tokens; Llama 3's files tell the longer one.
+    /// The context that one of `original` tokens becomes; Llama 3's files tell the longer one.
     pub fn context(&self, original: u32) -> u32 {
         match self {
             Self::None | Self::Divisors(_) | Self::Llama3 { .. } => original,
@@ -150,7 +150,7 @@ impl RopeScaling {
         }
     }
 
-    /// What queries and keys are multiplied by.
+    /// The factor of queries and keys.
     pub fn magnitude(&self) -> f64 {
         match self {
             Self::Yarn { factor, magnitude, .. } => {
@@ -244,12 +244,12 @@ impl Rotations {
         self.magnitude.is_finite() && self.frequencies.iter().all(|frequency| frequency.is_finite())
     }
 
-    /// What each pair turns by from a position to the next.
+    /// The angle by which each pair turns from a position to the next.
     pub fn frequencies(&self) -> &[f64] {
         &self.frequencies
     }
 
-    /// What queries and keys are multiplied by.
+    /// The factor of queries and keys.
     pub fn magnitude(&self) -> f64 {
         self.magnitude
     }

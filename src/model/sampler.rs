@@ -43,13 +43,13 @@ pub struct SamplerSettings {
     /// Draw among the tokens whose probability is at least this share of the likeliest one's; 0
     /// sets no limit.
     pub min_p: f32,
-    /// What the logits of tokens that occurred are divided by; 1 changes nothing.
+    /// The divisor of the logits of tokens that occurred; 1 changes nothing.
     pub repetition_penalty: f32,
     /// The latest tokens that the repetition penalty looks at; `None`: all.
     pub repetition_window: Option<usize>,
-    /// What the logits of tokens that the answer has lose; 0 changes nothing.
+    /// Taken off the logits of tokens that the answer has; 0 changes nothing.
     pub presence_penalty: f32,
-    /// What the logits of tokens lose for each time that the answer has them; 0 changes nothing.
+    /// Taken off the logits of tokens for each time that the answer has them; 0 changes nothing.
     pub frequency_penalty: f32,
     /// The same seed gives the same draws on every platform.
     pub seed: u64,
@@ -103,7 +103,7 @@ impl SamplerSettings {
     }
 }
 
-/// What a setting may be.
+/// The values that a setting may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     /// A finite number of at least 0.
@@ -130,7 +130,7 @@ impl Range {
         }
     }
 
-    /// What is allowed, in words.
+    /// The allowed values in words.
     pub fn name(self) -> &'static str {
         match self {
             Self::Temperature => "a finite number of at least 0",
@@ -142,7 +142,7 @@ impl Range {
     }
 }
 
-/// What was said before the token that is chosen.
+/// The tokens before the one that is chosen.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Past<'a> {
     /// All tokens.

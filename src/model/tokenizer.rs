@@ -27,7 +27,7 @@ use crate::Result;
 use crate::model::gguf::Gguf;
 use crate::model::json_file;
 
-/// What a token stands for, as far as encoding and decoding differ by it.
+/// The kind of a token, as far as encoding and decoding differ by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Text in the byte-level alphabet.
@@ -41,7 +41,7 @@ enum Kind {
 /// A part of a text that was put together from several sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// What it says.
+    /// Its text.
     pub text: &'a str,
     /// Whether control tokens that it spells out are those tokens rather than text.
     pub control: bool,
@@ -206,8 +206,7 @@ impl Tokenizer {
         self.control.iter().filter_map(|&id| self.token(id))
     }
 
-    /// What the files say of their tokens that cannot be so, and what was taken for granted
-    /// instead; a sentence each.
+    /// Faults of the files' tokens, and what was taken for granted instead; a sentence each.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

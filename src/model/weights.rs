@@ -85,7 +85,7 @@ pub(crate) fn gate_up<'a>(
     vec![(Recipe::Stacked(gates), Output::Store), (Recipe::Stacked(ups), Output::Gated)]
 }
 
-// What a type becomes on the GPU.
+// A tensor's type on the GPU.
 fn stored(kind: TensorType, quantise: Option<Quantise>) -> TensorType {
     match quantise {
         Some(quantise) if is_float(kind) => quantise.kind(),
@@ -95,7 +95,7 @@ fn stored(kind: TensorType, quantise: Option<Quantise>) -> TensorType {
 
 /// Rows of a matrix that have one type.
 struct Run<'a> {
-    /// What they are stored as, whatever they are read as.
+    /// The stored type, whatever they are read as.
     kind: TensorType,
     /// Weights of a row.
     length: u64,
@@ -283,15 +283,15 @@ fn row_bytes<'f>(file: &'f ModelFile, rows: &Rows<'_>, i: u64) -> &'f [u8] {
 pub(crate) struct Loader<'a> {
     pub(crate) gpu: &'a Gpu,
     pub(crate) file: &'a ModelFile,
-    /// What floats become.
+    /// The type that floats become.
     pub(crate) quantise: Option<Quantise>,
     pub(crate) progress: &'a mut (dyn FnMut(u64) + Send),
     pub(crate) unflushed: u64,
 }
 
-// What the driver may hold in staging before it is told to finish.
+// The most that the driver may hold in staging before it is told to finish.
 const MOST_STAGED: u64 = 32 << 20;
-// What is packed at a time.
+// Bytes that are packed at a time.
 const MOST_PACKED: u64 = 4 << 20;
 
 impl Loader<'_> {
@@ -473,7 +473,7 @@ mod tests {
         // A shared expert's may be of another type than those of all others.
         assert_eq!(outputs(&[pair(Q4K, Q4K), pair(Q6K, Q6K)], None), one);
         assert_eq!(outputs(&[pair(Q4K, Q4K), pair(Q4K, Q6K)], None), two);
-        // What they are on the GPU counts.
+        // It is the types on the GPU that count.
         assert_eq!(outputs(&[pair(F32, BF16)], None), two);
         assert_eq!(outputs(&[pair(F32, BF16)], Some(Quantise::Q8_0)), one);
         assert_eq!(outputs(&[pair(Q8_0, BF16)], Some(Quantise::Q8_0)), one);

@@ -2,19 +2,19 @@
 
 use crate::model::config::{Experts, Gate};
 
-/// What a row's experts are weighed and chosen by.
+/// The numbers by which a row's experts are weighed and chosen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
-    /// What makes an expert's weight.
+    /// The score that makes an expert's weight.
     pub scores: Vec<f64>,
-    /// What it is chosen by.
+    /// The score that it is chosen by.
     pub choices: Vec<f64>,
 }
 
 impl Scores {
     /// Of a row's logits; `bias` counts with [`Gate::Sigmoid`] alone.
     pub fn new(gate: Gate, logits: &[f32], bias: &[f32]) -> Self {
-        // What is not a number is left out, unless nothing else is there.
+        // A logit that is not a number is left out, unless nothing else is there.
         let largest = f64::from(logits.iter().copied().fold(f32::NAN, f32::max));
         let score = |&logit: &f32| match gate {
             // An infinite one takes all.

@@ -54,7 +54,7 @@ pub fn top_k(scores: &[f64], k: usize) -> Vec<usize> {
 /// of which scores clearly less than one that was rejected.
 ///
 /// # Errors
-/// What is wrong, in words.
+/// The fault in words.
 pub fn check_top_k(chosen: &[usize], scores: &[f64], k: usize, epsilon: f64) -> Result<(), String> {
     if chosen.len() != k {
         return Err(format!("{} chosen instead of {k}", chosen.len()));

@@ -1,4 +1,4 @@
-//! What the steps of a replay choose: recorded, or made so that a given share of it is new. Pure.
+//! The choices of a replay's steps: recorded, or made so that a given share of them is new. Pure.
 
 use asynctls::attention::RowBudget;
 use asynctls::eval::trace::Selections;
@@ -7,7 +7,7 @@ use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
 use std::collections::VecDeque;
 
-/// What a step chooses: layer, KV head, blocks ascending.
+/// The choice of a step: layer, KV head, blocks ascending.
 pub type Lists = Vec<Vec<Vec<u32>>>;
 
 /// Shapes that lists must fit.

@@ -63,14 +63,14 @@ impl Steps {
     }
 }
 
-/// What was measured.
+/// The figures of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     /// Seconds of each timed step.
     pub seconds: Vec<f64>,
     /// Tokens that the timed steps chose.
     pub tokens: Vec<u32>,
-    /// What the timed steps moved.
+    /// The traffic of the timed steps.
     pub moved: Option<OffloadStats>,
     /// Of the traced steps, where the device has a clock.
     pub traced: Option<Traced>,
@@ -78,7 +78,7 @@ pub struct Measured {
     pub is_faithful: bool,
 }
 
-/// What time stamps say of a step, on average.
+/// The time stamps of a step, on average.
 #[derive(Clone, Debug, Default)]
 pub struct Traced {
     /// Seconds of the kernels of layers and logits.

@@ -110,7 +110,7 @@ pub fn percent(share: f64) -> String {
 /// A share that is new from step to step, none for a trace, and the lists of its steps.
 type Run = (Option<f64>, Vec<Lists>);
 
-/// What is replayed.
+/// The steps that are replayed.
 struct Replay {
     source: Source,
     two_level: TwoLevel,
@@ -158,7 +158,7 @@ struct Report<'a> {
     blocks: String,
     tokens: u32,
     hot_blocks: u32,
-    /// What the KV cache in CPU memory is stored as.
+    /// The stored type of the KV cache in CPU memory.
     kv_type: KvType,
     seed: u64,
     trace: Option<String>,

@@ -1,4 +1,4 @@
-//! What a replay found: rows, as a table, as JSON and as a picture.
+//! The findings of a replay: rows, as a table, as JSON and as a picture.
 
 use super::measure::{Measured, Rule};
 use super::offload::percent;

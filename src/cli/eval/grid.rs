@@ -1,4 +1,4 @@
-//! Retrieval prompts: tasks x lengths x depths x samples.
+//! Retrieval prompts: tasks x lengths x depths x samples. Tasks without a needle have no depth.
 
 use super::super::interrupt;
 use super::super::model::Model;
@@ -24,7 +24,7 @@ pub struct GridOptions {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values = ["4096"],
         allow_negative_numbers = true)]
     lengths: Vec<u32>,
-    /// How many depths, from the beginning of the haystack to its end
+    /// How many depths, from the beginning of the haystack to its end; common-words and frequent-words have none
     #[arg(long, value_name = "N", default_value_t = 5, allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..=1000))]
     depths: u32,
@@ -51,7 +51,8 @@ enum Kind {
 pub struct Place {
     pub task: Task,
     pub length: u32,
-    pub depth: f64,
+    /// None where the task has no needle.
+    pub depth: Option<f64>,
     pub sample: u32,
 }
 
@@ -68,7 +69,7 @@ pub struct Grid<'a> {
     seed: u64,
 }
 
-/// What the results depend on.
+/// The settings that the results depend on.
 #[derive(Debug, Serialize)]
 pub struct GridSettings {
     tasks: Vec<String>,
@@ -117,7 +118,7 @@ impl GridOptions {
         for &task in &tasks {
             for &length in &self.lengths {
                 for sample in 0..self.samples {
-                    places.extend(depths.iter().map(|&depth| Place {
+                    places.extend(depths_of(task, &depths).into_iter().map(|depth| Place {
                         task,
                         length,
                         depth,
@@ -140,10 +141,17 @@ impl GridOptions {
     }
 }
 
+/// The depths at which a task's prompts differ: one that has no needle is asked once a sample.
+fn depths_of(task: Task, depths: &[f64]) -> Vec<Option<f64>> {
+    if task.has_needle() { depths.iter().copied().map(Some).collect() } else { vec![None] }
+}
+
 impl Place {
-    /// What names it among the finished parts.
+    /// Its name among the finished parts.
     pub fn key(&self) -> String {
-        format!("{} length {} depth {} sample {}", self.task, self.length, self.depth, self.sample)
+        let Self { task, length, depth, sample } = self;
+        let depth = depth.map_or_else(String::new, |depth| format!(" depth {depth}"));
+        format!("{task} length {length}{depth} sample {sample}")
     }
 }
 
@@ -151,6 +159,11 @@ impl Grid<'_> {
     /// The longest prompt with its answer, in tokens.
     pub fn longest(&self) -> u32 {
         self.lengths.iter().copied().max().unwrap_or(0)
+    }
+
+    /// The depths of a task's prompts.
+    pub fn depths_of(&self, task: Task) -> Vec<Option<f64>> {
+        depths_of(task, &self.depths)
     }
 
     /// Longest answer.
@@ -162,7 +175,7 @@ impl Grid<'_> {
     pub fn sample(&self, place: &Place) -> Result<Sample> {
         let Place { task, length, depth, sample } = *place;
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(u64::from(sample));
-        self.maker.make(&Spec { task, length, depth, seed })
+        self.maker.make(&Spec { task, length, depth: depth.unwrap_or(0.0), seed })
     }
 
     /// Works on every prompt whose result is not in the store; how many prompts are done, which is fewer than all where the

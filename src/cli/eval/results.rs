@@ -1,4 +1,4 @@
-//! What every evaluation can do with its results: keep parts as they are finished, and show or write them at the end.
+//! The results of every evaluation: parts are kept as they are finished, and all shown or written at the end.
 
 use super::super::terminal::{note, print, print_json};
 use super::super::{Outcome, interrupt};
@@ -44,17 +44,17 @@ pub struct Settings<'a, T: Serialize> {
     pub adapter: &'a str,
     /// The variant of kernels.
     pub kernels: &'static str,
-    /// What is compared.
+    /// The methods that are compared.
     pub methods: Vec<&'a str>,
     /// Channels of the index.
     pub index_channels: u32,
     /// Bits of a code of the index.
     pub index_bits: u32,
-    /// What names the stored index channels, where they are used.
+    /// The name of the stored index channels, where they are used.
     pub stored_channels: Option<String>,
     /// Tokens in a block.
     pub block_size: u32,
-    /// What random choices are drawn from.
+    /// The seed of random choices.
     pub seed: u64,
     /// The evaluation's own.
     #[serde(flatten)]

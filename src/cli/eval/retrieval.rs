@@ -182,7 +182,7 @@ fn by_depth(grid: &Grid<'_>, methods: &[Method], all: &[(Place, Vec<Answer>)]) -
     let mut table = Table::new(["task", "length", "depth", "method", "score", "samples"]);
     for &task in &grid.tasks {
         for &length in &grid.lengths {
-            for &depth in &grid.depths {
+            for depth in grid.depths_of(task) {
                 for (i, method) in methods.iter().enumerate() {
                     let made = scores(all, i, |place| {
                         place.task == task && place.length == length && place.depth == depth
@@ -214,7 +214,10 @@ fn plot(
             let values = grid.depths.iter().map(|&depth| {
                 let cell = |&length: &u32| {
                     let made = scores(all, i, |place| {
-                        place.task == task && place.length == length && place.depth == depth
+                        place.task == task
+                            && place.length == length
+                            // One score for every depth where the task has none.
+                            && place.depth.is_none_or(|at| at == depth)
                     });
                     mean(&made).map(|score| score * 100.0)
                 };

@@ -92,7 +92,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     Ok(interrupt::exit_code())
 }
 
-// What is done when the user asks to end is kept.
+// Records the steps; those done are kept when the user asks to end.
 async fn record(
     engine: &Engine,
     prompt: &[u32],

@@ -1,4 +1,4 @@
-//! What is typed in a conversation: questions, and commands that begin with a slash.
+//! The lines typed in a conversation: questions, and commands that begin with a slash.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ pub enum Typed {
     Question(String),
     /// Something to do.
     Command(Command),
-    /// What looks like a command, and is none.
+    /// A line that looks like a command, and is none.
     Unknown(String),
 }
 
@@ -28,7 +28,7 @@ pub enum Command {
     Bye,
 }
 
-/// What `/help` shows.
+/// The text of `/help`.
 pub const HELP: &str = "\
 /help         this list
 /clear        forget what was said; the system message and documents stay

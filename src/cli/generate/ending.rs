@@ -1,4 +1,4 @@
-//! What is said of the work once it is done.
+//! The words on the work once it is done.
 
 use super::talk::{State, Talk};
 use crate::cli::Outcome;
@@ -52,7 +52,7 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// What `/stats` shows.
+    /// Prints the lines of `/stats`.
     pub fn show(&self, state: &State<'_>) {
         note(&self.options.sampling.line(&self.suggested, &self.sampling));
         note(&self.timings(&state.work).line());

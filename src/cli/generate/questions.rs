@@ -21,7 +21,7 @@ pub enum Questions {
     Editor(Box<Editor<Watch, MemHistory>>, Option<Keys>),
 }
 
-/// What the user wants next.
+/// The user's next wish.
 pub enum Next {
     /// An answer to this.
     Question(String),
@@ -70,7 +70,7 @@ impl Questions {
                 Ok(text) if text.trim().is_empty() => {}
                 Ok(text) => return Ok(Next::Question(text)),
                 Err(ReadlineError::Eof) => return Ok(Next::End),
-                // What was typed is dropped first.
+                // The line typed so far is dropped first.
                 Err(ReadlineError::Interrupted)
                     if editor.helper().is_some_and(|watch| watch.is_typed.get()) => {}
                 Err(ReadlineError::Interrupted) => return Ok(Next::Interrupted),

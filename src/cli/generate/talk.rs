@@ -31,7 +31,7 @@ pub struct Talk<'a> {
     pub loaded: Loaded,
 }
 
-/// What was said and done so far.
+/// The conversation and its work so far.
 pub struct State<'a> {
     pub conversation: Conversation<'a>,
     pub answerer: Answerer<'a>,
@@ -77,7 +77,7 @@ impl Talk<'_> {
                 Next::End => break false,
                 Next::Interrupted => break true,
             };
-            // What is made is not lost before it is saved.
+            // Until the answer is saved, the user's wish to end does not lose it.
             let _keeping = interrupt::Keeping::new();
             let shown = match self.answer(&question, &mut state) {
                 Ok((saved, shown)) => {
@@ -245,7 +245,7 @@ impl Talk<'_> {
             }
             shown.is_ok()
         });
-        // What comes next, be it an error, begins on a line of its own.
+        // The next line, be it an error, begins on a line of its own.
         if is_begun && shown.is_ok() {
             shown = print("\n");
         }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// What a model's folder can do without.
+/// The files that a model's folder can do without.
 const OPTIONAL: [&str; 5] = [
     "generation_config.json",
     "tokenizer.json",
@@ -48,7 +48,7 @@ pub fn fetch(model: &HubModel) -> Result<PathBuf> {
     }
 }
 
-// What huggingface_hub takes for yes.
+// The values that huggingface_hub takes for yes.
 fn is_on(value: &str) -> bool {
     ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
 }
@@ -102,7 +102,7 @@ trait Source {
     }
 }
 
-/// What is in the cache.
+/// A repository's files in the cache.
 struct Cached<'a> {
     model: &'a HubModel,
     snapshot: PathBuf,
@@ -140,7 +140,7 @@ impl Source for Cached<'_> {
     }
 }
 
-/// What the hub lists, at the commit that it had when it was asked.
+/// The hub's list of files, at the commit that it had when it was asked.
 struct Online<'a> {
     model: &'a HubModel,
     commit: String,

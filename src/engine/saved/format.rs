@@ -1,4 +1,4 @@
-//! What a session file belongs to, and what its blocks are made of.
+//! The identity of a session file, and the parts of its blocks.
 
 use super::state;
 use crate::Result;
@@ -9,7 +9,7 @@ use crate::model::rope::Rope;
 use crate::model::{ModelConfig, ModelFile};
 use std::path::Path;
 
-/// What is in blocks and state, of which another program version may know only other ones.
+/// The version of blocks and state; another program version may know only other ones.
 const VERSION: u32 = 3;
 
 /// Bytes of each end of a tensor that tell weights apart.
@@ -19,7 +19,7 @@ const PROBE_BYTES: usize = 4096;
 /// adapter, where the KV cache lives, how prompts are cut.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionFormat {
-    /// What a file belongs to, as names and values.
+    /// The file's model and settings, as names and values.
     pub identity: Vec<(String, String)>,
     /// Bytes of one of its blocks.
     pub block_bytes: u64,
@@ -72,7 +72,7 @@ impl SessionFormat {
         SessionFile::open_read_only(path, &self.identity, self.block_bytes)
     }
 
-    /// What the caller of [`crate::engine::Engine::save`] had it keep; nothing in a session that was only begun.
+    /// The state that [`crate::engine::Engine::save`] was given; nothing in a session that was only begun.
     ///
     /// # Errors
     /// [`crate::Error::File`] for a damaged file.
@@ -113,7 +113,7 @@ fn checksum(file: &ModelFile) -> u32 {
     hasher.finalize()
 }
 
-/// What a saved block is made of: keys and values of every layer, then of every layer its codes and its bounds.
+/// The parts of a saved block: keys and values of every layer, then of every layer its codes and its bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     layers: u64,

@@ -1,4 +1,4 @@
-//! What is left of a session whose device is lost.
+//! The rescue of a session whose device is lost: what CPU memory holds of it.
 
 use super::state::IndexState;
 use super::{Host, Saved};

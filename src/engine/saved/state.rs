@@ -42,7 +42,7 @@ impl IndexState {
     }
 }
 
-/// What the caller of [`crate::engine::Engine::save`] gave it; nothing before the first time.
+/// The state that [`crate::engine::Engine::save`] was given; nothing before the first time.
 pub(super) fn callers(file: &SessionFile) -> Result<&[u8]> {
     if file.state().is_empty() {
         return Ok(&[]);

@@ -10,9 +10,9 @@ use std::path::Path;
 /// Values to compare.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BarPlot {
-    /// What the picture shows.
+    /// The picture's title.
     pub title: String,
-    /// What the values are, with the unit.
+    /// The name of the values, with the unit.
     pub x_label: String,
     /// The bars, from the top.
     pub bars: Vec<Bar>,
@@ -21,13 +21,13 @@ pub struct BarPlot {
 /// One bar.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bar {
-    /// What it stands for.
+    /// The name at its side.
     pub name: String,
     /// Its length, at least 0.
     pub value: f64,
     /// Bars of one number have one colour.
     pub colour: usize,
-    /// What stands behind the value.
+    /// The text behind the value.
     pub note: String,
 }
 

@@ -10,11 +10,11 @@ use std::path::Path;
 /// Panels of coloured cells, comparable with each other: they share the axes and the scale of colours.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeatMap {
-    /// What the picture shows.
+    /// The picture's title.
     pub title: String,
-    /// What the columns are.
+    /// The name of the columns.
     pub x_label: String,
-    /// What the rows are.
+    /// The name of the rows.
     pub y_label: String,
     /// The columns, from the left.
     pub x: Vec<String>,
@@ -22,7 +22,7 @@ pub struct HeatMap {
     pub y: Vec<String>,
     /// The values with the first and the last colour; those beyond have these colours too.
     pub range: (f64, f64),
-    /// What the values are, such as "correct in %".
+    /// The values' unit, such as "correct in %".
     pub unit: String,
     /// The values, such as those of one method each.
     pub panels: Vec<Panel>,
@@ -31,7 +31,7 @@ pub struct HeatMap {
 /// The values of one panel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panel {
-    /// What sets it apart from the others.
+    /// The name that sets it apart from the others.
     pub title: String,
     /// Row after row; none where nothing was measured.
     pub values: Vec<Vec<Option<f64>>>,

@@ -13,11 +13,11 @@ use std::path::Path;
 /// Series of points over a common axis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinePlot {
-    /// What the picture shows.
+    /// The picture's title.
     pub title: String,
-    /// What the points are measured at, with the unit.
+    /// The name of the points, with the unit.
     pub x_label: String,
-    /// What the values are, with the unit.
+    /// The name of the values, with the unit.
     pub y_label: String,
     /// Whether equal distances are equal factors, as for lengths of 1k, 2k and 4k tokens.
     pub is_log_x: bool,
@@ -28,7 +28,7 @@ pub struct LinePlot {
 /// One line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
-    /// What sets it apart from the others.
+    /// The name that sets it apart from the others.
     pub name: String,
     /// Its points from left to right.
     pub points: Vec<Point>,

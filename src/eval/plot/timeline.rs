@@ -64,7 +64,7 @@ pub fn timeline(path: &Path, title: &str, spans: &[TimeSpan], layers: usize) -> 
             area.draw_text(&name(kind), &before, (left - GAP, y + LINE / 2))?;
             for span in spans.iter().filter(|span| (span.is_gpu, span.what) == *kind) {
                 let colour = COLOURS[span.layer / layers.max(1) % COLOURS.len()].filled();
-                // What is too short to see is shown as a line.
+                // A span that is too short to see is shown as a line.
                 let right = x(span.end).max(x(span.begin) + 1);
                 area.draw(&Rectangle::new(
                     [(x(span.begin), y + 4), (right, y + LINE - 4)],

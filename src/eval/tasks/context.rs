@@ -1,6 +1,6 @@
 //! The long part of a prompt.
 
-/// What a question is about, for any amount of filling.
+/// The text that a question is about, for any amount of filling.
 pub(super) trait Context {
     /// The text with so many units of filling. `depth`, from 0 to 1, is the place of the first
     /// needle, where there are needles.

@@ -1,4 +1,4 @@
-//! What needles are hidden in.
+//! The haystacks that needles are hidden in.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::{Error, Result, subject};
 pub const NOISE: &str =
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.";
 
-/// What needles are hidden in.
+/// The text that needles are hidden in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Haystack {
     /// [`NOISE`], over and over, a unit a line.
@@ -21,7 +21,7 @@ pub enum Haystack {
 /// A haystack as units that needles go between.
 pub(super) struct Filling {
     units: Vec<String>,
-    /// What stands between two units.
+    /// The text between two units.
     pub separator: &'static str,
 }
 

@@ -14,7 +14,7 @@ use crate::{Error, Result, subject};
 /// No model's context is longer; a prompt's text is built in memory.
 const LONGEST: u32 = 1 << 22;
 
-/// What a prompt should be.
+/// The wanted properties of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spec {
     /// The family.
@@ -25,7 +25,7 @@ pub struct Spec {
     /// lie where the seed puts them; the assignments of a chain keep their order behind the first.
     /// Tasks about words have no needle and ignore it.
     pub depth: f64,
-    /// What keys, numbers, words and places are drawn from. They do not depend on the depth, and
+    /// The seed of keys, numbers, words and places. They do not depend on the depth, and
     /// neither does the amount of haystack: prompts of one seed differ only in where the needle is.
     pub seed: u64,
 }
@@ -38,7 +38,7 @@ pub struct Sample {
     /// Positions in `tokens` of the sentences that the answer needs, in the order of the
     /// references; empty for tasks about words.
     pub needles: Vec<Range<u32>>,
-    /// What the answer should contain, for [`score`](super::score()).
+    /// The texts that the answer should contain, for [`score`](super::score()).
     pub references: Vec<String>,
     /// The most tokens the answer may have.
     pub answer_tokens: u32,
@@ -95,7 +95,7 @@ impl<'a> Maker<'a> {
         }
         let most = puzzle.context.most();
         let mut amount = search::largest(room, most, least, |amount| count(amount, 0.0))?;
-        // What begins the haystack, a needle or the text, may take a token more without the space
+        // The first words of the haystack, a needle or the text, may take a token more without the space
         // that usually comes before it. Prompts of every depth get what fits both.
         for depth in [1.0, depth] {
             while amount > 0 && count(amount, depth)? > room {

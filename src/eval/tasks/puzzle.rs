@@ -6,14 +6,14 @@ use super::filling::Filling;
 use super::{Spec, Task, common_words, frequent_words, needles, variables};
 
 pub(super) struct Puzzle<'a> {
-    /// What stands before the context.
+    /// The text before the context.
     pub before: String,
     pub context: Box<dyn Context + 'a>,
     /// The question, after the context.
     pub question: String,
     /// The answer's beginning, which the model continues.
     pub prefix: String,
-    /// What the answer should contain.
+    /// The texts that the answer should contain.
     pub references: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ impl<'a> Puzzle<'a> {
         }
     }
 
-    /// What the user says.
+    /// The user's words.
     pub fn text(&self, amount: u32, depth: f64) -> String {
         format!("{}\n{}\n{}", self.before, self.context.text(amount, depth), self.question)
     }

@@ -49,6 +49,11 @@ impl Task {
         }
     }
 
+    /// Whether a prompt has a needle, so that [`Spec::depth`](super::Spec::depth) changes it; tasks about words have none.
+    pub fn has_needle(self) -> bool {
+        !matches!(self, Self::CommonWords | Self::FrequentWords)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::NiahSingle => "niah-single",

@@ -279,6 +279,16 @@ fn lengths_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn a_depth_changes_the_prompts_that_have_a_needle() {
+    let tokenizer = bytes("");
+    let maker = Maker::new(&tokenizer, None, &Haystack::Noise).unwrap();
+    for task in Task::ALL {
+        let at = |depth| maker.make(&Spec { depth, ..spec(task, 4_096) }).unwrap();
+        assert_eq!(at(0.0) != at(1.0), task.has_needle(), "{task}");
+    }
+}
+
+#[test]
 fn depths_that_cannot_be_are_refused() {
     let tokenizer = bytes("");
     let maker = Maker::new(&tokenizer, None, &Haystack::Noise).unwrap();

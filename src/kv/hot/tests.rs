@@ -91,7 +91,7 @@ fn a_step_places_no_more_than_it_may() {
 
 /// Says what [`HotCache`] says, from the whole history.
 struct Oracle {
-    /// What each slot holds.
+    /// The block in each slot.
     slots: Vec<Option<u32>>,
     /// The steps at which each slot's block was wanted, also after it was forgotten.
     wants: Vec<Vec<u64>>,
@@ -177,7 +177,7 @@ impl Oracle {
     }
 }
 
-/// What happens to a cache at one step.
+/// An event in the life of a cache at one step.
 #[derive(Clone, Debug)]
 struct Event {
     /// Steps since the one before.

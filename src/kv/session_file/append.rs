@@ -1,4 +1,4 @@
-//! What is added to a session: all of it or nothing.
+//! Additions to a session: all of one or nothing.
 
 use super::commit::{Commit, Entry};
 use super::{ALIGNMENT, SessionFile, padded};

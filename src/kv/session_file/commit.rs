@@ -1,5 +1,5 @@
-//! What makes the blocks before it count: the table of a session's blocks, token ids and state, and a trailer, which ends
-//! the file after a successful write.
+//! A commit, which makes the blocks before it count: the table of a session's blocks, token ids and state, and a trailer,
+//! which ends the file after a successful write.
 
 use super::{ALIGNMENT, padded};
 use crate::{Error, Result};
@@ -57,7 +57,7 @@ impl Trailer {
         self
     }
 
-    /// What is wrong with this as the trailer at `at` of the commit before it.
+    /// The fault of this as the trailer at `at` of the commit before it, if there is one.
     fn damage(&self, file: &[u8], first: usize, at: usize) -> Option<String> {
         let (found, written) = (self.sealed().checksum, self.checksum);
         if self.magic != MAGIC || found != written {

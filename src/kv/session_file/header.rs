@@ -1,4 +1,4 @@
-//! What a session file begins with: what it is, and which model and settings it belongs to.
+//! The beginning of a session file: what it is, and which model and settings it belongs to.
 
 use super::{ALIGNMENT, SessionFile, padded};
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub(super) struct FileStart {
     pub padding: u32,
 }
 
-/// What a session belongs to.
+/// The identity of a session: its model and settings.
 #[derive(Debug)]
 pub(super) struct Header {
     identity: Vec<(String, String)>,

@@ -89,7 +89,7 @@ fn is_same(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-// What a file is called by the system is not told elsewhere.
+// A file's identity, which the system tells nowhere else.
 #[cfg(not(unix))]
 fn is_same(a: &Metadata, b: &Metadata) -> bool {
     a.len() == b.len() && a.created().ok() == b.created().ok()

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 const BLOCK_BYTES: usize = 40;
 
-/// What a session holds.
+/// The content of a session.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Content {
     blocks: Vec<Vec<u8>>,
@@ -321,7 +321,7 @@ fn what_a_crash_left_out_of_the_last_turn_leaves_the_one_before() {
             assert_eq!(Content::of(&session).unwrap(), *expected, "{from} to {to}");
             assert_eq!(session.torn_tail(), (end - before) as u64);
         } else {
-            // What ends a write is there: it may have been whole.
+            // The end of the write is there: it may have been whole.
             let error = session.unwrap_err().to_string();
             assert!(
                 error.contains("the commit that ends here is damaged"),
@@ -353,7 +353,7 @@ fn a_flipped_bit_is_an_error_and_the_file_stays() {
             bytes[at] ^= 1 << bit;
             match opened(&path, &bytes).map(|session| (Content::of(&session), session.torn_tail()))
             {
-                // What the last turn does not use may be anything.
+                // Bytes that the last turn does not use may be anything.
                 Ok((Ok(content), torn)) => {
                     assert_eq!((content, torn), (turns[turns.len() - 1].clone(), 0), "{at}:{bit}");
                 }
@@ -804,7 +804,7 @@ fn a_file_of_garbage_is_written_anew() {
     let (folder, path) = place();
     let mut session = create(&path).unwrap();
     let mut turn = turns()[1].clone();
-    // What a compaction that crashed has left.
+    // The rest of a compaction that crashed.
     fs::write(folder.path().join(".chat.kv.compact"), "old").unwrap();
     for byte in 0..20 {
         turn.blocks[1] = vec![byte; BLOCK_BYTES];
@@ -896,7 +896,7 @@ proptest! {
     ) {
         let (_folder, path) = place();
         let mut session = SessionFile::create(&path, &identity(), block_bytes as u64).unwrap();
-        // What the file holds, and where it ends.
+        // Each content of the file, and where it ends.
         let mut history = vec![(session.commit.end, Content::default())];
         for (keep, mut turn) in turns {
             let mut blocks = history.last().unwrap().1.blocks.clone();

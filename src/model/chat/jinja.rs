@@ -1,4 +1,4 @@
-//! What templates may expect of Jinja as transformers set it up, and minijinja does otherwise.
+//! Jinja as transformers set it up, where minijinja does otherwise.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -140,7 +140,7 @@ struct Json<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     ascii: bool,
     sorted: bool,
-    /// What a level is indented by, if each item has a line of its own.
+    /// The indentation of a level, if each item has a line of its own.
     indent: Option<String>,
     item: String,
     key: String,

@@ -1,4 +1,4 @@
-//! What of a rendered conversation its messages said, and what the template wrote.
+//! The origin of each part of a rendered conversation: its messages, or the template.
 //!
 //! A template makes one text of both, with operations of any kind, so where a character came from has to travel with it:
 //! before a character of a message that could begin or end a control token a sign is put, one that occurs in no text,

@@ -1,4 +1,4 @@
-//! What a file says of a model's shapes: the same questions to a GGUF file's metadata and to a `config.json`.
+//! A file's description of a model's shapes: the same questions to a GGUF file's metadata and to a `config.json`.
 
 use crate::model::file::ModelFile;
 use crate::model::folder::Folder;

@@ -21,7 +21,7 @@ const NORMALISED: Key = key("expert_weights_norm", "norm_topk_prob");
 const GROUPS: Key = key("expert_group_count", "n_group");
 const GROUPS_USED: Key = key("expert_group_used_count", "topk_group");
 
-/// What transformers' layers norm their latents with, whatever `config.json` says.
+/// The epsilon of transformers' norms of latents, whatever `config.json` says.
 const TRANSFORMERS_EPSILON: f32 = 1e-6;
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {

@@ -12,7 +12,7 @@ use crate::model::rope::{Rope, RopeScaling};
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 
-/// What is done with a key.
+/// The use of a key.
 #[derive(Clone, Copy)]
 enum Use {
     /// It is read, by the scaling that it belongs to: none other has use for it.
@@ -23,7 +23,7 @@ enum Use {
     Only(f64),
     /// The same, but without YaRN no value changes anything.
     OnlyInYarn(f64),
-    /// What it stands for is not supported.
+    /// Its meaning is not supported.
     Refused,
 }
 
@@ -98,7 +98,7 @@ const JSON: Table = &[
 /// Tensors of a GGUF file that divide frequencies by how long the context is.
 const LONG_FACTORS: [&str; 2] = ["rope_factors_long.weight", "rope_factors_short.weight"];
 
-/// What a file says.
+/// The scaling as a file describes it.
 pub(super) struct Turning {
     pub(super) rope: Rope,
     /// The longest context with the scaling.
@@ -130,7 +130,7 @@ pub(super) fn read(description: Description<'_>, dims: u32, interleaved: bool) -
 
 struct Found {
     scaling: RopeScaling,
-    /// What multiplies the scaling's magnitude.
+    /// A factor of queries and keys besides the scaling's own.
     magnitude: f32,
     /// The first training's context, where that is told.
     original: Option<u32>,
@@ -182,7 +182,7 @@ fn gguf(
                 magnitude: None,
                 whole: true,
             };
-            // What it says where it changes nothing: that there is nothing besides YaRN's own, or what that is.
+            // The key changes nothing where it says 1, that there is nothing besides YaRN's own, or YaRN's own.
             const OWN: Key = key("rope.scaling.yarn_attn_factor", "");
             let own = yarn.magnitude() as f32;
             match description.opt_float(OWN)? {
@@ -209,7 +209,7 @@ fn gguf(
     Ok(Found { scaling, magnitude, original })
 }
 
-// What a file of a Llama 3 model divides each frequency by.
+// Llama 3's divisors of the frequencies, which a GGUF file has as a tensor.
 fn divisors(file: &Gguf, dims: u32) -> Result<Option<Vec<f32>>> {
     let Some(info) = file.tensor("rope_freqs.weight") else { return Ok(None) };
     if info.shape != [u64::from(dims / 2)] {

@@ -18,7 +18,7 @@ const MOST: u64 = 100_000_000;
 const MOST_DIMENSIONS: usize = 8;
 /// The header's length comes first.
 const LENGTH: usize = 8;
-/// What is not a tensor.
+/// The one key that is not a tensor.
 const METADATA: &str = "__metadata__";
 
 #[derive(Deserialize)]

@@ -1,4 +1,4 @@
-//! What a file's blocks of quantised weights hold, as integers in the order of the weights: one place that knows how they
+//! The blocks of a file's quantised weights, as integers in the order of the weights: one place that knows how they
 //! are packed, for all that computes with them. Layouts: `ggml-common.h` and `ggml-quants.c` of ggml.
 
 use half::f16;

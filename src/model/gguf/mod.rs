@@ -42,7 +42,7 @@ use crate::{Error, Result};
 const MAGIC: [u8; 4] = *b"GGUF";
 const VERSIONS: std::ops::RangeInclusive<u32> = 2..=3;
 const ALIGNMENT_KEY: &str = "general.alignment";
-/// What applies where the file does not say.
+/// The alignment where the file names none.
 const DEFAULT_ALIGNMENT: u32 = 32;
 
 /// The fewest bytes of a key and its value: an empty key, a value type and a value of one byte.

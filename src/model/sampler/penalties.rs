@@ -1,4 +1,4 @@
-//! What makes tokens that were said before less likely.
+//! Penalties: they make tokens that were said before less likely.
 
 use super::{Past, SamplerSettings};
 

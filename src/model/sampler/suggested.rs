@@ -27,11 +27,11 @@ pub struct SuggestedSampling {
     pub repetition_penalty: Option<f32>,
     /// [`SamplerSettings::repetition_window`].
     pub repetition_window: Option<usize>,
-    /// What the file names and this program does not do: a line for each.
+    /// Settings of the file that this program does not have: a line for each.
     pub unused: Vec<String>,
 }
 
-/// What a key holds: a number, or something else as it is spelled.
+/// A key's value: a number, or something else as it is spelled.
 type Found = std::result::Result<f64, String>;
 
 struct Reader<'a> {
@@ -81,7 +81,7 @@ impl Reader<'_> {
 }
 
 impl SuggestedSampling {
-    /// What a GGUF file names.
+    /// The settings of a GGUF file.
     pub fn read(file: &Gguf) -> Self {
         let get = |key: &str| {
             let value = file.value(&format!("general.sampling.{key}"))?;
@@ -114,7 +114,7 @@ impl SuggestedSampling {
         found
     }
 
-    /// What `generation_config.json` of a folder names.
+    /// The settings of a folder's `generation_config.json`.
     ///
     /// # Errors
     /// [`crate::Error::Io`] and [`crate::Error::Model`] for a file that cannot be read, which name it.

@@ -124,7 +124,7 @@ fn min_p_keeps_what_is_likely_beside_the_likeliest() {
     assert_eq!(drawn(warm, &logits), BTreeSet::from([1, 2, 3]));
 }
 
-/// What greedy takes when these were said, of which the first `prompt` were the prompt.
+/// The token that greedy takes after these, of which the first `prompt` were the prompt.
 fn taken(settings: SamplerSettings, logits: &[f32], tokens: &[u32], prompt: usize) -> u32 {
     Sampler::new(settings).unwrap().sample(logits, Past { tokens, prompt }).unwrap()
 }

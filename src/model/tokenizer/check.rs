@@ -15,11 +15,11 @@ const LONGEST_SPECIAL: usize = 256;
 /// them in a text needs up to a kilobyte for each.
 const MOST_SPECIAL: usize = 1 << 20;
 
-/// What else follows from parts that fit together.
+/// Tables that follow from parts that fit together.
 pub struct Checked {
     /// The id of each token.
     pub ids: Vocab,
-    /// What each token stands for, by id.
+    /// The kind of each token, by id.
     pub kinds: Vec<Kind>,
 }
 

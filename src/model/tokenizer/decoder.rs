@@ -26,7 +26,7 @@ impl<'a> Decoder<'a> {
         text
     }
 
-    /// What is left, which no further id will complete: nothing, or U+FFFD.
+    /// The rest, which no further id will complete: nothing, or U+FFFD.
     pub fn finish(self) -> String {
         String::from_utf8_lossy(&self.pending).into_owned()
     }

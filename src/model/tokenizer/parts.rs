@@ -1,4 +1,4 @@
-//! What a tokenizer is made of, whichever file it was read from.
+//! A tokenizer's parts, whichever file they were read from.
 
 use tokenizers::AddedToken;
 
@@ -15,11 +15,11 @@ pub struct Parts {
     pub special: Vec<AddedToken>,
     /// Whether text is brought to Unicode's form NFC first.
     pub is_nfc: bool,
-    /// What cuts text into the words within which tokens merge.
+    /// The cut of text into the words within which tokens merge.
     pub words: Words,
     /// Whether a word that is a token becomes that token, whatever its merges would make of it.
     pub whole_words: bool,
-    /// What becomes of a byte that has no token.
+    /// The rule for a byte that has no token.
     pub unknown: Unknown,
     /// The token that begins a text.
     pub bos: Option<u32>,
@@ -29,7 +29,7 @@ pub struct Parts {
     pub stops: Vec<u32>,
     /// Whether a text begins with `bos`, whatever else it begins with.
     pub add_bos: Option<bool>,
-    /// What a text begins with where nothing is said about `bos`.
+    /// The tokens that begin a text where nothing is said about `bos`.
     pub prefix: Vec<u32>,
 }
 
@@ -47,7 +47,7 @@ impl Parts {
     }
 }
 
-/// What becomes of a byte that has no token.
+/// The rule for a byte that has no token.
 pub enum Unknown {
     /// It is left out, and nothing merges across it: llama.cpp's rule.
     Splits,

@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// The steps: special tokens are found, the text between them is normalised and cut into words,
 /// and in each word tokens merge.
 pub struct Pipeline {
-    /// What is one token wherever it occurs in a text: with and without the control tokens.
+    /// Texts that are one token wherever they occur: with and without the control tokens.
     with_control: AddedVocabulary,
     without_control: AddedVocabulary,
     normalizer: Option<NFC>,

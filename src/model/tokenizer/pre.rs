@@ -16,7 +16,7 @@ const GLM4: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[
 pub struct Rule {
     /// Its names in `tokenizer.ggml.pre`, the usual one first.
     names: &'static [&'static str],
-    /// What cuts the text, one after the other; each match is a piece, and so is what lies between
+    /// Expressions that cut the text, one after the other; each match is a piece, and so is what lies between
     /// two matches.
     patterns: &'static [&'static str],
     /// Whether a word that is a token becomes that token without merging (`ignore_merges` in
@@ -56,7 +56,7 @@ pub fn rule(name: &str) -> Result<&'static Rule> {
 }
 
 impl Rule {
-    /// What it cuts text into.
+    /// The words that it cuts text into.
     pub fn words(&self) -> Result<Words> {
         let mut words = Words::default();
         for pattern in self.patterns {

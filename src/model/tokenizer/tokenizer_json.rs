@@ -18,7 +18,7 @@ use crate::{Error, Result};
 /// How far beyond their number the ids of tokens may go: some files leave gaps.
 const SLACK: usize = 1 << 16;
 
-/// What kinds of parts a file has, read first: a part of another kind has another form.
+/// The kinds of a file's parts, read first: a part of another kind has another form.
 #[derive(Deserialize)]
 struct Kinds {
     model: Named,
@@ -79,7 +79,7 @@ enum PreTokenizer {
     },
 }
 
-/// What is put around the tokens of a text.
+/// The tokens put around those of a text.
 #[derive(Deserialize)]
 #[serde(tag = "type")]
 enum PostProcessor {
@@ -160,7 +160,7 @@ impl<'de> Deserialize<'de> for Ids {
     }
 }
 
-/// What a file's text describes; which tokens begin and end texts, it does not say.
+/// The parts that a file's text describes; which tokens begin and end texts, it does not say.
 pub fn read(path: &Path, text: &str) -> Result<Parts> {
     let kinds: Kinds = parse(path, text)?;
     let only = |what: &str, part: Option<Named>, supported: &str| {
@@ -217,7 +217,7 @@ fn content(content: Content) -> Result<Parts> {
     })
 }
 
-/// What stands before a text; what stands behind it would end a text that is to go on.
+/// The tokens before a text; those behind it would end a text that is to go on.
 fn prefix(processor: &PostProcessor) -> Vec<u32> {
     match processor {
         PostProcessor::Sequence { processors } => {

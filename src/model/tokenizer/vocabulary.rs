@@ -1,4 +1,4 @@
-//! What a GGUF file says about its tokens.
+//! A GGUF file's description of its tokens.
 
 use tokenizers::AddedToken;
 
@@ -8,7 +8,7 @@ use super::pre;
 use crate::model::gguf::Gguf;
 use crate::{Error, Result};
 
-/// What a model file says about its tokens.
+/// A model file's description of its tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Vocabulary {
     /// The tokens by id, in GPT-2's byte-level alphabet (`tokenizer.ggml.tokens`).

@@ -24,7 +24,7 @@ pub(super) const BAR: (i32, i32) = (16, 160);
 /// Panels stand in more than one row when they are wider together, or more than three; and so wide may printed values be.
 const WIDEST: i32 = 1_600;
 
-/// What the legend calls a missing value.
+/// The legend's name of a missing value.
 pub(super) const NO_VALUE: &str = "not measured";
 
 const MISSING: RGBColor = RGBColor(222, 222, 222);

@@ -90,7 +90,7 @@ fn misses_stay_within_twice_the_fewest_possible() {
     }
 }
 
-/// What level 1 chose of 61 blocks in 192 steps of SmolLM2: the first layer, the one that changes its mind most, the last.
+/// Level 1's choice of 61 blocks in 192 steps of SmolLM2: the first layer, the one that changes its mind most, the last.
 #[test]
 fn a_real_model_misses_little_with_half_as_many_slots_again() {
     #[derive(serde::Deserialize)]

@@ -1,0 +1,163 @@
+//! `config.json`: missing, malformed, absurd, or of another model than the weights.
+
+use super::fixture::{CONFIG, Fixture, tiny};
+use serde_json::{Value, json};
+
+#[test]
+fn the_sound_ones_are_read() {
+    for name in ["llama", "llama3", "qwen3", "qwen3-yarn", "qwen3-moe", "glm4-moe-lite"] {
+        assert!(Fixture::of(name).read().is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_description_is_refused() {
+    let fixture = Fixture::of("llama");
+    std::fs::remove_file(fixture.path(CONFIG)).unwrap();
+    fixture.refused(&["cannot read", "config.json"]);
+    std::fs::create_dir(fixture.path(CONFIG)).unwrap();
+    fixture.refused(&["cannot read", "config.json"]);
+    std::fs::remove_dir(fixture.path(CONFIG)).unwrap();
+    let known = "LlamaForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Glm4MoeLiteForCausalLM";
+    for (content, parts) in [
+        ("", &["config.json: EOF"][..]),
+        ("{\"architectures\": [", &["config.json: EOF", "line 1 column 19"]),
+        ("GGUF\u{3}", &["config.json: expected value"]),
+        (&"[".repeat(100_000), &["config.json: recursion limit"]),
+        ("[]", &["config.json", "names no architecture"]),
+        ("null", &["config.json", "names no architecture"]),
+        ("{}", &["config.json", "names no architecture"]),
+        (r#"{"architectures": []}"#, &["names no architecture"]),
+        (r#"{"architectures": "LlamaForCausalLM"}"#, &["names no architecture"]),
+        (r#"{"architectures": [7]}"#, &["names no architecture"]),
+        (r#"{"architectures": ["MambaForCausalLM"]}"#, &["is MambaForCausalLM, but only", known]),
+        (r#"{"architectures": ["LlamaForCausalLM"]}"#, &["hidden_size of config.json is missing"]),
+    ] {
+        fixture.write(CONFIG, content).refused(parts);
+    }
+    let long = json!({"architectures": ["x".repeat(1 << 20)]});
+    fixture.write(CONFIG, long.to_string()).refused(&["xxx, but only", known]);
+    // Sparse: it takes no room on the disk.
+    std::fs::File::create(fixture.path(CONFIG)).unwrap().set_len((64 << 20) + 1).unwrap();
+    let error = asynctls::model::ModelFile::open(fixture.path("").as_path()).unwrap_err();
+    assert!(error.to_string().contains("config.json: it has more than 67108864 bytes"), "{error}");
+}
+
+/// A model, a key, what is put there, and what the error says.
+type Case = (&'static str, &'static str, Value, &'static str);
+
+#[test]
+fn absurd_values_are_refused_by_name() {
+    let cases: &[Case] = &[
+        ("llama", "hidden_size", json!(0), "hidden_size of config.json is 0, but 1 to"),
+        ("llama", "hidden_size", json!(-96), "hidden_size of config.json is -96"),
+        ("llama", "hidden_size", json!(1e20), "hidden_size of config.json is 1e+20"),
+        ("llama", "hidden_size", json!(1u64 << 32), "hidden_size of config.json is 4294967296"),
+        ("llama", "hidden_size", json!("96"), "hidden_size of config.json is \"96\""),
+        ("llama", "hidden_size", json!(null), "hidden_size of config.json is missing"),
+        (
+            "llama",
+            "hidden_size",
+            json!(64),
+            "input_layernorm.weight has shape [96], but [64] is needed",
+        ),
+        ("llama", "num_hidden_layers", json!(1 << 20), "no tensor model.layers.2."),
+        ("llama", "num_attention_heads", json!(5), "5 query heads cannot share 2 KV heads evenly"),
+        (
+            "llama",
+            "num_attention_heads",
+            json!(1 << 20),
+            "query heads share a KV head, but 1 to 32",
+        ),
+        ("llama", "num_key_value_heads", json!(4), "6 query heads cannot share 4 KV heads evenly"),
+        ("llama", "num_key_value_heads", json!(12), "share a KV head, but 1 to 32"),
+        ("llama", "head_dim", json!(33), "the head dimension is 33, but 32,"),
+        ("llama", "rms_norm_eps", json!(-1e-5), "rms_norm_eps of config.json is -0.00001"),
+        ("llama", "rms_norm_eps", json!(0), "rms_norm_eps of config.json is 0"),
+        ("llama", "rope_theta", json!(0), "rope_theta of config.json is 0, but it must be"),
+        ("llama", "rope_theta", json!("NaN"), "rope_theta of config.json is \"NaN\""),
+        ("llama", "rope_theta", json!(1e39), "rope_theta of config.json is inf"),
+        ("llama", "rope_scaling", json!({"type": "dynamic"}), "RoPE scaling dynamic is not"),
+        ("llama", "rope_scaling", json!({"rope_type": 7}), "rope_type of config.json is 7"),
+        ("llama", "rope_scaling", json!("yarn"), "rope_scaling of config.json is \"yarn\""),
+        ("llama", "rope_scaling", json!({"type": "linear"}), "factor is missing"),
+        ("llama", "rope_scaling", json!({"type": "linear", "factor": 0}), "factor is 0"),
+        ("llama", "max_position_embeddings", json!(0), "max_position_embeddings of config.json"),
+        ("llama", "attention_bias", json!(true), "attention_bias of config.json is true"),
+        ("llama", "hidden_act", json!("gelu"), "hidden_act of config.json is \"gelu\""),
+        ("llama", "num_experts", json!(4), "the model has 4 experts"),
+        ("llama", "tie_word_embeddings", json!("no"), "tie_word_embeddings of config.json is"),
+        ("llama", "tie_word_embeddings", json!(false), "the model has no tensor lm_head.weight"),
+        ("qwen3-moe", "num_experts", json!(1_000_000_000), "num_experts of config.json is 1000"),
+        ("qwen3-moe", "num_experts", json!(1 << 20), "has 1048576 experts, but 1 to 512"),
+        ("qwen3-moe", "num_experts", json!(11), "mlp.gate.weight has shape [64, 10], but [64, 11]"),
+        ("qwen3-moe", "num_experts_per_tok", json!(11), "uses 11 of 10 experts"),
+        ("qwen3-moe", "decoder_sparse_step", json!("1"), "decoder_sparse_step of config.json is"),
+        ("qwen3-moe", "decoder_sparse_step", json!(0), "decoder_sparse_step of config.json is 0"),
+        ("qwen3-moe", "mlp_only_layers", json!([-1]), "must be a list of layers"),
+        ("qwen3-moe", "norm_topk_prob", json!("true"), "norm_topk_prob of config.json is"),
+        ("qwen3-moe", "use_sliding_window", json!(true), "use_sliding_window of config.json"),
+        (
+            "qwen3",
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+            "layer_types of config.json is \"sliding_attention\", but \"full_attention\" in every layer",
+        ),
+        ("qwen3", "layer_types", json!("full_attention"), "but a list is supported"),
+        ("glm4-moe-lite", "q_lora_rank", json!(null), "no latent (q_lora_rank)"),
+        ("glm4-moe-lite", "kv_lora_rank", json!(65), "the head dimension is 97"),
+        ("glm4-moe-lite", "v_head_dim", json!(32), "values have 32 dimensions and queries 64"),
+        ("glm4-moe-lite", "n_group", json!(2), "n_group of config.json is 2, but only 1"),
+        ("glm4-moe-lite", "n_shared_experts", json!(2), "2 shared experts, but at most one"),
+        ("glm4-moe-lite", "num_attention_heads", json!(33), "1 to 32"),
+        ("glm4-moe-lite", "routed_scaling_factor", json!(1e39), "multiplied by inf"),
+        ("glm4-moe-lite", "mlp_layer_types", json!(["dense"]), "a list of 3 times"),
+        ("glm4-moe-lite", "mlp_layer_types", json!(["dense", "sparse", "odd"]), "a list of 3"),
+        ("glm4-moe-lite", "mlp_layer_types", json!("sparse"), "a list of 3 times"),
+        ("glm4-moe-lite", "num_hidden_layers", json!(4), "mlp_layer_types of config.json"),
+    ];
+    for (model, key, value, message) in cases {
+        let fixture = Fixture::of(model);
+        fixture.edit(CONFIG, |config| config[*key] = value.clone()).refused(&[message]);
+    }
+}
+
+#[test]
+fn scaling_that_divides_by_zero_is_refused() {
+    let fixture = Fixture::of("qwen3-yarn");
+    fixture.edit(CONFIG, |config| {
+        config["rope_theta"] = json!(1);
+        config["rope_scaling"]["original_max_position_embeddings"] = json!(1024);
+    });
+    fixture.refused(&["base 1, Yarn"]);
+}
+
+#[test]
+fn long_lists_do_not_take_long() {
+    let fixture = Fixture::of("qwen3-moe");
+    let dense: Vec<u32> = (0..100_000).map(|i| 3 + i).collect();
+    fixture.edit(CONFIG, |config| {
+        config["mlp_only_layers"] = json!(dense);
+        config["num_hidden_layers"] = json!(1 << 20);
+    });
+    fixture.refused(&["mlp.gate.weight"]);
+}
+
+// transformers 5 writes num_local_experts, dtype, rope_parameters and layer_types.
+#[test]
+fn what_transformers_5_writes_is_the_same_model() {
+    for model in ["llama", "llama3", "qwen3", "qwen3-yarn", "qwen3-moe", "glm4-moe-lite"] {
+        let fixture = Fixture::of(model);
+        let before = fixture.read().unwrap();
+        let saved = std::fs::read(tiny(model).join("config.transformers-5.json")).unwrap();
+        assert_eq!(fixture.write(CONFIG, saved).read().unwrap(), before, "{model}");
+    }
+    let fixture = Fixture::of("qwen3-moe");
+    fixture.edit(CONFIG, |config| config["num_local_experts"] = json!(9));
+    fixture.refused(&["num_local_experts of config.json is 9, but num_experts", "is 10"]);
+    fixture.edit(CONFIG, |config| config["num_experts"] = json!(null));
+    fixture.refused(&["mlp.gate.weight has shape [64, 10], but [64, 9]"]);
+    let fixture = Fixture::of("llama");
+    fixture.edit(CONFIG, |config| config["num_local_experts"] = json!(8));
+    fixture.refused(&["the model has 8 experts"]);
+}

@@ -1,0 +1,34 @@
+//! Every integration test but the conformance cases, in one binary that is linked once: `cargo test --test all MODULE::`.
+
+mod common;
+
+#[cfg(feature = "cli")]
+mod cli;
+mod dequantize;
+#[cfg(feature = "text")]
+mod eval_tasks;
+#[cfg(feature = "cli")]
+mod examples;
+mod folders;
+mod gguf;
+#[cfg(feature = "text")]
+mod needle;
+mod offload;
+mod quantise;
+mod rewound;
+#[cfg(feature = "text")]
+mod selectors;
+mod session;
+mod shared_device;
+mod smollm2;
+#[cfg(feature = "text")]
+mod text;
+mod tiny_models;
+#[cfg(feature = "text")]
+mod tokenizers;
+
+use common::peak_memory::PeakMemory;
+
+// Counts by thread what tests of files allocate.
+#[global_allocator]
+static ALLOCATOR: PeakMemory = PeakMemory;

@@ -1,0 +1,127 @@
+//! Engines that share a device, which their caller opened.
+
+use crate::common::device::{adapter, decode, own_gpu, prefill};
+use crate::common::steps::token;
+use asynctls::Error;
+use asynctls::attention::{Attention, Blocks, Budget};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, Want};
+use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier};
+use asynctls::model::ModelFile;
+use asynctls::wgpu;
+use std::path::Path;
+
+fn request(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor<'_>) -> Gpu {
+    let (device, queue) = pollster::block_on(adapter.request_device(descriptor)).expect("a device");
+    let adapter = Adapter::from(adapter.clone());
+    Gpu::from_device(&adapter, device, queue, GpuOptions::default()).expect("it has what is needed")
+}
+
+/// The test adapter as a caller finds it.
+fn callers_adapter() -> wgpu::Adapter {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let here = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let want = adapter().info;
+    let is_it =
+        |info: wgpu::AdapterInfo| (info.name, info.backend) == (want.name.clone(), want.backend);
+    here.into_iter().find(|adapter| is_it(adapter.get_info())).expect("the test adapter")
+}
+
+fn load(gpu: Gpu, model: &str) -> Engine {
+    load_with(gpu, model, None)
+}
+
+fn load_with(gpu: Gpu, model: &str, host: Option<HostOptions>) -> Engine {
+    let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
+    let options = EngineOptions { block: 16, host, ..EngineOptions::new(&gpu, 192) };
+    pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ())).expect("an engine")
+}
+
+fn run(engine: &Engine) -> Vec<f32> {
+    let mut session = engine.session().expect("a session");
+    let prompt: Vec<u32> = (3..100).map(|i| i % 90 + 3).collect();
+    prefill(engine, &mut session, &prompt, Want::Nothing).expect("a prompt");
+    decode(engine, &mut session, 7, &Attention::Dense)
+}
+
+#[test]
+fn engines_on_a_callers_device_make_what_those_on_their_own_do() {
+    let adapter = callers_adapter();
+    let ours = Adapter::from(adapter.clone());
+    let options = GpuOptions { disable: Disable::from_env().expect("words"), ..Default::default() };
+    let gpu = request(&adapter, &Gpu::descriptor(&ours, options).expect("it can run"));
+    assert_eq!(gpu.tier, Tier::of(&ours, options.disable));
+    let models = ["llama/model", "qwen3/model.gguf"];
+    let engines = models.map(|model| load(gpu.share(), model));
+    let compiled = gpu.compile_time();
+    for (engine, model) in engines.iter().zip(models) {
+        let alone = load(own_gpu(GpuOptions::default()), model);
+        assert!(run(engine) == run(&alone), "{model}: not the same bits");
+        assert_eq!(engine.gpu.allocated_bytes(), alone.gpu.allocated_bytes(), "{model}");
+    }
+    assert_eq!(gpu.allocated_bytes(), 0, "each handle counts its own");
+    // Another engine of the same shapes compiles nothing, and one that goes leaves the others well.
+    let [first, second] = engines;
+    let want = run(&second);
+    drop((first, load(gpu.share(), models[0])));
+    assert_eq!(gpu.compile_time(), compiled);
+    assert!(run(&second) == want);
+}
+
+/// Threads that share a device see each other's work complete: what one waits for, another may be told of first.
+#[test]
+fn engines_in_threads_of_their_own_keep_to_themselves() {
+    let gpu = own_gpu(GpuOptions::default());
+    let budget = Budget {
+        blocks: Blocks::Count(2),
+        tokens: 20,
+        sink_blocks: 1,
+        recent_blocks: 1,
+        dense_below: 0,
+    };
+    let attention = Attention::from(budget);
+    let run = || {
+        let host = HostOptions { ring_bytes: 10 << 10, ..HostOptions::new(3, 0, 4096) };
+        let engine = load_with(gpu.share(), "qwen3/model.gguf", Some(host));
+        let mut session = engine.session().expect("a session");
+        let prompt: Vec<u32> = (3..123).map(|i| i % 90 + 3).collect();
+        prefill(&engine, &mut session, &prompt, Want::Nothing).expect("a prompt");
+        let step = |step| decode(&engine, &mut session, token(step), &attention);
+        (0..60).map(step).collect::<Vec<_>>()
+    };
+    let want = run();
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..6).map(|_| scope.spawn(run)).collect();
+        for other in runs {
+            assert!(other.join().expect("no panic") == want, "not the same bits");
+        }
+    });
+}
+
+#[test]
+fn which_kernels_run_follows_from_what_the_device_has() {
+    let adapter = callers_adapter();
+    let plain = wgpu::Limits { max_storage_buffers_per_shader_stage: 8, ..wgpu::Limits::default() };
+    let descriptor = wgpu::DeviceDescriptor { required_limits: plain, ..Default::default() };
+    let gpu = request(&adapter, &descriptor);
+    assert_eq!(gpu.tier.name, "portable");
+    let engine = load(gpu, "llama/model");
+    let want = run(&load(own_gpu(GpuOptions::default()), "llama/model"));
+    let scale = want.iter().fold(0f32, |most, v| most.max(v.abs()));
+    for (got, want) in run(&engine).iter().zip(&want) {
+        assert!((got - want).abs() <= 2e-3 * scale, "{got} instead of {want}");
+    }
+}
+
+#[test]
+fn a_device_with_too_low_a_limit_is_refused_by_its_name() {
+    let adapter = callers_adapter();
+    let low = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
+    let descriptor = wgpu::DeviceDescriptor { required_limits: low, ..Default::default() };
+    let opened = pollster::block_on(adapter.request_device(&descriptor));
+    let (device, queue) = opened.expect("a device");
+    let ours = Adapter::from(adapter);
+    let refused = Gpu::from_device(&ours, device, queue, GpuOptions::default());
+    let error = refused.err().expect("four buffers are too few");
+    assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    assert!(error.to_string().contains("max_storage_buffers_per_shader_stage"), "{error}");
+}

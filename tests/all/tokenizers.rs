@@ -1,0 +1,167 @@
+//! Tokenizers of the families qwen2, glm4 and llama3, from a model folder and from a GGUF file, against ids that Hugging
+//! Face's tokenizers computed. `tools/goldens/tokenizer_families.py` writes them.
+
+mod careless;
+mod refused;
+
+use std::path::PathBuf;
+
+use asynctls::model::chat::{ChatTemplate, Message};
+use asynctls::model::gguf::Gguf;
+use asynctls::model::tokenizer::Tokenizer;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Case {
+    text: String,
+    #[serde(flatten)]
+    folder: Ids,
+    /// Where llama.cpp's rules give others.
+    gguf: Option<Ids>,
+    /// Where it is not the text.
+    decoded: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Ids {
+    ids: Vec<u32>,
+    /// With control tokens recognised, where that makes a difference.
+    ids_special: Option<Vec<u32>>,
+}
+
+impl Ids {
+    fn check(&self, tokenizer: &Tokenizer, text: &str) {
+        assert_eq!(tokenizer.encode(text, false).unwrap(), self.ids, "{text:?}");
+        let special = self.ids_special.as_ref().unwrap_or(&self.ids);
+        assert_eq!(&tokenizer.encode(text, true).unwrap(), special, "{text:?}, special");
+    }
+}
+
+const FAMILIES: [&str; 3] = ["qwen2", "glm4", "llama3"];
+
+fn folder(family: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/tokenizers").join(family)
+}
+
+fn from_folder(family: &str) -> Tokenizer {
+    Tokenizer::from_folder(&folder(family)).unwrap()
+}
+
+fn from_gguf(family: &str) -> Tokenizer {
+    Tokenizer::read(&Gguf::open(&folder(family).join("tokenizer.gguf")).unwrap()).unwrap()
+}
+
+fn goldens(family: &str) -> Vec<Case> {
+    let text = std::fs::read_to_string(folder(family).join("goldens.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(&text).unwrap();
+    assert!(cases.len() > 100);
+    cases
+}
+
+#[test]
+fn a_folder_gives_the_references_ids() {
+    for family in FAMILIES {
+        let tokenizer = from_folder(family);
+        goldens(family).iter().for_each(|case| case.folder.check(&tokenizer, &case.text));
+    }
+}
+
+#[test]
+fn a_gguf_file_gives_the_same_ids_without_normalising() {
+    let mut others = 0;
+    for family in FAMILIES {
+        let tokenizer = from_gguf(family);
+        for Case { text, folder, gguf, .. } in goldens(family) {
+            others += usize::from(gguf.is_some());
+            gguf.unwrap_or(folder).check(&tokenizer, &text);
+        }
+    }
+    assert!(others > 0, "no text tells NFC from none");
+}
+
+#[test]
+fn decoding_gives_the_references_text() {
+    for family in FAMILIES {
+        let tokenizer = from_folder(family);
+        for Case { text, folder, decoded, .. } in goldens(family) {
+            let expected = decoded.unwrap_or(text);
+            for ids in [Some(&folder.ids), folder.ids_special.as_ref()].into_iter().flatten() {
+                assert_eq!(tokenizer.decode(ids), expected);
+                let mut decoder = tokenizer.decoder(false);
+                let streamed: String = ids.iter().map(|&id| decoder.push(id)).collect();
+                assert_eq!(streamed + &decoder.finish(), expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn files_say_which_tokens_begin_and_end_texts() {
+    for (family, stops) in [
+        ("qwen2", &["<|endoftext|>", "<|im_end|>"][..]),
+        ("glm4", &["<|endoftext|>", "<|user|>", "<|observation|>"]),
+        ("llama3", &["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]),
+    ] {
+        for (tokenizer, route) in [(from_folder(family), "folder"), (from_gguf(family), "GGUF")] {
+            let size = tokenizer.vocabulary_size() as u32;
+            let found: Vec<&str> = (0..size)
+                .filter(|&id| tokenizer.is_stop(id))
+                .map(|id| tokenizer.token(id).unwrap())
+                .collect();
+            assert_eq!(found, stops, "{family} {route}");
+            let name = |id: Option<u32>| id.map(|id| tokenizer.token(id).unwrap());
+            let (bos, eos) = match family {
+                "qwen2" => (None, "<|im_end|>"),
+                "glm4" => (None, "<|endoftext|>"),
+                _ => (Some("<|begin_of_text|>"), "<|eot_id|>"),
+            };
+            assert_eq!((name(tokenizer.bos()), name(tokenizer.eos())), (bos, Some(eos)));
+            assert_eq!(tokenizer.leading(), tokenizer.bos().as_slice(), "{family} {route}");
+            assert_eq!(tokenizer.warnings(), [] as [&str; 0]);
+        }
+    }
+}
+
+#[test]
+fn whole_texts_begin_as_the_reference_has_them() {
+    #[derive(Deserialize)]
+    struct Begin {
+        raw: Vec<Raw>,
+        chat: Chat,
+    }
+    #[derive(Deserialize)]
+    struct Raw {
+        text: String,
+        ids: Vec<u32>,
+    }
+    #[derive(Deserialize)]
+    struct Chat {
+        template: String,
+        messages: Vec<Message>,
+        ids: Vec<u32>,
+    }
+    for family in FAMILIES {
+        let text = std::fs::read_to_string(folder(family).join("begin.json")).unwrap();
+        let Begin { raw, chat } = serde_json::from_str(&text).unwrap();
+        let template = ChatTemplate::new(&chat.template).unwrap();
+        for tokenizer in [from_folder(family), from_gguf(family)] {
+            for Raw { text, ids } in &raw {
+                let found = tokenizer.begin(tokenizer.encode(text, false).unwrap());
+                assert_eq!(&found, ids, "{family} {text:?}");
+            }
+            let found = template.encode(&tokenizer, &chat.messages, "").unwrap();
+            assert_eq!(found, chat.ids, "{family}");
+        }
+    }
+}
+
+#[test]
+fn thoughts_are_shown_and_control_tokens_are_not() {
+    for family in ["qwen2", "glm4"] {
+        let tokenizer = from_folder(family);
+        let ids = tokenizer.encode("<think>so</think>yes<|endoftext|>", true).unwrap();
+        let mut decoder = tokenizer.decoder(true);
+        let shown: String = ids.iter().map(|&id| decoder.push(id)).collect();
+        assert_eq!(shown, "<think>so</think>yes");
+    }
+}
