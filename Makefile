@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test lint spelling dependencies advisories
+.PHONY: demo test lint features spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -23,7 +23,14 @@ lint:
 	cargo fmt --check
 	cargo clippy --release --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
-	$(MAKE) --no-print-directory spelling dependencies
+	$(MAKE) --no-print-directory features spelling dependencies
+
+# Without features, and with each of them alone.
+features:
+	@for feature in "" $$(sed -n '/^\[features\]/,/^\[dep/s/^\([a-z]*\) = .*/\1/p' Cargo.toml); do \
+		echo "with the features [$$feature]"; \
+		cargo clippy --release --no-default-features --features "$$feature" -- -D warnings || exit 1; \
+	done
 
 spelling:
 	@if command -v typos >/dev/null; then typos; \
