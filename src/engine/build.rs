@@ -1,9 +1,8 @@
 //! Loading a model into an engine.
 
 use super::host::Host;
-use super::ops::{
-    AttentionWeights, EndOps, FfnWeights, LatentWeights, LayerOps, LayerWeights, OpMaker,
-};
+use super::layer::Layer;
+use super::ops::{AttentionWeights, EndOps, FfnWeights, LatentWeights, LayerWeights, OpMaker};
 use super::scratch::Scratch;
 use crate::attention::{ChannelSet, IndexFormat, Shape};
 use crate::gpu::Gpu;
@@ -216,7 +215,7 @@ pub struct Engine {
     pub(super) pool: Pool,
     pub(super) scratch: Scratch,
     pub(super) caches: Vec<LayerCache>,
-    pub(super) layers: Vec<LayerOps>,
+    pub(super) layers: Vec<Layer>,
     pub(super) ends: EndOps,
     // Locked under the turn.
     pub(super) host: Option<futures::lock::Mutex<Host>>,
@@ -287,6 +286,10 @@ impl Engine {
         let ends =
             maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
         let index = options.index.as_ref().map(|_| (&index_layout, bounded));
+        let host_ops = match hot {
+            None => None,
+            Some(_) => Some(maker.host_ops().await?),
+        };
         let mut caches = Vec::new();
         let mut layers = Vec::new();
         for (number, layer) in weights.iter().enumerate() {
@@ -297,13 +300,12 @@ impl Engine {
                 let bytes = bytemuck::cast_slice(&words);
                 cache.slots = Some(gpu.storage_with("slots of the hot cache", bytes).await?);
             }
-            layers.push(maker.layer(number, layer, &cache).await?);
+            layers.push(maker.layer(number, layer, &cache, host_ops.as_ref()).await?);
             caches.push(cache);
         }
-        let host = match offload {
+        let host = match offload.zip(host_ops) {
             None => None,
-            Some(offload) => {
-                let ops = maker.host_ops().await?;
+            Some((offload, ops)) => {
                 let host = Host::new(&gpu, &config, &scratch, offload, ops).await?;
                 Some(futures::lock::Mutex::new(host))
             }

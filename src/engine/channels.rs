@@ -144,8 +144,10 @@ impl Engine {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
-                self.record_sealing(&mut pass, index, &step);
+            for layer in &self.layers {
+                if let Some(index) = &layer.index {
+                    layer.seal(&mut pass, &index.sealing, step.sealing);
+                }
             }
         }
         self.gpu.submit(encoder).map(drop)

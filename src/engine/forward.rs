@@ -2,7 +2,9 @@
 
 use super::record::{Mode, Plan};
 use super::{Engine, Session, words};
-use crate::attention::{Attention, BlockScorer, Budget, Span, Step, StepSettings, TwoLevel};
+use crate::attention::{
+    Attention, BlockScorer, Budget, Span, Step, StepSettings, Timing, TwoLevel,
+};
 use crate::gpu::Gpu;
 use crate::kv::{HeadFormat, Prepared};
 use crate::model::logits;
@@ -372,7 +374,8 @@ impl Engine {
         if let (Mode::Prefill, Some(latent)) = (mode, &self.scratch.latent) {
             self.gpu.write(&latent.slab_tables, 0, bytemuck::cast_slice(&step.over_slabs()));
         }
-        Plan { step, mode, segments, gathers_stats }
+        let is_chunk = matches!(over, Over::Chunk);
+        Plan { step, mode, timing: Timing::Exact, is_chunk, segments, gathers_stats }
     }
 
     pub(super) fn record_copies(&self, encoder: &mut wgpu::CommandEncoder, prepared: &[Prepared]) {
@@ -414,7 +417,7 @@ impl Engine {
                     self.record_embedding(&mut pass, &plan.step);
                 }
                 for layer in *group {
-                    self.record_layer(&mut pass, layer, &plan);
+                    layer.record(&mut pass, &plan, ..);
                 }
                 if is_last && want != Want::Nothing {
                     self.record_logits(&mut pass, &plan.step, want == Want::Token);

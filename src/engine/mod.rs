@@ -5,6 +5,7 @@ mod channels;
 mod fit;
 mod forward;
 mod host;
+mod layer;
 mod observe;
 mod ops;
 mod record;

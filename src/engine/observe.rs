@@ -1,7 +1,7 @@
 //! Decode steps seen from inside, and steps whose tokens the host selects: for measuring selectors, not for speed.
 
 use super::forward::{Over, settle};
-use super::ops::Candidates;
+use super::layer::Stage;
 use super::record::{Mode, Plan};
 use super::{Engine, Output, Session, Want, words};
 use crate::attention::{Attention, Budget, RowBudget, TwoLevel, Values};
@@ -95,24 +95,12 @@ impl Engine {
                     if i == 0 {
                         self.record_embedding(&mut pass, &plan.step);
                     }
-                    self.record_append(&mut pass, layer, &plan);
-                    if let (Some(two_level), Some(index)) = (two_level, &layer.index) {
-                        self.record_blocks(&mut pass, index, &plan.step, two_level);
-                    }
+                    layer.record(&mut pass, &plan, ..=Stage::SelectBlocks);
                 }
                 self.copy_scores(&mut encoder, &seen, base + places.scores, &plan);
                 {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
-                    if let (Some(two_level), Some(index)) = (two_level, &layer.index) {
-                        self.record_tokens(
-                            &mut pass,
-                            index,
-                            &plan.step,
-                            two_level,
-                            Candidates::Chosen,
-                        );
-                    }
-                    self.record_attention(&mut pass, layer, &plan);
+                    layer.record(&mut pass, &plan, Stage::SelectTokens..=Stage::Merge);
                 }
                 let scratch = &self.scratch;
                 for (from, to, end) in [
@@ -127,7 +115,7 @@ impl Engine {
                     }
                 }
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                self.record_rest(&mut pass, layer, &plan);
+                layer.record(&mut pass, &plan, Stage::SelectNext..);
                 if i + 1 == self.layers.len() && want != Want::Nothing {
                     self.record_logits(&mut pass, &plan.step, want == Want::Token);
                 }
@@ -183,7 +171,7 @@ impl Engine {
                     if i == 0 {
                         self.record_embedding(&mut pass, &plan.step);
                     }
-                    self.record_append(&mut pass, layer, &plan);
+                    layer.record(&mut pass, &plan, ..=Stage::Append);
                 }
                 let staging = &self.scratch.staging;
                 encoder.copy_buffer_to_buffer(&self.scratch.rows, 0, staging, 0, bytes);
@@ -198,8 +186,7 @@ impl Engine {
                 );
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                self.record_attention(&mut pass, layer, &plan);
-                self.record_rest(&mut pass, layer, &plan);
+                layer.record(&mut pass, &plan, Stage::Attend..);
                 if i + 1 == self.layers.len() && want != Want::Nothing {
                     self.record_logits(&mut pass, &plan.step, want == Want::Token);
                 }

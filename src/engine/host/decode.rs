@@ -5,7 +5,7 @@ use super::lag::{Lag, in_both, next_list, wanted};
 use super::{GROUP_LAYERS, Host};
 use crate::attention::{BlockScorer, RowBudget, Timing, TokenScorer, TwoLevel};
 use crate::engine::forward::Over;
-use crate::engine::ops::{Candidates, LayerOps};
+use crate::engine::layer::Stage;
 use crate::engine::record::{Mode, Plan};
 use crate::engine::{Engine, Output, Session, Want};
 use crate::{Error, Result, subject};
@@ -55,7 +55,10 @@ impl Engine {
             .collect();
         let mode = Mode::Decode(selection);
         let over = Over::Window(&windows, host.offload.epoch());
-        let plan = self.plan(batch, mode, false, over);
+        let plan = Plan {
+            timing: if continues { timing } else { Timing::Exact },
+            ..self.plan(batch, mode, false, over)
+        };
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let over_window = plan.step.over_window();
         self.gpu.write(&own.append_step, 0, bytemuck::cast_slice(&over_window));
@@ -79,7 +82,7 @@ impl Engine {
                 let kept = decode.plan.step.blocks_kept * decode.plan.step.rows;
                 self.check_hot_blocks(kept, "the blocks that level 1 keeps")?;
                 if continues {
-                    self.decode_behind(host, &mut encoder, &decode, two_level, timing)?;
+                    self.decode_behind(host, &mut encoder, &decode)?;
                 } else {
                     self.decode_exact(host, &mut encoder, &decode, two_level, timing)?;
                 }
@@ -174,7 +177,7 @@ impl Engine {
                     self.record_embedding(&mut pass, &decode.plan.step);
                 }
                 for layer in group {
-                    self.record_layer(&mut pass, layer, &decode.plan);
+                    layer.record(&mut pass, &decode.plan, ..);
                 }
             }
             self.submit_host(host, encoder)?;
@@ -192,39 +195,35 @@ impl Engine {
         two_level: &TwoLevel,
         timing: Timing,
     ) -> Result<()> {
-        let step = &decode.plan.step;
         {
             let mut pass = self.gpu.pass(encoder, "choose", 0);
-            self.record_embedding(&mut pass, step);
-            self.record_choice(&mut pass, 0, decode, two_level)?;
+            self.record_embedding(&mut pass, &decode.plan.step);
+            self.layers[0].record(&mut pass, &decode.plan, ..=Stage::SelectBlocks);
         }
         let mut slot = self.record_choice_back(host, encoder, 0, decode)?;
         self.submit_host(host, encoder)?;
         let mut lists = Vec::with_capacity(self.layers.len());
         let mut has_missed = false;
         for (number, layer) in self.layers.iter().enumerate() {
-            let index = layer.index.as_ref().ok_or_else(Self::no_host_ops)?;
             {
                 let mut pass = self.gpu.pass(encoder, "attend", number);
-                self.record_tokens(&mut pass, index, step, two_level, Candidates::Chosen);
-                self.record_split(&mut pass, &index.sparse_split, step);
+                layer.record(&mut pass, &decode.plan, Stage::SelectTokens..=Stage::Attend);
             }
             self.submit_host(host, encoder)?;
             // The GPU waits for the CPU from here on: what does not depend on the choice is ready before it comes.
             let mut rest = self.gpu.device.create_command_encoder(&Default::default());
-            let is_last = number + 1 == self.layers.len();
+            let following = self.layers.get(number + 1);
             {
-                let what = if is_last { "finish" } else { "finish, choose" };
+                let what = if following.is_some() { "finish, choose" } else { "finish" };
                 let mut pass = self.gpu.pass(&mut rest, what, number);
-                self.record_rest(&mut pass, layer, &decode.plan);
-                if !is_last {
-                    self.record_choice(&mut pass, number + 1, decode, two_level)?;
+                layer.record(&mut pass, &decode.plan, Stage::SelectNext..);
+                if let Some(following) = following {
+                    following.record(&mut pass, &decode.plan, ..=Stage::SelectBlocks);
                 }
             }
-            let next = if is_last {
-                None
-            } else {
-                Some(self.record_choice_back(host, &mut rest, number + 1, decode)?)
+            let next = match following {
+                None => None,
+                Some(_) => Some(self.record_choice_back(host, &mut rest, number + 1, decode)?),
             };
             let rest = rest.finish();
             if has_missed {
@@ -253,31 +252,16 @@ impl Engine {
                 let mut pass = self.gpu.pass(encoder, "place, merge", number);
                 if let Some(upload) = &unfilled {
                     self.record_place(&mut pass, upload);
-                    self.record_split(&mut pass, &index.arrived_split, step);
+                    layer.merge_arrived(&mut pass, &decode.plan);
+                } else {
+                    layer.record(&mut pass, &decode.plan, Stage::Merge..=Stage::Merge);
                 }
-                let merge = layer.merge_arrived.as_ref().filter(|_| has_missed);
-                self.record_merge(&mut pass, layer, merge.unwrap_or(&layer.merge), step);
             }
             self.submit_with(host, encoder, unfilled, rest)?;
             lists.push(chosen);
             slot = next.unwrap_or(slot);
         }
         self.note_lists(host, decode, two_level, timing, lists)
-    }
-
-    // What a layer does up to its choice of blocks.
-    fn record_choice(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        layer: usize,
-        decode: &Decode<'_>,
-        two_level: &TwoLevel,
-    ) -> Result<()> {
-        let (layer, step) = (&self.layers[layer], &decode.plan.step);
-        let index = layer.index.as_ref().ok_or_else(Self::no_host_ops)?;
-        self.record_append(pass, layer, &decode.plan);
-        self.record_blocks(pass, index, step, two_level);
-        Ok(())
     }
 
     // Records the way of a layer's choice to the CPU: the slot it comes in.
@@ -304,25 +288,22 @@ impl Engine {
         host: &mut Host,
         encoder: &mut wgpu::CommandEncoder,
         decode: &Decode<'_>,
-        two_level: &TwoLevel,
-        timing: Timing,
     ) -> Result<()> {
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
-        let step = &decode.plan.step;
         let list_bytes = self.list_words(decode) as u64 * 4;
         for (group, layers) in self.layers.chunks(GROUP_LAYERS).enumerate() {
             let first = group * GROUP_LAYERS;
             self.record_group(host, encoder, group)?;
-            if timing == Timing::Lagged {
+            if decode.plan.timing == Timing::Lagged {
                 self.write_lists(host, decode, first, layers.len())?;
             }
             {
                 let mut pass = self.gpu.pass(encoder, "layers", first);
                 if group == 0 {
-                    self.record_embedding(&mut pass, step);
+                    self.record_embedding(&mut pass, &decode.plan.step);
                 }
                 for layer in layers {
-                    self.record_behind(&mut pass, layer, decode, two_level, timing)?;
+                    layer.record(&mut pass, &decode.plan, ..);
                 }
             }
             let slot = self.take_selection_slot(host)?;
@@ -337,33 +318,6 @@ impl Engine {
         if let Some(lag) = &mut host.lag {
             lag.rows.clone_from(&decode.next);
         }
-        Ok(())
-    }
-
-    fn record_behind(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        layer: &LayerOps,
-        decode: &Decode<'_>,
-        two_level: &TwoLevel,
-        timing: Timing,
-    ) -> Result<()> {
-        let index = layer.index.as_ref().ok_or_else(Self::no_host_ops)?;
-        let step = &decode.plan.step;
-        self.record_append(pass, layer, &decode.plan);
-        if timing == Timing::Resident {
-            self.record_blocks(pass, index, step, two_level);
-            let top_k = index.top_k_resident(two_level.block_scorer);
-            let top_k = top_k.ok_or_else(Self::no_host_ops)?;
-            top_k.record(pass, self.shape.kv_heads, step.rows, 1);
-        }
-        self.record_tokens(pass, index, step, two_level, Candidates::Listed);
-        self.record_split(pass, &index.sparse_split, step);
-        self.record_merge(pass, layer, &layer.merge, step);
-        if timing == Timing::Lagged {
-            self.record_blocks(pass, index, step, two_level);
-        }
-        self.record_rest(pass, layer, &decode.plan);
         Ok(())
     }
 

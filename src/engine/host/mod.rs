@@ -9,7 +9,7 @@ mod window;
 
 use super::forward::GoesOn;
 use super::ops::HostOps;
-use super::record::{Mode, Plan};
+use super::record::Mode;
 use super::scratch::Scratch;
 use super::{Engine, Output, Session, Want};
 use crate::gpu::Gpu;
@@ -350,23 +350,6 @@ impl Engine {
         }
         host.lag = None;
         self.submit_host(host, &mut encoder)
-    }
-
-    // The kernels of a layer after its attention, as [`Engine::record_rest`] has them, over keys and values of a chunk.
-    fn record_chunk_rest(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        layer: &super::ops::LayerOps,
-        plan: &Plan<'_>,
-    ) {
-        if let Some(index) = &layer.index {
-            self.record_stats(pass, index, plan);
-        }
-        let sealing = layer.host.as_ref().and_then(|ops| ops.chunk_sealing.as_ref());
-        if let Some(sealing) = sealing {
-            sealing.record(pass, self.shape.kv_heads, plan.step.sealing);
-        }
-        self.record_feed_forward(pass, layer, plan);
     }
 
     fn no_host_ops() -> Error {

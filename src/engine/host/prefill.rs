@@ -3,7 +3,8 @@
 
 use super::Host;
 use crate::engine::forward::{GoesOn, Over, Pieces};
-use crate::engine::ops::{AttentionOps, LayerOps};
+use crate::engine::layer::{Layer, Stage};
+use crate::engine::ops::AttentionOps;
 use crate::engine::record::{Mode, Plan};
 use crate::engine::{Engine, Output, Session, Want};
 use crate::kernels::SegmentParams;
@@ -93,10 +94,9 @@ impl Engine {
         encoder: &mut wgpu::CommandEncoder,
         chunk: &Chunk<'_>,
         plan: &Plan<'_>,
-        (number, layer): (usize, &LayerOps),
+        (number, layer): (usize, &Layer),
     ) -> Result<wgpu::SubmissionIndex> {
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
-        let ops = layer.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let bytes = self.shape.block_bytes();
         if chunk.is_open {
             let open = chunk.table[chunk.first as usize];
@@ -104,27 +104,12 @@ impl Engine {
             let (from, at) = self.cache_place(number, slot);
             encoder.copy_buffer_to_buffer(from, at, &own.chunk, 0, bytes);
         }
-        let (rows, tiles) = (plan.step.rows, plan.step.tiles);
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             if number == 0 {
                 self.record_embedding(&mut pass, &plan.step);
             }
-            layer.attn_norm.record(&mut pass, rows);
-            match &layer.attention {
-                AttentionOps::Grouped(grouped) => {
-                    grouped.qkv.record(&mut pass, rows);
-                    let heads = self.shape.q_heads() + 2 * self.shape.kv_heads;
-                    ops.chunk_append.record(&mut pass, heads, rows, 1);
-                    if let Some(prefill) = &host.ops.prefill_chunk {
-                        prefill.record(&mut pass, self.shape.q_heads(), tiles, 1);
-                    }
-                }
-                AttentionOps::Latent(latent) => {
-                    latent.record_projections(&mut pass, rows);
-                    latent.record_rows(&mut pass, &ops.chunk_append, rows, plan.gathers_stats);
-                }
-            }
+            layer.record(&mut pass, plan, ..=Stage::Attend);
         }
         match &layer.attention {
             AttentionOps::Grouped(_) => {
@@ -136,9 +121,7 @@ impl Engine {
                     let segment = SegmentParams::in_order(at, blocks, 1, 2);
                     self.bring_piece(host, encoder, chunk, number, segment)?;
                     let mut pass = encoder.begin_compute_pass(&Default::default());
-                    if let Some(prefill) = &host.ops.prefill_arrived {
-                        prefill.record(&mut pass, self.shape.q_heads(), tiles, 1);
-                    }
+                    layer.attend_piece(&mut pass, plan);
                     at += blocks;
                 }
             }
@@ -148,23 +131,19 @@ impl Engine {
                 for slab in 0..slabs {
                     let first = slab * slab_blocks;
                     let came_before = chunk.first.saturating_sub(first).min(slab_blocks);
-                    let mut gather = Vec::new();
-                    if came_before > 0 {
+                    let parts = (came_before > 0, came_before < slab_blocks);
+                    if parts.0 {
                         let segment = SegmentParams::in_order(first, came_before, 0, 2);
                         self.bring_piece(host, encoder, chunk, number, segment)?;
-                        gather.push(slab as usize);
                     }
-                    let arrived = gather.iter().map(|&slab| &host.ops.gather_arrived[slab]);
-                    let of_chunk =
-                        (came_before < slab_blocks).then(|| &host.ops.gather_chunk[slab as usize]);
                     let mut pass = encoder.begin_compute_pass(&Default::default());
-                    latent.record_slab(&mut pass, slab as usize, arrived.chain(of_chunk), tiles);
+                    layer.attend_slab(&mut pass, plan, slab as usize, parts);
                 }
             }
         }
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.record_chunk_rest(&mut pass, layer, plan);
+            layer.record(&mut pass, plan, Stage::Merge..);
         }
         for &(logical, slot) in &chunk.window {
             let (to, at) = self.cache_place(number, slot);
@@ -245,10 +224,9 @@ impl Engine {
                     }
                 };
                 self.record_whole(host, &mut encoder, &upload, piece.len());
-                let sealing = layer.host.as_ref().and_then(|ops| ops.arrived_sealing.as_ref());
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                if let Some(sealing) = sealing {
-                    sealing.record(&mut pass, self.shape.kv_heads, piece.len() as u32);
+                if let Some(ops) = &layer.host {
+                    layer.seal(&mut pass, ops.arrived_sealing.as_slice(), piece.len() as u32);
                 }
             }
             first += piece.len();

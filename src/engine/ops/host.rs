@@ -9,6 +9,7 @@ use crate::gpu::Op;
 use crate::kernels::{self, HotSlots, PartParams};
 use crate::kv::{KvType, LayerCache};
 use crate::model::config::AttentionConfig;
+use std::sync::Arc;
 
 /// What a layer needs besides; vectors hold one a segment of the hot cache.
 pub(in crate::engine) struct HostLayerOps {
@@ -20,12 +21,20 @@ pub(in crate::engine) struct HostLayerOps {
     pub(in crate::engine) arrived_sealing: Option<SealingOps>,
     /// Places what arrived.
     pub(in crate::engine) place: Vec<Op>,
+    /// Attention of a chunk's rows.
+    pub(in crate::engine) over: Arc<ChunkOps>,
 }
 
 /// What all layers share.
 pub(in crate::engine) struct HostOps {
     /// Makes f16 of whole blocks that arrived, where they are stored otherwise.
     pub(in crate::engine) unpack: Option<Op>,
+    pub(in crate::engine) over: Arc<ChunkOps>,
+}
+
+/// Attention of a chunk's rows, in any layer.
+#[derive(Default)]
+pub(in crate::engine) struct ChunkOps {
     /// Dense attention of a chunk's rows over the chunk, and over what arrived of what came before. Latent attention, whose
     /// prefill goes slab by slab, has none.
     pub(in crate::engine) prefill_chunk: Option<Op>,
@@ -51,6 +60,7 @@ impl OpMaker<'_> {
         cache: &LayerCache,
         slots: HotSlots,
         index: Option<&IndexOps>,
+        over: &Arc<ChunkOps>,
     ) -> Result<HostLayerOps> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         let host = scratch.host.as_ref().expect("a hot cache has its buffers");
@@ -86,25 +96,27 @@ impl OpMaker<'_> {
             let spec = kernels::place_blocks(&shape, slots, self.kv_type());
             place.push(gpu.op(&spec, blocks).await?);
         }
-        Ok(HostLayerOps { chunk_append, chunk_sealing, arrived_sealing, place })
+        let over = over.clone();
+        Ok(HostLayerOps { chunk_append, chunk_sealing, arrived_sealing, place, over })
     }
 
     /// What all layers share.
     pub(in crate::engine) async fn host_ops(&mut self) -> Result<HostOps> {
-        let mut ops = HostOps {
-            unpack: None,
-            prefill_chunk: None,
-            prefill_arrived: None,
-            gather_chunk: Vec::new(),
-            gather_arrived: Vec::new(),
-        };
-        let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
+        let over = Arc::new(self.chunk_ops().await?);
+        let (gpu, shape) = (self.gpu, self.shape);
+        let mut unpack = None;
         if self.kv_type() != KvType::F16 {
             let host = self.host_scratch();
             let spec = kernels::unpack_blocks(&shape, self.kv_type());
             let blocks = kernels::UnpackBlocks { stored: &host.uploaded, kv: &host.arrived };
-            ops.unpack = Some(gpu.op(&spec, blocks).await?);
+            unpack = Some(gpu.op(&spec, blocks).await?);
         }
+        Ok(HostOps { unpack, over })
+    }
+
+    async fn chunk_ops(&mut self) -> Result<ChunkOps> {
+        let mut ops = ChunkOps::default();
+        let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         if let AttentionConfig::Latent(_) = self.config.attention {
             let own = scratch.latent.as_ref().expect("latent attention has its buffers");
             for params in self.slabs(own) {

@@ -28,8 +28,8 @@ pub(in crate::engine) struct LatentOps {
     q_norm: Norm,
     q_up: Product,
     /// One a segment of the cache.
-    append: Vec<Op>,
-    absorb: HeadProduct,
+    pub(in crate::engine) append: Vec<Op>,
+    pub(in crate::engine) absorb: HeadProduct,
     value: HeadProduct,
     /// [slab][segment of the cache]
     gather: Vec<Vec<Op>>,
@@ -38,28 +38,11 @@ pub(in crate::engine) struct LatentOps {
     place: Op,
     /// One a slab.
     prefill: Vec<Op>,
-    heads: u32,
+    pub(in crate::engine) heads: u32,
     slab_tokens: u32,
 }
 
 impl LatentOps {
-    /// Records a row's queries and its cached latent; with `absorbed`, also what absorbed attention and the index need.
-    pub(in crate::engine) fn record_append(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        rows: u32,
-        segments: &[u32],
-        absorbed: bool,
-    ) {
-        self.record_projections(pass, rows);
-        for &segment in segments {
-            self.append[segment as usize].record(pass, self.heads + 1, rows, 1);
-        }
-        if absorbed {
-            self.absorb.record(pass, rows);
-        }
-    }
-
     /// Records what makes a row's queries and latents, before they are appended.
     pub(in crate::engine) fn record_projections(
         &self,
@@ -69,20 +52,6 @@ impl LatentOps {
         self.down.record(pass, rows);
         self.q_norm.record(pass, rows);
         self.q_up.record(pass, rows);
-    }
-
-    /// Records an append of rows.
-    pub(in crate::engine) fn record_rows(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        append: &Op,
-        rows: u32,
-        absorbed: bool,
-    ) {
-        append.record(pass, self.heads + 1, rows, 1);
-        if absorbed {
-            self.absorb.record(pass, rows);
-        }
     }
 
     /// Records dense attention of a prompt's rows over a context of so many tokens.

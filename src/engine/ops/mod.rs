@@ -10,11 +10,12 @@ mod product;
 pub(super) use attention::{AttentionOps, AttentionWeights};
 pub(super) use ffn::{FfnOps, FfnWeights};
 pub(super) use host::{HostLayerOps, HostOps};
-pub(super) use index::{Candidates, IndexOps};
+pub(super) use index::{Candidates, IndexOps, SealingOps};
 pub(super) use latent::LatentWeights;
 pub(super) use product::{Norm, Product};
 
 use super::EngineOptions;
+use super::layer::Layer;
 use super::scratch::{Scratch, Strides};
 use crate::Result;
 use crate::attention::Shape;
@@ -36,21 +37,6 @@ pub(super) struct LayerWeights {
     pub(super) output: Matrix,
     pub(super) ffn_norm: wgpu::Buffer,
     pub(super) ffn: FfnWeights,
-}
-
-/// The operations of one layer; vectors hold one a segment of the cache.
-pub(super) struct LayerOps {
-    pub(super) attn_norm: Norm,
-    pub(super) attention: AttentionOps,
-    pub(super) dense_split: Vec<Op>,
-    pub(super) merge: Op,
-    /// Over a hot cache: also of what arrived.
-    pub(super) merge_arrived: Option<Op>,
-    pub(super) host: Option<HostLayerOps>,
-    pub(super) index: Option<IndexOps>,
-    pub(super) output: Product,
-    pub(super) ffn_norm: Norm,
-    pub(super) ffn: FfnOps,
 }
 
 /// What stands before and after the layers.
@@ -154,14 +140,16 @@ impl OpMaker<'_> {
         number: usize,
         weights: &LayerWeights,
         cache: &LayerCache,
-    ) -> Result<LayerOps> {
+        host: Option<&HostOps>,
+    ) -> Result<Layer> {
         let (scratch, shape) = (self.scratch, self.shape);
         let strides = Strides::new(self.config);
         let (attn_norm, normed) = self.stream_norm(&weights.attn_norm).await?;
         let attention = self.attention(&weights.attention, normed, cache).await?;
         let (ffn_norm, normed) = self.stream_norm(&weights.ffn_norm).await?;
         let ffn = self.ffn(&weights.ffn, normed).await?;
-        let mut ops = LayerOps {
+        let mut ops = Layer {
+            shape,
             attn_norm,
             attention,
             dense_split: Vec::new(),
@@ -190,9 +178,10 @@ impl OpMaker<'_> {
         if let Some(options) = &self.options.index {
             ops.index = Some(self.index(&shape, number, cache, options.stats_tokens).await?);
         }
-        if let Some(slots) = self.hot {
+        if let (Some(slots), Some(host)) = (self.hot, host) {
+            let index = ops.index.as_ref();
             ops.host =
-                Some(self.host_layer(number, weights, cache, slots, ops.index.as_ref()).await?);
+                Some(self.host_layer(number, weights, cache, slots, index, &host.over).await?);
         }
         Ok(ops)
     }
