@@ -1,4 +1,73 @@
 //! Two-level sparse attention (AsyncTLS, arXiv 2604.07815) for long contexts on wgpu.
+//!
+//! [`engine`] runs a whole model: open a device, load a file, prefill a prompt, decode tokens.
+//!
+//! ```no_run
+//! use asynctls::attention::{Attention, Budget};
+//! use asynctls::engine::{Engine, EngineOptions, Want};
+//! use asynctls::gpu::{Adapter, Gpu, GpuOptions, adapters};
+//! use asynctls::model::ModelFile;
+//!
+//! # async fn run() -> asynctls::Result<()> {
+//! let adapter = Adapter::choose(&adapters().await, None)?;
+//! let gpu = Gpu::open(&adapter, GpuOptions::default()).await?;
+//! let file = ModelFile::open("model.gguf".as_ref())?;
+//! let options = EngineOptions::new(&gpu, 8192);
+//! let engine = Engine::load(gpu, &file, options, &mut |_| ()).await?;
+//!
+//! let mut session = engine.session()?;
+//! let prompt = [1, 2, 3];
+//! let mut token = engine.prefill(&mut session, &prompt, Want::Token, &mut |_| true).await?.token()?;
+//! let attention = Attention::from(Budget::for_context(8192));
+//! for _ in 0..64 {
+//!     let made = engine.decode(&mut [(&mut session, token)], &attention, Want::Token).await?;
+//!     token = made[0].token()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`operator`] is the attention alone, on a device and over buffers of the caller's own.
+//!
+//! ```no_run
+//! use asynctls::attention::{BlockScorer, Budget, Shape, TokenScorer, TwoLevel};
+//! use asynctls::gpu::Gpu;
+//! use asynctls::operator::{Batch, Codes, Decode, Limits, Options, Select, Selector, Sequence, Tensors};
+//! use asynctls::wgpu;
+//!
+//! # async fn run(
+//! #     adapter: wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue, channels: &[u32],
+//! #     [queries, kv, codes, output]: [&wgpu::Buffer; 4],
+//! # ) -> asynctls::Result<()> {
+//! let gpu = Gpu::from_device(&adapter.into(), device.clone(), queue.clone(), Default::default())?;
+//! let shape = Shape::new(8, 4, 128, false); // 8 KV heads, 4 query heads each, of 128 dimensions
+//! let limits = Limits { rows: 1, sequences: 1, tokens: 32_768, cache_blocks: 512 };
+//! let (blocks, tokens) = (BlockScorer::Codes, TokenScorer::Codes);
+//! let selector = Selector::TwoLevel { blocks, tokens };
+//! let decode = Decode::new(&gpu, Options::new(&gpu, shape, limits), selector).await?;
+//! let layer = decode
+//!     .bind(&Tensors {
+//!         queries: queries.as_entire_buffer_binding(),
+//!         kv: kv.as_entire_buffer_binding(),
+//!         output: output.as_entire_buffer_binding(),
+//!         codes: Some(Codes { channels, codes: codes.as_entire_buffer_binding() }),
+//!         bounds: None,
+//!     })
+//!     .await?;
+//!
+//! // A decode step of a sequence of 30,000 tokens, whose index is built already but for block 467.
+//! let table: Vec<u32> = (0..512).collect();
+//! let sequence = Sequence { length: 30_000, rows: 1, blocks: &table, index: 467..468 };
+//! let select = Select::TwoLevel(TwoLevel::new(Budget::for_context(32_768)));
+//! let plan = decode.plan(&Batch { sequences: &[sequence], select })?;
+//! let mut encoder = device.create_command_encoder(&Default::default());
+//! let mut recording = decode.begin(&mut encoder, &plan)?;
+//! layer.index(&mut recording)?;
+//! layer.attend(&mut recording)?;
+//! queue.submit([encoder.finish()]);
+//! # Ok(())
+//! # }
+//! ```
 #![warn(missing_docs)]
 
 pub mod attention;
@@ -13,6 +82,7 @@ pub mod gpu;
 pub mod kernels;
 pub mod kv;
 pub mod model;
+pub mod operator;
 pub mod reference;
 pub mod subject;
 pub mod units;

@@ -144,6 +144,13 @@ impl Budget {
         if let Blocks::Count(0) = self.blocks {
             return Err(Error::argument(subject::BLOCKS, 0, "at least one block must be kept"));
         }
+        // A share beyond the whole would be more blocks than there is room for.
+        if let Blocks::Percent(share) = self.blocks
+            && !(share > 0.0 && share <= 100.0)
+        {
+            let limit = "a share is above 0% and at most 100%";
+            return Err(Error::argument(subject::BLOCKS, self.blocks, limit));
+        }
         Ok(())
     }
 
@@ -216,6 +223,16 @@ mod tests {
         assert_eq!("12.5%".parse::<Blocks>().unwrap(), Blocks::Percent(12.5));
         for bad in ["0", "-1", "0%", "101%", "NaN%", "", "%", "many"] {
             let message = bad.parse::<Blocks>().unwrap_err().to_string();
+            assert!(message.starts_with("the budget of blocks is"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_of_the_whole_at_most() {
+        let with = |blocks| Budget { blocks, ..Budget::for_context(4096) };
+        with(Blocks::Percent(100.0)).validate().unwrap();
+        for share in [0.0, -1.0, 100.5, f32::NAN, f32::INFINITY] {
+            let message = with(Blocks::Percent(share)).validate().unwrap_err().to_string();
             assert!(message.starts_with("the budget of blocks is"), "{message}");
         }
     }

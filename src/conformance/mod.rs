@@ -11,6 +11,7 @@ mod index;
 mod latent;
 mod matrix;
 mod model;
+mod operator;
 mod product;
 mod rig;
 mod rope;
@@ -75,5 +76,6 @@ pub fn cases() -> Vec<Case> {
     hot::cases(&mut cases);
     index::cases(&mut cases);
     select::cases(&mut cases);
+    operator::cases(&mut cases);
     cases
 }

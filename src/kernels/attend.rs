@@ -197,6 +197,16 @@ fn spec_of(file: &'static str, shape: &Shape, row_width: u32) -> ShaderSpec {
         .constant("SHARED_VALUES", shape.shares_values())
 }
 
+/// A kernel with `row_width` floats from one row's queries to the next, where it reads nothing else of a row.
+pub fn with_row_width(mut spec: ShaderSpec, row_width: u32) -> ShaderSpec {
+    for (name, value) in &mut spec.constants {
+        if *name == "ROW_WIDTH" {
+            *value = row_width.into();
+        }
+    }
+    spec
+}
+
 // How keys and values are stored: packed f16 needs no feature.
 pub(super) fn kv_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     spec(file, shape).slot("kv", "lib/kv_packed_f16.wgsl")

@@ -14,7 +14,7 @@ mod weights;
 pub use attend::{
     HotSlots, Merge, MergeParams, PartParams, Place, PlaceBlocks, Prefill, RopeAppend,
     SegmentParams, Split, UnpackBlocks, dense_split, merge, merge_parts, place_blocks, prefill,
-    prefill_rounds, rope_append, sparse_split, unpack_blocks,
+    prefill_rounds, rope_append, sparse_split, unpack_blocks, with_row_width,
 };
 pub use experts::{
     ExpertLists, ExpertSum, Route, expert_list_words, expert_lists, expert_sum, route,

@@ -1,0 +1,77 @@
+//! A layer's tensors, bound to the kernels of decode attention.
+
+use super::plan::Kind;
+use super::recording::Words;
+use super::{Recording, Selector};
+use crate::gpu::Op;
+use crate::{Error, Result, kernels};
+use std::sync::Arc;
+
+/// Tensors of one layer, bound to the kernels of a [`Decode`](super::Decode).
+pub struct Bound {
+    pub(super) words: Arc<Words>,
+    pub(super) selector: Selector,
+    pub(super) dense: Op,
+    pub(super) selected: Option<Op>,
+    pub(super) level_1: Option<Level>,
+    pub(super) level_2: Option<Level>,
+    pub(super) merge: Op,
+    pub(super) index: Vec<Op>,
+}
+
+/// One level of selection.
+pub(super) struct Level {
+    /// Scores `scored` blocks a workgroup; nothing where everything is kept.
+    pub(super) score: Option<Op>,
+    pub(super) scored: u32,
+    pub(super) top_k: Op,
+}
+
+impl Bound {
+    /// Records attention of the plan's rows.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a recording of another operator, or after which the operator began another.
+    pub fn attend(&self, recording: &mut Recording<'_>) -> Result<()> {
+        let plan = recording.plan();
+        let mut pass = recording.pass(&self.words)?;
+        let (step, shape) = (&plan.step, &plan.options.shape);
+        let (heads, rows) = (shape.kv_heads, step.rows);
+        let is_dense = plan.kind == Kind::Dense;
+        if let (false, Some(level_1), Some(level_2)) = (is_dense, &self.level_1, &self.level_2) {
+            level_1.record(&mut pass, step.ranks_blocks.then_some(step.sealed), heads, rows);
+            level_2.record(&mut pass, step.ranks_tokens.then_some(step.blocks_kept), heads, rows);
+        }
+        let split = self.selected.as_ref().filter(|_| !is_dense).unwrap_or(&self.dense);
+        split.record(&mut pass, step.splits, heads * shape.group.div_ceil(4), rows);
+        self.merge.record(&mut pass, shape.q_heads(), rows, kernels::merge_parts(shape));
+        Ok(())
+    }
+
+    /// Records the building of the index of the blocks that the plan's sequences name, from the keys that the cache holds.
+    ///
+    /// # Errors
+    /// As [`Bound::attend`]; [`Error::Argument`] where blocks are to be indexed and the selector has no index.
+    pub fn index(&self, recording: &mut Recording<'_>) -> Result<()> {
+        let plan = recording.plan();
+        let mut pass = recording.pass(&self.words)?;
+        if self.index.is_empty() && plan.step.sealing > 0 {
+            let limit = format!("{:?} has no index", self.selector);
+            return Err(Error::argument("the number of blocks to index", plan.step.sealing, limit));
+        }
+        for op in &self.index {
+            op.record(&mut pass, plan.options.shape.kv_heads, plan.step.sealing, 1);
+        }
+        Ok(())
+    }
+}
+
+impl Level {
+    // `blocks` are those to score, where there is a choice.
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, blocks: Option<u32>, heads: u32, rows: u32) {
+        if let (Some(score), Some(blocks)) = (&self.score, blocks) {
+            score.record(pass, blocks.div_ceil(self.scored), heads, rows);
+        }
+        self.top_k.record(pass, heads, rows, 1);
+    }
+}

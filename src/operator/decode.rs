@@ -1,0 +1,217 @@
+//! Decode attention over a caller's buffers: few rows, over all tokens or over those that are selected.
+
+use super::layer::Layer;
+use super::recording::Words;
+use super::scratch::{Scratch, Sizes};
+use super::specs::{Specs, specs};
+use super::tensors::{Access, Given, bind_all, check_channels};
+use super::{Batch, Bound, Options, Plan, Recording, Selector, Tensors};
+use crate::gpu::Gpu;
+use crate::{Error, Result, kernels};
+use std::sync::Arc;
+
+/// Decode attention: the kernels for a shape and a selector, and the scratch that they need. One serves every layer of a
+/// model, in turn.
+pub struct Decode {
+    pub(super) words: Arc<Words>,
+    pub(super) options: Options,
+    selector: Selector,
+    pub(super) scratch: Scratch,
+}
+
+impl Decode {
+    /// Makes the kernels and allocates the scratch.
+    ///
+    /// # Errors
+    /// As [`Options::validate`]; [`Error::Argument`] for limits whose scratch no kernel of this device could see; what the
+    /// device answers.
+    pub async fn new(gpu: &Gpu, options: Options, selector: Selector) -> Result<Self> {
+        options.validate()?;
+        let sizes = Sizes::new(&options, selector);
+        sizes.check(gpu)?;
+        let gpu = gpu.share();
+        for spec in specs(&gpu, &options, selector) {
+            gpu.pipeline(&spec).await?;
+        }
+        let scratch = Scratch::new(&gpu, &options, selector, &sizes).await?;
+        let lists = scratch.chosen_tokens.clone().filter(|_| selector == Selector::Caller);
+        let step = gpu.storage("the step", sizes.step).await?;
+        let words = Words::new(gpu, &options, step, lists);
+        Ok(Self { words, options, selector, scratch })
+    }
+
+    /// Bytes of device memory that an operator takes for itself, whatever is bound to it: the scratch, but for some uniforms of
+    /// a few bytes. Pure.
+    ///
+    /// # Errors
+    /// As [`Options::validate`].
+    pub fn scratch_bytes(options: &Options, selector: Selector) -> Result<u64> {
+        options.validate()?;
+        let sizes = Sizes::new(options, selector).named();
+        Ok(sizes.into_iter().map(|(_, bytes)| bytes.next_multiple_of(16)).sum())
+    }
+
+    /// What it was made for.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Plans a batch: [`Plan::new`] for this operator's options. Nothing is asked of the device.
+    ///
+    /// # Errors
+    /// As [`Plan::new`]; [`Error::Argument`] for what this operator's selector does not select.
+    pub fn plan(&self, batch: &Batch<'_>) -> Result<Plan> {
+        let plan = Plan::new(&self.options, batch)?;
+        self.check_selector(&plan)?;
+        Ok(plan)
+    }
+
+    fn check_selector(&self, plan: &Plan) -> Result<()> {
+        if plan.kind.suits(self.selector) {
+            return Ok(());
+        }
+        let limit = format!("the operator was made for {:?}", self.selector);
+        Err(Error::argument("the selection of the batch", format!("{:?}", plan.kind), limit))
+    }
+
+    /// Binds a layer's tensors, which must have room for what [`Limits`](super::Limits) allows: a plan that was made then fits.
+    /// Of the buffers only references are kept; channels are copied to the device.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming the tensor that is missing, too small, not aligned, of the wrong usage, in a buffer with
+    /// another one, or that no kernel reads; channels that are not different dimensions. [`Error::Gpu`] with wgpu's words
+    /// for a buffer of another device; of another `wgpu::Instance` wgpu itself cannot tell.
+    pub async fn bind(&self, tensors: &Tensors<'_>) -> Result<Bound> {
+        let (options, shape) = (&self.options, &self.options.shape);
+        let gpu = &self.words.gpu;
+        self.check_index(tensors)?;
+        let codes = tensors.codes.as_ref();
+        let given = |what, range, needed, access| Given { what, range, needed, access };
+        let kv_bytes = options.cache_bytes(shape.block_bytes());
+        let output_bytes = options.output_bytes();
+        let bound = bind_all(
+            gpu,
+            [
+                Some(given("queries", &tensors.queries, options.query_bytes(), Access::Read)),
+                Some(given("keys and values", &tensors.kv, kv_bytes, Access::Read)),
+                Some(given("the output", &tensors.output, output_bytes, Access::Write)),
+                codes.map(|index| {
+                    let bytes = options.cache_bytes(shape.block_code_bytes());
+                    given("the codes", &index.codes, bytes, Access::Write)
+                }),
+                tensors.bounds.as_ref().map(|bounds| {
+                    let bytes = options.cache_bytes(shape.block_bounds_bytes());
+                    given("the bounds", bounds, bytes, Access::Write)
+                }),
+            ],
+        )?;
+        let [Some(qkv), Some(kv), Some(out), codes_range, bounds] = bound else {
+            unreachable!("three of them are there");
+        };
+        let codes = match (codes, codes_range) {
+            (Some(index), Some(range)) => {
+                let channels = bytemuck::cast_slice(index.channels);
+                Some((gpu.storage_with("index channels", channels).await?, range))
+            }
+            _ => None,
+        };
+        let layer = Layer { decode: self, qkv, kv, codes, bounds };
+        let merge = kernels::Merge {
+            step: (&self.words.step).into(),
+            merge: (&self.scratch.uniforms.merge).into(),
+            partial_o: (&self.scratch.partial_o).into(),
+            partial_ml: (&self.scratch.partial_ml).into(),
+            out,
+        };
+        let specs = Specs::new(gpu, options);
+        let selected = match self.selector {
+            Selector::Dense => None,
+            _ => Some(layer.split(&specs.sparse(), self.scratch.chosen_tokens.as_ref()).await?),
+        };
+        let (level_1, level_2) = match (self.selector, &self.scratch.levels) {
+            (Selector::TwoLevel { blocks, tokens }, Some(scratch)) => (
+                Some(layer.level_1(blocks, scratch).await?),
+                Some(layer.level_2(tokens, scratch).await?),
+            ),
+            _ => (None, None),
+        };
+        Ok(Bound {
+            words: self.words.clone(),
+            selector: self.selector,
+            dense: layer.split(&specs.dense(), None).await?,
+            selected,
+            level_1,
+            level_2,
+            merge: gpu.op(&specs.merge(), merge).await?,
+            index: layer.index().await?,
+        })
+    }
+
+    fn check_index(&self, tensors: &Tensors<'_>) -> Result<()> {
+        for (what, is_there, is_read) in [
+            ("the codes of the index", tensors.codes.is_some(), self.selector.reads_codes()),
+            ("the bounds of blocks", tensors.bounds.is_some(), self.selector.reads_bounds()),
+        ] {
+            let limit = match (is_there, is_read) {
+                (true, false) => "the operator's selector does not read them",
+                (false, true) => "the operator's selector reads them",
+                _ => continue,
+            };
+            let value = if is_there { "given" } else { "missing" };
+            return Err(Error::argument(what, value, limit));
+        }
+        match &tensors.codes {
+            Some(codes) => check_channels(&self.options.shape, codes.channels),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to record a plan: stages its words and records their copy to where the kernels read them. That staging buffer is
+    /// all that is allocated from here on.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for the plan of another operator; [`Error::OutOfMemory`].
+    pub fn begin<'a>(
+        &self,
+        encoder: &'a mut wgpu::CommandEncoder,
+        plan: &'a Plan,
+    ) -> Result<Recording<'a>> {
+        self.check_selector(plan)?;
+        self.words.begin(encoder, plan)
+    }
+
+    /// What level 2 chose in the last two-level plan that the device ran: u32 positions, \[row\]\[KV head\]\[[`Plan::tokens_kept`]\],
+    /// ascending, of which [`Plan::attended`] makes what a row attends. To be copied from; what is written to it is lost.
+    pub fn chosen_tokens(&self) -> Option<&wgpu::Buffer> {
+        self.scratch.levels.as_ref().and(self.scratch.chosen_tokens.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attention::{BlockScorer, Shape, TokenScorer};
+    use crate::gpu::{Adapter, GpuOptions, adapters};
+    use crate::operator::Limits;
+
+    #[test]
+    fn the_scratch_is_as_large_as_is_told() {
+        pollster::block_on(async {
+            let here = adapters().await;
+            let Ok(adapter) = Adapter::choose(&here, None) else { return };
+            let gpu = Gpu::open(&adapter, GpuOptions::default()).await.unwrap();
+            let limits = Limits { rows: 3, sequences: 2, tokens: 1001, cache_blocks: 40 };
+            let options = Options::new(&gpu, Shape::new(2, 5, 32, true), limits);
+            let (blocks, tokens) = (BlockScorer::Codes, TokenScorer::Codes);
+            for selector in
+                [Selector::Dense, Selector::Caller, Selector::TwoLevel { blocks, tokens }]
+            {
+                let decode = Decode::new(&gpu, options, selector).await.unwrap();
+                // Three uniforms, of one of which more is set aside.
+                let uniforms = 48 + 16 + 16;
+                let told = Decode::scratch_bytes(&options, selector).unwrap();
+                assert_eq!(decode.words.gpu.allocated_bytes(), told + uniforms, "{selector:?}");
+            }
+        });
+    }
+}

@@ -1,0 +1,192 @@
+//! Binding a layer's tensors to each kernel.
+
+use super::bound::Level;
+use super::decode::Decode;
+use super::scratch::LevelScratch;
+use super::specs::Specs;
+use crate::attention::{BlockScorer, TokenScorer};
+use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
+use crate::{Error, Result, kernels};
+
+/// What is bound of a layer, while its operations are made.
+pub(super) struct Layer<'l> {
+    pub(super) decode: &'l Decode,
+    pub(super) qkv: Binding<'l>,
+    pub(super) kv: Binding<'l>,
+    pub(super) codes: Option<(wgpu::Buffer, Binding<'l>)>,
+    pub(super) bounds: Option<Binding<'l>>,
+}
+
+impl Layer<'_> {
+    fn gpu(&self) -> &Gpu {
+        &self.decode.words.gpu
+    }
+
+    fn step(&self) -> Binding<'_> {
+        (&self.decode.words.step).into()
+    }
+
+    fn segment(&self) -> Binding<'_> {
+        (&self.decode.scratch.uniforms.segment).into()
+    }
+
+    fn stride(&self) -> Binding<'_> {
+        (&self.decode.scratch.uniforms.stride).into()
+    }
+
+    fn codes(&self) -> Result<(Binding<'_>, Binding<'_>)> {
+        let missing = || Error::Gpu("a selector that reads codes has none".into());
+        self.codes
+            .as_ref()
+            .map(|(channels, codes)| (channels.into(), codes.clone()))
+            .ok_or_else(missing)
+    }
+
+    pub(super) async fn split(
+        &self,
+        spec: &ShaderSpec,
+        chosen_tokens: Option<&wgpu::Buffer>,
+    ) -> Result<Op> {
+        let scratch = &self.decode.scratch;
+        let split = kernels::Split {
+            step: self.step(),
+            segment: self.segment(),
+            qkv: self.qkv.clone(),
+            kv: self.kv.clone(),
+            partial_o: (&scratch.partial_o).into(),
+            partial_ml: (&scratch.partial_ml).into(),
+            chosen_tokens: chosen_tokens.map(Binding::from),
+            hot_slots: None,
+        };
+        self.gpu().op(spec, split).await
+    }
+
+    pub(super) async fn level_1(
+        &self,
+        scorer: BlockScorer,
+        scratch: &LevelScratch,
+    ) -> Result<Level> {
+        let specs = Specs::new(self.gpu(), &self.decode.options);
+        let (step, segment, score_rows) = (self.step(), self.segment(), self.stride());
+        let (qkv, scores) = (self.qkv.clone(), Binding::from(&scratch.scores));
+        let gpu = self.gpu();
+        let score = match (specs.block_score(scorer), scorer) {
+            (Some(spec), BlockScorer::Codes) => {
+                let (channels, codes) = self.codes()?;
+                let score =
+                    kernels::BlockScore { step, segment, qkv, channels, codes, scores, score_rows };
+                Some(gpu.op(&spec, score).await?)
+            }
+            (Some(spec), BlockScorer::MinMax) => {
+                let missing = || Error::Gpu("a selector that reads bounds has none".into());
+                let bounds = self.bounds.clone().ok_or_else(missing)?;
+                let score = kernels::BoundsScore { step, segment, qkv, bounds, scores, score_rows };
+                Some(gpu.op(&spec, score).await?)
+            }
+            (Some(spec), _) => {
+                let kv = self.kv.clone();
+                let score = kernels::ExactBlockScore { step, segment, qkv, kv, scores, score_rows };
+                Some(gpu.op(&spec, score).await?)
+            }
+            (None, _) => None,
+        };
+        let chosen = &scratch.chosen_blocks;
+        let top_k = self.top_k(&specs.top_k_blocks(scorer), scratch, chosen, None).await?;
+        Ok(Level { score, scored: specs.scored_blocks(scorer), top_k })
+    }
+
+    pub(super) async fn level_2(
+        &self,
+        scorer: TokenScorer,
+        scratch: &LevelScratch,
+    ) -> Result<Level> {
+        let specs = Specs::new(self.gpu(), &self.decode.options);
+        let (step, segment, score_rows) = (self.step(), self.segment(), self.stride());
+        let (qkv, scores) = (self.qkv.clone(), Binding::from(&scratch.scores));
+        let chosen_blocks = Binding::from(&scratch.chosen_blocks);
+        let gpu = self.gpu();
+        let score = match (specs.token_score(scorer), scorer) {
+            (Some(spec), TokenScorer::Codes) => {
+                let (channels, codes) = self.codes()?;
+                let score = kernels::TokenScore {
+                    step,
+                    segment,
+                    qkv,
+                    channels,
+                    codes,
+                    chosen_blocks,
+                    scores,
+                    score_rows,
+                };
+                Some(gpu.op(&spec, score).await?)
+            }
+            (Some(spec), _) => {
+                let kv = self.kv.clone();
+                let score = kernels::ExactTokenScore {
+                    step,
+                    segment,
+                    qkv,
+                    kv,
+                    chosen_blocks,
+                    scores,
+                    score_rows,
+                };
+                Some(gpu.op(&spec, score).await?)
+            }
+            (None, _) => None,
+        };
+        let Some(chosen) = &self.decode.scratch.chosen_tokens else {
+            unreachable!("two levels have a list of tokens");
+        };
+        let blocks = Some(&scratch.chosen_blocks);
+        let top_k = self.top_k(&specs.top_k_tokens(), scratch, chosen, blocks).await?;
+        Ok(Level { score, scored: specs.scored_candidates(scorer), top_k })
+    }
+
+    async fn top_k(
+        &self,
+        spec: &ShaderSpec,
+        scratch: &LevelScratch,
+        chosen: &wgpu::Buffer,
+        chosen_blocks: Option<&wgpu::Buffer>,
+    ) -> Result<Op> {
+        let top_k = kernels::TopK {
+            step: self.step(),
+            score_rows: self.stride(),
+            scores: (&scratch.scores).into(),
+            keys: (&scratch.keys).into(),
+            chosen: chosen.into(),
+            chosen_blocks: chosen_blocks.map(Binding::from),
+            hot_slots: None,
+        };
+        self.gpu().op(spec, top_k).await
+    }
+
+    pub(super) async fn index(&self) -> Result<Vec<Op>> {
+        let shape = &self.decode.options.shape;
+        let mut ops = Vec::new();
+        if self.codes.is_some() {
+            let (channels, codes) = self.codes()?;
+            let build = kernels::TokenCodes {
+                step: self.step(),
+                segment: self.segment(),
+                kv: self.kv.clone(),
+                channels,
+                codes,
+                index_segment: self.segment(),
+            };
+            ops.push(self.gpu().op(&kernels::token_codes(shape), build).await?);
+        }
+        if let Some(bounds) = &self.bounds {
+            let build = kernels::BlockBounds {
+                step: self.step(),
+                segment: self.segment(),
+                kv: self.kv.clone(),
+                bounds: bounds.clone(),
+                index_segment: self.segment(),
+            };
+            ops.push(self.gpu().op(&kernels::block_bounds(shape), build).await?);
+        }
+        Ok(ops)
+    }
+}

@@ -1,0 +1,200 @@
+//! What an operator is made for: a shape, and the most that a batch may ask of it.
+
+use crate::attention::{BlockScorer, Shape, Step, TokenScorer};
+use crate::gpu::Gpu;
+use crate::{Error, Result};
+
+/// What chooses the tokens that a row of decode attention attends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// Nothing: every token is attended.
+    Dense,
+    /// Two levels: blocks by their scores, then tokens of the blocks that are kept. With [`TokenScorer::None`] blocks alone,
+    /// with [`BlockScorer::None`] tokens alone.
+    TwoLevel {
+        /// What level 1 ranks blocks by.
+        blocks: BlockScorer,
+        /// What level 2 ranks tokens by.
+        tokens: TokenScorer,
+    },
+    /// The caller: each batch lists the tokens ([`Select::Tokens`](super::Select::Tokens)).
+    Caller,
+}
+
+impl Selector {
+    /// Whether it reads the codes of the index.
+    pub fn reads_codes(self) -> bool {
+        matches!(
+            self,
+            Self::TwoLevel { blocks: BlockScorer::Codes, .. }
+                | Self::TwoLevel { tokens: TokenScorer::Codes, .. }
+        )
+    }
+
+    /// Whether it reads the bounds of blocks.
+    pub fn reads_bounds(self) -> bool {
+        matches!(self, Self::TwoLevel { blocks: BlockScorer::MinMax, .. })
+    }
+}
+
+/// The most that a batch may hold. Tensors that are bound must have room for as much, and scratch grows with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows of a batch, those of all sequences together: a row is one token's queries. 1 to 65,535.
+    pub rows: u32,
+    /// Sequences of a batch: 1 to 65,535.
+    pub sequences: u32,
+    /// Tokens of a sequence: from 1 to what 65,535 blocks hold.
+    pub tokens: u32,
+    /// Physical blocks of the cache, at least 1.
+    pub cache_blocks: u32,
+}
+
+/// What an operator is made for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Heads, dimensions and the size of a block.
+    pub shape: Shape,
+    /// The most that a batch may hold.
+    pub limits: Limits,
+    /// Floats from one row's queries to the next: a multiple of 4, at least the query heads times their dimensions. More, where
+    /// queries lie in one row with other things.
+    pub query_stride: u32,
+    /// Workgroups that fill the device, 1 to 65,535: decode attention of a long sequence is split among as many.
+    pub workgroups: u32,
+}
+
+/// Workgroups that fill any GPU.
+const GPU_WORKGROUPS: u32 = 512;
+/// On a CPU, where few large workgroups beat many small ones.
+const CPU_WORKGROUPS: u32 = 16;
+/// The most workgroups of one dimension of a dispatch.
+const MOST_WORKGROUPS: u32 = 65_535;
+
+impl Options {
+    /// Queries row after row, and as many workgroups as suit the device.
+    pub fn new(gpu: &Gpu, shape: Shape, limits: Limits) -> Self {
+        let workgroups = if gpu.is_cpu() { CPU_WORKGROUPS } else { GPU_WORKGROUPS };
+        // Any shape may come here; it is checked where it is used.
+        let heads = u64::from(shape.kv_heads) * u64::from(shape.group);
+        let query_stride = heads.saturating_mul(shape.head_dim.into()).min(u32::MAX.into()) as u32;
+        Self { shape, limits, query_stride, workgroups }
+    }
+
+    /// Checks that an operator can be made for this. Pure.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] naming what it is, its value and the limit; [`Error::Model`] for a shape that no kernel has.
+    pub fn validate(&self) -> Result<()> {
+        self.shape.validate()?;
+        let Self { shape, limits, .. } = self;
+        let tokens = MOST_WORKGROUPS * shape.block;
+        for (what, value, most) in [
+            ("the most rows of a batch", limits.rows, MOST_WORKGROUPS),
+            ("the most sequences of a batch", limits.sequences, MOST_WORKGROUPS),
+            ("the most tokens of a sequence", limits.tokens, tokens),
+            ("the number of physical blocks", limits.cache_blocks, u32::MAX - 1),
+            ("the number of workgroups", self.workgroups, MOST_WORKGROUPS),
+        ] {
+            if !(1..=most).contains(&value) {
+                return Err(Error::argument(what, value, format!("it must be from 1 to {most}")));
+            }
+        }
+        let least = shape.q_heads() * shape.head_dim;
+        if self.query_stride < least || !self.query_stride.is_multiple_of(4) {
+            let limit = format!(
+                "it must be a multiple of 4, and at least {} query heads of {} dimensions, {least}",
+                shape.q_heads(),
+                shape.head_dim
+            );
+            return Err(Error::argument("the stride of queries", self.query_stride, limit));
+        }
+        // What a plan counts in u32.
+        let tiles = u64::from(limits.tokens.div_ceil(shape.tile_tokens()));
+        let groups = self.row_workgroups() * u64::from(limits.rows);
+        if tiles * groups > u64::from(u32::MAX - MOST_WORKGROUPS) {
+            let limit = format!("at most {} fit with as many rows", u64::from(u32::MAX) / groups);
+            let value = format!("{} ({tiles} tiles)", limits.tokens);
+            return Err(Error::argument("the most tokens of a sequence", value, limit));
+        }
+        let words = self.step_words();
+        if words > u64::from(u32::MAX) {
+            let limit =
+                format!("its tables would have {words} words, and at most {} fit", u32::MAX);
+            return Err(Error::argument("the most sequences of a batch", limits.sequences, limit));
+        }
+        Ok(())
+    }
+
+    /// Blocks of the longest sequence.
+    pub(super) fn sequence_blocks(&self) -> u32 {
+        self.limits.tokens.div_ceil(self.shape.block)
+    }
+
+    /// Workgroups of one split of one row.
+    pub(super) fn row_workgroups(&self) -> u64 {
+        u64::from(self.shape.kv_heads) * u64::from(self.shape.group.div_ceil(4))
+    }
+
+    /// Words of the largest step: each table has an entry more, for what a caller's lists are filled up with.
+    pub(super) fn step_words(&self) -> u64 {
+        let Limits { rows, sequences, .. } = self.limits;
+        let blocks = u64::from(self.sequence_blocks()) + 1;
+        Step::most_words(&self.shape, rows.into(), sequences.into(), blocks)
+    }
+
+    /// Scores from one head to the next: room for one of every token.
+    pub(super) fn score_stride(&self) -> u32 {
+        (self.sequence_blocks() + 1) * self.shape.block
+    }
+
+    /// Bytes of queries.
+    pub(super) fn query_bytes(&self) -> u64 {
+        let row = u64::from(self.shape.q_heads()) * u64::from(self.shape.head_dim);
+        (u64::from(self.limits.rows - 1) * u64::from(self.query_stride) + row) * 4
+    }
+
+    /// Bytes of the output.
+    pub(super) fn output_bytes(&self) -> u64 {
+        let heads = u64::from(self.limits.rows) * u64::from(self.shape.q_heads());
+        heads * u64::from(self.shape.value_dim()) * 4
+    }
+
+    /// Bytes of something that every physical block has `block` bytes of.
+    pub(super) fn cache_bytes(&self, block: u64) -> u64 {
+        u64::from(self.limits.cache_blocks) * block
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_operator_can_be_made_for_is_named_with_its_limit() {
+        let limits = Limits { rows: 4, sequences: 2, tokens: 1000, cache_blocks: 40 };
+        let shape = Shape::new(2, 3, 64, true);
+        let sound = Options { shape, limits, query_stride: 384, workgroups: 16 };
+        sound.validate().unwrap();
+        let with = |limits| Options { limits, ..sound };
+        let long = Limits { tokens: 65_535 * 64, rows: 65_535, ..limits };
+        let many = Limits { tokens: 65_535 * 64, sequences: 65_535, rows: 1, ..limits };
+        for (options, message) in [
+            (with(Limits { rows: 0, ..limits }), "the most rows of a batch is 0, but"),
+            (with(Limits { rows: 65_536, ..limits }), "from 1 to 65535"),
+            (with(Limits { sequences: 0, ..limits }), "the most sequences of a batch is 0, but"),
+            (with(Limits { tokens: 0, ..limits }), "the most tokens of a sequence is 0, but"),
+            (with(Limits { tokens: 65_535 * 64 + 1, ..limits }), "from 1 to 4194240"),
+            (with(Limits { cache_blocks: 0, ..limits }), "the number of physical blocks is 0, but"),
+            (with(long), "fit with as many rows"),
+            (with(many), "words, and at most"),
+            (Options { query_stride: 380, ..sound }, "the stride of queries is 380, but"),
+            (Options { query_stride: 386, ..sound }, "a multiple of 4"),
+            (Options { workgroups: 0, ..sound }, "the number of workgroups is 0, but"),
+            (Options { shape: Shape { head_dim: 65, ..shape }, ..sound }, "head dimension is 65"),
+        ] {
+            let error = options.validate().unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}

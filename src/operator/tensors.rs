@@ -1,0 +1,162 @@
+//! Ranges of a caller's buffers, checked before they are bound.
+
+use crate::attention::Shape;
+use crate::gpu::{Binding, Gpu};
+use crate::{Error, Result};
+
+/// What decode attention reads and writes: ranges of a caller's buffers, of which each begins at a multiple of the device's
+/// `min_storage_buffer_offset_alignment`. Ranges may be longer than what is needed. Buffers need `STORAGE` usage.
+#[derive(Clone, Debug)]
+pub struct Tensors<'a> {
+    /// Queries, f32, turned already where the model turns them: \[row\]\[query head\]\[dimension\], a row every
+    /// [`Options::query_stride`](super::Options::query_stride) floats. Query head `h` belongs to KV head `h / group`.
+    pub queries: wgpu::BufferBinding<'a>,
+    /// One layer's keys and values, [`Shape::block_bytes`] a physical block:
+    /// \[block\]\[KV head\]\[keys, values\]\[token of the block\]\[dimension\], f16, little-endian; without values where those are
+    /// the first numbers of the keys ([`key_offset`], [`value_offset`]). One buffer holds both. Keys are turned already.
+    pub kv: wgpu::BufferBinding<'a>,
+    /// What is attended, f32: \[row\]\[query head\]\[dimension of a value\]. Written, in a buffer that no other tensor is in.
+    pub output: wgpu::BufferBinding<'a>,
+    /// The index by codes, for selectors that read it.
+    pub codes: Option<Codes<'a>>,
+    /// The bounds of each block, for [`BlockScorer::MinMax`](crate::attention::BlockScorer::MinMax):
+    /// [`Shape::block_bounds_bytes`] a physical block. Written by [`Bound::index`](super::Bound::index), in a buffer that no
+    /// other tensor is in; what it holds is for the kernels to know.
+    pub bounds: Option<wgpu::BufferBinding<'a>>,
+}
+
+/// Bytes from the beginning of [`Tensors::kv`] to the key of a token: the `token`-th of this physical block.
+pub fn key_offset(shape: &Shape, block: u32, kv_head: u32, token: u32) -> u64 {
+    let row = u64::from(shape.head_dim) * 2;
+    let heads = u64::from(block) * u64::from(shape.kv_heads) + u64::from(kv_head);
+    (heads * u64::from(shape.cached_rows() * shape.block) + u64::from(token)) * row
+}
+
+/// Bytes from there to the token's value: of values that are the first numbers of the keys the key itself.
+pub fn value_offset(shape: &Shape, block: u32, kv_head: u32, token: u32) -> u64 {
+    let values = u64::from((shape.cached_rows() - 1) * shape.block * shape.head_dim) * 2;
+    key_offset(shape, block, kv_head, token) + values
+}
+
+/// The index by codes of one layer.
+#[derive(Clone, Debug)]
+pub struct Codes<'a> {
+    /// The dimensions that the index keeps: \[KV head\]\[channel\], [`Shape::channels_len`] numbers. The index of every block
+    /// must be built with the same ([`choose_channels`](super::choose_channels)).
+    pub channels: &'a [u32],
+    /// The codes: [`Shape::block_code_bytes`] a physical block. Written by [`Bound::index`](super::Bound::index), in a buffer
+    /// that no other tensor is in; what it holds is for the kernels to know.
+    pub codes: wgpu::BufferBinding<'a>,
+}
+
+/// What prefill reads and writes, as [`Tensors`] has them.
+#[derive(Clone, Debug)]
+pub struct PrefillTensors<'a> {
+    /// Queries.
+    pub queries: wgpu::BufferBinding<'a>,
+    /// Keys and values.
+    pub kv: wgpu::BufferBinding<'a>,
+    /// What is attended.
+    pub output: wgpu::BufferBinding<'a>,
+}
+
+/// Whether a tensor is only read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// A caller's tensor: what it is called, its range, the bytes of it that are used, and whether it is written.
+pub(super) struct Given<'t, 'a> {
+    pub(super) what: &'static str,
+    pub(super) range: &'t wgpu::BufferBinding<'a>,
+    pub(super) needed: u64,
+    pub(super) access: Access,
+}
+
+impl<'a> Given<'_, 'a> {
+    /// What is bound of it: the bytes that are used, and no more, so that a long buffer is not too long to bind.
+    fn bound(&self, gpu: &Gpu) -> Result<Binding<'a>> {
+        let Self { what, range, needed, .. } = self;
+        let wgpu::BufferBinding { buffer, offset, size } = range;
+        let wrong = |part: &str, value: String, limit: String| {
+            Err(Error::argument(format!("{part} of {what}"), value, limit))
+        };
+        if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+            let limit = "it must have STORAGE".into();
+            return wrong("the usage", format!("{:?}", buffer.usage()), limit);
+        }
+        let alignment = gpu.device.limits().min_storage_buffer_offset_alignment;
+        if !offset.is_multiple_of(alignment.into()) {
+            let limit = format!("it must be a multiple of {alignment} bytes on this device");
+            return wrong("the offset", offset.to_string(), limit);
+        }
+        let rest = buffer.size().saturating_sub(*offset);
+        let bytes = size.map_or(rest, wgpu::BufferSize::get);
+        if bytes > rest {
+            let limit = format!("its buffer has {rest} bytes from there on");
+            return wrong("the range", format!("{bytes} bytes long"), limit);
+        }
+        if bytes < *needed {
+            let limit = format!("{needed} bytes are needed");
+            return wrong("the range", format!("{bytes} bytes long"), limit);
+        }
+        if *needed > most_bytes(gpu) {
+            let limit =
+                format!("a kernel sees at most {} bytes of one buffer here", most_bytes(gpu));
+            return wrong("the size", format!("{needed} bytes"), limit);
+        }
+        Ok(Binding::range(buffer, *offset, *needed))
+    }
+}
+
+/// Checks tensors and binds each.
+pub(super) fn bind_all<'a, const N: usize>(
+    gpu: &Gpu,
+    tensors: [Option<Given<'_, 'a>>; N],
+) -> Result<[Option<Binding<'a>>; N]> {
+    for (i, one) in tensors.iter().enumerate() {
+        for other in tensors[..i].iter().flatten() {
+            let Some(one) = one else { continue };
+            let is_written = [one.access, other.access].contains(&Access::Write);
+            if is_written && one.range.buffer == other.range.buffer {
+                let limit = "what is written must be in a buffer that no other tensor is in";
+                let value = format!("that of {}", other.what);
+                return Err(Error::argument(format!("the buffer of {}", one.what), value, limit));
+            }
+        }
+    }
+    let mut bound = [const { None }; N];
+    for (to, tensor) in bound.iter_mut().zip(&tensors) {
+        *to = tensor.as_ref().map(|tensor| tensor.bound(gpu)).transpose()?;
+    }
+    Ok(bound)
+}
+
+/// The most bytes that a kernel sees of one buffer: its indices are u32, of words at the least.
+pub(super) fn most_bytes(gpu: &Gpu) -> u64 {
+    gpu.max_binding().min(u64::from(u32::MAX) * 4)
+}
+
+/// Checks a layer's index channels.
+pub(super) fn check_channels(shape: &Shape, channels: &[u32]) -> Result<()> {
+    let wanted = shape.channels_len();
+    if channels.len() as u64 != wanted {
+        let limit = format!("{} KV heads need {} each", shape.kv_heads, shape.index.channels);
+        return Err(Error::argument("the number of channels of a layer", channels.len(), limit));
+    }
+    for (head, channels) in channels.chunks_exact(shape.index.channels as usize).enumerate() {
+        for (i, &channel) in channels.iter().enumerate() {
+            let what = || format!("channel {i} of KV head {head}");
+            if channel >= shape.head_dim {
+                let limit = format!("a head has {} dimensions", shape.head_dim);
+                return Err(Error::argument(what(), channel, limit));
+            }
+            if channels[..i].contains(&channel) {
+                return Err(Error::argument(what(), channel, "an earlier one is the same"));
+            }
+        }
+    }
+    Ok(())
+}

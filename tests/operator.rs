@@ -1,0 +1,307 @@
+//! The operator library as a stranger uses it: the examples on every adapter, and what is refused.
+
+#[path = "../examples/custom_selector.rs"]
+#[allow(dead_code, reason = "it is a program of its own")]
+mod custom_selector;
+#[path = "common/device.rs"]
+mod device;
+
+use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, TokenScorer, TwoLevel};
+use asynctls::gpu::{Adapter, Gpu, GpuOptions, adapters};
+use asynctls::operator::{
+    Batch, Bound, Codes, Decode, Limits, Options, Prefill, PrefillTensors, Select, Selector,
+    Sequence, Tensors,
+};
+use asynctls::{Result, wgpu};
+use custom_selector::embed_operator;
+use device::{adapter, gpu};
+use pollster::block_on;
+
+/// Those of the gate; one that is not here is the conformance suite's to miss.
+const ADAPTERS: [&str; 3] = ["vulkan:llvmpipe", "gl:llvmpipe", "vulkan:swiftshader"];
+
+#[test]
+fn the_examples_run_on_every_adapter() {
+    let here = block_on(adapters());
+    let asked = std::env::var("ASYNCTLS_ADAPTER").ok();
+    let asked: Vec<&str> = match &asked {
+        Some(one) => vec![one],
+        None => ADAPTERS.to_vec(),
+    };
+    let labels: Vec<String> = asked
+        .into_iter()
+        .filter_map(|name| Adapter::choose(&here, Some(name)).ok())
+        .map(|adapter| adapter.label())
+        .collect();
+    assert!(!labels.is_empty(), "no adapter of {ADAPTERS:?} is here");
+    for label in &labels {
+        for made in [
+            block_on(embed_operator::run(Some(label))),
+            block_on(custom_selector::run(Some(label))),
+        ] {
+            let line = made.unwrap_or_else(|error| panic!("{label}: {error}"));
+            assert!(line.starts_with(label), "{line}");
+            println!("{line}");
+        }
+    }
+}
+
+const SHAPE: Shape = Shape {
+    kv_heads: 2,
+    group: 2,
+    head_dim: 32,
+    values: asynctls::attention::Values::Own,
+    scaled_by: 32,
+    rope_interleaved: true,
+    block: 16,
+    index: asynctls::attention::IndexFormat { channels: 8, bits: 4 },
+};
+const LIMITS: Limits = Limits { rows: 2, sequences: 2, tokens: 100, cache_blocks: 7 };
+const CODES: Selector =
+    Selector::TwoLevel { blocks: BlockScorer::Codes, tokens: TokenScorer::Codes };
+const BOUNDS: Selector =
+    Selector::TwoLevel { blocks: BlockScorer::MinMax, tokens: TokenScorer::None };
+const CHANNELS: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 31];
+const TABLE: [u32; 7] = [6, 0, 5, 1, 4, 2, 3];
+
+fn decode_on(gpu: &Gpu, selector: Selector) -> Decode {
+    block_on(Decode::new(gpu, Options::new(gpu, SHAPE, LIMITS), selector)).expect("an operator")
+}
+
+/// Buffers with exactly the bytes that the layouts say.
+struct Buffers {
+    queries: wgpu::Buffer,
+    kv: wgpu::Buffer,
+    output: wgpu::Buffer,
+    codes: wgpu::Buffer,
+    bounds: wgpu::Buffer,
+}
+
+impl Buffers {
+    fn new(gpu: &Gpu) -> Self {
+        let blocks = u64::from(LIMITS.cache_blocks);
+        let storage = |what, bytes| block_on(gpu.storage(what, bytes)).expect("a buffer");
+        Self {
+            queries: storage("queries", 2 * 4 * 32 * 4),
+            kv: storage("keys and values", blocks * SHAPE.block_bytes()),
+            output: storage("output", 2 * 4 * 32 * 4),
+            codes: storage("codes", blocks * SHAPE.block_code_bytes()),
+            bounds: storage("bounds", blocks * SHAPE.block_bounds_bytes()),
+        }
+    }
+
+    fn tensors(&self, selector: Selector) -> Tensors<'_> {
+        Tensors {
+            queries: self.queries.as_entire_buffer_binding(),
+            kv: self.kv.as_entire_buffer_binding(),
+            output: self.output.as_entire_buffer_binding(),
+            codes: selector.reads_codes().then(|| self.index(&CHANNELS)),
+            bounds: selector.reads_bounds().then(|| self.bounds.as_entire_buffer_binding()),
+        }
+    }
+
+    fn index<'a>(&'a self, channels: &'a [u32]) -> Codes<'a> {
+        Codes { channels, codes: self.codes.as_entire_buffer_binding() }
+    }
+}
+
+fn refused<T>(made: Result<T>) -> String {
+    made.err().expect("it must be refused").to_string()
+}
+
+#[test]
+fn tensors_are_refused_by_what_is_wrong_with_them() {
+    let gpu = gpu();
+    let buffers = Buffers::new(&gpu);
+    let bind = |selector, tensors: &Tensors<'_>| block_on(decode_on(&gpu, selector).bind(tensors));
+    for selector in [Selector::Dense, Selector::Caller, CODES, BOUNDS] {
+        bind(selector, &buffers.tensors(selector)).expect("sound tensors");
+    }
+    let mut wrong: Vec<(Selector, Tensors<'_>, &str)> = Vec::new();
+    let sound = |selector| buffers.tensors(selector);
+    fn short<'a>(of: &wgpu::BufferBinding<'a>) -> wgpu::BufferBinding<'a> {
+        let size = wgpu::BufferSize::new(of.buffer.size() - 4);
+        wgpu::BufferBinding { size, ..of.clone() }
+    }
+    let base = sound(CODES);
+    let queries = short(&base.queries);
+    wrong.push((
+        CODES,
+        Tensors { queries, ..sound(CODES) },
+        "the range of queries is 1020 bytes long, but 1024 bytes are needed",
+    ));
+    let kv = short(&base.kv);
+    wrong.push((CODES, Tensors { kv, ..sound(CODES) }, "the range of keys and values is 28668"));
+    let output = short(&base.output);
+    wrong.push((CODES, Tensors { output, ..sound(CODES) }, "the range of the output is 1020"));
+    let codes = short(&buffers.index(&CHANNELS).codes);
+    let codes = Some(Codes { codes, channels: &CHANNELS });
+    wrong.push((CODES, Tensors { codes, ..sound(CODES) }, "the range of the codes is 1340"));
+    let bounds = sound(BOUNDS).bounds.as_ref().map(short);
+    wrong.push((BOUNDS, Tensors { bounds, ..sound(BOUNDS) }, "the range of the bounds is 1788"));
+    let queries = wgpu::BufferBinding { offset: 4, ..base.queries.clone() };
+    wrong.push((CODES, Tensors { queries, ..sound(CODES) }, "the offset of queries is 4, but"));
+    let queries = wgpu::BufferBinding { offset: 1 << 20, ..base.queries.clone() };
+    wrong.push((CODES, Tensors { queries, ..sound(CODES) }, "is 0 bytes long, but 1024"));
+    let size = wgpu::BufferSize::new(1 << 20);
+    let queries = wgpu::BufferBinding { size, ..base.queries.clone() };
+    wrong.push((CODES, Tensors { queries, ..sound(CODES) }, "but its buffer has 1024 bytes"));
+    let usage = wgpu::BufferUsages::COPY_SRC;
+    let plain = block_on(gpu.buffer("plain", 1024, usage)).expect("a buffer");
+    let queries = plain.as_entire_buffer_binding();
+    wrong.push((CODES, Tensors { queries, ..sound(CODES) }, "the usage of queries is"));
+    let output = base.queries.clone();
+    wrong.push((
+        CODES,
+        Tensors { output, ..sound(CODES) },
+        "the buffer of the output is that of queries, but",
+    ));
+    let codes = None;
+    wrong.push((CODES, Tensors { codes, ..sound(CODES) }, "the codes of the index is missing"));
+    let codes = base.codes.clone();
+    wrong.push((
+        BOUNDS,
+        Tensors { codes, ..sound(BOUNDS) },
+        "the codes of the index is given, but",
+    ));
+    let bounds = None;
+    wrong.push((BOUNDS, Tensors { bounds, ..sound(BOUNDS) }, "the bounds of blocks is missing"));
+    let (mut outside, mut twice) = (CHANNELS, CHANNELS);
+    outside[3] = 32;
+    twice[9] = 8;
+    for (channels, message) in [
+        (&CHANNELS[1..], "the number of channels of a layer is 15, but"),
+        (&outside[..], "channel 3 of KV head 0 is 32, but a head has 32 dimensions"),
+        (&twice[..], "channel 1 of KV head 1 is 8, but an earlier one is the same"),
+    ] {
+        let codes = Some(buffers.index(channels));
+        wrong.push((CODES, Tensors { codes, ..sound(CODES) }, message));
+    }
+    for (selector, tensors, message) in wrong {
+        let error = refused(bind(selector, &tensors));
+        assert!(error.contains(message), "{error} instead of {message}");
+    }
+    // Prefill checks its own alike.
+    let options = Options::new(&gpu, SHAPE, LIMITS);
+    let prefill = block_on(Prefill::new(&gpu, options)).expect("an operator");
+    let Tensors { queries, kv, output, .. } = sound(Selector::Dense);
+    let given = PrefillTensors { queries: short(&queries), kv: kv.clone(), output: output.clone() };
+    assert!(refused(block_on(prefill.bind(&given))).contains("the range of queries is 1020"));
+    block_on(prefill.bind(&PrefillTensors { queries, kv, output })).expect("sound tensors");
+}
+
+#[test]
+fn a_buffer_of_another_device_is_refused_by_its_label() {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let here = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let is_it = |raw: &wgpu::Adapter| Adapter::from(raw.clone()).label() == adapter().label();
+    let raw = here.into_iter().find(is_it).expect("the test adapter");
+    let [here, there] = [(); 2].map(|()| {
+        let (adapter, options) = (Adapter::from(raw.clone()), GpuOptions::default());
+        let descriptor = Gpu::descriptor(&adapter, options).expect("it can run");
+        let (device, queue) = block_on(raw.request_device(&descriptor)).expect("a device");
+        Gpu::from_device(&adapter, device, queue, options).expect("it has what is needed")
+    });
+    let (own, foreign) = (Buffers::new(&here), Buffers::new(&there));
+    let decode = decode_on(&here, Selector::Dense);
+    let tensors =
+        Tensors { kv: foreign.kv.as_entire_buffer_binding(), ..own.tensors(Selector::Dense) };
+    let error = refused(block_on(decode.bind(&tensors)));
+    assert!(error.contains("dense_split.wgsl") && error.contains("keys and values"), "{error}");
+    block_on(decode.bind(&own.tensors(Selector::Dense))).expect("its own");
+}
+
+fn sequence(length: u32) -> Sequence<'static> {
+    Sequence { length, rows: 1, blocks: &TABLE, index: 0..0 }
+}
+
+fn two_level(selector: Selector) -> Select<'static> {
+    let Selector::TwoLevel { blocks, tokens } = selector else { return Select::Dense };
+    let kept = Blocks::Count(1);
+    let budget =
+        Budget { blocks: kept, tokens: 5, sink_blocks: 1, recent_blocks: 1, dense_below: 0 };
+    Select::TwoLevel(TwoLevel { budget, block_scorer: blocks, token_scorer: tokens })
+}
+
+#[test]
+fn operators_are_refused_for_what_no_kernel_has() {
+    let gpu = gpu();
+    let made = |shape, limits, selector| {
+        block_on(Decode::new(&gpu, Options::new(&gpu, shape, limits), selector))
+    };
+    let none = Limits { rows: 0, ..LIMITS };
+    assert!(refused(made(SHAPE, none, CODES)).contains("the most rows of a batch is 0, but"));
+    let long = Limits { tokens: 16 * 65_535, rows: 2000, ..LIMITS };
+    let error = refused(made(SHAPE, long, CODES));
+    assert!(error.contains("the size of") && error.contains("lower limits need less"), "{error}");
+    let odd = Shape { head_dim: 48, ..SHAPE };
+    assert!(refused(made(odd, LIMITS, CODES)).contains("the head dimension is 48, but"));
+    let latent = Shape::latent(4, 64, 32, 64);
+    let prefill = block_on(Prefill::new(&gpu, Options::new(&gpu, latent, LIMITS)));
+    assert!(refused(prefill).contains("the values is a part of the keys, but"));
+}
+
+#[test]
+fn a_plan_is_recorded_by_its_operator_alone_while_it_is_the_last() {
+    let wanted = adapter().label();
+    let (device, _, gpu) = block_on(embed_operator::open(Some(&wanted))).expect("a device");
+    let buffers = Buffers::new(&gpu);
+    let (codes, dense) = (decode_on(&gpu, CODES), decode_on(&gpu, Selector::Dense));
+    let batch = |select| Batch { sequences: &[], select };
+    for (operator, selector) in [(&codes, BOUNDS), (&dense, CODES)] {
+        let error = refused(operator.plan(&batch(two_level(selector))));
+        assert!(error.starts_with("the selection of the batch is"), "{error}");
+    }
+    let error = refused(codes.plan(&batch(Select::Tokens(&[]))));
+    assert!(error.contains("but the operator was made for TwoLevel"), "{error}");
+
+    let mut encoder = device.create_command_encoder(&Default::default());
+    let long = [sequence(100), sequence(64)];
+    let plan = codes.plan(&Batch { sequences: &long, select: two_level(CODES) }).expect("a plan");
+    // Of other limits, and of another selector.
+    let options = Options::new(&gpu, SHAPE, Limits { rows: 3, ..LIMITS });
+    let other = block_on(Decode::new(&gpu, options, CODES)).expect("an operator");
+    assert!(
+        refused(other.begin(&mut encoder, &plan)).contains("the plan is made for other options")
+    );
+    assert!(refused(dense.begin(&mut encoder, &plan)).contains("the selection of the batch is"));
+
+    let bound: Bound = block_on(codes.bind(&buffers.tensors(CODES))).expect("tensors");
+    let elsewhere = block_on(dense.bind(&buffers.tensors(Selector::Dense))).expect("tensors");
+    let mut recording = codes.begin(&mut encoder, &plan).expect("a recording");
+    bound.attend(&mut recording).expect("its own");
+    let error = refused(elsewhere.attend(&mut recording));
+    assert!(error.contains("the recording is of another operator, but"), "{error}");
+    // Another plan's words are where this one's were.
+    let short = codes
+        .plan(&Batch { sequences: &[sequence(1)], select: Select::Dense })
+        .expect("a dense plan for any operator");
+    let mut inner = codes.begin(recording.encoder(), &short).expect("a recording");
+    bound.attend(&mut inner).expect("the last");
+    assert!(refused(bound.attend(&mut recording)).contains("the recording is no longer the last"));
+    assert!(refused(bound.index(&mut recording)).contains("begin again"));
+
+    // Nor are they in another encoder.
+    let mut recording = codes.begin(&mut encoder, &plan).expect("a recording");
+    let mut stranger = device.create_command_encoder(&Default::default());
+    std::mem::swap(recording.encoder(), &mut stranger);
+    assert!(refused(bound.attend(&mut recording)).contains("the encoder is another, but"));
+
+    // What has no index cannot build one.
+    let indexing = [Sequence { index: 0..2, ..sequence(40) }];
+    let plan = dense.plan(&Batch { sequences: &indexing, select: Select::Dense }).expect("a plan");
+    let mut recording = dense.begin(&mut encoder, &plan).expect("a recording");
+    let error = refused(elsewhere.index(&mut recording));
+    assert!(
+        error.contains("the number of blocks to index is 2, but Dense has no index"),
+        "{error}"
+    );
+    assert!(
+        refused(
+            block_on(Prefill::new(&gpu, *codes.options()))
+                .expect("one")
+                .plan(&Batch { sequences: &long, select: two_level(CODES) })
+        )
+        .contains("prefill is dense")
+    );
+}
