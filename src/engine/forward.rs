@@ -2,7 +2,7 @@
 
 use super::record::{Mode, Plan};
 use super::{Engine, Session, words};
-use crate::attention::{Attention, BlockScorer, Budget, Span, Step, StepSettings, TwoLevel};
+use crate::attention::{Attention, Budget, Span, Step, StepSettings, TwoLevel};
 use crate::kv::{HeadFormat, Prepared};
 use crate::model::logits;
 use crate::{Error, Result, subject};
@@ -188,8 +188,9 @@ impl Engine {
             let limit = "this engine was built without an index";
             return Err(Error::argument("the attention", "two-level", limit));
         };
-        if two_level.block_scorer == BlockScorer::MinMax && !index.bounds {
-            let limit = "this engine was built without block bounds";
+        let summary = two_level.block_scorer.summary();
+        if let Some(summary) = summary.filter(|summary| !index.summaries().contains(summary)) {
+            let limit = format!("this engine was built without block {}", summary.name);
             return Err(Error::argument(subject::BLOCK_SCORER, two_level.block_scorer, limit));
         }
         Ok(())
