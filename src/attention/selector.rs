@@ -14,6 +14,9 @@ pub enum BlockScorer {
     /// The upper bound that the block's smallest and largest keys set, summed over the query group: AsyncTLS
     /// (arXiv 2604.07815), after Quest (arXiv 2406.10774).
     MinMax,
+    /// The product with the block's mean key, and what keys that lie some standard deviations from it may add, dimension by
+    /// dimension; summed over the query group.
+    MeanStd,
     /// Every block is kept: tokens are selected from all of them.
     None,
     /// The block's exact attention mass, from its full keys: what no index can beat at this budget.
@@ -83,7 +86,7 @@ pub struct TokenRow {
 }
 
 /// In the order of the variants.
-const BLOCK_ROWS: [BlockRow; 4] = [
+const BLOCK_ROWS: [BlockRow; 5] = [
     BlockRow {
         scorer: BlockScorer::Codes,
         name: "codes",
@@ -101,6 +104,19 @@ const BLOCK_ROWS: [BlockRow; 4] = [
             summarise: "lib/summarise_bounds.wgsl",
             fold: "lib/fold_bounds.wgsl",
             constants: &[],
+        }),
+        rank: Rank::Plain,
+    },
+    BlockRow {
+        scorer: BlockScorer::MeanStd,
+        name: "mean-std",
+        about: "mean and standard deviation of each block's keys",
+        reads: Reads::Summary(&Summary {
+            name: "moments",
+            rows: 2,
+            summarise: "lib/summarise_moments.wgsl",
+            fold: "lib/fold_moments.wgsl",
+            constants: &[("DEVIATIONS", BlockScorer::MEAN_STD_DEVIATIONS)],
         }),
         rank: Rank::Plain,
     },
@@ -138,6 +154,10 @@ const TOKEN_ROWS: [TokenRow; 3] = [
 ];
 
 impl BlockScorer {
+    /// How many standard deviations from the mean a key counts for `mean-std`: what kept most attention mass of 0 to 2
+    /// (`docs/selection.md`).
+    pub const MEAN_STD_DEVIATIONS: f32 = 1.5;
+
     /// All of them.
     pub fn all() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator {
         BLOCK_ROWS.iter().map(|row| row.scorer)

@@ -2,6 +2,7 @@
 //! by itself.
 
 mod bounds;
+mod moments;
 
 use crate::attention::BlockScorer;
 use half::f16;
@@ -19,7 +20,7 @@ pub struct SummaryTwin {
     pub term: fn(f64, &[f64]) -> f64,
 }
 
-const TWINS: [SummaryTwin; 1] = [bounds::TWIN];
+const TWINS: [SummaryTwin; 2] = [bounds::TWIN, moments::TWIN];
 
 impl SummaryTwin {
     /// Of the summary that this scorer reads, if it reads one.
