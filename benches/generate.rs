@@ -1,5 +1,5 @@
 //! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]
-//! [--quantize q8_0|q4_0] [--chunk N] [--prefills N] [--scorer codes|minmax|none|oracle] [--index-channels N] [--index-bits 2|4|8]
+//! [--quantize q8_0|q4_0] [--chunk N] [--prefills N] [--scorer NAME] [--index-channels N] [--index-bits 2|4|8]
 //! [--blocks N] [--tokens N] [--hot-blocks N] [--timing exact|lagged|resident] [--kv-type f16|q8_0]`. With `--hot-blocks` the
 //! KV cache lives in CPU memory, and decode is two-level alone.
 //!
@@ -50,7 +50,7 @@ fn main() {
     options.index = Some(IndexOptions {
         channels: option("--index-channels").map(|text| text.parse().expect("a number")),
         bits: number("--index-bits", 4),
-        bounds: scorer == BlockScorer::MinMax,
+        block_scorers: vec![scorer],
         ..IndexOptions::default()
     });
     options.chunk = number("--chunk", options.chunk);

@@ -3,7 +3,7 @@
 //! Each line is a kernel at a shape: microseconds a dispatch (the fastest of several batches of dispatches in one pass),
 //! and the rate that follows from its arithmetic or its bytes. `ASYNCTLS_ADAPTER` chooses the adapter.
 
-use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, Span, Step, StepSettings};
+use asynctls::attention::{Blocks, Budget, Rank, Shape, Span, Step, StepSettings};
 use asynctls::contract::{Bindings, StepHeader, Words};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{
@@ -308,7 +308,7 @@ impl Bench {
             hot_slots: None,
         };
         let op = self.op(
-            &kernels::top_k_blocks(self.gpu.tier, &shape, BlockScorer::Codes, None),
+            &kernels::top_k_blocks(self.gpu.tier, &shape, Rank::Softmax, None),
             top_k(&chosen_blocks, None),
         );
         self.time(&name("top_k blocks"), &op, [kv_heads, 1, 1], 0.0, 0.0);

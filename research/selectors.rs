@@ -10,6 +10,8 @@
 mod candidate;
 #[path = "selectors/codes.rs"]
 mod codes;
+#[path = "selectors/mean_std.rs"]
+mod mean_std;
 #[path = "selectors/summaries.rs"]
 mod summaries;
 
@@ -69,6 +71,14 @@ const CANDIDATES: &[Candidate] = &[
     Candidate { name: "rank 8", bytes: 24.0, build: summaries::rank8 },
     Candidate { name: "min/max", bytes: 8.0, build: summaries::min_max::<64> },
     Candidate { name: "min/max of 16 tokens", bytes: 32.0, build: summaries::min_max::<16> },
+    Candidate { name: "mean + 0 std", bytes: 8.0, build: mean_std::mean_std::<0, false> },
+    Candidate { name: "mean + 0.5 std", bytes: 8.0, build: mean_std::mean_std::<2, false> },
+    Candidate { name: "mean + 0.75 std", bytes: 8.0, build: mean_std::mean_std::<3, false> },
+    Candidate { name: "mean + 1 std", bytes: 8.0, build: mean_std::mean_std::<4, false> },
+    Candidate { name: "mean + 1.5 std", bytes: 8.0, build: mean_std::mean_std::<6, false> },
+    Candidate { name: "mean + 2 std", bytes: 8.0, build: mean_std::mean_std::<8, false> },
+    Candidate { name: "mean + 0.5 std by query", bytes: 8.0, build: mean_std::mean_std::<2, true> },
+    Candidate { name: "mean + 1 std by query", bytes: 8.0, build: mean_std::mean_std::<4, true> },
     Candidate { name: "no level 1", bytes: 16.0, build: codes::every_block },
     Candidate { name: "oracle", bytes: 256.0, build: summaries::oracle },
 ];

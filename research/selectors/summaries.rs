@@ -2,12 +2,13 @@
 
 use super::candidate::{Blocks, Index, Keys, dot, largest};
 use super::codes::best_token;
-use asynctls::reference::index::bounds;
-use asynctls::reference::select::bounds_score;
+use asynctls::attention::BlockScorer;
+use asynctls::reference::summary::SummaryTwin;
 
 struct Bounds {
     /// Smallest and largest keys of each sub-block.
-    bounds: Vec<(Vec<f32>, Vec<f32>)>,
+    bounds: Vec<Vec<Vec<f32>>>,
+    twin: &'static SummaryTwin,
     per_block: usize,
     tokens: Box<dyn Index>,
 }
@@ -15,7 +16,7 @@ struct Bounds {
 impl Index for Bounds {
     fn block_logits(&self, queries: &[&[f32]]) -> Blocks {
         let scores: Vec<f64> =
-            self.bounds.iter().map(|(low, high)| bounds_score(queries, low, high)).collect();
+            self.bounds.iter().map(|bounds| self.twin.score(queries, bounds)).collect();
         let best = |scores: &[f64]| scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         Blocks::Summed(scores.chunks_exact(self.per_block).map(best).collect())
     }
@@ -27,14 +28,16 @@ impl Index for Bounds {
 
 /// The paper's bounds, of sub-blocks of `TOKENS` tokens; a block scores as its best sub-block.
 pub fn min_max<const TOKENS: usize>(keys: &Keys<'_>) -> Box<dyn Index> {
+    let twin = SummaryTwin::of(BlockScorer::MinMax).expect("the bounds' twin");
     let bounds = (0..keys.blocks() * keys.block / TOKENS)
         .map(|part| {
             let rows: Vec<&[f32]> =
                 (part * TOKENS..(part + 1) * TOKENS).map(|t| keys.row(t)).collect();
-            bounds(&rows)
+            twin.rows(&rows)
         })
         .collect();
-    Box::new(Bounds { bounds, per_block: keys.block / TOKENS, tokens: best_token::<32, 4>(keys) })
+    let (per_block, tokens) = (keys.block / TOKENS, best_token::<32, 4>(keys));
+    Box::new(Bounds { bounds, twin, per_block, tokens })
 }
 
 struct Signs {

@@ -1,6 +1,6 @@
 //! The attention of a decode step: dense, or by budget and scorers.
 
-use super::{BlockScorer, TokenScorer};
+use super::{BlockScorer, Reads, TokenScorer};
 use crate::{Error, Result, subject};
 use serde::Serialize;
 use std::fmt;
@@ -43,10 +43,10 @@ impl TwoLevel {
     /// The budget as the scorers leave it: one that keeps everything has no limit.
     pub fn effective_budget(&self) -> Budget {
         let mut budget = self.budget;
-        if self.block_scorer == BlockScorer::None {
+        if self.block_scorer.reads() == Reads::Nothing {
             budget.blocks = Blocks::Percent(100.0);
         }
-        if self.token_scorer == TokenScorer::None {
+        if self.token_scorer.reads() == Reads::Nothing {
             budget.tokens = u32::MAX;
         }
         budget

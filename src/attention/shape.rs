@@ -154,11 +154,6 @@ impl Shape {
         u64::from(self.kv_heads) * u64::from(self.index.block_words(self.block)) * 4
     }
 
-    /// Bytes of one block's bounds in one layer, as packed f16.
-    pub fn block_bounds_bytes(&self) -> u64 {
-        u64::from(self.kv_heads) * 2 * u64::from(self.head_dim) * 2
-    }
-
     /// Floats of channel statistics of one sequence in one layer.
     pub fn stats_len(&self) -> u64 {
         u64::from(self.kv_heads) * u64::from(self.group + 1) * u64::from(self.head_dim)

@@ -28,12 +28,9 @@ pub struct AttentionOptions {
     /// above 16k]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     dense_below: Option<u32>,
-    /// What level 1 ranks blocks by: codes (the index), minmax (bounds of each block's keys), none (keep every block),
-    /// oracle (exact attention mass; slow)
-    #[arg(long, value_name = "SCORER", default_value = "codes")]
+    #[arg(long, value_name = "SCORER", default_value = "codes", help = block_scorer_help())]
     scorer: String,
-    /// What level 2 ranks tokens by: codes (the index), none (keep every token of the blocks), oracle (exact logits; slow)
-    #[arg(long, value_name = "SCORER", default_value = "codes")]
+    #[arg(long, value_name = "SCORER", default_value = "codes", help = token_scorer_help())]
     token_scorer: String,
     #[command(flatten)]
     index: IndexFlags,
@@ -98,22 +95,38 @@ impl AttentionOptions {
                 Ok(())
             }
             Attention::TwoLevel(two_level) => {
-                self.index.set_up(two_level.block_scorer == BlockScorer::MinMax, options)
+                self.index.set_up(vec![two_level.block_scorer], options)
             }
         }
     }
 }
 
 impl IndexFlags {
-    /// Asks for an index, with the bounds of blocks' keys or without.
-    pub fn set_up(&self, bounds: bool, options: &mut EngineOptions) -> Result<()> {
+    /// Asks for an index, with what these scorers read.
+    pub fn set_up(
+        &self,
+        block_scorers: Vec<BlockScorer>,
+        options: &mut EngineOptions,
+    ) -> Result<()> {
         let stored = self.channels.as_deref().map(ChannelSet::read).transpose()?.map(Arc::new);
         let (channels, bits) = (self.index_channels, self.index_bits);
         options.block = self.block_size;
         options.index =
-            Some(IndexOptions { channels, bits, bounds, stored, ..IndexOptions::default() });
+            Some(IndexOptions { channels, bits, block_scorers, stored, ..IndexOptions::default() });
         Ok(())
     }
+}
+
+fn block_scorer_help() -> String {
+    let rows = BlockScorer::all().map(BlockScorer::row);
+    let scorers: Vec<String> = rows.map(|row| format!("{} ({})", row.name, row.about)).collect();
+    format!("What level 1 ranks blocks by: {}", scorers.join(", "))
+}
+
+fn token_scorer_help() -> String {
+    let rows = TokenScorer::all().map(TokenScorer::row);
+    let scorers: Vec<String> = rows.map(|row| format!("{} ({})", row.name, row.about)).collect();
+    format!("What level 2 ranks tokens by: {}", scorers.join(", "))
 }
 
 /// The name as the option takes it.

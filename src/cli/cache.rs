@@ -2,7 +2,7 @@
 
 use super::option_names;
 use super::start::Memory;
-use asynctls::attention::{Attention, BlockScorer, Timing, TokenScorer, TwoLevel};
+use asynctls::attention::{Attention, Reads, Timing, TwoLevel};
 use asynctls::engine::{EngineOptions, HostRule, KvType, Placement};
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result, subject};
@@ -118,16 +118,15 @@ impl CacheOptions {
 // Exact logits come from all keys, and the engine would find out after the prompt.
 fn check_scorers(two_level: &TwoLevel) -> Result<()> {
     let TwoLevel { block_scorer, token_scorer, .. } = two_level;
-    let what = match (block_scorer, token_scorer) {
-        (BlockScorer::Oracle, _) => "--scorer",
-        (_, TokenScorer::Oracle) => "--token-scorer",
-        _ => return Ok(()),
+    let (what, name) = if block_scorer.reads() == Reads::Keys {
+        ("--scorer", block_scorer.name())
+    } else if token_scorer.reads() == Reads::Keys {
+        ("--token-scorer", token_scorer.name())
+    } else {
+        return Ok(());
     };
-    Err(Error::argument(
-        what,
-        "oracle",
-        "exact logits need the whole KV cache on the GPU: use --kv gpu",
-    ))
+    let limit = "exact logits need the whole KV cache on the GPU: use --kv gpu";
+    Err(Error::argument(what, name, limit))
 }
 
 // Bytes: a number with K, M, G or T, of 1,024 each, or a plain one.

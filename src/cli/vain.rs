@@ -2,6 +2,7 @@
 
 use super::line::Line;
 use super::terminal::note;
+use asynctls::attention::{BlockScorer, Reads, TokenScorer};
 
 /// The facts of a run when it begins, besides its options.
 pub struct Known {
@@ -83,20 +84,22 @@ const TABLE: &[Vain] = &[
     Vain {
         commands: ATTENTION,
         options: &["blocks"],
-        when: |line, known| selects(line, known) && line.is("scorer", "none"),
+        when: |line, known| selects(line, known) && level_1(line) == Some(Reads::Nothing),
         why: "with --scorer none, which keeps every block",
     },
     Vain {
         commands: ATTENTION,
         options: &["tokens"],
-        when: |line, known| selects(line, known) && line.is("token_scorer", "none"),
+        when: |line, known| selects(line, known) && level_2(line) == Some(Reads::Nothing),
         why: "with --token-scorer none, which keeps every token of the blocks",
     },
     Vain {
         commands: ATTENTION,
         options: INDEX,
         when: |line, known| {
-            selects(line, known) && !line.is("scorer", "codes") && !line.is("token_scorer", "codes")
+            selects(line, known)
+                && level_1(line) != Some(Reads::Codes)
+                && level_2(line) != Some(Reads::Codes)
         },
         why: "where no scorer is codes, which alone reads the index",
     },
@@ -105,20 +108,24 @@ const TABLE: &[Vain] = &[
         options: INDEX,
         when: |line, _| {
             !is_dense(line)
-                && all_scorers(line, |block, token| block != "codes" && token != "codes")
+                && all_scorers(line, |block, token| ![block, token].contains(&Some(Reads::Codes)))
         },
         why: "where no scorer is codes, which alone reads the index",
     },
     Vain {
         commands: EVAL,
         options: &["blocks"],
-        when: |line, _| !is_dense(line) && all_scorers(line, |block, _| block == "none"),
+        when: |line, _| {
+            !is_dense(line) && all_scorers(line, |block, _| block == Some(Reads::Nothing))
+        },
         why: "with --scorer none, which keeps every block",
     },
     Vain {
         commands: EVAL,
         options: &["tokens"],
-        when: |line, _| !is_dense(line) && all_scorers(line, |_, token| token == "none"),
+        when: |line, _| {
+            !is_dense(line) && all_scorers(line, |_, token| token == Some(Reads::Nothing))
+        },
         why: "where every scorer ends in /none, which keeps every token of the blocks",
     },
     Vain {
@@ -220,12 +227,22 @@ fn selects(line: &Line, known: &Known) -> bool {
     !is_dense(line) && !known.is_short
 }
 
-// Whether all scorers of an evaluation, pairs such as `minmax/none` for both levels, are so.
-fn all_scorers(line: &Line, are: fn(&str, &str) -> bool) -> bool {
+// What the scorer of level 1 reads.
+fn level_1(line: &Line) -> Option<Reads> {
+    BlockScorer::all().find(|scorer| line.is("scorer", scorer.name())).map(BlockScorer::reads)
+}
+
+// What the scorer of level 2 reads.
+fn level_2(line: &Line) -> Option<Reads> {
+    TokenScorer::all().find(|scorer| line.is("token_scorer", scorer.name())).map(TokenScorer::reads)
+}
+
+// Whether all scorers of an evaluation, pairs such as `minmax/none` for both levels, read so.
+fn all_scorers(line: &Line, are: fn(Option<Reads>, Option<Reads>) -> bool) -> bool {
     let lists = line.values("scorer");
     lists.iter().flat_map(|list| list.split(',')).all(|scorers| {
         let (block, token) = scorers.split_once('/').unwrap_or((scorers, "codes"));
-        are(block, token)
+        are(block.parse().ok().map(BlockScorer::reads), token.parse().ok().map(TokenScorer::reads))
     })
 }
 

@@ -3,7 +3,7 @@
 use super::rig::Random;
 use crate::attention::{Budget, IndexFormat, Shape, Span, Step, StepSettings, Values};
 use crate::kernels::SegmentParams;
-use crate::reference::index::bounds;
+use crate::reference::summary::SummaryTwin;
 use half::f16;
 
 /// A kind of cached keys and values.
@@ -14,6 +14,8 @@ pub(super) enum Family {
     Peaked,
     /// Every key the same: every token weighs the same.
     Equal,
+    /// Keys as large as f16 has them, of either sign.
+    Largest,
     /// The first sequence's last value is NaN and one key infinite: other sequences must not notice.
     NotFinite,
 }
@@ -65,6 +67,10 @@ impl Cache {
                     head.iter_mut().for_each(|row| row.clone_from(&first));
                 }
             }
+            Family::Largest => {
+                let values = keys.iter_mut().flatten().flatten().flatten();
+                values.for_each(|key| *key = f16::MAX.to_f32().copysign(*key));
+            }
             Family::NotFinite => {
                 for head in &mut values[0] {
                     head.last_mut().expect("a token")[0] = f32::NAN;
@@ -99,6 +105,12 @@ impl Cache {
 
     pub(super) fn key(&self, sequence: usize, head: usize, token: u32) -> &[f32] {
         &self.keys[sequence][head][token as usize]
+    }
+
+    /// The keys of a logical block.
+    pub(super) fn block_keys(&self, sequence: usize, head: usize, logical: u32) -> Vec<&[f32]> {
+        let block = self.shape.block;
+        (logical * block..(logical + 1) * block).map(|t| self.key(sequence, head, t)).collect()
     }
 
     pub(super) fn value(&self, sequence: usize, head: usize, token: u32) -> &[f32] {
@@ -145,11 +157,12 @@ impl Cache {
         words(&halves)
     }
 
-    /// One segment's block bounds, of every sealed block; those of other blocks are NaN.
-    pub(super) fn bounds_words(&self, index: u32) -> Vec<u32> {
-        let d = self.shape.head_dim as usize;
-        let row_halves = 2 * d * self.shape.kv_heads as usize;
-        let mut halves = vec![f16::NAN; row_halves * self.blocks_a_segment as usize];
+    /// One segment's summaries, of every sealed block; those of other blocks are NaN.
+    pub(super) fn summary_words(&self, index: u32, twin: &SummaryTwin) -> Vec<u32> {
+        let summary = twin.scorer.summary().expect("a summary that has a twin");
+        let block_halves = summary.block_bytes(&self.shape) as usize / 2;
+        let head_halves = block_halves / self.shape.kv_heads as usize;
+        let mut halves = vec![f16::NAN; block_halves * self.blocks_a_segment as usize];
         let block = self.shape.block;
         for (sequence, table) in self.tables.iter().enumerate() {
             for logical in 0..self.lengths[sequence] / block {
@@ -158,12 +171,10 @@ impl Cache {
                     continue;
                 }
                 for head in 0..self.shape.kv_heads as usize {
-                    let tokens = logical * block..(logical + 1) * block;
-                    let keys: Vec<_> = tokens.map(|t| self.key(sequence, head, t)).collect();
-                    let (low, high) = bounds(&keys);
-                    let at = slot as usize * row_halves + head * 2 * d;
-                    for (to, from) in halves[at..].iter_mut().zip(low.iter().chain(&high)) {
-                        *to = f16::from_f32(*from);
+                    let rows = twin.rows(&self.block_keys(sequence, head, logical)).concat();
+                    let at = slot as usize * block_halves + head * head_halves;
+                    for (to, from) in halves[at..].iter_mut().zip(rows) {
+                        *to = f16::from_f32(from);
                     }
                 }
             }

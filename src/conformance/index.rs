@@ -1,14 +1,15 @@
-//! Cases of `channel_stats`, `choose_channels` and `token_codes`.
+//! Cases of `shaders/index`.
 
 use super::cache::{Cache, Family, index_shapes, shape_label};
-use super::rig::{Data, POISON, Random, bits, run};
+use super::rig::{Data, POISON, Random, bits, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
-use crate::attention::Shape;
+use crate::attention::{BlockScorer, Shape};
 use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
 use crate::kernels::{self, FreezeParams};
 use crate::reference::index::{Range, Stats, unpack_codes};
+use crate::reference::summary::{self, SummaryTwin};
 use half::f16;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
@@ -26,12 +27,20 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             ));
         }
         for segments in [1, 3] {
-            cases.push(Case::new(
-                "block_bounds",
-                format!("{label} segments {segments}"),
-                false,
-                move |gpu| Box::pin(block_bounds(gpu, shape, segments)),
-            ));
+            for twin in BlockScorer::all().filter_map(SummaryTwin::of) {
+                for family in [Family::Random, Family::Equal, Family::Largest, Family::NotFinite] {
+                    // Segments change which blocks are here, not what is computed.
+                    if segments > 1 && family != Family::Random {
+                        continue;
+                    }
+                    cases.push(Case::new(
+                        "block_summary",
+                        format!("{label} {} segments {segments} {family:?}", twin.scorer),
+                        false,
+                        move |gpu| Box::pin(block_summary(gpu, shape, segments, twin, family)),
+                    ));
+                }
+            }
             // Keys that are all equal have no steps.
             for family in [Family::Random, Family::Equal] {
                 cases.push(Case::new(
@@ -276,33 +285,66 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
     Ok(Ok(()))
 }
 
-async fn block_bounds(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+async fn block_summary(
+    gpu: &Gpu,
+    shape: Shape,
+    segments: u32,
+    twin: &SummaryTwin,
+    family: Family,
+) -> Result<Verdict> {
     let lengths = [3 * shape.block + 8, shape.block];
-    let cache = Cache::new(shape, &lengths, segments, Family::Random);
-    let sealing = vec![cache.tables[0][..3].to_vec(), cache.tables[1].clone()];
+    let cache = Cache::new(shape, &lengths, segments, family);
+    let sealing = [cache.tables[0][..3].to_vec(), cache.tables[1].clone()];
     let step = cache.step(&[1, 1], None, &sealing, 16);
+    let summary = twin.scorer.summary().expect("a summary that has a twin");
+    let spec = kernels::block_summary(&shape, summary);
+    let block_words = summary.block_bytes(&shape) as usize / 4;
+    let (heads, d) = (shape.kv_heads as usize, shape.head_dim as usize);
     for segment in 0..segments {
         let params = cache.segment(segment);
         let kv = cache.segment_words(segment);
-        let want = cache.bounds_words(segment);
-        let data = kernels::BlockBounds {
+        let data = kernels::BlockSummary {
             step: Data::In(&step.words),
             segment: Data::uniform(params),
             kv: Data::In(&kv),
-            bounds: Data::Out(want.len()),
+            summary: Data::Out(block_words * cache.blocks_a_segment as usize),
             index_segment: Data::uniform(params),
         };
-        let grid = (shape.kv_heads, step.sealing, 1);
-        let got = run(gpu, &kernels::block_bounds(&shape), data, grid).await?.bounds;
-        let block_words = shape.block_bounds_bytes() as usize / 4;
-        for (slot, (got, want)) in got.chunks(block_words).zip(want.chunks(block_words)).enumerate()
-        {
+        let got = run(gpu, &spec, data, (shape.kv_heads, step.sealing, 1)).await?.summary;
+        for (slot, got) in got.chunks(block_words).enumerate() {
             let physical = segment * cache.blocks_a_segment + slot as u32;
-            let seals = sealing.iter().any(|blocks| blocks.contains(&physical));
-            // Keys are f16, so their extremes are exact.
-            let right = if seals { got == want } else { got.iter().all(|&w| w == POISON) };
-            if !right {
-                return Ok(Err(format!("block {physical} (sealing: {seals}): wrong bounds")));
+            let place = sealing.iter().enumerate().find_map(|(sequence, blocks)| {
+                Some((sequence, blocks.iter().position(|&b| b == physical)? as u32))
+            });
+            let Some((sequence, logical)) = place else {
+                let verdict = untouched(&format!("block {physical}, not to be sealed,"), got);
+                if verdict.is_err() {
+                    return Ok(verdict);
+                }
+                continue;
+            };
+            let half = |i: usize| f64::from(f16::from_bits((got[i / 2] >> (i % 2 * 16)) as u16));
+            for (head, dimension) in (0..heads).flat_map(|head| (0..d).map(move |d| (head, d))) {
+                let keys =
+                    summary::dimension(&cache.block_keys(sequence, head, logical), dimension);
+                // What is not finite must not be noticed elsewhere.
+                if keys.iter().any(|key| !key.is_finite()) {
+                    continue;
+                }
+                let want = (twin.summarise)(&keys);
+                for (row, &want) in want.iter().enumerate() {
+                    let got = half((head * summary.rows as usize + row) * d + dimension);
+                    // What f16 has is stored as it is; else WGSL allows either neighbour.
+                    let rounds = f64::from(f16::from_f64(want)) != want;
+                    let rounding =
+                        if rounds { want.abs() * 2f64.powi(-10) + 2f64.powi(-24) } else { 0.0 };
+                    let allowed = (twin.doubt)(&keys) + rounding;
+                    if (got - want).abs() > allowed {
+                        return Ok(Err(format!(
+                            "block {physical} head {head} row {row} dimension {dimension}: {got:e}, not {want:e} within {allowed:e}"
+                        )));
+                    }
+                }
             }
         }
     }

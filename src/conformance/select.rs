@@ -5,26 +5,38 @@ use super::index::random_channels;
 use super::rig::{Data, POISON, Random, bits, compare, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
-use crate::attention::{BlockScorer, Blocks, Budget, Shape};
+use crate::attention::{BlockScorer, Blocks, Budget, Rank, Shape};
 use crate::gpu::Gpu;
 use crate::kernels::{self, StrideParams};
-use crate::reference::index::{BlockQuery, Range, bounds, pack_codes};
+use crate::reference::index::{BlockQuery, Range, pack_codes};
 use crate::reference::model::dot;
-use crate::reference::select::{bounds_score, check_top_k, log_sum_exp, softmax_mean};
+use crate::reference::select::{check_top_k, log_sum_exp, softmax_mean};
+use crate::reference::summary::SummaryTwin;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     for shape in index_shapes() {
         let label = shape_label(&shape);
         for segments in [1, 3] {
-            for (kernel, shares_memory) in
-                [("bounds_score", true), ("exact_block_score", true), ("exact_token_score", false)]
-            {
-                for family in [Family::Random, Family::Peaked] {
+            let summaries = BlockScorer::all().filter_map(SummaryTwin::of).map(Of::Summary);
+            for of in summaries.chain([Of::Blocks, Of::Tokens]) {
+                let (kernel, label, shares_memory) = match of {
+                    Of::Summary(twin) => {
+                        ("summary_score", format!("{label} {}", twin.scorer), true)
+                    }
+                    Of::Blocks => ("exact_block_score", label.clone(), true),
+                    Of::Tokens => ("exact_token_score", label.clone(), false),
+                };
+                for family in [Family::Random, Family::Peaked, Family::Equal, Family::NotFinite] {
+                    let is_new = matches!(family, Family::Equal | Family::NotFinite);
+                    // Segments change which blocks are here, not what is computed.
+                    if is_new && (segments > 1 || !matches!(of, Of::Summary(_))) {
+                        continue;
+                    }
                     cases.push(Case::new(
                         kernel,
                         format!("{label} segments {segments} {family:?}"),
                         shares_memory,
-                        move |gpu| Box::pin(key_scores(gpu, shape, segments, kernel, family)),
+                        move |gpu| Box::pin(key_scores(gpu, shape, segments, of, family)),
                     ));
                 }
             }
@@ -46,9 +58,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         }
     }
     let shapes = shapes();
-    for (level, scorer) in
-        [(1, BlockScorer::Codes), (1, BlockScorer::MinMax), (2, BlockScorer::Codes)]
-    {
+    for (level, rank) in [(1, Rank::Softmax), (1, Rank::Plain), (2, Rank::Softmax)] {
         for family in ["random", "ties", "equal", "peaked", "nan", "infinite"] {
             for (blocks, tokens) in [(1, 1), (3, 100), (16, 256), (1000, 5000)] {
                 let shape = match family {
@@ -57,9 +67,9 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                     _ => shapes[1],
                 };
                 let label =
-                    format!("level {level} {scorer} {family} blocks {blocks} tokens {tokens}");
+                    format!("level {level} {rank:?} {family} blocks {blocks} tokens {tokens}");
                 cases.push(Case::new("top_k", label, true, move |gpu| {
-                    Box::pin(top_k(gpu, shape, (level, scorer), family, (blocks, tokens)))
+                    Box::pin(top_k(gpu, shape, (level, rank), family, (blocks, tokens)))
                 }));
             }
         }
@@ -251,12 +261,20 @@ fn choose_blocks(
     chosen
 }
 
-// The oracle scorers and the bounds, whose inputs are the cache itself.
+// What is scored by the cache itself.
+#[derive(Clone, Copy)]
+enum Of {
+    Summary(&'static SummaryTwin),
+    Blocks,
+    Tokens,
+}
+
+// The oracle scorers and the summaries, whose inputs are the cache itself.
 async fn key_scores(
     gpu: &Gpu,
     shape: Shape,
     segments: u32,
-    kernel: &'static str,
+    of: Of,
     family: Family,
 ) -> Result<Verdict> {
     let mut random = Random::new(43);
@@ -271,34 +289,39 @@ async fn key_scores(
     let qkv = random.floats(3 * width);
     let qkv_bits = bits(&qkv);
     let kept = step.blocks_kept as usize;
-    let of_tokens = kernel == "exact_token_score";
-    let stride = if of_tokens { kept * shape.block as usize + 3 } else { step.sealed as usize + 2 };
+    let stride = if matches!(of, Of::Tokens) {
+        kept * shape.block as usize + 3
+    } else {
+        step.sealed as usize + 2
+    };
     let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
     let mut out = vec![POISON; 3 * q_heads * stride];
     for segment in 0..segments {
-        let stored = match kernel {
-            "bounds_score" => cache.bounds_words(segment),
-            _ => cache.segment_words(segment),
+        let stored = match of {
+            Of::Summary(twin) => cache.summary_words(segment, twin),
+            Of::Blocks | Of::Tokens => cache.segment_words(segment),
         };
         let (words, stored) = (Data::In(&step.words), Data::In(&stored));
         let (segment, qkv) = (Data::uniform(cache.segment(segment)), Data::In(&qkv_bits));
         let (scores, score_rows) =
             (Data::InOut(&out), Data::uniform(StrideParams { stride: stride as u32 }));
         let grid = |x: u32| (x, shape.kv_heads, 3);
-        out = match kernel {
-            "bounds_score" => {
-                let blocks = kernels::BoundsScore {
+        out = match of {
+            Of::Summary(twin) => {
+                let blocks = kernels::SummaryScore {
                     step: words,
                     segment,
                     qkv,
-                    bounds: stored,
+                    summary: stored,
                     scores,
                     score_rows,
                 };
-                let spec = kernels::bounds_score(&shape);
-                run(gpu, &spec, blocks, grid(step.sealed.div_ceil(4))).await?.scores
+                let summary = twin.scorer.summary().expect("a summary that has a twin");
+                let spec = kernels::summary_score(&shape, summary);
+                let grid = grid(step.sealed.div_ceil(kernels::SCORED_SUMMARIES));
+                run(gpu, &spec, blocks, grid).await?.scores
             }
-            "exact_block_score" => {
+            Of::Blocks => {
                 let blocks = kernels::ExactBlockScore {
                     step: words,
                     segment,
@@ -310,7 +333,7 @@ async fn key_scores(
                 let spec = kernels::exact_block_score(&shape);
                 run(gpu, &spec, blocks, grid(step.sealed)).await?.scores
             }
-            _ => {
+            Of::Tokens => {
                 let tokens = kernels::ExactTokenScore {
                     step: words,
                     segment,
@@ -340,14 +363,13 @@ async fn key_scores(
             };
             let tokens = |b: u32| b * shape.block..(b + 1) * shape.block;
             // The value of each item, and what its rounding is relative to.
-            let want: Vec<(f64, f64)> = match kernel {
-                "exact_token_score" => chosen[(r * kv_heads + kv_head) * kept..]
-                    [..row.blocks as usize]
+            let want: Vec<(f64, f64)> = match of {
+                Of::Tokens => chosen[(r * kv_heads + kv_head) * kept..][..row.blocks as usize]
                     .iter()
                     .flat_map(|&b| tokens(b))
                     .map(|t| (logit(t), size(t)))
                     .collect(),
-                "exact_block_score" => (0..row.sealed)
+                Of::Blocks => (0..row.sealed)
                     .map(|b| {
                         let logits: Vec<f64> = tokens(b).map(logit).collect();
                         // The sum of exponentials and its logarithm are within a few ulp of at most ln 128 = 5.
@@ -355,20 +377,19 @@ async fn key_scores(
                     })
                     .collect(),
                 // Only a group's first head holds a score.
-                _ if !head.is_multiple_of(group) => Vec::new(),
-                _ => (0..row.sealed)
+                Of::Summary(_) if !head.is_multiple_of(group) => Vec::new(),
+                Of::Summary(twin) => (0..row.sealed)
                     .map(|b| {
-                        let keys: Vec<&[f32]> = tokens(b).map(key).collect();
-                        let (low, high) = bounds(&keys);
+                        let rows = twin.rows(&cache.block_keys(sequence, kv_head, b));
                         let queries: Vec<&[f32]> =
                             (0..group).map(|h| &qkv[r * width + (head + h) * d..][..d]).collect();
-                        let largest: Vec<f32> =
-                            low.iter().zip(&high).map(|(l, h)| l.abs().max(h.abs())).collect();
-                        let sizes = queries.iter().map(|q| {
-                            let products = q.iter().zip(&largest);
-                            products.map(|(a, b)| f64::from(a.abs() * b)).sum::<f64>()
-                        });
-                        (bounds_score(&queries, &low, &high), sizes.sum())
+                        let sizes: Vec<Vec<f32>> = queries.iter().map(|q| absolute(q)).collect();
+                        let sizes: Vec<&[f32]> = sizes.iter().map(Vec::as_slice).collect();
+                        let largest: Vec<Vec<f32>> = rows.iter().map(|row| absolute(row)).collect();
+                        let size = twin.score(&sizes, &largest);
+                        // A fold may be zero where the query is not: zero times what is not finite is not finite.
+                        let is_finite = rows.iter().flatten().all(|value| value.is_finite());
+                        (if is_finite { twin.score(&queries, &rows) } else { f64::NAN }, size)
                     })
                     .collect(),
             };
@@ -385,10 +406,14 @@ async fn key_scores(
     Ok(Ok(()))
 }
 
+fn absolute(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|value| value.abs()).collect()
+}
+
 async fn top_k(
     gpu: &Gpu,
     shape: Shape,
-    (level, scorer): (u32, BlockScorer),
+    (level, rank): (u32, Rank),
     family: &str,
     (blocks, tokens): (u32, u32),
 ) -> Result<Verdict> {
@@ -449,7 +474,7 @@ async fn top_k(
         hot_slots: None,
     };
     let spec = match level {
-        1 => kernels::top_k_blocks(gpu.tier, &shape, scorer, None),
+        1 => kernels::top_k_blocks(gpu.tier, &shape, rank, None),
         _ => kernels::top_k_tokens(gpu.tier, &shape),
     };
     let out = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?.chosen;
@@ -475,7 +500,7 @@ async fn top_k(
             let heads: Vec<&[f32]> = (0..group)
                 .map(|h| &scores[(r * q_heads + head * group + h) * stride..][..count as usize])
                 .collect();
-            let mean = if scorer == BlockScorer::MinMax {
+            let mean = if rank == Rank::Plain {
                 heads[0].iter().map(|&score| f64::from(score)).collect()
             } else {
                 softmax_mean(&heads)

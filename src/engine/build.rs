@@ -4,7 +4,7 @@ use super::host::Host;
 use super::layer::Layer;
 use super::ops::{AttentionWeights, EndOps, FfnWeights, LatentWeights, LayerWeights, OpMaker};
 use super::scratch::Scratch;
-use crate::attention::{ChannelSet, IndexFormat, Shape};
+use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
 use crate::gpu::Gpu;
 use crate::kernels::HotSlots;
 use crate::kv::{CacheLayout, HeadFormat, HostOptions, LayerCache, Offload, Pool};
@@ -57,8 +57,9 @@ pub struct IndexOptions {
     pub channels: Option<u32>,
     /// Bits of each channel's code.
     pub bits: u32,
-    /// Whether the bounds of each block's keys are kept too, which the minmax scorer needs.
-    pub bounds: bool,
+    /// Block scorers that steps may use: the summaries of blocks that these read are kept too. Those that read none are
+    /// always there.
+    pub block_scorers: Vec<BlockScorer>,
     /// The index channels of every session; without them each session chooses its own from its first tokens.
     pub stored: Option<Arc<ChannelSet>>,
     /// How many positions of a session choose its channels.
@@ -70,10 +71,17 @@ impl Default for IndexOptions {
         Self {
             channels: None,
             bits: 4,
-            bounds: false,
+            block_scorers: Vec::new(),
             stored: None,
             stats_tokens: Shape::STATS_TOKENS,
         }
+    }
+}
+
+impl IndexOptions {
+    /// The summaries of blocks that are kept.
+    pub fn summaries(&self) -> Vec<&'static Summary> {
+        BlockScorer::summaries(&self.block_scorers)
     }
 }
 
@@ -260,9 +268,9 @@ impl Engine {
         let hot = options.hot_slots();
         let kv_blocks = hot.map_or(options.blocks(), |hot| hot.slots);
         let layout = CacheLayout::new(shape.block_bytes(), kv_blocks, gpu.max_binding());
-        let bounded = options.index.as_ref().is_some_and(|index| index.bounds);
-        let index_bytes =
-            shape.block_code_bytes().max(if bounded { shape.block_bounds_bytes() } else { 0 });
+        let summaries = options.index.as_ref().map(IndexOptions::summaries).unwrap_or_default();
+        let of_summaries = summaries.iter().map(|summary| summary.block_bytes(&shape));
+        let index_bytes = of_summaries.fold(shape.block_code_bytes(), u64::max);
         let index_layout = CacheLayout::new(index_bytes, options.blocks(), gpu.max_binding());
         let offload = match (hot, options.host) {
             (Some(hot), Some(host)) => {
@@ -285,7 +293,7 @@ impl Engine {
         };
         let ends =
             maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
-        let index = options.index.as_ref().map(|_| (&index_layout, bounded));
+        let index = options.index.as_ref().map(|_| (&index_layout, &summaries[..]));
         let host_ops = match hot {
             None => None,
             Some(_) => Some(maker.host_ops().await?),

@@ -53,8 +53,9 @@ impl Fit {
         let blocks = u64::from(options.blocks());
         let (shape, layers) = (options.shape(config), u64::from(config.layers));
         let index = options.index.as_ref().map_or(0, |index| {
-            let bounds = if index.bounds { shape.block_bounds_bytes() } else { 0 };
-            shape.block_code_bytes() + bounds
+            let summaries = index.summaries();
+            let of_summaries = summaries.iter().map(|summary| summary.block_bytes(&shape));
+            shape.block_code_bytes() + of_summaries.sum::<u64>()
         });
         let whole = blocks * layers * shape.block_bytes();
         let (kv_bytes, host_bytes) = match (&options.host, options.hot_slots()) {

@@ -2,9 +2,7 @@
 
 use super::record::{Mode, Plan};
 use super::{Engine, Session, words};
-use crate::attention::{
-    Attention, BlockScorer, Budget, Span, Step, StepSettings, Timing, TwoLevel,
-};
+use crate::attention::{Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel};
 use crate::gpu::Gpu;
 use crate::kv::{HeadFormat, Prepared};
 use crate::model::logits;
@@ -197,8 +195,9 @@ impl Engine {
             let limit = "this engine was built without an index";
             return Err(Error::argument("the attention", "two-level", limit));
         };
-        if two_level.block_scorer == BlockScorer::MinMax && !index.bounds {
-            let limit = "this engine was built without block bounds";
+        let summary = two_level.block_scorer.summary();
+        if let Some(summary) = summary.filter(|summary| !index.summaries().contains(summary)) {
+            let limit = format!("this engine was built without block {}", summary.name);
             return Err(Error::argument(subject::BLOCK_SCORER, two_level.block_scorer, limit));
         }
         Ok(())

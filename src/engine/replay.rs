@@ -67,7 +67,7 @@ impl Engine {
         }
         for cache in &self.caches {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            for codes in cache.codes.iter().chain(&cache.bounds) {
+            for codes in cache.index_buffers() {
                 let step = source.size();
                 for at in (0..codes.size()).step_by(step as usize) {
                     let bytes = step.min(codes.size() - at);

@@ -365,8 +365,10 @@ impl Engine {
         let mut in_block = record.kv_bytes();
         let mut parts = Vec::new();
         for cache in &self.caches {
-            for (segments, bytes) in [(&cache.codes, record.codes), (&cache.bounds, record.bounds)]
-            {
+            let codes = std::iter::once((&cache.codes, record.codes));
+            let summaries = cache.summaries.iter().map(|(_, segments)| segments);
+            let summaries = summaries.zip(record.summaries.iter().copied());
+            for (segments, bytes) in codes.chain(summaries) {
                 if bytes > 0 {
                     let (buffer, at) = (&segments[segment as usize], u64::from(place) * bytes);
                     parts.push(Part { buffer, at, in_block, bytes });

@@ -31,10 +31,12 @@ impl Method {
         }
     }
 
-    /// Whether it needs the bounds of blocks' keys.
-    pub fn needs_bounds(&self) -> bool {
-        matches!(&self.attention,
-            Attention::TwoLevel(two_level) if two_level.block_scorer == BlockScorer::MinMax)
+    /// What level 1 ranks blocks by, if it does.
+    pub fn block_scorer(&self) -> Option<BlockScorer> {
+        match &self.attention {
+            Attention::Dense => None,
+            Attention::TwoLevel(two_level) => Some(two_level.block_scorer),
+        }
     }
 }
 
@@ -74,6 +76,7 @@ mod tests {
         let budget = parse_budget("12.5%+128").unwrap();
         let method = Method::two_level(BlockScorer::MinMax, TokenScorer::Codes, budget);
         assert_eq!(method.name, "minmax/codes 12.5%+128");
-        assert!(method.needs_bounds() && !Method::dense().needs_bounds());
+        assert_eq!(method.block_scorer(), Some(BlockScorer::MinMax));
+        assert_eq!(Method::dense().block_scorer(), None);
     }
 }

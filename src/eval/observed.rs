@@ -3,7 +3,7 @@
 use super::Method;
 use super::recall::{HeadRecall, append, measure, turnover};
 use super::retrieval::prefilled;
-use crate::attention::{Attention, BlockScorer, RowBudget, Shape, TwoLevel};
+use crate::attention::{Attention, Rank, RowBudget, Shape, TwoLevel};
 use crate::engine::{Engine, LayerCacheView, LayerView, Want};
 use crate::reference::select::softmax_mean;
 use crate::{Error, Result};
@@ -210,9 +210,9 @@ fn best_first(
         return blocks;
     };
     let sealed = |scores: &Vec<f32>| scores[..row.sealed as usize].to_vec();
-    let ranks: Vec<f64> = match two_level.block_scorer {
-        BlockScorer::MinMax => sealed(&scores[0]).into_iter().map(f64::from).collect(),
-        BlockScorer::Codes | BlockScorer::None | BlockScorer::Oracle => {
+    let ranks: Vec<f64> = match two_level.block_scorer.row().rank {
+        Rank::Plain => sealed(&scores[0]).into_iter().map(f64::from).collect(),
+        Rank::Softmax => {
             let heads: Vec<Vec<f32>> = scores.iter().map(sealed).collect();
             softmax_mean(&heads.iter().map(Vec::as_slice).collect::<Vec<_>>())
         }

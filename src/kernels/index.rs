@@ -2,7 +2,7 @@
 
 use super::SegmentParams;
 use super::attend::{kv_spec, spec};
-use crate::attention::Shape;
+use crate::attention::{Shape, Summary};
 use crate::gpu::ShaderSpec;
 
 crate::words! {
@@ -52,17 +52,17 @@ crate::bindings! {
         index_segment: uniform SegmentParams,
     }
 
-    /// Of [`block_bounds`].
-    pub struct BlockBounds {
+    /// Of [`block_summary`].
+    pub struct BlockSummary {
         /// As in [`TokenCodes`].
         step: read,
         /// As in [`TokenCodes`].
         segment: uniform SegmentParams,
         /// As in [`TokenCodes`].
         kv: read,
-        /// \[block\]\[KV head\]\[low, high\]\[dimension\], f16 in pairs.
-        bounds: write,
-        /// The segment of the index that `bounds` is.
+        /// \[block\]\[KV head\]\[row of the summary\]\[dimension\], f16 in pairs.
+        summary: write,
+        /// The segment of the index that `summary` is.
         index_segment: uniform SegmentParams,
     }
 }
@@ -87,6 +87,8 @@ pub fn token_codes(shape: &Shape) -> ShaderSpec {
 }
 
 /// Grid: (KV heads, blocks to seal).
-pub fn block_bounds(shape: &Shape) -> ShaderSpec {
-    kv_spec("index/block_bounds.wgsl", shape)
+pub fn block_summary(shape: &Shape, summary: &Summary) -> ShaderSpec {
+    kv_spec("index/block_summary.wgsl", shape)
+        .slot("summarise", summary.summarise)
+        .constant("SUMMARY_ROWS", summary.rows)
 }

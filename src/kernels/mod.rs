@@ -20,7 +20,7 @@ pub use experts::{
     ExpertLists, ExpertSum, Route, expert_list_words, expert_lists, expert_sum, route,
 };
 pub use index::{
-    BlockBounds, ChannelStats, ChooseChannels, FreezeParams, TokenCodes, block_bounds,
+    BlockSummary, ChannelStats, ChooseChannels, FreezeParams, TokenCodes, block_summary,
     channel_stats, choose_channels, token_codes,
 };
 pub use latent::{
@@ -37,9 +37,9 @@ pub use model::{
 };
 pub use pack::{Packed, pack_row};
 pub use select::{
-    BlockScore, BoundsScore, ExactBlockScore, ExactTokenScore, TokenScore, TopK, block_score,
-    bounds_score, exact_block_score, exact_token_score, scored_blocks, token_score, top_k_blocks,
-    top_k_tokens,
+    BlockScore, ExactBlockScore, ExactTokenScore, SCORED_SUMMARIES, SummaryScore, TokenScore, TopK,
+    block_score, exact_block_score, exact_token_score, scored_blocks, summary_score, token_score,
+    top_k_blocks, top_k_tokens,
 };
 pub use weights::WeightFormat;
 

@@ -2,7 +2,7 @@
 
 use super::attend::{HotSlots, kv_spec, spec};
 use super::{SegmentParams, StrideParams};
-use crate::attention::{BlockScorer, Shape};
+use crate::attention::{Rank, Shape, Summary};
 use crate::gpu::{ShaderSpec, Tier};
 
 crate::bindings! {
@@ -44,16 +44,16 @@ crate::bindings! {
         score_rows: uniform StrideParams,
     }
 
-    /// Of [`bounds_score`].
-    pub struct BoundsScore {
+    /// Of [`summary_score`].
+    pub struct SummaryScore {
         /// As in [`BlockScore`].
         step: read,
-        /// The segment of the index that `bounds` is.
+        /// The segment of the index that `summary` is.
         segment: uniform SegmentParams,
         /// As in [`BlockScore`].
         qkv: read,
-        /// \[block\]\[KV head\]\[low, high\]\[dimension\], f16 in pairs.
-        bounds: read,
+        /// \[block\]\[KV head\]\[row of the summary\]\[dimension\], f16 in pairs.
+        summary: read,
         /// As in [`BlockScore`], of each group's first query head alone.
         scores: write,
         /// As in [`BlockScore`].
@@ -158,9 +158,15 @@ pub fn token_score(shape: &Shape) -> ShaderSpec {
     code_spec("select/token_score.wgsl", shape)
 }
 
-/// Grid: (ceil(sealed blocks / 4), KV heads, rows).
-pub fn bounds_score(shape: &Shape) -> ShaderSpec {
-    kv_spec("select/bounds_score.wgsl", shape)
+/// Blocks that one workgroup of [`summary_score`] scores.
+pub const SCORED_SUMMARIES: u32 = 4;
+
+/// Grid: (ceil(sealed blocks / [`SCORED_SUMMARIES`]), KV heads, rows).
+pub fn summary_score(shape: &Shape, summary: &Summary) -> ShaderSpec {
+    let spec = kv_spec("select/summary_score.wgsl", shape)
+        .slot("fold", summary.fold)
+        .constant("SUMMARY_ROWS", summary.rows);
+    summary.constants.iter().fold(spec, |spec, &(name, value)| spec.constant(name, value))
 }
 
 /// Grid: (sealed blocks, KV heads, rows).
@@ -173,16 +179,16 @@ pub fn exact_token_score(shape: &Shape) -> ShaderSpec {
     kv_spec("select/exact_token_score.wgsl", shape).constant("SCALE", shape.scale())
 }
 
-/// Level 1's top-k of what this scorer wrote. Grid: (KV heads, rows).
+/// Level 1's top-k of scores that rank so. Grid: (KV heads, rows).
 pub fn top_k_blocks(
     tier: &Tier,
     shape: &Shape,
-    scorer: BlockScorer,
+    rank: Rank,
     resident: Option<HotSlots>,
 ) -> ShaderSpec {
-    let rank = match scorer {
-        BlockScorer::MinMax => "lib/rank_plain.wgsl",
-        BlockScorer::Codes | BlockScorer::None | BlockScorer::Oracle => "lib/rank_softmax.wgsl",
+    let rank = match rank {
+        Rank::Plain => "lib/rank_plain.wgsl",
+        Rank::Softmax => "lib/rank_softmax.wgsl",
     };
     let spec = spec("select/top_k.wgsl", shape).slot("rank", rank).constant("LANES", tier.lanes);
     match resident {

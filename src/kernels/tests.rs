@@ -1,7 +1,7 @@
 //! Kernels that no adapter of this machine may run are assembled and validated all the same.
 
 use super::*;
-use crate::attention::{IndexFormat, Shape};
+use crate::attention::{BlockScorer, IndexFormat, Shape};
 use crate::contract::{Bindings, Field, Kind, Words};
 use crate::gpu::{ShaderSpec, Tier, assemble, mismatch};
 use crate::model::config::Gate;
@@ -71,17 +71,19 @@ fn every_shape_that_is_accepted_fits_the_workgroup_memory_that_every_adapter_has
             for spec in [
                 block_score(&shape),
                 token_score(&shape),
-                bounds_score(&shape),
                 exact_block_score(&shape),
                 exact_token_score(&shape),
                 choose_channels(&shape),
                 token_codes(&shape),
-                block_bounds(&shape),
                 top_k_tokens(tier, &shape),
                 dense_split(&shape, Place::Paged),
                 sparse_split(&shape, Place::Hot(slots)),
             ] {
                 assert_fits(&shape, spec);
+            }
+            for summary in BlockScorer::all().filter_map(BlockScorer::summary) {
+                assert_fits(&shape, block_summary(&shape, summary));
+                assert_fits(&shape, summary_score(&shape, summary));
             }
         }
     }

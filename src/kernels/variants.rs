@@ -1,7 +1,7 @@
 //! Every kernel in every variant: tiers, weight formats, what fills its slots, shapes.
 
 use super::*;
-use crate::attention::{BlockScorer, IndexFormat, Shape};
+use crate::attention::{BlockScorer, IndexFormat, Rank, Shape};
 use crate::contract::{Bindings, Field};
 use crate::gpu::{ShaderSpec, Tier, completed};
 use crate::kv::KvType;
@@ -96,19 +96,21 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
         (channel_stats(shape, 1024), fields::<ChannelStats<()>>()),
         (choose_channels(shape), fields::<ChooseChannels<()>>()),
         (token_codes(shape), fields::<TokenCodes<()>>()),
-        (block_bounds(shape), fields::<BlockBounds<()>>()),
         (block_score(shape), fields::<BlockScore<()>>()),
         (token_score(shape), fields::<TokenScore<()>>()),
-        (bounds_score(shape), fields::<BoundsScore<()>>()),
         (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
         (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
         (top_k_tokens(tier, shape), fields::<TopK<()>>()),
         (merge(tier, shape), fields::<Merge<()>>()),
         (latent_gather(shape), fields::<LatentGather<()>>()),
     ];
-    for scorer in [BlockScorer::Codes, BlockScorer::MinMax] {
+    for summary in BlockScorer::all().filter_map(BlockScorer::summary) {
+        all.push((block_summary(shape, summary), fields::<BlockSummary<()>>()));
+        all.push((summary_score(shape, summary), fields::<SummaryScore<()>>()));
+    }
+    for rank in [Rank::Softmax, Rank::Plain] {
         for resident in [None, Some(slots)] {
-            all.push((top_k_blocks(tier, shape, scorer, resident), fields::<TopK<()>>()));
+            all.push((top_k_blocks(tier, shape, rank, resident), fields::<TopK<()>>()));
         }
     }
     for place in [Place::Paged, Place::Hot(slots), Place::Arrived(slots)] {

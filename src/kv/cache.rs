@@ -2,7 +2,7 @@
 //! Segment s of every layer holds the same physical blocks.
 
 use crate::Result;
-use crate::attention::Shape;
+use crate::attention::{Shape, Summary};
 use crate::gpu::Gpu;
 use crate::kernels::SegmentParams;
 
@@ -49,14 +49,14 @@ pub struct LayerCache {
     pub kv: Vec<wgpu::Buffer>,
     /// The index of each segment; empty when there is none.
     pub codes: Vec<wgpu::Buffer>,
-    /// The block bounds of each segment; empty when there are none.
-    pub bounds: Vec<wgpu::Buffer>,
+    /// Each summary of blocks that is kept, segment by segment.
+    pub summaries: Vec<(&'static Summary, Vec<wgpu::Buffer>)>,
     /// Of a hot cache: where each block is, as `shaders/lib/hot_slots.wgsl` has it.
     pub slots: Option<wgpu::Buffer>,
 }
 
 impl LayerCache {
-    /// Allocates a layer's cache; with `index`, also the index in segments of its own, and block bounds where they are wanted.
+    /// Allocates a layer's cache; with `index`, also the index in segments of its own, with these summaries of blocks.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
@@ -64,23 +64,37 @@ impl LayerCache {
         gpu: &Gpu,
         shape: &Shape,
         layout: &CacheLayout,
-        index: Option<(&CacheLayout, bool)>,
+        index: Option<(&CacheLayout, &[&'static Summary])>,
     ) -> Result<Self> {
-        let mut cache = Self { kv: Vec::new(), codes: Vec::new(), bounds: Vec::new(), slots: None };
+        let mut cache =
+            Self { kv: Vec::new(), codes: Vec::new(), summaries: Vec::new(), slots: None };
         for segment in layout.all() {
             let bytes = u64::from(segment.blocks) * shape.block_bytes();
             cache.kv.push(gpu.storage("the key and value cache", bytes).await?);
         }
-        let Some((layout, bounded)) = index else { return Ok(cache) };
+        let Some((layout, summaries)) = index else { return Ok(cache) };
+        cache.summaries = summaries.iter().map(|&summary| (summary, Vec::new())).collect();
         for segment in layout.all() {
             let blocks = u64::from(segment.blocks);
             cache.codes.push(gpu.storage("the index", blocks * shape.block_code_bytes()).await?);
-            if bounded {
-                let bytes = blocks * shape.block_bounds_bytes();
-                cache.bounds.push(gpu.storage("the block bounds", bytes).await?);
+            for (summary, segments) in &mut cache.summaries {
+                let bytes = blocks * summary.block_bytes(shape);
+                let what = format!("the block {}", summary.name);
+                segments.push(gpu.storage(&what, bytes).await?);
             }
         }
         Ok(cache)
+    }
+
+    /// The segments of this summary of blocks; none where it is not kept.
+    pub fn summary(&self, summary: &Summary) -> &[wgpu::Buffer] {
+        let kept = self.summaries.iter().find(|(kept, _)| *kept == summary);
+        kept.map_or(&[], |(_, segments)| segments)
+    }
+
+    /// Every buffer of the index.
+    pub fn index_buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
+        self.codes.iter().chain(self.summaries.iter().flat_map(|(_, segments)| segments))
     }
 
     /// Records the copy of a block's keys and values. Its index is not copied: only open blocks are, and they have none.

@@ -154,11 +154,3 @@ pub fn unpack_codes(words: &[u32], format: IndexFormat) -> Vec<u8> {
         })
         .collect()
 }
-
-/// The smallest and largest key of each dimension among these rows.
-pub fn bounds(keys: &[&[f32]]) -> (Vec<f32>, Vec<f32>) {
-    let fold = |pick: fn(f32, f32) -> f32| {
-        (0..keys[0].len()).map(|d| keys.iter().map(|k| k[d]).reduce(pick).expect("a key")).collect()
-    };
-    (fold(f32::min), fold(f32::max))
-}

@@ -6,3 +6,4 @@ pub mod experts;
 pub mod index;
 pub mod model;
 pub mod select;
+pub mod summary;

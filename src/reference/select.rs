@@ -24,16 +24,6 @@ pub fn softmax_mean(heads: &[&[f32]]) -> Vec<f64> {
     mean
 }
 
-/// The score of a block by its bounds: sum over the group's queries and dimensions of max(q high, q low).
-pub fn bounds_score(queries: &[&[f32]], low: &[f32], high: &[f32]) -> f64 {
-    let one = |q: &[f32]| -> f64 {
-        let bound =
-            |((&q, &l), &h)| f64::max(f64::from(q) * f64::from(l), f64::from(q) * f64::from(h));
-        q.iter().zip(low).zip(high).map(bound).sum()
-    };
-    queries.iter().map(|q| one(q)).sum()
-}
-
 /// ln sum exp.
 pub fn log_sum_exp(values: &[f64]) -> f64 {
     let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);

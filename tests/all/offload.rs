@@ -11,8 +11,7 @@ use asynctls::engine::{
 };
 use asynctls::gpu::{Gpu, GpuOptions};
 use asynctls::model::ModelFile;
-use asynctls::reference::index::bounds;
-use asynctls::reference::select::bounds_score;
+use asynctls::reference::summary::SummaryTwin;
 use asynctls::{Error, Result};
 use std::path::Path;
 
@@ -213,8 +212,9 @@ fn what_selects_nothing_is_as_with_the_whole_cache_on_the_gpu() {
     }
 }
 
-/// The paper's rule on the CPU: block bounds, and all tokens of the blocks that the step before chose.
+/// The paper's rule on the CPU: summaries of blocks, and all tokens of the blocks that the step before chose.
 struct Twin {
+    summary: &'static SummaryTwin,
     group: usize,
     block: usize,
     /// Layer, KV head: rows of keys, one after the other.
@@ -237,8 +237,8 @@ impl Twin {
             let mut scored: Vec<(u32, f64)> = (row.sink..row.recent_first)
                 .map(|block| {
                     let rows = keys[block as usize * self.block * d..][..self.block * d].chunks(d);
-                    let (low, high) = bounds(&rows.collect::<Vec<_>>());
-                    (block, bounds_score(&queries, &low, &high))
+                    let rows = self.summary.rows(&rows.collect::<Vec<_>>());
+                    (block, self.summary.score(&queries, &rows))
                 })
                 .collect();
             scored.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -261,7 +261,9 @@ impl Twin {
 
 #[test]
 fn lagged_is_the_papers_rule_step_by_step() {
-    for model in ["llama/model", "qwen3/model.gguf"] {
+    let twins = BlockScorer::all().filter_map(SummaryTwin::of);
+    let models = ["llama/model", "qwen3/model.gguf"];
+    for (summary, model) in twins.flat_map(|twin| models.map(|model| (twin, model))) {
         let budget = Budget {
             blocks: Blocks::Percent(40.0),
             tokens: 10_000,
@@ -269,12 +271,12 @@ fn lagged_is_the_papers_rule_step_by_step() {
             recent_blocks: 2,
             dense_below: 0,
         };
-        let (block_scorer, token_scorer) = (BlockScorer::MinMax, TokenScorer::None);
+        let (block_scorer, token_scorer) = (summary.scorer, TokenScorer::None);
         let attention = Attention::TwoLevel(TwoLevel { budget, block_scorer, token_scorer });
         let change = |options: &mut EngineOptions| {
             // One chunk, so that the prompt's keys are the same to the last bit.
             options.chunk = 512;
-            options.index.as_mut().expect("an index").bounds = true;
+            options.index.as_mut().expect("an index").block_scorers = vec![block_scorer];
         };
         let want = {
             let engine = load_with(model, change);
@@ -284,6 +286,7 @@ fn lagged_is_the_papers_rule_step_by_step() {
             let shape = *engine.shape();
             let heads = shape.kv_heads as usize;
             let mut twin = Twin {
+                summary,
                 group: shape.group as usize,
                 block: 16,
                 chosen: vec![vec![Vec::new(); heads]; cache.len()],
@@ -307,7 +310,7 @@ fn lagged_is_the_papers_rule_step_by_step() {
             options.host = Some(host(12, Timing::Lagged));
         });
         let got = run(&engine, &attention, 330, 60);
-        assert_near(model, &got[1..], &want);
+        assert_near(&format!("{block_scorer} {model}"), &got[1..], &want);
         let stats = pollster::block_on(engine.offload_stats()).expect("it offloads");
         assert!(stats.misses > 0 && stats.left == 0, "{stats:?}");
     }

@@ -7,8 +7,9 @@ use asynctls::engine::{
     Engine, EngineOptions, IndexOptions, LayerCacheView, LayerView, Session, Want,
 };
 use asynctls::eval::recall::{Exact, append, measure};
-use asynctls::reference::index::{BlockQuery, Range, bounds};
-use asynctls::reference::select::{bounds_score, check_top_k, log_sum_exp, softmax_mean};
+use asynctls::reference::index::{BlockQuery, Range};
+use asynctls::reference::select::{check_top_k, log_sum_exp, softmax_mean};
+use asynctls::reference::summary::SummaryTwin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 const TOKENS: usize = 700;
@@ -28,7 +29,7 @@ fn shared() -> &'static Engine {
             // As many as all tests hold at once, for a machine with a thread for each.
             o.sessions = 14;
             o.total_tokens = 4 * 1024;
-            with_index(o, |index| index.bounds = true);
+            with_index(o, |index| index.block_scorers = BlockScorer::all().collect());
         })
     })
 }
@@ -104,8 +105,14 @@ fn the_oracle_attends_what_the_host_finds_best() {
 }
 
 #[test]
-fn min_max_ranks_blocks_by_the_bounds_of_their_keys() {
-    let (cache, views, _) = observed(two_level(BlockScorer::MinMax, TokenScorer::Codes));
+fn scorers_of_summaries_rank_blocks_as_their_twins_do() {
+    for twin in BlockScorer::all().filter_map(SummaryTwin::of) {
+        ranks_blocks_as(twin);
+    }
+}
+
+fn ranks_blocks_as(twin: &SummaryTwin) {
+    let (cache, views, _) = observed(two_level(twin.scorer, TokenScorer::Codes));
     let row = BUDGET.row(TOKENS as u32, 64);
     for (cache, view) in cache.iter().zip(&views) {
         for head in 0..3 {
@@ -115,11 +122,11 @@ fn min_max_ranks_blocks_by_the_bounds_of_their_keys() {
                 .map(|block| {
                     let rows = (block * 64..(block + 1) * 64)
                         .map(|t| &cache.keys[head][t as usize * 64..][..64]);
-                    let (low, high) = bounds(&rows.collect::<Vec<_>>());
-                    bounds_score(&queries, &low, &high)
+                    twin.score(&queries, &twin.rows(&rows.collect::<Vec<_>>()))
                 })
                 .collect();
-            check_top_k(&indices(&view.blocks[head], row.sink), &scores, 2, 1e-4).unwrap();
+            // A summary may be rounded to either neighbour.
+            check_top_k(&indices(&view.blocks[head], row.sink), &scores, 2, 1e-3).unwrap();
         }
     }
 }
@@ -235,12 +242,15 @@ fn stored_channels_make_the_index_that_chose_them() {
     assert_eq!(session.channel_set(), Some(set.id()));
     // Its blocks were indexed as they sealed, the other's all at once.
     assert_eq!(logits(&with_set, &mut session, 77, &attention), want);
-    // It keeps no block bounds.
-    let minmax = Attention::TwoLevel(two_level(BlockScorer::MinMax, TokenScorer::Codes));
-    let mut batch = [(&mut session, 1)];
-    let step = with_set.decode(&mut batch, &minmax, Want::Token);
-    let message = pollster::block_on(step).unwrap_err().to_string();
-    assert!(message.contains("without block bounds"), "{message}");
+    // It keeps no summaries of blocks.
+    for scorer in BlockScorer::all() {
+        let Some(summary) = scorer.summary() else { continue };
+        let attention = Attention::TwoLevel(two_level(scorer, TokenScorer::Codes));
+        let mut batch = [(&mut session, 1)];
+        let step = with_set.decode(&mut batch, &attention, Want::Token);
+        let message = pollster::block_on(step).unwrap_err().to_string();
+        assert!(message.contains(&format!("without block {}", summary.name)), "{message}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::common::device::{gpu, own_gpu, prefill};
 use crate::common::steps::{assert_near, assert_same_steps};
-use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
+use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want};
 use asynctls::gpu::{Gpu, GpuOptions};
 use asynctls::kv::SessionFile;
@@ -180,7 +180,7 @@ fn a_session_goes_on_wherever_it_is_loaded() {
 }
 
 #[test]
-fn another_hot_cache_block_bounds_and_no_index_at_all() {
+fn another_hot_cache_summaries_of_blocks_and_no_index_at_all() {
     let (_folder, path) = place();
     let (few, many) =
         (Place::new(MODELS[1], host(6), |_| ()), Place::new(MODELS[1], host(40), |_| ()));
@@ -190,17 +190,20 @@ fn another_hot_cache_block_bounds_and_no_index_at_all() {
     let want = few.steps(&mut session, 20, &two_level());
     assert_same("another hot cache", &many.steps(&mut back, 20, &two_level()), &want, false);
 
-    let mut minmax = two_level();
-    if let Attention::TwoLevel(two_level) = &mut minmax {
-        two_level.block_scorer = asynctls::attention::BlockScorer::MinMax;
-    }
-    let bounds = |options: &mut EngineOptions| {
-        options.index.as_mut().expect("an index").bounds = true;
-    };
     let none = |options: &mut EngineOptions| options.index = None;
-    for (change, attention) in
-        [(&bounds as &dyn Fn(&mut EngineOptions), &minmax), (&none, &Attention::Dense)]
-    {
+    let mut others: Vec<(Box<dyn Fn(&mut EngineOptions)>, Attention)> =
+        vec![(Box::new(none), Attention::Dense)];
+    for scorer in BlockScorer::all().filter(|scorer| scorer.summary().is_some()) {
+        let mut attention = two_level();
+        if let Attention::TwoLevel(two_level) = &mut attention {
+            two_level.block_scorer = scorer;
+        }
+        let keep = move |options: &mut EngineOptions| {
+            options.index.as_mut().expect("an index").block_scorers = vec![scorer];
+        };
+        others.push((Box::new(keep), attention));
+    }
+    for (change, attention) in &others {
         let (_folder, path) = place();
         let here = Place::new(MODELS[0], None, change);
         let mut session = here.begin(200);
@@ -208,6 +211,35 @@ fn another_hot_cache_block_bounds_and_no_index_at_all() {
         let mut back = here.restore(&here.open(&path)).unwrap();
         let want = here.steps(&mut session, 20, attention);
         assert_same("other indices", &here.steps(&mut back, 20, attention), &want, true);
+    }
+}
+
+#[test]
+fn summaries_of_blocks_tell_sessions_apart() {
+    let here = Place::new(MODELS[0], None, |_| ());
+    let model = ModelFile::open(&here.path).unwrap();
+    let each = BlockScorer::all().filter(|scorer| scorer.summary().is_some());
+    let mut sets: Vec<Vec<BlockScorer>> = each.map(|scorer| vec![scorer]).collect();
+    sets.extend([Vec::new(), BlockScorer::all().collect()]);
+    let mut formats: Vec<SessionFormat> = Vec::new();
+    for block_scorers in sets {
+        let mut options = here.engine.options.clone();
+        options.index.as_mut().unwrap().block_scorers = block_scorers;
+        formats.push(SessionFormat::new(&model, &here.engine.config, &options));
+    }
+    for format in &formats {
+        let (_folder, path) = place();
+        drop(format.open(&path).unwrap());
+        for other in &formats {
+            match other.open(&path) {
+                Ok(_) => assert_eq!(other, format),
+                Err(error) => {
+                    let message = error.to_string();
+                    assert!(message.starts_with("the index of the session"), "{message}");
+                    assert_ne!(other, format);
+                }
+            }
+        }
     }
 }
 
@@ -289,7 +321,6 @@ fn what_an_engine_cannot_go_on_with_is_refused() {
     };
     refused(&|o| o.block = 32, &here.path, "the block size of the session");
     refused(&|o| o.index = None, &here.path, "the index of the session");
-    refused(&index(|i| i.bounds = true), &here.path, "the index of the session");
     refused(&index(|i| i.bits = 8), &here.path, "the number of index bits of the session");
     refused(&index(|i| i.stats_tokens = 99), &here.path, "the choice of index channels of the");
     refused(

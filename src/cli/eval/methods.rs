@@ -16,9 +16,7 @@ pub struct MethodOptions {
     /// What decode steps attend: two-level stands beside dense, dense alone
     #[arg(long, value_enum, default_value_t = Kind::TwoLevel)]
     attention: Kind,
-    /// Scorers to compare, level 1's and after a slash level 2's (codes unless named): codes, minmax, none, oracle /
-    /// codes, none, oracle
-    #[arg(long, value_name = "LIST", value_delimiter = ',',
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help = scorer_help(),
         default_values = ["codes", "minmax", "none", "oracle/oracle"])]
     scorer: Vec<String>,
     /// Budgets to compare, blocks and tokens such as 25%+256,16+256 [default: 16+256, or 128+1024 for models with a
@@ -40,6 +38,15 @@ pub struct MethodOptions {
 enum Kind {
     Dense,
     TwoLevel,
+}
+
+fn scorer_help() -> String {
+    let blocks: Vec<&str> = BlockScorer::all().map(BlockScorer::name).collect();
+    let tokens: Vec<&str> = TokenScorer::all().map(TokenScorer::name).collect();
+    let (blocks, tokens) = (blocks.join(", "), tokens.join(", "));
+    format!(
+        "Scorers to compare, level 1's and after a slash level 2's (codes unless named): {blocks} / {tokens}"
+    )
 }
 
 impl MethodOptions {
@@ -69,7 +76,7 @@ impl MethodOptions {
 
     /// Asks for the index that these methods need.
     pub fn set_up(&self, methods: &[Method], options: &mut EngineOptions) -> Result<()> {
-        self.index.set_up(methods.iter().any(Method::needs_bounds), options)
+        self.index.set_up(methods.iter().filter_map(Method::block_scorer).collect(), options)
     }
 
     /// Each selection, of which there must be some.
@@ -90,9 +97,11 @@ impl MethodOptions {
             for scorer in &self.scorer {
                 let (blocks, tokens) = scorer.split_once('/').unwrap_or((scorer, "codes"));
                 let block_scorer: BlockScorer = blocks.parse()?;
-                let token_scorer: TokenScorer = tokens.parse().map_err(|_| {
-                    let limit = "after the slash it must have codes, none or oracle";
-                    Error::argument("--scorer", scorer, limit)
+                let token_scorer: TokenScorer = tokens.parse().map_err(|error| match error {
+                    Error::Argument { limit, .. } => {
+                        Error::argument("--scorer", scorer, format!("after the slash {limit}"))
+                    }
+                    other => other,
                 })?;
                 let method = Method::two_level(block_scorer, token_scorer, budget);
                 if methods.contains(&method) {

@@ -3,7 +3,7 @@
 
 use super::lag::{Lag, in_both, next_list, wanted};
 use super::{GROUP_LAYERS, Host};
-use crate::attention::{BlockScorer, RowBudget, Timing, TokenScorer, TwoLevel};
+use crate::attention::{Reads, RowBudget, Timing, TwoLevel};
 use crate::engine::forward::Over;
 use crate::engine::layer::Stage;
 use crate::engine::record::{Mode, Plan};
@@ -109,10 +109,10 @@ impl Engine {
     fn check_host_selection(&self, two_level: &TwoLevel) -> Result<()> {
         let options = self.options.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let limit = "exact logits need all keys on the GPU";
-        if two_level.block_scorer == BlockScorer::Oracle {
+        if two_level.block_scorer.reads() == Reads::Keys {
             return Err(Error::argument(subject::BLOCK_SCORER, two_level.block_scorer, limit));
         }
-        if two_level.token_scorer == TokenScorer::Oracle {
+        if two_level.token_scorer.reads() == Reads::Keys {
             return Err(Error::argument(subject::TOKEN_SCORER, two_level.token_scorer, limit));
         }
         let budget = two_level.budget;

@@ -125,7 +125,7 @@ impl Engine {
     /// blocks to it and from it.
     pub fn kv_gpu_bytes(&self) -> u64 {
         let of_layer = |cache: &crate::kv::LayerCache| {
-            let buffers = cache.kv.iter().chain(&cache.codes).chain(&cache.bounds);
+            let buffers = cache.kv.iter().chain(cache.index_buffers());
             buffers.chain(&cache.slots).map(wgpu::Buffer::size).sum::<u64>()
         };
         let carried = self.options.host.as_ref().map_or(0, |host| {

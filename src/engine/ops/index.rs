@@ -2,11 +2,14 @@
 
 use super::OpMaker;
 use crate::Result;
-use crate::attention::{BlockScorer, Shape, TokenScorer};
+use crate::attention::{BlockScorer, Rank, Reads, Shape, TokenScorer};
 use crate::engine::scratch::score_stride;
 use crate::gpu::Op;
 use crate::kernels::{self, FreezeParams, Place, StrideParams};
-use crate::kv::LayerCache;
+use crate::kv::{CacheLayout, LayerCache};
+
+/// In the order of their numbers.
+const RANKS: [Rank; 2] = [Rank::Softmax, Rank::Plain];
 
 /// The operations of two-level attention; vectors hold one a segment.
 pub(in crate::engine) struct IndexOps {
@@ -14,11 +17,10 @@ pub(in crate::engine) struct IndexOps {
     pub(in crate::engine) sealing: Vec<SealingOps>,
     /// Blocks that a workgroup scores by their codes.
     scored_blocks: u32,
-    code_block_score: Vec<Op>,
-    bounds_score: Vec<Op>,
-    exact_block_score: Vec<Op>,
-    top_k_by_softmax: Op,
-    top_k_by_score: Op,
+    /// Level 1's scores, by each scorer that this engine keeps for what it reads.
+    block_scores: Vec<BlockScoreOps>,
+    /// Level 1's choice, by [`Rank`].
+    top_k_blocks: [Op; 2],
     /// Level 2 by where its candidates are listed: where level 1 lists them, and in a hot cache also where the host does.
     tokens: Vec<TokenOps>,
     pub(in crate::engine) sparse_split: Vec<Op>,
@@ -29,6 +31,14 @@ pub(in crate::engine) struct IndexOps {
     /// Per-sequence state, by slot.
     pub(in crate::engine) stats: wgpu::Buffer,
     pub(in crate::engine) channels: wgpu::Buffer,
+}
+
+/// Scores of blocks by one scorer.
+struct BlockScoreOps {
+    scorer: BlockScorer,
+    /// Blocks that a workgroup scores.
+    blocks: u32,
+    ops: Vec<Op>,
 }
 
 /// Level 2 over the candidates of one list.
@@ -74,28 +84,21 @@ impl IndexOps {
         kv_heads: u32,
         rows: u32,
     ) {
-        let (ops, x) = match scorer {
-            BlockScorer::Codes => (&self.code_block_score, sealed.div_ceil(self.scored_blocks)),
-            BlockScorer::MinMax => (&self.bounds_score, sealed.div_ceil(4)),
-            BlockScorer::Oracle => (&self.exact_block_score, sealed),
-            BlockScorer::None => return,
-        };
-        for op in ops {
-            op.record(pass, x, kv_heads, rows);
+        for scores in self.block_scores.iter().filter(|scores| scores.scorer == scorer) {
+            for op in &scores.ops {
+                op.record(pass, sealed.div_ceil(scores.blocks), kv_heads, rows);
+            }
         }
     }
 
     /// Level 1's choice from the scores of this scorer.
     pub(in crate::engine) fn top_k_blocks(&self, scorer: BlockScorer) -> &Op {
-        match scorer {
-            BlockScorer::MinMax => &self.top_k_by_score,
-            BlockScorer::Codes | BlockScorer::None | BlockScorer::Oracle => &self.top_k_by_softmax,
-        }
+        &self.top_k_blocks[scorer.row().rank as usize]
     }
 
     /// Level 1's choice among blocks that have a slot in the hot cache.
     pub(in crate::engine) fn top_k_resident(&self, scorer: BlockScorer) -> Option<&Op> {
-        self.top_k_resident.as_ref().map(|ops| &ops[usize::from(scorer == BlockScorer::MinMax)])
+        self.top_k_resident.as_ref().map(|ops| &ops[scorer.row().rank as usize])
     }
 
     /// Records level 2's scores of the tokens of up to `blocks` candidates.
@@ -109,10 +112,10 @@ impl IndexOps {
         rows: u32,
     ) {
         let tokens = &self.tokens[candidates as usize];
-        let (ops, x) = match scorer {
-            TokenScorer::Codes => (&tokens.code_score, blocks.div_ceil(self.scored_blocks)),
-            TokenScorer::Oracle => (&tokens.exact_score, blocks),
-            TokenScorer::None => return,
+        let (ops, x) = match scorer.reads() {
+            Reads::Codes => (&tokens.code_score, blocks.div_ceil(self.scored_blocks)),
+            Reads::Keys => (&tokens.exact_score, blocks),
+            Reads::Summary(_) | Reads::Nothing => return,
         };
         for op in ops {
             op.record(pass, x, kv_heads, rows);
@@ -152,17 +155,17 @@ impl OpMaker<'_> {
         let chosen = top_k(scratch.chosen(layer));
         let stats_of =
             kernels::ChannelStats { step: &scratch.step, qkv: &scratch.rows, stats: &stats };
-        let [by_softmax, by_score] = [BlockScorer::Codes, BlockScorer::MinMax]
-            .map(|scorer| kernels::top_k_blocks(gpu.tier, shape, scorer, None));
+        let [by_softmax, plainly] =
+            RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, shape, rank, None));
         let mut ops = IndexOps {
             channel_stats: gpu.op(&kernels::channel_stats(shape, stats_tokens), stats_of).await?,
             sealing: Vec::new(),
             scored_blocks: kernels::scored_blocks(shape),
-            code_block_score: Vec::new(),
-            bounds_score: Vec::new(),
-            exact_block_score: Vec::new(),
-            top_k_by_softmax: gpu.op(&by_softmax, chosen.clone()).await?,
-            top_k_by_score: gpu.op(&by_score, chosen).await?,
+            block_scores: Vec::new(),
+            top_k_blocks: [
+                gpu.op(&by_softmax, chosen.clone()).await?,
+                gpu.op(&plainly, chosen).await?,
+            ],
             tokens: Vec::new(),
             sparse_split: Vec::new(),
             arrived_split: Vec::new(),
@@ -179,18 +182,12 @@ impl OpMaker<'_> {
             let top_k = gpu.op(&top_k_tokens, tokens).await?;
             ops.tokens.push(TokenOps { code_score: Vec::new(), exact_score: Vec::new(), top_k });
         }
+        for scorer in BlockScorer::all() {
+            ops.block_scores
+                .push(self.block_scores(scorer, shape, cache, &channels, &stride).await?);
+        }
         for (index, codes) in cache.codes.iter().enumerate() {
             let segment = self.uniform(self.index_layout.segment(index as u32)).await?;
-            let blocks = kernels::BlockScore {
-                step: &scratch.step,
-                segment: &segment,
-                qkv: &scratch.rows,
-                channels: &channels,
-                codes,
-                scores: &scratch.scores,
-                score_rows: &stride,
-            };
-            ops.code_block_score.push(gpu.op(&kernels::block_score(shape), blocks).await?);
             for (list, tokens) in lists.iter().zip(&mut ops.tokens) {
                 let candidates = kernels::TokenScore {
                     step: (&scratch.step).into(),
@@ -204,32 +201,11 @@ impl OpMaker<'_> {
                 };
                 tokens.code_score.push(gpu.op(&kernels::token_score(shape), candidates).await?);
             }
-            if let Some(bounds) = cache.bounds.get(index) {
-                let blocks = kernels::BoundsScore {
-                    step: &scratch.step,
-                    segment: &segment,
-                    qkv: &scratch.rows,
-                    bounds,
-                    scores: &scratch.scores,
-                    score_rows: &stride,
-                };
-                ops.bounds_score.push(gpu.op(&kernels::bounds_score(shape), blocks).await?);
-            }
         }
         for (index, kv) in cache.kv.iter().enumerate() {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
             ops.sealing.push(self.sealing(shape, cache, kv, &segment, &channels).await?);
             if cache.slots.is_none() {
-                let blocks = kernels::ExactBlockScore {
-                    step: &scratch.step,
-                    segment: &segment,
-                    qkv: &scratch.rows,
-                    kv,
-                    scores: &scratch.scores,
-                    score_rows: &stride,
-                };
-                ops.exact_block_score
-                    .push(gpu.op(&kernels::exact_block_score(shape), blocks).await?);
                 let candidates = kernels::ExactTokenScore {
                     step: (&scratch.step).into(),
                     segment: (&segment).into(),
@@ -255,14 +231,80 @@ impl OpMaker<'_> {
             // What level 1 chooses among them goes to where the host lists candidates.
             let resident =
                 kernels::TopK { hot_slots: Some(table.into()), ..top_k(lists[1].clone()) };
-            let [by_softmax, by_score] = [BlockScorer::Codes, BlockScorer::MinMax]
-                .map(|scorer| kernels::top_k_blocks(gpu.tier, shape, scorer, Some(slots)));
+            let [by_softmax, plainly] =
+                RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, shape, rank, Some(slots)));
             ops.top_k_resident = Some([
                 gpu.op(&by_softmax, resident.clone()).await?,
-                gpu.op(&by_score, resident).await?,
+                gpu.op(&plainly, resident).await?,
             ]);
         }
         Ok(ops)
+    }
+
+    // Level 1's scores by one scorer, segment by segment of what it reads; none where the engine does not keep that.
+    async fn block_scores(
+        &mut self,
+        scorer: BlockScorer,
+        shape: &Shape,
+        cache: &LayerCache,
+        channels: &wgpu::Buffer,
+        score_rows: &wgpu::Buffer,
+    ) -> Result<BlockScoreOps> {
+        let (gpu, index) = (self.gpu, self.index_layout);
+        let (step, qkv, scores) = (&self.scratch.step, &self.scratch.rows, &self.scratch.scores);
+        let mut made = BlockScoreOps { scorer, blocks: 1, ops: Vec::new() };
+        match scorer.reads() {
+            Reads::Nothing => {}
+            Reads::Codes => {
+                made.blocks = kernels::scored_blocks(shape);
+                let spec = kernels::block_score(shape);
+                for (segment, codes) in &self.segments(index, &cache.codes).await? {
+                    let blocks = kernels::BlockScore {
+                        step,
+                        segment,
+                        qkv,
+                        channels,
+                        codes,
+                        scores,
+                        score_rows,
+                    };
+                    made.ops.push(gpu.op(&spec, blocks).await?);
+                }
+            }
+            Reads::Summary(summary) => {
+                made.blocks = kernels::SCORED_SUMMARIES;
+                let spec = kernels::summary_score(shape, summary);
+                for (segment, summary) in &self.segments(index, cache.summary(summary)).await? {
+                    let blocks =
+                        kernels::SummaryScore { step, segment, qkv, summary, scores, score_rows };
+                    made.ops.push(gpu.op(&spec, blocks).await?);
+                }
+            }
+            // A hot cache has but some of the keys.
+            Reads::Keys if cache.slots.is_some() => {}
+            Reads::Keys => {
+                let spec = kernels::exact_block_score(shape);
+                for (segment, kv) in &self.segments(self.layout, &cache.kv).await? {
+                    let blocks =
+                        kernels::ExactBlockScore { step, segment, qkv, kv, scores, score_rows };
+                    made.ops.push(gpu.op(&spec, blocks).await?);
+                }
+            }
+        }
+        Ok(made)
+    }
+
+    // Each segment with what says which blocks it holds.
+    async fn segments<'c>(
+        &mut self,
+        layout: CacheLayout,
+        segments: &'c [wgpu::Buffer],
+    ) -> Result<Vec<(wgpu::Buffer, &'c wgpu::Buffer)>> {
+        let mut all = Vec::new();
+        for (index, segment) in segments.iter().enumerate() {
+            all.push((self.uniform(layout.segment(index as u32)).await?, segment));
+        }
+        Ok(all)
     }
 
     // What builds the index of blocks that are sealed whose keys and values lie in `kv`.
@@ -287,15 +329,15 @@ impl OpMaker<'_> {
                 index_segment: &index_segment,
             };
             ops.0.push(gpu.op(&kernels::token_codes(shape), build).await?);
-            if let Some(bounds) = cache.bounds.get(index) {
-                let build = kernels::BlockBounds {
+            for (kept, segments) in &cache.summaries {
+                let build = kernels::BlockSummary {
                     step: &scratch.step,
                     segment,
                     kv,
-                    bounds,
+                    summary: &segments[index],
                     index_segment: &index_segment,
                 };
-                ops.0.push(gpu.op(&kernels::block_bounds(shape), build).await?);
+                ops.0.push(gpu.op(&kernels::block_summary(shape, kept), build).await?);
             }
         }
         Ok(ops)

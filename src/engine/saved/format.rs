@@ -91,9 +91,9 @@ fn describe_index(shape: &Shape, index: Option<&IndexOptions>) -> Vec<(&'static 
         Some(set) => format!("the stored set {}", set.id()),
         None => format!("chosen from the first {} tokens", index.stats_tokens),
     };
-    let kept = if index.bounds { "codes and bounds" } else { "codes" };
+    let kept = index.summaries().iter().fold("codes".to_owned(), |kept, s| kept + " and " + s.name);
     vec![
-        ("the index", kept.into()),
+        ("the index", kept),
         ("the number of index channels", shape.index.channels.to_string()),
         ("the number of index bits", shape.index.bits.to_string()),
         ("the choice of index channels", channels),
@@ -113,14 +113,15 @@ fn checksum(file: &ModelFile) -> u32 {
     hasher.finalize()
 }
 
-/// The parts of a saved block: keys and values of every layer, then of every layer its codes and its bounds.
-#[derive(Clone, Copy, Debug)]
+/// The parts of a saved block: keys and values of every layer, then of every layer its codes and its summaries.
+#[derive(Clone, Debug)]
 pub(super) struct Record {
     layers: u64,
     /// Bytes of one layer.
     kv: u64,
     pub(super) codes: u64,
-    pub(super) bounds: u64,
+    /// Each of them.
+    pub(super) summaries: Vec<u64>,
 }
 
 impl Record {
@@ -129,7 +130,9 @@ impl Record {
             layers: layers.into(),
             kv: shape.block_bytes(),
             codes: index.map_or(0, |_| shape.block_code_bytes()),
-            bounds: index.filter(|index| index.bounds).map_or(0, |_| shape.block_bounds_bytes()),
+            summaries: index.map(IndexOptions::summaries).map_or(Vec::new(), |summaries| {
+                summaries.iter().map(|summary| summary.block_bytes(shape)).collect()
+            }),
         }
     }
 
@@ -138,6 +141,6 @@ impl Record {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.layers * (self.kv + self.codes + self.bounds)
+        self.layers * (self.kv + self.codes + self.summaries.iter().sum::<u64>())
     }
 }

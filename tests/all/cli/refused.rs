@@ -29,7 +29,7 @@ fn options_out_of_range() {
         ("--top-p", "0", "above 0 and at most 1"),
         ("--top-p", "1.5", "above 0 and at most 1"),
         ("--context", "8193", "the model's context is 8192 tokens"),
-        ("--scorer", "best", "codes, minmax, none or oracle"),
+        ("--scorer", "best", ", none or oracle"),
         ("--token-scorer", "minmax", "codes, none or oracle"),
         ("--index-channels", "12", "a multiple of 8"),
         ("--index-bits", "3", "2, 4 or 8"),

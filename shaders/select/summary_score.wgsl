@@ -1,13 +1,13 @@
-// Level 1 by the bounds of a block's keys, summed over the query group (AsyncTLS, arXiv 2604.07815, after Quest,
-// arXiv 2406.10774). The sum is linear, so that with Qp = sum_h max(q_h, 0) and Qn = sum_h min(q_h, 0)
-//   s = sum_h sum_c max(q_h[c] high[c], q_h[c] low[c]) = Qp . high + Qn . low
+// Level 1 by summaries of blocks, summed over the query group: the slot folds a query into rows like those of the summary,
+// and a block's score is their product. The sum over the group is linear, so it is of queries rather than of scores.
 // One score a KV head, where the group's first query head's would be. Four blocks a workgroup, 16 lanes a block.
 // Grid: (ceil(most sealed blocks of a row / 4), KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include <kv>
-//!include lib/bounds.wgsl
+//!include lib/summary.wgsl
+//!include <fold>
 
 const WORKGROUP: u32 = 64u;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
@@ -19,13 +19,13 @@ struct Scores {
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;
-@group(0) @binding(3) var<storage, read> bounds: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> summary: array<vec4<u32>>;
 // [row][query head][stride], by logical block
 @group(0) @binding(4) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(5) var<uniform> score_rows: Scores;
 
-// Qp, then Qn.
-var<workgroup> queries: array<f32, 2u * HEAD_DIM>;
+// By row of the summary.
+var<workgroup> queries: array<f32, SUMMARY_ROWS * HEAD_DIM>;
 var<workgroup> sums: array<f32, WORKGROUP>;
 
 fn four_queries(at: u32) -> vec4<f32> {
@@ -42,15 +42,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     for (var c = lane; c < HEAD_DIM; c += WORKGROUP) {
-        var positive = 0.0;
-        var negative = 0.0;
+        var folded = array<f32, SUMMARY_ROWS>();
         for (var h = 0u; h < GROUP; h++) {
-            let q = qkv[row * ROW_WIDTH + (kv_head * GROUP + h) * HEAD_DIM + c];
-            positive += max(q, 0.0);
-            negative += min(q, 0.0);
+            var one = fold(qkv[row * ROW_WIDTH + (kv_head * GROUP + h) * HEAD_DIM + c]);
+            for (var r = 0u; r < SUMMARY_ROWS; r++) {
+                folded[r] += one[r];
+            }
         }
-        queries[c] = positive;
-        queries[HEAD_DIM + c] = negative;
+        for (var r = 0u; r < SUMMARY_ROWS; r++) {
+            queries[r * HEAD_DIM + c] = folded[r];
+        }
     }
     workgroupBarrier();
     let choice = group.x * 4u + lane / 16u;
@@ -59,11 +60,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum = 0.0;
     if slot < segment.blocks {
         for (var i = lane % 16u; i < ROW_VECS; i += 16u) {
-            let high = bounds[bounds_row(slot, kv_head, HIGH) + i];
-            let low = bounds[bounds_row(slot, kv_head, LOW) + i];
-            sum += dot(four_queries(i * 8u), kv_low(high)) + dot(four_queries(i * 8u + 4u), kv_high(high))
-                + dot(four_queries(HEAD_DIM + i * 8u), kv_low(low))
-                + dot(four_queries(HEAD_DIM + i * 8u + 4u), kv_high(low));
+            var products = 0.0;
+            // The last row first.
+            for (var r = SUMMARY_ROWS; r > 0u; r--) {
+                let eight = summary[summary_row(slot, kv_head, r - 1u) + i];
+                let at = (r - 1u) * HEAD_DIM + i * 8u;
+                products += dot(four_queries(at), kv_low(eight));
+                products += dot(four_queries(at + 4u), kv_high(eight));
+            }
+            sum += products;
         }
     }
     sums[lane] = sum;
