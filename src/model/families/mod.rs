@@ -3,6 +3,7 @@
 mod description;
 mod glm4_moe_lite;
 mod llama;
+mod qwen2;
 mod qwen3;
 mod rope;
 
@@ -16,8 +17,9 @@ use rope::Turning;
 /// Name in GGUF files, name in `config.json`, reader.
 type Family = (&'static str, &'static str, fn(&ModelFile, Description<'_>) -> Result<ModelConfig>);
 
-const FAMILIES: [Family; 4] = [
+const FAMILIES: [Family; 5] = [
     ("llama", "LlamaForCausalLM", llama::read),
+    ("qwen2", "Qwen2ForCausalLM", qwen2::read),
     ("qwen3", "Qwen3ForCausalLM", qwen3::read),
     ("qwen3moe", "Qwen3MoeForCausalLM", qwen3::read_experts),
     ("deepseek2", "Glm4MoeLiteForCausalLM", glm4_moe_lite::read),
