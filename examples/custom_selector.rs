@@ -54,7 +54,7 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
         kv: kv.as_entire_buffer_binding(),
         output: output.as_entire_buffer_binding(),
         codes: None,
-        bounds: None,
+        summary: None,
     };
     let layer = decode.bind(&tensors).await?;
 

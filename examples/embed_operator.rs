@@ -116,7 +116,7 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
         kv: kv.as_entire_buffer_binding(),
         output: output.as_entire_buffer_binding(),
         codes: Some(index),
-        bounds: None,
+        summary: None,
     };
     let layer = decode.bind(&tensors).await?;
 

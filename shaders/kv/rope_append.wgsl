@@ -1,4 +1,4 @@
-// Norms (where a model does) and rotates the queries and keys of each row in place (arXiv 2104.09864) and appends keys and
+// Adds biases and norms (where a model does) and rotates the queries and keys of each row in place (arXiv 2104.09864) and appends keys and
 // values to the cache. The angles come from the host in f64: a shader's own cos and sin lose accuracy at large arguments.
 // One dispatch a segment that rows append to; a row belongs to the segment of its open block. A lane has one pair, and
 // asks for all that it reads before it waits for any of it. Grid: (q and kv heads, rows).
@@ -6,6 +6,7 @@
 //!include lib/step.wgsl
 //!include <kv>
 //!include <reduce>
+//!include <head_bias>
 //!include <head_norm>
 
 @group(0) @binding(1) var<uniform> segment: Segment;
@@ -33,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         second = first + 1u;
     }
     let at = row * ROW_WIDTH + head * HEAD_DIM;
-    var values = vec2(qkv[at + first], qkv[at + second]);
+    var values = with_bias(vec2(qkv[at + first], qkv[at + second]), head, first, second);
     let weights = head_weights(head, first, second);
     let angle = step[H_ANGLES_AT] + (row * PAIRS + pair) * 2u;
     let cosine = bitcast<f32>(step[angle]);
@@ -50,7 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if has_pair {
         rotated[first] = values.x;
         rotated[second] = values.y;
-        if head < Q_HEADS + KV_HEADS {
+        if HAS_BIAS || head < Q_HEADS + KV_HEADS {
             qkv[at + first] = values.x;
             qkv[at + second] = values.y;
         }

@@ -7,7 +7,7 @@ use super::rig::{POISON, Random, bits, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{
-    BlockScorer, Blocks, Budget, IndexFormat, RowBudget, Shape, TokenScorer, TwoLevel,
+    BlockScorer, Blocks, Budget, IndexFormat, RowBudget, Shape, Summary, TokenScorer, TwoLevel,
 };
 use crate::gpu::Gpu;
 use crate::kernels;
@@ -16,13 +16,15 @@ use crate::operator::{
     Tensors,
 };
 use crate::reference::model::dot;
-use crate::reference::select::{bounds_score, log_sum_exp, softmax_mean, top_k};
+use crate::reference::select::{log_sum_exp, softmax_mean, top_k};
+use crate::reference::summary::SummaryTwin;
 
-const TWO_LEVELS: [(BlockScorer, TokenScorer); 6] = [
+const TWO_LEVELS: [(BlockScorer, TokenScorer); 7] = [
     (BlockScorer::Codes, TokenScorer::Codes),
     (BlockScorer::Codes, TokenScorer::None),
     (BlockScorer::MinMax, TokenScorer::None),
     (BlockScorer::MinMax, TokenScorer::Codes),
+    (BlockScorer::MeanStd, TokenScorer::Codes),
     (BlockScorer::None, TokenScorer::Codes),
     (BlockScorer::Oracle, TokenScorer::Oracle),
 ];
@@ -67,7 +69,7 @@ struct Buffers {
     kv: wgpu::Buffer,
     output: wgpu::Buffer,
     codes: wgpu::Buffer,
-    bounds: wgpu::Buffer,
+    summary: wgpu::Buffer,
 }
 
 /// Bytes before each tensor.
@@ -78,7 +80,13 @@ fn after(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
 }
 
 impl Buffers {
-    async fn new(gpu: &Gpu, options: &Options, cache: &Cache, qkv: &[f32]) -> Result<Self> {
+    async fn new(
+        gpu: &Gpu,
+        options: &Options,
+        summary: Option<&Summary>,
+        cache: &Cache,
+        qkv: &[f32],
+    ) -> Result<Self> {
         let shape = &options.shape;
         let poison = |words: u64| vec![POISON; words as usize];
         let filled =
@@ -94,7 +102,8 @@ impl Buffers {
         let heads = u64::from(options.limits.rows * shape.q_heads());
         let outputs = poison(heads * u64::from(shape.value_dim()));
         let codes = poison(blocks * shape.block_code_bytes() / 4);
-        let bounds = poison(blocks * shape.block_bounds_bytes() / 4);
+        let summary_bytes = summary.map_or(0, |kept| kept.block_bytes(shape));
+        let summary = poison(blocks * summary_bytes / 4);
         let buffer = async |what: &str, words: &[u32]| {
             gpu.storage_with(what, bytemuck::cast_slice(&filled(words))).await
         };
@@ -103,7 +112,7 @@ impl Buffers {
             kv: buffer("keys and values", &cache.segment_words(0)).await?,
             output: buffer("the output", &outputs).await?,
             codes: buffer("codes", &codes).await?,
-            bounds: buffer("bounds", &bounds).await?,
+            summary: buffer("summary", &summary).await?,
         })
     }
 
@@ -167,7 +176,7 @@ async fn decode(gpu: &Gpu, shape: Shape, selector: Selector, rows: u32) -> Resul
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
     let qkv = random_qkv(&shape, places.len());
-    let buffers = Buffers::new(gpu, &options, &cache, &qkv).await?;
+    let buffers = Buffers::new(gpu, &options, selector.summary(), &cache, &qkv).await?;
     let mut random = Random::new(3);
     let channels = random_channels(&shape, 1, &mut random).concat();
     let lists = lists(&places, &shape, &mut random);
@@ -180,10 +189,10 @@ async fn decode(gpu: &Gpu, shape: Shape, selector: Selector, rows: u32) -> Resul
             codes: selector
                 .reads_codes()
                 .then(|| Codes { channels: &channels, codes: after(&buffers.codes) }),
-            bounds: selector.reads_bounds().then(|| after(&buffers.bounds)),
+            summary: selector.summary().map(|_| after(&buffers.summary)),
         })
         .await?;
-    let has_index = selector.reads_codes() || selector.reads_bounds();
+    let has_index = selector.reads_codes() || selector.summary().is_some();
     let two_level = match selector {
         Selector::TwoLevel { blocks, tokens } => {
             Some(TwoLevel { budget: budget(), block_scorer: blocks, token_scorer: tokens })
@@ -290,14 +299,14 @@ impl Row<'_> {
         let RowBudget { sealed, sink, recent_first, blocks, .. } = self.budget;
         let scores: Vec<f64> = match scorer {
             BlockScorer::None => return (sink..recent_first).collect(),
-            BlockScorer::MinMax => (0..sealed)
+            BlockScorer::MinMax | BlockScorer::MeanStd => (0..sealed)
                 .map(|block| {
                     let keys: Vec<&[f32]> = self
                         .tokens(block)
                         .map(|t| self.cache.key(self.sequence, self.head, t))
                         .collect();
-                    let (low, high) = crate::reference::index::bounds(&keys);
-                    bounds_score(&self.queries(), &low, &high)
+                    let twin = SummaryTwin::of(scorer).expect("it reads a summary");
+                    twin.score(&self.queries(), &twin.rows(&keys))
                 })
                 .collect(),
             BlockScorer::Codes | BlockScorer::Oracle => {
@@ -366,7 +375,7 @@ async fn prefill(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
     let qkv = random_qkv(&shape, places.len());
-    let buffers = Buffers::new(gpu, &options, &cache, &qkv).await?;
+    let buffers = Buffers::new(gpu, &options, None, &cache, &qkv).await?;
     let prefill = Prefill::new(gpu, options).await?;
     let bound = prefill
         .bind(&PrefillTensors {

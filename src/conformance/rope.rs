@@ -11,25 +11,36 @@ use crate::kernels;
 use crate::reference::model::{rms_norm, rope};
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
-    let mut add = |shape: Shape, norm: Option<f32>| {
+    let mut add = |shape: Shape, norm: Option<f32>, is_biased: bool| {
         for segments in [1, 2] {
             let normed = if norm.is_some() { " normed" } else { "" };
-            let label = format!("{}{normed} segments {segments}", shape_label(&shape));
+            let biased = if is_biased { " biased" } else { "" };
+            let label = format!("{}{biased}{normed} segments {segments}", shape_label(&shape));
             cases.push(Case::new("rope_append", label, true, move |gpu| {
-                Box::pin(rope_append(gpu, shape, norm, segments))
+                Box::pin(rope_append(gpu, shape, norm, is_biased, segments))
             }));
         }
     };
     for shape in shapes().into_iter().chain(sizes()) {
-        add(shape, None);
+        add(shape, None, false);
         // Heads shorter than a workgroup, as long as several, and of unequal shares of lanes; pairs of both kinds.
         if [32, 80, 96, 256].contains(&shape.head_dim) && shape.group > 1 {
-            add(shape, Some(1e-6));
+            add(shape, Some(1e-6), false);
+            add(shape, None, true);
+        }
+        if shape.head_dim == 80 && shape.group > 1 {
+            add(shape, Some(1e-6), true);
         }
     }
 }
 
-async fn rope_append(gpu: &Gpu, shape: Shape, norm: Option<f32>, segments: u32) -> Result<Verdict> {
+async fn rope_append(
+    gpu: &Gpu,
+    shape: Shape,
+    norm: Option<f32>,
+    is_biased: bool,
+    segments: u32,
+) -> Result<Verdict> {
     let lengths = [shape.block + 1, 3 * shape.block + 8, 1];
     let counts = [3, shape.block + 6, 1];
     let cache = Cache::new(shape, &lengths, segments, Family::Random);
@@ -49,7 +60,13 @@ async fn rope_append(gpu: &Gpu, shape: Shape, norm: Option<f32>, segments: u32) 
     let mut random = Random::new(17);
     let weights = [random.floats(d), random.floats(d)];
     let weight_bits = [bits(&weights[0]), bits(&weights[1])];
+    let bias = random.floats(width);
+    let bias_bits = bits(&bias);
     let mut turned = bits(&qkv);
+    if is_biased {
+        // One sum, rounded as the shader rounds it.
+        qkv.iter_mut().zip(bias.iter().cycle()).for_each(|(v, bias)| *v += bias);
+    }
     let mut caches = Vec::new();
     for segment in 0..segments {
         let params = cache.segment(segment);
@@ -62,9 +79,10 @@ async fn rope_append(gpu: &Gpu, shape: Shape, norm: Option<f32>, segments: u32) 
             kv: Data::InOut(&before),
             q_weight: weight(0),
             k_weight: weight(1),
+            bias: is_biased.then_some(Data::In(&bias_bits)),
         };
         let grid = (shape.q_heads() + 2 * shape.kv_heads, step.rows, 1);
-        let results = run(gpu, &kernels::rope_append(&shape, norm), data, grid).await?;
+        let results = run(gpu, &kernels::rope_append(&shape, norm, is_biased), data, grid).await?;
         caches.push(results.kv);
         turned = results.qkv;
     }

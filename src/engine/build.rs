@@ -2,7 +2,9 @@
 
 use super::host::Host;
 use super::layer::Layer;
-use super::ops::{AttentionWeights, EndOps, FfnWeights, LatentWeights, LayerWeights, OpMaker};
+use super::ops::{
+    AttentionWeights, EndOps, FfnWeights, HeadWeights, LatentWeights, LayerWeights, OpMaker,
+};
 use super::scratch::Scratch;
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
 use crate::gpu::Gpu;
@@ -365,11 +367,17 @@ async fn load_layer(
     Ok(LayerWeights {
         attn_norm: loader.vector(layer.attn_norm).await?,
         attention: match &layer.attention {
-            AttentionTensors::Grouped { qkv, head_norms } => AttentionWeights::Grouped {
+            AttentionTensors::Grouped { qkv, norms, biases } => AttentionWeights::Grouped {
                 qkv: loader.matrix(qkv, 1).await?,
-                head_norms: match head_norms {
-                    None => None,
-                    Some([q, k]) => Some([loader.vector(q).await?, loader.vector(k).await?]),
+                heads: HeadWeights {
+                    norms: match norms {
+                        None => None,
+                        Some([q, k]) => Some([loader.vector(q).await?, loader.vector(k).await?]),
+                    },
+                    biases: match biases {
+                        None => None,
+                        Some(biases) => Some(loader.vectors(biases).await?),
+                    },
                 },
             },
             AttentionTensors::Latent(latent) => {

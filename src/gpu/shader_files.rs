@@ -42,6 +42,8 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("lib/fold_moments.wgsl", include_str!("../../shaders/lib/fold_moments.wgsl")),
     ("lib/gate_sigmoid.wgsl", include_str!("../../shaders/lib/gate_sigmoid.wgsl")),
     ("lib/gate_softmax.wgsl", include_str!("../../shaders/lib/gate_softmax.wgsl")),
+    ("lib/head_bias_added.wgsl", include_str!("../../shaders/lib/head_bias_added.wgsl")),
+    ("lib/head_bias_none.wgsl", include_str!("../../shaders/lib/head_bias_none.wgsl")),
     ("lib/head_norm_none.wgsl", include_str!("../../shaders/lib/head_norm_none.wgsl")),
     ("lib/head_norm_rms.wgsl", include_str!("../../shaders/lib/head_norm_rms.wgsl")),
     ("lib/hot_slots.wgsl", include_str!("../../shaders/lib/hot_slots.wgsl")),

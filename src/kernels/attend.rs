@@ -44,7 +44,7 @@ crate::bindings! {
         step: read,
         /// The segment that `kv` is.
         segment: uniform SegmentParams,
-        /// \[row\]\[query heads, key heads, value heads\]\[dimension\], f32: turned in place.
+        /// \[row\]\[query heads, key heads, value heads\]\[dimension\], f32: biased and turned in place.
         qkv: write,
         /// The segment: \[block\]\[KV head\]\[keys, values\]\[token\]\[dimension\], f16 in pairs.
         kv: write,
@@ -52,6 +52,8 @@ crate::bindings! {
         q_weight: optional read,
         /// \[dimension\], f32: weights of the norm of a key.
         k_weight: optional read,
+        /// \[query heads, key heads, value heads\]\[dimension\], f32.
+        bias: optional read,
     }
 
     /// Of [`dense_split`] and [`sparse_split`].
@@ -212,10 +214,13 @@ pub(super) fn kv_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     spec(file, shape).slot("kv", "lib/kv_packed_f16.wgsl")
 }
 
-/// With `norm`, heads of queries and keys are normed with this epsilon. Grid: (query heads + 2 * KV heads, rows).
-pub fn rope_append(shape: &Shape, norm: Option<f32>) -> ShaderSpec {
-    let spec =
-        kv_spec("kv/rope_append.wgsl", shape).constant("ROPE_INTERLEAVED", shape.rope_interleaved);
+/// With `norm`, heads of queries and keys are normed with this epsilon; biases come before that. Grid: (query heads + 2 * KV
+/// heads, rows).
+pub fn rope_append(shape: &Shape, norm: Option<f32>, is_biased: bool) -> ShaderSpec {
+    let bias = if is_biased { "lib/head_bias_added.wgsl" } else { "lib/head_bias_none.wgsl" };
+    let spec = kv_spec("kv/rope_append.wgsl", shape)
+        .constant("ROPE_INTERLEAVED", shape.rope_interleaved)
+        .slot("head_bias", bias);
     match norm {
         None => spec.slot("head_norm", "lib/head_norm_none.wgsl"),
         Some(epsilon) => {

@@ -138,7 +138,10 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
         all.push((prefill(tier, &of_prompts, width), fields::<Prefill<()>>()));
     } else {
         for norm in [None, Some(1e-6)] {
-            all.push((rope_append(shape, norm), fields::<RopeAppend<()>>()));
+            for is_biased in [false, true] {
+                let append = rope_append(shape, norm, is_biased);
+                all.push((append, fields::<RopeAppend<()>>()));
+            }
         }
         all.push((prefill(tier, shape, shape.row_width()), fields::<Prefill<()>>()));
     }

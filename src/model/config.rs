@@ -37,6 +37,24 @@ pub struct ModelConfig {
     pub experts: Option<Experts>,
 }
 
+/// What one layer is made of. All layers turn by the same angles and norm with the same epsilon, which a step knows once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerConfig<'a> {
+    /// Attention.
+    pub attention: AttentionConfig,
+    /// The feed-forward network.
+    pub ffn: FfnConfig<'a>,
+}
+
+/// The two kinds of feed-forward networks, both SwiGLU's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FfnConfig<'a> {
+    /// One of this width for every token.
+    Dense(u32),
+    /// A mixture of experts.
+    Experts(&'a Experts),
+}
+
 /// The two kinds of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -58,6 +76,8 @@ pub struct Grouped {
     pub head_dim: u32,
     /// Whether each head of queries and keys is normed before it is turned.
     pub head_norms: bool,
+    /// Whether queries, keys and values have biases.
+    pub biases: bool,
 }
 
 /// Shapes of multi-head latent attention.
@@ -195,9 +215,13 @@ impl ModelConfig {
         }
     }
 
-    /// Whether a layer has experts.
-    pub fn has_experts(&self, layer: u32) -> bool {
-        self.experts.as_ref().is_some_and(|experts| experts.layers[layer as usize])
+    /// What a layer is made of.
+    pub fn layer(&self, layer: u32) -> LayerConfig<'_> {
+        let experts = self.experts.as_ref().filter(|experts| experts.layers[layer as usize]);
+        LayerConfig {
+            attention: self.attention,
+            ffn: experts.map_or(FfnConfig::Dense(self.ffn), FfnConfig::Experts),
+        }
     }
 
     /// The shape of decode attention, and of the cache.
@@ -253,9 +277,9 @@ impl ModelConfig {
         };
         (0..self.layers)
             .map(|layer| {
-                let width = match &self.experts {
-                    Some(experts) if self.has_experts(layer) => experts.slots() * experts.ffn,
-                    _ => self.ffn,
+                let width = match self.layer(layer).ffn {
+                    FfnConfig::Experts(experts) => experts.slots() * experts.ffn,
+                    FfnConfig::Dense(width) => width,
                 };
                 attention + 3 * hidden * u64::from(width)
             })

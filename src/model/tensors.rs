@@ -1,6 +1,6 @@
 //! Which tensors of a file make which matrices of a model, under the names of either format.
 
-use super::config::{AttentionConfig, Experts, Grouped, Latent, ModelConfig};
+use super::config::{AttentionConfig, Experts, FfnConfig, Grouped, Latent, ModelConfig};
 use super::file::ModelFile;
 use super::gguf::TensorInfo;
 use crate::kernels::WeightFormat;
@@ -44,7 +44,13 @@ pub(crate) struct LayerTensors<'a> {
 }
 
 pub(crate) enum AttentionTensors<'a> {
-    Grouped { qkv: Recipe<'a>, head_norms: Option<[&'a TensorInfo; 2]> },
+    Grouped {
+        qkv: Recipe<'a>,
+        /// Of a head's query and key.
+        norms: Option<[&'a TensorInfo; 2]>,
+        /// Of queries, keys and values.
+        biases: Option<[&'a TensorInfo; 3]>,
+    },
     Latent(LatentTensors<'a>),
 }
 
@@ -142,12 +148,12 @@ impl<'a> Finder<'a> {
     }
 
     fn layer(&self, config: &ModelConfig, i: u32) -> Result<LayerTensors<'a>> {
-        let layer = Layer { finder: self, i };
+        let (layer, described) = (Layer { finder: self, i }, config.layer(i));
         let hidden = u64::from(config.hidden);
         let attended = u64::from(config.attended());
         Ok(LayerTensors {
             attn_norm: layer.get(["attn_norm", "input_layernorm"], &[hidden])?,
-            attention: match config.attention {
+            attention: match described.attention {
                 AttentionConfig::Grouped(heads) => layer.grouped(&heads, hidden)?,
                 AttentionConfig::Latent(heads) => {
                     AttentionTensors::Latent(layer.latent(&heads, hidden)?)
@@ -155,9 +161,9 @@ impl<'a> Finder<'a> {
             },
             output: layer.matrix(["attn_output", "self_attn.o_proj"], &[attended, hidden])?,
             ffn_norm: layer.get(["ffn_norm", "post_attention_layernorm"], &[hidden])?,
-            ffn: match &config.experts {
-                Some(experts) if config.has_experts(i) => layer.experts(experts, hidden)?,
-                _ => layer.dense(hidden, u64::from(config.ffn))?,
+            ffn: match described.ffn {
+                FfnConfig::Experts(experts) => layer.experts(experts, hidden)?,
+                FfnConfig::Dense(width) => layer.dense(hidden, u64::from(width))?,
             },
         })
     }
@@ -174,6 +180,12 @@ impl<'a> Layer<'a, '_> {
         let i = self.i;
         let names = [format!("blk.{i}.{gguf}.weight"), format!("model.layers.{i}.{folder}.weight")];
         self.finder.get([&names[0], &names[1]], shape)
+    }
+
+    fn bias(&self, [gguf, folder]: [&str; 2], length: u64) -> Result<&'a TensorInfo> {
+        let i = self.i;
+        let names = [format!("blk.{i}.{gguf}.bias"), format!("model.layers.{i}.{folder}.bias")];
+        self.finder.get([&names[0], &names[1]], &[length])
     }
 
     fn has(&self, gguf: &str) -> bool {
@@ -197,10 +209,19 @@ impl<'a> Layer<'a, '_> {
                 whole(self.get(["attn_k", "self_attn.k_proj"], &[hidden, kv])?),
                 whole(self.get(["attn_v", "self_attn.v_proj"], &[hidden, kv])?),
             ]),
-            head_norms: if heads.head_norms {
+            norms: if heads.head_norms {
                 Some([
                     self.get(["attn_q_norm", "self_attn.q_norm"], &[d])?,
                     self.get(["attn_k_norm", "self_attn.k_norm"], &[d])?,
+                ])
+            } else {
+                None
+            },
+            biases: if heads.biases {
+                Some([
+                    self.bias(["attn_q", "self_attn.q_proj"], q)?,
+                    self.bias(["attn_k", "self_attn.k_proj"], kv)?,
+                    self.bias(["attn_v", "self_attn.v_proj"], kv)?,
                 ])
             } else {
                 None

@@ -429,10 +429,18 @@ impl Loader<'_> {
 
     /// A norm's weights, as floats, filled up to whole units of the products that norm their inputs.
     pub(crate) async fn vector(&mut self, info: &TensorInfo) -> Result<wgpu::Buffer> {
-        let mut floats = dequantize(info.kind, self.file.bytes(info))?;
+        self.vectors(&[info]).await
+    }
+
+    /// The same, of vectors one after the other.
+    pub(crate) async fn vectors(&mut self, infos: &[&TensorInfo]) -> Result<wgpu::Buffer> {
+        let mut floats = Vec::new();
+        for info in infos {
+            floats.extend(dequantize(info.kind, self.file.bytes(info))?);
+            (self.progress)(info.bytes);
+        }
         floats.resize(floats.len().next_multiple_of(WeightFormat::UNIT as usize), 0.0);
-        (self.progress)(info.bytes);
-        self.gpu.storage_with(&info.name, bytemuck::cast_slice(&floats)).await
+        self.gpu.storage_with(&infos[0].name, bytemuck::cast_slice(&floats)).await
     }
 
     /// Lets the driver finish its copies when more than `most` bytes are staged.

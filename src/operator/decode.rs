@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub struct Decode {
     pub(super) words: Arc<Words>,
     pub(super) options: Options,
-    selector: Selector,
+    pub(super) selector: Selector,
     pub(super) scratch: Scratch,
 }
 
@@ -99,13 +99,13 @@ impl Decode {
                     let bytes = options.cache_bytes(shape.block_code_bytes());
                     given("the codes", &index.codes, bytes, Access::Write)
                 }),
-                tensors.bounds.as_ref().map(|bounds| {
-                    let bytes = options.cache_bytes(shape.block_bounds_bytes());
-                    given("the bounds", bounds, bytes, Access::Write)
+                self.selector.summary().zip(tensors.summary.as_ref()).map(|(kept, summary)| {
+                    let bytes = options.cache_bytes(kept.block_bytes(shape));
+                    given("the summary", summary, bytes, Access::Write)
                 }),
             ],
         )?;
-        let [Some(qkv), Some(kv), Some(out), codes_range, bounds] = bound else {
+        let [Some(qkv), Some(kv), Some(out), codes_range, summary] = bound else {
             unreachable!("three of them are there");
         };
         let codes = match (codes, codes_range) {
@@ -115,7 +115,7 @@ impl Decode {
             }
             _ => None,
         };
-        let layer = Layer { decode: self, qkv, kv, codes, bounds };
+        let layer = Layer { decode: self, qkv, kv, codes, summary };
         let merge = kernels::Merge {
             step: (&self.words.step).into(),
             merge: (&self.scratch.uniforms.merge).into(),
@@ -150,7 +150,7 @@ impl Decode {
     fn check_index(&self, tensors: &Tensors<'_>) -> Result<()> {
         for (what, is_there, is_read) in [
             ("the codes of the index", tensors.codes.is_some(), self.selector.reads_codes()),
-            ("the bounds of blocks", tensors.bounds.is_some(), self.selector.reads_bounds()),
+            ("the summary of blocks", tensors.summary.is_some(), self.selector.summary().is_some()),
         ] {
             let limit = match (is_there, is_read) {
                 (true, false) => "the operator's selector does not read them",

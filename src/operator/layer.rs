@@ -4,7 +4,7 @@ use super::bound::Level;
 use super::decode::Decode;
 use super::scratch::LevelScratch;
 use super::specs::Specs;
-use crate::attention::{BlockScorer, TokenScorer};
+use crate::attention::{BlockScorer, Reads, TokenScorer};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::{Error, Result, kernels};
 
@@ -14,7 +14,7 @@ pub(super) struct Layer<'l> {
     pub(super) qkv: Binding<'l>,
     pub(super) kv: Binding<'l>,
     pub(super) codes: Option<(wgpu::Buffer, Binding<'l>)>,
-    pub(super) bounds: Option<Binding<'l>>,
+    pub(super) summary: Option<Binding<'l>>,
 }
 
 impl Layer<'_> {
@@ -70,17 +70,18 @@ impl Layer<'_> {
         let (step, segment, score_rows) = (self.step(), self.segment(), self.stride());
         let (qkv, scores) = (self.qkv.clone(), Binding::from(&scratch.scores));
         let gpu = self.gpu();
-        let score = match (specs.block_score(scorer), scorer) {
-            (Some(spec), BlockScorer::Codes) => {
+        let score = match (specs.block_score(scorer), scorer.reads()) {
+            (Some(spec), Reads::Codes) => {
                 let (channels, codes) = self.codes()?;
                 let score =
                     kernels::BlockScore { step, segment, qkv, channels, codes, scores, score_rows };
                 Some(gpu.op(&spec, score).await?)
             }
-            (Some(spec), BlockScorer::MinMax) => {
-                let missing = || Error::Gpu("a selector that reads bounds has none".into());
-                let bounds = self.bounds.clone().ok_or_else(missing)?;
-                let score = kernels::BoundsScore { step, segment, qkv, bounds, scores, score_rows };
+            (Some(spec), Reads::Summary(_)) => {
+                let missing = || Error::Gpu("a selector that reads a summary has none".into());
+                let summary = self.summary.clone().ok_or_else(missing)?;
+                let score =
+                    kernels::SummaryScore { step, segment, qkv, summary, scores, score_rows };
                 Some(gpu.op(&spec, score).await?)
             }
             (Some(spec), _) => {
@@ -177,15 +178,15 @@ impl Layer<'_> {
             };
             ops.push(self.gpu().op(&kernels::token_codes(shape), build).await?);
         }
-        if let Some(bounds) = &self.bounds {
-            let build = kernels::BlockBounds {
+        if let (Some(kept), Some(summary)) = (self.decode.selector.summary(), &self.summary) {
+            let build = kernels::BlockSummary {
                 step: self.step(),
                 segment: self.segment(),
                 kv: self.kv.clone(),
-                bounds: bounds.clone(),
+                summary: summary.clone(),
                 index_segment: self.segment(),
             };
-            ops.push(self.gpu().op(&kernels::block_bounds(shape), build).await?);
+            ops.push(self.gpu().op(&kernels::block_summary(shape, kept), build).await?);
         }
         Ok(ops)
     }

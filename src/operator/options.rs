@@ -1,6 +1,6 @@
 //! What an operator is made for: a shape, and the most that a batch may ask of it.
 
-use crate::attention::{BlockScorer, Shape, Step, TokenScorer};
+use crate::attention::{BlockScorer, Reads, Shape, Step, Summary, TokenScorer};
 use crate::gpu::Gpu;
 use crate::{Error, Result};
 
@@ -24,16 +24,20 @@ pub enum Selector {
 impl Selector {
     /// Whether it reads the codes of the index.
     pub fn reads_codes(self) -> bool {
-        matches!(
-            self,
-            Self::TwoLevel { blocks: BlockScorer::Codes, .. }
-                | Self::TwoLevel { tokens: TokenScorer::Codes, .. }
-        )
+        match self {
+            Self::TwoLevel { blocks, tokens } => {
+                blocks.reads() == Reads::Codes || tokens.reads() == Reads::Codes
+            }
+            Self::Dense | Self::Caller => false,
+        }
     }
 
-    /// Whether it reads the bounds of blocks.
-    pub fn reads_bounds(self) -> bool {
-        matches!(self, Self::TwoLevel { blocks: BlockScorer::MinMax, .. })
+    /// The summary of blocks that it reads, if it reads one.
+    pub fn summary(self) -> Option<&'static Summary> {
+        match self {
+            Self::TwoLevel { blocks, .. } => blocks.summary(),
+            Self::Dense | Self::Caller => None,
+        }
     }
 }
 

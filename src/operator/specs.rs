@@ -1,7 +1,7 @@
 //! The kernels of decode attention.
 
 use super::{Options, Selector};
-use crate::attention::{BlockScorer, TokenScorer};
+use crate::attention::{BlockScorer, Reads, TokenScorer};
 use crate::gpu::{Gpu, ShaderSpec};
 use crate::kernels::{self, Place, with_row_width};
 
@@ -33,21 +33,22 @@ impl<'s> Specs<'s> {
     }
 
     pub(super) fn block_score(&self, scorer: BlockScorer) -> Option<ShaderSpec> {
-        let kernel = match scorer {
-            BlockScorer::Codes => kernels::block_score,
-            BlockScorer::MinMax => kernels::bounds_score,
-            BlockScorer::Oracle => kernels::exact_block_score,
-            BlockScorer::None => return None,
+        let shape = &self.options.shape;
+        let spec = match scorer.reads() {
+            Reads::Codes => kernels::block_score(shape),
+            Reads::Summary(summary) => kernels::summary_score(shape, summary),
+            Reads::Keys => kernels::exact_block_score(shape),
+            Reads::Nothing => return None,
         };
-        Some(self.strided(kernel(&self.options.shape)))
+        Some(self.strided(spec))
     }
 
     // Blocks that a workgroup scores at level 1.
     pub(super) fn scored_blocks(&self, scorer: BlockScorer) -> u32 {
-        match scorer {
-            BlockScorer::Codes => kernels::scored_blocks(&self.options.shape),
-            BlockScorer::MinMax => 4,
-            BlockScorer::None | BlockScorer::Oracle => 1,
+        match scorer.reads() {
+            Reads::Codes => kernels::scored_blocks(&self.options.shape),
+            Reads::Summary(_) => kernels::SCORED_SUMMARIES,
+            Reads::Nothing | Reads::Keys => 1,
         }
     }
 
@@ -69,7 +70,7 @@ impl<'s> Specs<'s> {
     }
 
     pub(super) fn top_k_blocks(&self, scorer: BlockScorer) -> ShaderSpec {
-        kernels::top_k_blocks(self.gpu.tier, &self.options.shape, scorer, None)
+        kernels::top_k_blocks(self.gpu.tier, &self.options.shape, scorer.row().rank, None)
     }
 
     pub(super) fn top_k_tokens(&self) -> ShaderSpec {
@@ -92,8 +93,8 @@ pub(super) fn specs(gpu: &Gpu, options: &Options, selector: Selector) -> Vec<Sha
     if selector.reads_codes() {
         all.push(kernels::token_codes(&options.shape));
     }
-    if selector.reads_bounds() {
-        all.push(kernels::block_bounds(&options.shape));
+    if let Some(summary) = selector.summary() {
+        all.push(kernels::block_summary(&options.shape, summary));
     }
     all
 }

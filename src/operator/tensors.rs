@@ -19,10 +19,10 @@ pub struct Tensors<'a> {
     pub output: wgpu::BufferBinding<'a>,
     /// The index by codes, for selectors that read it.
     pub codes: Option<Codes<'a>>,
-    /// The bounds of each block, for [`BlockScorer::MinMax`](crate::attention::BlockScorer::MinMax):
-    /// [`Shape::block_bounds_bytes`] a physical block. Written by [`Bound::index`](super::Bound::index), in a buffer that no
-    /// other tensor is in; what it holds is for the kernels to know.
-    pub bounds: Option<wgpu::BufferBinding<'a>>,
+    /// The summary of each block, for scorers that read one ([`Selector::summary`](super::Selector::summary)):
+    /// [`Summary::block_bytes`](crate::attention::Summary::block_bytes) a physical block. Written by
+    /// [`Bound::index`](super::Bound::index), in a buffer that no other tensor is in; what it holds is for the kernels to know.
+    pub summary: Option<wgpu::BufferBinding<'a>>,
 }
 
 /// Bytes from the beginning of [`Tensors::kv`] to the key of a token: the `token`-th of this physical block.

@@ -14,6 +14,7 @@ mod gguf;
 #[cfg(feature = "text")]
 mod needle;
 mod offload;
+mod operator;
 mod quantise;
 mod rewound;
 #[cfg(feature = "text")]

@@ -76,7 +76,7 @@ fn run(engine: &Engine, attention: &Attention, prompt_tokens: u32, steps: u32) -
     all
 }
 
-const MODELS: [&str; 3] = ["llama/model", "qwen3/model.gguf", "glm4-moe-lite/model"];
+const MODELS: [&str; 4] = ["llama/model", "qwen2/model", "qwen3/model.gguf", "glm4-moe-lite/model"];
 
 fn assert_same_steps(
     what: &str,

@@ -16,8 +16,16 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
-const MODELS: [&str; 7] =
-    ["llama", "llama3", "qwen3", "qwen3-yarn", "qwen3-moe", "glm4-moe-lite", "qwen3-kquants"];
+const MODELS: [&str; 8] = [
+    "llama",
+    "llama3",
+    "qwen2",
+    "qwen3",
+    "qwen3-yarn",
+    "qwen3-moe",
+    "glm4-moe-lite",
+    "qwen3-kquants",
+];
 
 fn folder(name: &str) -> PathBuf {
     Path::new("tests/goldens/tiny").join(name)

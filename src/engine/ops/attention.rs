@@ -11,12 +11,16 @@ use crate::model::weights::Matrix;
 
 /// Weights of a layer's attention but for its output matrix.
 pub(in crate::engine) enum AttentionWeights {
-    /// Weights of the norms of a head's query and key, where there are such norms.
-    Grouped {
-        qkv: Matrix,
-        head_norms: Option<[wgpu::Buffer; 2]>,
-    },
+    Grouped { qkv: Matrix, heads: HeadWeights },
     Latent(LatentWeights),
+}
+
+/// What is done to the heads of a row before they turn, in the models that do so.
+pub(in crate::engine) struct HeadWeights {
+    /// Weights of the norms of a head's query and key.
+    pub(in crate::engine) norms: Option<[wgpu::Buffer; 2]>,
+    /// Biases of queries, keys and values.
+    pub(in crate::engine) biases: Option<wgpu::Buffer>,
 }
 
 pub(in crate::engine) enum AttentionOps {
@@ -39,8 +43,8 @@ impl OpMaker<'_> {
         cache: &LayerCache,
     ) -> Result<AttentionOps> {
         match weights {
-            AttentionWeights::Grouped { qkv, head_norms } => {
-                let made = self.grouped(qkv, head_norms.as_ref(), normed, cache).await;
+            AttentionWeights::Grouped { qkv, heads } => {
+                let made = self.grouped(qkv, heads, normed, cache).await;
                 made.map(AttentionOps::Grouped)
             }
             AttentionWeights::Latent(weights) => {
@@ -53,7 +57,7 @@ impl OpMaker<'_> {
     async fn grouped(
         &mut self,
         qkv: &Matrix,
-        head_norms: Option<&[wgpu::Buffer; 2]>,
+        heads: &HeadWeights,
         normed: Inputs<'_>,
         cache: &LayerCache,
     ) -> Result<GroupedOps> {
@@ -67,7 +71,7 @@ impl OpMaker<'_> {
         for (index, kv) in cache.kv.iter().enumerate() {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
             let step = scratch.append_step();
-            ops.rope_append.push(self.rope_append(head_norms, step, &segment, kv).await?);
+            ops.rope_append.push(self.rope_append(heads, step, &segment, kv).await?);
             if cache.slots.is_some() {
                 continue;
             }
@@ -87,20 +91,23 @@ impl OpMaker<'_> {
     // Appends rows to `kv`, one segment of the cache, whose blocks the tables of `step` name.
     pub(super) async fn rope_append(
         &self,
-        head_norms: Option<&[wgpu::Buffer; 2]>,
+        heads: &HeadWeights,
         step: &wgpu::Buffer,
         segment: &wgpu::Buffer,
         kv: &wgpu::Buffer,
     ) -> Result<Op> {
+        let norms = heads.norms.as_ref();
         let append = kernels::RopeAppend {
             step,
             segment,
             qkv: &self.scratch.rows,
             kv,
-            q_weight: head_norms.map(|[q, _]| q),
-            k_weight: head_norms.map(|[_, k]| k),
+            q_weight: norms.map(|[q, _]| q),
+            k_weight: norms.map(|[_, k]| k),
+            bias: heads.biases.as_ref(),
         };
-        let epsilon = head_norms.map(|_| self.config.epsilon);
-        self.gpu.op(&kernels::rope_append(&self.shape, epsilon), append).await
+        let epsilon = norms.map(|_| self.config.epsilon);
+        let spec = kernels::rope_append(&self.shape, epsilon, heads.biases.is_some());
+        self.gpu.op(&spec, append).await
     }
 }

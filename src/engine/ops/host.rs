@@ -65,9 +65,8 @@ impl OpMaker<'_> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         let host = scratch.host.as_ref().expect("a hot cache has its buffers");
         let chunk_append = match &weights.attention {
-            AttentionWeights::Grouped { head_norms, .. } => {
-                let norms = head_norms.as_ref();
-                self.rope_append(norms, &host.tables, &host.chunk_segment, &host.chunk).await?
+            AttentionWeights::Grouped { heads, .. } => {
+                self.rope_append(heads, &host.tables, &host.chunk_segment, &host.chunk).await?
             }
             AttentionWeights::Latent(latent) => {
                 self.latent_append(latent, &host.tables, &host.chunk_segment, &host.chunk).await?

@@ -7,7 +7,7 @@ mod index;
 mod latent;
 mod product;
 
-pub(super) use attention::{AttentionOps, AttentionWeights};
+pub(super) use attention::{AttentionOps, AttentionWeights, HeadWeights};
 pub(super) use ffn::{FfnOps, FfnWeights};
 pub(super) use host::{HostLayerOps, HostOps};
 pub(super) use index::{Candidates, IndexOps, SealingOps};

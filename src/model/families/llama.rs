@@ -1,13 +1,12 @@
 //! Llama: grouped-query attention, SwiGLU, no biases.
 
 use super::description::Description;
-use super::{EXPERTS, llama_like, no_biases};
+use super::{EXPERTS, Heads, llama_like};
 use crate::model::config::ModelConfig;
 use crate::model::file::ModelFile;
 use crate::{Error, Result};
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
-    no_biases(file)?;
     for key in EXPERTS {
         if let Some(experts) = description.opt_number(key)?.filter(|&experts| experts > 0) {
             return Err(Error::Model(format!(
@@ -16,5 +15,6 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
         }
     }
     // GGUF's converter permutes Wq and Wk so that rotary pairs are neighbours.
-    llama_like(file, description, "llama", false, !description.is_json())
+    let heads = Heads { interleaved: !description.is_json(), ..Heads::default() };
+    llama_like(file, description, "llama", heads)
 }

@@ -3,6 +3,7 @@
 mod description;
 mod glm4_moe_lite;
 mod llama;
+mod qwen2;
 mod qwen3;
 mod rope;
 
@@ -16,8 +17,9 @@ use rope::Turning;
 /// Name in GGUF files, name in `config.json`, reader.
 type Family = (&'static str, &'static str, fn(&ModelFile, Description<'_>) -> Result<ModelConfig>);
 
-const FAMILIES: [Family; 4] = [
+const FAMILIES: [Family; 5] = [
     ("llama", "LlamaForCausalLM", llama::read),
+    ("qwen2", "Qwen2ForCausalLM", qwen2::read),
     ("qwen3", "Qwen3ForCausalLM", qwen3::read),
     ("qwen3moe", "Qwen3MoeForCausalLM", qwen3::read_experts),
     ("deepseek2", "Glm4MoeLiteForCausalLM", glm4_moe_lite::read),
@@ -55,8 +57,19 @@ const EXPERTS: [Key; 2] =
 const EXPERT_FFN: Key = key("expert_feed_forward_length", "moe_intermediate_size");
 const EXPERTS_USED: Key = key("expert_used_count", "num_experts_per_tok");
 
+/// What sets the heads of families apart that are otherwise as Llama's.
+#[derive(Clone, Copy, Debug, Default)]
+struct Heads {
+    /// Norms of queries and keys.
+    norms: bool,
+    /// Biases of queries, keys and values.
+    biases: bool,
+    /// Rotary pairs are neighbours.
+    interleaved: bool,
+}
+
 /// Heads of grouped-query attention.
-fn grouped(description: Description<'_>, head_norms: bool) -> Result<Grouped> {
+fn grouped(description: Description<'_>, heads: Heads) -> Result<Grouped> {
     let hidden = description.size(HIDDEN)?;
     let q_heads = description.size(Q_HEADS)?;
     let kv_heads = description.opt_size(KV_HEADS)?.unwrap_or(q_heads);
@@ -71,12 +84,14 @@ fn grouped(description: Description<'_>, head_norms: bool) -> Result<Grouped> {
     };
     description.must_be(key("attention.value_length", ""), head_dim)?;
     description.must_be(key("rope.dimension_count", ""), head_dim)?;
-    description.must_be_off("attention_bias")?;
+    if !heads.biases {
+        description.must_be_off("attention_bias")?;
+    }
     description.must_be_off("mlp_bias")?;
     description.must_be_silu()?;
     description.must_be_off("use_sliding_window")?;
     full_attention(description)?;
-    Ok(Grouped { q_heads, kv_heads, head_dim, head_norms })
+    Ok(Grouped { q_heads, kv_heads, head_dim, head_norms: heads.norms, biases: heads.biases })
 }
 
 // transformers 5 says of each layer whether it attends a window only.
@@ -98,13 +113,13 @@ fn llama_like(
     file: &ModelFile,
     description: Description<'_>,
     architecture: &str,
-    head_norms: bool,
-    interleaved: bool,
+    heads: Heads,
 ) -> Result<ModelConfig> {
-    let heads = grouped(description, head_norms)?;
+    no_other_biases(file, heads.biases)?;
+    let grouped = grouped(description, heads)?;
     let (vocabulary, tied) = vocabulary(file, description)?;
     let Turning { rope, context, plain_context } =
-        rope::read(description, heads.head_dim, interleaved)?;
+        rope::read(description, grouped.head_dim, heads.interleaved)?;
     Ok(ModelConfig {
         architecture: architecture.into(),
         layers: description.size(LAYERS)?,
@@ -114,7 +129,7 @@ fn llama_like(
         plain_context,
         epsilon: description.positive(EPSILON)?,
         tied,
-        attention: AttentionConfig::Grouped(heads),
+        attention: AttentionConfig::Grouped(grouped),
         rope,
         ffn: description.size(FFN)?,
         experts: None,
@@ -149,12 +164,17 @@ fn vocabulary(file: &ModelFile, description: Description<'_>) -> Result<(u32, bo
     Ok((rows, is_tied))
 }
 
-/// Refuses tensors of these endings: what they would do is not implemented.
-fn no_biases(file: &ModelFile) -> Result<()> {
-    match file.tensors().iter().find(|t| t.name.ends_with(".bias")) {
+/// Refuses biases, but those of queries, keys and values where a family has them.
+fn no_other_biases(file: &ModelFile, of_heads: bool) -> Result<()> {
+    const OF_HEADS: [&str; 6] = ["attn_q", "attn_k", "attn_v", "q_proj", "k_proj", "v_proj"];
+    let is_other = |name: &str| match name.strip_suffix(".bias") {
+        None => false,
+        Some(rest) => !of_heads || !OF_HEADS.iter().any(|of_heads| rest.ends_with(of_heads)),
+    };
+    match file.tensors().iter().find(|t| is_other(&t.name)) {
         None => Ok(()),
         Some(bias) => Err(Error::Model(format!(
-            "tensor {} is not supported: biases are not implemented",
+            "tensor {} is not supported: this bias is not implemented",
             bias.name
         ))),
     }

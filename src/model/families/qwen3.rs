@@ -1,7 +1,7 @@
 //! Qwen3 (arXiv 2505.09388): Llama's layers with a norm of each query and key head, and in the larger models experts.
 
 use super::description::{Description, key};
-use super::{EXPERT_FFN, EXPERTS, EXPERTS_USED, llama_like, no_biases};
+use super::{EXPERT_FFN, EXPERTS, EXPERTS_USED, Heads, llama_like};
 use crate::model::config::{Experts, Gate, ModelConfig};
 use crate::model::file::ModelFile;
 use crate::{Error, Result};
@@ -9,8 +9,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
-    no_biases(file)?;
-    llama_like(file, description, "qwen3", true, false)
+    llama_like(file, description, "qwen3", Heads { norms: true, ..Heads::default() })
 }
 
 pub(super) fn read_experts(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {

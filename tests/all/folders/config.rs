@@ -1,11 +1,17 @@
 //! `config.json`: missing, malformed, absurd, or of another model than the weights.
 
-use super::fixture::{CONFIG, Fixture, tiny};
+use super::fixture::{CONFIG, Fixture, bounded, tiny};
+use crate::common::gguf_builder::GgufBuilder;
+use asynctls::model::ModelConfig;
+use asynctls::model::gguf::{Gguf, Value as GgufValue};
 use serde_json::{Value, json};
+
+const SOUND: [&str; 7] =
+    ["llama", "llama3", "qwen2", "qwen3", "qwen3-yarn", "qwen3-moe", "glm4-moe-lite"];
 
 #[test]
 fn the_sound_ones_are_read() {
-    for name in ["llama", "llama3", "qwen3", "qwen3-yarn", "qwen3-moe", "glm4-moe-lite"] {
+    for name in SOUND {
         assert!(Fixture::of(name).read().is_ok(), "{name}");
     }
 }
@@ -18,7 +24,8 @@ fn what_is_no_description_is_refused() {
     std::fs::create_dir(fixture.path(CONFIG)).unwrap();
     fixture.refused(&["cannot read", "config.json"]);
     std::fs::remove_dir(fixture.path(CONFIG)).unwrap();
-    let known = "LlamaForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, Glm4MoeLiteForCausalLM";
+    let known = "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, \
+                 Glm4MoeLiteForCausalLM";
     for (content, parts) in [
         ("", &["config.json: EOF"][..]),
         ("{\"architectures\": [", &["config.json: EOF", "line 1 column 19"]),
@@ -88,6 +95,8 @@ fn absurd_values_are_refused_by_name() {
         ("llama", "num_experts", json!(4), "the model has 4 experts"),
         ("llama", "tie_word_embeddings", json!("no"), "tie_word_embeddings of config.json is"),
         ("llama", "tie_word_embeddings", json!(false), "the model has no tensor lm_head.weight"),
+        ("qwen2", "use_sliding_window", json!(true), "use_sliding_window of config.json is true"),
+        ("qwen2", "num_key_value_heads", json!(1), "k_proj.weight has shape [128, 64], but"),
         ("qwen3-moe", "num_experts", json!(1_000_000_000), "num_experts of config.json is 1000"),
         ("qwen3-moe", "num_experts", json!(1 << 20), "has 1048576 experts, but 1 to 512"),
         ("qwen3-moe", "num_experts", json!(11), "mlp.gate.weight has shape [64, 10], but [64, 11]"),
@@ -146,7 +155,7 @@ fn long_lists_do_not_take_long() {
 // transformers 5 writes num_local_experts, dtype, rope_parameters and layer_types.
 #[test]
 fn what_transformers_5_writes_is_the_same_model() {
-    for model in ["llama", "llama3", "qwen3", "qwen3-yarn", "qwen3-moe", "glm4-moe-lite"] {
+    for model in SOUND {
         let fixture = Fixture::of(model);
         let before = fixture.read().unwrap();
         let saved = std::fs::read(tiny(model).join("config.transformers-5.json")).unwrap();
@@ -160,4 +169,25 @@ fn what_transformers_5_writes_is_the_same_model() {
     let fixture = Fixture::of("llama");
     fixture.edit(CONFIG, |config| config["num_local_experts"] = json!(8));
     fixture.refused(&["the model has 8 experts"]);
+}
+
+#[test]
+fn a_window_in_a_gguf_file_of_qwen2_is_refused() {
+    let file = Gguf::open(&tiny("qwen2").join("model.gguf")).unwrap();
+    let with_window = |window: u32| {
+        let mut builder = GgufBuilder::new(3);
+        for (key, value) in file.metadata() {
+            builder = builder.value(key, value);
+        }
+        builder = builder.value("qwen2.attention.sliding_window", &GgufValue::U32(window));
+        for tensor in file.tensors() {
+            let bytes = file.bytes(tensor);
+            builder = builder.tensor(&tensor.name, &tensor.shape, tensor.kind.id(), bytes);
+        }
+        let bytes = builder.build();
+        bounded(|| ModelConfig::read(&Gguf::from_bytes("some.gguf".as_ref(), bytes)?.into()))
+    };
+    assert!(with_window(0).is_ok());
+    let refused = with_window(4096).unwrap_err();
+    assert!(refused.contains("qwen2.attention.sliding_window is 4096, but only 0"), "{refused}");
 }

@@ -148,3 +148,25 @@ fn headers_that_nest_deep_or_claim_absurd_lengths_are_refused() {
         fixture.write(WEIGHTS, raw(header.as_bytes(), 0)).refused(&[WEIGHTS]);
     }
 }
+
+#[test]
+fn biases_that_nothing_adds_are_refused() {
+    let fixture = Fixture::of("qwen2");
+    let whole = fs::read(fixture.path(WEIGHTS)).unwrap();
+    let renamed = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let mut bytes = whole.clone();
+        let at = bytes.windows(from.len()).position(|name| name == from.as_bytes()).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    fixture.write(WEIGHTS, renamed("self_attn.q_proj.bias", "self_attn.o_proj.bias"));
+    fixture.refused(&["self_attn.o_proj.bias is not supported"]);
+    fixture.write(WEIGHTS, renamed("self_attn.k_proj.bias", "self_attn.k_proj.else"));
+    fixture.refused(&["the model has no tensor", "self_attn.k_proj.bias"]);
+    fixture.write(WEIGHTS, &whole);
+    // transformers adds them whatever this says.
+    fixture.edit(CONFIG, |config| config["attention_bias"] = json!(true)).read().unwrap();
+    fixture.edit(CONFIG, |config| config["architectures"] = json!(["Qwen3ForCausalLM"]));
+    fixture.refused(&["_proj.bias is not supported"]);
+}

@@ -49,7 +49,7 @@ def checkpoint_of(path):
         if name in OUTSIDE:
             out[OUTSIDE[name]] = weights
             continue
-        layer, part = re.fullmatch(r"blk\.(\d+)\.(.+)\.(?:weight|bias)", name).groups()
+        layer, part, kind = re.fullmatch(r"blk\.(\d+)\.(.+)\.(weight|bias)", name).groups()
         prefix = f"model.layers.{layer}"
         if part.endswith("_exps"):
             which = part.removeprefix("ffn_").removesuffix("_exps")
@@ -64,7 +64,7 @@ def checkpoint_of(path):
             if arch == "llama" and part in ("attn_q", "attn_k"):
                 key = "head_count" if part == "attn_q" else "head_count_kv"
                 weights = half_split(weights, fields[f"llama.attention.{key}"])
-            out[f"{prefix}.{NAMES[part]}.weight"] = weights
+            out[f"{prefix}.{NAMES[part]}.{kind}"] = weights
     return fields, tensors, out
 
 

@@ -40,6 +40,10 @@ LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **COMMON,
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **COMMON, "rms_norm_eps": 1e-6,
          "eos_token_id": 2, "use_sliding_window": False, "sliding_window": None}
 
+# Its queries, keys and values have biases, of which its config says nothing.
+QWEN2 = {**{key: value for key, value in QWEN3.items() if key != "attention_bias"},
+         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+
 GLM = {"architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", **COMMON, "rms_norm_eps": 1e-5,
        "eos_token_id": [2, 7], "pad_token_id": 2, "vocab_size": 264, "hidden_size": 64, "intermediate_size": 96,
        "moe_intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 5, "num_key_value_heads": 5,
@@ -63,6 +67,12 @@ MODELS = [
         **rope(OLD, 10000.0, {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                               "original_max_position_embeddings": 128}),
     }, "llama", folder="F16", gguf="BF16"),
+    # As published: no head_dim, and a window that is not used.
+    Tiny("qwen2", {
+        **QWEN2, **rope(OLD, 1000000.0), **dtype(OLD, "bfloat16"), "vocab_size": 269, "hidden_size": 128,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 2048, "max_window_layers": 2, "sliding_window": 64, "tie_word_embeddings": True,
+    }, "qwen2"),
     Tiny("qwen3", {
         **QWEN3, **rope(NEW, 1000000.0), **dtype(NEW, "bfloat16"), "vocab_size": 267, "hidden_size": 96,
         "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,

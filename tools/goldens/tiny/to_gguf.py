@@ -42,7 +42,8 @@ def write_metadata(out, model):
     if "head_dim" in c:
         out.add_key_length(c["head_dim"])
         out.add_value_length(c["head_dim"])
-    {"llama": write_llama, "qwen3": lambda *_: None, "qwen3moe": write_qwen3moe, "deepseek2": write_deepseek2}[arch](out, c)
+    nothing = lambda *_: None
+    {"llama": write_llama, "qwen2": nothing, "qwen3": nothing, "qwen3moe": write_qwen3moe, "deepseek2": write_deepseek2}[arch](out, c)
     out.add_tokenizer_model("none")
     out.add_bos_token_id(c["bos_token_id"])
     out.add_eos_token_id(model.generation["eos_token_id"][0])

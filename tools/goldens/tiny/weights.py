@@ -13,6 +13,7 @@ GAIN = {"q_proj": 1.8, "k_proj": 1.8, "q_b_proj": 1.8, "kv_b_proj": 1.6, "o_proj
 LATENT_GAIN = 0.15
 QK_NORM = 1.6
 EMBEDDING_STD = 0.25
+BIAS_STD = 0.5
 
 
 def exact(weights):
@@ -30,6 +31,9 @@ class Draw:
         weights = torch.randn(rows, columns, generator=self.random) * gain / columns**0.5
         self.tensors[f"{name}.weight"] = exact(weights)
 
+    def bias(self, name, size):
+        self.tensors[f"{name}.bias"] = exact(torch.randn(size, generator=self.random) * BIAS_STD)
+
     def norm(self, name, size, around=1.0):
         spread = 0.6 * torch.rand(size, generator=self.random) - 0.3
         self.tensors[f"{name}.weight"] = exact(around * (1 + spread))
@@ -46,7 +50,7 @@ class Draw:
 
 
 def attention(draw, name, c):
-    """Grouped-query attention, Qwen3's with a norm of each head's query and key."""
+    """Grouped-query attention, Qwen3's with a norm of each head's query and key, Qwen2's with biases."""
     hidden, heads, kv_heads = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
     width = c.get("head_dim", hidden // heads)
     draw.matrix(f"{name}.q_proj", heads * width, hidden)
@@ -56,6 +60,10 @@ def attention(draw, name, c):
     if c["model_type"].startswith("qwen3"):
         draw.norm(f"{name}.q_norm", width, QK_NORM)
         draw.norm(f"{name}.k_norm", width, QK_NORM)
+    if c["model_type"] == "qwen2":
+        draw.bias(f"{name}.q_proj", heads * width)
+        draw.bias(f"{name}.k_proj", kv_heads * width)
+        draw.bias(f"{name}.v_proj", kv_heads * width)
 
 
 def latent_attention(draw, name, c):

@@ -1,11 +1,10 @@
 //! The operator library as a stranger uses it: the examples on every adapter, and what is refused.
 
-#[path = "../examples/custom_selector.rs"]
+#[path = "../../examples/custom_selector.rs"]
 #[allow(dead_code, reason = "it is a program of its own")]
 mod custom_selector;
-#[path = "common/device.rs"]
-mod device;
 
+use crate::common::device::{adapter, gpu};
 use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, TokenScorer, TwoLevel};
 use asynctls::gpu::{Adapter, Gpu, GpuOptions, adapters};
 use asynctls::operator::{
@@ -14,7 +13,6 @@ use asynctls::operator::{
 };
 use asynctls::{Result, wgpu};
 use custom_selector::embed_operator;
-use device::{adapter, gpu};
 use pollster::block_on;
 
 /// Those of the gate; one that is not here is the conformance suite's to miss.
@@ -74,19 +72,20 @@ struct Buffers {
     kv: wgpu::Buffer,
     output: wgpu::Buffer,
     codes: wgpu::Buffer,
-    bounds: wgpu::Buffer,
+    summary: wgpu::Buffer,
 }
 
 impl Buffers {
     fn new(gpu: &Gpu) -> Self {
         let blocks = u64::from(LIMITS.cache_blocks);
         let storage = |what, bytes| block_on(gpu.storage(what, bytes)).expect("a buffer");
+        let summary = BOUNDS.summary().map_or(0, |summary| summary.block_bytes(&SHAPE));
         Self {
             queries: storage("queries", 2 * 4 * 32 * 4),
             kv: storage("keys and values", blocks * SHAPE.block_bytes()),
             output: storage("output", 2 * 4 * 32 * 4),
             codes: storage("codes", blocks * SHAPE.block_code_bytes()),
-            bounds: storage("bounds", blocks * SHAPE.block_bounds_bytes()),
+            summary: storage("summary", blocks * summary),
         }
     }
 
@@ -96,7 +95,7 @@ impl Buffers {
             kv: self.kv.as_entire_buffer_binding(),
             output: self.output.as_entire_buffer_binding(),
             codes: selector.reads_codes().then(|| self.index(&CHANNELS)),
-            bounds: selector.reads_bounds().then(|| self.bounds.as_entire_buffer_binding()),
+            summary: selector.summary().map(|_| self.summary.as_entire_buffer_binding()),
         }
     }
 
@@ -137,8 +136,8 @@ fn tensors_are_refused_by_what_is_wrong_with_them() {
     let codes = short(&buffers.index(&CHANNELS).codes);
     let codes = Some(Codes { codes, channels: &CHANNELS });
     wrong.push((CODES, Tensors { codes, ..sound(CODES) }, "the range of the codes is 1340"));
-    let bounds = sound(BOUNDS).bounds.as_ref().map(short);
-    wrong.push((BOUNDS, Tensors { bounds, ..sound(BOUNDS) }, "the range of the bounds is 1788"));
+    let summary = sound(BOUNDS).summary.as_ref().map(short);
+    wrong.push((BOUNDS, Tensors { summary, ..sound(BOUNDS) }, "the range of the summary is 1788"));
     let queries = wgpu::BufferBinding { offset: 4, ..base.queries.clone() };
     wrong.push((CODES, Tensors { queries, ..sound(CODES) }, "the offset of queries is 4, but"));
     let queries = wgpu::BufferBinding { offset: 1 << 20, ..base.queries.clone() };
@@ -164,8 +163,8 @@ fn tensors_are_refused_by_what_is_wrong_with_them() {
         Tensors { codes, ..sound(BOUNDS) },
         "the codes of the index is given, but",
     ));
-    let bounds = None;
-    wrong.push((BOUNDS, Tensors { bounds, ..sound(BOUNDS) }, "the bounds of blocks is missing"));
+    let summary = None;
+    wrong.push((BOUNDS, Tensors { summary, ..sound(BOUNDS) }, "the summary of blocks is missing"));
     let (mut outside, mut twice) = (CHANNELS, CHANNELS);
     outside[3] = 32;
     twice[9] = 8;
