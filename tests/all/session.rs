@@ -190,22 +190,22 @@ fn another_hot_cache_summaries_of_blocks_and_no_index_at_all() {
     let want = few.steps(&mut session, 20, &two_level());
     assert_same("another hot cache", &many.steps(&mut back, 20, &two_level()), &want, false);
 
-    let none = |options: &mut EngineOptions| options.index = None;
-    let mut others: Vec<(Box<dyn Fn(&mut EngineOptions)>, Attention)> =
-        vec![(Box::new(none), Attention::Dense)];
+    let mut others = vec![(None, Attention::Dense)];
     for scorer in BlockScorer::all().filter(|scorer| scorer.summary().is_some()) {
         let mut attention = two_level();
         if let Attention::TwoLevel(two_level) = &mut attention {
             two_level.block_scorer = scorer;
         }
-        let keep = move |options: &mut EngineOptions| {
-            options.index.as_mut().expect("an index").block_scorers = vec![scorer];
-        };
-        others.push((Box::new(keep), attention));
+        others.push((Some(scorer), attention));
     }
-    for (change, attention) in &others {
+    for (scorer, attention) in &others {
         let (_folder, path) = place();
-        let here = Place::new(MODELS[0], None, change);
+        let here = Place::new(MODELS[0], None, |options| match scorer {
+            None => options.index = None,
+            Some(scorer) => {
+                options.index.as_mut().expect("an index").block_scorers = vec![*scorer];
+            }
+        });
         let mut session = here.begin(200);
         here.save(&mut session, &mut here.open(&path)).unwrap();
         let mut back = here.restore(&here.open(&path)).unwrap();
