@@ -19,6 +19,8 @@ use crate::reference::model::dot;
 use crate::reference::select::{log_sum_exp, softmax_mean, top_k};
 use crate::reference::summary::SummaryTwin;
 
+const ORACLES: (BlockScorer, TokenScorer) = (BlockScorer::Oracle, TokenScorer::Oracle);
+
 const TWO_LEVELS: [(BlockScorer, TokenScorer); 7] = [
     (BlockScorer::Codes, TokenScorer::Codes),
     (BlockScorer::Codes, TokenScorer::None),
@@ -26,7 +28,7 @@ const TWO_LEVELS: [(BlockScorer, TokenScorer); 7] = [
     (BlockScorer::MinMax, TokenScorer::Codes),
     (BlockScorer::MeanStd, TokenScorer::Codes),
     (BlockScorer::None, TokenScorer::Codes),
-    (BlockScorer::Oracle, TokenScorer::Oracle),
+    ORACLES,
 ];
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
@@ -56,7 +58,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     let latent = Shape { index: exact(96), ..latent_shapes()[1] };
     add(latent, Selector::Dense, 1);
     add(latent, two_level(TWO_LEVELS[0]), 1);
-    add(large, two_level(TWO_LEVELS[5]), 1);
+    add(large, two_level(ORACLES), 1);
     for shape in [small, large] {
         let label = format!("{} prefill", shape_label(&shape));
         cases.push(Case::new("operator", label, false, move |gpu| Box::pin(prefill(gpu, shape))));
