@@ -51,7 +51,7 @@
 //!         kv: kv.as_entire_buffer_binding(),
 //!         output: output.as_entire_buffer_binding(),
 //!         codes: Some(Codes { channels, codes: codes.as_entire_buffer_binding() }),
-//!         bounds: None,
+//!         summary: None,
 //!     })
 //!     .await?;
 //!
