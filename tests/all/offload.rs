@@ -1,6 +1,6 @@
 //! Caches whose blocks live in CPU memory: the same answers as with everything on the GPU, whatever is resident.
 
-use crate::common::device::{decode, gpu, own_gpu, prefill};
+use crate::common::device::{decode, gpu, own_gpu, prefill, tiny_options};
 use crate::common::steps::{self, assert_near, token};
 use asynctls::attention::{
     Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer, TwoLevel,
@@ -35,14 +35,7 @@ fn try_load(model: &str, change: impl FnOnce(&mut EngineOptions)) -> Result<Engi
 
 fn try_load_on(gpu: Gpu, model: &str, change: impl FnOnce(&mut EngineOptions)) -> Result<Engine> {
     let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
-    let mut options = EngineOptions::new(&gpu, CONTEXT);
-    options.block = 16;
-    options.chunk = 64;
-    options.sessions = 3;
-    options.total_tokens = 3 * u64::from(CONTEXT);
-    if let Some(index) = &mut options.index {
-        index.stats_tokens = 100;
-    }
+    let mut options = tiny_options(&gpu, CONTEXT, 3, 100);
     change(&mut options);
     pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ()))
 }

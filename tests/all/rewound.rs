@@ -1,9 +1,9 @@
 //! Sessions that forgot a part of their past: they are as if it had never been.
 
-use crate::common::device::{decode, gpu, prefill};
+use crate::common::device::{decode, gpu, prefill, tiny_options};
 use crate::common::steps::{assert_same_steps, token};
 use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want};
+use asynctls::engine::{Engine, HostOptions, Session, SessionFormat, Want};
 use asynctls::model::ModelFile;
 use std::path::Path;
 
@@ -26,12 +26,7 @@ fn model(name: &str) -> ModelFile {
 
 fn load((name, is_on_host): (&str, bool)) -> Engine {
     let gpu = gpu();
-    let mut options = EngineOptions::new(&gpu, CONTEXT);
-    options.block = 16;
-    options.chunk = 64;
-    options.sessions = 4;
-    options.total_tokens = 4 * u64::from(CONTEXT);
-    options.index.as_mut().expect("an index").stats_tokens = COUNTED;
+    let mut options = tiny_options(&gpu, CONTEXT, 4, COUNTED);
     options.host = is_on_host.then(|| HostOptions {
         timing: Timing::Exact,
         ring_bytes: 32 << 10,

@@ -1,6 +1,6 @@
 //! Sessions that are written to a file and loaded again: they go on as those that were never away.
 
-use crate::common::device::{gpu, own_gpu, prefill};
+use crate::common::device::{gpu, own_gpu, prefill, tiny_options};
 use crate::common::steps::{assert_near, assert_same_steps};
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want};
@@ -43,7 +43,7 @@ impl Place {
     ) -> Self {
         let path = Path::new("tests/goldens/tiny").join(model);
         let file = ModelFile::open(&path).expect("a model");
-        let mut options = options(&gpu);
+        let mut options = tiny_options(&gpu, CONTEXT, 3, 100);
         options.host = host;
         change(&mut options);
         let engine = pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ()))
@@ -111,18 +111,6 @@ impl Place {
     fn is_whole(&self) -> bool {
         self.engine.options.host.is_none()
     }
-}
-
-fn options(gpu: &Gpu) -> EngineOptions {
-    let mut options = EngineOptions::new(gpu, CONTEXT);
-    options.block = 16;
-    options.chunk = 64;
-    options.sessions = 3;
-    options.total_tokens = 3 * u64::from(CONTEXT);
-    if let Some(index) = &mut options.index {
-        index.stats_tokens = 100;
-    }
-    options
 }
 
 fn host(hot_blocks: u32) -> Option<HostOptions> {

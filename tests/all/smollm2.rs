@@ -1,5 +1,6 @@
 //! The engine with the real model against a reference engine's figures (`tools/goldens`).
 
+use crate::common::device::step;
 use crate::common::model::{engine, gpu, own_gpu, prefill, tier};
 use asynctls::attention::{Attention, Blocks, Budget};
 use asynctls::engine::{Engine, Session, Want};
@@ -34,18 +35,6 @@ fn ids(value: &Value) -> Vec<u32> {
 
 fn floats(value: &Value) -> Vec<f32> {
     value.as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number") as f32).collect()
-}
-
-fn decode(
-    engine: &Engine,
-    session: &mut Session,
-    token: u32,
-    attention: &Attention,
-    want: Want,
-) -> asynctls::engine::Output {
-    pollster::block_on(engine.decode(&mut [(session, token)], attention, want))
-        .expect("a step")
-        .remove(0)
 }
 
 fn arg_max(logits: &[f32]) -> u32 {
@@ -131,7 +120,7 @@ fn greedy_continuations_are_the_references() {
         let mut made = vec![next];
         while made.len() < want.len() {
             next =
-                decode(engine, &mut session, next, &Attention::Dense, Want::Token).token().unwrap();
+                step(engine, &mut session, next, &Attention::Dense, Want::Token).token().unwrap();
             made.push(next);
         }
         assert_eq!(made, want, "{}", golden["name"]);
@@ -148,8 +137,8 @@ fn two_level_with_every_budget_covering_is_dense() {
     let all = Attention::from(two_level(Blocks::Percent(100.0), 4096));
     let mut worst = 0.0f32;
     for &token in &tokens[tokens.len() - 70..] {
-        let a = decode(engine, &mut dense, token, &Attention::Dense, Want::Logits).logits.remove(0);
-        let b = decode(engine, &mut sparse, token, &all, Want::Logits).logits.remove(0);
+        let a = step(engine, &mut dense, token, &Attention::Dense, Want::Logits).logits.remove(0);
+        let b = step(engine, &mut sparse, token, &all, Want::Logits).logits.remove(0);
         assert_eq!(engine.attended_tokens(&sparse, &all), sparse.len() + 1);
         worst = worst.max(distance(&a, &b));
     }
@@ -167,13 +156,13 @@ fn two_level_attends_its_budget_and_differs_from_dense() {
     let mut fork = pollster::block_on(engine.fork(&mut session)).unwrap();
     let small = Attention::from(two_level(Blocks::Count(2), 16));
     assert_eq!(engine.attended_tokens(&session, &small), 64 + 16 + 4 * 64 + 999 % 64 + 1);
-    let sparse = decode(engine, &mut session, tokens[999], &small, Want::Logits).logits.remove(0);
+    let sparse = step(engine, &mut session, tokens[999], &small, Want::Logits).logits.remove(0);
     // Below dense_below it is dense, bit for bit.
     let guarded = Attention::from(Budget { dense_below: 1000, ..two_level(Blocks::Count(2), 16) });
-    let below = decode(engine, &mut fork, tokens[999], &guarded, Want::Logits).logits.remove(0);
+    let below = step(engine, &mut fork, tokens[999], &guarded, Want::Logits).logits.remove(0);
     fork.rewind(999).unwrap();
     let dense =
-        decode(engine, &mut fork, tokens[999], &Attention::Dense, Want::Logits).logits.remove(0);
+        step(engine, &mut fork, tokens[999], &Attention::Dense, Want::Logits).logits.remove(0);
     assert_eq!(below, dense);
     assert!(distance(&sparse, &dense) > 0.01);
 }
@@ -186,7 +175,7 @@ fn forks_rewinds_and_fresh_prefills_agree_bit_for_bit() {
     let finish = |session: &mut Session, tokens: &[u32]| {
         tokens
             .iter()
-            .map(|&t| decode(engine, session, t, &budget, Want::Logits).logits.remove(0))
+            .map(|&t| step(engine, session, t, &budget, Want::Logits).logits.remove(0))
             .last()
             .unwrap()
     };
@@ -214,7 +203,7 @@ fn chunks_and_single_tokens_agree_with_one_prefill() {
         prefill(engine, &mut parts, &tokens[range], Want::Nothing).unwrap();
     }
     let got =
-        decode(engine, &mut parts, tokens[299], &Attention::Dense, Want::Logits).logits.remove(0);
+        step(engine, &mut parts, tokens[299], &Attention::Dense, Want::Logits).logits.remove(0);
     let worst = distance(&want, &got);
     println!("largest difference {worst}");
     assert!(worst <= f16_tolerance(64), "{worst}");
@@ -239,7 +228,7 @@ fn a_ragged_batch_makes_what_its_sessions_make_alone() {
     let together = pollster::block_on(engine.decode(&mut batch, &budget, Want::Logits)).unwrap();
     for ((session, n), together) in sessions.iter_mut().zip(lengths).zip(together) {
         session.rewind(n as u32).unwrap();
-        let alone = decode(engine, session, tokens[n], &budget, Want::Logits);
+        let alone = step(engine, session, tokens[n], &budget, Want::Logits);
         // Splits are planned for the batch, so partial states are merged in another order.
         let worst = distance(&alone.logits[0], &together.logits[0]);
         assert!(worst <= f16_tolerance(64) / 4.0, "{n}: {worst}");
@@ -258,11 +247,11 @@ fn segments_do_not_change_the_result() {
         let mut session = engine.session().unwrap();
         let first =
             prefill(engine, &mut session, &tokens[..780], Want::Logits).unwrap().logits.remove(0);
-        let dense = decode(engine, &mut session, tokens[780], &Attention::Dense, Want::Logits)
+        let dense = step(engine, &mut session, tokens[780], &Attention::Dense, Want::Logits)
             .logits
             .remove(0);
         let sparse =
-            decode(engine, &mut session, tokens[781], &budget, Want::Logits).logits.remove(0);
+            step(engine, &mut session, tokens[781], &budget, Want::Logits).logits.remove(0);
         [first, dense, sparse]
     };
     // Matrix units take probabilities as f16, relative to the largest of a segment: other segments round all of a prompt's

@@ -1,11 +1,9 @@
 //! Tiny random models of every architecture, in both formats, against a reference engine's logits
 //! (`tools/goldens/tiny_models.py`).
 
-use crate::common::device::{gpu, prefill};
+use crate::common::device::{gpu, prefill, step};
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Reads, TokenScorer, TwoLevel};
-use asynctls::engine::{
-    Engine, EngineOptions, Fit, IndexOptions, LayerView, Output, Session, Want,
-};
+use asynctls::engine::{Engine, EngineOptions, Fit, IndexOptions, LayerView, Session, Want};
 use asynctls::eval::recall::measure;
 use asynctls::model::quantise::Quantise;
 use asynctls::model::{ModelConfig, ModelFile};
@@ -80,18 +78,6 @@ fn load(path: &Path, change: impl FnOnce(&mut EngineOptions)) -> Engine {
     change(&mut options);
     pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ()))
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-fn decode(
-    engine: &Engine,
-    session: &mut Session,
-    token: u32,
-    attention: &Attention,
-    want: Want,
-) -> Output {
-    pollster::block_on(engine.decode(&mut [(session, token)], attention, want))
-        .expect("a step")
-        .remove(0)
 }
 
 /// The largest difference, and the reference's largest logit.
@@ -184,9 +170,8 @@ fn greedy_continuations_are_the_reference_s() {
         let mut made = Vec::new();
         for _ in 0..golden.greedy.len() {
             made.push(next);
-            next = decode(&engine, &mut session, next, &Attention::Dense, Want::Token)
-                .token()
-                .unwrap();
+            next =
+                step(&engine, &mut session, next, &Attention::Dense, Want::Token).token().unwrap();
         }
         assert_eq!(made, golden.greedy, "{name}");
     });
@@ -208,7 +193,7 @@ fn one_chunk_many_chunks_and_single_tokens_agree() {
                 from += chunk;
             }
             for &id in &golden.ids[from..] {
-                let made = decode(&engine, &mut session, id, &Attention::Dense, Want::Logits);
+                let made = step(&engine, &mut session, id, &Attention::Dense, Want::Logits);
                 logits.extend(made.logits);
             }
             logits
@@ -245,7 +230,7 @@ fn full_budgets_are_dense() {
             let mut session = engine.session().unwrap();
             prefill(&engine, &mut session, &golden.ids, Want::Nothing).unwrap();
             let steps = golden.greedy.iter().map(|&id| {
-                decode(&engine, &mut session, id, attention, Want::Logits).logits.remove(0)
+                step(&engine, &mut session, id, attention, Want::Logits).logits.remove(0)
             });
             steps.collect::<Vec<_>>()
         };
@@ -273,7 +258,7 @@ fn a_batch_is_its_sequences_one_by_one() {
         for length in lengths {
             let mut session = prompt(length);
             let id = golden.ids[length];
-            alone.extend(decode(&engine, &mut session, id, &Attention::Dense, Want::Logits).logits);
+            alone.extend(step(&engine, &mut session, id, &Attention::Dense, Want::Logits).logits);
         }
         let mut sessions: Vec<Session> = lengths.into_iter().map(prompt).collect();
         let mut batch: Vec<(&mut Session, u32)> = sessions
@@ -495,7 +480,7 @@ fn gates_and_up_projections_of_different_types_stay_what_they_are() {
             let last = made.logits.last().expect("a row");
             let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b]));
             assert_eq!(best, Some(id as usize), "{name}");
-            made = decode(&engine, &mut session, id, &Attention::Dense, Want::Logits);
+            made = step(&engine, &mut session, id, &Attention::Dense, Want::Logits);
         }
     }
     // Every gate has another type than its up projection, and scales take some room besides their blocks'.

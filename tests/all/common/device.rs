@@ -2,7 +2,7 @@
 
 use asynctls::Result;
 use asynctls::attention::Attention;
-use asynctls::engine::{Engine, Output, Session, Want};
+use asynctls::engine::{Engine, EngineOptions, Output, Session, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier, adapters};
 use std::sync::OnceLock;
 
@@ -44,6 +44,19 @@ pub fn prefill(
     pollster::block_on(engine.prefill(session, tokens, want, &mut |_| true))
 }
 
+/// A decode step of one session.
+pub fn step(
+    engine: &Engine,
+    session: &mut Session,
+    token: u32,
+    attention: &Attention,
+    want: Want,
+) -> Output {
+    pollster::block_on(engine.decode(&mut [(session, token)], attention, want))
+        .unwrap_or_else(|e| panic!("decode: {e}"))
+        .remove(0)
+}
+
 /// The logits of a decode step.
 pub fn decode(
     engine: &Engine,
@@ -51,9 +64,18 @@ pub fn decode(
     token: u32,
     attention: &Attention,
 ) -> Vec<f32> {
-    pollster::block_on(engine.decode(&mut [(session, token)], attention, Want::Logits))
-        .unwrap_or_else(|e| panic!("decode: {e}"))
-        .remove(0)
-        .logits
-        .remove(0)
+    step(engine, session, token, attention, Want::Logits).logits.remove(0)
+}
+
+/// Options for `sessions` sessions of a tiny model, whose index channels are chosen by the first `counted` tokens.
+pub fn tiny_options(gpu: &Gpu, context: u32, sessions: u32, counted: u32) -> EngineOptions {
+    let mut options = EngineOptions::new(gpu, context);
+    options.block = 16;
+    options.chunk = 64;
+    options.sessions = sessions;
+    options.total_tokens = u64::from(sessions) * u64::from(context);
+    if let Some(index) = &mut options.index {
+        index.stats_tokens = counted;
+    }
+    options
 }

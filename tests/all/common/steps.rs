@@ -1,5 +1,4 @@
 //! Decode steps of two sessions that must say the same, side by side.
-#![allow(dead_code, reason = "every test binary uses its own part of this")]
 
 use super::device::{decode, tier};
 use asynctls::attention::Attention;
