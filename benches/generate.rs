@@ -7,7 +7,8 @@
 //! wall-clock, steps read back the arg-max token, as greedy generation does.
 
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Timing, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, IndexOptions, KvType, Session, Want};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, IndexOptions, Session, Want};
+use asynctls::formats::KvType;
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
 use asynctls::model::{ModelConfig, ModelFile};
 use std::path::Path;

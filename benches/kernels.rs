@@ -5,10 +5,11 @@
 
 use asynctls::attention::{Blocks, Budget, Rank, Shape, Span, Step, StepSettings};
 use asynctls::contract::{Bindings, StepHeader, Words};
+use asynctls::formats::WeightFormat;
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{
     self, Batch, Input, MatrixParams, MergeParams, Output, Place, RmsNormParams, SegmentParams,
-    StrideParams, WeightFormat,
+    StrideParams,
 };
 use std::time::Instant;
 

@@ -15,7 +15,9 @@ mod mean_std;
 #[path = "selectors/summaries.rs"]
 mod summaries;
 
+use asynctls::attention::ChannelStats;
 use asynctls::attention::{Budget, RowBudget, Shape};
+use asynctls::attention::{softmax_mean, top_k};
 use asynctls::engine::{Engine, EngineOptions, LayerCacheView, LayerView, Want};
 use asynctls::eval::parse_budget;
 use asynctls::eval::recall::{Exact, append};
@@ -24,8 +26,6 @@ use asynctls::eval::tasks::{Haystack, Maker, Sample, Spec, Task, score};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
 use asynctls::model::ModelFile;
 use asynctls::model::tokenizer::Tokenizer;
-use asynctls::reference::index::Stats;
-use asynctls::reference::select::{softmax_mean, top_k};
 use candidate::{Blocks, Candidate, Index, Keys};
 use std::path::Path;
 use std::time::Instant;
@@ -225,9 +225,9 @@ fn build(
     shape: &Shape,
     candidate: &Candidate,
     prompt: &[LayerCacheView],
-    statistics: &[Vec<Stats>],
+    statistics: &[Vec<ChannelStats>],
 ) -> Vec<Vec<Box<dyn Index>>> {
-    let layer = |cache: &LayerCacheView, stats: &[Stats]| {
+    let layer = |cache: &LayerCacheView, stats: &[ChannelStats]| {
         let layer_stats = joint(stats);
         cache
             .keys
@@ -256,7 +256,7 @@ fn build(
 }
 
 // The extremes of all KV heads of a layer together.
-fn joint(stats: &[Stats]) -> Stats {
+fn joint(stats: &[ChannelStats]) -> ChannelStats {
     let mut all = stats[0].clone();
     for stats in &stats[1..] {
         for (to, from) in all.queries.iter_mut().zip(&stats.queries) {

@@ -78,6 +78,7 @@ mod error;
 #[cfg(feature = "text")]
 pub mod eval;
 mod file;
+pub mod formats;
 pub mod gpu;
 pub mod kernels;
 pub mod kv;

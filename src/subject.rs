@@ -19,11 +19,11 @@ pub const INDEX_BITS: &str = "the number of index bits";
 pub const CHANNEL_SET: &str = "the set of index channels";
 /// [`Shape::block`](crate::attention::Shape::block).
 pub const BLOCK_SIZE: &str = "the block size";
-/// A [`Quantise`](crate::model::quantise::Quantise).
+/// A [`Quantise`](crate::formats::Quantise).
 pub const QUANTISE: &str = "the type to quantise to";
 /// A [`RopeChange`](crate::model::rope::RopeChange).
 pub const ROPE_CHANGE: &str = "the scaling of the rotary embedding";
-/// A [`KvType`](crate::engine::KvType).
+/// A [`KvType`](crate::formats::KvType).
 pub const KV_TYPE: &str = "the type of the KV cache in CPU memory";
 /// The tokens of a text that are prefilled and not scored.
 pub const PREFILL: &str = "the number of tokens to prefill";

@@ -1,6 +1,6 @@
 //! What a candidate index must tell: how much each sealed block and each token matters to a query group.
 
-use asynctls::reference::index::Stats;
+use asynctls::attention::ChannelStats;
 
 /// The keys of one KV head, and what an index may be built from.
 pub struct Keys<'a> {
@@ -9,9 +9,9 @@ pub struct Keys<'a> {
     pub head_dim: usize,
     pub block: usize,
     /// Extremes of the first tokens.
-    pub stats: &'a Stats,
+    pub stats: &'a ChannelStats,
     /// Extremes over all KV heads of the layer.
-    pub layer_stats: &'a Stats,
+    pub layer_stats: &'a ChannelStats,
 }
 
 impl Keys<'_> {

@@ -1,6 +1,7 @@
 //! The shape of attention that kernels are compiled for.
 
 use super::IndexFormat;
+use crate::formats::{HeadFormat, KvType};
 use crate::{Error, Result, subject};
 
 /// Where a token's values come from.
@@ -126,6 +127,12 @@ impl Shape {
     /// Rows that a token has in the cache for each KV head: a key, and a value where values have rows of their own.
     pub fn cached_rows(&self) -> u32 {
         if self.shares_values() { 1 } else { 2 }
+    }
+
+    /// How head-blocks are stored in CPU memory.
+    pub fn head_format(&self, kv_type: KvType) -> HeadFormat {
+        let values = self.cached_rows() * self.block * self.head_dim;
+        HeadFormat::new(kv_type, values as usize, self.kv_heads as usize)
     }
 
     /// Floats in a row of queries and what is cached, together.

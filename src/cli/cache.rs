@@ -3,7 +3,8 @@
 use super::option_names;
 use super::start::Memory;
 use asynctls::attention::{Attention, Reads, Timing, TwoLevel};
-use asynctls::engine::{EngineOptions, HostRule, KvType, Placement};
+use asynctls::engine::{EngineOptions, HostRule, Placement};
+use asynctls::formats::KvType;
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result, subject};
 use clap::{Args, ValueEnum};

@@ -4,7 +4,7 @@ use super::start::Memory;
 use super::terminal::{note, size};
 use super::vain::Known;
 use asynctls::engine::{EngineOptions, Fit};
-use asynctls::model::quantise::Quantise;
+use asynctls::formats::Quantise;
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 

@@ -9,7 +9,7 @@ use super::start::{Machine, load};
 use super::terminal::note;
 use super::vain;
 use asynctls::engine::{Engine, EngineOptions};
-use asynctls::model::quantise::Quantise;
+use asynctls::formats::Quantise;
 use asynctls::model::rope::RopeChange;
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};

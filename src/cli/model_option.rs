@@ -4,7 +4,7 @@ use super::hub::HubModel;
 use super::option_names;
 use super::rope::RopeOptions;
 use asynctls::Result;
-use asynctls::model::quantise::Quantise;
+use asynctls::formats::Quantise;
 use asynctls::model::rope::RopeChange;
 use clap::Args;
 use std::fmt;

@@ -4,11 +4,12 @@ use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units
 use super::rig::{Data, POISON, Random, bits, run};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::attention::{Experts, Gate};
 use crate::contract::{StepHeader, Words};
+use crate::formats::TensorType;
+use crate::formats::{Packed, WeightFormat};
 use crate::gpu::Gpu;
-use crate::kernels::{self, Batch, Input, MatrixParams, Output, Packed, WeightFormat};
-use crate::model::config::{Experts, Gate};
-use crate::model::gguf::TensorType;
+use crate::kernels::{self, Batch, Input, MatrixParams, Output};
 use crate::reference::experts::lists;
 use std::ops::Range;
 

@@ -3,10 +3,10 @@
 use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::attention::{Experts, Gate};
 use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
 use crate::kernels::{self, RowsParams, StrideParams};
-use crate::model::config::{Experts, Gate};
 use crate::reference::experts::{Scores, lists};
 
 pub(super) fn cases(cases: &mut Vec<Case>) {

@@ -4,9 +4,10 @@ use super::product::{Scales, largest, matrix, whole_units};
 use super::rig::{Data, POISON, Random, bits, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::formats::TensorType;
+use crate::formats::WeightFormat;
 use crate::gpu::Gpu;
-use crate::kernels::{self, LargestWeightParams, RowsParams, WeightFormat};
-use crate::model::gguf::TensorType;
+use crate::kernels::{self, LargestWeightParams, RowsParams};
 use crate::reference::model::half_row;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {

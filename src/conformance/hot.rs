@@ -7,9 +7,10 @@ use super::rig::{Data, POISON, Random, bits, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Blocks, Budget, Shape, Span, Step, StepSettings};
+use crate::formats::{HeadFormat, KvType};
 use crate::gpu::Gpu;
 use crate::kernels::{self, HotSlots, MergeParams, PartParams, Place, SegmentParams};
-use crate::kv::{HeadFormat, KvType, NO_SLOT};
+use crate::kv::NO_SLOT;
 use half::f16;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
@@ -81,7 +82,7 @@ fn groups(random: &mut Random, values: usize) -> Vec<u8> {
 }
 
 async fn unpack_blocks(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
-    let format = HeadFormat::new(KvType::Q8_0, &shape);
+    let format = shape.head_format(KvType::Q8_0);
     let mut random = Random::new(11);
     let blocks = 3;
     let heads: Vec<HeadBlock> =
@@ -130,7 +131,7 @@ fn same_halves(what: &str, got: &[u32], want: &[u32]) -> Verdict {
 async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32, kv_type: KvType) -> Result<Verdict> {
     let (slots, pool, layers, layer, epoch) = (7, 11, 3, 1u32, 42);
     let hot = HotSlots { pool_blocks: pool, slots };
-    let format = HeadFormat::new(kv_type, &shape);
+    let format = shape.head_format(kv_type);
     let mut random = Random::new(3);
     // Of every KV head three blocks, two of them in the place of others.
     let items: Vec<[u32; 4]> = (0..shape.kv_heads)

@@ -4,11 +4,12 @@ use super::cache::{Cache, Family, index_shapes, shape_label};
 use super::rig::{Data, POISON, Random, bits, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::attention::ChannelStats;
 use crate::attention::{BlockScorer, Shape};
 use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
 use crate::kernels::{self, FreezeParams};
-use crate::reference::index::{Range, Stats, unpack_codes};
+use crate::reference::index::{Range, unpack_codes};
 use crate::reference::summary::{self, SummaryTwin};
 use half::f16;
 
@@ -55,7 +56,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
 }
 
 // Stats of every KV head as the shader lays them out.
-fn stats_words(heads: &[Stats]) -> Vec<u32> {
+fn stats_words(heads: &[ChannelStats]) -> Vec<u32> {
     heads
         .iter()
         .flat_map(|s| {
@@ -75,7 +76,7 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     let mut random = Random::new(8);
     let qkv = random.floats(rows.len() * shape.row_width() as usize);
     let d = shape.head_dim as usize;
-    let fresh = Stats::new(shape.group as usize, d);
+    let fresh = ChannelStats::new(shape.group as usize, d);
     let mut earlier = fresh.clone();
     earlier.fold(&vec![&vec![0.9f32; d][..]; shape.group as usize], &vec![0.25; d]);
     let heads = shape.kv_heads as usize;
@@ -128,9 +129,9 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
 async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdict> {
     let mut random = Random::new(12);
     let d = shape.head_dim as usize;
-    let heads: Vec<Stats> = (0..2 * shape.kv_heads)
+    let heads: Vec<ChannelStats> = (0..2 * shape.kv_heads)
         .map(|_| {
-            let mut stats = Stats::new(shape.group as usize, d);
+            let mut stats = ChannelStats::new(shape.group as usize, d);
             for _ in 0..3 {
                 let queries: Vec<Vec<f32>> = (0..shape.group).map(|_| random.floats(d)).collect();
                 let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();

@@ -4,10 +4,10 @@ use super::cache::{Cache, Family, latent_shapes, shape_label};
 use super::rig::{Data, POISON, Random, bits, compare, compare_packed, packed, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::attention::Latent;
 use crate::attention::Shape;
 use crate::gpu::Gpu;
 use crate::kernels::{self, SegmentParams};
-use crate::model::config::Latent;
 use crate::reference::model::{rms_norm, rope};
 use half::f16;
 

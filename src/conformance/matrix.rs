@@ -5,9 +5,10 @@ use super::rig::{Data, Random, bits, compare, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::contract::{StepHeader, StepRow, Words};
+use crate::formats::TensorType;
+use crate::formats::WeightFormat;
 use crate::gpu::Gpu;
-use crate::kernels::{self, Batch, EmbedParams, Input, MatrixParams, Output, WeightFormat};
-use crate::model::gguf::TensorType;
+use crate::kernels::{self, Batch, EmbedParams, Input, MatrixParams, Output};
 
 #[derive(Clone, Copy, Debug)]
 struct Product {

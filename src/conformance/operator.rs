@@ -9,6 +9,7 @@ use crate::Result;
 use crate::attention::{
     BlockScorer, Blocks, Budget, IndexFormat, RowBudget, Shape, Summary, TokenScorer, TwoLevel,
 };
+use crate::attention::{softmax_mean, top_k};
 use crate::gpu::Gpu;
 use crate::kernels;
 use crate::operator::{
@@ -16,7 +17,7 @@ use crate::operator::{
     Tensors,
 };
 use crate::reference::model::dot;
-use crate::reference::select::{log_sum_exp, softmax_mean, top_k};
+use crate::reference::select::log_sum_exp;
 use crate::reference::summary::SummaryTwin;
 
 const ORACLES: (BlockScorer, TokenScorer) = (BlockScorer::Oracle, TokenScorer::Oracle);

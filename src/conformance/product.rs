@@ -3,10 +3,11 @@
 use super::Verdict;
 use super::rig::{Data, Random, compare, run};
 use crate::Result;
+use crate::formats::TensorType;
+use crate::formats::dequantise;
+use crate::formats::{Packed, WeightFormat, pack_row};
 use crate::gpu::Gpu;
-use crate::kernels::{self, Packed, WeightFormat};
-use crate::model::gguf::TensorType;
-use crate::reference::dequantize::dequantize;
+use crate::kernels;
 use crate::reference::model::{dot, matvec, rms_norm, swiglu};
 use half::{bf16, f16};
 
@@ -90,8 +91,8 @@ pub(super) fn matrix(
     let mut weights = Vec::new();
     for _ in 0..rows {
         let row = row_bytes(random, kind, scales, units);
-        kernels::pack_row(kind, &row, &mut packed)?;
-        weights.extend(dequantize(kind, &row)?);
+        pack_row(kind, &row, &mut packed)?;
+        weights.extend(dequantise(kind, &row)?);
     }
     if packed.scales.is_empty() {
         packed.scales.push(0);

@@ -5,12 +5,13 @@ use super::index::random_channels;
 use super::rig::{Data, POISON, Random, bits, compare, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
+use crate::attention::softmax_mean;
 use crate::attention::{BlockScorer, Blocks, Budget, Rank, Shape};
 use crate::gpu::Gpu;
 use crate::kernels::{self, StrideParams};
 use crate::reference::index::{BlockQuery, Range, pack_codes};
 use crate::reference::model::dot;
-use crate::reference::select::{check_top_k, log_sum_exp, softmax_mean};
+use crate::reference::select::{check_top_k, log_sum_exp};
 use crate::reference::summary::SummaryTwin;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {

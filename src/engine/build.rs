@@ -7,14 +7,14 @@ use super::ops::{
 };
 use super::scratch::Scratch;
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
+use crate::engine::weights::Loader;
+use crate::formats::Quantise;
 use crate::gpu::Gpu;
 use crate::kernels::HotSlots;
-use crate::kv::{CacheLayout, HeadFormat, HostOptions, LayerCache, Offload, Pool};
+use crate::kv::{CacheLayout, HostOptions, LayerCache, Offload, Pool};
 use crate::model::config::AttentionConfig;
-use crate::model::quantise::Quantise;
 use crate::model::rope::{RopeChange, Rotations};
 use crate::model::tensors::{AttentionTensors, FfnTensors, LayerTensors, Tensors};
-use crate::model::weights::Loader;
 use crate::model::{ModelConfig, ModelFile};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -153,7 +153,7 @@ impl EngineOptions {
         let slab_blocks = u64::from(self.chunk.div_ceil(self.block));
         let blocks = if shape.shares_values() { slab_blocks } else { 1 };
         if let Some(host) = &mut self.host {
-            let format = HeadFormat::new(host.kv_type, &shape);
+            let format = shape.head_format(host.kv_type);
             let least = blocks * format.block_bytes();
             let with_header = format.head_bytes() + 16 * (u64::from(config.layers) + 1);
             host.ring_bytes = host.ring_bytes.max(least).max(with_header);

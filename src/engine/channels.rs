@@ -1,8 +1,8 @@
 //! Index channels of sessions: chosen from a session's first tokens, or stored.
 
 use super::{Engine, Session, Want};
+use crate::attention::ChannelStats;
 use crate::attention::{ChannelSet, Span};
-use crate::reference::index::Stats;
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::channels`].
-    pub async fn statistics(&self, session: &mut Session) -> Result<Vec<Vec<Stats>>> {
+    pub async fn statistics(&self, session: &mut Session) -> Result<Vec<Vec<ChannelStats>>> {
         self.check_owner(session)?;
         self.recount(session).await?;
         let _turn = self.turn.lock().await;
@@ -42,12 +42,12 @@ impl Engine {
         let head = |rows: &[f32]| {
             let mut rows = rows.chunks_exact(d).map(<[f32]>::to_vec);
             let queries = rows.by_ref().take(group).collect();
-            Stats { queries, keys: rows.next().unwrap_or_default() }
+            ChannelStats { queries, keys: rows.next().unwrap_or_default() }
         };
         let words = self.read_statistics(session.slot.index).await?;
         let floats: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
-        let heads: Vec<Stats> = floats.chunks_exact((group + 1) * d).map(head).collect();
-        Ok(heads.chunks(self.shape.kv_heads as usize).map(<[Stats]>::to_vec).collect())
+        let heads: Vec<ChannelStats> = floats.chunks_exact((group + 1) * d).map(head).collect();
+        Ok(heads.chunks(self.shape.kv_heads as usize).map(<[ChannelStats]>::to_vec).collect())
     }
 
     /// The words of the running extremes, layer by layer. Under the turn of the caller.

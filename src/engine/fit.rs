@@ -3,10 +3,11 @@
 use super::EngineOptions;
 use super::scratch::Scratch;
 use crate::attention::{Timing, TwoLevel};
-use crate::kv::{HeadFormat, HostOptions, KvType, Offload};
-use crate::model::quantise::Quantise;
+use crate::engine::weights::{gate_up, gpu_bytes};
+use crate::formats::KvType;
+use crate::formats::Quantise;
+use crate::kv::{HostOptions, Offload};
 use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
-use crate::model::weights::{gate_up, gpu_bytes};
 use crate::model::{ModelConfig, ModelFile};
 use crate::units::size;
 use crate::{Error, Result, subject};
@@ -63,7 +64,7 @@ impl Fit {
                 let slots = u64::from(hot.slots) * shape.block_bytes();
                 let words = hot.words(shape.kv_heads) * 4;
                 let carried = Offload::bytes(host, &shape, options.write_back_blocks());
-                let format = HeadFormat::new(host.kv_type, &shape);
+                let format = shape.head_format(host.kv_type);
                 let host_bytes = blocks * layers * format.block_bytes();
                 (layers * (slots + words) + carried, host_bytes)
             }
@@ -162,7 +163,7 @@ impl EngineOptions {
         hot_blocks: u32,
         kv_type: KvType,
     ) -> HostOptions {
-        let block_bytes = HeadFormat::new(kv_type, &self.shape(config)).block_bytes();
+        let block_bytes = self.shape(config).head_format(kv_type).block_bytes();
         let whole = u64::from(self.blocks()) * u64::from(config.layers) * block_bytes;
         HostOptions { kv_type, ..HostOptions::new(hot_blocks, whole, block_bytes) }
     }

@@ -4,7 +4,7 @@ use super::record::{Mode, Plan};
 use super::{Engine, Session, words};
 use crate::attention::{Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel};
 use crate::gpu::Gpu;
-use crate::kv::{HeadFormat, Prepared};
+use crate::kv::Prepared;
 use crate::model::logits;
 use crate::{Error, Result, subject};
 
@@ -232,7 +232,7 @@ impl Engine {
         let most = self.options.chunk;
         // What is in CPU memory comes piece by piece, each with a submission of its own.
         let piece = self.options.host.map(|host| {
-            let format = HeadFormat::new(host.kv_type, &self.shape);
+            let format = self.shape.head_format(host.kv_type);
             host.piece_blocks(&format) * u64::from(self.shape.block)
         });
         let before = u64::from(position).min(piece.unwrap_or(u64::MAX));

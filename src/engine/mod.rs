@@ -13,8 +13,9 @@ mod replay;
 mod saved;
 mod scratch;
 mod session;
+mod weights;
 
-pub use crate::kv::{HostOptions, KvType, OffloadStats};
+pub use crate::kv::{HostOptions, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::{Fit, HostRule, Placement};
 pub use forward::{Output, Want};

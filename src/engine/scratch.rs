@@ -313,7 +313,7 @@ impl Scratch {
         // Blocks that arrive have states of their own.
         let states = u64::from(layout.segments) * if offload.is_some() { 2 } else { 1 };
         let sizes = Sizes::new(config, options, states);
-        let halves = if gpu.tier.matmul.halves { sizes.halves } else { 0 };
+        let halves = if kernels::has_matrix_units(gpu.tier) { sizes.halves } else { 0 };
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         Ok(Self {
             step: gpu.storage("the step", sizes.step).await?,

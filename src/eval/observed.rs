@@ -3,9 +3,9 @@
 use super::Method;
 use super::recall::{HeadRecall, append, measure, turnover};
 use super::retrieval::prefilled;
+use crate::attention::softmax_mean;
 use crate::attention::{Attention, Rank, RowBudget, Shape, TwoLevel};
 use crate::engine::{Engine, LayerCacheView, LayerView, Want};
-use crate::reference::select::softmax_mean;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::num::NonZero;

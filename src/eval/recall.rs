@@ -1,8 +1,8 @@
 //! Attention-mass recall: how much of what dense attention would attend a selection attends, and which level lost the rest.
 
+use crate::attention::top_k;
 use crate::attention::{RowBudget, Shape};
 use crate::engine::{LayerCacheView, LayerView};
-use crate::reference::select::top_k;
 use std::collections::BTreeSet;
 
 /// The attention of one query head of one layer in one step, as shares of its dense attention.

@@ -21,4 +21,4 @@ pub(crate) use pipeline::completed;
 pub use pipeline::{Binding, Op, Pipeline};
 pub use reflect::{Access, Reflected, mismatch};
 pub use shader::{Assembled, Constant, ShaderSpec, assemble};
-pub use tier::{Disable, Matmul, Prefill, Tier};
+pub use tier::{Disable, Tier};

@@ -1,4 +1,5 @@
-//! Tiers of adapters: the features that are asked for, and the kernels that then run.
+//! Tiers of adapters: what a device is asked for, and what its kernels may then use. Which kernels those are is said in
+//! `kernels/tiers.rs`.
 
 use super::adapter::Adapter;
 use crate::{Error, Result};
@@ -44,7 +45,7 @@ impl Disable {
     }
 }
 
-/// A tier of adapter: the features it needs and the library files that kernels then use. The portable tier needs none.
+/// A tier of adapters: the features it needs. The portable tier needs none.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tier {
     /// The tier's name.
@@ -57,52 +58,11 @@ pub struct Tier {
     software: bool,
     /// The file that fills the slot `<reduce>`.
     pub reduce: &'static str,
-    /// The lanes of a kernel that one workgroup a row runs: many where lanes are real, few where they are emulated.
-    pub lanes: u32,
-    /// The kernel for products with a few tokens.
-    pub matvec: &'static str,
-    /// The kernel for products with many tokens, where it takes the weights' format.
-    pub matmul: Matmul,
-    /// The kernel for attention of many rows, where it takes the heads' dimensions.
-    pub prefill: Prefill,
     /// Floating-point operations of one submission of a prompt: few enough that no desktop's watchdog (two seconds)
     /// fires.
     pub submission: u64,
     /// Bytes of workgroup memory that its kernels use.
     pub(super) workgroup_bytes: u32,
-}
-
-/// A kernel for products with many tokens.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Matmul {
-    /// The kernel's file.
-    pub file: &'static str,
-    /// Rows and tokens that a workgroup makes.
-    pub tile: (u32, u32),
-    /// Whether it multiplies f16, on matrix units: its inputs are then what `half_rows` makes of floats.
-    pub halves: bool,
-}
-
-impl Matmul {
-    /// The kernel that every adapter and format has.
-    pub const PORTABLE: Self = Self { file: "model/matmul.wgsl", tile: (64, 64), halves: false };
-}
-
-/// A kernel for attention of many rows.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Prefill {
-    /// The kernel's file.
-    pub file: &'static str,
-    /// Dimensions that a head has at most.
-    pub head_dim: u32,
-    /// Whether it multiplies f16, on matrix units.
-    pub halves: bool,
-}
-
-impl Prefill {
-    /// The kernel that every adapter and head dimension has.
-    pub const PORTABLE: Self =
-        Self { file: "attend/prefill.wgsl", head_dim: u32::MAX, halves: false };
 }
 
 // A quarter of a second on a slow integrated GPU.
@@ -121,10 +81,6 @@ const TIERS: &[Tier] = &[
         subgroup_size: Some(8),
         software: true,
         reduce: "lib/reduce_subgroup.wgsl",
-        lanes: 64,
-        matvec: "model/matvec_subgroup8.wgsl",
-        matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
-        prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
         submission: SLOW,
         workgroup_bytes: WORKGROUP_BYTES,
     },
@@ -136,10 +92,6 @@ const TIERS: &[Tier] = &[
         subgroup_size: Some(32),
         software: false,
         reduce: "lib/reduce_subgroup.wgsl",
-        lanes: 256,
-        matvec: "model/matvec.wgsl",
-        matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
-        prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
         submission: FAST,
         workgroup_bytes: 49152,
     },
@@ -149,10 +101,6 @@ const TIERS: &[Tier] = &[
         subgroup_size: None,
         software: false,
         reduce: "lib/reduce_subgroup.wgsl",
-        lanes: 256,
-        matvec: "model/matvec.wgsl",
-        matmul: Matmul::PORTABLE,
-        prefill: Prefill::PORTABLE,
         submission: SLOW,
         workgroup_bytes: WORKGROUP_BYTES,
     },
@@ -162,10 +110,6 @@ const TIERS: &[Tier] = &[
         subgroup_size: None,
         software: false,
         reduce: "lib/reduce_workgroup.wgsl",
-        lanes: 256,
-        matvec: "model/matvec.wgsl",
-        matmul: Matmul::PORTABLE,
-        prefill: Prefill::PORTABLE,
         submission: SLOW,
         workgroup_bytes: WORKGROUP_BYTES,
     },
@@ -175,6 +119,11 @@ impl Tier {
     /// Whether the adapter runs lanes one after the other, as software rasterisers do.
     pub fn emulates_lanes(&self) -> bool {
         self.software
+    }
+
+    /// Every tier, the best first.
+    pub fn all() -> &'static [Tier] {
+        TIERS
     }
 
     /// The tier of this name.

@@ -1,8 +1,9 @@
 //! `shaders/attend` and `shaders/kv`.
 
+use super::tiers::{self, Prefill as Kernel};
 use crate::attention::Shape;
-use crate::gpu::{self, ShaderSpec, Tier};
-use crate::kv::KvType;
+use crate::formats::KvType;
+use crate::gpu::{ShaderSpec, Tier};
 
 crate::words! {
     /// Which physical blocks a segment of the cache holds: `Segment` in the shaders.
@@ -266,7 +267,7 @@ fn split_spec(file: &'static str, shape: &Shape, place: Place) -> ShaderSpec {
 
 /// Grid: (query heads, rows, [`merge_parts`]).
 pub fn merge(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    spec("attend/merge.wgsl", shape).constant("WORKGROUP", tier.lanes)
+    spec("attend/merge.wgsl", shape).constant("WORKGROUP", tiers::of(tier).lanes)
 }
 
 /// Workgroups that make a head's output in [`merge`].
@@ -275,8 +276,9 @@ pub fn merge_parts(shape: &Shape) -> u32 {
 }
 
 /// The kernel that attends many rows of this shape.
-fn prefill_kernel<'t>(tier: &'t Tier, shape: &Shape) -> &'t gpu::Prefill {
-    if shape.head_dim <= tier.prefill.head_dim { &tier.prefill } else { &gpu::Prefill::PORTABLE }
+fn prefill_kernel(tier: &Tier, shape: &Shape) -> &'static Kernel {
+    let kernel = &tiers::of(tier).prefill;
+    if shape.head_dim <= kernel.head_dim { kernel } else { &Kernel::PORTABLE }
 }
 
 /// By the kernel that suits the adapter's tier and the heads' dimensions; `row_width` floats from one row's queries to the

@@ -1,8 +1,8 @@
 //! A mixture of experts in `shaders/model`: routing, and what products of many tokens go through.
 
 use super::{RowsParams, StrideParams};
+use crate::attention::{Experts, Gate};
 use crate::gpu::ShaderSpec;
-use crate::model::config::{Experts, Gate};
 
 crate::bindings! {
     /// Of [`route`].

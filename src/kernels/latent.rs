@@ -2,9 +2,9 @@
 
 use super::SegmentParams;
 use super::attend::kv_spec;
+use crate::attention::Latent;
 use crate::attention::Shape;
 use crate::gpu::ShaderSpec;
-use crate::model::config::Latent;
 
 crate::bindings! {
     /// Of [`latent_append`].

@@ -1,8 +1,10 @@
 //! `shaders/model/matvec.wgsl` and `matmul.wgsl`: products with weight matrices, and what prepares them for f16.
 
-use super::{RowsParams, WeightFormat};
-use crate::gpu::{Matmul, ShaderSpec, Tier};
-use crate::model::config::Experts;
+use super::RowsParams;
+use super::tiers::{self, Matmul};
+use crate::attention::Experts;
+use crate::formats::WeightFormat;
+use crate::gpu::{ShaderSpec, Tier};
 
 /// The use of a product's result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,8 +169,9 @@ pub fn matvec(
     output: Output,
     batch: Batch<'_>,
 ) -> ShaderSpec {
-    let mut spec =
-        ShaderSpec::new(tier.matvec).slot("weights", format.file()).slot("output", output.file());
+    let mut spec = ShaderSpec::new(tiers::of(tier).matvec)
+        .slot("weights", format.file())
+        .slot("output", output.file());
     if !tier.emulates_lanes() {
         let (workgroup, team) = matvec_lanes(rows, units);
         spec = spec.constant("WORKGROUP", workgroup).constant("LANES", team);
@@ -200,12 +203,12 @@ pub fn matvec_grid(tier: &Tier, units: u32, rows: u32, tokens: u32) -> (u32, u32
 }
 
 /// The kernel that multiplies many tokens with weights of this format.
-fn matmul_kernel(tier: &Tier, format: WeightFormat) -> &Matmul {
+fn matmul_kernel(tier: &Tier, format: WeightFormat) -> &'static Matmul {
     // Weights in f32 are few and decide much, such as a router's: f16 would round them.
-    if tier.matmul.halves && format == WeightFormat::F32 {
+    if tiers::of(tier).matmul.halves && format == WeightFormat::F32 {
         return &Matmul::PORTABLE;
     }
-    &tier.matmul
+    &tiers::of(tier).matmul
 }
 
 /// Many tokens at a time, by the kernel that suits the adapter's tier. Heads are not multiplied by this one.
@@ -241,7 +244,7 @@ pub fn multiplies_halves(tier: &Tier, format: WeightFormat) -> bool {
 
 /// Inputs of products as f16. Grid: (rows).
 pub fn half_rows(tier: &Tier) -> ShaderSpec {
-    ShaderSpec::new("model/half_rows.wgsl").constant("WORKGROUP", tier.lanes)
+    ShaderSpec::new("model/half_rows.wgsl").constant("WORKGROUP", tiers::of(tier).lanes)
 }
 
 /// The parameters of [`half_rows`]: `units` of 32 numbers in a row.

@@ -7,9 +7,8 @@ mod index;
 mod latent;
 mod matrix;
 mod model;
-mod pack;
 mod select;
-mod weights;
+mod tiers;
 
 pub use attend::{
     HotSlots, Merge, MergeParams, PartParams, Place, PlaceBlocks, Prefill, RopeAppend,
@@ -35,13 +34,13 @@ pub use model::{
     ArgMax, Embed, EmbedParams, RmsNorm, RmsNormParams, RowsParams, StrideParams, arg_max, embed,
     rms_norm,
 };
-pub use pack::{Packed, pack_row};
 pub use select::{
     BlockScore, ExactBlockScore, ExactTokenScore, SCORED_SUMMARIES, SummaryScore, TokenScore, TopK,
     block_score, exact_block_score, exact_token_score, scored_blocks, summary_score, token_score,
     top_k_blocks, top_k_tokens,
 };
-pub use weights::WeightFormat;
+
+pub use tiers::has_matrix_units;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The other kernels of `shaders/model`.
 
-use super::WeightFormat;
+use super::tiers;
+use crate::formats::WeightFormat;
 use crate::gpu::{ShaderSpec, Tier};
 
 crate::words! {
@@ -92,7 +93,7 @@ pub fn embed(format: WeightFormat) -> ShaderSpec {
 pub fn rms_norm(tier: &Tier, gather: bool) -> ShaderSpec {
     ShaderSpec::new("model/rms_norm.wgsl")
         .constant("GATHER", gather)
-        .constant("WORKGROUP", tier.lanes)
+        .constant("WORKGROUP", tiers::of(tier).lanes)
 }
 
 /// Grid: (rows).

@@ -1,6 +1,7 @@
 //! `shaders/select`.
 
 use super::attend::{HotSlots, kv_spec, spec};
+use super::tiers;
 use super::{SegmentParams, StrideParams};
 use crate::attention::{Rank, Shape, Summary};
 use crate::gpu::{ShaderSpec, Tier};
@@ -190,7 +191,9 @@ pub fn top_k_blocks(
         Rank::Plain => "lib/rank_plain.wgsl",
         Rank::Softmax => "lib/rank_softmax.wgsl",
     };
-    let spec = spec("select/top_k.wgsl", shape).slot("rank", rank).constant("LANES", tier.lanes);
+    let spec = spec("select/top_k.wgsl", shape)
+        .slot("rank", rank)
+        .constant("LANES", tiers::of(tier).lanes);
     match resident {
         None => spec.slot("items", "lib/items_blocks.wgsl"),
         Some(slots) => slots.constants(spec.slot("items", "lib/items_resident.wgsl")),
@@ -202,7 +205,7 @@ pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
     spec("select/top_k.wgsl", shape)
         .slot("items", "lib/items_tokens.wgsl")
         .slot("rank", "lib/rank_softmax.wgsl")
-        .constant("LANES", tier.lanes)
+        .constant("LANES", tiers::of(tier).lanes)
 }
 
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {

@@ -1,10 +1,11 @@
 //! Kernels that no adapter of this machine may run are assembled and validated all the same.
 
 use super::*;
+use crate::attention::Gate;
 use crate::attention::{BlockScorer, IndexFormat, Shape};
 use crate::contract::{Bindings, Field, Kind, Words};
+use crate::formats::WeightFormat;
 use crate::gpu::{ShaderSpec, Tier, assemble, mismatch};
-use crate::model::config::Gate;
 use std::collections::HashMap;
 
 fn assert_valid(spec: ShaderSpec) {

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::attention::{BlockScorer, IndexFormat, Rank, Shape};
+use crate::attention::{Experts, Gate, Latent};
 use crate::contract::{Bindings, Field};
+use crate::formats::{KvType, WeightFormat};
 use crate::gpu::{ShaderSpec, Tier, completed};
-use crate::kv::KvType;
-use crate::model::config::{Experts, Gate, Latent};
 
 const TIERS: [&str; 4] = ["subgroups-of-8", "cooperative", "subgroups", "portable"];
 

@@ -1,6 +1,6 @@
 //! The host cache: keys and values of sealed blocks in plain CPU memory.
 
-use super::stored::{HeadFormat, KvType};
+use crate::formats::{HeadFormat, KvType};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
@@ -158,10 +158,9 @@ fn replace(memory: &mut Vec<u8>, format: &HeadFormat, halves: &[u8]) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::Shape;
 
     fn format(kv_type: KvType) -> HeadFormat {
-        HeadFormat::new(kv_type, &Shape { block: 16, ..Shape::new(1, 1, 32, false) })
+        HeadFormat::new(kv_type, 2 * 16 * 32, 1)
     }
 
     #[test]

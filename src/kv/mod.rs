@@ -10,7 +10,6 @@ mod mapped_ring;
 mod offload;
 mod pool;
 mod session_file;
-mod stored;
 mod window;
 
 pub use cache::{CacheLayout, LayerCache};
@@ -21,5 +20,4 @@ pub use mapped_ring::{MappedRing, Way};
 pub use offload::{HostOptions, Item, Items, Offload, OffloadStats, Upload};
 pub use pool::{BlockTable, Pool, Prepared, Slot};
 pub use session_file::{Append, SessionFile};
-pub use stored::{HeadFormat, KvType};
 pub use window::{NO_SLOT, Window};

@@ -5,9 +5,9 @@ use super::gatherers::Gatherers;
 use super::host::HostCache;
 use super::hot::{HotCache, Placement, Policy};
 use super::mapped_ring::{MappedRing, Way};
-use super::stored::{HeadFormat, KvType};
 use super::window::{NO_SLOT, Window};
 use crate::attention::{Shape, Timing};
+use crate::formats::{HeadFormat, KvType};
 use crate::gpu::{Clock, Gpu};
 use crate::kernels::HotSlots;
 use crate::{Error, Result};
@@ -179,7 +179,7 @@ impl Offload {
             MappedRing::new(gpu, "blocks that are written back", Way::Down, 3, write_back_bytes)
                 .await?;
         let hot_slots = options.hot_blocks;
-        let format = HeadFormat::new(options.kv_type, shape);
+        let format = shape.head_format(options.kv_type);
         let (arrived, packed) = Self::arrival_bytes(&options, shape);
         let packed = match packed {
             0 => None,
@@ -219,7 +219,7 @@ impl Offload {
     // Bytes of `arrived`, and of `packed`, which is not there where they are none.
     fn arrival_bytes(options: &HostOptions, shape: &Shape) -> (u64, u64) {
         let slot = options.ring_bytes.next_multiple_of(256);
-        let format = HeadFormat::new(options.kv_type, shape);
+        let format = shape.head_format(options.kv_type);
         match options.kv_type {
             KvType::F16 => (slot, 0),
             KvType::Q8_0 => (options.piece_blocks(&format) * shape.block_bytes(), slot),

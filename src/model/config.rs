@@ -3,7 +3,7 @@
 use super::file::ModelFile;
 use super::rope::{Rope, RopeChange, RopeKind, RopeScaling};
 use super::{families, tensors};
-use crate::attention::Shape;
+use crate::attention::{Experts, Latent, Shape};
 use crate::{Error, Result, subject};
 use serde::Serialize;
 
@@ -78,69 +78,6 @@ pub struct Grouped {
     pub head_norms: bool,
     /// Whether queries, keys and values have biases.
     pub biases: bool,
-}
-
-/// Shapes of multi-head latent attention.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Latent {
-    /// Heads.
-    pub heads: u32,
-    /// Length of the latent that queries are made of.
-    pub q_rank: u32,
-    /// Length of the latent that keys and values are made of, which is what is cached.
-    pub kv_rank: u32,
-    /// Dimensions of a head's query and key that are not turned.
-    pub nope: u32,
-    /// Dimensions that are, shared by all heads' keys.
-    pub rope: u32,
-    /// Length of a head's value.
-    pub value: u32,
-    /// Epsilon of the latents' norms.
-    pub epsilon: f32,
-}
-
-/// Shapes of a mixture of experts.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Experts {
-    /// Experts that tokens are routed to.
-    pub count: u32,
-    /// How many of them a token uses.
-    pub used: u32,
-    /// Experts of the same width that every token uses besides: none or one.
-    pub shared: u32,
-    /// Width of an expert.
-    pub ffn: u32,
-    /// How scores come of the router's logits.
-    pub gate: Gate,
-    /// Whether the weights of a token's experts are divided by their sum.
-    pub normalised: bool,
-    /// The factor of the weights after that.
-    pub factor: f32,
-    /// Which layers have experts.
-    #[serde(skip)]
-    pub layers: Vec<bool>,
-}
-
-/// How an expert's score comes of its logit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Gate {
-    /// Softmax over all experts.
-    Softmax,
-    /// Sigmoid; experts are chosen by score plus a bias, and weighed without it.
-    Sigmoid,
-}
-
-impl Experts {
-    /// Experts that a token uses in all.
-    pub fn slots(&self) -> u32 {
-        self.used + self.shared
-    }
-
-    /// Experts in all: those routed to, then the shared ones.
-    pub fn total(&self) -> u32 {
-        self.count + self.shared
-    }
 }
 
 impl ModelConfig {
@@ -325,72 +262,5 @@ impl ModelConfig {
             Some(experts) => experts.validate(),
             None => Ok(()),
         }
-    }
-}
-
-impl Latent {
-    /// Length of a head's query before absorption.
-    pub fn query_dim(&self) -> u32 {
-        self.nope + self.rope
-    }
-
-    /// The shape of prefill, which works on keys and values made of the cached latents: a KV head for every head.
-    pub fn prefill_shape(&self, block: u32) -> Shape {
-        Shape { block, ..Shape::new(self.heads, 1, self.query_dim(), true) }
-    }
-
-    fn validate(&self) -> Result<()> {
-        let Self { nope, rope, value, kv_rank, .. } = *self;
-        // A head's queries are read from where its slice begins, in whole vec4.
-        for (what, length) in [
-            ("the dimensions of a head that are not rotated", nope),
-            ("the dimensions that are rotated", rope),
-            ("the latent of keys and values", kv_rank),
-        ] {
-            if !length.is_multiple_of(32) {
-                return Err(Error::Model(format!(
-                    "{what} are {length}, but multiples of 32 are supported"
-                )));
-            }
-        }
-        if value != nope + rope {
-            return Err(Error::Model(format!(
-                "values have {value} dimensions and queries {}, but only equal ones are supported",
-                nope + rope
-            )));
-        }
-        self.prefill_shape(Shape::BLOCK).validate()
-    }
-}
-
-impl Experts {
-    /// Experts that a layer can have: the router's kernels keep a score of each in workgroup memory.
-    pub const MOST: u32 = 512;
-
-    fn validate(&self) -> Result<()> {
-        let Self { count, used, shared, .. } = *self;
-        if !(1..=Self::MOST).contains(&count) {
-            let most = Self::MOST;
-            return Err(Error::Model(format!(
-                "a layer has {count} experts, but 1 to {most} are supported"
-            )));
-        }
-        if used == 0 || used > count.min(64) {
-            return Err(Error::Model(format!(
-                "a token uses {used} of {count} experts, but 1 to 64 of them are supported"
-            )));
-        }
-        if shared > 1 {
-            return Err(Error::Model(format!(
-                "a layer has {shared} shared experts, but at most one is supported"
-            )));
-        }
-        if !self.factor.is_finite() {
-            return Err(Error::Model(format!(
-                "the experts' weights are multiplied by {}, but a number is needed",
-                self.factor
-            )));
-        }
-        Ok(())
     }
 }

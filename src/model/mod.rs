@@ -9,14 +9,12 @@ pub mod folder;
 pub mod gguf;
 mod json_file;
 pub mod logits;
-pub mod quantise;
 pub mod random;
 pub mod rope;
 pub mod sampler;
 pub(crate) mod tensors;
 #[cfg(feature = "text")]
 pub mod tokenizer;
-pub(crate) mod weights;
 
 pub use config::ModelConfig;
 pub use file::ModelFile;

@@ -1,7 +1,8 @@
 //! Models with published shapes and random weights: to measure speed without a download. There is no tokenizer in them.
 
 use super::ModelFile;
-use super::gguf::{Gguf, TensorInfo, TensorType};
+use super::gguf::{Gguf, TensorInfo};
+use crate::formats::TensorType;
 use crate::{Error, Result};
 use half::{bf16, f16};
 use std::io::{self, Write};

@@ -1,9 +1,10 @@
 //! Which tensors of a file make which matrices of a model, under the names of either format.
 
-use super::config::{AttentionConfig, Experts, FfnConfig, Grouped, Latent, ModelConfig};
+use super::config::{AttentionConfig, FfnConfig, Grouped, ModelConfig};
 use super::file::ModelFile;
 use super::gguf::TensorInfo;
-use crate::kernels::WeightFormat;
+use crate::attention::{Experts, Gate, Latent};
+use crate::formats::WeightFormat;
 use crate::{Error, Result};
 
 /// Consecutive rows of a tensor; dimensions beyond the second continue the rows.
@@ -287,8 +288,8 @@ impl<'a> Layer<'a, '_> {
         let count = u64::from(experts.count);
         let [gate, up, down] = PARTS.map(|part| self.expert_rows(part, experts, hidden));
         let bias = match experts.gate {
-            super::config::Gate::Softmax => None,
-            super::config::Gate::Sigmoid => {
+            Gate::Softmax => None,
+            Gate::Sigmoid => {
                 let i = self.i;
                 let names = [
                     format!("blk.{i}.exp_probs_b.bias"),

@@ -1,6 +1,6 @@
 //! Choosing the channels that an index keeps, from samples.
 
-use crate::attention::Shape;
+use crate::attention::{ChannelStats, Shape};
 use crate::{Error, Result};
 
 /// Chooses the index channels of a layer from samples of its queries and keys, as the paper does: the rotary pairs of
@@ -25,46 +25,22 @@ pub fn choose_channels(shape: &Shape, queries: &[f32], keys: &[f32]) -> Result<V
         let limit = format!("{tokens} tokens, as there are keys of, have {}", keys.len() * group);
         return Err(Error::argument("the number of floats of queries", queries.len(), limit));
     }
-    let query_peaks = peaks(queries, heads * group * dim);
-    let key_peaks = peaks(keys, heads * dim);
-    let pairs = dim / 2;
-    let dimensions = |pair: usize| match shape.rope_interleaved {
-        true => [2 * pair, 2 * pair + 1],
-        false => [pair, pair + pairs],
-    };
     let mut channels = Vec::with_capacity(shape.channels_len() as usize);
     for head in 0..heads {
-        // The sum over the group ranks as its mean does.
-        let score = |pair: usize| -> f64 {
-            let of = |d: usize| {
-                let queries = (0..group).map(|g| query_peaks[(head * group + g) * dim + d]);
-                queries.map(f64::from).sum::<f64>() * f64::from(key_peaks[head * dim + d])
-            };
-            dimensions(pair).into_iter().map(of).sum()
-        };
-        let mut order: Vec<usize> = (0..pairs).collect();
-        // Stable, so that ties fall to the lowest pair.
-        order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
-        order.truncate(shape.index.channels as usize / 2);
-        order.sort_unstable();
-        channels.extend(order.into_iter().flat_map(dimensions).map(|d| d as u32));
+        let mut stats = ChannelStats::new(group, dim);
+        for token in 0..tokens {
+            let query = |g: usize| &queries[((token * heads + head) * group + g) * dim..][..dim];
+            let of_group: Vec<&[f32]> = (0..group).map(query).collect();
+            stats.fold(&of_group, &keys[(token * heads + head) * dim..][..dim]);
+        }
+        channels.extend(stats.choose(shape.index.channels, shape.rope_interleaved));
     }
     Ok(channels)
-}
-
-/// The largest magnitude of each number of a row; what is not a number does not count.
-fn peaks(rows: &[f32], width: usize) -> Vec<f32> {
-    let mut peaks = vec![0f32; width];
-    for row in rows.chunks_exact(width) {
-        peaks.iter_mut().zip(row).for_each(|(peak, value)| *peak = peak.max(value.abs()));
-    }
-    peaks
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::index::Stats;
     use half::f16;
     use rand_pcg::rand_core::Rng;
 
@@ -80,7 +56,7 @@ mod tests {
             let (queries, keys) = (floats(9 * 6 * 64), floats(9 * 2 * 64));
             let chosen = choose_channels(&shape, &queries, &keys).unwrap();
             for head in 0..2 {
-                let mut stats = Stats::new(3, 64);
+                let mut stats = ChannelStats::new(3, 64);
                 for token in 0..9 {
                     let query = |g: usize| &queries[(token * 6 + head * 3 + g) * 64..][..64];
                     stats.fold(

@@ -1,6 +1,6 @@
 //! Twins of the mixture of experts in `shaders/model`.
 
-use crate::model::config::{Experts, Gate};
+use crate::attention::{Experts, Gate};
 
 /// The numbers by which a row's experts are weighed and chosen.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,11 +4,12 @@ mod common;
 
 #[cfg(feature = "cli")]
 mod cli;
-mod dequantize;
+mod dequantise;
 #[cfg(feature = "text")]
 mod eval_tasks;
 #[cfg(feature = "cli")]
 mod examples;
+mod floors;
 mod folders;
 mod gguf;
 #[cfg(feature = "text")]

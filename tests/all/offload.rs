@@ -6,9 +6,9 @@ use asynctls::attention::{
     Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer, TwoLevel,
 };
 use asynctls::engine::{
-    Engine, EngineOptions, HostOptions, KvType, LayerView, OffloadStats, Session, SessionFormat,
-    Want,
+    Engine, EngineOptions, HostOptions, LayerView, OffloadStats, Session, SessionFormat, Want,
 };
+use asynctls::formats::KvType;
 use asynctls::gpu::{Gpu, GpuOptions};
 use asynctls::model::ModelFile;
 use asynctls::reference::summary::SummaryTwin;

@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use crate::common::hex::unhex;
-use asynctls::model::quantise::Quantise;
-use asynctls::reference::dequantize::dequantize;
+use asynctls::formats::Quantise;
+use asynctls::formats::dequantise;
 use serde_json::Value;
 
 #[test]
@@ -39,7 +39,7 @@ fn rows_are_padded_with_zeros_to_whole_blocks() -> Result<(), Box<dyn Error>> {
         to.row(&row, &mut short)?;
         to.row(&whole, &mut padded)?;
         assert_eq!(short, padded, "{to}");
-        assert!(dequantize(to.kind(), &short[1..])?[45..].iter().all(|w| *w == 0.0));
+        assert!(dequantise(to.kind(), &short[1..])?[45..].iter().all(|w| *w == 0.0));
     }
     Ok(())
 }
@@ -51,7 +51,7 @@ fn weights_without_a_finite_reciprocal_become_zeros() -> Result<(), Box<dyn Erro
     for to in Quantise::ALL {
         let mut blocks = Vec::new();
         to.row(&row, &mut blocks)?;
-        assert!(dequantize(to.kind(), &blocks)?.iter().all(|w| *w == 0.0), "{to}");
+        assert!(dequantise(to.kind(), &blocks)?.iter().all(|w| *w == 0.0), "{to}");
     }
     Ok(())
 }

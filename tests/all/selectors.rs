@@ -2,13 +2,14 @@
 //! keys, and what stored channels, host selections and failed steps leave behind.
 
 use crate::common::model::{engine, gpu, prefill};
+use asynctls::attention::softmax_mean;
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, TokenScorer, TwoLevel};
 use asynctls::engine::{
     Engine, EngineOptions, IndexOptions, LayerCacheView, LayerView, Session, Want,
 };
 use asynctls::eval::recall::{Exact, append, measure};
 use asynctls::reference::index::{BlockQuery, Range};
-use asynctls::reference::select::{check_top_k, log_sum_exp, softmax_mean};
+use asynctls::reference::select::{check_top_k, log_sum_exp};
 use asynctls::reference::summary::SummaryTwin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

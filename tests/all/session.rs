@@ -312,7 +312,7 @@ fn what_an_engine_cannot_go_on_with_is_refused() {
     refused(&index(|i| i.bits = 8), &here.path, "the number of index bits of the session");
     refused(&index(|i| i.stats_tokens = 99), &here.path, "the choice of index channels of the");
     refused(
-        &|o| o.quantise = Some(asynctls::model::quantise::Quantise::Q8_0),
+        &|o| o.quantise = Some(asynctls::formats::Quantise::Q8_0),
         &here.path,
         "the quantisation of the weights of the session",
     );

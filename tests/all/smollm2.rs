@@ -256,7 +256,7 @@ fn segments_do_not_change_the_result() {
     };
     // Matrix units take probabilities as f16, relative to the largest of a segment: other segments round all of a prompt's
     // values otherwise, as another order of sums does those of a cache.
-    let most = f16_tolerance(if tier().matmul.halves { 1024 } else { 64 });
+    let most = f16_tolerance(if asynctls::kernels::has_matrix_units(tier()) { 1024 } else { 64 });
     for (a, b) in run(whole).iter().zip(&run(&segmented)) {
         let worst = distance(a, b);
         println!("largest difference {worst}");

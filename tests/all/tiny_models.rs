@@ -5,9 +5,9 @@ use crate::common::device::{gpu, prefill, step};
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Reads, TokenScorer, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, Fit, IndexOptions, LayerView, Session, Want};
 use asynctls::eval::recall::measure;
-use asynctls::model::quantise::Quantise;
+use asynctls::formats::Quantise;
+use asynctls::formats::dequantise;
 use asynctls::model::{ModelConfig, ModelFile};
-use asynctls::reference::dequantize::dequantize;
 use asynctls::reference::select::check_top_k;
 use asynctls::reference::summary::SummaryTwin;
 use safetensors::tensor::TensorView;
@@ -93,7 +93,7 @@ fn difference(got: &[Vec<f32>], want: &[Vec<f32>]) -> (f32, f32) {
 /// Prefill on matrix units rounds two more, queries and weights, which is once the cache's error; and where weights are not
 /// f32, the inputs and weights of four products, eight in all, whose independent errors add up to the root of four times.
 fn halves(engine: &Engine) -> f32 {
-    if engine.gpu.tier.matmul.halves { 1.0 + 2.0 } else { 0.0 }
+    if asynctls::kernels::has_matrix_units(engine.gpu.tier) { 1.0 + 2.0 } else { 0.0 }
 }
 
 /// Logits with one and the same f16 cache are as far apart as f32 arithmetic leaves them (the reference's own f32 is off by
@@ -389,7 +389,7 @@ fn quantised_folder(name: &str, quantise: Quantise) -> tempfile::TempDir {
                 row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
             let mut blocks = Vec::new();
             quantise.row(&floats, &mut blocks).unwrap();
-            let mut row = dequantize(quantise.kind(), &blocks).unwrap();
+            let mut row = dequantise(quantise.kind(), &blocks).unwrap();
             row.truncate(columns);
             row
         });

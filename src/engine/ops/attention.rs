@@ -4,10 +4,10 @@ use super::latent::{LatentOps, LatentWeights};
 use super::product::Inputs;
 use super::{OpMaker, Product};
 use crate::Result;
+use crate::engine::weights::Matrix;
 use crate::gpu::Op;
 use crate::kernels::{self, Output};
 use crate::kv::LayerCache;
-use crate::model::weights::Matrix;
 
 /// Weights of a layer's attention but for its output matrix.
 pub(in crate::engine) enum AttentionWeights {

@@ -3,11 +3,11 @@
 use super::OpMaker;
 use super::product::{Inputs, MATVEC_TOKENS, Matmul, Matvec, Product, batched};
 use crate::Result;
+use crate::attention::Experts;
 use crate::engine::scratch::Strides;
+use crate::engine::weights::{Matrix, Part};
 use crate::gpu::Op;
 use crate::kernels::{self, Batch, MatrixParams, Output, RowsParams, StrideParams};
-use crate::model::config::Experts;
-use crate::model::weights::{Matrix, Part};
 
 /// Weights of a feed-forward network.
 pub(in crate::engine) enum FfnWeights {

@@ -5,9 +5,10 @@ use super::index::SealingOps;
 use super::{AttentionWeights, IndexOps, LayerWeights, OpMaker};
 use crate::Result;
 use crate::engine::scratch::HostScratch;
+use crate::formats::KvType;
 use crate::gpu::Op;
 use crate::kernels::{self, HotSlots, PartParams};
-use crate::kv::{KvType, LayerCache};
+use crate::kv::LayerCache;
 use crate::model::config::AttentionConfig;
 use std::sync::Arc;
 

@@ -5,12 +5,13 @@
 use super::OpMaker;
 use super::product::{HeadProduct, Inputs, Norm, Product};
 use crate::Result;
+use crate::attention::Latent;
 use crate::engine::scratch::{LatentScratch, Strides};
+use crate::engine::weights::Matrix;
 use crate::gpu::Op;
 use crate::kernels::{self, Output, SegmentParams};
 use crate::kv::LayerCache;
-use crate::model::config::{AttentionConfig, Latent};
-use crate::model::weights::Matrix;
+use crate::model::config::AttentionConfig;
 
 /// Weights of latent attention but for its output matrix.
 pub(in crate::engine) struct LatentWeights {

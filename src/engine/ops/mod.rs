@@ -20,6 +20,7 @@ use super::scratch::{Scratch, Strides};
 use crate::Result;
 use crate::attention::Shape;
 use crate::contract::Words;
+use crate::engine::weights::Matrix;
 use crate::gpu::{Gpu, Op, ShaderSpec};
 use crate::kernels::{
     self, EmbedParams, HotSlots, MergeParams, Output, Place, RmsNormParams, RowsParams,
@@ -27,7 +28,6 @@ use crate::kernels::{
 };
 use crate::kv::{CacheLayout, LayerCache};
 use crate::model::ModelConfig;
-use crate::model::weights::Matrix;
 use std::collections::HashMap;
 
 /// The weights of one layer.

@@ -4,9 +4,10 @@ use super::ffn::GateUp;
 use super::{OpMaker, Vectors};
 use crate::Result;
 use crate::engine::scratch::Strides;
+use crate::engine::weights::{Matrix, Part};
+use crate::formats::WeightFormat;
 use crate::gpu::{Binding, Op, Tier};
-use crate::kernels::{self, Batch, Input, MatrixParams, Output, WeightFormat};
-use crate::model::weights::{Matrix, Part};
+use crate::kernels::{self, Batch, Input, MatrixParams, Output};
 
 /// Tokens of the matvec path at most: up to so many, reading the weights once a token costs less than a tile's idle lanes.
 pub(super) const MATVEC_TOKENS: u32 = 4;

@@ -4,7 +4,8 @@
 use super::description::{Description, Key, key};
 use super::rope::{self, Turning};
 use super::{EPSILON, EXPERT_FFN, EXPERTS_USED, FFN, HIDDEN, LAYERS, Q_HEADS, vocabulary};
-use crate::model::config::{AttentionConfig, Experts, Gate, Latent, ModelConfig};
+use crate::attention::{Experts, Gate, Latent};
+use crate::model::config::{AttentionConfig, ModelConfig};
 use crate::model::file::ModelFile;
 use crate::model::json_file::short;
 use crate::{Error, Result};

@@ -2,7 +2,8 @@
 
 use super::description::{Description, key};
 use super::{EXPERT_FFN, EXPERTS, EXPERTS_USED, Heads, llama_like};
-use crate::model::config::{Experts, Gate, ModelConfig};
+use crate::attention::{Experts, Gate};
+use crate::model::config::ModelConfig;
 use crate::model::file::ModelFile;
 use crate::{Error, Result};
 use serde_json::Value;

@@ -219,7 +219,7 @@ fn divisors(file: &Gguf, dims: u32) -> Result<Option<Vec<f32>>> {
             dims / 2
         )));
     }
-    crate::reference::dequantize::dequantize(info.kind, file.bytes(info)).map(Some)
+    crate::formats::dequantise(info.kind, file.bytes(info)).map(Some)
 }
 
 fn json(description: Description<'_>, stated: u32) -> Result<(Option<f32>, Found)> {

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::Result;
-use crate::model::gguf::{TensorInfo, TensorType};
+use crate::formats::TensorType;
+use crate::model::gguf::TensorInfo;
 use crate::model::json_file::{self, problem, short};
 
 /// Bytes that a header may have; the format's own limit.

@@ -16,12 +16,10 @@
 //! # }
 //! ```
 
-pub(crate) mod blocks;
 mod cursor;
 mod getters;
 mod names;
 mod tensor;
-mod tensor_type;
 mod value;
 
 use std::fmt;
@@ -34,7 +32,6 @@ use names::Names;
 use tensor::Entry;
 
 pub use tensor::TensorInfo;
-pub use tensor_type::{Block, TensorType};
 pub use value::{Array, Value};
 
 use crate::{Error, Result};

@@ -1,7 +1,7 @@
 //! The list of tensors and where their bytes lie.
 
 use super::cursor::{Cursor, Quoted};
-use super::tensor_type::TensorType;
+use crate::formats::TensorType;
 use crate::{Error, Result};
 
 /// The format's limit on dimensions.

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use asynctls::Error;
-use asynctls::model::gguf::{Array, Block, Gguf, TensorType, Value};
+use asynctls::formats::{Block, TensorType};
+use asynctls::model::gguf::{Array, Gguf, Value};
 
 use super::{Outcome, check_tensors, open, small};
 use crate::common::gguf_builder::GgufBuilder;

@@ -1,8 +1,8 @@
 //! Weight formats on the GPU. Quantised weights stay quantised; weights and scales lie in planes of their own, so that
 //! every load is aligned.
 
+use super::TensorType;
 use crate::Result;
-use crate::model::gguf::TensorType;
 
 /// How a part of a weight matrix is stored on the GPU: which `shaders/lib/weights_*` reads it.
 ///

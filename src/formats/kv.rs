@@ -1,6 +1,5 @@
 //! How blocks are stored in CPU memory: as the GPU has them, or in about half the bytes. `shaders/lib/stored_*` read the same.
 
-use crate::attention::Shape;
 use crate::{Error, Result, subject};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -54,10 +53,9 @@ pub struct HeadFormat {
 }
 
 impl HeadFormat {
-    /// That of a shape's head-blocks.
-    pub fn new(kv_type: KvType, shape: &Shape) -> Self {
-        let values = (shape.cached_rows() * shape.block * shape.head_dim) as usize;
-        Self { kv_type, values, kv_heads: shape.kv_heads as usize }
+    /// That of head-blocks of `values` numbers, `kv_heads` of them a layer's block.
+    pub fn new(kv_type: KvType, values: usize, kv_heads: usize) -> Self {
+        Self { kv_type, values, kv_heads }
     }
 
     /// Values of a head-block.
@@ -170,10 +168,6 @@ mod tests {
     use rand_pcg::Pcg64;
     use rand_pcg::rand_core::Rng;
 
-    fn shape(kv_heads: u32, head_dim: u32, block: u32) -> Shape {
-        Shape { block, ..Shape::new(kv_heads, 2, head_dim, false) }
-    }
-
     fn bytes(values: &[f16]) -> Vec<u8> {
         values.iter().flat_map(|v| v.to_le_bytes()).collect()
     }
@@ -205,10 +199,10 @@ mod tests {
     fn values_come_back_within_half_a_step() {
         let mut random = Pcg64::new(7, 1);
         for (kv_heads, head_dim, block) in [(1, 32, 16), (3, 80, 16), (2, 96, 32), (1, 64, 64)] {
-            let shape = shape(kv_heads, head_dim, block);
-            let format = HeadFormat::new(KvType::Q8_0, &shape);
+            let of_head = 2 * head_dim * block;
+            let format = HeadFormat::new(KvType::Q8_0, of_head, kv_heads);
             assert_eq!(format.head_bytes() % 16, 0);
-            let values = shape.block_bytes() / 2;
+            let values = (of_head * kv_heads) as u64;
             assert_eq!(format.block_bytes(), values + values / 16);
             // Each group of another size, down to where f16 is subnormal and ends.
             let made: Vec<f16> = (0..values)
@@ -244,7 +238,7 @@ mod tests {
 
     #[test]
     fn zeros_the_largest_and_what_is_not_finite() {
-        let format = HeadFormat::new(KvType::Q8_0, &shape(1, 32, 16));
+        let format = HeadFormat::new(KvType::Q8_0, 2 * 32 * 16, 1);
         let mut values = vec![f16::ZERO; 1024];
         values[32..64].fill(f16::MAX);
         values[70] = f16::MIN;
@@ -261,7 +255,7 @@ mod tests {
 
     #[test]
     fn f16_stays_as_it_is() {
-        let format = HeadFormat::new(KvType::F16, &shape(2, 32, 16));
+        let format = HeadFormat::new(KvType::F16, 2 * 32 * 16, 2);
         let values: Vec<f16> = (0..2048).map(|i| f16::from_bits(i * 31)).collect();
         let (stored, _) = there_and_back(&format, &values);
         assert_eq!(stored, bytes(&values));

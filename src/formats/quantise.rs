@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use half::f16;
 
-use super::gguf::TensorType;
+use super::TensorType;
 use crate::{Error, Result, subject};
 
 /// A type to quantise to.

@@ -1,7 +1,7 @@
 //! The repacking of a file's rows into the formats that kernels read.
 
-use crate::model::gguf::TensorType;
-use crate::model::gguf::blocks::{self, Quants, SuperBlock, half};
+use super::TensorType;
+use super::blocks::{self, Quants, SuperBlock, half};
 use crate::{Error, Result};
 use half::f16;
 
@@ -161,7 +161,7 @@ fn scale_words(block: &SuperBlock) -> [u32; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::WeightFormat;
+    use crate::formats::WeightFormat;
 
     #[test]
     fn rows_take_the_bytes_that_their_format_says() {

@@ -2,15 +2,15 @@
 
 use half::{bf16, f16};
 
-use crate::model::gguf::TensorType;
-use crate::model::gguf::blocks::{self, SuperBlock, half};
+use super::TensorType;
+use super::blocks::{self, SuperBlock, half};
 use crate::{Error, Result};
 
 /// All weights stored in `bytes`, which holds whole blocks of the type `kind`.
 ///
 /// The arithmetic is that of the format's reference implementation, bit for bit: products and sums rounded to 32 bits
 /// one after the other.
-pub fn dequantize(kind: TensorType, bytes: &[u8]) -> Result<Vec<f32>> {
+pub fn dequantise(kind: TensorType, bytes: &[u8]) -> Result<Vec<f32>> {
     match kind {
         TensorType::F32 => decode(kind, bytes, |bytes| [f32::from_le_bytes(*bytes)]),
         TensorType::F16 => decode(kind, bytes, |bytes| [f16::from_le_bytes(*bytes).to_f32()]),

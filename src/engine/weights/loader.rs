@@ -1,0 +1,196 @@
+//! Uploads weights with bounded host memory.
+
+use super::reader::Reader;
+use super::runs::{Run, gate_up, is_float, runs};
+use super::{Matrix, Part};
+use crate::formats::{Packed, Quantise, WeightFormat, dequantise, pack_row};
+use crate::gpu::Gpu;
+use crate::kernels::Output;
+use crate::model::ModelFile;
+use crate::model::gguf::TensorInfo;
+use crate::model::tensors::{GateUp, Recipe};
+use crate::{Error, Result};
+use std::ops::Range;
+
+/// Uploads weights with bounded host memory, and reports progress in bytes of the file.
+pub(in crate::engine) struct Loader<'a> {
+    pub(in crate::engine) gpu: &'a Gpu,
+    pub(in crate::engine) file: &'a ModelFile,
+    /// The type that floats become.
+    pub(in crate::engine) quantise: Option<Quantise>,
+    pub(in crate::engine) progress: &'a mut (dyn FnMut(u64) + Send),
+    pub(in crate::engine) unflushed: u64,
+}
+
+// The most that the driver may hold in staging before it is told to finish.
+const MOST_STAGED: u64 = 32 << 20;
+// Bytes that are packed at a time.
+const MOST_PACKED: u64 = 4 << 20;
+
+impl Loader<'_> {
+    /// A matrix whose parts begin at multiples of `granule` rows.
+    pub(in crate::engine) async fn matrix(
+        &mut self,
+        recipe: &Recipe<'_>,
+        granule: u32,
+    ) -> Result<Matrix> {
+        self.runs(runs(recipe, self.quantise), granule).await
+    }
+
+    /// Gate and up projections, of matrices of `rows` numbers each.
+    pub(in crate::engine) async fn gate_up(
+        &mut self,
+        pairs: &[GateUp<'_>],
+        rows: u32,
+    ) -> Result<Vec<(Matrix, Output)>> {
+        let mut matrices = Vec::new();
+        for (recipe, output) in gate_up(pairs, self.quantise) {
+            matrices.push((self.matrix(&recipe, rows * output.rows()).await?, output));
+        }
+        Ok(matrices)
+    }
+
+    /// A matrix that is never quantised: few weights that decide much.
+    pub(in crate::engine) async fn exact(&mut self, recipe: &Recipe<'_>) -> Result<Matrix> {
+        self.runs(runs(recipe, None), 1).await
+    }
+
+    async fn runs(&mut self, runs: Vec<Run<'_>>, granule: u32) -> Result<Matrix> {
+        let mut parts = Vec::new();
+        let mut first_row = 0;
+        for run in runs {
+            self.run(&run, first_row, granule, &mut parts).await?;
+            first_row += run.rows as u32;
+        }
+        Ok(Matrix { parts })
+    }
+
+    async fn run(
+        &mut self,
+        run: &Run<'_>,
+        first_row: u32,
+        granule: u32,
+        parts: &mut Vec<Part>,
+    ) -> Result<()> {
+        let format = WeightFormat::of(run.kind)?;
+        let (rows, units) = (run.rows as u32, run.units());
+        let row_weights = units * format.unit_bytes();
+        let fit = (self.gpu.max_binding() / row_weights).min(u64::from(u32::MAX)) as u32 / granule
+            * granule;
+        if fit == 0 {
+            return Err(Error::Model(format!(
+                "{granule} rows of tensor {} take {} bytes, but a binding holds {} here",
+                run.name(),
+                u64::from(granule) * row_weights,
+                self.gpu.max_binding()
+            )));
+        }
+        let mut reader = Reader::new(self.file, run);
+        let mut done = 0;
+        while done < rows {
+            let count = fit.min(rows - done);
+            let weights_bytes = u64::from(count) * row_weights;
+            let scales_at = weights_bytes.next_multiple_of(256);
+            let scales_bytes = format.scale_bytes(u64::from(count) * units);
+            let buffer = self.gpu.storage(run.name(), scales_at + scales_bytes.max(16)).await?;
+            let rows_of_part = done..done + count;
+            // Rows that the GPU stores as the file does need no packing.
+            if is_float(run.kind) && run.length.is_multiple_of(WeightFormat::UNIT) {
+                self.copy(&mut reader, rows_of_part, &buffer)?;
+            } else {
+                self.pack(&mut reader, rows_of_part, &buffer, scales_at)?;
+            }
+            parts.push(Part {
+                format,
+                first_row: first_row + done,
+                rows: count,
+                units: units as u32,
+                buffer,
+                weights_bytes,
+                scales_at,
+            });
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        reader: &mut Reader<'_, '_>,
+        rows: Range<u32>,
+        buffer: &wgpu::Buffer,
+    ) -> Result<()> {
+        let mut bytes = Vec::new();
+        let mut to = 0;
+        for row in rows.clone() {
+            bytes.extend_from_slice(&reader.row(u64::from(row))?);
+            (self.progress)(std::mem::take(&mut reader.read));
+            if bytes.len() as u64 >= MOST_PACKED || row + 1 == rows.end {
+                self.write(buffer, &mut to, &bytes);
+                bytes.clear();
+                self.flush(MOST_STAGED)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pack(
+        &mut self,
+        reader: &mut Reader<'_, '_>,
+        rows: Range<u32>,
+        buffer: &wgpu::Buffer,
+        scales_at: u64,
+    ) -> Result<()> {
+        let (mut weights_to, mut scales_to) = (0, scales_at);
+        let mut packed = Packed::default();
+        for row in rows.clone() {
+            let bytes = reader.row(u64::from(row))?;
+            pack_row(reader.run.kind, &bytes, &mut packed)?;
+            (self.progress)(std::mem::take(&mut reader.read));
+            if packed.weights.len() as u64 * 4 >= MOST_PACKED || row + 1 == rows.end {
+                self.write(buffer, &mut weights_to, bytemuck::cast_slice(&packed.weights));
+                self.write(buffer, &mut scales_to, bytemuck::cast_slice(&packed.scales));
+                packed.weights.clear();
+                packed.scales.clear();
+                self.flush(MOST_STAGED)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, buffer: &wgpu::Buffer, to: &mut u64, bytes: &[u8]) {
+        self.gpu.write(buffer, *to, bytes);
+        *to += bytes.len() as u64;
+        self.unflushed += bytes.len() as u64;
+    }
+
+    /// A norm's weights, as floats, filled up to whole units of the products that norm their inputs.
+    pub(in crate::engine) async fn vector(&mut self, info: &TensorInfo) -> Result<wgpu::Buffer> {
+        self.vectors(&[info]).await
+    }
+
+    /// The same, of vectors one after the other.
+    pub(in crate::engine) async fn vectors(
+        &mut self,
+        infos: &[&TensorInfo],
+    ) -> Result<wgpu::Buffer> {
+        let mut floats = Vec::new();
+        for info in infos {
+            floats.extend(dequantise(info.kind, self.file.bytes(info))?);
+            (self.progress)(info.bytes);
+        }
+        floats.resize(floats.len().next_multiple_of(WeightFormat::UNIT as usize), 0.0);
+        self.gpu.storage_with(&infos[0].name, bytemuck::cast_slice(&floats)).await
+    }
+
+    /// Lets the driver finish its copies when more than `most` bytes are staged.
+    pub(in crate::engine) fn flush(&mut self, most: u64) -> Result<()> {
+        if self.unflushed > most {
+            self.unflushed = 0;
+            let index =
+                self.gpu.submit(self.gpu.device.create_command_encoder(&Default::default()))?;
+            self.gpu.wait(index)?;
+        }
+        Ok(())
+    }
+}

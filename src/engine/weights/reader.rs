@@ -1,0 +1,108 @@
+//! The rows of a run, as bytes of its type.
+
+use super::runs::{Run, Source};
+use crate::formats::{Quantise, TensorType, dequantise};
+use crate::model::ModelFile;
+use crate::model::gguf::TensorInfo;
+use crate::model::tensors::Rows;
+use crate::{Error, Result};
+use half::{bf16, f16};
+use std::borrow::Cow;
+
+/// Gives a run's rows in order, as bytes of its type.
+pub(super) struct Reader<'f, 'a> {
+    file: &'f ModelFile,
+    pub(super) run: &'f Run<'a>,
+    /// The last rows whose columns were asked for: their place in the list, and their weights.
+    columns: Option<(usize, Vec<f32>)>,
+    /// Bytes of the file that were read and not reported.
+    pub(super) read: u64,
+}
+
+impl<'f, 'a> Reader<'f, 'a> {
+    pub(super) fn new(file: &'f ModelFile, run: &'f Run<'a>) -> Self {
+        Self { file, run, columns: None, read: 0 }
+    }
+
+    pub(super) fn row(&mut self, i: u64) -> Result<Cow<'f, [u8]>> {
+        match &self.run.source {
+            Source::Rows(list) => {
+                let (at, i) = locate(list.iter().map(|rows| rows.count), i);
+                self.convert(&list[at], i)
+            }
+            Source::Pairs(list) => {
+                let (at, i) = locate(list.iter().map(|pair| 2 * pair.0.count), i);
+                let (even, odd) = &list[at];
+                self.convert(if i.is_multiple_of(2) { even } else { odd }, i / 2)
+            }
+            Source::Columns(list) => {
+                let (at, i) = locate(list.iter().map(|rows| rows.info.shape[0]), i);
+                if self.columns.as_ref().is_none_or(|columns| columns.0 != at) {
+                    let rows = &list[at];
+                    let mut floats = Vec::new();
+                    for row in 0..rows.count {
+                        let bytes = row_bytes(self.file, rows, row);
+                        self.read += bytes.len() as u64;
+                        floats.extend(dequantise(rows.info.kind, bytes)?);
+                    }
+                    self.columns = Some((at, floats));
+                }
+                let floats = &self.columns.as_ref().expect("it was just filled").1;
+                let width = list[at].info.shape[0] as usize;
+                let column: Vec<f32> =
+                    floats.iter().skip(i as usize).step_by(width).copied().collect();
+                encode(self.run.kind, &column, list[at].info).map(Cow::from)
+            }
+        }
+    }
+
+    fn convert(&mut self, rows: &Rows<'_>, i: u64) -> Result<Cow<'f, [u8]>> {
+        let bytes = row_bytes(self.file, rows, i);
+        self.read += bytes.len() as u64;
+        if rows.info.kind == self.run.kind {
+            return Ok(bytes.into());
+        }
+        let floats = dequantise(rows.info.kind, bytes)?;
+        encode(self.run.kind, &floats, rows.info).map(Cow::from)
+    }
+}
+
+// The item that the i-th of all lies in, and its number there.
+fn locate(counts: impl Iterator<Item = u64>, mut i: u64) -> (usize, u64) {
+    for (at, count) in counts.enumerate() {
+        if i < count {
+            return (at, i);
+        }
+        i -= count;
+    }
+    unreachable!("the row is below the sum of rows")
+}
+
+// A row as this type stores it.
+fn encode(kind: TensorType, floats: &[f32], info: &TensorInfo) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(quantise) = Quantise::ALL.into_iter().find(|quantise| quantise.kind() == kind) {
+        quantise
+            .row(floats, &mut bytes)
+            .map_err(|e| Error::Model(format!("tensor {}: {e}", info.name)))?;
+        return Ok(bytes);
+    }
+    match kind {
+        TensorType::BF16 => {
+            bytes.extend(floats.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()));
+        }
+        TensorType::F16 => {
+            bytes.extend(floats.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()));
+        }
+        _ => bytes.extend(floats.iter().flat_map(|v| v.to_le_bytes())),
+    }
+    Ok(bytes)
+}
+
+fn row_bytes<'f>(file: &'f ModelFile, rows: &Rows<'_>, i: u64) -> &'f [u8] {
+    let bytes = file.bytes(rows.info);
+    // Opening the file checked that rows are whole blocks, so rows have equal sizes.
+    let all: u64 = rows.info.shape[1..].iter().product();
+    let size = bytes.len() / all as usize;
+    &bytes[(rows.first + i) as usize * size..][..size]
+}

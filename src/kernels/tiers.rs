@@ -1,0 +1,101 @@
+//! Which kernels run on a tier of adapters.
+
+use crate::gpu::Tier;
+
+/// The kernels of a tier, where tiers have different ones.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TierKernels {
+    // The tier's name.
+    tier: &'static str,
+    /// The lanes of a kernel that one workgroup a row runs: many where lanes are real, few where they are emulated.
+    pub(super) lanes: u32,
+    /// The kernel for products with a few tokens.
+    pub(super) matvec: &'static str,
+    /// The kernel for products with many tokens, where it takes the weights' format.
+    pub(super) matmul: Matmul,
+    /// The kernel for attention of many rows, where it takes the heads' dimensions.
+    pub(super) prefill: Prefill,
+}
+
+/// A kernel for products with many tokens.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Matmul {
+    /// The kernel's file.
+    pub(super) file: &'static str,
+    /// Rows and tokens that a workgroup makes.
+    pub(super) tile: (u32, u32),
+    /// Whether it multiplies f16, on matrix units: its inputs are then what `half_rows` makes of floats.
+    pub(super) halves: bool,
+}
+
+impl Matmul {
+    /// The kernel that every adapter and format has.
+    pub(super) const PORTABLE: Self =
+        Self { file: "model/matmul.wgsl", tile: (64, 64), halves: false };
+}
+
+/// A kernel for attention of many rows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Prefill {
+    /// The kernel's file.
+    pub(super) file: &'static str,
+    /// Dimensions that a head has at most.
+    pub(super) head_dim: u32,
+    /// Whether it multiplies f16, on matrix units.
+    pub(super) halves: bool,
+}
+
+impl Prefill {
+    /// The kernel that every adapter and head dimension has.
+    pub(super) const PORTABLE: Self =
+        Self { file: "attend/prefill.wgsl", head_dim: u32::MAX, halves: false };
+}
+
+const PORTABLE: TierKernels = TierKernels {
+    tier: "portable",
+    lanes: 256,
+    matvec: "model/matvec.wgsl",
+    matmul: Matmul::PORTABLE,
+    prefill: Prefill::PORTABLE,
+};
+
+const KERNELS: &[TierKernels] = &[
+    TierKernels {
+        tier: "subgroups-of-8",
+        lanes: 64,
+        matvec: "model/matvec_subgroup8.wgsl",
+        matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
+        prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
+    },
+    TierKernels {
+        tier: "cooperative",
+        matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
+        prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
+        ..PORTABLE
+    },
+    TierKernels { tier: "subgroups", ..PORTABLE },
+    PORTABLE,
+];
+
+/// The kernels of a tier.
+pub(super) fn of(tier: &Tier) -> &'static TierKernels {
+    KERNELS.iter().find(|kernels| kernels.tier == tier.name).expect("each tier has a row")
+}
+
+/// Whether the tier multiplies f16 on matrix units, so that products of many rows want their inputs as such.
+pub fn has_matrix_units(tier: &Tier) -> bool {
+    of(tier).matmul.halves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tier_has_its_kernels_and_each_row_a_tier() {
+        assert_eq!(KERNELS.len(), Tier::all().len());
+        for tier in Tier::all() {
+            assert_eq!(of(tier).tier, tier.name);
+        }
+    }
+}
