@@ -129,10 +129,7 @@ impl EngineOptions {
 
     /// The hot cache, if there is one.
     pub(super) fn hot_slots(&self) -> Option<HotSlots> {
-        self.host.as_ref().map(|host| HotSlots {
-            pool_blocks: self.blocks(),
-            slots: host.window_blocks(self.sessions) + host.hot_blocks,
-        })
+        self.host.as_ref().map(|host| host.slots(self.blocks(), self.sessions))
     }
 
     /// The shape that kernels are made for.
@@ -274,7 +271,7 @@ impl Engine {
         let of_summaries = summaries.iter().map(|summary| summary.block_bytes(&shape));
         let index_bytes = of_summaries.fold(shape.block_code_bytes(), u64::max);
         let index_layout = CacheLayout::new(index_bytes, options.blocks(), gpu.max_binding());
-        let offload = match (hot, options.host) {
+        let offload = match (hot, &options.host) {
             (Some(hot), Some(host)) => {
                 let write_back = options.write_back_blocks();
                 Some(Offload::new(&gpu, &shape, config.layers, hot, host, write_back).await?)
@@ -305,7 +302,7 @@ impl Engine {
         for (number, layer) in weights.iter().enumerate() {
             let mut cache = LayerCache::new(&gpu, &shape, &layout, index).await?;
             if let (Some(hot), Some(offload)) = (hot, &offload) {
-                let words = offload.slot_words(number);
+                let words = offload.residents.slot_words(number);
                 debug_assert_eq!(words.len() as u64, hot.words(shape.kv_heads));
                 let bytes = bytemuck::cast_slice(&words);
                 cache.slots = Some(gpu.storage_with("slots of the hot cache", bytes).await?);

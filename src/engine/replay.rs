@@ -133,9 +133,11 @@ impl Engine {
     /// From now on steps go by this rule, with transfers that overlap with them or not, and begin with nothing in the hot
     /// cache.
     pub fn begin_replay(&mut self, timing: Timing, overlaps: bool) {
-        if let (Some(options), Some(host)) = (&mut self.options.host, &mut self.host) {
-            (options.timing, options.overlaps) = (timing, overlaps);
-            host.get_mut().abandon(&self.gpu);
+        if let Some(host) = &mut self.host {
+            let host = host.get_mut();
+            let rule = &mut host.offload.rule;
+            (rule.timing, rule.overlaps) = (timing, overlaps);
+            host.abandon(&self.gpu);
         }
     }
 
@@ -145,8 +147,8 @@ impl Engine {
         let host = host.lock().await;
         let logical = || (0..).zip(session.table.blocks());
         let of_head = |head| {
-            let here =
-                logical().filter(|(_, block)| host.offload.is_resident(layer, head, **block));
+            let here = logical()
+                .filter(|(_, block)| host.offload.residents.is_resident(layer, head, **block));
             here.map(|(logical, _)| logical).collect()
         };
         (0..self.shape.kv_heads).map(of_head).collect()

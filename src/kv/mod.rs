@@ -17,7 +17,10 @@ pub use gatherers::Gatherers;
 pub use host::HostCache;
 pub use hot::{Admitted, HotCache, Placement, Policy};
 pub use mapped_ring::{MappedRing, Way};
-pub use offload::{HostOptions, Item, Items, Offload, OffloadStats, Upload};
+pub use offload::{
+    FetchRule, HostOptions, Item, Items, Offload, OffloadStats, Residents, Upload, Uploads,
+    WriteBack,
+};
 pub use pool::{BlockTable, Pool, Prepared, Slot};
 pub use session_file::{Append, SessionFile};
 pub use window::{NO_SLOT, Window};

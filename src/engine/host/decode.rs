@@ -39,7 +39,7 @@ impl Engine {
             batch.iter().map(|(session, _)| (&**session, session.len())).collect();
         let rows: Vec<(u32, u32)> =
             sessions.iter().map(|(session, position)| (session.slot.index, *position)).collect();
-        let timing = self.options.host.as_ref().map_or(Timing::Exact, |host| host.timing);
+        let timing = host.offload.rule.timing;
         let continues = timing != Timing::Exact
             && selection.is_some_and(|two_level| {
                 host.lag.as_ref().is_some_and(|lag| lag.leads_to(&rows, two_level))
@@ -48,13 +48,13 @@ impl Engine {
             self.finish_pending(host)?;
         }
         self.bring_window(host, &sessions)?;
-        host.offload.begin_step();
+        host.offload.residents.begin_step();
         let windows: Vec<Vec<u32>> = sessions
             .iter()
             .map(|(session, _)| host.offload.window.table(session.table.blocks()))
             .collect();
         let mode = Mode::Decode(selection);
-        let over = Over::Window(&windows, host.offload.epoch());
+        let over = Over::Window(&windows, host.offload.residents.epoch());
         let plan = Plan {
             timing: if continues { timing } else { Timing::Exact },
             ..self.plan(batch, mode, false, over)
@@ -84,7 +84,7 @@ impl Engine {
                 if continues {
                     self.decode_behind(host, &mut encoder, &decode)?;
                 } else {
-                    self.decode_exact(host, &mut encoder, &decode, two_level, timing)?;
+                    self.decode_exact(host, &mut encoder, &decode, two_level)?;
                 }
             }
         }
@@ -96,7 +96,7 @@ impl Engine {
             drop(pass);
         }
         let end = self.submit_wanted(encoder, &decode.plan.step, want)?;
-        if self.options.host.as_ref().is_some_and(|host| !host.overlaps) {
+        if !host.offload.rule.overlaps {
             let output = self.read_wanted(end, &decode.plan.step, want).await?;
             self.bring_ahead(host, &decode)?;
             return Ok(output);
@@ -163,7 +163,7 @@ impl Engine {
         let wanted = vec![all; self.shape.kv_heads as usize];
         let mut items = Vec::new();
         for layer in 0..self.layers.len() {
-            host.offload.want(layer, &wanted, &mut items);
+            host.offload.residents.want(layer, &wanted, &mut items);
         }
         if host.offload.lacks(&items) {
             host.offload.complete_all(&self.gpu)?;
@@ -193,7 +193,6 @@ impl Engine {
         encoder: &mut wgpu::CommandEncoder,
         decode: &Decode<'_>,
         two_level: &TwoLevel,
-        timing: Timing,
     ) -> Result<()> {
         {
             let mut pass = self.gpu.pass(encoder, "choose", 0);
@@ -227,13 +226,13 @@ impl Engine {
             };
             let rest = rest.finish();
             if has_missed {
-                host.offload.stand_by();
+                host.offload.uploads.stand_by();
             }
             host.selections.wait(&self.gpu, slot)?;
             let chosen = host.selections.read(slot, |bytes| Ok(self.read_lists(bytes, decode)))?;
             let mut items = Vec::new();
             let wanted = self.wanted(&chosen, decode);
-            host.offload.want(number, &wanted, &mut items);
+            host.offload.residents.want(number, &wanted, &mut items);
             has_missed = !items.is_empty();
             if host.offload.lacks(&items) {
                 host.offload.complete_all(&self.gpu)?;
@@ -261,7 +260,7 @@ impl Engine {
             lists.push(chosen);
             slot = next.unwrap_or(slot);
         }
-        self.note_lists(host, decode, two_level, timing, lists)
+        self.note_lists(host, decode, two_level, lists)
     }
 
     // Records the way of a layer's choice to the CPU: the slot it comes in.
@@ -335,9 +334,8 @@ impl Engine {
             let layers = bytes.chunks(stride);
             Ok(layers.map(|bytes| self.read_lists(bytes, decode)).collect::<Vec<_>>())
         })?;
-        let timing = self.options.host.as_ref().map_or(Timing::Exact, |host| host.timing);
         for (i, chosen) in lists.into_iter().enumerate() {
-            self.note_layer(host, decode, group * GROUP_LAYERS + i, chosen, timing)?;
+            self.note_layer(host, decode, group * GROUP_LAYERS + i, chosen)?;
         }
         Ok(())
     }
@@ -349,7 +347,6 @@ impl Engine {
         decode: &Decode<'_>,
         layer: usize,
         chosen: Lists,
-        timing: Timing,
     ) -> Result<()> {
         let mut next = chosen;
         for (row, (_, budget)) in next.iter_mut().zip(&decode.budgets) {
@@ -359,12 +356,13 @@ impl Engine {
         }
         let wanted = self.wanted(&next, decode);
         let group = layer / GROUP_LAYERS;
-        let is_patient = timing == Timing::Resident;
-        host.offload.want_next(layer, &wanted, is_patient, &mut host.groups[group].items);
+        let policy = host.offload.rule.ahead();
+        let items = &mut host.groups[group].items;
+        host.offload.residents.want_next(layer, &wanted, &policy, items);
         if let Some(lag) = &mut host.lag {
             let before = std::mem::replace(&mut lag.lists[layer], next);
             let lists = before.iter().flatten().zip(lag.lists[layer].iter().flatten());
-            host.offload.stats.kept += lists.map(|(a, b)| in_both(a, b)).sum::<u64>();
+            host.offload.residents.count_kept(lists.map(|(a, b)| in_both(a, b)).sum::<u64>());
         }
         self.complete_items(host, group)
     }
@@ -383,24 +381,23 @@ impl Engine {
         host: &mut Host,
         decode: &Decode<'_>,
         two_level: &TwoLevel,
-        timing: Timing,
         lists: Vec<Lists>,
     ) -> Result<()> {
         if let Some(lag) = &host.lag
             && lag.lists.len() == lists.len()
         {
             let lists = lag.lists.iter().flatten().flatten().zip(lists.iter().flatten().flatten());
-            host.offload.stats.kept += lists.map(|(a, b)| in_both(a, b)).sum::<u64>();
+            host.offload.residents.count_kept(lists.map(|(a, b)| in_both(a, b)).sum::<u64>());
         }
         let rows = decode.next.clone();
-        if timing == Timing::Exact {
+        if host.offload.rule.timing == Timing::Exact {
             host.lag = Some(Lag { two_level: *two_level, rows, lists });
             return Ok(());
         }
         let nothing = vec![Vec::new(); self.layers.len()];
         host.lag = Some(Lag { two_level: *two_level, rows, lists: nothing });
         for (layer, chosen) in lists.into_iter().enumerate() {
-            self.note_layer(host, decode, layer, chosen, timing)?;
+            self.note_layer(host, decode, layer, chosen)?;
         }
         Ok(())
     }
@@ -413,11 +410,11 @@ impl Engine {
         let ahead = (host.groups.len() - 1).max(1);
         for group in 0..host.groups.len() {
             self.take_selection(host, decode, group)?;
-            host.offload.poll(&self.gpu)?;
+            host.offload.uploads.poll(&self.gpu)?;
             is_full |= group == ahead;
             let group = &mut host.groups[group];
             while !is_full && !group.items.is_empty() {
-                match host.offload.load(None, &mut group.items)? {
+                match host.offload.uploads.load(None, &mut group.items)? {
                     Some(upload) => {
                         host.offload.fill(&upload, true, || ())?;
                         group.uploads.push(upload);

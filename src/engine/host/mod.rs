@@ -80,7 +80,7 @@ impl Host {
         for group in &mut self.groups {
             group.items.clear();
             for upload in group.uploads.drain(..) {
-                self.offload.give_back(upload);
+                self.offload.uploads.give_back(upload);
             }
             if let Some(slot) = group.selection.take() {
                 // A device that cannot answer this will not answer the next step either.
@@ -88,7 +88,7 @@ impl Host {
                 let _ = waited.and_then(|()| self.selections.read(slot, |_| Ok(())));
             }
         }
-        self.offload.clear_slots();
+        self.offload.residents.clear();
         self.is_stale = true;
     }
 }
@@ -200,7 +200,7 @@ impl Engine {
     fn write_slots(&self, host: &mut Host) {
         for (layer, cache) in self.caches.iter().enumerate() {
             if let Some(slots) = &cache.slots {
-                let words = host.offload.slot_words(layer);
+                let words = host.offload.residents.slot_words(layer);
                 self.gpu.write(slots, 0, bytemuck::cast_slice(&words));
             }
         }
@@ -256,7 +256,7 @@ impl Engine {
     // Records an upload's copy.
     fn record_arrival(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
         self.gpu.timed(encoder, "arrive", upload.first_layer(), |encoder| {
-            host.offload.record_arrival(encoder, upload);
+            host.offload.uploads.record_arrival(encoder, upload);
         });
     }
 
@@ -279,7 +279,7 @@ impl Engine {
         upload: &Upload,
         blocks: usize,
     ) {
-        host.offload.record_arrival(encoder, upload);
+        host.offload.uploads.record_arrival(encoder, upload);
         if let Some(unpack) = &host.ops.unpack {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             unpack.record(&mut pass, self.shape.kv_heads, blocks as u32, 1);
@@ -324,7 +324,7 @@ impl Engine {
         items: &mut Vec<Items>,
     ) -> Result<Option<Upload>> {
         while !items.is_empty() {
-            if let Some(upload) = host.offload.load(Some(&self.gpu), items)? {
+            if let Some(upload) = host.offload.uploads.load(Some(&self.gpu), items)? {
                 return Ok(Some(upload));
             }
             self.submit_uploads(host, encoder)?;

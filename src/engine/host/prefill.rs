@@ -113,7 +113,7 @@ impl Engine {
         }
         match &layer.attention {
             AttentionOps::Grouped(_) => {
-                let piece = host.offload.piece_blocks();
+                let piece = host.offload.uploads.piece_blocks();
                 let mut at = 0;
                 while at < chunk.first {
                     let blocks = piece.min(chunk.first - at);
@@ -187,14 +187,14 @@ impl Engine {
         encoder: &mut wgpu::CommandEncoder,
         blocks: &[(&wgpu::Buffer, u64, u32, usize)],
     ) -> Result<()> {
-        for blocks in blocks.chunks(host.offload.write_back_blocks()) {
+        for blocks in blocks.chunks(host.offload.write_back.blocks()) {
             let slot = loop {
                 match host.offload.take_write_back(&self.gpu)? {
                     Some(slot) => break slot,
                     None => self.submit_host(host, encoder)?,
                 }
             };
-            host.offload.record_write_back(encoder, slot, blocks);
+            host.offload.write_back.record(encoder, slot, blocks);
         }
         Ok(())
     }
@@ -211,7 +211,7 @@ impl Engine {
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         let mut first = 0;
-        for piece in blocks.chunks(host.offload.piece_blocks() as usize) {
+        for piece in blocks.chunks(host.offload.uploads.piece_blocks() as usize) {
             self.submit_host(host, &mut encoder)?;
             self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&sealing(first, piece)));
             let segment = SegmentParams::in_order(first as u32, piece.len() as u32, 0, 1);

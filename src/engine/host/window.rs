@@ -90,7 +90,7 @@ impl Engine {
         let bytes = self.shape.block_bytes();
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for layer in 0..self.layers.len() {
-            for blocks in blocks.chunks(host.offload.piece_blocks() as usize) {
+            for blocks in blocks.chunks(host.offload.uploads.piece_blocks() as usize) {
                 let upload = loop {
                     match host.offload.gather_blocks(&self.gpu, layer, blocks)? {
                         Some(upload) => break upload,
@@ -105,10 +105,10 @@ impl Engine {
                     places.push((buffer, u64::from(place) * bytes));
                 }
                 if host.ops.unpack.is_none() {
-                    host.offload.record_copies(&mut encoder, &upload, &places);
+                    host.offload.uploads.record_copies(&mut encoder, &upload, &places);
                 } else {
                     self.record_whole(host, &mut encoder, &upload, blocks.len());
-                    host.offload.record_arrived_copies(&mut encoder, &places);
+                    host.offload.uploads.record_arrived_copies(&mut encoder, &places);
                 }
             }
         }
