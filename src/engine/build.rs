@@ -1,17 +1,15 @@
 //! Loading a model into an engine.
 
-use super::host::Host;
-use super::layer::Layer;
 use super::ops::{
     AttentionWeights, EndOps, FfnWeights, HeadWeights, LatentWeights, LayerWeights, OpMaker,
 };
+use super::residency::Residency;
 use super::scratch::Scratch;
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
 use crate::engine::weights::Loader;
 use crate::formats::Quantise;
 use crate::gpu::Gpu;
-use crate::kernels::HotSlots;
-use crate::kv::{CacheLayout, HostOptions, LayerCache, Offload, Pool};
+use crate::kv::{CacheLayout, HostOptions, Index, Pool};
 use crate::model::config::AttentionConfig;
 use crate::model::rope::{RopeChange, Rotations};
 use crate::model::tensors::{AttentionTensors, FfnTensors, LayerTensors, Tensors};
@@ -127,9 +125,13 @@ impl EngineOptions {
         self.chunk_blocks().max(self.sessions)
     }
 
-    /// The hot cache, if there is one.
-    pub(super) fn hot_slots(&self) -> Option<HotSlots> {
-        self.host.as_ref().map(|host| host.slots(self.blocks(), self.sessions))
+    // How the cache on the GPU is spread over segments: of every block, or of the slots of a hot cache.
+    fn cache_layout(&self, shape: &Shape, gpu: &Gpu) -> CacheLayout {
+        let blocks = match &self.host {
+            None => self.blocks(),
+            Some(host) => host.slots(self.blocks(), self.sessions).slots,
+        };
+        CacheLayout::new(shape.block_bytes(), blocks, gpu.max_binding())
     }
 
     /// The shape that kernels are made for.
@@ -217,15 +219,11 @@ pub struct Engine {
     /// The options that the engine was built with.
     pub options: EngineOptions,
     pub(super) shape: Shape,
-    pub(super) layout: CacheLayout,
-    pub(super) index_layout: CacheLayout,
     pub(super) pool: Pool,
     pub(super) scratch: Scratch,
-    pub(super) caches: Vec<LayerCache>,
-    pub(super) layers: Vec<Layer>,
+    pub(super) index: Option<Index>,
+    pub(super) residency: Residency,
     pub(super) ends: EndOps,
-    // Locked under the turn.
-    pub(super) host: Option<futures::lock::Mutex<Host>>,
     pub(super) rotations: Rotations,
     // Two steps at a time would share the scratch.
     pub(super) turn: futures::lock::Mutex<()>,
@@ -264,59 +262,26 @@ impl Engine {
         };
         loader.flush(0)?;
 
-        let hot = options.hot_slots();
-        let kv_blocks = hot.map_or(options.blocks(), |hot| hot.slots);
-        let layout = CacheLayout::new(shape.block_bytes(), kv_blocks, gpu.max_binding());
-        let summaries = options.index.as_ref().map(IndexOptions::summaries).unwrap_or_default();
-        let of_summaries = summaries.iter().map(|summary| summary.block_bytes(&shape));
-        let index_bytes = of_summaries.fold(shape.block_code_bytes(), u64::max);
-        let index_layout = CacheLayout::new(index_bytes, options.blocks(), gpu.max_binding());
-        let offload = match (hot, &options.host) {
-            (Some(hot), Some(host)) => {
-                let write_back = options.write_back_blocks();
-                Some(Offload::new(&gpu, &shape, config.layers, hot, host, write_back).await?)
+        let layout = options.cache_layout(&shape, &gpu);
+        let scratch = Scratch::new(&gpu, &config, &options, &layout).await?;
+        let index = match &options.index {
+            None => None,
+            Some(index) => {
+                let sizes = (config.layers, options.blocks(), options.sessions);
+                Some(Index::new(&gpu, &shape, sizes, &index.summaries()).await?)
             }
-            _ => None,
         };
-        let scratch = Scratch::new(&gpu, &config, &options, &layout, offload.as_ref()).await?;
         let mut maker = OpMaker {
             gpu: &gpu,
             config: &config,
             options: &options,
             shape,
-            layout,
-            index_layout,
-            hot,
             scratch: &scratch,
             uniforms: HashMap::new(),
         };
         let ends =
             maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
-        let index = options.index.as_ref().map(|_| (&index_layout, &summaries[..]));
-        let host_ops = match hot {
-            None => None,
-            Some(_) => Some(maker.host_ops().await?),
-        };
-        let mut caches = Vec::new();
-        let mut layers = Vec::new();
-        for (number, layer) in weights.iter().enumerate() {
-            let mut cache = LayerCache::new(&gpu, &shape, &layout, index).await?;
-            if let (Some(hot), Some(offload)) = (hot, &offload) {
-                let words = offload.residents.slot_words(number);
-                debug_assert_eq!(words.len() as u64, hot.words(shape.kv_heads));
-                let bytes = bytemuck::cast_slice(&words);
-                cache.slots = Some(gpu.storage_with("slots of the hot cache", bytes).await?);
-            }
-            layers.push(maker.layer(number, layer, &cache, host_ops.as_ref()).await?);
-            caches.push(cache);
-        }
-        let host = match offload.zip(host_ops) {
-            None => None,
-            Some((offload, ops)) => {
-                let host = Host::new(&gpu, &config, &scratch, offload, ops).await?;
-                Some(futures::lock::Mutex::new(host))
-            }
-        };
+        let residency = Residency::new(&mut maker, layout, &weights, index.as_ref()).await?;
         gpu.check()?;
         Ok(Self {
             pool: Pool::new(options.blocks(), options.block, options.sessions),
@@ -325,13 +290,10 @@ impl Engine {
             config,
             options,
             shape,
-            layout,
-            index_layout,
             scratch,
-            caches,
-            layers,
+            index,
+            residency,
             ends,
-            host,
             turn: futures::lock::Mutex::new(()),
         })
     }
@@ -347,9 +309,6 @@ impl Engine {
             config: &self.config,
             options: &self.options,
             shape: self.shape,
-            layout: self.layout,
-            index_layout: self.index_layout,
-            hot: self.options.hot_slots(),
             scratch: &self.scratch,
             uniforms: HashMap::new(),
         }

@@ -59,8 +59,10 @@ impl Fit {
             shape.block_code_bytes() + of_summaries.sum::<u64>()
         });
         let whole = blocks * layers * shape.block_bytes();
-        let (kv_bytes, host_bytes) = match (&options.host, options.hot_slots()) {
-            (Some(host), Some(hot)) => {
+        let (kv_bytes, host_bytes) = match &options.host {
+            None => (whole, 0),
+            Some(host) => {
+                let hot = host.slots(options.blocks(), options.sessions);
                 let slots = u64::from(hot.slots) * shape.block_bytes();
                 let words = hot.words(shape.kv_heads) * 4;
                 let carried = Offload::bytes(host, &shape, options.write_back_blocks());
@@ -68,7 +70,6 @@ impl Fit {
                 let host_bytes = blocks * layers * format.block_bytes();
                 (layers * (slots + words) + carried, host_bytes)
             }
-            _ => (whole, 0),
         };
         Ok(Self {
             weight_bytes,

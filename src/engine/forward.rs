@@ -1,6 +1,7 @@
 //! Steps: prompts in chunks through dense prefill, and decode with dense or two-level attention.
 
 use super::record::{Mode, Plan};
+use super::residency::{Residency, Whole};
 use super::{Engine, Session, words};
 use crate::attention::{Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel};
 use crate::gpu::Gpu;
@@ -231,11 +232,13 @@ impl Engine {
     fn chunk(&self, position: u32, want: Want) -> usize {
         let most = self.options.chunk;
         // What is in CPU memory comes piece by piece, each with a submission of its own.
-        let piece = self.options.host.map(|host| {
-            let format = self.shape.head_format(host.kv_type);
-            host.piece_blocks(&format) * u64::from(self.shape.block)
-        });
-        let before = u64::from(position).min(piece.unwrap_or(u64::MAX));
+        let before = match &self.residency {
+            Residency::Whole(_) => u64::from(position),
+            Residency::Hot(hot) => {
+                let piece = hot.piece_blocks(&self.shape) * u64::from(self.shape.block);
+                u64::from(position).min(piece)
+            }
+        };
         let attention = 4 * (before + u64::from(most)) * u64::from(self.config.attended());
         let a_row = attention + if self.gpu.is_cpu() { self.row_of_weights() } else { 0 };
         // A chunk below one tile is the caller's choice, so the upper bound comes last.
@@ -352,15 +355,16 @@ impl Engine {
         };
         let epoch = if let Over::Window(_, epoch) = over { epoch } else { 0 };
         let step = self.step_of(&spans, budget.as_ref(), every_row, epoch);
+        let layout = &self.residency.cache().layout;
         let mut segments: Vec<u32> = match over {
             // Each session appends to its open block.
             Over::Window(windows, _) => {
                 let open = |(session, _): &(&mut Session, &[u32])| session.len() / self.shape.block;
                 let places =
                     batch.iter().zip(windows).map(|(one, table)| table[open(one) as usize]);
-                places.map(|slot| self.layout.place(slot).0).collect()
+                places.map(|slot| layout.place(slot).0).collect()
             }
-            Over::Cache => step.appended.iter().map(|&b| self.layout.place(b).0).collect(),
+            Over::Cache => step.appended.iter().map(|&b| layout.place(b).0).collect(),
             // All of it is one segment.
             Over::Chunk => Vec::new(),
         };
@@ -377,12 +381,14 @@ impl Engine {
         Plan { step, mode, timing: Timing::Exact, is_chunk, segments, gathers_stats }
     }
 
-    pub(super) fn record_copies(&self, encoder: &mut wgpu::CommandEncoder, prepared: &[Prepared]) {
-        let bytes = self.shape.block_bytes();
+    pub(super) fn record_copies(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        whole: &Whole,
+        prepared: &[Prepared],
+    ) {
         for copied in prepared.iter().filter_map(|prepared| prepared.copied) {
-            for cache in &self.caches {
-                cache.copy_block(encoder, &self.layout, &self.scratch.moving, bytes, copied);
-            }
+            whole.cache.copy_block(encoder, &self.scratch.moving, copied);
         }
     }
 
@@ -394,19 +400,22 @@ impl Engine {
         want: Want,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Output>> {
-        if let Some(host) = &self.host {
-            let host = &mut *host.lock().await;
-            return self.run_host(host, batch, prepared, (mode, want), goes_on).await;
-        }
+        let whole = match &self.residency {
+            Residency::Whole(whole) => whole,
+            Residency::Hot(hot) => {
+                let mut hot = hot.turn(self).await;
+                return hot.step(batch, prepared, (mode, want), goes_on).await;
+            }
+        };
         let plan = self.plan(batch, mode, want == Want::EveryLogits, Over::Cache);
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.record_copies(&mut encoder, prepared);
+        self.record_copies(&mut encoder, whole, prepared);
         let layers_at_once = match mode {
-            Mode::Decode(_) if self.gpu.is_cpu() => self.layers.len(),
+            Mode::Decode(_) if self.gpu.is_cpu() => whole.layers.len(),
             Mode::Decode(_) => DECODE_LAYERS,
             Mode::Prefill => self.layers_at_once(&plan.step),
         };
-        let groups: Vec<_> = self.layers.chunks(layers_at_once).collect();
+        let groups: Vec<_> = whole.layers.chunks(layers_at_once).collect();
         let mut pieces = Pieces::new(&self.gpu, goes_on);
         for (i, group) in groups.iter().enumerate() {
             let is_last = i + 1 == groups.len();

@@ -10,6 +10,7 @@ mod observe;
 mod ops;
 mod record;
 mod replay;
+mod residency;
 mod saved;
 mod scratch;
 mod session;

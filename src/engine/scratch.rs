@@ -4,9 +4,9 @@ use super::EngineOptions;
 use crate::Result;
 use crate::attention::Step;
 use crate::contract::StepHeader;
-use crate::gpu::{Binding, Gpu};
-use crate::kernels::{self, SegmentParams};
-use crate::kv::{CacheLayout, Offload};
+use crate::gpu::Gpu;
+use crate::kernels;
+use crate::kv::{CacheLayout, HostOptions};
 use crate::model::ModelConfig;
 use crate::model::config::AttentionConfig;
 
@@ -59,34 +59,6 @@ pub(super) struct Scratch {
     pub(super) staging: wgpu::Buffer,
     pub(super) latent: Option<LatentScratch>,
     pub(super) experts: Option<ExpertScratch>,
-    pub(super) host: Option<HostScratch>,
-    /// Of a replay with the whole cache on the GPU: what each layer attends, and the bytes from a layer's lists to the next.
-    pub(super) steered: Option<(wgpu::Buffer, u64)>,
-    is_steered: bool,
-}
-
-/// The further scratch of a cache whose blocks live in CPU memory.
-pub(super) struct HostScratch {
-    /// The step with the slots of the window as tables: what decode appends by.
-    pub(super) append_step: wgpu::Buffer,
-    /// The step with block tables that name each logical block: what a prompt goes by.
-    pub(super) tables: wgpu::Buffer,
-    /// Keys and values of one layer of a chunk of a prompt.
-    pub(super) chunk: wgpu::Buffer,
-    /// The logical blocks that the chunk holds.
-    pub(super) chunk_segment: wgpu::Buffer,
-    /// An upload's blocks, as they are stored.
-    pub(super) uploaded: wgpu::Buffer,
-    /// Whole blocks of that, as f16.
-    pub(super) arrived: wgpu::Buffer,
-    /// The logical blocks that arrived, where the chunk's attention goes over them.
-    pub(super) arrived_segment: wgpu::Buffer,
-    /// Blocks that level 1 chose, layer by layer.
-    pub(super) wanted: wgpu::Buffer,
-    /// Candidates of level 2 that are not those, layer by layer.
-    pub(super) listed: wgpu::Buffer,
-    /// Bytes from a layer's list to the next.
-    pub(super) list_stride: u64,
 }
 
 /// The further scratch of latent attention.
@@ -140,10 +112,12 @@ struct Sizes {
     host: Option<HostSizes>,
 }
 
-struct HostSizes {
-    chunk: u64,
-    list_stride: u64,
-    lists: u64,
+/// Bytes of the further buffers of a cache whose blocks live in CPU memory.
+pub(super) struct HostSizes {
+    pub(super) step: u64,
+    pub(super) chunk: u64,
+    pub(super) list_stride: u64,
+    pub(super) lists: u64,
 }
 
 struct LatentSizes {
@@ -191,7 +165,7 @@ impl Sizes {
         let ffn = floats(rows * u64::from(strides.ffn).max(entries));
         let latents = latent.as_ref().map_or(0, |latent| latent.rows[1].max(latent.slab[0]));
         Self {
-            step: floats(Step::most_words(&shape, rows, decode, blocks)),
+            step: step_bytes(config, options),
             rows: [hidden, hidden, floats(rows * u64::from(shape.row_width())), attended, ffn],
             halves: hidden.max(attended).max(ffn).max(latents),
             states: if merges { floats(rows * q_heads * 2) } else { 16 },
@@ -210,15 +184,7 @@ impl Sizes {
                 .max(floats(shape.channels_len())),
             latent,
             experts,
-            host: options.host.as_ref().map(|host| {
-                let kept = u64::from(host.hot_blocks);
-                let list_stride = (decode * kv_heads * kept * 4).next_multiple_of(256);
-                HostSizes {
-                    chunk: u64::from(options.chunk_blocks()) * shape.block_bytes(),
-                    list_stride,
-                    lists: list_stride * u64::from(config.layers),
-                }
-            }),
+            host: options.host.as_ref().map(|host| HostSizes::new(config, options, host)),
         }
     }
 
@@ -246,8 +212,34 @@ impl Sizes {
             + self.chosen_tokens
             + self.moving
             + latent
-            + self.host.as_ref().map_or(0, |host| 2 * self.step + host.chunk + 2 * host.lists)
+            + self.host.as_ref().map_or(0, HostSizes::total)
             + self.experts.map_or(0, |experts| experts.iter().sum())
+    }
+}
+
+// A step is a chunk of a prompt or a token of every session.
+fn step_bytes(config: &ModelConfig, options: &EngineOptions) -> u64 {
+    let decode = u64::from(options.sessions);
+    let blocks = u64::from(options.context.div_ceil(options.block)) + 1;
+    let rows = u64::from(options.chunk).max(decode);
+    4 * Step::most_words(&options.shape(config), rows, decode, blocks)
+}
+
+impl HostSizes {
+    pub(super) fn new(config: &ModelConfig, options: &EngineOptions, host: &HostOptions) -> Self {
+        let shape = options.shape(config);
+        let lists = u64::from(options.sessions * shape.kv_heads) * u64::from(host.hot_blocks);
+        let list_stride = (lists * 4).next_multiple_of(256);
+        Self {
+            step: step_bytes(config, options),
+            chunk: u64::from(options.chunk_blocks()) * shape.block_bytes(),
+            list_stride,
+            lists: list_stride * u64::from(config.layers),
+        }
+    }
+
+    fn total(&self) -> u64 {
+        2 * self.step + self.chunk + 2 * self.lists
     }
 }
 
@@ -281,6 +273,11 @@ fn latent_sizes(
     })
 }
 
+// Segments that states may come from: blocks that arrive have states of their own.
+fn state_segments(options: &EngineOptions, segments: u32) -> u64 {
+    u64::from(segments) * if options.host.is_some() { 2 } else { 1 }
+}
+
 /// Scores from one head to the next: room for a score of every token.
 pub(super) fn score_stride(options: &EngineOptions) -> u64 {
     let block = u64::from(options.block);
@@ -291,8 +288,7 @@ impl Scratch {
     /// Bytes of a scratch for a cache of one segment, on an adapter that multiplies f16: more segments add little, and
     /// others need little less.
     pub(super) fn bytes(config: &ModelConfig, options: &EngineOptions) -> u64 {
-        let states = if options.host.is_some() { 2 } else { 1 };
-        Sizes::new(config, options, states).total()
+        Sizes::new(config, options, state_segments(options, 1)).total()
     }
 
     /// Bytes of the largest buffer that a longer chunk makes larger.
@@ -308,11 +304,8 @@ impl Scratch {
         config: &ModelConfig,
         options: &EngineOptions,
         layout: &CacheLayout,
-        offload: Option<&Offload>,
     ) -> Result<Self> {
-        // Blocks that arrive have states of their own.
-        let states = u64::from(layout.segments) * if offload.is_some() { 2 } else { 1 };
-        let sizes = Sizes::new(config, options, states);
+        let sizes = Sizes::new(config, options, state_segments(options, layout.segments));
         let halves = if kernels::has_matrix_units(gpu.tier) { sizes.halves } else { 0 };
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         Ok(Self {
@@ -347,74 +340,12 @@ impl Scratch {
                     made: gpu.storage("outputs of experts", made).await?,
                 }),
             },
-            host: match (&sizes.host, offload) {
-                (Some(host), Some(offload)) => {
-                    Some(HostScratch::new(gpu, host, sizes.step, offload).await?)
-                }
-                _ => None,
-            },
-            steered: match options.steered.filter(|_| offload.is_none()) {
-                None => None,
-                Some(kept) => {
-                    let heads = options.shape(config).kv_heads * options.sessions;
-                    let stride = (u64::from(heads * kept) * 4).next_multiple_of(256);
-                    let bytes = stride * u64::from(config.layers);
-                    Some((gpu.storage("blocks of a replay", bytes).await?, stride))
-                }
-            },
-            is_steered: options.steered.is_some(),
         })
-    }
-
-    /// The step that rows are appended to the cache by.
-    pub(super) fn append_step(&self) -> &wgpu::Buffer {
-        self.host.as_ref().map_or(&self.step, |host| &host.append_step)
-    }
-
-    /// Where a layer's candidates of level 2 are listed: by level 1, and over a hot cache by the host.
-    pub(super) fn lists(&self, layer: usize) -> Vec<Binding<'_>> {
-        let Some(host) = &self.host else {
-            let steered = self
-                .steered
-                .as_ref()
-                .map(|(lists, stride)| Binding::range(lists, layer as u64 * stride, *stride));
-            return vec![steered.unwrap_or_else(|| Binding::from(&self.chosen_blocks))];
-        };
-        let at = layer as u64 * host.list_stride;
-        [&host.wanted, &host.listed]
-            .map(|buffer| Binding::range(buffer, at, host.list_stride))
-            .to_vec()
-    }
-
-    /// Where level 1 writes a layer's blocks: to the list that level 2 reads, or in a replay where nobody does.
-    pub(super) fn chosen(&self, layer: usize) -> Binding<'_> {
-        if self.is_steered {
-            return Binding::from(&self.chosen_blocks);
-        }
-        self.lists(layer).swap_remove(0)
     }
 
     /// The output that the states of decode attention are merged into.
     pub(super) fn merged(&self) -> &wgpu::Buffer {
         self.latent.as_ref().map_or(&self.attended, |latent| &latent.merged)
-    }
-}
-
-impl HostScratch {
-    async fn new(gpu: &Gpu, sizes: &HostSizes, step: u64, offload: &Offload) -> Result<Self> {
-        let nothing = SegmentParams::in_order(0, 0, 0, 2);
-        Ok(Self {
-            append_step: gpu.storage("the step of what is appended", step).await?,
-            tables: gpu.storage("the step of a chunk", step).await?,
-            chunk: gpu.storage("a chunk's keys and values", sizes.chunk).await?,
-            chunk_segment: gpu.uniform("the blocks of a chunk", nothing).await?,
-            uploaded: offload.uploads.stored().clone(),
-            arrived: offload.uploads.arrived().clone(),
-            arrived_segment: gpu.uniform("the blocks that arrived", nothing).await?,
-            wanted: gpu.storage("blocks that are wanted", sizes.lists).await?,
-            listed: gpu.storage("blocks that are listed", sizes.lists).await?,
-            list_stride: sizes.list_stride,
-        })
     }
 }
 

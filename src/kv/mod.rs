@@ -6,16 +6,18 @@ mod cache;
 mod gatherers;
 mod host;
 mod hot;
+mod index;
 mod mapped_ring;
 mod offload;
 mod pool;
 mod session_file;
 mod window;
 
-pub use cache::{CacheLayout, LayerCache};
+pub use cache::{CacheLayout, KvCache};
 pub use gatherers::Gatherers;
 pub use host::HostCache;
 pub use hot::{Admitted, HotCache, Placement, Policy};
+pub use index::{Index, LayerIndex};
 pub use mapped_ring::{MappedRing, Way};
 pub use offload::{
     FetchRule, HostOptions, Item, Items, Offload, OffloadStats, Residents, Upload, Uploads,
