@@ -62,8 +62,10 @@
 //! let plan = decode.plan(&Batch { sequences: &[sequence], select })?;
 //! let mut encoder = device.create_command_encoder(&Default::default());
 //! let mut recording = decode.begin(&mut encoder, &plan)?;
-//! layer.index(&mut recording)?;
-//! layer.attend(&mut recording)?;
+//! let mut pass = recording.pass()?;
+//! layer.index(&mut pass)?;
+//! layer.attend(&mut pass)?;
+//! drop(pass);
 //! queue.submit([encoder.finish()]);
 //! # Ok(())
 //! # }
