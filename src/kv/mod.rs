@@ -13,16 +13,14 @@ mod pool;
 mod session_file;
 mod window;
 
-pub use cache::{CacheLayout, KvCache};
-pub use gatherers::Gatherers;
-pub use host::HostCache;
-pub use hot::{Admitted, HotCache, Placement, Policy};
-pub use index::{Index, LayerIndex};
-pub use mapped_ring::{MappedRing, Way};
-pub use offload::{
-    FetchRule, HostOptions, Item, Items, Offload, OffloadStats, Residents, Upload, Uploads,
-    WriteBack,
-};
-pub use pool::{BlockTable, Pool, Prepared, Slot};
+pub(crate) use cache::{CacheLayout, KvCache};
+pub(crate) use gatherers::Gatherers;
+pub(crate) use host::HostCache;
+pub(crate) use hot::{Admitted, HotCache, Placement, Policy};
+pub(crate) use index::{Index, LayerIndex};
+pub(crate) use mapped_ring::{MappedRing, Way};
+pub use offload::{HostOptions, OffloadStats};
+pub(crate) use offload::{Items, Offload, Upload, Uploads};
+pub(crate) use pool::{BlockTable, Pool, Prepared, Slot};
 pub use session_file::{Append, SessionFile};
-pub use window::{NO_SLOT, Window};
+pub(crate) use window::Window;

@@ -7,6 +7,7 @@ mod decode;
 mod lag;
 mod layer;
 mod prefill;
+#[cfg(feature = "measure")]
 mod replay;
 mod saved;
 mod window;
@@ -19,7 +20,7 @@ use super::ops::{Blocks, HotLayer, HotOps, HotParts, LayerKv, LayerWeights, OpMa
 use super::record::Mode;
 use super::{Engine, Output, Session, Want};
 use crate::Result;
-use crate::attention::{Shape, Timing};
+use crate::attention::Shape;
 use crate::gpu::{Binding, Gpu, Op};
 use crate::kv::{
     CacheLayout, HostOptions, Index, Items, KvCache, MappedRing, Offload, OffloadStats, Prepared,
@@ -145,14 +146,6 @@ impl Hot {
     /// Blocks of one layer that arrive at a time.
     pub(super) fn piece_blocks(&self, shape: &Shape) -> u64 {
         self.options.piece_blocks(&shape.head_format(self.options.kv_type))
-    }
-
-    /// Goes by this rule from now on, and begins with nothing in the hot cache.
-    pub(super) fn begin_replay(&mut self, gpu: &Gpu, timing: Timing, overlaps: bool) {
-        let state = self.state.get_mut();
-        let rule = &mut state.offload.rule;
-        (rule.timing, rule.overlaps) = (timing, overlaps);
-        state.abandon(gpu);
     }
 }
 

@@ -1,8 +1,20 @@
 //! Replays over a hot cache.
 
-use super::HotTurn;
+use super::{Hot, HotTurn};
 use crate::Result;
+use crate::attention::Timing;
 use crate::engine::Session;
+use crate::gpu::Gpu;
+
+impl Hot {
+    /// Goes by this rule from now on, and begins with nothing in the hot cache.
+    pub(in crate::engine) fn begin_replay(&mut self, gpu: &Gpu, timing: Timing, overlaps: bool) {
+        let state = self.state.get_mut();
+        let rule = &mut state.offload.rule;
+        (rule.timing, rule.overlaps) = (timing, overlaps);
+        state.abandon(gpu);
+    }
+}
 
 impl HotTurn<'_> {
     /// Stores these blocks, which were free, as if a prompt had sealed them.

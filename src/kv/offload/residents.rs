@@ -1,7 +1,7 @@
 //! Which head-blocks have a slot of the hot cache, and which have to come. Pure.
 
-use crate::kernels::HotSlots;
-use crate::kv::{HotCache, NO_SLOT, Placement, Policy};
+use crate::kernels::{HotSlots, NO_SLOT};
+use crate::kv::{HotCache, Placement, Policy};
 
 /// A head-block on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
