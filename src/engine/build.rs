@@ -1,18 +1,14 @@
-//! Loading a model into an engine.
+//! Making an engine.
 
-use super::ops::{
-    AttentionWeights, EndOps, FfnWeights, HeadWeights, LatentWeights, LayerWeights, OpMaker,
-};
+use super::ops::{EndOps, OpMaker};
 use super::residency::Residency;
 use super::scratch::Scratch;
+use super::{Model, ModelOptions};
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
-use crate::engine::weights::Loader;
 use crate::formats::Quantise;
 use crate::gpu::Gpu;
 use crate::kv::{CacheLayout, HostOptions, Index, Pool};
-use crate::model::config::AttentionConfig;
-use crate::model::rope::{RopeChange, Rotations};
-use crate::model::tensors::{AttentionTensors, FfnTensors, LayerTensors, Tensors};
+use crate::model::rope::RopeChange;
 use crate::model::{ModelConfig, ModelFile};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -42,9 +38,9 @@ pub struct EngineOptions {
     pub target_workgroups: u32,
     /// Where the KV cache lives that does not all stay on the GPU; without it all of it does.
     pub host: Option<HostOptions>,
-    /// The type that matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
+    /// As [`ModelOptions::quantise`](super::ModelOptions), where the engine loads its model.
     pub quantise: Option<Quantise>,
-    /// The rotary scaling in the place of the file's.
+    /// As [`ModelOptions::rope`](super::ModelOptions), where the engine loads its model.
     pub rope: Option<RopeChange>,
     /// For replays: decode steps attend what [`Engine::steer`] lists, at most so many blocks, instead of what level 1 chooses.
     pub steered: Option<u32>,
@@ -224,7 +220,7 @@ pub struct Engine {
     pub(super) index: Option<Index>,
     pub(super) residency: Residency,
     pub(super) ends: EndOps,
-    pub(super) rotations: Rotations,
+    pub(super) model: Arc<Model>,
     // Two steps at a time would share the scratch.
     pub(super) turn: futures::lock::Mutex<()>,
     /// The device: the last field, since a device goes after all that was made on it.
@@ -242,26 +238,31 @@ impl Engine {
         options: EngineOptions,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Self> {
-        let config = ModelConfig::read_changed(file, options.rope.as_ref())?;
+        // What cannot run is refused before the weights are read.
+        let weights = ModelOptions { quantise: options.quantise, rope: options.rope };
+        options.validate(&ModelConfig::read_changed(file, weights.rope.as_ref())?)?;
+        let model = Model::load(&gpu, file, weights, progress).await?;
+        Self::new(gpu, Arc::new(model), options).await
+    }
+
+    /// An engine that runs a loaded model, which other engines may run too. `gpu` is a handle on the model's device
+    /// ([`Gpu::share`]), on whose account the engine's own buffers are. What the options say of weights is the model's matter.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for options of which there can be no engine, and for another device; [`Error::OutOfMemory`].
+    pub async fn new(gpu: Gpu, model: Arc<Model>, mut options: EngineOptions) -> Result<Self> {
+        if !gpu.is_same_device(&model.gpu) {
+            return Err(Error::argument(
+                "the device",
+                gpu.label(),
+                "a model runs on the device that it was loaded to",
+            ));
+        }
+        let config = model.config.clone();
         options.validate(&config)?;
-        let mut options = options;
+        (options.quantise, options.rope) = (model.options.quantise, model.options.rope);
         options.widen_ring(&config);
         let shape = options.shape(&config);
-        let tensors = Tensors::find(&config, file)?;
-        let mut loader =
-            Loader { gpu: &gpu, file, quantise: options.quantise, progress, unflushed: 0 };
-        let embedding = loader.matrix(&tensors.embedding, 1).await?;
-        let mut weights = Vec::new();
-        for layer in &tensors.layers {
-            weights.push(load_layer(&mut loader, layer, &config).await?);
-        }
-        let output_norm = loader.vector(tensors.output_norm).await?;
-        let output = match &tensors.output {
-            None => None,
-            Some(output) => Some(loader.matrix(output, 1).await?),
-        };
-        loader.flush(0)?;
-
         let layout = options.cache_layout(&shape, &gpu);
         let scratch = Scratch::new(&gpu, &config, &options, &layout).await?;
         let index = match &options.index {
@@ -279,14 +280,13 @@ impl Engine {
             scratch: &scratch,
             uniforms: HashMap::new(),
         };
-        let ends =
-            maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
-        let residency = Residency::new(&mut maker, layout, &weights, index.as_ref()).await?;
+        let ends = maker.ends(&model).await?;
+        let residency = Residency::new(&mut maker, layout, &model.layers, index.as_ref()).await?;
         gpu.check()?;
         Ok(Self {
             pool: Pool::new(options.blocks(), options.block, options.sessions),
             gpu,
-            rotations: config.rope.rotations(),
+            model,
             config,
             options,
             shape,
@@ -313,63 +313,4 @@ impl Engine {
             uniforms: HashMap::new(),
         }
     }
-}
-
-async fn load_layer(
-    loader: &mut Loader<'_>,
-    layer: &LayerTensors<'_>,
-    config: &ModelConfig,
-) -> Result<LayerWeights> {
-    Ok(LayerWeights {
-        attn_norm: loader.vector(layer.attn_norm).await?,
-        attention: match &layer.attention {
-            AttentionTensors::Grouped { qkv, norms, biases } => AttentionWeights::Grouped {
-                qkv: loader.matrix(qkv, 1).await?,
-                heads: HeadWeights {
-                    norms: match norms {
-                        None => None,
-                        Some([q, k]) => Some([loader.vector(q).await?, loader.vector(k).await?]),
-                    },
-                    biases: match biases {
-                        None => None,
-                        Some(biases) => Some(loader.vectors(biases).await?),
-                    },
-                },
-            },
-            AttentionTensors::Latent(latent) => {
-                let AttentionConfig::Latent(shape) = &config.attention else {
-                    unreachable!("latent tensors are found for latent attention");
-                };
-                AttentionWeights::Latent(LatentWeights {
-                    down: loader.matrix(&latent.down, 1).await?,
-                    q_norm: loader.vector(latent.q_norm).await?,
-                    q_up: loader.matrix(&latent.q_up, 1).await?,
-                    kv_norm: loader.vector(latent.kv_norm).await?,
-                    key_up: loader.matrix(&latent.key_up, 1).await?,
-                    key_absorb: loader.matrix(&latent.key_absorb, shape.kv_rank).await?,
-                    value_up: loader.matrix(&latent.value_up, shape.value).await?,
-                })
-            }
-        },
-        output: loader.matrix(&layer.output, 1).await?,
-        ffn_norm: loader.vector(layer.ffn_norm).await?,
-        ffn: match &layer.ffn {
-            FfnTensors::Dense { gate_up, down } => FfnWeights::Dense {
-                gate_up: loader.gate_up(gate_up, 1).await?,
-                down: loader.matrix(down, 1).await?,
-            },
-            FfnTensors::Experts { router, bias, gate_up, down } => FfnWeights::Experts {
-                router: loader.exact(router).await?,
-                bias: match bias {
-                    None => None,
-                    Some(bias) => Some(loader.vector(bias).await?),
-                },
-                // Parts hold whole experts.
-                gate_up: loader
-                    .gate_up(gate_up, config.experts.as_ref().map_or(1, |e| e.ffn))
-                    .await?,
-                down: loader.matrix(down, config.hidden).await?,
-            },
-        },
-    })
 }

@@ -452,7 +452,7 @@ impl Engine {
         let target_workgroups = self.options.target_workgroups;
         let settings = StepSettings { budget, target_workgroups, every_row, epoch };
         Step::new(&self.shape, spans, &settings, |position, out| {
-            self.rotations.append(position, out);
+            self.model.rotations.append(position, out);
         })
     }
 

@@ -6,6 +6,7 @@ mod fit;
 mod forward;
 mod host;
 mod layer;
+mod model;
 #[cfg(feature = "measure")]
 mod observe;
 mod ops;
@@ -22,6 +23,7 @@ pub use crate::kv::{HostOptions, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::{Fit, HostRule, Placement};
 pub use forward::{Output, Want};
+pub use model::{Model, ModelOptions};
 #[cfg(feature = "measure")]
 pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use saved::SessionFormat;

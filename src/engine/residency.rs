@@ -38,11 +38,6 @@ impl BlockLists {
         Ok(Self { buffer, stride })
     }
 
-    /// Layers.
-    pub(super) fn layers(&self) -> usize {
-        (self.buffer.size() / self.stride) as usize
-    }
-
     /// Where a layer's lists begin.
     pub(super) fn at(&self, layer: usize) -> u64 {
         layer as u64 * self.stride

@@ -213,6 +213,11 @@ impl Gpu {
         Self { open: self.open.clone(), allocated: AtomicU64::new(0) }
     }
 
+    /// Whether both are handles on one device.
+    pub fn is_same_device(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.open, &other.open)
+    }
+
     /// Backend and name of the adapter.
     pub fn label(&self) -> &str {
         &self.label

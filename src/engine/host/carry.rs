@@ -6,13 +6,13 @@ use crate::kv::{Items, Upload};
 
 impl HotTurn<'_> {
     /// Submits what was recorded and begins anew.
-    pub(super) fn submit_host(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+    pub(super) fn submit(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         let index = self.submit_uploads(encoder)?;
         self.state.selections.submitted(&index);
         Ok(())
     }
 
-    /// As [`HotTurn::submit_host`], while a choice's way back is recorded elsewhere and not submitted yet.
+    /// As [`HotTurn::submit`], while a choice's way back is recorded elsewhere and not submitted yet.
     pub(super) fn submit_uploads(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,

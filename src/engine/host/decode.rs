@@ -60,14 +60,14 @@ impl Decode<'_> {
 }
 
 impl HotTurn<'_> {
-    pub(super) async fn decode_host(
+    pub(super) async fn decode(
         &mut self,
         batch: &[(&mut Session, &[u32])],
         selection: Option<&TwoLevel>,
         want: Want,
     ) -> Result<Output> {
         if let Some(two_level) = selection {
-            self.check_host_selection(two_level)?;
+            self.check_selection(two_level)?;
         }
         let sessions: Vec<(&Session, u32)> =
             batch.iter().map(|(session, _)| (&**session, session.len())).collect();
@@ -123,7 +123,7 @@ impl HotTurn<'_> {
             }
         }
         self.write_back(&mut encoder, &sessions)?;
-        self.submit_host(&mut encoder)?;
+        self.submit(&mut encoder)?;
         if want != Want::Nothing {
             let mut pass = self.engine.gpu.pass(&mut encoder, "logits", 0);
             self.engine.record_logits(&mut pass, &decode.plan.step, want == Want::Token);
@@ -140,7 +140,7 @@ impl HotTurn<'_> {
         self.engine.read_wanted(end, &decode.plan.step, want).await
     }
 
-    fn check_host_selection(&self, two_level: &TwoLevel) -> Result<()> {
+    fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
         let options = &self.hot.options;
         let limit = "exact logits need all keys on the GPU";
         if two_level.block_scorer.reads() == Reads::Keys {
@@ -213,7 +213,7 @@ impl HotTurn<'_> {
                     layer.record(&mut pass, &decode.plan, ..);
                 }
             }
-            self.submit_host(encoder)?;
+            self.submit(encoder)?;
         }
         Ok(())
     }
@@ -232,7 +232,7 @@ impl HotTurn<'_> {
             self.hot.layers[0].record(&mut pass, &decode.plan, ..=Stage::SelectBlocks);
         }
         let mut slot = self.record_choice_back(encoder, 0, decode)?;
-        self.submit_host(encoder)?;
+        self.submit(encoder)?;
         let mut lists = Vec::with_capacity(self.hot.layers.len());
         let mut has_missed = false;
         for (number, layer) in self.hot.layers.iter().enumerate() {
@@ -240,7 +240,7 @@ impl HotTurn<'_> {
                 let mut pass = self.engine.gpu.pass(encoder, "attend", number);
                 layer.record(&mut pass, &decode.plan, Stage::SelectTokens..=Stage::Attend);
             }
-            self.submit_host(encoder)?;
+            self.submit(encoder)?;
             // The GPU waits for the CPU from here on: what does not depend on the choice is ready before it comes.
             let mut rest = self.engine.gpu.device.create_command_encoder(&Default::default());
             let following = self.hot.layers.get(number + 1);
@@ -339,7 +339,7 @@ impl HotTurn<'_> {
             encoder.copy_buffer_to_buffer(&wanted.buffer, wanted.at(first), to, 0, bytes);
             self.state.selections.send(slot, bytes, encoder);
             self.state.groups[group].selection = Some(slot);
-            self.submit_host(encoder)?;
+            self.submit(encoder)?;
         }
         self.state.lag = Some(Lag { rows: decode.next.clone(), ..lag });
         Ok(())
@@ -445,7 +445,7 @@ impl HotTurn<'_> {
         for group in 0..self.state.groups.len() {
             self.take_selection(decode, group)?;
             self.record_group(&mut encoder, group)?;
-            self.submit_host(&mut encoder)?;
+            self.submit(&mut encoder)?;
         }
         self.engine.gpu.wait(self.engine.gpu.submit(encoder)?)
     }

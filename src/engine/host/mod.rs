@@ -18,6 +18,7 @@ use super::forward::GoesOn;
 use super::layer::Layer;
 use super::ops::{Blocks, HotLayer, HotOps, HotParts, LayerKv, LayerWeights, OpMaker};
 use super::record::Mode;
+use super::residency::BlockLists;
 use super::{Engine, Output, Session, Want};
 use crate::Result;
 use crate::attention::Shape;
@@ -120,15 +121,16 @@ impl Hot {
             layers.push(maker.layer(weights, &layer.kv, index, own).await?);
         }
         let unpack = maker.unpack(&parts).await?;
+        let state = HotState::new(gpu, offload, &buffers.wanted, layers.len()).await?;
         Ok(Self {
             options: *options,
+            carried: Offload::bytes(options, &shape, write_back) + buffers.chunk.size(),
+            state: Mutex::new(state),
+            cache,
             tables,
+            buffers,
             layers,
             unpack,
-            carried: Offload::bytes(options, &shape, write_back) + buffers.chunk.size(),
-            state: Mutex::new(HotState::new(gpu, offload, &buffers).await?),
-            cache,
-            buffers,
         })
     }
 
@@ -150,10 +152,9 @@ impl Hot {
 }
 
 impl HotState {
-    async fn new(gpu: &Gpu, offload: Offload, buffers: &HotBuffers) -> Result<Self> {
-        let (lists, layers) = (&buffers.wanted, buffers.wanted.layers());
+    async fn new(gpu: &Gpu, offload: Offload, chosen: &BlockLists, layers: usize) -> Result<Self> {
         let groups = layers.div_ceil(GROUP_LAYERS);
-        let bytes = lists.at(GROUP_LAYERS);
+        let bytes = chosen.at(GROUP_LAYERS);
         let selections =
             MappedRing::new(gpu, "selections", Way::Down, groups as u32 + 1, bytes).await?;
         Ok(Self {
@@ -227,7 +228,7 @@ impl HotTurn<'_> {
                     self.finish_pending()?;
                     self.prefill_chunk(batch, want, goes_on).await
                 }
-                Mode::Decode(selection) => self.decode_host(batch, selection, want).await.map(Some),
+                Mode::Decode(selection) => self.decode(batch, selection, want).await.map(Some),
             }
         }
         .await;
@@ -295,6 +296,6 @@ impl HotTurn<'_> {
             }
         }
         self.state.lag = None;
-        self.submit_host(&mut encoder)
+        self.submit(&mut encoder)
     }
 }

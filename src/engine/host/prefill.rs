@@ -167,7 +167,7 @@ impl HotTurn<'_> {
         segment: SegmentParams,
     ) -> Result<()> {
         let own = &self.hot.buffers;
-        self.submit_host(encoder)?;
+        self.submit(encoder)?;
         self.engine.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
         let blocks = &chunk.table[segment.first as usize..][..segment.blocks as usize];
         let upload = self.state.offload.gather_blocks(&self.engine.gpu, layer, blocks)?;
@@ -186,7 +186,7 @@ impl HotTurn<'_> {
             let slot = loop {
                 match self.state.offload.take_write_back(&self.engine.gpu)? {
                     Some(slot) => break slot,
-                    None => self.submit_host(encoder)?,
+                    None => self.submit(encoder)?,
                 }
             };
             self.state.offload.write_back.record(encoder, slot, blocks);
@@ -205,7 +205,7 @@ impl HotTurn<'_> {
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         let mut first = 0;
         for piece in blocks.chunks(self.state.offload.uploads.piece_blocks() as usize) {
-            self.submit_host(&mut encoder)?;
+            self.submit(&mut encoder)?;
             self.engine.gpu.write(
                 &self.engine.scratch.step,
                 0,
@@ -217,7 +217,7 @@ impl HotTurn<'_> {
                 let upload = loop {
                     match self.state.offload.gather_blocks(&self.engine.gpu, number, piece)? {
                         Some(upload) => break upload,
-                        None => self.submit_host(&mut encoder)?,
+                        None => self.submit(&mut encoder)?,
                     }
                 };
                 self.record_whole(&mut encoder, &upload, piece.len());
@@ -229,6 +229,6 @@ impl HotTurn<'_> {
             }
             first += piece.len();
         }
-        self.submit_host(&mut encoder)
+        self.submit(&mut encoder)
     }
 }

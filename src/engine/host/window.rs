@@ -89,7 +89,7 @@ impl HotTurn<'_> {
                 let upload = loop {
                     match self.state.offload.gather_blocks(&self.engine.gpu, layer, blocks)? {
                         Some(upload) => break upload,
-                        None => self.submit_host(&mut encoder)?,
+                        None => self.submit(&mut encoder)?,
                     }
                 };
                 let mut places = Vec::new();
@@ -104,7 +104,7 @@ impl HotTurn<'_> {
                 }
             }
         }
-        self.submit_host(&mut encoder)
+        self.submit(&mut encoder)
     }
 
     /// Where a block of the window is.
@@ -135,6 +135,6 @@ impl HotTurn<'_> {
         let from = self.window_slot(old)?;
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         self.hot.cache.copy_block(&mut encoder, &self.engine.scratch.moving, (from, to));
-        self.submit_host(&mut encoder)
+        self.submit(&mut encoder)
     }
 }

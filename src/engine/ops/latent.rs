@@ -10,10 +10,10 @@ use crate::engine::scratch::{LatentScratch, Strides};
 use crate::engine::weights::Matrix;
 use crate::gpu::Op;
 use crate::kernels::{self, Output, SegmentParams};
-use crate::model::config::AttentionConfig;
 
 /// Weights of latent attention but for its output matrix.
 pub(in crate::engine) struct LatentWeights {
+    pub(in crate::engine) shape: Latent,
     pub(in crate::engine) down: Matrix,
     pub(in crate::engine) q_norm: wgpu::Buffer,
     pub(in crate::engine) q_up: Matrix,
@@ -92,9 +92,7 @@ impl OpMaker<'_> {
         normed: Inputs<'_>,
     ) -> Result<LatentOps> {
         let scratch = self.scratch;
-        let AttentionConfig::Latent(latent) = self.config.attention else {
-            unreachable!("latent weights are loaded for latent attention");
-        };
+        let latent = weights.shape;
         let own = scratch.latent.as_ref().expect("a model with latent attention has its buffers");
         let Latent { heads, q_rank, kv_rank, value, epsilon, .. } = latent;
         let (_, down_stride) = kernels::down_row(&latent);
@@ -120,9 +118,7 @@ impl OpMaker<'_> {
 
     pub(super) async fn slab_ops(&mut self, weights: &LatentWeights) -> Result<SlabOps> {
         let (scratch, gpu) = (self.scratch, self.gpu);
-        let AttentionConfig::Latent(latent) = self.config.attention else {
-            unreachable!("latent weights are loaded for latent attention");
-        };
+        let latent = weights.shape;
         let own = scratch.latent.as_ref().expect("a model with latent attention has its buffers");
         let Latent { heads, kv_rank, nope, value, .. } = latent;
         let stride = heads * (nope + value);
@@ -169,9 +165,7 @@ impl OpMaker<'_> {
         segment: &wgpu::Buffer,
         kv: &wgpu::Buffer,
     ) -> Result<Op> {
-        let AttentionConfig::Latent(latent) = self.config.attention else {
-            unreachable!("latent weights are loaded for latent attention");
-        };
+        let latent = weights.shape;
         let own = self.scratch.latent.as_ref().expect("latent attention has its buffers");
         let append = kernels::LatentAppend {
             step,

@@ -16,9 +16,9 @@ pub(super) use latent::{LatentWeights, SlabOps};
 pub(super) use product::{Norm, Product};
 pub(super) use whole::WholeOps;
 
-use super::EngineOptions;
 use super::layer::Layer;
 use super::scratch::{Scratch, Strides};
+use super::{EngineOptions, Model};
 use crate::Result;
 use crate::attention::Shape;
 use crate::contract::Words;
@@ -143,16 +143,11 @@ impl OpMaker<'_> {
         self.gpu.op(&kernels::rms_norm(self.gpu.tier, gather), norm).await
     }
 
-    pub(super) async fn ends(
-        &mut self,
-        embedding: &Matrix,
-        output_norm: &wgpu::Buffer,
-        output: &Matrix,
-    ) -> Result<EndOps> {
+    pub(super) async fn ends(&mut self, model: &Model) -> Result<EndOps> {
         let scratch = self.scratch;
         let strides = Strides::new(self.config);
         let mut embed = Vec::new();
-        for part in &embedding.parts {
+        for part in &model.embedding.parts {
             let params =
                 EmbedParams { units: part.units, rows: part.rows, first_row: part.first_row };
             let uniform = self.uniform(params).await?;
@@ -178,9 +173,9 @@ impl OpMaker<'_> {
         let normed = (&scratch.normed, strides.hidden);
         Ok(EndOps {
             embed,
-            output_norm: self.norm(true, size, stream, output_norm, normed).await?,
+            output_norm: self.norm(true, size, stream, &model.output_norm, normed).await?,
             logits: self
-                .product(output, normed, (&scratch.logits, vocabulary), Output::Store)
+                .product(model.output(), normed, (&scratch.logits, vocabulary), Output::Store)
                 .await?,
             arg_max: self.gpu.op(&kernels::arg_max(), arg_max).await?,
         })

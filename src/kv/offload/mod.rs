@@ -14,7 +14,7 @@ mod write_back;
 
 pub use options::HostOptions;
 pub use policy::FetchRule;
-pub use residents::{Item, Items, Residents};
+pub use residents::{Items, Residents};
 pub use stats::OffloadStats;
 pub use upload::{Upload, Uploads};
 pub use write_back::WriteBack;
