@@ -82,6 +82,7 @@ pub mod formats;
 pub mod gpu;
 pub mod kernels;
 pub mod kv;
+mod memory;
 pub mod model;
 pub mod operator;
 pub mod reference;

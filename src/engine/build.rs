@@ -2,6 +2,7 @@
 
 use super::host::Host;
 use super::layer::Layer;
+use super::memory::MemoryPlan;
 use super::ops::{
     AttentionWeights, EndOps, FfnWeights, HeadWeights, LatentWeights, LayerWeights, OpMaker,
 };
@@ -9,10 +10,9 @@ use super::scratch::Scratch;
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
 use crate::engine::weights::Loader;
 use crate::formats::Quantise;
-use crate::gpu::Gpu;
+use crate::gpu::{DeviceFacts, Gpu};
 use crate::kernels::HotSlots;
 use crate::kv::{CacheLayout, HostOptions, LayerCache, Offload, Pool};
-use crate::model::config::AttentionConfig;
 use crate::model::rope::{RopeChange, Rotations};
 use crate::model::tensors::{AttentionTensors, FfnTensors, LayerTensors, Tensors};
 use crate::model::{ModelConfig, ModelFile};
@@ -42,6 +42,8 @@ pub struct EngineOptions {
     pub logit_rows: u32,
     /// Workgroups that fill the device.
     pub target_workgroups: u32,
+    /// What the sizes of buffers depend on, of the device.
+    pub device: DeviceFacts,
     /// Where the KV cache lives that does not all stay on the GPU; without it all of it does.
     pub host: Option<HostOptions>,
     /// The type that matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
@@ -104,6 +106,7 @@ impl EngineOptions {
             piece: if gpu.is_cpu() { gpu.tier.submission / 8 } else { gpu.tier.submission },
             logit_rows: 1,
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
+            device: gpu.facts(),
             host: None,
             quantise: None,
             rope: None,
@@ -131,7 +134,7 @@ impl EngineOptions {
     pub(super) fn hot_slots(&self) -> Option<HotSlots> {
         self.host.as_ref().map(|host| HotSlots {
             pool_blocks: self.blocks(),
-            slots: host.window_blocks(self.sessions) + host.hot_blocks,
+            slots: host.window_blocks(self.sessions).saturating_add(host.hot_blocks),
         })
     }
 
@@ -250,38 +253,36 @@ impl Engine {
         let config = ModelConfig::read_changed(file, options.rope.as_ref())?;
         options.validate(&config)?;
         let mut options = options;
+        options.device = gpu.facts();
         options.widen_ring(&config);
         let shape = options.shape(&config);
+        let plan = MemoryPlan::new(&config, &options);
+        plan.check(&options)?;
         let tensors = Tensors::find(&config, file)?;
         let mut loader =
             Loader { gpu: &gpu, file, quantise: options.quantise, progress, unflushed: 0 };
-        let embedding = loader.matrix(&tensors.embedding, 1).await?;
+        let embedding = loader.matrix(&tensors.embedding).await?;
         let mut weights = Vec::new();
         for layer in &tensors.layers {
-            weights.push(load_layer(&mut loader, layer, &config).await?);
+            weights.push(load_layer(&mut loader, layer).await?);
         }
         let output_norm = loader.vector(tensors.output_norm).await?;
         let output = match &tensors.output {
             None => None,
-            Some(output) => Some(loader.matrix(output, 1).await?),
+            Some(output) => Some(loader.matrix(output).await?),
         };
         loader.flush(0)?;
 
         let hot = options.hot_slots();
-        let kv_blocks = hot.map_or(options.blocks(), |hot| hot.slots);
-        let layout = CacheLayout::new(shape.block_bytes(), kv_blocks, gpu.max_binding());
-        let summaries = options.index.as_ref().map(IndexOptions::summaries).unwrap_or_default();
-        let of_summaries = summaries.iter().map(|summary| summary.block_bytes(&shape));
-        let index_bytes = of_summaries.fold(shape.block_code_bytes(), u64::max);
-        let index_layout = CacheLayout::new(index_bytes, options.blocks(), gpu.max_binding());
-        let offload = match (hot, options.host) {
-            (Some(hot), Some(host)) => {
-                let write_back = options.write_back_blocks();
-                Some(Offload::new(&gpu, &shape, config.layers, hot, host, write_back).await?)
+        let layout = plan.cache.kv.layout;
+        let index_layout = plan.cache.index.as_ref().map_or(layout, |index| index.codes.layout);
+        let offload = match (hot, options.host, &plan.offload) {
+            (Some(hot), Some(host), Some(rows)) => {
+                Some(Offload::new(&gpu, &shape, config.layers, hot, host, rows).await?)
             }
             _ => None,
         };
-        let scratch = Scratch::new(&gpu, &config, &options, &layout, offload.as_ref()).await?;
+        let scratch = Scratch::new(&gpu, &plan.scratch, offload.as_ref()).await?;
         let mut maker = OpMaker {
             gpu: &gpu,
             config: &config,
@@ -295,7 +296,6 @@ impl Engine {
         };
         let ends =
             maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
-        let index = options.index.as_ref().map(|_| (&index_layout, &summaries[..]));
         let host_ops = match hot {
             None => None,
             Some(_) => Some(maker.host_ops().await?),
@@ -303,22 +303,20 @@ impl Engine {
         let mut caches = Vec::new();
         let mut layers = Vec::new();
         for (number, layer) in weights.iter().enumerate() {
-            let mut cache = LayerCache::new(&gpu, &shape, &layout, index).await?;
-            if let (Some(hot), Some(offload)) = (hot, &offload) {
+            let cache = LayerCache::new(&gpu, &plan.cache).await?;
+            if let (Some(slots), Some(offload)) = (&cache.slots, &offload) {
                 let words = offload.slot_words(number);
-                debug_assert_eq!(words.len() as u64, hot.words(shape.kv_heads));
-                let bytes = bytemuck::cast_slice(&words);
-                cache.slots = Some(gpu.storage_with("slots of the hot cache", bytes).await?);
+                gpu.write(slots, 0, bytemuck::cast_slice(&words));
             }
             layers.push(maker.layer(number, layer, &cache, host_ops.as_ref()).await?);
             caches.push(cache);
         }
-        let host = match offload.zip(host_ops) {
-            None => None,
-            Some((offload, ops)) => {
-                let host = Host::new(&gpu, &config, &scratch, offload, ops).await?;
+        let host = match (offload, host_ops, &plan.selections) {
+            (Some(offload), Some(ops), Some(selections)) => {
+                let host = Host::new(&gpu, &config, selections, offload, ops).await?;
                 Some(futures::lock::Mutex::new(host))
             }
+            _ => None,
         };
         gpu.check()?;
         Ok(Self {
@@ -359,16 +357,12 @@ impl Engine {
     }
 }
 
-async fn load_layer(
-    loader: &mut Loader<'_>,
-    layer: &LayerTensors<'_>,
-    config: &ModelConfig,
-) -> Result<LayerWeights> {
+async fn load_layer(loader: &mut Loader<'_>, layer: &LayerTensors<'_>) -> Result<LayerWeights> {
     Ok(LayerWeights {
         attn_norm: loader.vector(layer.attn_norm).await?,
         attention: match &layer.attention {
             AttentionTensors::Grouped { qkv, norms, biases } => AttentionWeights::Grouped {
-                qkv: loader.matrix(qkv, 1).await?,
+                qkv: loader.matrix(qkv).await?,
                 heads: HeadWeights {
                     norms: match norms {
                         None => None,
@@ -380,39 +374,31 @@ async fn load_layer(
                     },
                 },
             },
-            AttentionTensors::Latent(latent) => {
-                let AttentionConfig::Latent(shape) = &config.attention else {
-                    unreachable!("latent tensors are found for latent attention");
-                };
-                AttentionWeights::Latent(LatentWeights {
-                    down: loader.matrix(&latent.down, 1).await?,
-                    q_norm: loader.vector(latent.q_norm).await?,
-                    q_up: loader.matrix(&latent.q_up, 1).await?,
-                    kv_norm: loader.vector(latent.kv_norm).await?,
-                    key_up: loader.matrix(&latent.key_up, 1).await?,
-                    key_absorb: loader.matrix(&latent.key_absorb, shape.kv_rank).await?,
-                    value_up: loader.matrix(&latent.value_up, shape.value).await?,
-                })
-            }
+            AttentionTensors::Latent(latent) => AttentionWeights::Latent(LatentWeights {
+                down: loader.matrix(&latent.down).await?,
+                q_norm: loader.vector(latent.q_norm).await?,
+                q_up: loader.matrix(&latent.q_up).await?,
+                kv_norm: loader.vector(latent.kv_norm).await?,
+                key_up: loader.matrix(&latent.key_up).await?,
+                key_absorb: loader.matrix(&latent.key_absorb).await?,
+                value_up: loader.matrix(&latent.value_up).await?,
+            }),
         },
-        output: loader.matrix(&layer.output, 1).await?,
+        output: loader.matrix(&layer.output).await?,
         ffn_norm: loader.vector(layer.ffn_norm).await?,
         ffn: match &layer.ffn {
             FfnTensors::Dense { gate_up, down } => FfnWeights::Dense {
-                gate_up: loader.gate_up(gate_up, 1).await?,
-                down: loader.matrix(down, 1).await?,
+                gate_up: loader.gate_up(gate_up).await?,
+                down: loader.matrix(down).await?,
             },
             FfnTensors::Experts { router, bias, gate_up, down } => FfnWeights::Experts {
-                router: loader.exact(router).await?,
+                router: loader.matrix(router).await?,
                 bias: match bias {
                     None => None,
                     Some(bias) => Some(loader.vector(bias).await?),
                 },
-                // Parts hold whole experts.
-                gate_up: loader
-                    .gate_up(gate_up, config.experts.as_ref().map_or(1, |e| e.ffn))
-                    .await?,
-                down: loader.matrix(down, config.hidden).await?,
+                gate_up: loader.gate_up(gate_up).await?,
+                down: loader.matrix(down).await?,
             },
         },
     })

@@ -255,8 +255,7 @@ impl Layer {
     // Partial states of a decode step's attention, segment by segment.
     fn split(&self, pass: &mut wgpu::ComputePass<'_>, split: &[Op], step: &Step) {
         for split in split {
-            let quads = self.shape.group.div_ceil(4);
-            split.record(pass, step.splits, self.shape.kv_heads * quads, step.rows);
+            split.record(pass, step.splits, self.shape.row_workgroups(), step.rows);
         }
     }
 

@@ -1,8 +1,9 @@
 //! The buffers of the cache: per layer, segments below the binding limit, those of keys and values and those of the index.
 //! Segment s of every layer holds the same physical blocks.
 
+use super::memory::{CacheRows, IndexState};
 use crate::Result;
-use crate::attention::{Shape, Summary};
+use crate::attention::Summary;
 use crate::gpu::Gpu;
 use crate::kernels::SegmentParams;
 
@@ -32,11 +33,6 @@ impl CacheLayout {
         SegmentParams::paged(first, blocks, index, self.segments)
     }
 
-    /// Every segment.
-    pub fn all(&self) -> impl Iterator<Item = SegmentParams> {
-        (0..self.segments).map(|index| self.segment(index))
-    }
-
     /// The segment of a physical block and its place there.
     pub fn place(&self, block: u32) -> (u32, u32) {
         (block / self.segment_blocks, block % self.segment_blocks)
@@ -53,36 +49,39 @@ pub struct LayerCache {
     pub summaries: Vec<(&'static Summary, Vec<wgpu::Buffer>)>,
     /// Of a hot cache: where each block is, as `shaders/lib/hot_slots.wgsl` has it.
     pub slots: Option<wgpu::Buffer>,
+    /// Of an index: what it keeps of each session.
+    pub state: Option<IndexState>,
 }
 
 impl LayerCache {
-    /// Allocates a layer's cache; with `index`, also the index in segments of its own, with these summaries of blocks.
+    /// Allocates a layer's cache.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
-    pub async fn new(
-        gpu: &Gpu,
-        shape: &Shape,
-        layout: &CacheLayout,
-        index: Option<(&CacheLayout, &[&'static Summary])>,
-    ) -> Result<Self> {
-        let mut cache =
-            Self { kv: Vec::new(), codes: Vec::new(), summaries: Vec::new(), slots: None };
-        for segment in layout.all() {
-            let bytes = u64::from(segment.blocks) * shape.block_bytes();
-            cache.kv.push(gpu.storage("the key and value cache", bytes).await?);
+    pub(crate) async fn new(gpu: &Gpu, rows: &CacheRows) -> Result<Self> {
+        let mut cache = Self {
+            kv: Vec::new(),
+            codes: Vec::new(),
+            summaries: Vec::new(),
+            slots: None,
+            state: None,
+        };
+        for index in 0..rows.kv.layout.segments {
+            cache.kv.push(gpu.allocate(rows.kv.row(index)).await?);
         }
-        let Some((layout, summaries)) = index else { return Ok(cache) };
-        cache.summaries = summaries.iter().map(|&summary| (summary, Vec::new())).collect();
-        for segment in layout.all() {
-            let blocks = u64::from(segment.blocks);
-            cache.codes.push(gpu.storage("the index", blocks * shape.block_code_bytes()).await?);
-            for (summary, segments) in &mut cache.summaries {
-                let bytes = blocks * summary.block_bytes(shape);
-                let what = format!("the block {}", summary.name);
-                segments.push(gpu.storage(&what, bytes).await?);
+        if let Some(slots) = &rows.slots {
+            cache.slots = Some(gpu.allocate(slots).await?);
+        }
+        let Some(index) = &rows.index else { return Ok(cache) };
+        cache.summaries =
+            index.summaries.iter().map(|&(summary, _)| (summary, Vec::new())).collect();
+        for segment in 0..index.codes.layout.segments {
+            cache.codes.push(gpu.allocate(index.codes.row(segment)).await?);
+            for ((_, segments), (_, rows)) in cache.summaries.iter_mut().zip(&index.summaries) {
+                segments.push(gpu.allocate(rows.row(segment)).await?);
             }
         }
+        cache.state = Some(index.state.allocate(gpu).await?);
         Ok(cache)
     }
 
@@ -129,6 +128,7 @@ impl LayerCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::Shape;
 
     #[test]
     fn segments_stay_below_the_binding_limit_and_cover_every_block() {

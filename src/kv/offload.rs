@@ -4,7 +4,8 @@
 use super::gatherers::Gatherers;
 use super::host::HostCache;
 use super::hot::{HotCache, Placement, Policy};
-use super::mapped_ring::{MappedRing, Way};
+use super::mapped_ring::MappedRing;
+use super::memory::{OffloadRows, slot_bytes};
 use super::window::{NO_SLOT, Window};
 use crate::attention::{Shape, Timing};
 use crate::formats::{HeadFormat, KvType};
@@ -63,13 +64,14 @@ impl HostOptions {
 
     /// Whole blocks of one layer that a slot of the ring holds, stored like this.
     pub fn piece_blocks(&self, format: &HeadFormat) -> u64 {
-        (self.ring_bytes.next_multiple_of(256) / format.block_bytes()).max(1)
+        (slot_bytes(self.ring_bytes) / format.block_bytes()).max(1)
     }
 
     /// Slots of the window: the blocks that always stay, and the open one, of every session.
     pub fn window_blocks(&self, sessions: u32) -> u32 {
         // And one while a prompt goes on in a block that will not be in the window.
-        sessions * (self.sink_blocks + self.recent_blocks + 1) + 1
+        let kept = self.sink_blocks.saturating_add(self.recent_blocks).saturating_add(1);
+        sessions.saturating_mul(kept).saturating_add(1)
     }
 }
 
@@ -163,27 +165,21 @@ impl Offload {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub async fn new(
+    pub(crate) async fn new(
         gpu: &Gpu,
         shape: &Shape,
         layers: u32,
         slots: HotSlots,
         options: HostOptions,
-        write_back_blocks: u32,
+        rows: &OffloadRows,
     ) -> Result<Self> {
-        let ring =
-            MappedRing::new(gpu, "the ring", Way::Up, options.ring_slots, options.ring_bytes)
-                .await?;
-        let write_back_bytes = u64::from(write_back_blocks) * shape.block_bytes();
-        let write_back =
-            MappedRing::new(gpu, "blocks that are written back", Way::Down, 3, write_back_bytes)
-                .await?;
+        let ring = MappedRing::new(gpu, &rows.ring).await?;
+        let write_back = MappedRing::new(gpu, &rows.write_back).await?;
         let hot_slots = options.hot_blocks;
         let format = shape.head_format(options.kv_type);
-        let (arrived, packed) = Self::arrival_bytes(&options, shape);
-        let packed = match packed {
-            0 => None,
-            bytes => Some(gpu.storage("what arrived, as it is stored", bytes).await?),
+        let packed = match &rows.packed {
+            None => None,
+            Some(packed) => Some(gpu.allocate(packed).await?),
         };
         Ok(Self {
             options,
@@ -196,9 +192,9 @@ impl Offload {
             hot: (0..layers * shape.kv_heads)
                 .map(|_| HotCache::new(hot_slots, slots.pool_blocks))
                 .collect(),
-            arrived: gpu.storage("what arrived", arrived).await?,
+            arrived: gpu.allocate(&rows.arrived).await?,
             packed,
-            cargo: vec![Vec::new(); 3],
+            cargo: vec![Vec::new(); rows.write_back.count as usize],
             ring,
             write_back,
             gatherers: Gatherers::new()?,
@@ -206,24 +202,6 @@ impl Offload {
             step: 0,
             stats: OffloadStats::default(),
         })
-    }
-
-    /// Bytes of the buffers that an offload engine makes besides the hot slots.
-    pub fn bytes(options: &HostOptions, shape: &Shape, write_back_blocks: u32) -> u64 {
-        let write_back = (u64::from(write_back_blocks) * shape.block_bytes()).next_multiple_of(256);
-        let ring = options.ring_bytes.next_multiple_of(256) * u64::from(options.ring_slots);
-        let (arrived, packed) = Self::arrival_bytes(options, shape);
-        ring + arrived + packed + 3 * write_back
-    }
-
-    // Bytes of `arrived`, and of `packed`, which is not there where they are none.
-    fn arrival_bytes(options: &HostOptions, shape: &Shape) -> (u64, u64) {
-        let slot = options.ring_bytes.next_multiple_of(256);
-        let format = shape.head_format(options.kv_type);
-        match options.kv_type {
-            KvType::F16 => (slot, 0),
-            KvType::Q8_0 => (options.piece_blocks(&format) * shape.block_bytes(), slot),
-        }
     }
 
     /// Where an upload arrives.

@@ -8,18 +8,19 @@ mod saved;
 mod window;
 
 use super::forward::GoesOn;
+use super::memory::MemoryPlan;
 use super::ops::HostOps;
 use super::record::Mode;
-use super::scratch::Scratch;
 use super::{Engine, Output, Session, Want};
 use crate::gpu::Gpu;
-use crate::kv::{Items, MappedRing, Offload, OffloadStats, Prepared, Upload, Way};
+use crate::kv::{Items, MappedRing, Offload, OffloadStats, Prepared, Upload};
+use crate::memory::{self, Row};
 use crate::model::ModelConfig;
 use crate::{Error, Result};
 use lag::Lag;
 
 /// Layers whose blocks are chosen, fetched and placed together.
-const GROUP_LAYERS: usize = 6;
+pub(super) const GROUP_LAYERS: usize = 6;
 
 /// The state of an engine's offload.
 pub(super) struct Host {
@@ -49,20 +50,15 @@ impl Host {
     pub(super) async fn new(
         gpu: &Gpu,
         config: &ModelConfig,
-        scratch: &Scratch,
+        selections: &Row,
         offload: Offload,
         ops: HostOps,
     ) -> Result<Self> {
-        let layers = config.layers as usize;
-        let groups = layers.div_ceil(GROUP_LAYERS);
-        let own = scratch.host.as_ref().expect("a hot cache has its buffers");
-        let bytes = own.list_stride * GROUP_LAYERS as u64;
-        let selections =
-            MappedRing::new(gpu, "selections", Way::Down, groups as u32 + 1, bytes).await?;
+        let groups = (config.layers as usize).div_ceil(GROUP_LAYERS);
         Ok(Self {
             offload,
             ops,
-            selections,
+            selections: MappedRing::new(gpu, selections).await?,
             groups: (0..groups).map(|_| Group::default()).collect(),
             lag: None,
             is_stale: false,
@@ -124,15 +120,8 @@ impl Engine {
     /// Bytes of GPU memory for the KV cache and its index: of the whole cache, or of the hot cache and what carries
     /// blocks to it and from it.
     pub fn kv_gpu_bytes(&self) -> u64 {
-        let of_layer = |cache: &crate::kv::LayerCache| {
-            let buffers = cache.kv.iter().chain(cache.index_buffers());
-            buffers.chain(&cache.slots).map(wgpu::Buffer::size).sum::<u64>()
-        };
-        let carried = self.options.host.as_ref().map_or(0, |host| {
-            Offload::bytes(host, &self.shape, self.options.write_back_blocks())
-                + u64::from(self.options.chunk_blocks()) * self.shape.block_bytes()
-        });
-        self.caches.iter().map(of_layer).sum::<u64>() + carried
+        let plan = MemoryPlan::new(&self.config, &self.options);
+        plan.kv_bytes() + plan.bytes(memory::Group::Index)
     }
 
     pub(super) async fn run_host(

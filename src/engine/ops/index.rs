@@ -3,10 +3,9 @@
 use super::OpMaker;
 use crate::Result;
 use crate::attention::{BlockScorer, Rank, Reads, Shape, TokenScorer};
-use crate::engine::scratch::score_stride;
 use crate::gpu::Op;
 use crate::kernels::{self, FreezeParams, Place, StrideParams};
-use crate::kv::{CacheLayout, LayerCache};
+use crate::kv::{CacheLayout, IndexState, LayerCache};
 
 /// In the order of their numbers.
 const RANKS: [Rank; 2] = [Rank::Softmax, Rank::Plain];
@@ -137,10 +136,9 @@ impl OpMaker<'_> {
         stats_tokens: u32,
     ) -> Result<IndexOps> {
         let (scratch, gpu) = (self.scratch, self.gpu);
-        let slots = u64::from(self.options.sessions);
-        let stats = gpu.storage("channel statistics", slots * shape.stats_len() * 4).await?;
-        let channels = gpu.storage("index channels", slots * shape.channels_len() * 4).await?;
-        let stride = score_stride(self.options) as u32;
+        let state = cache.state.as_ref().expect("a cache with an index has its state");
+        let IndexState { stats, channels } = state;
+        let stride = shape.score_stride(self.options.context) as u32;
         let stride = self.uniform(StrideParams { stride }).await?;
         let lists = scratch.lists(layer);
         let top_k = |chosen| kernels::TopK {
@@ -153,8 +151,7 @@ impl OpMaker<'_> {
             hot_slots: None,
         };
         let chosen = top_k(scratch.chosen(layer));
-        let stats_of =
-            kernels::ChannelStats { step: &scratch.step, qkv: &scratch.rows, stats: &stats };
+        let stats_of = kernels::ChannelStats { step: &scratch.step, qkv: &scratch.rows, stats };
         let [by_softmax, plainly] =
             RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, shape, rank, None));
         let mut ops = IndexOps {
@@ -184,7 +181,7 @@ impl OpMaker<'_> {
         }
         for scorer in BlockScorer::all() {
             ops.block_scores
-                .push(self.block_scores(scorer, shape, cache, &channels, &stride).await?);
+                .push(self.block_scores(scorer, shape, cache, channels, &stride).await?);
         }
         for (index, codes) in cache.codes.iter().enumerate() {
             let segment = self.uniform(self.index_layout.segment(index as u32)).await?;
@@ -193,7 +190,7 @@ impl OpMaker<'_> {
                     step: (&scratch.step).into(),
                     segment: (&segment).into(),
                     qkv: (&scratch.rows).into(),
-                    channels: (&channels).into(),
+                    channels: channels.into(),
                     codes: codes.into(),
                     chosen_blocks: list.clone(),
                     scores: (&scratch.scores).into(),
@@ -204,7 +201,7 @@ impl OpMaker<'_> {
         }
         for (index, kv) in cache.kv.iter().enumerate() {
             let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            ops.sealing.push(self.sealing(shape, cache, kv, &segment, &channels).await?);
+            ops.sealing.push(self.sealing(shape, cache, kv, &segment, channels).await?);
             if cache.slots.is_none() {
                 let candidates = kernels::ExactTokenScore {
                     step: (&scratch.step).into(),

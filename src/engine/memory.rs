@@ -1,0 +1,299 @@
+//! The memory plan of an engine: every buffer that it makes, but for kernels' parameters of a few bytes. Pure.
+
+use super::EngineOptions;
+use super::host::GROUP_LAYERS;
+use super::scratch::{CommonScratch, ExpertScratch, HostBuffers, LatentBuffers, Strides};
+use crate::attention::{Experts, Latent, Shape};
+use crate::kernels;
+use crate::kv::{CacheLayout, CacheRows, CacheSize, HostOptions, OffloadRows};
+use crate::memory::{DecodeScratch, Group, Grows, Row, Usage, prefill_states, product, step, sum};
+use crate::model::ModelConfig;
+use crate::model::config::AttentionConfig;
+use crate::{Error, Result};
+
+/// The rows of all buffers.
+pub(super) struct MemoryPlan {
+    pub(super) cache: CacheRows,
+    pub(super) offload: Option<OffloadRows>,
+    /// What level 1 chose, on its way to the CPU.
+    pub(super) selections: Option<Row>,
+    pub(super) scratch: ScratchRows,
+}
+
+/// The rows of what every layer uses in turn.
+pub(super) struct ScratchRows {
+    pub(super) common: CommonScratch<Row>,
+    /// And the tokens of a slab.
+    pub(super) latent: Option<(LatentBuffers<Row>, u32)>,
+    pub(super) experts: Option<ExpertScratch<Row>>,
+    /// And the bytes from a layer's list to the next.
+    pub(super) host: Option<(HostBuffers<Row>, u64)>,
+    /// Likewise.
+    pub(super) steered: Option<(Row, u64)>,
+    pub(super) is_steered: bool,
+}
+
+impl MemoryPlan {
+    /// Plans an engine whose options were checked, but for its weights.
+    pub(super) fn new(config: &ModelConfig, options: &EngineOptions) -> Self {
+        let shape = options.shape(config);
+        let (layers, hot) = (config.layers, options.hot_slots());
+        let size = CacheSize {
+            shape: &shape,
+            layers,
+            sessions: options.sessions,
+            blocks: options.blocks(),
+            hot,
+            max_binding: options.device.max_binding,
+        };
+        let summaries = options.index.as_ref().map(|index| index.summaries());
+        let cache = CacheRows::new(&size, summaries.as_deref());
+        let blocks = (options.blocks(), layers);
+        let offload = options
+            .host
+            .as_ref()
+            .map(|host| OffloadRows::new(host, &shape, blocks, options.write_back_blocks()));
+        let scratch = Needs::new(config, options, &shape, cache.kv.layout).rows();
+        let selections = scratch.host.as_ref().map(|(_, list_stride)| {
+            let bytes = product(&[*list_stride, GROUP_LAYERS as u64]);
+            let row =
+                Row::new("selections", bytes, &[Grows::Sessions, Grows::HotBlocks, Grows::Layers]);
+            row.used_as(Usage::ReadBack).times((layers as usize).div_ceil(GROUP_LAYERS) as u64 + 1)
+        });
+        Self { cache, offload, selections, scratch }
+    }
+
+    /// Every row.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
+        let offload = self.offload.iter().flat_map(OffloadRows::rows);
+        self.cache.rows().chain(offload).chain(&self.selections).chain(self.scratch.rows())
+    }
+
+    /// Bytes of a group.
+    pub(super) fn bytes(&self, group: Group) -> u64 {
+        sum(self.rows().filter(|row| row.group == group))
+    }
+
+    /// Bytes of the KV cache on the GPU: of all of it, or of the hot cache and what carries blocks.
+    pub(super) fn kv_bytes(&self) -> u64 {
+        self.bytes(Group::KvCache).saturating_add(self.bytes(Group::Rings))
+    }
+
+    /// Bytes of the largest buffer for kernels that a longer chunk makes larger.
+    pub(super) fn largest_of_chunk(&self) -> u64 {
+        let of_chunk =
+            |row: &&Row| row.usage == Usage::Storage && row.grows_with.contains(&Grows::Chunk);
+        self.rows().filter(of_chunk).map(|row| row.bytes).max().unwrap_or(0)
+    }
+
+    /// Refuses what has more bytes than can be counted.
+    ///
+    /// # Errors
+    /// [`Error::Argument`].
+    pub(super) fn check(&self, options: &EngineOptions) -> Result<()> {
+        let mut all = 0u64;
+        for row in self.rows() {
+            all = all.saturating_add(row.total());
+            if all == u64::MAX {
+                let value = format!("{} tokens", options.context);
+                let limit = format!(
+                    "with {} sessions {} would take more bytes than can be counted",
+                    options.sessions, row.what
+                );
+                return Err(Error::argument("the context", value, limit));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ScratchRows {
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        let latent = self.latent.iter().flat_map(|(rows, _)| rows.rows());
+        let experts = self.experts.iter().flat_map(ExpertScratch::rows);
+        let host = self.host.iter().flat_map(|(rows, _)| rows.rows());
+        let steered = self.steered.iter().map(|(row, _)| row);
+        self.common.rows().chain(latent).chain(experts).chain(host).chain(steered)
+    }
+}
+
+// What the sizes of the scratch follow from.
+struct Needs<'n> {
+    config: &'n ModelConfig,
+    options: &'n EngineOptions,
+    shape: &'n Shape,
+    strides: Strides,
+    /// Rows of a decode step: a token of every session.
+    decode: u64,
+    /// Rows of any step: of a chunk of a prompt, or of a decode step.
+    rows: u64,
+    /// Parts of the cache that leave partial states of their own.
+    segments: u64,
+}
+
+const BY_ROW: &[Grows] = &[Grows::Chunk, Grows::Sessions];
+const BY_SESSION: &[Grows] = &[Grows::Sessions];
+const BY_SLAB: &[Grows] = &[Grows::Chunk];
+
+impl<'n> Needs<'n> {
+    fn new(
+        config: &'n ModelConfig,
+        options: &'n EngineOptions,
+        shape: &'n Shape,
+        layout: CacheLayout,
+    ) -> Self {
+        let decode = u64::from(options.sessions);
+        // Blocks that arrive have states of their own.
+        let parts = if options.host.is_some() { 2 } else { 1 };
+        let (strides, segments) = (Strides::new(config), u64::from(layout.segments) * parts);
+        let rows = u64::from(options.chunk).max(decode);
+        Self { config, options, shape, strides, decode, rows, segments }
+    }
+
+    fn rows(&self) -> ScratchRows {
+        let latent = match &self.config.attention {
+            AttentionConfig::Latent(latent) => Some(self.latent(latent)),
+            AttentionConfig::Grouped(_) => None,
+        };
+        let steered = self.options.steered.filter(|_| self.options.host.is_none());
+        ScratchRows {
+            common: self.common(latent.as_ref().map(|(rows, _)| rows)),
+            latent,
+            experts: self.config.experts.as_ref().map(|experts| self.experts(experts)),
+            host: self.options.host.as_ref().map(|host| self.host(host)),
+            steered: steered.map(|kept| self.lists("blocks of a replay", kept)),
+            is_steered: self.options.steered.is_some(),
+        }
+    }
+
+    fn step(&self, what: &'static str) -> Row {
+        let row = step(self.shape, self.rows, self.decode, self.options.context);
+        Row { what: what.into(), ..row }
+    }
+
+    // So many numbers of every row of a step.
+    fn of_rows(&self, what: &'static str, counts: &[u64]) -> Row {
+        Row::words(what, &[&[self.rows], counts].concat(), BY_ROW)
+    }
+
+    fn common(&self, latent: Option<&LatentBuffers<Row>>) -> CommonScratch<Row> {
+        let Self { config, options, shape, strides, .. } = self;
+        let decode = DecodeScratch {
+            shape,
+            rows: self.decode,
+            tokens: options.context,
+            workgroups: options.target_workgroups,
+            segments: self.segments,
+        };
+        let selects = options.index.is_some();
+        let entries = config
+            .experts
+            .as_ref()
+            .map_or(0, |experts| u64::from(experts.slots()) * u64::from(strides.expert));
+        let x = self.of_rows("the residual stream", &[strides.hidden.into()]);
+        let attended = self.of_rows("attention outputs", &[strides.attention.into()]);
+        let ffn = u64::from(strides.ffn).max(entries);
+        let ffn = self.of_rows("feed-forward activations", &[ffn]);
+        // The inputs of products.
+        let latents =
+            latent.map_or(0, |latent| latent.q_latents.bytes.max(latent.slab_latents.bytes));
+        let halves = x.bytes.max(attended.bytes).max(ffn.bytes).max(latents);
+        // Each session's logits may be wanted.
+        let logit_rows = u64::from(options.logit_rows).max(self.decode);
+        let logits = Row::words("logits", &[logit_rows, config.vocabulary.into()], BY_SESSION);
+        let winners = Row::words("winners", &[logit_rows], BY_SESSION);
+        let channels = product(&[4, shape.channels_len(), config.layers.into()]);
+        let read_back = logits.bytes.max(winners.bytes).max(channels);
+        // A block, or what is kept of a session.
+        let moved = shape.block_bytes().max(4 * shape.stats_len()).max(4 * shape.channels_len());
+        // Prefill of latent attention goes through slabs as through segments.
+        let merges = self.segments > 1 || latent.is_some();
+        CommonScratch {
+            step: self.step("the step"),
+            normed: Row { what: "normed activations".into(), ..x.clone() },
+            x,
+            rows: self.of_rows("queries, keys and values", &[shape.row_width().into()]),
+            attended,
+            ffn,
+            halves: Row::new("inputs as f16", halves, BY_ROW)
+                .where_wanted(kernels::has_matrix_units(options.device.tier)),
+            states: prefill_states(shape, self.rows).where_wanted(merges),
+            partial_o: decode.partial_o(),
+            partial_ml: decode.partial_ml(),
+            scores: decode.scores().where_wanted(selects),
+            keys: decode.keys().where_wanted(selects),
+            chosen_blocks: decode.chosen_blocks().where_wanted(selects),
+            chosen_tokens: decode.chosen_tokens().where_wanted(selects),
+            moving: Row::new("a block on its way", moved, &[]),
+            staging: Row::new("read-back", read_back, &[Grows::Sessions, Grows::Layers])
+                .used_as(Usage::ReadBack),
+            logits,
+            winners,
+        }
+    }
+
+    fn latent(&self, latent: &Latent) -> (LatentBuffers<Row>, u32) {
+        let block = self.options.block;
+        // As many tokens as a chunk has, so that scratch grows with it alone.
+        let slab_tokens = self.options.chunk.max(block).next_multiple_of(block);
+        let slab = u64::from(slab_tokens);
+        let [heads, kv_rank, nope, rope, value] =
+            [latent.heads, latent.kv_rank, latent.nope, latent.rope, latent.value].map(u64::from);
+        let of_slab = |what: &'static str, counts: &[u64]| {
+            Row::words(what, &[&[slab], counts].concat(), BY_SLAB)
+        };
+        let blocks = slab / u64::from(block);
+        let slab_kv = product(&[latent.prefill_shape(block).block_bytes(), blocks]);
+        let q_rank = latent.q_rank.next_multiple_of(32);
+        let rows = LatentBuffers {
+            down: self.of_rows("latents", &[kernels::down_row(latent).1.into()]),
+            q_latents: self.of_rows("query latents", &[q_rank.into()]),
+            queries: self.of_rows("queries", &[heads, nope + rope]),
+            merged: Row::words("attended latents", &[self.decode, heads, kv_rank], BY_SESSION),
+            slab_step: self.step("the step of a slab"),
+            slab_tables: self.step("the step over slabs"),
+            slab_latents: of_slab("a slab's latents", &[kv_rank]),
+            slab_shared: of_slab("a slab's shared keys", &[rope]),
+            slab_made: of_slab("a slab's keys and values", &[heads, nope + value]),
+            slab_kv: Row::new("a slab's cache", slab_kv, BY_SLAB),
+        };
+        (rows, slab_tokens)
+    }
+
+    fn experts(&self, experts: &Experts) -> ExpertScratch<Row> {
+        let slots = u64::from(experts.slots());
+        let lists = kernels::expert_list_words(experts, self.rows);
+        ExpertScratch {
+            logits: self.of_rows("router logits", &[self.strides.router.into()]),
+            slots: self.of_rows("chosen experts", &[slots, 2]),
+            lists: Row::words("lists of experts", &[lists], BY_ROW),
+            made: self.of_rows("outputs of experts", &[slots, self.strides.hidden.into()]),
+        }
+    }
+
+    fn host(&self, host: &HostOptions) -> (HostBuffers<Row>, u64) {
+        let (wanted, list_stride) = self.lists("blocks that are wanted", host.hot_blocks);
+        let chunk = product(&[self.options.chunk_blocks().into(), self.shape.block_bytes()]);
+        let rows = HostBuffers {
+            append_step: self.step("the step of what is appended"),
+            tables: self.step("the step of a chunk"),
+            chunk: Row::new("a chunk's keys and values", chunk, &[Grows::Chunk, Grows::Context])
+                .of(Group::Rings),
+            listed: Row { what: "blocks that are listed".into(), ..wanted.clone() },
+            wanted,
+        };
+        (rows, list_stride)
+    }
+
+    // Lists of so many blocks of each row and KV head, layer by layer, and the bytes from a layer's to the next.
+    fn lists(&self, what: &'static str, kept: u32) -> (Row, u64) {
+        let bytes = product(&[self.decode, self.shape.kv_heads.into(), kept.into(), 4]);
+        let stride = bytes.checked_next_multiple_of(256).unwrap_or(u64::MAX);
+        let all = product(&[stride, self.config.layers.into()]);
+        let grows_with = &[Grows::Sessions, Grows::Layers, Grows::HotBlocks];
+        (Row::new(what, all, grows_with), stride)
+    }
+}
+
+#[cfg(test)]
+mod tests;
