@@ -7,9 +7,11 @@ mod forward;
 mod host;
 mod layer;
 mod memory;
+#[cfg(feature = "measure")]
 mod observe;
 mod ops;
 mod record;
+#[cfg(feature = "measure")]
 mod replay;
 mod saved;
 mod scratch;
@@ -20,6 +22,7 @@ pub use crate::kv::{HostOptions, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::{Fit, HostRule, Placement};
 pub use forward::{Output, Want};
+#[cfg(feature = "measure")]
 pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use saved::SessionFormat;
 pub use session::Session;

@@ -23,4 +23,4 @@ pub(crate) use memory::{CacheRows, CacheSize, OffloadRows};
 pub use offload::{HostOptions, Item, Items, Offload, OffloadStats, Upload};
 pub use pool::{BlockTable, Pool, Prepared, Slot};
 pub use session_file::{Append, SessionFile};
-pub use window::{NO_SLOT, Window};
+pub use window::Window;
