@@ -90,6 +90,7 @@ pub mod formats;
 pub mod gpu;
 #[cfg(feature = "engine")]
 pub mod kv;
+mod memory;
 #[cfg(feature = "engine")]
 pub mod model;
 pub mod operator;

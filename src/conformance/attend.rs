@@ -217,7 +217,7 @@ async fn run_split(
             chosen_tokens: (kernel == "sparse_split").then_some(Data::In(chosen)),
             hot_slots: None,
         };
-        let grid = (step.splits, shape.kv_heads * shape.group.div_ceil(4), step.rows);
+        let grid = (step.splits, shape.row_workgroups(), step.rows);
         let results = run(gpu, &spec, data, grid).await?;
         (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
     }

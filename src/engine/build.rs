@@ -1,13 +1,14 @@
 //! Making an engine.
 
+use super::memory::MemoryPlan;
 use super::ops::{EndOps, OpMaker};
 use super::residency::Residency;
 use super::scratch::Scratch;
 use super::{Model, ModelOptions};
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
 use crate::formats::Quantise;
-use crate::gpu::Gpu;
-use crate::kv::{CacheLayout, HostOptions, Index, Pool};
+use crate::gpu::{DeviceFacts, Gpu};
+use crate::kv::{HostOptions, Index, Pool};
 use crate::model::rope::RopeChange;
 use crate::model::{ModelConfig, ModelFile};
 use crate::{Error, Result};
@@ -36,6 +37,8 @@ pub struct EngineOptions {
     pub logit_rows: u32,
     /// Workgroups that fill the device.
     pub target_workgroups: u32,
+    /// What the sizes of buffers depend on, of the device.
+    pub device: DeviceFacts,
     /// Where the KV cache lives that does not all stay on the GPU; without it all of it does.
     pub host: Option<HostOptions>,
     /// As [`ModelOptions::quantise`](super::ModelOptions), where the engine loads its model.
@@ -98,6 +101,7 @@ impl EngineOptions {
             piece: if gpu.is_cpu() { gpu.tier.submission / 8 } else { gpu.tier.submission },
             logit_rows: 1,
             target_workgroups: if gpu.is_cpu() { 16 } else { 512 },
+            device: gpu.facts(),
             host: None,
             quantise: None,
             rope: None,
@@ -119,15 +123,6 @@ impl EngineOptions {
     /// Blocks of one layer that are written back at a time.
     pub(super) fn write_back_blocks(&self) -> u32 {
         self.chunk_blocks().max(self.sessions)
-    }
-
-    // How the cache on the GPU is spread over segments: of every block, or of the slots of a hot cache.
-    fn cache_layout(&self, shape: &Shape, gpu: &Gpu) -> CacheLayout {
-        let blocks = match &self.host {
-            None => self.blocks(),
-            Some(host) => host.slots(self.blocks(), self.sessions).slots,
-        };
-        CacheLayout::new(shape.block_bytes(), blocks, gpu.max_binding())
     }
 
     /// The shape that kernels are made for.
@@ -153,6 +148,16 @@ impl EngineOptions {
             let with_header = format.head_bytes() + 16 * (u64::from(config.layers) + 1);
             host.ring_bytes = host.ring_bytes.max(least).max(with_header);
         }
+    }
+
+    // Makes them those of an engine on this device, and plans its memory.
+    fn plan(&mut self, gpu: &Gpu, config: &ModelConfig) -> Result<MemoryPlan> {
+        self.validate(config)?;
+        self.device = gpu.facts();
+        self.widen_ring(config);
+        let plan = MemoryPlan::new(config, self);
+        plan.check(self)?;
+        Ok(plan)
     }
 
     fn validate_host(host: &HostOptions) -> Result<()> {
@@ -240,7 +245,7 @@ impl Engine {
     ) -> Result<Self> {
         // What cannot run is refused before the weights are read.
         let weights = ModelOptions { quantise: options.quantise, rope: options.rope };
-        options.validate(&ModelConfig::read_changed(file, weights.rope.as_ref())?)?;
+        options.clone().plan(&gpu, &ModelConfig::read_changed(file, weights.rope.as_ref())?)?;
         let model = Model::load(&gpu, file, weights, progress).await?;
         Self::new(gpu, Arc::new(model), options).await
     }
@@ -259,18 +264,13 @@ impl Engine {
             ));
         }
         let config = model.config.clone();
-        options.validate(&config)?;
         (options.quantise, options.rope) = (model.options.quantise, model.options.rope);
-        options.widen_ring(&config);
+        let plan = options.plan(&gpu, &config)?;
         let shape = options.shape(&config);
-        let layout = options.cache_layout(&shape, &gpu);
-        let scratch = Scratch::new(&gpu, &config, &options, &layout).await?;
-        let index = match &options.index {
+        let scratch = Scratch::new(&gpu, &plan.scratch).await?;
+        let index = match &plan.index {
             None => None,
-            Some(index) => {
-                let sizes = (config.layers, options.blocks(), options.sessions);
-                Some(Index::new(&gpu, &shape, sizes, &index.summaries()).await?)
-            }
+            Some(rows) => Some(Index::new(&gpu, config.layers, rows).await?),
         };
         let mut maker = OpMaker {
             gpu: &gpu,
@@ -281,7 +281,8 @@ impl Engine {
             uniforms: HashMap::new(),
         };
         let ends = maker.ends(&model).await?;
-        let residency = Residency::new(&mut maker, layout, &model.layers, index.as_ref()).await?;
+        let residency =
+            Residency::new(&mut maker, &plan.residency, &model.layers, index.as_ref()).await?;
         gpu.check()?;
         Ok(Self {
             pool: Pool::new(options.blocks(), options.block, options.sessions),

@@ -64,7 +64,7 @@ impl Engine {
         for index in self.layer_indices() {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             let (from, staging) = (u64::from(slot) * bytes, &self.scratch.moving);
-            encoder.copy_buffer_to_buffer(&index.stats, from, staging, 0, bytes);
+            encoder.copy_buffer_to_buffer(&index.state.stats, from, staging, 0, bytes);
             self.gpu.submit(encoder)?;
             all.extend(super::words(&self.gpu.download(staging, bytes).await?));
         }
@@ -78,7 +78,7 @@ impl Engine {
         };
         let at = u64::from(session.slot.index) * self.shape.channels_len() * 4;
         for (layer, index) in self.layer_indices().iter().enumerate() {
-            self.gpu.write(&index.channels, at, bytemuck::cast_slice(&set.words(layer)));
+            self.gpu.write(&index.state.channels, at, bytemuck::cast_slice(&set.words(layer)));
         }
         session.channels = Some(set.clone());
     }
@@ -165,7 +165,13 @@ impl Engine {
         let mut to = 0;
         for index in self.layer_indices() {
             let from = u64::from(slot) * bytes;
-            encoder.copy_buffer_to_buffer(&index.channels, from, &self.scratch.staging, to, bytes);
+            encoder.copy_buffer_to_buffer(
+                &index.state.channels,
+                from,
+                &self.scratch.staging,
+                to,
+                bytes,
+            );
             to += bytes;
         }
         self.gpu.submit(encoder)?;

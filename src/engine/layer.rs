@@ -224,8 +224,7 @@ impl<K: KvOps> Layer<K> {
     /// Records partial states of a decode step's attention, segment by segment.
     pub(super) fn split(&self, pass: &mut wgpu::ComputePass<'_>, split: &[Op], step: &Step) {
         for split in split {
-            let quads = self.shape.group.div_ceil(4);
-            split.record(pass, step.splits, self.shape.kv_heads * quads, step.rows);
+            split.record(pass, step.splits, self.shape.row_workgroups(), step.rows);
         }
     }
 

@@ -6,6 +6,7 @@ mod fit;
 mod forward;
 mod host;
 mod layer;
+mod memory;
 mod model;
 #[cfg(feature = "measure")]
 mod observe;

@@ -51,7 +51,7 @@ impl Model {
         let tensors = Tensors::find(&config, file)?;
         let quantise = options.quantise;
         let mut loader = Loader { gpu, file, quantise, progress, unflushed: 0 };
-        let embedding = loader.matrix(&tensors.embedding, 1).await?;
+        let embedding = loader.matrix(&tensors.embedding).await?;
         let mut layers = Vec::new();
         for layer in &tensors.layers {
             layers.push(load_layer(&mut loader, layer, &config).await?);
@@ -59,7 +59,7 @@ impl Model {
         let output_norm = loader.vector(tensors.output_norm).await?;
         let own_output = match &tensors.output {
             None => None,
-            Some(output) => Some(loader.matrix(output, 1).await?),
+            Some(output) => Some(loader.matrix(output).await?),
         };
         loader.flush(0)?;
         let rotations = config.rope.rotations();
@@ -86,7 +86,7 @@ async fn load_layer(
         attn_norm: loader.vector(layer.attn_norm).await?,
         attention: match &layer.attention {
             AttentionTensors::Grouped { qkv, norms, biases } => AttentionWeights::Grouped {
-                qkv: loader.matrix(qkv, 1).await?,
+                qkv: loader.matrix(qkv).await?,
                 heads: HeadWeights {
                     norms: match norms {
                         None => None,
@@ -104,34 +104,31 @@ async fn load_layer(
                 };
                 AttentionWeights::Latent(LatentWeights {
                     shape: *shape,
-                    down: loader.matrix(&latent.down, 1).await?,
+                    down: loader.matrix(&latent.down).await?,
                     q_norm: loader.vector(latent.q_norm).await?,
-                    q_up: loader.matrix(&latent.q_up, 1).await?,
+                    q_up: loader.matrix(&latent.q_up).await?,
                     kv_norm: loader.vector(latent.kv_norm).await?,
-                    key_up: loader.matrix(&latent.key_up, 1).await?,
-                    key_absorb: loader.matrix(&latent.key_absorb, shape.kv_rank).await?,
-                    value_up: loader.matrix(&latent.value_up, shape.value).await?,
+                    key_up: loader.matrix(&latent.key_up).await?,
+                    key_absorb: loader.matrix(&latent.key_absorb).await?,
+                    value_up: loader.matrix(&latent.value_up).await?,
                 })
             }
         },
-        output: loader.matrix(&layer.output, 1).await?,
+        output: loader.matrix(&layer.output).await?,
         ffn_norm: loader.vector(layer.ffn_norm).await?,
         ffn: match &layer.ffn {
             FfnTensors::Dense { gate_up, down } => FfnWeights::Dense {
-                gate_up: loader.gate_up(gate_up, 1).await?,
-                down: loader.matrix(down, 1).await?,
+                gate_up: loader.gate_up(gate_up).await?,
+                down: loader.matrix(down).await?,
             },
             FfnTensors::Experts { router, bias, gate_up, down } => FfnWeights::Experts {
-                router: loader.exact(router).await?,
+                router: loader.matrix(router).await?,
                 bias: match bias {
                     None => None,
                     Some(bias) => Some(loader.vector(bias).await?),
                 },
-                // Parts hold whole experts.
-                gate_up: loader
-                    .gate_up(gate_up, config.experts.as_ref().map_or(1, |e| e.ffn))
-                    .await?,
-                down: loader.matrix(down, config.hidden).await?,
+                gate_up: loader.gate_up(gate_up).await?,
+                down: loader.matrix(down).await?,
             },
         },
     })

@@ -290,7 +290,7 @@ impl Engine {
             return;
         }
         let bytes = u64::from(plan.step.sealed) * 4;
-        let stride = super::scratch::score_stride(&self.options) * 4;
+        let stride = self.shape.score_stride(self.options.context) * 4;
         for head in 0..u64::from(self.shape.q_heads()) {
             let scores = &self.scratch.scores;
             encoder.copy_buffer_to_buffer(

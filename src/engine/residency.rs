@@ -4,10 +4,12 @@
 use super::Engine;
 use super::host::{GROUP_LAYERS, Hot};
 use super::layer::Layer;
+use super::memory::{MemoryPlan, ResidencyRows, WholeRows};
 use super::ops::{Blocks, LayerKv, LayerWeights, OpMaker, WholeOps};
 use crate::Result;
-use crate::gpu::{Binding, Gpu};
-use crate::kv::{CacheLayout, Index, KvCache, LayerIndex, OffloadStats};
+use crate::gpu::Binding;
+use crate::kv::{Index, KvCache, OffloadStats};
+use crate::memory::Group;
 
 /// One of the two.
 pub(super) enum Residency {
@@ -33,11 +35,6 @@ pub(super) struct BlockLists {
 }
 
 impl BlockLists {
-    pub(super) async fn new(gpu: &Gpu, what: &str, stride: u64, layers: u32) -> Result<Self> {
-        let buffer = gpu.storage(what, stride * u64::from(layers)).await?;
-        Ok(Self { buffer, stride })
-    }
-
     /// Where a layer's lists begin.
     pub(super) fn at(&self, layer: usize) -> u64 {
         layer as u64 * self.stride
@@ -56,13 +53,17 @@ impl Residency {
     /// [`crate::Error::OutOfMemory`].
     pub(super) async fn new(
         maker: &mut OpMaker<'_>,
-        layout: CacheLayout,
+        rows: &ResidencyRows,
         weights: &[LayerWeights],
         index: Option<&Index>,
     ) -> Result<Self> {
-        Ok(match &maker.options.host {
-            None => Self::Whole(Whole::new(maker, layout, weights, index).await?),
-            Some(host) => Self::Hot(Box::new(Hot::new(maker, host, layout, weights, index).await?)),
+        Ok(match rows {
+            ResidencyRows::Whole(rows) => {
+                Self::Whole(Whole::new(maker, rows, weights, index).await?)
+            }
+            ResidencyRows::Hot(rows) => {
+                Self::Hot(Box::new(Hot::new(maker, rows, weights, index).await?))
+            }
         })
     }
 
@@ -71,14 +72,6 @@ impl Residency {
         match self {
             Self::Whole(whole) => &whole.cache,
             Self::Hot(hot) => &hot.cache,
-        }
-    }
-
-    /// Bytes of GPU memory for keys and values, and for what carries them.
-    pub(super) fn gpu_bytes(&self) -> u64 {
-        match self {
-            Self::Whole(whole) => whole.cache.bytes(),
-            Self::Hot(hot) => hot.gpu_bytes(),
         }
     }
 }
@@ -110,27 +103,25 @@ impl Engine {
     /// Bytes of GPU memory for the KV cache and its index: of the whole cache, or of the hot cache and what carries
     /// blocks to it and from it.
     pub fn kv_gpu_bytes(&self) -> u64 {
-        let index = self.layer_indices().iter().flat_map(LayerIndex::buffers);
-        self.residency.gpu_bytes() + index.map(wgpu::Buffer::size).sum::<u64>()
+        let plan = MemoryPlan::new(&self.config, &self.options);
+        plan.kv_bytes() + plan.bytes(Group::Index)
     }
 }
 
 impl Whole {
     async fn new(
         maker: &mut OpMaker<'_>,
-        layout: CacheLayout,
+        rows: &WholeRows,
         weights: &[LayerWeights],
         index: Option<&Index>,
     ) -> Result<Self> {
-        let (gpu, scratch, options) = (maker.gpu, maker.scratch, maker.options);
-        let (shape, count) = (maker.shape, maker.config.layers);
-        let cache = KvCache::new(gpu, &shape, count, layout).await?;
-        let steered = match options.steered {
+        let (gpu, scratch, layout) = (maker.gpu, maker.scratch, rows.kv.layout);
+        let cache = KvCache::new(gpu, &maker.shape, maker.config.layers, &rows.kv).await?;
+        let steered = match &rows.steered {
             None => None,
-            Some(kept) => {
-                let heads = shape.kv_heads * options.sessions;
-                let stride = (u64::from(heads * kept) * 4).next_multiple_of(256);
-                Some(BlockLists::new(gpu, "blocks of a replay", stride, count).await?)
+            Some(lists) => {
+                let buffer = gpu.allocate(&lists.row).await?;
+                Some(BlockLists { buffer, stride: lists.stride })
             }
         };
         let mut layers = Vec::new();

@@ -256,8 +256,8 @@ impl Engine {
         }
         for (i, index) in indexed.iter().enumerate() {
             for (buffer, words, length) in [
-                (&index.channels, &state.channels, lengths[0]),
-                (&index.stats, &state.statistics, lengths[1]),
+                (&index.state.channels, &state.channels, lengths[0]),
+                (&index.state.stats, &state.statistics, lengths[1]),
             ] {
                 if !words.is_empty() {
                     let layer = &words[i * length..][..length];

@@ -153,9 +153,10 @@ impl Engine {
         let shape = &self.shape;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for index in self.layer_indices() {
-            for (buffer, words) in
-                [(&index.stats, shape.stats_len()), (&index.channels, shape.channels_len())]
-            {
+            for (buffer, words) in [
+                (&index.state.stats, shape.stats_len()),
+                (&index.state.channels, shape.channels_len()),
+            ] {
                 let bytes = words * 4;
                 let (from, to) =
                     (u64::from(session.slot.index) * bytes, u64::from(slot.index) * bytes);

@@ -1,5 +1,6 @@
 //! The buffers of the cache: per layer, segments below the binding limit. Segment s of every layer holds the same blocks.
 
+use super::memory::SegmentRows;
 use crate::Result;
 use crate::attention::Shape;
 use crate::gpu::Gpu;
@@ -31,11 +32,6 @@ impl CacheLayout {
         SegmentParams::paged(first, blocks, index, self.segments)
     }
 
-    /// Every segment.
-    pub fn all(&self) -> impl Iterator<Item = SegmentParams> {
-        (0..self.segments).map(|index| self.segment(index))
-    }
-
     /// The segment of a physical block and its place there.
     pub fn place(&self, block: u32) -> (u32, u32) {
         (block / self.segment_blocks, block % self.segment_blocks)
@@ -55,15 +51,16 @@ impl KvCache {
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
-    pub async fn new(gpu: &Gpu, shape: &Shape, layers: u32, layout: CacheLayout) -> Result<Self> {
-        let mut cache = Self { layout, layers: Vec::new(), block_bytes: shape.block_bytes() };
+    pub(crate) async fn new(
+        gpu: &Gpu,
+        shape: &Shape,
+        layers: u32,
+        rows: &SegmentRows,
+    ) -> Result<Self> {
+        let block_bytes = shape.block_bytes();
+        let mut cache = Self { layout: rows.layout, layers: Vec::new(), block_bytes };
         for _ in 0..layers {
-            let mut segments = Vec::new();
-            for segment in layout.all() {
-                let bytes = u64::from(segment.blocks) * cache.block_bytes;
-                segments.push(gpu.storage("the key and value cache", bytes).await?);
-            }
-            cache.layers.push(segments);
+            cache.layers.push(rows.allocate(gpu).await?);
         }
         Ok(cache)
     }
@@ -77,11 +74,6 @@ impl KvCache {
     pub fn place(&self, layer: usize, block: u32) -> (&wgpu::Buffer, u64) {
         let (segment, place) = self.layout.place(block);
         (&self.layers[layer][segment as usize], u64::from(place) * self.block_bytes)
-    }
-
-    /// Bytes in all.
-    pub fn bytes(&self) -> u64 {
-        self.layers.iter().flatten().map(wgpu::Buffer::size).sum()
     }
 
     /// Records the copy of a block, in every layer. Its index is not copied: only open blocks are, and they have none. The

@@ -1,8 +1,9 @@
 //! The buffers of the index, which is on the GPU wherever keys and values are.
 
 use super::CacheLayout;
+use super::memory::{IndexRows, IndexState};
 use crate::Result;
-use crate::attention::{Shape, Summary};
+use crate::attention::Summary;
 use crate::gpu::Gpu;
 
 /// The index of every layer.
@@ -19,60 +20,36 @@ pub struct LayerIndex {
     pub codes: Vec<wgpu::Buffer>,
     /// Each summary of blocks that is kept, segment by segment.
     pub summaries: Vec<(&'static Summary, Vec<wgpu::Buffer>)>,
-    /// By session slot: the running extremes that channels are chosen by.
-    pub stats: wgpu::Buffer,
-    /// By session slot: the channels.
-    pub channels: wgpu::Buffer,
+    /// What is kept of each session.
+    pub state: IndexState,
 }
 
 impl Index {
-    /// Allocates the index of so many layers, blocks and sessions, with these summaries of blocks.
+    /// Allocates the index of so many layers.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
-    pub async fn new(
-        gpu: &Gpu,
-        shape: &Shape,
-        (layers, blocks, sessions): (u32, u32, u32),
-        summaries: &[&'static Summary],
-    ) -> Result<Self> {
-        let of_summaries = summaries.iter().map(|summary| summary.block_bytes(shape));
-        let bytes = of_summaries.fold(shape.block_code_bytes(), u64::max);
-        let layout = CacheLayout::new(bytes, blocks, gpu.max_binding());
+    pub(crate) async fn new(gpu: &Gpu, layers: u32, rows: &IndexRows) -> Result<Self> {
         let mut index = Self { layers: Vec::new() };
         for _ in 0..layers {
-            index.layers.push(LayerIndex::new(gpu, shape, layout, sessions, summaries).await?);
+            index.layers.push(LayerIndex::new(gpu, rows).await?);
         }
         Ok(index)
     }
 }
 
 impl LayerIndex {
-    async fn new(
-        gpu: &Gpu,
-        shape: &Shape,
-        layout: CacheLayout,
-        sessions: u32,
-        summaries: &[&'static Summary],
-    ) -> Result<Self> {
-        let slots = u64::from(sessions);
-        let mut index = Self {
-            layout,
-            codes: Vec::new(),
-            summaries: summaries.iter().map(|&summary| (summary, Vec::new())).collect(),
-            stats: gpu.storage("channel statistics", slots * shape.stats_len() * 4).await?,
-            channels: gpu.storage("index channels", slots * shape.channels_len() * 4).await?,
-        };
-        for segment in layout.all() {
-            let blocks = u64::from(segment.blocks);
-            index.codes.push(gpu.storage("the index", blocks * shape.block_code_bytes()).await?);
-            for (summary, segments) in &mut index.summaries {
-                let bytes = blocks * summary.block_bytes(shape);
-                let what = format!("the block {}", summary.name);
-                segments.push(gpu.storage(&what, bytes).await?);
-            }
+    async fn new(gpu: &Gpu, rows: &IndexRows) -> Result<Self> {
+        let mut summaries = Vec::new();
+        for (summary, rows) in &rows.summaries {
+            summaries.push((*summary, rows.allocate(gpu).await?));
         }
-        Ok(index)
+        Ok(Self {
+            layout: rows.codes.layout,
+            codes: rows.codes.allocate(gpu).await?,
+            summaries,
+            state: rows.state.allocate(gpu).await?,
+        })
     }
 
     /// The segments of this summary of blocks; none where it is not kept.

@@ -12,20 +12,19 @@ mod replay;
 mod saved;
 mod window;
 
-pub(super) use buffers::HotBuffers;
+pub(super) use buffers::{HostBuffers, HotBuffers};
 
 use super::forward::GoesOn;
 use super::layer::Layer;
+use super::memory::HotRows;
 use super::ops::{Blocks, HotLayer, HotOps, HotParts, LayerKv, LayerWeights, OpMaker};
 use super::record::Mode;
-use super::residency::BlockLists;
 use super::{Engine, Output, Session, Want};
 use crate::Result;
 use crate::attention::Shape;
 use crate::gpu::{Binding, Gpu, Op};
 use crate::kv::{
-    CacheLayout, HostOptions, Index, Items, KvCache, MappedRing, Offload, OffloadStats, Prepared,
-    Upload, Way,
+    HostOptions, Index, Items, KvCache, MappedRing, Offload, OffloadStats, Prepared, Upload,
 };
 use futures::lock::{Mutex, MutexGuard};
 use lag::Lag;
@@ -44,8 +43,6 @@ pub(super) struct Hot {
     layers: Vec<Layer<HotOps>>,
     /// Makes f16 of whole blocks that arrived, where they are stored otherwise.
     unpack: Option<Op>,
-    /// Bytes of what carries blocks.
-    carried: u64,
     // Locked under the turn.
     state: Mutex<HotState>,
 }
@@ -83,24 +80,22 @@ pub(super) struct HotTurn<'e> {
 impl Hot {
     pub(super) async fn new(
         maker: &mut OpMaker<'_>,
-        options: &HostOptions,
-        layout: CacheLayout,
+        rows: &HotRows,
         weights: &[LayerWeights],
         index: Option<&Index>,
     ) -> Result<Self> {
-        let (gpu, config, engine, shape) = (maker.gpu, maker.config, maker.options, maker.shape);
-        let slots = options.slots(engine.blocks(), engine.sessions);
-        let write_back = engine.write_back_blocks();
-        let offload = Offload::new(gpu, &shape, config.layers, slots, options, write_back).await?;
-        let buffers = HotBuffers::new(gpu, config, engine, options).await?;
-        let cache = KvCache::new(gpu, &shape, config.layers, layout).await?;
+        let HotRows { options, slots, kv, .. } = rows;
+        let (gpu, shape, count) = (maker.gpu, maker.shape, maker.config.layers);
+        let offload = Offload::new(gpu, &shape, count, *slots, options, &rows.offload).await?;
+        let buffers = HotBuffers::new(gpu, rows).await?;
+        let cache = KvCache::new(gpu, &shape, count, kv).await?;
         let mut tables = Vec::new();
         for number in 0..cache.layers().len() {
             let words = offload.residents.slot_words(number);
-            debug_assert_eq!(words.len() as u64, slots.words(shape.kv_heads));
             let words = bytemuck::cast_slice(&words);
-            tables.push(gpu.storage_with("slots of the hot cache", words).await?);
+            tables.push(gpu.allocate_with(&rows.offload.table, words).await?);
         }
+        let (layout, slots) = (kv.layout, *slots);
         let (uploads, kv_type) = (&offload.uploads, options.kv_type);
         let parts = HotParts { buffers: &buffers, uploads, slots, kv_type };
         let shared = maker.hot_shared_ops(&parts).await?;
@@ -109,7 +104,7 @@ impl Hot {
             let (segments, table) = (&cache.layers()[number][..], &tables[number]);
             let wanted = buffers.wanted.layer(number);
             // In a replay nobody reads what level 1 chooses.
-            let chosen = match engine.steered {
+            let chosen = match maker.options.steered {
                 None => wanted.clone(),
                 Some(_) => Binding::from(&maker.scratch.chosen_blocks),
             };
@@ -121,10 +116,16 @@ impl Hot {
             layers.push(maker.layer(weights, &layer.kv, index, own).await?);
         }
         let unpack = maker.unpack(&parts).await?;
-        let state = HotState::new(gpu, offload, &buffers.wanted, layers.len()).await?;
+        let groups = layers.len().div_ceil(GROUP_LAYERS);
+        let state = HotState {
+            offload,
+            selections: MappedRing::new(gpu, &rows.selections).await?,
+            groups: (0..groups).map(|_| Group::default()).collect(),
+            lag: None,
+            is_stale: false,
+        };
         Ok(Self {
             options: *options,
-            carried: Offload::bytes(options, &shape, write_back) + buffers.chunk.size(),
             state: Mutex::new(state),
             cache,
             tables,
@@ -139,12 +140,6 @@ impl Hot {
         HotTurn { engine, hot: self, state: self.state.lock().await }
     }
 
-    /// Bytes of GPU memory for keys and values, and for what carries them.
-    pub(super) fn gpu_bytes(&self) -> u64 {
-        let tables = self.tables.iter().map(wgpu::Buffer::size).sum::<u64>();
-        self.cache.bytes() + tables + self.carried
-    }
-
     /// Blocks of one layer that arrive at a time.
     pub(super) fn piece_blocks(&self, shape: &Shape) -> u64 {
         self.options.piece_blocks(&shape.head_format(self.options.kv_type))
@@ -152,20 +147,6 @@ impl Hot {
 }
 
 impl HotState {
-    async fn new(gpu: &Gpu, offload: Offload, chosen: &BlockLists, layers: usize) -> Result<Self> {
-        let groups = layers.div_ceil(GROUP_LAYERS);
-        let bytes = chosen.at(GROUP_LAYERS);
-        let selections =
-            MappedRing::new(gpu, "selections", Way::Down, groups as u32 + 1, bytes).await?;
-        Ok(Self {
-            offload,
-            selections,
-            groups: (0..groups).map(|_| Group::default()).collect(),
-            lag: None,
-            is_stale: false,
-        })
-    }
-
     /// Empties the hot cache. What was on its way when a step failed may not have been placed: no slot is relied on any more.
     fn abandon(&mut self, gpu: &Gpu) {
         self.lag = None;

@@ -3,7 +3,7 @@
 use super::{LayerKv, OpMaker};
 use crate::Result;
 use crate::attention::{BlockScorer, Rank, Reads, TokenScorer};
-use crate::engine::scratch::{Scratch, score_stride};
+use crate::engine::scratch::Scratch;
 use crate::gpu::{Binding, Op};
 use crate::kernels::{self, FreezeParams, StrideParams};
 use crate::kv::{CacheLayout, LayerIndex};
@@ -139,8 +139,11 @@ impl OpMaker<'_> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         let stride = self.score_rows().await?;
         let chosen = top_k(scratch, &stride, kv.chosen.clone());
-        let stats_of =
-            kernels::ChannelStats { step: &scratch.step, qkv: &scratch.rows, stats: &index.stats };
+        let stats_of = kernels::ChannelStats {
+            step: &scratch.step,
+            qkv: &scratch.rows,
+            stats: &index.state.stats,
+        };
         let [by_softmax, plainly] =
             RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, &shape, rank, None));
         let mut ops = IndexOps {
@@ -166,7 +169,7 @@ impl OpMaker<'_> {
 
     /// How far apart the rows of scores are.
     pub(super) async fn score_rows(&mut self) -> Result<wgpu::Buffer> {
-        let stride = score_stride(self.options) as u32;
+        let stride = self.shape.score_stride(self.options.context) as u32;
         self.uniform(StrideParams { stride }).await
     }
 
@@ -195,7 +198,7 @@ impl OpMaker<'_> {
                 step: (&scratch.step).into(),
                 segment: segment.into(),
                 qkv: (&scratch.rows).into(),
-                channels: (&index.channels).into(),
+                channels: (&index.state.channels).into(),
                 codes: (*codes).into(),
                 chosen_blocks: list.clone(),
                 scores: (&scratch.scores).into(),
@@ -228,7 +231,7 @@ impl OpMaker<'_> {
         score_rows: &wgpu::Buffer,
     ) -> Result<BlockScoreOps> {
         let (gpu, layout, shape) = (self.gpu, index.layout, &self.shape.clone());
-        let channels = &index.channels;
+        let channels = &index.state.channels;
         let (step, qkv, scores) = (&self.scratch.step, &self.scratch.rows, &self.scratch.scores);
         let mut made = BlockScoreOps { scorer, blocks: 1, ops: Vec::new() };
         match scorer.reads() {
@@ -298,7 +301,7 @@ impl OpMaker<'_> {
                 step: &scratch.step,
                 segment,
                 kv,
-                channels: &index.channels,
+                channels: &index.state.channels,
                 codes,
                 index_segment: &index_segment,
             };
@@ -327,8 +330,8 @@ impl OpMaker<'_> {
         let choose = kernels::ChooseChannels {
             step: &self.scratch.step,
             freeze: &uniform,
-            stats: &index.stats,
-            channels: &index.channels,
+            stats: &index.state.stats,
+            channels: &index.state.channels,
         };
         self.gpu.op(&kernels::choose_channels(&self.shape), choose).await
     }

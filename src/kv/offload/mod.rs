@@ -20,6 +20,7 @@ pub use upload::{Upload, Uploads};
 pub use write_back::WriteBack;
 
 use super::host::HostCache;
+use super::memory::OffloadRows;
 use super::window::Window;
 use crate::Result;
 use crate::attention::Shape;
@@ -47,13 +48,13 @@ impl Offload {
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
-    pub async fn new(
+    pub(crate) async fn new(
         gpu: &Gpu,
         shape: &Shape,
         layers: u32,
         slots: HotSlots,
         options: &HostOptions,
-        write_back_blocks: u32,
+        rows: &OffloadRows,
     ) -> Result<Self> {
         let format = shape.head_format(options.kv_type);
         let heads = u64::from(layers * shape.kv_heads);
@@ -63,14 +64,9 @@ impl Offload {
             host: HostCache::new(slots.pool_blocks, layers, format),
             window: Window::new(slots.slots - hot_blocks, slots.pool_blocks),
             residents: Residents::new(layers, shape.kv_heads, slots, hot_blocks),
-            uploads: Uploads::new(gpu, shape, layers, options).await?,
-            write_back: WriteBack::new(gpu, shape, write_back_blocks).await?,
+            uploads: Uploads::new(gpu, shape, layers, options.kv_type, rows).await?,
+            write_back: WriteBack::new(gpu, shape, &rows.write_back).await?,
         })
-    }
-
-    /// Bytes of the buffers that an offload engine makes besides the hot slots.
-    pub fn bytes(options: &HostOptions, shape: &Shape, write_back_blocks: u32) -> u64 {
-        Uploads::gpu_bytes(options, shape) + WriteBack::gpu_bytes(shape, write_back_blocks)
     }
 
     /// The counts up to now.

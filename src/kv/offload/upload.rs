@@ -1,12 +1,11 @@
 //! The way of blocks to the GPU: a ring of mapped buffers, and where what they carry arrives.
 
-use super::options::HostOptions;
 use super::residents::{Item, Items};
 use crate::attention::Shape;
 use crate::formats::{HeadFormat, KvType};
 use crate::gpu::{Clock, Gpu};
 use crate::kernels::NO_SLOT;
-use crate::kv::{Gatherers, HostCache, MappedRing, Way};
+use crate::kv::{Gatherers, HostCache, MappedRing, OffloadRows};
 use crate::{Error, Result};
 use std::sync::Arc;
 use std::time::Instant;
@@ -50,19 +49,18 @@ impl Uploads {
         gpu: &Gpu,
         shape: &Shape,
         layers: u32,
-        options: &HostOptions,
+        kv_type: KvType,
+        rows: &OffloadRows,
     ) -> Result<Self> {
-        let (slots, bytes) = (options.ring_slots, options.ring_bytes);
-        let (arrived, packed) = arrival_bytes(options, shape);
         Ok(Self {
-            ring: MappedRing::new(gpu, "the ring", Way::Up, slots, bytes).await?,
+            ring: MappedRing::new(gpu, &rows.ring).await?,
             layers: layers as usize,
-            format: shape.head_format(options.kv_type),
+            format: shape.head_format(kv_type),
             layer_bytes: shape.block_bytes(),
-            arrived: gpu.storage("what arrived", arrived).await?,
-            packed: match packed {
-                0 => None,
-                bytes => Some(gpu.storage("what arrived, as it is stored", bytes).await?),
+            arrived: gpu.allocate(&rows.arrived).await?,
+            packed: match &rows.packed {
+                None => None,
+                Some(packed) => Some(gpu.allocate(packed).await?),
             },
             gatherers: Gatherers::new()?,
             clock: gpu.clock.clone(),
@@ -70,13 +68,6 @@ impl Uploads {
             hidden_seconds: 0.0,
             exposed_seconds: 0.0,
         })
-    }
-
-    /// Bytes of the buffers.
-    pub(super) fn gpu_bytes(options: &HostOptions, shape: &Shape) -> u64 {
-        let ring = options.ring_bytes.next_multiple_of(256) * u64::from(options.ring_slots);
-        let (arrived, packed) = arrival_bytes(options, shape);
-        ring + arrived + packed
     }
 
     /// Where an upload arrives, as it is stored.
@@ -259,15 +250,5 @@ impl Uploads {
 
     pub(super) fn submitted(&mut self, index: &wgpu::SubmissionIndex) {
         self.ring.submitted(index);
-    }
-}
-
-// Bytes of `arrived`, and of `packed`, which is not there where they are none.
-fn arrival_bytes(options: &HostOptions, shape: &Shape) -> (u64, u64) {
-    let slot = options.ring_bytes.next_multiple_of(256);
-    let format = shape.head_format(options.kv_type);
-    match options.kv_type {
-        KvType::F16 => (slot, 0),
-        KvType::Q8_0 => (options.piece_blocks(&format) * shape.block_bytes(), slot),
     }
 }

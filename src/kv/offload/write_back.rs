@@ -3,10 +3,8 @@
 use crate::Result;
 use crate::attention::Shape;
 use crate::gpu::Gpu;
-use crate::kv::{HostCache, MappedRing, Way};
-
-// Slots of the ring that goes down.
-const SLOTS: u32 = 3;
+use crate::kv::{HostCache, MappedRing};
+use crate::memory::Row;
 
 /// The ring that goes down, and what it carries.
 pub struct WriteBack {
@@ -19,16 +17,10 @@ pub struct WriteBack {
 }
 
 impl WriteBack {
-    pub(super) async fn new(gpu: &Gpu, shape: &Shape, blocks: u32) -> Result<Self> {
-        let layer_bytes = shape.block_bytes();
-        let (what, bytes) = ("blocks that are written back", u64::from(blocks) * layer_bytes);
-        let ring = MappedRing::new(gpu, what, Way::Down, SLOTS, bytes).await?;
-        Ok(Self { ring, cargo: vec![Vec::new(); SLOTS as usize], layer_bytes, bytes: 0 })
-    }
-
-    /// Bytes of the buffers.
-    pub(super) fn gpu_bytes(shape: &Shape, blocks: u32) -> u64 {
-        u64::from(SLOTS) * (u64::from(blocks) * shape.block_bytes()).next_multiple_of(256)
+    pub(super) async fn new(gpu: &Gpu, shape: &Shape, row: &Row) -> Result<Self> {
+        let cargo = vec![Vec::new(); row.count as usize];
+        let ring = MappedRing::new(gpu, row).await?;
+        Ok(Self { ring, cargo, layer_bytes: shape.block_bytes(), bytes: 0 })
     }
 
     /// Blocks of one layer that a slot holds.
