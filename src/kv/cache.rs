@@ -50,7 +50,7 @@ pub struct LayerCache {
     /// Of a hot cache: where each block is, as `shaders/lib/hot_slots.wgsl` has it.
     pub slots: Option<wgpu::Buffer>,
     /// Of an index: what it keeps of each session.
-    pub state: Option<IndexState>,
+    pub(crate) state: Option<IndexState>,
 }
 
 impl LayerCache {
