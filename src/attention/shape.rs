@@ -136,13 +136,13 @@ impl Shape {
     }
 
     /// Workgroups that decode attention has for a split of one row, each for four query heads of a KV head.
-    pub fn row_workgroups(&self) -> u32 {
+    pub(crate) fn row_workgroups(&self) -> u32 {
         self.kv_heads * self.group.div_ceil(4)
     }
 
     /// Scores from one head to the next, for sequences of so many tokens: level 2 may be given every block, so there is room for
     /// each token, and for a block more.
-    pub fn score_stride(&self, tokens: u32) -> u64 {
+    pub(crate) fn score_stride(&self, tokens: u32) -> u64 {
         (u64::from(tokens.div_ceil(self.block)) + 1) * u64::from(self.block)
     }
 

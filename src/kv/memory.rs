@@ -50,7 +50,7 @@ impl SegmentRows {
 
 buffers! {
     /// What a layer keeps of each session, by session slot.
-    pub struct IndexState {
+    pub(crate) struct IndexState {
         /// By which its index channels are chosen.
         stats,
         /// The channels.
