@@ -37,6 +37,11 @@ fn load_with(gpu: Gpu, model: &str, host: Option<HostOptions>) -> Engine {
     pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ())).expect("an engine")
 }
 
+fn load_model(gpu: &Gpu, file: &ModelFile) -> Arc<Model> {
+    let options = ModelOptions::default();
+    Arc::new(pollster::block_on(Model::load(gpu, file, options, &mut |_| ())).expect("weights"))
+}
+
 fn run(engine: &Engine) -> Vec<f32> {
     let mut session = engine.session().expect("a session");
     let prompt: Vec<u32> = (3..100).map(|i| i % 90 + 3).collect();
@@ -72,13 +77,9 @@ fn engines_on_a_callers_device_make_what_those_on_their_own_do() {
 #[test]
 fn engines_of_any_context_and_residency_share_a_models_weights() {
     let file = ModelFile::open(Path::new("tests/goldens/tiny/llama/model")).expect("a model");
-    let load = |gpu: &Gpu| {
-        let weights = Model::load(gpu, &file, ModelOptions::default(), &mut |_| ());
-        Arc::new(pollster::block_on(weights).expect("weights"))
-    };
     let gpu = own_gpu(GpuOptions::default());
     let of_weights = gpu.share();
-    let model = load(&of_weights);
+    let model = load_model(&of_weights, &file);
     let host = HostOptions { ring_bytes: 10 << 10, ..HostOptions::new(9, 0, 4096) };
     let engines = [(192, None), (384, Some(host))].map(|(context, host)| {
         let options = EngineOptions { block: 16, host, ..EngineOptions::new(&gpu, context) };
@@ -87,8 +88,8 @@ fn engines_of_any_context_and_residency_share_a_models_weights() {
     });
     for (engine, options) in &engines {
         let alone = own_gpu(GpuOptions::default());
-        let alone = Engine::load(alone, &file, options.clone(), &mut |_| ());
-        let alone = pollster::block_on(alone).expect("an engine");
+        let alone = pollster::block_on(Engine::load(alone, &file, options.clone(), &mut |_| ()))
+            .expect("an engine");
         assert!(run(engine) == run(&alone), "not the same bits");
         let bytes = of_weights.allocated_bytes() + engine.gpu.allocated_bytes();
         assert_eq!(bytes, alone.gpu.allocated_bytes());
@@ -104,8 +105,7 @@ fn a_model_runs_on_no_device_but_its_own() {
     let file = ModelFile::open(Path::new("tests/goldens/tiny/llama/model")).expect("a model");
     let gpu = own_gpu(GpuOptions::default());
     let options = EngineOptions::new(&gpu, 64);
-    let weights = Model::load(&gpu, &file, ModelOptions::default(), &mut |_| ());
-    let model = Arc::new(pollster::block_on(weights).expect("weights"));
+    let model = load_model(&gpu, &file);
     let made = Engine::new(own_gpu(GpuOptions::default()), model, options);
     let error = pollster::block_on(made).err().expect("another device").to_string();
     assert!(error.starts_with("the device is ") && error.contains("loaded to"), "{error}");
