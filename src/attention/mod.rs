@@ -19,7 +19,7 @@ pub use config::{Attention, Blocks, Budget, RowBudget, Timing, TwoLevel};
 pub use experts::{Experts, Gate};
 pub use index::IndexFormat;
 pub use latent::Latent;
-pub use plan::{Span, Step, StepSettings, TILE_ROWS};
+pub use plan::{Attended, Span, Step, StepSettings, TILE_ROWS, Want};
 pub use rank::{softmax_mean, top_k};
 pub use selector::{BlockRow, BlockScorer, Rank, Reads, TokenRow, TokenScorer};
 pub use shape::{Shape, Values};

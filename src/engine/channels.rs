@@ -130,10 +130,10 @@ impl Engine {
                 position: session.len(),
                 tokens: &[],
                 table,
-                window: None,
                 sealing: &sealing,
+                ..Default::default()
             };
-            self.step_of(&[span], None, false, 0)
+            self.step_of(&[span], None, 0)
         };
         if !is_paged {
             let words = |first: usize, piece: &[u32]| step_of(first, piece).words;

@@ -4,7 +4,7 @@
 use super::ops::{
     AttentionOps, Candidates, FfnOps, HostLayerOps, IndexOps, Norm, Product, SealingOps,
 };
-use super::record::{Mode, Plan};
+use super::record::Plan;
 use crate::attention::{Shape, Step, Timing, TwoLevel};
 use crate::gpu::Op;
 use crate::kernels;
@@ -15,6 +15,8 @@ use std::ops::RangeBounds;
 pub(super) enum Stage {
     /// Queries, keys and values of the step's rows; the cache is extended by them.
     Append,
+    /// The index of what was appended: of several tokens of a session the last may select by it already.
+    Index,
     /// Level 1: scores blocks and chooses those that this step attends.
     SelectBlocks,
     /// Level 2: scores the tokens of those blocks and chooses.
@@ -25,8 +27,6 @@ pub(super) enum Stage {
     Merge,
     /// Level 1 for the next step, where this one attends what the step before chose.
     SelectNext,
-    /// The index of what was appended.
-    Index,
     /// The output projection.
     Project,
     /// The feed-forward network.
@@ -36,12 +36,12 @@ pub(super) enum Stage {
 impl Stage {
     const ORDER: [Self; 9] = [
         Self::Append,
+        Self::Index,
         Self::SelectBlocks,
         Self::SelectTokens,
         Self::Attend,
         Self::Merge,
         Self::SelectNext,
-        Self::Index,
         Self::Project,
         Self::FeedForward,
     ];
@@ -74,12 +74,12 @@ impl Layer {
         for stage in Stage::ORDER.into_iter().filter(|stage| stages.contains(stage)) {
             match stage {
                 Stage::Append => self.append(pass, plan),
+                Stage::Index => self.index(pass, plan),
                 Stage::SelectBlocks => self.select_blocks(pass, plan),
                 Stage::SelectTokens => self.select_tokens(pass, plan),
                 Stage::Attend => self.attend(pass, plan),
                 Stage::Merge => self.merge(pass, plan, &self.merge),
                 Stage::SelectNext => self.select_next(pass, plan),
-                Stage::Index => self.index(pass, plan),
                 Stage::Project => self.output.record(pass, plan.step.rows),
                 Stage::FeedForward => {
                     self.ffn_norm.record(pass, plan.step.rows);
@@ -112,7 +112,7 @@ impl Layer {
         }
         // What absorbed attention and the index need.
         if let AttentionOps::Latent(latent) = &self.attention
-            && (matches!(plan.mode, Mode::Decode(_)) || plan.gathers_stats)
+            && (plan.step.decoding > 0 || plan.gathers_stats)
         {
             latent.absorb.record(pass, rows);
         }
@@ -127,7 +127,7 @@ impl Layer {
         if plan.timing == Timing::Resident
             && let Some(top_k) = index.top_k_resident(two_level.block_scorer)
         {
-            top_k.record(pass, self.shape.kv_heads, plan.step.rows, 1);
+            top_k.record(pass, self.shape.kv_heads, plan.step.selecting, 1);
         }
     }
 
@@ -147,9 +147,9 @@ impl Layer {
     ) {
         let (kv_heads, block_scorer) = (self.shape.kv_heads, two_level.block_scorer);
         if step.ranks_blocks {
-            index.record_block_scores(pass, block_scorer, step.sealed, kv_heads, step.rows);
+            index.record_block_scores(pass, block_scorer, step.sealed, kv_heads, step.selecting);
         }
-        index.top_k_blocks(block_scorer).record(pass, kv_heads, step.rows, 1);
+        index.top_k_blocks(block_scorer).record(pass, kv_heads, step.selecting, 1);
     }
 
     fn select_tokens(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
@@ -161,26 +161,31 @@ impl Layer {
         let (kv_heads, step) = (self.shape.kv_heads, &plan.step);
         if step.ranks_tokens {
             let (scorer, blocks) = (two_level.token_scorer, step.blocks_kept);
-            index.record_token_scores(pass, from, scorer, blocks, kv_heads, step.rows);
+            index.record_token_scores(pass, from, scorer, blocks, kv_heads, step.selecting);
         }
-        index.top_k_tokens(from).record(pass, kv_heads, step.rows, 1);
+        index.top_k_tokens(from).record(pass, kv_heads, step.selecting, 1);
     }
 
     fn attend(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         let step = &plan.step;
-        match (plan.mode, &self.attention) {
-            (Mode::Decode(_), _) => match self.selection(plan) {
-                Some((index, _)) => self.split(pass, &index.sparse_split, step),
-                None => self.split(pass, &self.dense_split, step),
-            },
-            (Mode::Prefill, AttentionOps::Grouped(grouped)) => match self.chunk(plan) {
+        if let Some((index, _)) = self.selection(plan) {
+            self.split(pass, &index.sparse_split, step, step.selecting);
+        }
+        if step.decoding > step.selecting {
+            self.split(pass, &self.dense_split, step, step.decoding - step.selecting);
+        }
+        if step.prompt_tiles == 0 {
+            return;
+        }
+        match &self.attention {
+            AttentionOps::Grouped(grouped) => match self.chunk(plan) {
                 Some(host) => self.prefill(pass, host.over.prefill_chunk.as_slice(), step),
                 None => self.prefill(pass, &grouped.prefill, step),
             },
-            (Mode::Prefill, AttentionOps::Latent(latent)) => {
+            AttentionOps::Latent(latent) => {
                 // Slabs of a context that does not all lie on the GPU come one by one.
                 if !plan.is_chunk {
-                    latent.record_prefill(pass, step.context, step.tiles);
+                    latent.record_prefill(pass, step.context, step.prompt_tiles);
                 }
             }
         }
@@ -204,24 +209,25 @@ impl Layer {
         if let (Some(host), AttentionOps::Latent(latent)) = (self.chunk(plan), &self.attention) {
             let arrived = arrived.then(|| &host.over.gather_arrived[slab]);
             let of_chunk = of_chunk.then(|| &host.over.gather_chunk[slab]);
-            latent.record_slab(pass, slab, arrived.into_iter().chain(of_chunk), plan.step.tiles);
+            let gather = arrived.into_iter().chain(of_chunk);
+            latent.record_slab(pass, slab, gather, plan.step.prompt_tiles);
         }
     }
 
     /// Records, in the place of [`Stage::Merge`], attention over what arrived after [`Stage::Attend`], and what both come to.
     pub(super) fn merge_arrived(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         if let (Some(index), Some(merge)) = (&self.index, &self.merge_arrived) {
-            self.split(pass, &index.arrived_split, &plan.step);
+            self.split(pass, &index.arrived_split, &plan.step, plan.step.selecting);
             self.merge(pass, plan, merge);
         }
     }
 
     fn merge(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>, merge: &Op) {
+        let (shape, rows) = (&self.shape, plan.step.decoding);
         // Prefill merges what it finds.
-        if let Mode::Prefill = plan.mode {
+        if rows == 0 {
             return;
         }
-        let (shape, rows) = (&self.shape, plan.step.rows);
         merge.record(pass, shape.q_heads(), rows, kernels::merge_parts(shape));
         if let AttentionOps::Latent(latent) = &self.attention {
             latent.record_values(pass, rows);
@@ -252,24 +258,23 @@ impl Layer {
         }
     }
 
-    // Partial states of a decode step's attention, segment by segment.
-    fn split(&self, pass: &mut wgpu::ComputePass<'_>, split: &[Op], step: &Step) {
+    // Partial states of so many rows that decode, segment by segment.
+    fn split(&self, pass: &mut wgpu::ComputePass<'_>, split: &[Op], step: &Step, rows: u32) {
         for split in split {
             let quads = self.shape.group.div_ceil(4);
-            split.record(pass, step.splits, self.shape.kv_heads * quads, step.rows);
+            split.record(pass, step.splits, self.shape.kv_heads * quads, rows);
         }
     }
 
     fn prefill(&self, pass: &mut wgpu::ComputePass<'_>, prefill: &[Op], step: &Step) {
         for prefill in prefill {
-            prefill.record(pass, self.shape.q_heads(), step.tiles, 1);
+            prefill.record(pass, self.shape.q_heads(), step.prompt_tiles, 1);
         }
     }
 
-    // What a decode step selects with, if it does.
+    // What rows of a step select with, if any do.
     fn selection<'a>(&'a self, plan: &Plan<'a>) -> Option<(&'a IndexOps, &'a TwoLevel)> {
-        let Mode::Decode(Some(two_level)) = plan.mode else { return None };
-        Some((self.index.as_ref()?, two_level))
+        Some((self.index.as_ref()?, plan.selection?))
     }
 
     // Where a chunk of a prompt lies that does not go to the cache itself.

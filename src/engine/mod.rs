@@ -13,15 +13,18 @@ mod replay;
 mod saved;
 mod scratch;
 mod session;
+mod step;
 mod weights;
 
+pub use crate::attention::Want;
 pub use crate::kv::{HostOptions, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::{Fit, HostRule, Placement};
-pub use forward::{Output, Want};
+pub use forward::Output;
 pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use saved::SessionFormat;
 pub use session::Session;
+pub use step::Work;
 
 // Bytes that were read back, as words.
 fn words(bytes: &[u8]) -> Vec<u32> {

@@ -156,10 +156,9 @@ impl Sizes {
     fn new(config: &ModelConfig, options: &EngineOptions, segments: u64) -> Self {
         let shape = options.shape(config);
         let strides = Strides::new(config);
-        let decode = u64::from(options.sessions);
-        // A step is a chunk of a prompt or a token of every session, and each session's logits may be wanted.
-        let rows = u64::from(options.chunk).max(decode);
-        let logit_rows = u64::from(options.logit_rows).max(decode);
+        let (decode, sessions) = (u64::from(options.most_decoding()), u64::from(options.sessions));
+        let rows = u64::from(options.most_rows());
+        let logit_rows = u64::from(options.most_logits());
         let q_heads = u64::from(shape.q_heads());
         let kv_heads = u64::from(shape.kv_heads);
         let blocks = u64::from(options.context.div_ceil(options.block)) + 1;
@@ -191,7 +190,7 @@ impl Sizes {
         let ffn = floats(rows * u64::from(strides.ffn).max(entries));
         let latents = latent.as_ref().map_or(0, |latent| latent.rows[1].max(latent.slab[0]));
         Self {
-            step: floats(Step::most_words(&shape, rows, decode, blocks)),
+            step: floats(Step::most_words(&shape, rows, sessions, blocks)),
             rows: [hidden, hidden, floats(rows * u64::from(shape.row_width())), attended, ffn],
             halves: hidden.max(attended).max(ffn).max(latents),
             states: if merges { floats(rows * q_heads * 2) } else { 16 },
@@ -356,7 +355,7 @@ impl Scratch {
             steered: match options.steered.filter(|_| offload.is_none()) {
                 None => None,
                 Some(kept) => {
-                    let heads = options.shape(config).kv_heads * options.sessions;
+                    let heads = options.shape(config).kv_heads * options.most_decoding();
                     let stride = (u64::from(heads * kept) * 4).next_multiple_of(256);
                     let bytes = stride * u64::from(config.layers);
                     Some((gpu.storage("blocks of a replay", bytes).await?, stride))

@@ -57,7 +57,7 @@ impl Engine {
         let over = Over::Window(&windows, host.offload.epoch());
         let plan = Plan {
             timing: if continues { timing } else { Timing::Exact },
-            ..self.plan(batch, mode, false, over)
+            ..self.plan(batch, mode, want, over)
         };
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let over_window = plan.step.over_window();
@@ -92,18 +92,18 @@ impl Engine {
         self.submit_host(host, &mut encoder)?;
         if want != Want::Nothing {
             let mut pass = self.gpu.pass(&mut encoder, "logits", 0);
-            self.record_logits(&mut pass, &decode.plan.step, want == Want::Token);
+            self.record_logits(&mut pass, &decode.plan.step);
             drop(pass);
         }
-        let end = self.submit_wanted(encoder, &decode.plan.step, want)?;
+        let end = self.submit_wanted(encoder, &decode.plan.step)?;
         if self.options.host.as_ref().is_some_and(|host| !host.overlaps) {
-            let output = self.read_wanted(end, &decode.plan.step, want).await?;
+            let output = self.read_wanted(end, &decode.plan.step).await?;
             self.bring_ahead(host, &decode)?;
             return Ok(output);
         }
         // While the GPU ends the step, the next one's blocks are gathered.
         self.gather_ahead(host, &decode)?;
-        self.read_wanted(end, &decode.plan.step, want).await
+        self.read_wanted(end, &decode.plan.step).await
     }
 
     fn check_host_selection(&self, two_level: &TwoLevel) -> Result<()> {

@@ -46,7 +46,7 @@ impl Engine {
             self.bring_window(host, &[(&**session, position)])?;
         }
         host.offload.complete_all(&self.gpu)?;
-        let plan = self.plan(batch, Mode::Prefill, want == Want::EveryLogits, Over::Chunk);
+        let plan = self.plan(batch, Mode::Prefill, want, Over::Chunk);
         let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
         let over_chunk = plan.step.over_slabs();
         self.gpu.write(&own.tables, 0, bytemuck::cast_slice(&over_chunk));
@@ -81,9 +81,9 @@ impl Engine {
         }
         if want != Want::Nothing {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.record_logits(&mut pass, &plan.step, want == Want::Token);
+            self.record_logits(&mut pass, &plan.step);
         }
-        let output = self.finish(encoder, &plan.step, want).await?;
+        let output = self.finish(encoder, &plan.step).await?;
         host.offload.complete_all(&self.gpu)?;
         Ok(Some(output))
     }
