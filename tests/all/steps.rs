@@ -246,26 +246,31 @@ fn drafts_may_lie_on_both_sides_of_where_selection_begins() {
     }
 }
 
-/// Decodes these tokens in steps of several, of which some are wrong and taken back.
+/// Decodes these tokens in steps of several, of which some are wrong and taken back: the logits after the right ones, and
+/// before which of them index channels were chosen.
 fn speculate(
     engine: &Engine,
     session: &mut Session,
     tokens: &[u32],
     attention: &Attention,
-) -> Vec<Vec<f32>> {
-    let mut logits = Vec::new();
+) -> (Vec<Vec<f32>>, Vec<usize>) {
+    let (mut logits, mut choices) = (Vec::new(), Vec::new());
     while logits.len() < tokens.len() {
         let left = &tokens[logits.len()..];
         // One, two or three are right, and what follows is not.
         let right = (1 + logits.len() % 3).min(left.len());
         let mut drafts = left[..right].to_vec();
         drafts.resize(4, 88);
+        let had_channels = session.channel_set().is_some();
         let work = Work::decode(session, &drafts, Want::EveryLogits);
         let made = alone(engine, work, attention).logits;
+        if !had_channels && session.channel_set().is_some() {
+            choices.push(logits.len());
+        }
         logits.extend(made.into_iter().take(right));
         session.rewind(session.len() - (drafts.len() - right) as u32).expect("taken back");
     }
-    logits
+    (logits, choices)
 }
 
 #[test]
@@ -276,22 +281,24 @@ fn drafts_that_were_refused_leave_no_trace() {
             // Past where channels are chosen; and before, where channels follow from what was drafted too.
             for (before, count) in [(280, 40), (30, 40), (90, 40)] {
                 let tokens: Vec<u32> = (0..count).map(token).collect();
-                let [mut first, mut second] = [5, 5].map(|seed| begin(&engine, seed, before));
-                let want = singly(&engine, &mut first, &tokens, &attention);
-                let got = speculate(&engine, &mut second, &tokens, &attention);
+                let mut session = begin(&engine, 5, before);
+                let (got, choices) = speculate(&engine, &mut session, &tokens, &attention);
                 let what = format!("{model}, after {before}, {attention:?}");
-                assert_eq!(first.tokens(), second.tokens(), "{what}");
-                // Channels are chosen by what is counted: after refused drafts that is computed anew, once, with a prompt's bits.
-                let selects_from = match attention {
-                    Attention::Dense => u32::MAX,
-                    Attention::TwoLevel(two_level) => two_level.budget.dense_below,
-                };
-                let chosen_at = selects_from.min(COUNTED).max(before);
-                if chosen_at == before || chosen_at > before + count {
-                    assert!(got == want, "{what}: not the same bits");
+                assert!(choices.len() <= 2, "{what}: channels chosen before {choices:?}");
+                // Never drafted. What is counted is computed a second time where channels are chosen, as a prompt, and nowhere
+                // else: with all of it to the bit.
+                let ends = choices.iter().copied().filter(|&at| at > 0).chain([tokens.len()]);
+                let (mut from, mut channels) = (0, None);
+                for to in ends {
+                    let past = [&prompt(5, before)[..], &tokens[..from]].concat();
+                    let mut other = engine.session().expect("a session");
+                    prefill(&engine, &mut other, &past, Want::Nothing).expect("a prompt");
+                    let want = singly(&engine, &mut other, &tokens[from..to], &attention);
+                    assert!(got[from..to] == want, "{what}, {from} to {to}: other bits");
+                    (from, channels) = (to, other.channel_set());
                 }
-                assert_near(&what, &got, &want);
-                assert_eq!(first.channel_set(), second.channel_set(), "{what}");
+                assert_eq!(session.tokens()[before as usize..], tokens, "{what}");
+                assert_eq!(session.channel_set(), channels, "{what}");
             }
         }
     }
