@@ -22,6 +22,8 @@ pub struct EngineOptions {
     pub context: u32,
     /// Sessions that can exist at a time.
     pub sessions: u32,
+    /// Tokens that decode in one step at most, drafts among them, if that is more than one a session.
+    pub decode_rows: u32,
     /// Tokens that all sessions together can hold; blocks that forks share count once.
     pub total_tokens: u64,
     /// Tokens in a block: 16, 32, 64 or 128.
@@ -93,6 +95,7 @@ impl EngineOptions {
         Self {
             context,
             sessions: 1,
+            decode_rows: 1,
             total_tokens: u64::from(context),
             block: Shape::BLOCK,
             index: Some(IndexOptions::default()),
@@ -113,6 +116,21 @@ impl EngineOptions {
     pub fn blocks(&self) -> u32 {
         let blocks = self.total_tokens.div_ceil(u64::from(self.block)) + u64::from(self.sessions);
         blocks.min(u64::from(u32::MAX)) as u32
+    }
+
+    /// Rows of a step that decode.
+    pub(super) fn most_decoding(&self) -> u32 {
+        self.decode_rows.max(self.sessions)
+    }
+
+    /// Rows of a step: a chunk of a prompt, or tokens that decode, or some of both.
+    pub(super) fn most_rows(&self) -> u32 {
+        self.chunk.max(self.most_decoding())
+    }
+
+    /// Rows of a step whose logits are computed: those of every row that decodes may be wanted.
+    pub(super) fn most_logits(&self) -> u32 {
+        self.logit_rows.max(self.most_decoding())
     }
 
     /// Blocks that a chunk of a prompt may touch.
@@ -189,6 +207,10 @@ impl EngineOptions {
                 self.chunk,
                 "at most 65535 tiles of 64 tokens can be dispatched",
             ));
+        }
+        if self.most_decoding() > 65535 {
+            let limit = "at most 65535 can be dispatched";
+            return Err(Error::argument("the rows that decode", self.most_decoding(), limit));
         }
         let shape = self.shape(config);
         shape.validate()?;

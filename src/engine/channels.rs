@@ -131,10 +131,10 @@ impl Engine {
                 position: session.len(),
                 tokens: &[],
                 table,
-                window: None,
                 sealing,
+                ..Default::default()
             };
-            self.step_of(&[span], None, false, 0)
+            self.step_of(&[span], None, 0)
         };
         let whole = match &self.residency {
             Residency::Whole(whole) => whole,

@@ -2,7 +2,7 @@
 //! what they transfer between the stages, and in the stages that have nothing to do.
 
 use super::ops::{AttentionOps, FfnOps, IndexOps, Norm, Product, SealingOps, TokenOps};
-use super::record::{Mode, Plan};
+use super::record::Plan;
 use crate::attention::{BlockScorer, Shape, Step, Timing, TwoLevel};
 use crate::gpu::Op;
 use crate::kernels;
@@ -13,6 +13,8 @@ use std::ops::RangeBounds;
 pub(super) enum Stage {
     /// Queries, keys and values of the step's rows; the cache is extended by them.
     Append,
+    /// The index of what was appended: of several tokens of a session the last may select by it already.
+    Index,
     /// Level 1: scores blocks and chooses those that this step attends.
     SelectBlocks,
     /// Level 2: scores the tokens of those blocks and chooses.
@@ -23,8 +25,6 @@ pub(super) enum Stage {
     Merge,
     /// Level 1 for the next step, where this one attends what the step before chose.
     SelectNext,
-    /// The index of what was appended.
-    Index,
     /// The output projection.
     Project,
     /// The feed-forward network.
@@ -34,12 +34,12 @@ pub(super) enum Stage {
 impl Stage {
     const ORDER: [Self; 9] = [
         Self::Append,
+        Self::Index,
         Self::SelectBlocks,
         Self::SelectTokens,
         Self::Attend,
         Self::Merge,
         Self::SelectNext,
-        Self::Index,
         Self::Project,
         Self::FeedForward,
     ];
@@ -96,12 +96,12 @@ impl<K: KvOps> Layer<K> {
         for stage in Stage::ORDER.into_iter().filter(|stage| stages.contains(stage)) {
             match stage {
                 Stage::Append => self.append(pass, plan),
+                Stage::Index => self.index(pass, plan),
                 Stage::SelectBlocks => self.select_blocks(pass, plan),
                 Stage::SelectTokens => self.select_tokens(pass, plan),
                 Stage::Attend => self.attend(pass, plan),
                 Stage::Merge => self.merge(pass, plan, &self.merge),
                 Stage::SelectNext => self.select_next(pass, plan),
-                Stage::Index => self.index(pass, plan),
                 Stage::Project => self.output.record(pass, plan.step.rows),
                 Stage::FeedForward => {
                     self.ffn_norm.record(pass, plan.step.rows);
@@ -127,7 +127,7 @@ impl<K: KvOps> Layer<K> {
         self.kv.append(pass, plan, heads);
         // What absorbed attention and the index need.
         if let AttentionOps::Latent(latent) = &self.attention
-            && (matches!(plan.mode, Mode::Decode(_)) || plan.gathers_stats)
+            && (plan.step.decoding > 0 || plan.gathers_stats)
         {
             latent.absorb.record(pass, rows);
         }
@@ -160,9 +160,9 @@ impl<K: KvOps> Layer<K> {
     ) {
         let (kv_heads, block_scorer) = (self.shape.kv_heads, two_level.block_scorer);
         if step.ranks_blocks {
-            index.record_block_scores(pass, block_scorer, step.sealed, kv_heads, step.rows);
+            index.record_block_scores(pass, block_scorer, step.sealed, kv_heads, step.selecting);
         }
-        index.top_k_blocks(block_scorer).record(pass, kv_heads, step.rows, 1);
+        index.top_k_blocks(block_scorer).record(pass, kv_heads, step.selecting, 1);
     }
 
     fn select_tokens(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
@@ -171,29 +171,31 @@ impl<K: KvOps> Layer<K> {
         let (kv_heads, step) = (self.shape.kv_heads, &plan.step);
         if step.ranks_tokens {
             let (scorer, blocks) = (two_level.token_scorer, step.blocks_kept);
-            tokens.record_scores(pass, scorer, blocks, kv_heads, step.rows);
+            tokens.record_scores(pass, scorer, blocks, kv_heads, step.selecting);
         }
-        tokens.record_choice(pass, kv_heads, step.rows);
+        tokens.record_choice(pass, kv_heads, step.selecting);
     }
 
     fn attend(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         let step = &plan.step;
-        match plan.mode {
-            Mode::Decode(_) => match self.selection(plan) {
-                Some((index, _)) => self.split(pass, &index.sparse_split, step),
-                None => self.split(pass, &self.dense_split, step),
-            },
-            Mode::Prefill => self.kv.attend_prompt(pass, plan, &self.shape),
+        if let Some((index, _)) = self.selection(plan) {
+            self.split(pass, &index.sparse_split, step, step.selecting);
+        }
+        if step.decoding > step.selecting {
+            self.split(pass, &self.dense_split, step, step.decoding - step.selecting);
+        }
+        if step.prompt_tiles > 0 {
+            self.kv.attend_prompt(pass, plan, &self.shape);
         }
     }
 
     /// Records what partial states come to.
     pub(super) fn merge(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>, merge: &Op) {
+        let (shape, rows) = (&self.shape, plan.step.decoding);
         // Prefill merges what it finds.
-        if let Mode::Prefill = plan.mode {
+        if rows == 0 {
             return;
         }
-        let (shape, rows) = (&self.shape, plan.step.rows);
         merge.record(pass, shape.q_heads(), rows, kernels::merge_parts(shape));
         if let AttentionOps::Latent(latent) = &self.attention {
             latent.record_values(pass, rows);
@@ -221,17 +223,22 @@ impl<K: KvOps> Layer<K> {
         }
     }
 
-    /// Records partial states of a decode step's attention, segment by segment.
-    pub(super) fn split(&self, pass: &mut wgpu::ComputePass<'_>, split: &[Op], step: &Step) {
+    /// Records partial states of so many rows that decode, segment by segment.
+    pub(super) fn split(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        split: &[Op],
+        step: &Step,
+        rows: u32,
+    ) {
         for split in split {
-            split.record(pass, step.splits, self.shape.row_workgroups(), step.rows);
+            split.record(pass, step.splits, self.shape.row_workgroups(), rows);
         }
     }
 
-    // What a decode step selects with, if it does.
+    // What rows of a step select with, if any do.
     fn selection<'a>(&'a self, plan: &Plan<'a>) -> Option<(&'a IndexOps, &'a TwoLevel)> {
-        let Mode::Decode(Some(two_level)) = plan.mode else { return None };
-        Some((self.index.as_ref()?, two_level))
+        Some((self.index.as_ref()?, plan.selection?))
     }
 }
 

@@ -218,7 +218,8 @@ impl ListRows {
         shape: &Shape,
         kept: u32,
     ) -> Self {
-        let bytes = product(&[options.sessions.into(), shape.kv_heads.into(), kept.into(), 4]);
+        let rows = options.most_decoding().into();
+        let bytes = product(&[rows, shape.kv_heads.into(), kept.into(), 4]);
         let stride = bytes.checked_next_multiple_of(256).unwrap_or(u64::MAX);
         let all = product(&[stride, config.layers.into()]);
         let grows_with = &[Grows::Sessions, Grows::Layers, Grows::HotBlocks];
@@ -226,13 +227,9 @@ impl ListRows {
     }
 }
 
-// Rows of any step: of a chunk of a prompt, or of a decode step.
-fn most_rows(options: &EngineOptions) -> u64 {
-    u64::from(options.chunk.max(options.sessions))
-}
-
 fn step_row(what: &'static str, options: &EngineOptions, shape: &Shape) -> Row {
-    let row = step(shape, most_rows(options), options.sessions.into(), options.context);
+    let (rows, sessions) = (options.most_rows().into(), options.sessions.into());
+    let row = step(shape, rows, sessions, options.context);
     Row { what: what.into(), ..row }
 }
 
@@ -269,8 +266,8 @@ impl<'n> Needs<'n> {
         shape: &'n Shape,
         segments: u64,
     ) -> Self {
-        let (strides, decode) = (Strides::new(config), u64::from(options.sessions));
-        let rows = most_rows(options);
+        let (strides, decode) = (Strides::new(config), u64::from(options.most_decoding()));
+        let rows = u64::from(options.most_rows());
         Self { config, options, shape, strides, decode, rows, segments }
     }
 
@@ -318,7 +315,7 @@ impl<'n> Needs<'n> {
             latent.map_or(0, |latent| latent.q_latents.bytes.max(latent.slab_latents.bytes));
         let halves = x.bytes.max(attended.bytes).max(ffn.bytes).max(latents);
         // Each session's logits may be wanted.
-        let logit_rows = u64::from(options.logit_rows).max(self.decode);
+        let logit_rows = u64::from(options.most_logits());
         let logits = Row::words("logits", &[logit_rows, config.vocabulary.into()], BY_SESSION);
         let winners = Row::words("winners", &[logit_rows], BY_SESSION);
         let channels = product(&[4, shape.channels_len(), config.layers.into()]);

@@ -82,7 +82,7 @@ impl Engine {
         let mut batch = [(&mut *session, &tokens[..])];
         let prepared = self.prepare(&mut batch)?;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(two_level), false, Over::Cache);
+            let plan = self.plan(&batch, Mode::Decode(two_level), want, Over::Cache);
             let places = self.places(&plan);
             let bytes = places.total * 4 * whole.layers.len() as u64;
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
@@ -117,11 +117,11 @@ impl Engine {
                 }
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 layer.record(&mut pass, &plan, Stage::SelectNext..);
-                if i + 1 == whole.layers.len() && want != Want::Nothing {
-                    self.record_logits(&mut pass, &plan.step, want == Want::Token);
+                if i + 1 == whole.layers.len() {
+                    self.record_logits(&mut pass, &plan.step);
                 }
             }
-            let output = self.finish(encoder, &plan.step, want).await?;
+            let output = self.finish(encoder, &plan.step).await?;
             let data = words(&self.gpu.read(&seen, bytes).await?);
             let row =
                 two_level.map(|t| t.effective_budget().row(batch[0].0.len(), self.shape.block));
@@ -161,7 +161,7 @@ impl Engine {
         let mut batch = [(&mut *session, &tokens[..])];
         let prepared = self.prepare(&mut batch)?;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), false, Over::Cache);
+            let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), want, Over::Cache);
             let row = budget.row(batch[0].0.len(), self.shape.block);
             let bytes = u64::from(self.shape.row_width()) * 4;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
@@ -172,7 +172,7 @@ impl Engine {
                     if i == 0 {
                         self.record_embedding(&mut pass, &plan.step);
                     }
-                    layer.record(&mut pass, &plan, ..=Stage::Append);
+                    layer.record(&mut pass, &plan, ..=Stage::Index);
                 }
                 let staging = &self.scratch.staging;
                 encoder.copy_buffer_to_buffer(&self.scratch.rows, 0, staging, 0, bytes);
@@ -188,11 +188,11 @@ impl Engine {
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 layer.record(&mut pass, &plan, Stage::Attend..);
-                if i + 1 == whole.layers.len() && want != Want::Nothing {
-                    self.record_logits(&mut pass, &plan.step, want == Want::Token);
+                if i + 1 == whole.layers.len() {
+                    self.record_logits(&mut pass, &plan.step);
                 }
             }
-            self.finish(encoder, &plan.step, want).await
+            self.finish(encoder, &plan.step).await
         }
         .await;
         settle(&mut batch, prepared, made.is_ok());
@@ -212,7 +212,7 @@ impl Engine {
         let _turn = self.turn.lock().await;
         let block_bytes = self.shape.block_bytes();
         let blocks = session.table.blocks();
-        if blocks.len() < session.len().div_ceil(self.shape.block) as usize {
+        if session.lacks_cache() {
             return Err(Error::Gpu("a step failed that should have computed the session".into()));
         }
         let bytes = (blocks.len() as u64 * block_bytes).max(4);

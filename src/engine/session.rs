@@ -49,8 +49,9 @@ impl Session {
     }
 
     /// Forgets all but the first `tokens` tokens, as if the others had never been. Index channels that follow from forgotten
-    /// tokens are forgotten too: they are chosen anew by what the session holds then, and for that the next step computes
-    /// the tokens left, fewer than the index counts, a second time. Stored channels stay.
+    /// tokens are forgotten too: they are chosen anew by what the session holds then, and for that the tokens left, about as many
+    /// as the index counts at most, are computed a second time: by the next prompt, or once channels are needed. Stored channels
+    /// stay.
     ///
     /// # Errors
     /// [`Error::Argument`] when the session is shorter.
@@ -77,6 +78,12 @@ impl Session {
             saved.blocks = saved.blocks.min(lasting);
         }
         Ok(())
+    }
+
+    /// Whether keys and values of some of its tokens are still to be computed.
+    pub(super) fn lacks_cache(&self) -> bool {
+        let needed = self.len().div_ceil(self.table.block_tokens());
+        self.table.blocks().len() < needed as usize
     }
 
     /// Takes the tokens that have to be counted anew, if there are any: the session is empty then.

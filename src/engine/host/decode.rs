@@ -91,7 +91,7 @@ impl HotTurn<'_> {
         let over = Over::Window(&windows, self.state.offload.residents.epoch());
         let plan = Plan {
             timing: if continued.is_some() { timing } else { Timing::Exact },
-            ..self.engine.plan(batch, mode, false, over)
+            ..self.engine.plan(batch, mode, want, over)
         };
         let own = &self.hot.buffers;
         let over_window = plan.step.over_window();
@@ -126,18 +126,18 @@ impl HotTurn<'_> {
         self.submit(&mut encoder)?;
         if want != Want::Nothing {
             let mut pass = self.engine.gpu.pass(&mut encoder, "logits", 0);
-            self.engine.record_logits(&mut pass, &decode.plan.step, want == Want::Token);
+            self.engine.record_logits(&mut pass, &decode.plan.step);
             drop(pass);
         }
-        let end = self.engine.submit_wanted(encoder, &decode.plan.step, want)?;
+        let end = self.engine.submit_wanted(encoder, &decode.plan.step)?;
         if !self.state.offload.rule.overlaps {
-            let output = self.engine.read_wanted(end, &decode.plan.step, want).await?;
+            let output = self.engine.read_wanted(end, &decode.plan.step).await?;
             self.bring_ahead(&decode)?;
             return Ok(output);
         }
         // While the GPU ends the step, the next one's blocks are gathered.
         self.gather_ahead(&decode)?;
-        self.engine.read_wanted(end, &decode.plan.step, want).await
+        self.engine.read_wanted(end, &decode.plan.step).await
     }
 
     fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {

@@ -12,14 +12,14 @@ impl Layer<HotOps> {
         plan: &Plan<'_>,
         pieces: &PieceOps,
     ) {
-        pieces.arrived.record(pass, self.shape.q_heads(), plan.step.tiles, 1);
+        pieces.arrived.record(pass, self.shape.q_heads(), plan.step.prompt_tiles, 1);
     }
 
     /// Records, in the place of [`Stage::Merge`](crate::engine::layer::Stage::Merge), attention over what arrived after
     /// [`Stage::Attend`](crate::engine::layer::Stage::Attend), and what both come to.
     pub(super) fn merge_arrived(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         if let Some(index) = &self.kv.index {
-            self.split(pass, &index.arrived_split, &plan.step);
+            self.split(pass, &index.arrived_split, &plan.step, plan.step.selecting);
             self.merge(pass, plan, &index.merge_arrived);
         }
     }

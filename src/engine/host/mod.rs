@@ -18,10 +18,10 @@ use super::forward::GoesOn;
 use super::layer::Layer;
 use super::memory::HotRows;
 use super::ops::{Blocks, HotLayer, HotOps, HotParts, LayerKv, LayerWeights, OpMaker};
-use super::record::Mode;
-use super::{Engine, Output, Session, Want};
+use super::record::Role;
+use super::{Engine, Output, Session};
 use crate::Result;
-use crate::attention::Shape;
+use crate::attention::{Attended, Shape, TwoLevel};
 use crate::gpu::{Binding, Gpu, Op};
 use crate::kv::{
     HostOptions, Index, Items, KvCache, MappedRing, Offload, OffloadStats, Prepared, Upload,
@@ -193,23 +193,28 @@ impl HotTurn<'_> {
         self.state.lag = None;
     }
 
-    /// A step over prepared sessions; none where `goes_on` told that it does not.
+    /// A step over prepared sessions, which all have the same role; none where `goes_on` told that it does not.
     pub(super) async fn step(
         &mut self,
         batch: &[(&mut Session, &[u32])],
         prepared: &[Prepared],
-        (mode, want): (Mode<'_>, Want),
+        roles: &[Role],
+        selection: Option<&TwoLevel>,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Output>> {
+        let Some(&Role { attended, want }) = roles.first() else {
+            return Ok(Some(Output::default()));
+        };
         self.state.offload.complete(&self.engine.gpu)?;
         let result = async {
             self.take_new_blocks(batch, prepared)?;
-            match mode {
-                Mode::Prefill => {
+            match attended {
+                Attended::Prompt => {
                     self.finish_pending()?;
                     self.prefill_chunk(batch, want, goes_on).await
                 }
-                Mode::Decode(selection) => self.decode(batch, selection, want).await.map(Some),
+                Attended::Dense => self.decode(batch, None, want).await.map(Some),
+                Attended::Selected => self.decode(batch, selection, want).await.map(Some),
             }
         }
         .await;

@@ -45,7 +45,7 @@ impl HotTurn<'_> {
             self.bring_window(&[(&**session, position)])?;
         }
         self.state.offload.complete_all(&self.engine.gpu)?;
-        let plan = self.engine.plan(batch, Mode::Prefill, want == Want::EveryLogits, Over::Chunk);
+        let plan = self.engine.plan(batch, Mode::Prefill, want, Over::Chunk);
         let own = &self.hot.buffers;
         let over_chunk = plan.step.over_slabs();
         self.engine.gpu.write(&own.tables, 0, bytemuck::cast_slice(&over_chunk));
@@ -80,9 +80,9 @@ impl HotTurn<'_> {
         }
         if want != Want::Nothing {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.engine.record_logits(&mut pass, &plan.step, want == Want::Token);
+            self.engine.record_logits(&mut pass, &plan.step);
         }
-        let output = self.engine.finish(encoder, &plan.step, want).await?;
+        let output = self.engine.finish(encoder, &plan.step).await?;
         self.state.offload.complete_all(&self.engine.gpu)?;
         Ok(Some(output))
     }
@@ -134,7 +134,7 @@ impl HotTurn<'_> {
                         self.bring_piece(encoder, chunk, number, segment)?;
                     }
                     let mut pass = encoder.begin_compute_pass(&Default::default());
-                    gather.attend(&mut pass, slabs, slab as usize, parts, plan.step.tiles);
+                    gather.attend(&mut pass, slabs, slab as usize, parts, plan.step.prompt_tiles);
                 }
             }
         }

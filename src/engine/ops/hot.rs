@@ -90,7 +90,7 @@ impl KvOps for HotOps {
     // Over the chunk. What came before is attended piece by piece as it comes, and slabs all are.
     fn attend_prompt(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>, shape: &Shape) {
         if let HotPrefill::Grouped(pieces) = &self.prefill {
-            pieces.chunk.record(pass, shape.q_heads(), plan.step.tiles, 1);
+            pieces.chunk.record(pass, shape.q_heads(), plan.step.prompt_tiles, 1);
         }
     }
 
@@ -110,7 +110,7 @@ impl KvOps for HotOps {
     ) {
         if let Some(index) = &self.index {
             let top_k = &index.top_k_resident[scorer.row().rank as usize];
-            top_k.record(pass, kv_heads, plan.step.rows, 1);
+            top_k.record(pass, kv_heads, plan.step.selecting, 1);
         }
     }
 }

@@ -48,13 +48,13 @@ impl KvOps for WholeOps {
         match &self.prefill {
             WholePrefill::Grouped(prefill) => {
                 for prefill in prefill {
-                    prefill.record(pass, shape.q_heads(), step.tiles, 1);
+                    prefill.record(pass, shape.q_heads(), step.prompt_tiles, 1);
                 }
             }
             WholePrefill::Latent(slabs, gather) => {
                 for slab in 0..step.context.div_ceil(slabs.tokens()) as usize {
                     let gather = gather.iter().map(|of_segment| &of_segment[slab]);
-                    slabs.record(pass, slab, gather, step.tiles);
+                    slabs.record(pass, slab, gather, step.prompt_tiles);
                 }
             }
         }
