@@ -210,7 +210,7 @@ impl HotRows {
 }
 
 impl ListRows {
-    // Lists of so many blocks of each row of a decode step and KV head.
+    // Lists of so many blocks of each row that decodes and KV head.
     fn new(
         what: &'static str,
         config: &ModelConfig,
@@ -247,9 +247,9 @@ struct Needs<'n> {
     options: &'n EngineOptions,
     shape: &'n Shape,
     strides: Strides,
-    /// Rows of a decode step: a token of every session.
+    /// Rows of a step that decode.
     decode: u64,
-    /// Rows of any step: of a chunk of a prompt, or of a decode step.
+    /// Rows of any step.
     rows: u64,
     /// Parts of the cache that leave partial states of their own.
     segments: u64,

@@ -315,7 +315,7 @@ impl HotTurn<'_> {
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         decode: &Decode<'_>,
-        lag: Lag,
+        mut lag: Lag,
     ) -> Result<()> {
         let wanted = &self.hot.buffers.wanted;
         for (group, layers) in self.hot.layers.chunks(GROUP_LAYERS).enumerate() {
@@ -341,7 +341,8 @@ impl HotTurn<'_> {
             self.state.groups[group].selection = Some(slot);
             self.submit(encoder)?;
         }
-        self.state.lag = Some(Lag { rows: decode.next.clone(), ..lag });
+        lag.rows.clone_from(&decode.next);
+        self.state.lag = Some(lag);
         Ok(())
     }
 
