@@ -21,7 +21,7 @@ pub(super) struct MemoryPlan {
 
 /// The rows of a residency.
 pub(super) enum ResidencyRows {
-    Whole(WholeRows),
+    Whole(Box<WholeRows>),
     Hot(Box<HotRows>),
 }
 
@@ -63,7 +63,7 @@ impl MemoryPlan {
     pub(super) fn new(config: &ModelConfig, options: &EngineOptions) -> Self {
         let shape = options.shape(config);
         let residency = match &options.host {
-            None => ResidencyRows::Whole(WholeRows::new(config, options, &shape)),
+            None => ResidencyRows::Whole(Box::new(WholeRows::new(config, options, &shape))),
             Some(host) => ResidencyRows::Hot(Box::new(HotRows::new(config, options, &shape, host))),
         };
         let size = IndexSize {
