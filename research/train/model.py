@@ -145,7 +145,7 @@ class Model(nn.Module):
         super().__init__()
         self.shape, self.compute, self.attention = shape, compute, attention
         generator = torch.Generator().manual_seed(seed)
-        self.names, self.weights, self.loads = {}, nn.ParameterDict(), {}
+        self.names, self.weights, self.loads, self.sizes = {}, nn.ParameterDict(), {}, {}
         for name, size, scale in parameters(shape):
             if scale is None:
                 value = torch.full(size, 1.2 if ".q_norm" in name or ".k_norm" in name else 1.0)
@@ -189,10 +189,13 @@ class Model(nn.Module):
             return self.f["qwen3_heads"](
                 x, cos, sin, w("input_layernorm"), w("self_attn.q_proj"), w("self_attn.k_proj"), w("self_attn.v_proj"),
                 w("self_attn.q_norm"), w("self_attn.k_norm"), s.head_dim, self.compute)
-        return self.f["glm_heads"](
+        q, k, v = self.f["glm_heads"](
             x, cos, sin, w("input_layernorm"), w("self_attn.q_a_proj"), w("self_attn.q_a_layernorm"), w("self_attn.q_b_proj"),
             w("self_attn.kv_a_proj_with_mqa"), w("self_attn.kv_a_layernorm"), w("self_attn.kv_b_proj"),
             s.nope_dim, s.rope_dim, s.heads, self.compute)
+        if torch.is_grad_enabled():
+            self.measure(i, q, k)
+        return q, k, v
 
     def rest(self, i, x, mixed):
         s, at = self.shape, f"model.layers.{i}."
@@ -236,18 +239,26 @@ class Model(nn.Module):
         return self.f["predict"](x, self.w("model.norm.weight"), self.table(), targets.flatten())
 
     @torch.no_grad()
-    def tame(self, limit=1.5):
-        """Latent attention has no norm of queries and keys, and under Muon its logits grow to a thousand, where a softmax learns nothing
-        more. So what makes a head's queries and keys, rotated and not, keeps rows of `limit` (rms) at most; they begin with 1."""
+    def measure(self, i, q, k):
+        """Sizes (rms) of the last step's queries, of keys' own part, head by head, and of their rotated part, from 4,096 tokens."""
+        some = slice(None, None, max(1, len(q) // 4096))
+        mean = lambda x: x[some].float().square().mean((0, 2)).sqrt()
+        nope = self.shape.nope_dim
+        self.sizes[i] = torch.cat((mean(q), mean(k[..., :nope]), mean(k[:, :1, nope:])))
+
+    @torch.no_grad()
+    def tame(self, limit=1.4):
+        """Latent attention has no norm of queries and keys. Under Muon its logits grow to a thousand, where a softmax learns nothing more. So
+        what makes queries or keys above `limit` is made smaller; Qwen3's norms end between 1.1 and 1.7."""
         s = self.shape
-        if s.kind == "qwen3":
-            return
-        for i in range(s.layers):
+        for i, sizes in self.sizes.items():
             w = lambda name: self.w(f"model.layers.{i}.self_attn.{name}.weight")
-            q, kv = w("q_b_proj").view(s.heads, s.head_dim, -1), w("kv_b_proj").view(s.heads, s.nope_dim + s.head_dim, -1)
-            for part in (q[:, :s.nope_dim], q[:, s.nope_dim:], kv[:, :s.nope_dim], w("kv_a_proj_with_mqa")[None, s.kv_rank:]):
-                size = part.square().sum(-1).mean(-1).sqrt()
-                part.mul_((limit / size).clamp(max=1)[:, None, None])
+            q, own, rotated = sizes.split((s.heads, s.heads, 1))
+            w("q_b_proj").view(s.heads, s.head_dim, -1).mul_((limit / q).clamp(max=1)[:, None, None])
+            # Either part of a key may be all that counts, and have the whole length.
+            part = limit * (s.head_dim / s.nope_dim) ** 0.5
+            w("kv_b_proj").view(s.heads, -1, s.kv_rank)[:, :s.nope_dim].mul_((part / own).clamp(max=1)[:, None, None])
+            w("kv_a_proj_with_mqa")[s.kv_rank:].mul_((part / rotated).clamp(max=1)[:, None])
 
     @torch.no_grad()
     def balance(self, rate=1e-3):
