@@ -139,8 +139,8 @@ impl Plan {
                 position: sequence.length - sequence.rows,
                 tokens: &ids[..sequence.rows as usize],
                 table,
-                window: None,
                 sealing,
+                ..Default::default()
             })
             .collect();
         let settings = StepSettings {
@@ -153,7 +153,10 @@ impl Plan {
         let everything = listed(u32::MAX);
         let budget = budget.unwrap_or(everything);
         let budgets = positions.iter().map(|&at| {
-            let kept = if kind == Kind::Dense { u32::MAX } else { step.blocks_kept };
+            let kept = match kind {
+                Kind::Dense => u32::MAX,
+                Kind::TwoLevel(_) | Kind::Given => budget.blocks_kept(at / shape.block),
+            };
             let always = (budget.sink_blocks, budget.recent_blocks);
             RowBudget::new(at, shape.block, kept, budget.tokens, always)
         });
@@ -382,7 +385,7 @@ mod tests {
             [Select::Dense, Select::TwoLevel(TwoLevel::new(budget())), Select::Tokens(&lists)]
         {
             let plan = plan(&[full(2), full(1), full(1)], select).unwrap();
-            assert!(plan.step.words.len() as u64 <= options().step_words());
+            assert!(plan.step.words.len() as u64 * 4 <= options().step().bytes);
         }
     }
 

@@ -13,6 +13,7 @@ mod examples;
 mod floors;
 mod folders;
 mod gguf;
+mod memory;
 #[cfg(feature = "text")]
 mod needle;
 mod offload;
@@ -24,6 +25,7 @@ mod selectors;
 mod session;
 mod shared_device;
 mod smollm2;
+mod steps;
 #[cfg(feature = "text")]
 mod text;
 mod tiny_models;
