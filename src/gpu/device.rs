@@ -218,6 +218,11 @@ impl Gpu {
         &self.label
     }
 
+    /// wgpu's device, for a caller's own buffers and commands.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
     /// The largest storage binding in bytes, a multiple of 256.
     pub fn max_binding(&self) -> u64 {
         let most = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);

@@ -8,10 +8,11 @@ mod latent;
 mod matrix;
 mod model;
 mod select;
+mod stream;
 mod tiers;
 
 pub use attend::{
-    HotSlots, Merge, MergeParams, PartParams, Place, PlaceBlocks, Prefill, RopeAppend,
+    HotSlots, Merge, MergeParams, NO_SLOT, PartParams, Place, PlaceBlocks, Prefill, RopeAppend,
     SegmentParams, Split, UnpackBlocks, dense_split, merge, merge_parts, place_blocks, prefill,
     prefill_rounds, rope_append, sparse_split, unpack_blocks, with_row_width,
 };
@@ -40,6 +41,7 @@ pub use select::{
     top_k_blocks, top_k_tokens,
 };
 
+pub use stream::{STREAM_VECS, Stream, stream};
 pub use tiers::has_matrix_units;
 
 #[cfg(test)]
