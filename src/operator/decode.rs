@@ -1,5 +1,6 @@
 //! Decode attention over a caller's buffers: few rows, over all tokens or over those that are selected.
 
+use super::append::{AppendTensors, BoundAppend};
 use super::layer::Layer;
 use super::recording::Words;
 use super::scratch::{Scratch, ScratchRows, check};
@@ -145,6 +146,15 @@ impl Decode {
             merge: gpu.op(&specs.merge(), merge).await?,
             index: layer.index().await?,
         })
+    }
+
+    /// Binds new keys and values of a layer, which are to be appended to its cache.
+    ///
+    /// # Errors
+    /// As [`Decode::bind`]; [`Error::Argument`] for rows that overlap, or values that the shape has not.
+    pub async fn bind_append(&self, tensors: &AppendTensors<'_>) -> Result<BoundAppend> {
+        let cache = (&self.options, &self.options.shape);
+        BoundAppend::new(&self.words, &self.scratch.uniforms.segment, cache, tensors).await
     }
 
     fn check_index(&self, tensors: &Tensors<'_>) -> Result<()> {

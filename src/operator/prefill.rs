@@ -1,5 +1,7 @@
 //! Dense attention of many rows over a caller's buffers: prompts, chunk by chunk.
 
+use super::append::{AppendTensors, BoundAppend};
+use super::plan::Kind;
 use super::recording::Words;
 use super::scratch::{check, segment};
 use super::tensors::{Access, Given, bind_all};
@@ -31,12 +33,12 @@ impl Prefill {
     /// Makes the kernel.
     ///
     /// # Errors
-    /// As [`Options::validate`]; [`Error::Argument`] for values that are shared with the keys, which are prefilled over keys and
-    /// values made from them; what the device answers.
+    /// As [`Options::validate`]; [`Error::Argument`] for values that are shared with the keys, which a
+    /// [`LatentPrefill`](super::LatentPrefill) takes; what the device answers.
     pub async fn new(gpu: &Gpu, options: Options) -> Result<Self> {
         options.validate()?;
         if options.shape.shares_values() {
-            let limit = "prefill needs values of their own, as long as the keys";
+            let limit = "prefill needs values of their own; latents are prefilled slab by slab";
             return Err(Error::argument("the values", "a part of the keys", limit));
         }
         let rows = rows(&options);
@@ -71,7 +73,7 @@ impl Prefill {
     /// As [`Plan::new`]; [`Error::Argument`] for a batch that is not dense.
     pub fn plan(&self, batch: &Batch<'_>) -> Result<Plan> {
         let plan = Plan::new(&self.options, batch)?;
-        check_dense(&plan)?;
+        check_kind(&plan, Kind::Dense)?;
         Ok(plan)
     }
 
@@ -106,6 +108,15 @@ impl Prefill {
         Ok(BoundPrefill { words: self.words.clone(), attend })
     }
 
+    /// Binds new keys and values of a layer, which are to be appended to its cache.
+    ///
+    /// # Errors
+    /// As [`Decode::bind_append`](super::Decode::bind_append).
+    pub async fn bind_append(&self, tensors: &AppendTensors<'_>) -> Result<BoundAppend> {
+        let cache = (&self.options, &self.options.shape);
+        BoundAppend::new(&self.words, &self.segment, cache, tensors).await
+    }
+
     /// Begins to record a plan, as [`Decode::begin`](super::Decode::begin) does.
     ///
     /// # Errors
@@ -115,7 +126,7 @@ impl Prefill {
         encoder: &'a mut wgpu::CommandEncoder,
         plan: &'a Plan,
     ) -> Result<Recording<'a>> {
-        check_dense(plan)?;
+        check_kind(plan, Kind::Dense)?;
         self.words.begin(encoder, plan)
     }
 }
@@ -139,14 +150,16 @@ fn rows(options: &Options) -> [Row; 2] {
     [options.step(), states]
 }
 
-fn check_dense(plan: &Plan) -> Result<()> {
-    match plan.kind {
-        super::plan::Kind::Dense => Ok(()),
-        kind => {
-            let limit = "prefill is dense";
-            Err(Error::argument("the selection of the batch", format!("{kind:?}"), limit))
-        }
+/// Checks that a plan is of this kind, which attends every token.
+pub(super) fn check_kind(plan: &Plan, kind: Kind) -> Result<()> {
+    if plan.kind == kind {
+        return Ok(());
     }
+    let limit = match kind {
+        Kind::Slabs => "what goes by slabs is planned by the operator that does",
+        _ => "prefill is dense",
+    };
+    Err(Error::argument("the selection of the batch", format!("{:?}", plan.kind), limit))
 }
 
 fn spec(gpu: &Gpu, options: &Options) -> ShaderSpec {

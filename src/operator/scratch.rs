@@ -115,9 +115,13 @@ impl Scratch {
 
 /// The whole cache is one segment.
 pub(super) async fn segment(gpu: &Gpu, options: &Options) -> Result<wgpu::Buffer> {
-    let params = SegmentParams::paged(0, options.limits.cache_blocks, 0, 1);
+    uniform(gpu, "the cache", &SegmentParams::paged(0, options.limits.cache_blocks, 0, 1)).await
+}
+
+/// A segment's parameters.
+pub(super) async fn uniform(gpu: &Gpu, what: &str, params: &SegmentParams) -> Result<wgpu::Buffer> {
     // Uniform structures are padded to 16 bytes in WGSL.
     let mut words = [0; 12];
     words[..params.words().len()].copy_from_slice(params.words());
-    gpu.uniform("the cache", words).await
+    gpu.uniform(what, words).await
 }

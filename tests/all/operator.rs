@@ -5,11 +5,11 @@
 mod custom_selector;
 
 use crate::common::device::{adapter, gpu};
-use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, TokenScorer, TwoLevel};
+use asynctls::attention::{BlockScorer, Blocks, Budget, Latent, Shape, TokenScorer, TwoLevel};
 use asynctls::gpu::{Adapter, Gpu, GpuOptions, adapters};
 use asynctls::operator::{
-    Batch, Bound, Codes, Decode, Limits, Options, Prefill, PrefillTensors, Select, Selector,
-    Sequence, Tensors,
+    AppendTensors, Batch, Bound, Codes, Decode, LatentOptions, LatentPrefill, LatentTensors,
+    Limits, Number, Options, Prefill, PrefillTensors, Select, Selector, Sequence, Tensors,
 };
 use asynctls::{Result, wgpu};
 use custom_selector::embed_operator;
@@ -312,4 +312,161 @@ fn a_plan_is_recorded_by_its_operator_alone_while_it_is_the_last() {
         )
         .contains("prefill is dense")
     );
+}
+
+#[test]
+fn what_is_appended_is_refused_by_what_is_wrong_with_it() {
+    let wanted = adapter().label();
+    let (device, _, gpu) = block_on(embed_operator::open(Some(&wanted))).expect("a device");
+    let buffers = Buffers::new(&gpu);
+    let storage = |bytes: u64| block_on(gpu.storage("rows", bytes)).expect("a buffer");
+    // Two rows of two KV heads of 32 dimensions, as halves.
+    let (keys, values) = (storage(256), storage(256));
+    let sound = AppendTensors {
+        keys: keys.as_entire_buffer_binding(),
+        values: Some(values.as_entire_buffer_binding()),
+        number: Number::F16,
+        key_stride: 64,
+        value_stride: 64,
+        turns: true,
+        kv: buffers.kv.as_entire_buffer_binding(),
+    };
+    let decode = decode_on(&gpu, Selector::Dense);
+    let bound = block_on(decode.bind_append(&sound)).expect("sound tensors");
+    let wrong = [
+        (
+            AppendTensors { key_stride: 63, ..sound.clone() },
+            "the stride of keys is 63, but a row has 64 numbers",
+        ),
+        (
+            AppendTensors { value_stride: 0, ..sound.clone() },
+            "the stride of values is 0, but a row has 64 numbers",
+        ),
+        (
+            AppendTensors { number: Number::F32, ..sound.clone() },
+            "the range of keys is 256 bytes long, but 512 bytes are needed",
+        ),
+        (
+            AppendTensors { value_stride: 66, ..sound.clone() },
+            "the range of values is 256 bytes long, but 260 bytes are needed",
+        ),
+        (AppendTensors { values: None, ..sound.clone() }, "the values is missing, but"),
+        (
+            AppendTensors { kv: sound.keys.clone(), ..sound.clone() },
+            "the buffer of the cache is that of keys, but",
+        ),
+    ];
+    for (tensors, message) in wrong {
+        let error = refused(block_on(decode.bind_append(&tensors)));
+        assert!(error.contains(message), "{error} instead of {message}");
+    }
+    let sequences = [sequence(20), sequence(7)];
+    let plan = || {
+        let batch = Batch { sequences: &sequences, select: Select::Dense };
+        decode.plan(&batch).expect("a plan")
+    };
+    let what = "the number of pairs that are turned is";
+    for (made, message) in [
+        (plan().turning(|_| Vec::new()), format!("{what} 0, but a head has 1 to 16")),
+        (plan().turning(|_| vec![[1.0, 0.0]; 17]), format!("{what} 17, but a head has 1 to 16")),
+        (
+            plan().turning(|position| vec![[1.0, 0.0]; if position == 6 { 9 } else { 16 }]),
+            format!("{what} 9, but the first row's are 16"),
+        ),
+    ] {
+        assert_eq!(refused(made), message);
+    }
+    for (turned, message) in [
+        (plan(), "the number of pairs that the plan has angles of is 0, but keys are turned by 16"),
+        (
+            plan().turning(|_| vec![[1.0, 0.0]; 8]).expect("fewer pairs"),
+            "the number of pairs that the plan has angles of is 8, but keys are turned by 16",
+        ),
+    ] {
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut recording = decode.begin(&mut encoder, &turned).expect("a recording");
+        assert_eq!(refused(bound.append(&mut recording.pass().expect("a pass"))), message);
+    }
+}
+
+const LATENT: LatentOptions = LatentOptions {
+    latent: Latent {
+        heads: 3,
+        q_rank: 32,
+        kv_rank: 64,
+        nope: 32,
+        rope: 32,
+        value: 64,
+        epsilon: 1e-5,
+    },
+    block: 16,
+    rows: 4,
+    tokens: 100,
+    cache_blocks: 7,
+    slab_tokens: 32,
+};
+
+#[test]
+fn slabs_of_latents_are_gathered_and_attended_in_turn() {
+    let wanted = adapter().label();
+    let (device, _, gpu) = block_on(embed_operator::open(Some(&wanted))).expect("a device");
+    let made = |options| block_on(LatentPrefill::new(&gpu, options));
+    for (slab_tokens, message) in [
+        (0, "the number of tokens of a slab is 0, but it must be a multiple of 16"),
+        (40, "the number of tokens of a slab is 40, but"),
+        (65_536, "from there to 65520"),
+    ] {
+        let error = refused(made(LatentOptions { slab_tokens, ..LATENT }));
+        assert!(error.contains(message), "{error}");
+    }
+    let error = refused(made(LatentOptions { tokens: 0, ..LATENT }));
+    assert!(error.contains("the most tokens of a sequence is 0, but"), "{error}");
+    let narrow = Latent { value: 32, ..LATENT.latent };
+    let error = refused(made(LatentOptions { latent: narrow, ..LATENT }));
+    assert!(error.contains("only equal ones are supported"), "{error}");
+
+    let prefill = made(LATENT).expect("an operator");
+    let storage = |words: u64| block_on(gpu.storage("a tensor", words * 4)).expect("a buffer");
+    let [queries, kv, latents, product, output] =
+        [4 * 3 * 64, 7 * 16 * 96 / 2, 32 * 64, 32 * 3 * 96, 4 * 3 * 64].map(storage);
+    let sound = LatentTensors {
+        queries: queries.as_entire_buffer_binding(),
+        kv: kv.as_entire_buffer_binding(),
+        latents: latents.as_entire_buffer_binding(),
+        made: product.as_entire_buffer_binding(),
+        output: output.as_entire_buffer_binding(),
+    };
+    let bound = block_on(prefill.bind(&sound)).expect("sound tensors");
+    let short = block_on(prefill.bind(&LatentTensors { made: sound.latents.clone(), ..sound }));
+    assert!(refused(short).contains("the buffer of what is made of latents is that of latents"));
+
+    let tokens = |length, rows| Sequence { length, rows, blocks: &TABLE, index: 0..0 };
+    let plan = prefill.plan(&tokens(70, 4)).expect("a plan");
+    let mut encoder = device.create_command_encoder(&Default::default());
+    let mut recording = prefill.begin(&mut encoder, &plan).expect("a recording");
+    let mut slabs = bound.slabs(&mut recording).expect("slabs");
+    assert!(refused(slabs.attend()).contains("the slab is not gathered, but"));
+    for positions in [0..32, 32..64, 64..70] {
+        assert_eq!(slabs.gather().expect("a slab"), Some(positions));
+        assert!(refused(slabs.gather()).contains("it must be attended before the next"));
+        slabs.attend().expect("it is gathered");
+    }
+    assert_eq!(slabs.gather().expect("the end"), None);
+    assert!(refused(slabs.attend()).contains("the slab is not gathered, but"));
+    // No rows attend no slabs.
+    let plan = prefill.plan(&tokens(70, 0)).expect("a plan");
+    let mut recording = prefill.begin(&mut encoder, &plan).expect("a recording");
+    let mut slabs = bound.slabs(&mut recording).expect("slabs");
+    assert_eq!(slabs.gather().expect("the end"), None);
+    // Plans are the operator's own.
+    let shape = LATENT.latent.prefill_shape(16);
+    let limits = Limits { rows: 4, sequences: 1, tokens: 100, cache_blocks: 7 };
+    let options = Options { workgroups: 1, ..Options::new(&gpu, shape, limits) };
+    let whole = block_on(Prefill::new(&gpu, options)).expect("an operator");
+    assert!(refused(whole.begin(&mut encoder, &plan)).contains("the selection of the batch is"));
+    let sequences = [tokens(70, 4)];
+    let batch = Batch { sequences: &sequences, select: Select::Dense };
+    let dense = whole.plan(&batch).expect("a plan");
+    let error = refused(prefill.begin(&mut encoder, &dense));
+    assert!(error.contains("the selection of the batch is"), "{error}");
 }
