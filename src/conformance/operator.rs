@@ -37,15 +37,15 @@ const TWO_LEVELS: [(BlockScorer, TokenScorer); 7] = [
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     // Kernels have cases of their own: that lanes are reversed is nothing to what stands around them.
-    let mut add = |shape: Shape, selector: Selector, rows: u32| {
+    let mut add = |shape: Shape, selector: Selector, rows: u32, segments: u32| {
         let what = match selector {
             Selector::TwoLevel { blocks, tokens } => format!("{blocks} {tokens}"),
             Selector::Dense => "dense".into(),
             Selector::Caller => "caller".into(),
         };
-        let label = format!("{} {what} rows {rows}", shape_label(&shape));
+        let label = format!("{} {what} rows {rows} segments {segments}", shape_label(&shape));
         cases.push(Case::new("operator", label, false, move |gpu| {
-            Box::pin(decode(gpu, shape, selector, rows))
+            Box::pin(decode(gpu, shape, selector, (rows, segments)))
         }));
     };
     let two_level = |(blocks, tokens)| Selector::TwoLevel { blocks, tokens };
@@ -54,31 +54,33 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     let small = Shape { index: exact(32), block: 16, ..Shape::new(2, 5, 32, true) };
     let large = Shape::new(1, 4, 128, false);
     // Several rows of a sequence, as drafts are verified, and one.
-    add(small, Selector::Dense, 3);
-    add(small, Selector::Caller, 3);
+    add(small, Selector::Dense, 3, 1);
+    add(small, Selector::Caller, 3, 3);
     for (i, scorers) in TWO_LEVELS.into_iter().enumerate() {
-        add(small, two_level(scorers), if i == 0 { 3 } else { 1 });
+        add(small, two_level(scorers), if i == 0 { 3 } else { 1 }, 1 + i as u32 % 2);
     }
     let latent = Shape { index: exact(96), ..latent_shapes()[1] };
-    add(latent, Selector::Dense, 1);
-    add(latent, two_level(TWO_LEVELS[0]), 1);
-    add(large, two_level(ORACLES), 1);
-    for shape in [small, large] {
-        let label = format!("{} prefill", shape_label(&shape));
-        cases.push(Case::new("operator", label, false, move |gpu| Box::pin(prefill(gpu, shape))));
+    add(latent, Selector::Dense, 1, 2);
+    add(latent, two_level(TWO_LEVELS[0]), 1, 2);
+    add(large, two_level(ORACLES), 1, 2);
+    for (shape, segments) in [(small, 3), (large, 1)] {
+        let label = format!("{} prefill segments {segments}", shape_label(&shape));
+        cases.push(Case::new("operator", label, false, move |gpu| {
+            Box::pin(prefill(gpu, shape, segments))
+        }));
         for number in [Number::F32, Number::F16] {
-            let label = format!("{} append {number:?}", shape_label(&shape));
+            let label = format!("{} append {number:?} segments {segments}", shape_label(&shape));
             cases.push(Case::new("operator", label, false, move |gpu| {
-                Box::pin(append(gpu, shape, number))
+                Box::pin(append(gpu, shape, number, segments))
             }));
         }
     }
-    for (heads, slab_blocks) in [(5, 2), (3, 1)] {
+    for (heads, slab_blocks, segments) in [(5, 2, 1), (3, 1, 2)] {
         let latent =
             Latent { heads, q_rank: 48, kv_rank: 64, nope: 32, rope: 32, value: 64, epsilon: 1e-5 };
-        let label = format!("latent prefill heads {heads}");
+        let label = format!("latent prefill heads {heads} segments {segments}");
         cases.push(Case::new("operator", label, false, move |gpu| {
-            Box::pin(latent_prefill(gpu, latent, slab_blocks * 16))
+            Box::pin(latent_prefill(gpu, latent, slab_blocks * 16, segments))
         }));
     }
 }
@@ -86,7 +88,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
 /// A caller's buffers: each tensor begins somewhere, and is longer than it must be.
 struct Buffers {
     queries: wgpu::Buffer,
-    kv: wgpu::Buffer,
+    /// Segment by segment.
+    kv: Vec<wgpu::Buffer>,
     output: wgpu::Buffer,
     codes: wgpu::Buffer,
     summary: wgpu::Buffer,
@@ -127,9 +130,13 @@ impl Buffers {
         let buffer = async |what: &str, words: &[u32]| {
             gpu.storage_with(what, bytemuck::cast_slice(&filled(words))).await
         };
+        let mut kv = Vec::new();
+        for segment in 0..cache.segments {
+            kv.push(buffer("keys and values", &cache.segment_words(segment)).await?);
+        }
         Ok(Self {
             queries: buffer("queries", &queries).await?,
-            kv: buffer("keys and values", &cache.segment_words(0)).await?,
+            kv,
             output: buffer("the output", &outputs).await?,
             codes: buffer("codes", &codes).await?,
             summary: buffer("summary", &summary).await?,
@@ -162,10 +169,16 @@ fn setting(gpu: &Gpu, cache: &Cache, lengths: &[u32], rows: u32) -> Options {
         rows: rows + 2,
         sequences: sequences + 1,
         tokens: lengths.iter().max().expect("a sequence") + 7,
-        cache_blocks: cache.blocks_a_segment,
+        cache_blocks: cache.blocks_a_segment * cache.segments,
     };
+    let segment_blocks = cache.blocks_a_segment;
     let stride = shape.q_heads() * shape.head_dim + 12;
-    Options { query_stride: stride, workgroups: 5, ..Options::new(gpu, shape, limits) }
+    Options {
+        query_stride: stride,
+        segment_blocks,
+        workgroups: 5,
+        ..Options::new(gpu, shape, limits)
+    }
 }
 
 fn sequences<'c>(
@@ -187,12 +200,17 @@ fn budget() -> Budget {
     Budget { blocks, tokens: 21, sink_blocks: 1, recent_blocks: 1, dense_below: 0 }
 }
 
-async fn decode(gpu: &Gpu, shape: Shape, selector: Selector, rows: u32) -> Result<Verdict> {
+async fn decode(
+    gpu: &Gpu,
+    shape: Shape,
+    selector: Selector,
+    (rows, segments): (u32, u32),
+) -> Result<Verdict> {
     let block = shape.block;
     // Many blocks, one sealed block and nothing more, a few, and a lone token.
     let lengths = [9 * block + 5, block, 2 * block + 3, 1];
     let counts = lengths.map(|length| rows.min(length));
-    let cache = Cache::new(shape, &lengths, 1, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
     let qkv = random_qkv(&shape, places.len());
@@ -204,7 +222,7 @@ async fn decode(gpu: &Gpu, shape: Shape, selector: Selector, rows: u32) -> Resul
     let bound = decode
         .bind(&Tensors {
             queries: after(&buffers.queries),
-            kv: after(&buffers.kv),
+            kv: buffers.kv.iter().map(after).collect(),
             output: after(&buffers.output),
             codes: selector
                 .reads_codes()
@@ -387,11 +405,11 @@ fn mean_of(heads: &[Vec<f32>]) -> Vec<f64> {
     softmax_mean(&heads.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
-async fn prefill(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
+async fn prefill(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
     let block = shape.block;
     let lengths = [5 * block + 13, block, 2 * block + 2, 1];
     let counts = lengths.map(|length| length.min(70));
-    let cache = Cache::new(shape, &lengths, 1, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
     let qkv = random_qkv(&shape, places.len());
@@ -400,7 +418,7 @@ async fn prefill(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     let bound = prefill
         .bind(&PrefillTensors {
             queries: after(&buffers.queries),
-            kv: after(&buffers.kv),
+            kv: buffers.kv.iter().map(after).collect(),
             output: after(&buffers.output),
         })
         .await?;
@@ -424,11 +442,11 @@ async fn prefill(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
 
 /// Rows of a ragged batch are appended, turned on the way, to a cache in which nothing was; what the kernel read is checked
 /// with what it wrote.
-async fn append(gpu: &Gpu, shape: Shape, number: Number) -> Result<Verdict> {
+async fn append(gpu: &Gpu, shape: Shape, number: Number, segments: u32) -> Result<Verdict> {
     let block = shape.block;
     let lengths = [2 * block + 5, 1, block];
     let counts = [block + 9, 1, 3];
-    let cache = Cache::new(shape, &lengths, 1, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let mut random = Random::new(23);
     let (rows, width) = (options.limits.rows as usize, shape.kv_heads * shape.head_dim);
@@ -439,11 +457,12 @@ async fn append(gpu: &Gpu, shape: Shape, number: Number) -> Result<Verdict> {
         gpu.storage_with(what, bytemuck::cast_slice(&with_room(words))).await
     };
     let blank = vec![POISON; cache.segment_words(0).len()];
-    let [key_buffer, value_buffer, kv] = [
-        buffer("keys", &keys.words).await?,
-        buffer("values", &values.words).await?,
-        buffer("the cache", &blank).await?,
-    ];
+    let key_buffer = buffer("keys", &keys.words).await?;
+    let value_buffer = buffer("values", &values.words).await?;
+    let mut kv = Vec::new();
+    for _ in 0..segments {
+        kv.push(buffer("the cache", &blank).await?);
+    }
     let decode = Decode::new(gpu, options, Selector::Dense).await?;
     let bound = decode
         .bind_append(&AppendTensors {
@@ -453,7 +472,7 @@ async fn append(gpu: &Gpu, shape: Shape, number: Number) -> Result<Verdict> {
             key_stride: keys.stride,
             value_stride: values.stride,
             turns: true,
-            kv: after(&kv),
+            kv: kv.iter().map(after).collect(),
         })
         .await?;
     let sequences = sequences(&cache, &lengths, &counts, false);
@@ -466,15 +485,26 @@ async fn append(gpu: &Gpu, shape: Shape, number: Number) -> Result<Verdict> {
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     bound.append(&mut decode.begin(&mut encoder, &plan)?.pass()?)?;
     gpu.submit(encoder)?;
-    let made = words(&gpu.download(&kv, kv.size()).await?);
-    let (before, made) = made.split_at(BEFORE as usize / 4);
-    let verdict = untouched("what is before the cache", before);
-    let made = made[..blank.len()].to_vec();
-    Ok(verdict.and(check_appended(&cache, &counts, [&keys, &values], true, &[made])))
+    let mut made = Vec::new();
+    for segment in &kv {
+        let words = words(&gpu.download(segment, segment.size()).await?);
+        let (before, words) = words.split_at(BEFORE as usize / 4);
+        let verdict = untouched("what is before the cache", before);
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+        made.push(words[..blank.len()].to_vec());
+    }
+    Ok(check_appended(&cache, &counts, [&keys, &values], true, &made))
 }
 
 /// A chunk of a prompt over cached latents: what a caller makes of them, slab by slab, is what the twin attends.
-async fn latent_prefill(gpu: &Gpu, latent: Latent, slab_tokens: u32) -> Result<Verdict> {
+async fn latent_prefill(
+    gpu: &Gpu,
+    latent: Latent,
+    slab_tokens: u32,
+    segments: u32,
+) -> Result<Verdict> {
     let (block, rows) = (16, 70);
     // The other sequence's blocks lie between those of the first.
     let lengths = [5 * block + 13, 3 * block];
@@ -484,10 +514,13 @@ async fn latent_prefill(gpu: &Gpu, latent: Latent, slab_tokens: u32) -> Result<V
         rows: rows + 2,
         tokens: lengths[0] + 40,
         cache_blocks: 0,
+        segment_blocks: 0,
         slab_tokens,
     };
-    let cache = Cache::new(options.absorbed(), &lengths, 1, Family::Random);
-    let options = LatentOptions { cache_blocks: cache.blocks_a_segment, ..options };
+    let cache = Cache::new(options.absorbed(), &lengths, segments, Family::Random);
+    let segment_blocks = cache.blocks_a_segment;
+    let cache_blocks = segment_blocks * segments;
+    let options = LatentOptions { cache_blocks, segment_blocks, ..options };
     // Keys and values of all heads, of random weights, f16 as prefill reads them.
     let (heads, rank) = (latent.heads as usize, latent.kv_rank as usize);
     let (nope, value) = (latent.nope as usize, latent.value as usize);
@@ -536,7 +569,7 @@ async fn latent_prefill(gpu: &Gpu, latent: Latent, slab_tokens: u32) -> Result<V
     let bound = prefill
         .bind(&LatentTensors {
             queries: after(&buffers.queries),
-            kv: after(&buffers.kv),
+            kv: buffers.kv.iter().map(after).collect(),
             latents: latents.as_entire_buffer_binding(),
             made: product.as_entire_buffer_binding(),
             output: after(&buffers.output),

@@ -1,7 +1,7 @@
 //! Keys and values of a batch's rows, appended to the cache.
 
 use super::recording::Words;
-use super::tensors::{Access, Given, bind_all};
+use super::tensors::{self, Access, Given, bind_all};
 use super::{Options, Pass};
 use crate::attention::Shape;
 use crate::gpu::Op;
@@ -28,14 +28,15 @@ pub struct AppendTensors<'a> {
     /// Whether keys are turned on the way, by the angles of the plan ([`Plan::turning`](super::Plan::turning)): those
     /// dimensions that are not values as well. They are turned already otherwise.
     pub turns: bool,
-    /// The cache, as [`Tensors::kv`](super::Tensors::kv) has it. Written, in a buffer that no other tensor is in.
-    pub kv: wgpu::BufferBinding<'a>,
+    /// The cache, as [`Tensors::kv`](super::Tensors::kv) has it. Written, in buffers that no other tensor is in.
+    pub kv: Vec<wgpu::BufferBinding<'a>>,
 }
 
 /// Tensors of one layer, bound to the kernel that appends: `bind_append` of an operator.
 pub struct BoundAppend {
     words: Arc<Words>,
-    append: Op,
+    /// Segment by segment.
+    append: Vec<Op>,
     /// Heads, and rows of each that a token has in the cache.
     heads: [u32; 2],
     /// Pairs of a key's dimensions that are turned.
@@ -45,7 +46,7 @@ pub struct BoundAppend {
 impl BoundAppend {
     pub(super) async fn new(
         words: &Arc<Words>,
-        segment: &wgpu::Buffer,
+        segments: &[wgpu::Buffer],
         (options, shape): (&Options, &Shape),
         tensors: &AppendTensors<'_>,
     ) -> Result<Self> {
@@ -72,31 +73,40 @@ impl BoundAppend {
             let rows = u64::from(options.limits.rows - 1) * u64::from(stride);
             ((rows + u64::from(width)) * number.bytes()).next_multiple_of(4)
         };
-        let given = |what, range, needed, access| Given { what, range, needed, access };
-        let kv_bytes = options.cache_bytes(shape.block_bytes());
-        let bound = bind_all(
+        let given = |what: &'static str, range, needed, access| Given {
+            what: what.into(),
+            range,
+            needed,
+            access,
+        };
+        let kv = tensors::segments(options, "the cache", shape.block_bytes(), kv, Access::Write)?;
+        let (kv, bound) = bind_all(
             gpu,
+            &kv,
             [
                 Some(given("keys", keys, bytes(*key_stride), Access::Read)),
                 values
                     .as_ref()
                     .map(|values| given("values", values, bytes(*value_stride), Access::Read)),
-                Some(given("the cache", kv, kv_bytes, Access::Write)),
             ],
         )?;
-        let [Some(keys), values, Some(kv)] = bound else {
-            unreachable!("two of them are there");
-        };
-        let rows = kernels::AppendRows {
-            step: (&words.step).into(),
-            segment: segment.into(),
-            keys,
-            kv,
-            values,
+        let [Some(keys), values] = bound else {
+            unreachable!("keys are there");
         };
         let spec = kernels::append_rows(shape, *number, [*key_stride, *value_stride], *turns);
+        let mut append = Vec::new();
+        for (segment, kv) in segments.iter().zip(kv) {
+            let rows = kernels::AppendRows {
+                step: (&words.step).into(),
+                segment: segment.into(),
+                keys: keys.clone(),
+                kv,
+                values: values.clone(),
+            };
+            append.push(gpu.op(&spec, rows).await?);
+        }
         Ok(Self {
-            append: gpu.op(&spec, rows).await?,
+            append,
             words: words.clone(),
             heads: [shape.kv_heads, shape.cached_rows()],
             pairs: turns.then(|| shape.turned_pairs()),
@@ -117,7 +127,9 @@ impl BoundAppend {
             return Err(Error::argument(what, plan.pairs, limit));
         }
         let [heads, cached] = self.heads;
-        self.append.record(pass, heads, cached, plan.step.rows);
+        for append in &self.append {
+            append.record(pass, heads, cached, plan.step.rows);
+        }
         Ok(())
     }
 }

@@ -8,8 +8,8 @@ use super::append::{AppendTensors, BoundAppend};
 use super::plan::Kind;
 use super::prefill::check_kind;
 use super::recording::Words;
-use super::scratch::{check, segment};
-use super::tensors::{Access, Given, bind_all};
+use super::scratch::{check, segments};
+use super::tensors::{self, Access, Given, bind_all};
 use super::{Batch, Limits, Options, Plan, Recording, Select, Sequence};
 use crate::attention::{Latent, Shape};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec, buffers};
@@ -32,6 +32,8 @@ pub struct LatentOptions {
     pub tokens: u32,
     /// Physical blocks of the cache.
     pub cache_blocks: u32,
+    /// Physical blocks of a segment of the cache: as [`Options::segment_blocks`].
+    pub segment_blocks: u32,
     /// Tokens whose keys and values are made at a time: a multiple of the block, 65,535 at most.
     pub slab_tokens: u32,
 }
@@ -60,11 +62,11 @@ impl LatentOptions {
 
     // As attention of a slab has it: a KV head for every head.
     fn attended(&self) -> Options {
-        let Self { latent, block, rows, tokens, cache_blocks, .. } = *self;
+        let Self { latent, block, rows, tokens, cache_blocks, segment_blocks, .. } = *self;
         let shape = latent.prefill_shape(block);
         let limits = Limits { rows, sequences: 1, tokens, cache_blocks };
         let query_stride = latent.heads.saturating_mul(latent.query_dim());
-        Options { shape, limits, query_stride, workgroups: 1 }
+        Options { shape, limits, query_stride, segment_blocks, workgroups: 1 }
     }
 
     // The slabs of the longest sequence.
@@ -108,8 +110,8 @@ buffers! {
 pub struct LatentTensors<'a> {
     /// Queries before absorption, f32: \[row\]\[head\]\[dimensions that are not turned, those that are\], turned already.
     pub queries: wgpu::BufferBinding<'a>,
-    /// One layer's cache: \[block\]\[token of the block\]\[latent, turned key\], f16.
-    pub kv: wgpu::BufferBinding<'a>,
+    /// One layer's cache, segment by segment: \[block\]\[token of the block\]\[latent, turned key\], f16.
+    pub kv: Vec<wgpu::BufferBinding<'a>>,
     /// A slab's latents, f32: \[token of the slab\]\[latent\]. Written by [`Slabs::gather`], for the caller's product.
     pub latents: wgpu::BufferBinding<'a>,
     /// What the caller makes of them, f32: \[token of the slab\]\[keys of all heads, values of all heads\], keys without the
@@ -124,15 +126,15 @@ pub struct LatentPrefill {
     words: Arc<Words>,
     options: LatentOptions,
     scratch: LatentScratch,
-    segment: wgpu::Buffer,
+    segments: Vec<wgpu::Buffer>,
 }
 
 /// Tensors of one layer, bound to a [`LatentPrefill`]'s kernels.
 pub struct BoundLatent {
     words: Arc<Words>,
     options: LatentOptions,
-    /// One a slab.
-    gather: Vec<Op>,
+    /// Slab by slab: a kernel a segment of the cache, and one for all.
+    gather: Vec<Vec<Op>>,
     place: Op,
     attend: Vec<Op>,
 }
@@ -161,10 +163,10 @@ impl LatentPrefill {
         }
         let scratch = rows.allocate(&gpu).await?;
         let attended = options.attended();
-        let segment = segment(&gpu, &attended).await?;
+        let segments = segments(&gpu, &attended).await?;
         let tables = Some(scratch.tables.clone());
         let words = Words::new(gpu, &attended, scratch.step.clone(), tables);
-        Ok(Self { words, options, scratch, segment })
+        Ok(Self { words, options, scratch, segments })
     }
 
     /// Bytes of device memory that an operator takes for itself, but for some of a few bytes. Pure.
@@ -198,20 +200,23 @@ impl LatentPrefill {
     pub async fn bind(&self, tensors: &LatentTensors<'_>) -> Result<BoundLatent> {
         let (options, gpu) = (&self.options, &self.words.gpu);
         let (attended, absorbed, slab) = (options.attended(), options.absorbed(), options.slab());
-        let given = |what, range, needed, access| Some(Given { what, range, needed, access });
-        let kv_bytes = attended.cache_bytes(absorbed.block_bytes());
+        let given = |what: &'static str, range, needed, access| {
+            Some(Given { what: what.into(), range, needed, access })
+        };
+        let bytes = absorbed.block_bytes();
+        let kv = tensors::segments(&attended, "the cache", bytes, &tensors.kv, Access::Read)?;
         let (latents, made) = (slab.latents().bytes, slab.made().bytes);
-        let bound = bind_all(
+        let (kv, bound) = bind_all(
             gpu,
+            &kv,
             [
                 given("queries", &tensors.queries, attended.query_bytes(), Access::Read),
-                given("the cache", &tensors.kv, kv_bytes, Access::Read),
                 given("latents", &tensors.latents, latents, Access::Write),
                 given("what is made of latents", &tensors.made, made, Access::Read),
                 given("the output", &tensors.output, attended.output_bytes(), Access::Write),
             ],
         )?;
-        let [Some(qkv), Some(cache), Some(latents), Some(made), Some(out)] = bound else {
+        let [Some(qkv), Some(latents), Some(made), Some(out)] = bound else {
             unreachable!("each of them is there");
         };
         let scratch = &self.scratch;
@@ -226,15 +231,19 @@ impl LatentPrefill {
         for params in options.slabs() {
             let slab = super::scratch::uniform(gpu, "a slab", &params).await?;
             let slab = Binding::from(&slab);
-            let gathered = kernels::LatentGather {
-                step: (&scratch.step).into(),
-                segment: (&self.segment).into(),
-                slab: slab.clone(),
-                kv: cache.clone(),
-                latents: latents.clone(),
-                shared_keys: (&scratch.shared_keys).into(),
-            };
-            gather.push(gpu.op(&gather_spec, gathered).await?);
+            let mut of_slab = Vec::new();
+            for (segment, kv) in self.segments.iter().zip(&kv) {
+                let gathered = kernels::LatentGather {
+                    step: (&scratch.step).into(),
+                    segment: segment.into(),
+                    slab: slab.clone(),
+                    kv: kv.clone(),
+                    latents: latents.clone(),
+                    shared_keys: (&scratch.shared_keys).into(),
+                };
+                of_slab.push(gpu.op(&gather_spec, gathered).await?);
+            }
+            gather.push(of_slab);
             let prefill = kernels::Prefill {
                 step: (&scratch.tables).into(),
                 segment: slab,
@@ -255,7 +264,7 @@ impl LatentPrefill {
     /// As [`Decode::bind_append`](super::Decode::bind_append).
     pub async fn bind_append(&self, tensors: &AppendTensors<'_>) -> Result<BoundAppend> {
         let cache = (&self.options.attended(), &self.options.absorbed());
-        BoundAppend::new(&self.words, &self.segment, cache, tensors).await
+        BoundAppend::new(&self.words, &self.segments, cache, tensors).await
     }
 
     /// Begins to record a plan, as [`Decode::begin`](super::Decode::begin) does.
@@ -301,8 +310,10 @@ impl Slabs<'_, '_> {
             return Ok(None);
         }
         let mut pass = self.recording.pass()?;
-        let gather = &self.bound.gather[self.begun];
-        gather.record(pass.of(&self.bound.words)?, options.slab_tokens, 1, 1);
+        let pass = pass.of(&self.bound.words)?;
+        for gather in &self.bound.gather[self.begun] {
+            gather.record(pass, options.slab_tokens, 1, 1);
+        }
         self.begun += 1;
         Ok(Some(first..self.tokens.min(first + options.slab_tokens)))
     }

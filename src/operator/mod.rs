@@ -14,6 +14,9 @@
 //! share blocks. Two levels choose by an index, which is built block by block as blocks are sealed, that is when their
 //! last token is there ([`Sequence::index`]); a plan of sequences with no rows builds any part of it.
 //!
+//! Where a kernel sees too little of one buffer for the cache, the cache is several ranges, its segments
+//! ([`Options::segment_blocks`]).
+//!
 //! The kernels run without bounds checks. What they are given is therefore checked whole, in binding and in planning: what is
 //! wrong is an [`Error::Argument`](crate::Error::Argument) that names it, its value and the limit. What is in the buffers is
 //! never trusted for more than numbers.

@@ -3,8 +3,8 @@
 use super::append::{AppendTensors, BoundAppend};
 use super::plan::Kind;
 use super::recording::Words;
-use super::scratch::{check, segment};
-use super::tensors::{Access, Given, bind_all};
+use super::scratch::{check, segments};
+use super::tensors::{self, Access, Given, bind_all};
 use super::{Batch, Options, Pass, Plan, PrefillTensors, Recording};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::kernels;
@@ -20,13 +20,14 @@ pub struct Prefill {
     words: Arc<Words>,
     options: Options,
     states: wgpu::Buffer,
-    segment: wgpu::Buffer,
+    segments: Vec<wgpu::Buffer>,
 }
 
 /// Tensors of one layer, bound to a [`Prefill`]'s kernel.
 pub struct BoundPrefill {
     words: Arc<Words>,
-    attend: Op,
+    /// Segment by segment.
+    attend: Vec<Op>,
 }
 
 impl Prefill {
@@ -47,10 +48,10 @@ impl Prefill {
         gpu.pipeline(&spec(&gpu, &options)).await?;
         let [step, states] = &rows;
         let states = gpu.allocate(states).await?;
-        let segment = segment(&gpu, &options).await?;
+        let segments = segments(&gpu, &options).await?;
         let step = gpu.allocate(step).await?;
         let words = Words::new(gpu, &options, step, None);
-        Ok(Self { words, options, states, segment })
+        Ok(Self { words, options, states, segments })
     }
 
     /// Bytes of device memory that an operator takes for itself, but for some of a few bytes. Pure.
@@ -83,28 +84,34 @@ impl Prefill {
     /// As [`Decode::bind`](super::Decode::bind).
     pub async fn bind(&self, tensors: &PrefillTensors<'_>) -> Result<BoundPrefill> {
         let (options, gpu) = (&self.options, &self.words.gpu);
-        let given = |what, range, needed, access| Some(Given { what, range, needed, access });
-        let kv_bytes = options.cache_bytes(options.shape.block_bytes());
-        let bound = bind_all(
+        let given = |what: &'static str, range, needed, access| {
+            Some(Given { what: what.into(), range, needed, access })
+        };
+        let bytes = options.shape.block_bytes();
+        let kv = tensors::segments(options, "keys and values", bytes, &tensors.kv, Access::Read)?;
+        let (kv, bound) = bind_all(
             gpu,
+            &kv,
             [
                 given("queries", &tensors.queries, options.query_bytes(), Access::Read),
-                given("keys and values", &tensors.kv, kv_bytes, Access::Read),
                 given("the output", &tensors.output, options.output_bytes(), Access::Write),
             ],
         )?;
-        let [Some(qkv), Some(kv), Some(out)] = bound else {
+        let [Some(qkv), Some(out)] = bound else {
             unreachable!("each of them is there");
         };
-        let prefill = kernels::Prefill {
-            step: Binding::from(&self.words.step),
-            segment: (&self.segment).into(),
-            qkv,
-            kv,
-            out,
-            states: (&self.states).into(),
-        };
-        let attend = gpu.op(&spec(gpu, options), prefill).await?;
+        let mut attend = Vec::new();
+        for (segment, kv) in self.segments.iter().zip(kv) {
+            let prefill = kernels::Prefill {
+                step: Binding::from(&self.words.step),
+                segment: segment.into(),
+                qkv: qkv.clone(),
+                kv,
+                out: out.clone(),
+                states: (&self.states).into(),
+            };
+            attend.push(gpu.op(&spec(gpu, options), prefill).await?);
+        }
         Ok(BoundPrefill { words: self.words.clone(), attend })
     }
 
@@ -114,7 +121,7 @@ impl Prefill {
     /// As [`Decode::bind_append`](super::Decode::bind_append).
     pub async fn bind_append(&self, tensors: &AppendTensors<'_>) -> Result<BoundAppend> {
         let cache = (&self.options, &self.options.shape);
-        BoundAppend::new(&self.words, &self.segment, cache, tensors).await
+        BoundAppend::new(&self.words, &self.segments, cache, tensors).await
     }
 
     /// Begins to record a plan, as [`Decode::begin`](super::Decode::begin) does.
@@ -139,14 +146,17 @@ impl BoundPrefill {
     pub fn attend(&self, pass: &mut Pass<'_>) -> Result<()> {
         let plan = pass.plan;
         let pass = pass.of(&self.words)?;
-        self.attend.record(pass, plan.options.shape.q_heads(), plan.step.tiles, 1);
+        for attend in &self.attend {
+            attend.record(pass, plan.options.shape.q_heads(), plan.step.tiles, 1);
+        }
         Ok(())
     }
 }
 
 fn rows(options: &Options) -> [Row; 2] {
-    // Nothing is merged, so no states are kept.
-    let states = prefill_states(&options.shape, options.limits.rows.into()).where_wanted(false);
+    // Of one segment nothing is merged, so no states are kept.
+    let states = prefill_states(&options.shape, options.limits.rows.into())
+        .where_wanted(options.segments() > 1);
     [options.step(), states]
 }
 

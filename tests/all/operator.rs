@@ -92,7 +92,7 @@ impl Buffers {
     fn tensors(&self, selector: Selector) -> Tensors<'_> {
         Tensors {
             queries: self.queries.as_entire_buffer_binding(),
-            kv: self.kv.as_entire_buffer_binding(),
+            kv: vec![self.kv.as_entire_buffer_binding()],
             output: self.output.as_entire_buffer_binding(),
             codes: selector.reads_codes().then(|| self.index(&CHANNELS)),
             summary: selector.summary().map(|_| self.summary.as_entire_buffer_binding()),
@@ -129,7 +129,7 @@ fn tensors_are_refused_by_what_is_wrong_with_them() {
         Tensors { queries, ..sound(CODES) },
         "the range of queries is 1020 bytes long, but 1024 bytes are needed",
     ));
-    let kv = short(&base.kv);
+    let kv = vec![short(&base.kv[0])];
     wrong.push((CODES, Tensors { kv, ..sound(CODES) }, "the range of keys and values is 28668"));
     let output = short(&base.output);
     wrong.push((CODES, Tensors { output, ..sound(CODES) }, "the range of the output is 1020"));
@@ -204,7 +204,7 @@ fn a_buffer_of_another_device_is_refused_by_its_label() {
     let (own, foreign) = (Buffers::new(&here), Buffers::new(&there));
     let decode = decode_on(&here, Selector::Dense);
     let tensors =
-        Tensors { kv: foreign.kv.as_entire_buffer_binding(), ..own.tensors(Selector::Dense) };
+        Tensors { kv: vec![foreign.kv.as_entire_buffer_binding()], ..own.tensors(Selector::Dense) };
     let error = refused(block_on(decode.bind(&tensors)));
     assert!(error.contains("dense_split.wgsl") && error.contains("keys and values"), "{error}");
     block_on(decode.bind(&own.tensors(Selector::Dense))).expect("its own");
@@ -329,7 +329,7 @@ fn what_is_appended_is_refused_by_what_is_wrong_with_it() {
         key_stride: 64,
         value_stride: 64,
         turns: true,
-        kv: buffers.kv.as_entire_buffer_binding(),
+        kv: vec![buffers.kv.as_entire_buffer_binding()],
     };
     let decode = decode_on(&gpu, Selector::Dense);
     let bound = block_on(decode.bind_append(&sound)).expect("sound tensors");
@@ -352,8 +352,8 @@ fn what_is_appended_is_refused_by_what_is_wrong_with_it() {
         ),
         (AppendTensors { values: None, ..sound.clone() }, "the values is missing, but"),
         (
-            AppendTensors { kv: sound.keys.clone(), ..sound.clone() },
-            "the buffer of the cache is that of keys, but",
+            AppendTensors { kv: vec![sound.keys.clone()], ..sound.clone() },
+            "the buffer of keys is that of the cache, but",
         ),
     ];
     for (tensors, message) in wrong {
@@ -403,6 +403,7 @@ const LATENT: LatentOptions = LatentOptions {
     rows: 4,
     tokens: 100,
     cache_blocks: 7,
+    segment_blocks: 7,
     slab_tokens: 32,
 };
 
@@ -431,13 +432,14 @@ fn slabs_of_latents_are_gathered_and_attended_in_turn() {
         [4 * 3 * 64, 7 * 16 * 96 / 2, 32 * 64, 32 * 3 * 96, 4 * 3 * 64].map(storage);
     let sound = LatentTensors {
         queries: queries.as_entire_buffer_binding(),
-        kv: kv.as_entire_buffer_binding(),
+        kv: vec![kv.as_entire_buffer_binding()],
         latents: latents.as_entire_buffer_binding(),
         made: product.as_entire_buffer_binding(),
         output: output.as_entire_buffer_binding(),
     };
     let bound = block_on(prefill.bind(&sound)).expect("sound tensors");
-    let short = block_on(prefill.bind(&LatentTensors { made: sound.latents.clone(), ..sound }));
+    let short =
+        block_on(prefill.bind(&LatentTensors { made: sound.latents.clone(), ..sound.clone() }));
     assert!(refused(short).contains("the buffer of what is made of latents is that of latents"));
 
     let tokens = |length, rows| Sequence { length, rows, blocks: &TABLE, index: 0..0 };
@@ -469,4 +471,40 @@ fn slabs_of_latents_are_gathered_and_attended_in_turn() {
     let dense = whole.plan(&batch).expect("a plan");
     let error = refused(prefill.begin(&mut encoder, &dense));
     assert!(error.contains("the selection of the batch is"), "{error}");
+}
+
+#[test]
+fn a_cache_of_several_segments_has_as_many_ranges() {
+    let gpu = gpu();
+    let buffers = Buffers::new(&gpu);
+    let whole = Options::new(&gpu, SHAPE, LIMITS);
+    assert_eq!((whole.segment_blocks, whole.segments()), (7, 1));
+    // Seven blocks by threes.
+    let options = Options { segment_blocks: 3, ..whole };
+    assert_eq!(options.segments(), 3);
+    let decode = block_on(Decode::new(&gpu, options, Selector::Dense)).expect("an operator");
+    let sound = buffers.tensors(Selector::Dense);
+    let segment = |first: u64, blocks: u64| wgpu::BufferBinding {
+        buffer: &buffers.kv,
+        offset: first * SHAPE.block_bytes(),
+        size: wgpu::BufferSize::new(blocks * SHAPE.block_bytes()),
+    };
+    let bind = |kv| block_on(decode.bind(&Tensors { kv, ..sound.clone() }));
+    bind(vec![segment(0, 3), segment(3, 3), segment(6, 1)]).expect("a segment each");
+    for (kv, message) in [
+        (
+            vec![segment(0, 7)],
+            "the number of ranges of keys and values is 1, but the cache has 3 segments of 3 blocks",
+        ),
+        (
+            vec![segment(0, 3), segment(3, 2), segment(6, 1)],
+            "the range of segment 1 of keys and values is 8192 bytes long, but 12288 bytes are needed",
+        ),
+    ] {
+        assert_eq!(refused(bind(kv)), message);
+    }
+    // Segments are as long as a kernel sees.
+    let few = GpuOptions { max_binding: Some(3 * SHAPE.block_bytes() + 100), ..Default::default() };
+    let options = Options::new(&crate::common::device::own_gpu(few), SHAPE, LIMITS);
+    assert_eq!((options.segment_blocks, options.segments()), (3, 3));
 }
