@@ -70,9 +70,20 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                 let label =
                     format!("level {level} {rank:?} {family} blocks {blocks} tokens {tokens}");
                 cases.push(Case::new("top_k", label, true, move |gpu| {
-                    Box::pin(top_k(gpu, shape, (level, rank), family, (blocks, tokens)))
+                    Box::pin(top_k(gpu, shape, (level, rank), family, (blocks, tokens), 40))
                 }));
             }
+        }
+    }
+    // Of many items: as many as lanes keep in registers, and more than that.
+    let small = Shape { kv_heads: 1, group: 2, ..shapes[1] };
+    for (most_blocks, tokens) in [(170, 1024), (262, 3000)] {
+        for family in ["random", "ties", "nan"] {
+            let label = format!("level 2 {family} of {most_blocks} blocks tokens {tokens}");
+            let (rank, budget) = ((2, Rank::Softmax), (most_blocks, tokens));
+            cases.push(Case::new("top_k", label, true, move |gpu| {
+                Box::pin(top_k(gpu, small, rank, family, budget, most_blocks))
+            }));
         }
     }
 }
@@ -417,10 +428,11 @@ async fn top_k(
     (level, rank): (u32, Rank),
     family: &str,
     (blocks, tokens): (u32, u32),
+    most_blocks: u32,
 ) -> Result<Verdict> {
     let mut random = Random::new(u64::from(blocks) + 7);
     // Rows with many candidates, with none beyond sink and recent, and with a single one.
-    let lengths = [40 * shape.block + 1, shape.block, 6 * shape.block + 5];
+    let lengths = [most_blocks * shape.block + 1, shape.block, 6 * shape.block + 5];
     let cache = Cache::new(shape, &lengths, 1, Family::Equal);
     let budget = Budget {
         blocks: Blocks::Count(blocks),
@@ -513,8 +525,8 @@ async fn top_k(
                 }
                 continue;
             }
-            // exp of at most 180 is within 363 ulp, and sums of up to 2,560 items round.
-            let epsilon = (363.0 + 2560.0) * 2f64.powi(-22);
+            // exp of at most 180 is within 363 ulp, and sums of all items round.
+            let epsilon = (363.0 + f64::from(count.max(2560))) * 2f64.powi(-22);
             let verdict =
                 check_top_k(&chosen, &mean[from as usize..to as usize], k as usize, epsilon);
             if let Err(problem) = verdict {
