@@ -226,7 +226,7 @@ impl Step {
 
         // Splits of whole tiles: as many as fill the device, at most one a tile.
         let attended_tiles = most_attended.div_ceil(shape.tile_tokens());
-        let workgroups = decoding * shape.kv_heads * shape.group.div_ceil(4);
+        let workgroups = decoding * shape.row_workgroups();
         let split_tiles =
             (attended_tiles * workgroups).div_ceil(settings.target_workgroups.max(1)).max(1);
         let splits = attended_tiles.div_ceil(split_tiles);

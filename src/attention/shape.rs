@@ -135,6 +135,17 @@ impl Shape {
         HeadFormat::new(kv_type, values as usize, self.kv_heads as usize)
     }
 
+    /// Workgroups that decode attention has for a split of one row, each for four query heads of a KV head.
+    pub(crate) fn row_workgroups(&self) -> u32 {
+        self.kv_heads * self.group.div_ceil(4)
+    }
+
+    /// Scores from one head to the next, for sequences of so many tokens: level 2 may be given every block, so there is room for
+    /// each token, and for a block more.
+    pub(crate) fn score_stride(&self, tokens: u32) -> u64 {
+        (u64::from(tokens.div_ceil(self.block)) + 1) * u64::from(self.block)
+    }
+
     /// Floats in a row of queries and what is cached, together.
     pub fn row_width(&self) -> u32 {
         (self.q_heads() + self.cached_rows() * self.kv_heads) * self.head_dim

@@ -283,7 +283,7 @@ async fn run_splits(
                 chosen_tokens: selects.then_some(Data::In(chosen)),
                 hot_slots: None,
             };
-            let grid = (step.splits, shape.kv_heads * shape.group.div_ceil(4), rows);
+            let grid = (step.splits, shape.row_workgroups(), rows);
             let results = run(gpu, &spec, data, grid).await?;
             (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
         }

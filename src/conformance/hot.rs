@@ -285,7 +285,7 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
                 chosen_tokens: Some(Data::In(&chosen)),
                 hot_slots: Some(Data::In(table)),
             };
-            let grid = (step.splits, shape.kv_heads * shape.group.div_ceil(4), step.rows);
+            let grid = (step.splits, shape.row_workgroups(), step.rows);
             let spec = kernels::sparse_split(&shape, place);
             let results = run(gpu, &spec, data, grid).await?;
             (partial_o, partial_ml) = (results.partial_o, results.partial_ml);

@@ -1,18 +1,17 @@
 //! A model's need of GPU memory, before it is loaded.
 
 use super::EngineOptions;
-use super::scratch::Scratch;
+use super::memory::MemoryPlan;
+use super::weights::WeightRows;
 use crate::attention::{Timing, TwoLevel};
-use crate::engine::weights::{gate_up, gpu_bytes};
 use crate::formats::KvType;
-use crate::formats::Quantise;
-use crate::kv::{HostOptions, Offload};
-use crate::model::tensors::{AttentionTensors, FfnTensors, Recipe, Tensors};
+use crate::kv::HostOptions;
+use crate::memory::{Group, sum};
+use crate::model::tensors::Tensors;
 use crate::model::{ModelConfig, ModelFile};
 use crate::units::size;
 use crate::{Error, Result, subject};
 use serde::Serialize;
-use std::borrow::Cow;
 
 /// The bytes of one buffer that every adapter lets a kernel see.
 const LARGEST_BINDING: u64 = 128 << 20;
@@ -30,7 +29,7 @@ pub struct Fit {
     pub host_bytes: u64,
     /// The index of the whole context.
     pub index_bytes: u64,
-    /// Activations, scores and partial results.
+    /// Activations, scores, partial results and what is kept of each session.
     pub scratch_bytes: u64,
 }
 
@@ -41,42 +40,19 @@ impl Fit {
     /// [`Error::Model`] when the model cannot run; [`Error::Argument`] for options of which there can be no engine.
     pub fn new(file: &ModelFile, config: &ModelConfig, options: &EngineOptions) -> Result<Self> {
         options.validate(config)?;
+        let mut options = options.clone();
+        options.widen_ring(config);
+        let plan = MemoryPlan::new(config, &options);
+        plan.check(&options)?;
         let tensors = Tensors::find(config, file)?;
-        let mut weight_bytes = 0;
-        let mut expanded_bytes = 0;
-        for recipe in recipes(&tensors, options.quantise) {
-            let bytes = gpu_bytes(&recipe, options.quantise)?;
-            weight_bytes += bytes.all;
-            expanded_bytes += bytes.expanded;
-        }
-        // Norms, as floats.
-        weight_bytes += 2 * 4 * u64::from(config.hidden) * u64::from(config.layers);
-        let blocks = u64::from(options.blocks());
-        let (shape, layers) = (options.shape(config), u64::from(config.layers));
-        let index = options.index.as_ref().map_or(0, |index| {
-            let summaries = index.summaries();
-            let of_summaries = summaries.iter().map(|summary| summary.block_bytes(&shape));
-            shape.block_code_bytes() + of_summaries.sum::<u64>()
-        });
-        let whole = blocks * layers * shape.block_bytes();
-        let (kv_bytes, host_bytes) = match (&options.host, options.hot_slots()) {
-            (Some(host), Some(hot)) => {
-                let slots = u64::from(hot.slots) * shape.block_bytes();
-                let words = hot.words(shape.kv_heads) * 4;
-                let carried = Offload::bytes(host, &shape, options.write_back_blocks());
-                let format = shape.head_format(host.kv_type);
-                let host_bytes = blocks * layers * format.block_bytes();
-                (layers * (slots + words) + carried, host_bytes)
-            }
-            _ => (whole, 0),
-        };
+        let weights = WeightRows::new(&tensors, &options)?;
         Ok(Self {
-            weight_bytes,
-            expanded_bytes,
-            kv_bytes,
-            host_bytes,
-            index_bytes: blocks * layers * index,
-            scratch_bytes: Scratch::bytes(config, options),
+            weight_bytes: sum(&weights.rows),
+            expanded_bytes: weights.expanded,
+            kv_bytes: plan.kv_bytes(),
+            host_bytes: plan.bytes(Group::Host),
+            index_bytes: plan.bytes(Group::Index),
+            scratch_bytes: plan.bytes(Group::Scratch),
         })
     }
 
@@ -122,15 +98,8 @@ impl Fit {
         if fits(options.context)? {
             return Ok(Some(options.context));
         }
-        // As many blocks fit, and as many do not: working memory grows with the context too, but not in proportion.
-        let (mut most, mut few) = (0, options.context.div_ceil(options.block));
-        while most + 1 < few {
-            let middle = most + (few - most) / 2;
-            match fits(middle * options.block)? {
-                true => most = middle,
-                false => few = middle,
-            }
-        }
+        let blocks = options.context.div_ceil(options.block);
+        let most = largest(0, blocks, |blocks| fits(blocks * options.block))?;
         Ok((most > 0).then_some(most * options.block))
     }
 }
@@ -196,8 +165,6 @@ impl EngineOptions {
         let blocks = self.context.div_ceil(self.block);
         let dense = budget.dense_below.min(self.context).div_ceil(self.block);
         let least = budget.blocks_kept(blocks).saturating_mul(self.sessions).max(dense).max(1);
-        let layers = u64::from(config.layers);
-        let shape = self.shape(config);
         let with = |hot_blocks: u32| {
             let mut host = self.host_options(config, hot_blocks, rule.kv_type);
             host.sink_blocks = budget.sink_blocks;
@@ -206,7 +173,7 @@ impl EngineOptions {
             let mut options = Self { host: Some(host), ..self.clone() };
             // All that came before a chunk of a prompt streams by: a chunk twice as long makes that half as often.
             options.chunk *= 2;
-            if Scratch::largest_of_chunk(config, &options) > LARGEST_BINDING {
+            if MemoryPlan::new(config, &options).largest_of_chunk() > LARGEST_BINDING {
                 options.chunk = self.chunk;
             }
             options.widen_ring(config);
@@ -217,7 +184,7 @@ impl EngineOptions {
             None => least.saturating_add(least / 2).min(most),
             Some(memory) => {
                 let smallest = Fit::new(file, config, &with(least))?;
-                let Some(room) = memory.checked_sub(smallest.total_bytes()) else {
+                if smallest.total_bytes() > memory {
                     let (part, bytes) = smallest.parts(false)[0];
                     return Err(Error::argument(
                         subject::GPU_MEMORY,
@@ -229,11 +196,10 @@ impl EngineOptions {
                             size(bytes)
                         ),
                     ));
-                };
-                // A slot's keys and values, its word, and its places in the lists of what is chosen.
-                let words = u64::from(shape.kv_heads) * 4 * (1 + 2 * u64::from(self.sessions));
-                let slot = layers * (shape.block_bytes() + words);
-                least + (room / slot).min(u64::from(most.saturating_sub(least))) as u32
+                }
+                largest(least, most.saturating_add(1), |hot_blocks| {
+                    Ok(Fit::new(file, config, &with(hot_blocks))?.total_bytes() <= memory)
+                })?
             }
         };
         let placed = with(hot_blocks);
@@ -268,37 +234,15 @@ impl EngineOptions {
     }
 }
 
-// Every matrix of a model.
-fn recipes<'t, 'a>(
-    tensors: &'t Tensors<'a>,
-    quantise: Option<Quantise>,
-) -> Vec<Cow<'t, Recipe<'a>>> {
-    let mut recipes = vec![&tensors.embedding];
-    recipes.extend(&tensors.output);
-    let mut gates_ups = Vec::new();
-    for layer in &tensors.layers {
-        recipes.push(&layer.output);
-        match &layer.attention {
-            AttentionTensors::Grouped { qkv, .. } => recipes.push(qkv),
-            AttentionTensors::Latent(latent) => recipes.extend([
-                &latent.down,
-                &latent.q_up,
-                &latent.key_up,
-                &latent.key_absorb,
-                &latent.value_up,
-            ]),
+// The largest number that fits, where `fits` and smaller ones do, and `too_many` do not.
+fn largest(fits: u32, too_many: u32, does_fit: impl Fn(u32) -> Result<bool>) -> Result<u32> {
+    let (mut most, mut few) = (fits, too_many);
+    while few - most > 1 {
+        let middle = most + (few - most) / 2;
+        match does_fit(middle)? {
+            true => most = middle,
+            false => few = middle,
         }
-        let pairs = match &layer.ffn {
-            FfnTensors::Dense { gate_up, down } => {
-                recipes.push(down);
-                gate_up
-            }
-            FfnTensors::Experts { router, gate_up, down, .. } => {
-                recipes.extend([router, down]);
-                gate_up
-            }
-        };
-        gates_ups.extend(gate_up(pairs, quantise).into_iter().map(|(recipe, _)| recipe));
     }
-    recipes.into_iter().map(Cow::Borrowed).chain(gates_ups.into_iter().map(Cow::Owned)).collect()
+    Ok(most)
 }

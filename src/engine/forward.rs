@@ -1,7 +1,8 @@
 //! Prompts in chunks, and what every step goes through: its plan, its layers, and what is read back.
 
 use super::record::{Mode, Plan, Role};
-use super::scratch::Scratch;
+use super::residency::{Residency, Whole};
+use super::scratch::CommonScratch;
 use super::{Engine, Session, words};
 use crate::attention::{
     Attended, Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel, Want,
@@ -165,11 +166,13 @@ impl Engine {
     pub(super) fn chunk(&self, position: u32, want: Want) -> usize {
         let most = self.options.chunk;
         // What is in CPU memory comes piece by piece, each with a submission of its own.
-        let piece = self.options.host.map(|host| {
-            let format = self.shape.head_format(host.kv_type);
-            host.piece_blocks(&format) * u64::from(self.shape.block)
-        });
-        let before = u64::from(position).min(piece.unwrap_or(u64::MAX));
+        let before = match &self.residency {
+            Residency::Whole(_) => u64::from(position),
+            Residency::Hot(hot) => {
+                let piece = hot.piece_blocks(&self.shape) * u64::from(self.shape.block);
+                u64::from(position).min(piece)
+            }
+        };
         let attention = 4 * (before + u64::from(most)) * u64::from(self.config.attended());
         let a_row = attention + if self.gpu.is_cpu() { self.row_of_weights() } else { 0 };
         // A chunk below one tile is the caller's choice, so the upper bound comes last.
@@ -275,15 +278,16 @@ impl Engine {
         let budget = selection.map(TwoLevel::effective_budget);
         let epoch = if let Over::Window(_, epoch) = over { epoch } else { 0 };
         let step = self.step_of(&spans, budget.as_ref(), epoch);
+        let layout = &self.residency.cache().layout;
         let mut segments: Vec<u32> = match over {
             // Each session appends to its open block.
             Over::Window(windows, _) => {
                 let open = |(session, _): &(&mut Session, &[u32])| session.len() / self.shape.block;
                 let places =
                     batch.iter().zip(windows).map(|(one, table)| table[open(one) as usize]);
-                places.map(|slot| self.layout.place(slot).0).collect()
+                places.map(|slot| layout.place(slot).0).collect()
             }
-            Over::Cache => step.appended.iter().map(|&b| self.layout.place(b).0).collect(),
+            Over::Cache => step.appended.iter().map(|&b| layout.place(b).0).collect(),
             // All of it is one segment.
             Over::Chunk => Vec::new(),
         };
@@ -301,12 +305,14 @@ impl Engine {
         Plan { step, selection, timing: Timing::Exact, is_chunk, segments, gathers_stats }
     }
 
-    pub(super) fn record_copies(&self, encoder: &mut wgpu::CommandEncoder, prepared: &[Prepared]) {
-        let bytes = self.shape.block_bytes();
+    pub(super) fn record_copies(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        whole: &Whole,
+        prepared: &[Prepared],
+    ) {
         for copied in prepared.iter().filter_map(|prepared| prepared.copied) {
-            for cache in &self.caches {
-                cache.copy_block(encoder, &self.layout, &self.scratch.moving, bytes, copied);
-            }
+            whole.cache.copy_block(encoder, &self.scratch.moving, copied);
         }
     }
 
@@ -320,25 +326,23 @@ impl Engine {
         selection: Option<&TwoLevel>,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Output>> {
-        if let (Some(host), Some(role)) = (&self.host, roles.first()) {
-            let host = &mut *host.lock().await;
-            let mode = match role.attended {
-                Attended::Prompt => Mode::Prefill,
-                Attended::Dense => Mode::Decode(None),
-                Attended::Selected => Mode::Decode(selection),
-            };
-            return self.run_host(host, batch, prepared, (mode, role.want), goes_on).await;
-        }
+        let whole = match &self.residency {
+            Residency::Whole(whole) => whole,
+            Residency::Hot(hot) => {
+                let mut hot = hot.turn(self).await;
+                return hot.step(batch, prepared, roles, selection, goes_on).await;
+            }
+        };
         let plan = self.plan_roles(batch, roles, selection, Over::Cache);
         let reads_prompt = plan.step.prompt_tiles > 0;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.record_copies(&mut encoder, prepared);
+        self.record_copies(&mut encoder, whole, prepared);
         let layers_at_once = match reads_prompt {
             true => self.layers_at_once(&plan.step),
-            false if self.gpu.is_cpu() => self.layers.len(),
+            false if self.gpu.is_cpu() => whole.layers.len(),
             false => DECODE_LAYERS,
         };
-        let groups: Vec<_> = self.layers.chunks(layers_at_once).collect();
+        let groups: Vec<_> = whole.layers.chunks(layers_at_once).collect();
         let mut pieces = Pieces::new(&self.gpu, goes_on);
         for (i, group) in groups.iter().enumerate() {
             let is_last = i + 1 == groups.len();
@@ -369,7 +373,7 @@ impl Engine {
         let target_workgroups = self.options.target_workgroups;
         let settings = StepSettings { budget, target_workgroups, epoch };
         Step::new(&self.shape, spans, &settings, |position, out| {
-            self.rotations.append(position, out);
+            self.model.rotations.append(position, out);
         })
     }
 
@@ -408,7 +412,7 @@ impl Engine {
         mut encoder: wgpu::CommandEncoder,
         step: &Step,
     ) -> Result<wgpu::SubmissionIndex> {
-        let Scratch { winners, logits, staging, .. } = &self.scratch;
+        let CommonScratch { winners, logits, staging, .. } = &*self.scratch;
         let (tokens, bytes) = self.wanted_bytes(step);
         if tokens > 0 {
             encoder.copy_buffer_to_buffer(winners, 0, staging, 0, tokens);

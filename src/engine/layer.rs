@@ -1,11 +1,9 @@
 //! One layer of a model: its operations, made once, and the one order of stages in which every step records them. Steps differ in
 //! what they transfer between the stages, and in the stages that have nothing to do.
 
-use super::ops::{
-    AttentionOps, Candidates, FfnOps, HostLayerOps, IndexOps, Norm, Product, SealingOps,
-};
+use super::ops::{AttentionOps, FfnOps, IndexOps, Norm, Product, SealingOps, TokenOps};
 use super::record::Plan;
-use crate::attention::{Shape, Step, Timing, TwoLevel};
+use crate::attention::{BlockScorer, Shape, Step, Timing, TwoLevel};
 use crate::gpu::Op;
 use crate::kernels;
 use std::ops::RangeBounds;
@@ -47,23 +45,47 @@ impl Stage {
     ];
 }
 
+/// What a layer does with keys and values, in the way of where they live.
+pub(super) trait KvOps {
+    /// Records what appends a step's rows, which have so many heads.
+    fn append(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>, heads: u32);
+
+    /// What builds the index of the blocks that a step seals.
+    fn sealing(&self, plan: &Plan<'_>) -> &[SealingOps];
+
+    /// Records dense attention of a prompt's rows over what is on the GPU.
+    fn attend_prompt(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>, shape: &Shape);
+
+    /// Level 2 over the blocks that a step of this timing attends.
+    fn tokens<'o>(&'o self, index: &'o IndexOps, timing: Timing) -> &'o TokenOps;
+
+    /// Records level 1's choice among the blocks that are on the GPU, where not all of them are.
+    fn choose_resident(
+        &self,
+        _pass: &mut wgpu::ComputePass<'_>,
+        _plan: &Plan<'_>,
+        _scorer: BlockScorer,
+        _kv_heads: u32,
+    ) {
+    }
+}
+
 /// The operations of one layer; vectors hold one a segment of the cache.
-pub(super) struct Layer {
+pub(super) struct Layer<K> {
     pub(super) shape: Shape,
     pub(super) attn_norm: Norm,
     pub(super) attention: AttentionOps,
     pub(super) dense_split: Vec<Op>,
     pub(super) merge: Op,
-    /// Over a hot cache: also of what arrived.
-    pub(super) merge_arrived: Option<Op>,
-    pub(super) host: Option<HostLayerOps>,
     pub(super) index: Option<IndexOps>,
     pub(super) output: Product,
     pub(super) ffn_norm: Norm,
     pub(super) ffn: FfnOps,
+    /// What depends on where keys and values live.
+    pub(super) kv: K,
 }
 
-impl Layer {
+impl<K: KvOps> Layer<K> {
     /// Records these stages of a step.
     pub(super) fn record(
         &self,
@@ -92,24 +114,17 @@ impl Layer {
     fn append(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         let rows = plan.step.rows;
         self.attn_norm.record(pass, rows);
-        let (appends, heads) = match &self.attention {
-            AttentionOps::Grouped(grouped) => {
-                grouped.qkv.record(pass, rows);
-                (&grouped.rope_append, self.shape.q_heads() + 2 * self.shape.kv_heads)
+        let heads = match &self.attention {
+            AttentionOps::Grouped(qkv) => {
+                qkv.record(pass, rows);
+                self.shape.q_heads() + 2 * self.shape.kv_heads
             }
             AttentionOps::Latent(latent) => {
                 latent.record_projections(pass, rows);
-                (&latent.append, latent.heads + 1)
+                latent.heads + 1
             }
         };
-        match self.chunk(plan) {
-            Some(host) => host.chunk_append.record(pass, heads, rows, 1),
-            None => {
-                for &segment in &plan.segments {
-                    appends[segment as usize].record(pass, heads, rows, 1);
-                }
-            }
-        }
+        self.kv.append(pass, plan, heads);
         // What absorbed attention and the index need.
         if let AttentionOps::Latent(latent) = &self.attention
             && (plan.step.decoding > 0 || plan.gathers_stats)
@@ -124,10 +139,8 @@ impl Layer {
             return;
         }
         self.choose_blocks(pass, index, &plan.step, two_level);
-        if plan.timing == Timing::Resident
-            && let Some(top_k) = index.top_k_resident(two_level.block_scorer)
-        {
-            top_k.record(pass, self.shape.kv_heads, plan.step.selecting, 1);
+        if plan.timing == Timing::Resident {
+            self.kv.choose_resident(pass, plan, two_level.block_scorer, self.shape.kv_heads);
         }
     }
 
@@ -154,16 +167,13 @@ impl Layer {
 
     fn select_tokens(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         let Some((index, two_level)) = self.selection(plan) else { return };
-        let from = match plan.timing {
-            Timing::Exact => Candidates::Chosen,
-            Timing::Lagged | Timing::Resident => Candidates::Listed,
-        };
+        let tokens = self.kv.tokens(index, plan.timing);
         let (kv_heads, step) = (self.shape.kv_heads, &plan.step);
         if step.ranks_tokens {
             let (scorer, blocks) = (two_level.token_scorer, step.blocks_kept);
-            index.record_token_scores(pass, from, scorer, blocks, kv_heads, step.selecting);
+            tokens.record_scores(pass, scorer, blocks, kv_heads, step.selecting);
         }
-        index.top_k_tokens(from).record(pass, kv_heads, step.selecting, 1);
+        tokens.record_choice(pass, kv_heads, step.selecting);
     }
 
     fn attend(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
@@ -174,55 +184,13 @@ impl Layer {
         if step.decoding > step.selecting {
             self.split(pass, &self.dense_split, step, step.decoding - step.selecting);
         }
-        if step.prompt_tiles == 0 {
-            return;
-        }
-        match &self.attention {
-            AttentionOps::Grouped(grouped) => match self.chunk(plan) {
-                Some(host) => self.prefill(pass, host.over.prefill_chunk.as_slice(), step),
-                None => self.prefill(pass, &grouped.prefill, step),
-            },
-            AttentionOps::Latent(latent) => {
-                // Slabs of a context that does not all lie on the GPU come one by one.
-                if !plan.is_chunk {
-                    latent.record_prefill(pass, step.context, step.prompt_tiles);
-                }
-            }
+        if step.prompt_tiles > 0 {
+            self.kv.attend_prompt(pass, plan, &self.shape);
         }
     }
 
-    /// Records dense attention of a prompt's chunk over a piece of what came before, once that has arrived.
-    pub(super) fn attend_piece(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
-        if let Some(host) = self.chunk(plan) {
-            self.prefill(pass, host.over.prefill_arrived.as_slice(), &plan.step);
-        }
-    }
-
-    /// Records latent attention of a prompt's chunk over a slab, of which a part arrived, or a part lies in the chunk.
-    pub(super) fn attend_slab(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        plan: &Plan<'_>,
-        slab: usize,
-        (arrived, of_chunk): (bool, bool),
-    ) {
-        if let (Some(host), AttentionOps::Latent(latent)) = (self.chunk(plan), &self.attention) {
-            let arrived = arrived.then(|| &host.over.gather_arrived[slab]);
-            let of_chunk = of_chunk.then(|| &host.over.gather_chunk[slab]);
-            let gather = arrived.into_iter().chain(of_chunk);
-            latent.record_slab(pass, slab, gather, plan.step.prompt_tiles);
-        }
-    }
-
-    /// Records, in the place of [`Stage::Merge`], attention over what arrived after [`Stage::Attend`], and what both come to.
-    pub(super) fn merge_arrived(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
-        if let (Some(index), Some(merge)) = (&self.index, &self.merge_arrived) {
-            self.split(pass, &index.arrived_split, &plan.step, plan.step.selecting);
-            self.merge(pass, plan, merge);
-        }
-    }
-
-    fn merge(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>, merge: &Op) {
+    /// Records what partial states come to.
+    pub(super) fn merge(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>, merge: &Op) {
         let (shape, rows) = (&self.shape, plan.step.decoding);
         // Prefill merges what it finds.
         if rows == 0 {
@@ -240,10 +208,7 @@ impl Layer {
         if plan.gathers_stats {
             index.channel_stats.record(pass, kv_heads, step.spans, self.shape.group + 1);
         }
-        match self.chunk(plan) {
-            Some(host) => self.seal(pass, host.chunk_sealing.as_slice(), step.sealing),
-            None => self.seal(pass, &index.sealing, step.sealing),
-        }
+        self.seal(pass, self.kv.sealing(plan), step.sealing);
     }
 
     /// Records the index of `blocks` blocks that a step names as sealed.
@@ -258,28 +223,22 @@ impl Layer {
         }
     }
 
-    // Partial states of so many rows that decode, segment by segment.
-    fn split(&self, pass: &mut wgpu::ComputePass<'_>, split: &[Op], step: &Step, rows: u32) {
+    /// Records partial states of so many rows that decode, segment by segment.
+    pub(super) fn split(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        split: &[Op],
+        step: &Step,
+        rows: u32,
+    ) {
         for split in split {
-            let quads = self.shape.group.div_ceil(4);
-            split.record(pass, step.splits, self.shape.kv_heads * quads, rows);
-        }
-    }
-
-    fn prefill(&self, pass: &mut wgpu::ComputePass<'_>, prefill: &[Op], step: &Step) {
-        for prefill in prefill {
-            prefill.record(pass, self.shape.q_heads(), step.prompt_tiles, 1);
+            split.record(pass, step.splits, self.shape.row_workgroups(), rows);
         }
     }
 
     // What rows of a step select with, if any do.
     fn selection<'a>(&'a self, plan: &Plan<'a>) -> Option<(&'a IndexOps, &'a TwoLevel)> {
         Some((self.index.as_ref()?, plan.selection?))
-    }
-
-    // Where a chunk of a prompt lies that does not go to the cache itself.
-    fn chunk(&self, plan: &Plan<'_>) -> Option<&HostLayerOps> {
-        self.host.as_ref().filter(|_| plan.is_chunk)
     }
 }
 

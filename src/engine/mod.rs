@@ -6,12 +6,15 @@ mod fit;
 mod forward;
 mod host;
 mod layer;
+mod memory;
+mod model;
 #[cfg(feature = "measure")]
 mod observe;
 mod ops;
 mod record;
 #[cfg(feature = "measure")]
 mod replay;
+mod residency;
 mod saved;
 mod scratch;
 mod session;
@@ -23,6 +26,7 @@ pub use crate::kv::{HostOptions, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::{Fit, HostRule, Placement};
 pub use forward::Output;
+pub use model::{Model, ModelOptions};
 #[cfg(feature = "measure")]
 pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use saved::SessionFormat;

@@ -1,6 +1,7 @@
 //! Sessions: the state of one sequence, which can be forked, rewound and continued.
 
 use super::Engine;
+use super::residency::Residency;
 use super::saved::Saved;
 use crate::attention::{ChannelSet, ChannelSetId};
 use crate::kv::{BlockTable, Slot};
@@ -158,10 +159,11 @@ impl Engine {
         let _turn = self.turn.lock().await;
         let shape = &self.shape;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
-            for (buffer, words) in
-                [(&index.stats, shape.stats_len()), (&index.channels, shape.channels_len())]
-            {
+        for index in self.layer_indices() {
+            for (buffer, words) in [
+                (&index.state.stats, shape.stats_len()),
+                (&index.state.channels, shape.channels_len()),
+            ] {
                 let bytes = words * 4;
                 let (from, to) =
                     (u64::from(session.slot.index) * bytes, u64::from(slot.index) * bytes);
@@ -170,9 +172,9 @@ impl Engine {
             }
         }
         self.gpu.submit(encoder)?;
-        if let Some(host) = &self.host {
+        if let Residency::Hot(hot) = &self.residency {
             // The slot may have been that of a session which was as long.
-            host.lock().await.forget_choice();
+            hot.turn(self).await.forget_choice();
         }
         Ok(Session {
             slot,

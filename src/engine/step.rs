@@ -2,6 +2,7 @@
 
 use super::forward::{GoesOn, settle};
 use super::record::Role;
+use super::residency::Residency;
 use super::{Engine, Output, Session};
 use crate::attention::{Attended, Attention, TwoLevel, Want};
 use crate::model::config::AttentionConfig;
@@ -198,10 +199,10 @@ impl Engine {
     }
 
     fn mixes(&self) -> Mixes {
-        match self.config.attention {
-            _ if self.host.is_some() => Mixes::Alike,
-            AttentionConfig::Latent(_) => Mixes::Decoding,
-            AttentionConfig::Grouped(_) => Mixes::Everything,
+        match (&self.residency, &self.config.attention) {
+            (Residency::Hot(_), _) => Mixes::Alike,
+            (Residency::Whole(_), AttentionConfig::Latent(_)) => Mixes::Decoding,
+            (Residency::Whole(_), AttentionConfig::Grouped(_)) => Mixes::Everything,
         }
     }
 

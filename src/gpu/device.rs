@@ -6,6 +6,7 @@ use super::pipeline::Pipeline;
 use super::shader::ShaderSpec;
 use super::tier::{Disable, Tier};
 use super::turns;
+use crate::memory::allocated;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -32,6 +33,17 @@ pub struct GpuOptions {
 pub struct Gpu {
     open: Arc<OpenDevice>,
     allocated: AtomicU64,
+    // Of them, uniforms.
+    parameters: AtomicU64,
+}
+
+/// What the sizes and numbers of an engine's buffers depend on, of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// Which variants of kernels run.
+    pub tier: &'static Tier,
+    /// The most bytes of a buffer that a kernel sees.
+    pub max_binding: u64,
 }
 
 /// The parts that handles on one device share: pipelines and the fault state.
@@ -204,13 +216,22 @@ impl Gpu {
             queue,
             alone: None,
         };
-        Self { open: Arc::new(open), allocated: AtomicU64::new(0) }
+        Self::on(Arc::new(open))
+    }
+
+    fn on(open: Arc<OpenDevice>) -> Self {
+        Self { open, allocated: AtomicU64::new(0), parameters: AtomicU64::new(0) }
     }
 
     /// Another handle on the same device, for another engine: pipelines are shared, the account of memory is its own.
     #[must_use]
     pub fn share(&self) -> Self {
-        Self { open: self.open.clone(), allocated: AtomicU64::new(0) }
+        Self::on(self.open.clone())
+    }
+
+    /// Whether both are handles on one device.
+    pub fn is_same_device(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.open, &other.open)
     }
 
     /// Backend and name of the adapter.
@@ -237,6 +258,17 @@ impl Gpu {
     /// Bytes of buffers made by this handle, alive or not: buffers live as long as the engine that made them.
     pub fn allocated_bytes(&self) -> u64 {
         self.allocated.load(Ordering::Relaxed)
+    }
+
+    /// Of these, bytes of uniforms, some 48 each: kernels' parameters, of which equal ones are shared, so that no memory plan has
+    /// them.
+    pub fn parameter_bytes(&self) -> u64 {
+        self.parameters.load(Ordering::Relaxed)
+    }
+
+    /// What a memory plan has to know of the device.
+    pub fn facts(&self) -> DeviceFacts {
+        DeviceFacts { tier: self.tier, max_binding: self.max_binding() }
     }
 
     /// Time spent compiling pipelines so far.
@@ -286,7 +318,7 @@ impl Gpu {
         mapped: bool,
     ) -> Result<wgpu::Buffer> {
         self.check()?;
-        let size = bytes.max(16).next_multiple_of(16);
+        let size = allocated(bytes);
         let failed =
             |detail: String| Error::OutOfMemory { what: what.to_string(), bytes: size, detail };
         if size > self.limits.max_buffer_size {
@@ -312,15 +344,17 @@ impl Gpu {
         Ok(buffer)
     }
 
+    /// The usage of buffers for kernels, which can be copied from and to.
+    pub(super) const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+        .union(wgpu::BufferUsages::COPY_DST)
+        .union(wgpu::BufferUsages::COPY_SRC);
+
     /// A storage buffer that can be copied from and to.
     ///
     /// # Errors
     /// As [`Gpu::buffer`].
     pub async fn storage(&self, what: &str, bytes: u64) -> Result<wgpu::Buffer> {
-        let usage = wgpu::BufferUsages::STORAGE
-            | wgpu::BufferUsages::COPY_DST
-            | wgpu::BufferUsages::COPY_SRC;
-        self.buffer(what, bytes, usage).await
+        self.buffer(what, bytes, Self::STORAGE).await
     }
 
     /// A storage buffer that holds `data`.
@@ -346,6 +380,7 @@ impl Gpu {
                 wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             )
             .await?;
+        self.parameters.fetch_add(buffer.size(), Ordering::Relaxed);
         self.write(&buffer, 0, bytes);
         Ok(buffer)
     }

@@ -1,6 +1,7 @@
 //! The GPU: choosing an adapter, opening a device, assembling shaders, running pipelines and reading back.
 
 mod adapter;
+mod buffers;
 mod clock;
 mod device;
 mod host_memory;
@@ -13,8 +14,9 @@ mod tier;
 mod turns;
 
 pub use adapter::{Adapter, Probe, adapters, probe};
+pub(crate) use buffers::buffers;
 pub use clock::{Clock, TimeSpan};
-pub use device::{Gpu, GpuOptions, OpenDevice};
+pub use device::{DeviceFacts, Gpu, GpuOptions, OpenDevice};
 pub use host_memory::host_memory_bytes;
 #[cfg(test)]
 pub(crate) use pipeline::completed;

@@ -4,6 +4,7 @@
 
 use super::gatherers::Gatherers;
 use crate::gpu::Gpu;
+use crate::memory::{Row, Usage};
 use crate::{Error, Result};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -13,7 +14,7 @@ const LEAST_SHARE: usize = 128 << 10;
 
 /// Which way a ring carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+enum Way {
     /// From the CPU to the GPU. The memory may be write-combined: written once, in order, never read.
     Up,
     /// From the GPU to the CPU.
@@ -82,19 +83,16 @@ pub struct MappedRing {
 }
 
 impl MappedRing {
-    /// A ring of `slots` slots of `bytes` bytes.
+    /// A ring of this row of a plan.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] naming `what`.
-    pub async fn new(gpu: &Gpu, what: &str, way: Way, slots: u32, bytes: u64) -> Result<Self> {
-        let usage = match way {
-            Way::Up => wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
-            Way::Down => wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        };
-        let bytes = bytes.next_multiple_of(256);
-        let mut ring = Self { way, slots: Vec::new(), bytes, news: channel(), sent: 0, stalls: 0 };
-        for _ in 0..slots {
-            let buffer = gpu.buffer_mapped(what, bytes, usage, way == Way::Up).await?;
+    /// [`Error::OutOfMemory`].
+    pub(crate) async fn new(gpu: &Gpu, row: &Row) -> Result<Self> {
+        let way = if row.usage == Usage::Upload { Way::Up } else { Way::Down };
+        let slots = Vec::new();
+        let mut ring = Self { way, slots, bytes: row.bytes, news: channel(), sent: 0, stalls: 0 };
+        for _ in 0..row.count {
+            let buffer = gpu.allocate(row).await?;
             ring.slots.push(Slot { buffer, state: State::Free, bytes: 0 });
         }
         Ok(ring)

@@ -26,27 +26,53 @@ pub(crate) enum Recipe<'a> {
     Transposed(Vec<Rows<'a>>),
 }
 
+/// A matrix: what it is made of, and how it is to be stored.
+#[derive(Clone, Debug)]
+pub(crate) struct MatrixTensors<'a> {
+    pub(crate) recipe: Recipe<'a>,
+    /// Rows that stay together where it is too large for one buffer: of a head, of an expert.
+    pub(crate) granule: u32,
+    /// Whether it is never quantised: few weights that decide much.
+    pub(crate) is_exact: bool,
+}
+
+impl<'a> From<Recipe<'a>> for MatrixTensors<'a> {
+    fn from(recipe: Recipe<'a>) -> Self {
+        Self { recipe, granule: 1, is_exact: false }
+    }
+}
+
+impl MatrixTensors<'_> {
+    fn in_runs_of(self, granule: u32) -> Self {
+        Self { granule, ..self }
+    }
+
+    fn exact(self) -> Self {
+        Self { is_exact: true, ..self }
+    }
+}
+
 /// The tensors of a model.
 pub(crate) struct Tensors<'a> {
-    pub(crate) embedding: Recipe<'a>,
+    pub(crate) embedding: MatrixTensors<'a>,
     pub(crate) layers: Vec<LayerTensors<'a>>,
     pub(crate) output_norm: &'a TensorInfo,
     /// None where the embedding serves.
-    pub(crate) output: Option<Recipe<'a>>,
+    pub(crate) output: Option<MatrixTensors<'a>>,
 }
 
 /// The tensors of one layer.
 pub(crate) struct LayerTensors<'a> {
     pub(crate) attn_norm: &'a TensorInfo,
     pub(crate) attention: AttentionTensors<'a>,
-    pub(crate) output: Recipe<'a>,
+    pub(crate) output: MatrixTensors<'a>,
     pub(crate) ffn_norm: &'a TensorInfo,
     pub(crate) ffn: FfnTensors<'a>,
 }
 
 pub(crate) enum AttentionTensors<'a> {
     Grouped {
-        qkv: Recipe<'a>,
+        qkv: MatrixTensors<'a>,
         /// Of a head's query and key.
         norms: Option<[&'a TensorInfo; 2]>,
         /// Of queries, keys and values.
@@ -57,32 +83,39 @@ pub(crate) enum AttentionTensors<'a> {
 
 pub(crate) struct LatentTensors<'a> {
     /// Hidden to the latents of queries and of keys and values, and the rotated part of keys.
-    pub(crate) down: Recipe<'a>,
+    pub(crate) down: MatrixTensors<'a>,
     pub(crate) q_norm: &'a TensorInfo,
-    pub(crate) q_up: Recipe<'a>,
+    pub(crate) q_up: MatrixTensors<'a>,
     pub(crate) kv_norm: &'a TensorInfo,
     /// Latent to each head's keys.
-    pub(crate) key_up: Recipe<'a>,
+    pub(crate) key_up: MatrixTensors<'a>,
     /// Its transpose: each head's query to a query of latents.
-    pub(crate) key_absorb: Recipe<'a>,
+    pub(crate) key_absorb: MatrixTensors<'a>,
     /// Latent to each head's values.
-    pub(crate) value_up: Recipe<'a>,
+    pub(crate) value_up: MatrixTensors<'a>,
 }
 
 /// Rows of a gate and of the up projection beside it.
 pub(crate) type GateUp<'a> = (Rows<'a>, Rows<'a>);
 
+/// Gates and up projections, of matrices of as many rows each.
+pub(crate) struct GatesUps<'a> {
+    pub(crate) pairs: Vec<GateUp<'a>>,
+    /// Rows of gates that stay together.
+    pub(crate) granule: u32,
+}
+
 pub(crate) enum FfnTensors<'a> {
     Dense {
-        gate_up: Vec<GateUp<'a>>,
-        down: Recipe<'a>,
+        gate_up: GatesUps<'a>,
+        down: MatrixTensors<'a>,
     },
     /// Experts one after the other, the shared ones last.
     Experts {
-        router: Recipe<'a>,
+        router: MatrixTensors<'a>,
         bias: Option<&'a TensorInfo>,
-        gate_up: Vec<GateUp<'a>>,
-        down: Recipe<'a>,
+        gate_up: GatesUps<'a>,
+        down: MatrixTensors<'a>,
     },
 }
 
@@ -144,8 +177,8 @@ impl<'a> Finder<'a> {
         Ok(info)
     }
 
-    fn matrix(&self, names: [&str; 2], shape: &[u64]) -> Result<Recipe<'a>> {
-        Ok(Recipe::Stacked(vec![whole(self.get(names, shape)?)]))
+    fn matrix(&self, names: [&str; 2], shape: &[u64]) -> Result<MatrixTensors<'a>> {
+        Ok(Recipe::Stacked(vec![whole(self.get(names, shape)?)]).into())
     }
 
     fn layer(&self, config: &ModelConfig, i: u32) -> Result<LayerTensors<'a>> {
@@ -197,8 +230,8 @@ impl<'a> Layer<'a, '_> {
         matches!(self.finder.file, ModelFile::Folder(_))
     }
 
-    fn matrix(&self, names: [&str; 2], shape: &[u64]) -> Result<Recipe<'a>> {
-        Ok(Recipe::Stacked(vec![whole(self.get(names, shape)?)]))
+    fn matrix(&self, names: [&str; 2], shape: &[u64]) -> Result<MatrixTensors<'a>> {
+        Ok(Recipe::Stacked(vec![whole(self.get(names, shape)?)]).into())
     }
 
     fn grouped(&self, heads: &Grouped, hidden: u64) -> Result<AttentionTensors<'a>> {
@@ -209,7 +242,8 @@ impl<'a> Layer<'a, '_> {
                 whole(self.get(["attn_q", "self_attn.q_proj"], &[hidden, q])?),
                 whole(self.get(["attn_k", "self_attn.k_proj"], &[hidden, kv])?),
                 whole(self.get(["attn_v", "self_attn.v_proj"], &[hidden, kv])?),
-            ]),
+            ])
+            .into(),
             norms: if heads.head_norms {
                 Some([
                     self.get(["attn_q_norm", "self_attn.q_norm"], &[d])?,
@@ -265,14 +299,14 @@ impl<'a> Layer<'a, '_> {
             )
         };
         Ok(LatentTensors {
-            down: Recipe::Stacked(vec![whole(q_a), whole(kv_a)]),
+            down: Recipe::Stacked(vec![whole(q_a), whole(kv_a)]).into(),
             q_norm: self.get(["attn_q_a_norm", "self_attn.q_a_layernorm"], &[q_rank])?,
             q_up: self
                 .matrix(["attn_q_b", "self_attn.q_b_proj"], &[q_rank, heads * (nope + rope)])?,
             kv_norm: self.get(["attn_kv_a_norm", "self_attn.kv_a_layernorm"], &[kv_rank])?,
-            key_up,
-            key_absorb,
-            value_up,
+            key_up: key_up.into(),
+            key_absorb: MatrixTensors::from(key_absorb).in_runs_of(latent.kv_rank),
+            value_up: MatrixTensors::from(value_up).in_runs_of(latent.value),
         })
     }
 
@@ -281,7 +315,8 @@ impl<'a> Layer<'a, '_> {
             let shape = if gguf == "down" { [ffn, hidden] } else { [hidden, ffn] };
             self.get([&format!("ffn_{gguf}"), &format!("mlp.{folder}")], &shape).map(whole)
         });
-        Ok(FfnTensors::Dense { gate_up: vec![(gate?, up?)], down: Recipe::Stacked(vec![down?]) })
+        let gate_up = GatesUps { pairs: vec![(gate?, up?)], granule: 1 };
+        Ok(FfnTensors::Dense { gate_up, down: Recipe::Stacked(vec![down?]).into() })
     }
 
     fn experts(&self, experts: &Experts, hidden: u64) -> Result<FfnTensors<'a>> {
@@ -299,10 +334,11 @@ impl<'a> Layer<'a, '_> {
             }
         };
         Ok(FfnTensors::Experts {
-            router: self.matrix(["ffn_gate_inp", "mlp.gate"], &[hidden, count])?,
+            router: self.matrix(["ffn_gate_inp", "mlp.gate"], &[hidden, count])?.exact(),
             bias,
-            gate_up: gate?.into_iter().zip(up?).collect(),
-            down: Recipe::Stacked(down?),
+            // Parts hold whole experts.
+            gate_up: GatesUps { pairs: gate?.into_iter().zip(up?).collect(), granule: experts.ffn },
+            down: MatrixTensors::from(Recipe::Stacked(down?)).in_runs_of(hidden as u32),
         })
     }
 

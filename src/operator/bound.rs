@@ -43,7 +43,7 @@ impl Bound {
             level_2.record(pass, step.ranks_tokens.then_some(step.blocks_kept), heads, rows);
         }
         let split = self.selected.as_ref().filter(|_| !is_dense).unwrap_or(&self.dense);
-        split.record(pass, step.splits, heads * shape.group.div_ceil(4), rows);
+        split.record(pass, step.splits, shape.row_workgroups(), rows);
         self.merge.record(pass, shape.q_heads(), rows, kernels::merge_parts(shape));
         Ok(())
     }

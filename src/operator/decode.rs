@@ -2,11 +2,12 @@
 
 use super::layer::Layer;
 use super::recording::Words;
-use super::scratch::{Scratch, Sizes};
+use super::scratch::{Scratch, ScratchRows, check};
 use super::specs::{Specs, specs};
 use super::tensors::{Access, Given, bind_all, check_channels};
 use super::{Batch, Bound, Options, Plan, Recording, Selector, Tensors};
 use crate::gpu::Gpu;
+use crate::memory::sum;
 use crate::{Error, Result, kernels};
 use std::sync::Arc;
 
@@ -27,15 +28,15 @@ impl Decode {
     /// device answers.
     pub async fn new(gpu: &Gpu, options: Options, selector: Selector) -> Result<Self> {
         options.validate()?;
-        let sizes = Sizes::new(&options, selector);
-        sizes.check(gpu)?;
+        let rows = ScratchRows::new(&options, selector);
+        check(gpu, rows.rows())?;
         let gpu = gpu.share();
         for spec in specs(&gpu, &options, selector) {
             gpu.pipeline(&spec).await?;
         }
-        let scratch = Scratch::new(&gpu, &options, selector, &sizes).await?;
+        let scratch = Scratch::new(&gpu, &options, &rows).await?;
         let lists = scratch.chosen_tokens.clone().filter(|_| selector == Selector::Caller);
-        let step = gpu.storage("the step", sizes.step).await?;
+        let step = gpu.allocate(&rows.step).await?;
         let words = Words::new(gpu, &options, step, lists);
         Ok(Self { words, options, selector, scratch })
     }
@@ -47,8 +48,7 @@ impl Decode {
     /// As [`Options::validate`].
     pub fn scratch_bytes(options: &Options, selector: Selector) -> Result<u64> {
         options.validate()?;
-        let sizes = Sizes::new(options, selector).named();
-        Ok(sizes.into_iter().map(|(_, bytes)| bytes.next_multiple_of(16)).sum())
+        Ok(sum(ScratchRows::new(options, selector).rows()))
     }
 
     /// What it was made for.
@@ -119,8 +119,8 @@ impl Decode {
         let merge = kernels::Merge {
             step: (&self.words.step).into(),
             merge: (&self.scratch.uniforms.merge).into(),
-            partial_o: (&self.scratch.partial_o).into(),
-            partial_ml: (&self.scratch.partial_ml).into(),
+            partial_o: (&self.scratch.partials.partial_o).into(),
+            partial_ml: (&self.scratch.partials.partial_ml).into(),
             out,
         };
         let specs = Specs::new(gpu, options);
@@ -207,10 +207,9 @@ mod tests {
                 [Selector::Dense, Selector::Caller, Selector::TwoLevel { blocks, tokens }]
             {
                 let decode = Decode::new(&gpu, options, selector).await.unwrap();
-                // Three uniforms, of one of which more is set aside.
-                let uniforms = 48 + 16 + 16;
                 let told = Decode::scratch_bytes(&options, selector).unwrap();
-                assert_eq!(decode.words.gpu.allocated_bytes(), told + uniforms, "{selector:?}");
+                let gpu = &decode.words.gpu;
+                assert_eq!(gpu.allocated_bytes() - gpu.parameter_bytes(), told, "{selector:?}");
             }
         });
     }

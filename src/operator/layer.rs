@@ -53,8 +53,8 @@ impl Layer<'_> {
             segment: self.segment(),
             qkv: self.qkv.clone(),
             kv: self.kv.clone(),
-            partial_o: (&scratch.partial_o).into(),
-            partial_ml: (&scratch.partial_ml).into(),
+            partial_o: (&scratch.partials.partial_o).into(),
+            partial_ml: (&scratch.partials.partial_ml).into(),
             chosen_tokens: chosen_tokens.map(Binding::from),
             hot_slots: None,
         };

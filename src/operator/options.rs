@@ -1,7 +1,8 @@
 //! What an operator is made for: a shape, and the most that a batch may ask of it.
 
-use crate::attention::{BlockScorer, Reads, Shape, Step, Summary, TokenScorer};
+use crate::attention::{BlockScorer, Reads, Shape, Summary, TokenScorer};
 use crate::gpu::Gpu;
+use crate::memory::{Row, step};
 use crate::{Error, Result};
 
 /// What chooses the tokens that a row of decode attention attends.
@@ -115,13 +116,13 @@ impl Options {
         }
         // What a plan counts in u32.
         let tiles = u64::from(limits.tokens.div_ceil(shape.tile_tokens()));
-        let groups = self.row_workgroups() * u64::from(limits.rows);
+        let groups = u64::from(shape.row_workgroups()) * u64::from(limits.rows);
         if tiles * groups > u64::from(u32::MAX - MOST_WORKGROUPS) {
             let limit = format!("at most {} fit with as many rows", u64::from(u32::MAX) / groups);
             let value = format!("{} ({tiles} tiles)", limits.tokens);
             return Err(Error::argument("the most tokens of a sequence", value, limit));
         }
-        let words = self.step_words();
+        let words = self.step().bytes / 4;
         if words > u64::from(u32::MAX) {
             let limit =
                 format!("its tables would have {words} words, and at most {} fit", u32::MAX);
@@ -130,26 +131,16 @@ impl Options {
         Ok(())
     }
 
-    /// Blocks of the longest sequence.
-    pub(super) fn sequence_blocks(&self) -> u32 {
-        self.limits.tokens.div_ceil(self.shape.block)
-    }
-
-    /// Workgroups of one split of one row.
-    pub(super) fn row_workgroups(&self) -> u64 {
-        u64::from(self.shape.kv_heads) * u64::from(self.shape.group.div_ceil(4))
-    }
-
-    /// Words of the largest step: each table has an entry more, for what a caller's lists are filled up with.
-    pub(super) fn step_words(&self) -> u64 {
-        let Limits { rows, sequences, .. } = self.limits;
-        let blocks = u64::from(self.sequence_blocks()) + 1;
-        Step::most_words(&self.shape, rows.into(), sequences.into(), blocks)
+    /// The words of the largest step: each table has an entry more, for what a caller's lists are filled up with.
+    pub(super) fn step(&self) -> Row {
+        let Limits { rows, sequences, tokens, .. } = self.limits;
+        step(&self.shape, rows.into(), sequences.into(), tokens)
     }
 
     /// Scores from one head to the next: room for one of every token.
     pub(super) fn score_stride(&self) -> u32 {
-        (self.sequence_blocks() + 1) * self.shape.block
+        // At most 65,536 blocks, by the limit of tokens.
+        self.shape.score_stride(self.limits.tokens) as u32
     }
 
     /// Bytes of queries.

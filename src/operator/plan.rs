@@ -385,7 +385,7 @@ mod tests {
             [Select::Dense, Select::TwoLevel(TwoLevel::new(budget())), Select::Tokens(&lists)]
         {
             let plan = plan(&[full(2), full(1), full(1)], select).unwrap();
-            assert!(plan.step.words.len() as u64 <= options().step_words());
+            assert!(plan.step.words.len() as u64 * 4 <= options().step().bytes);
         }
     }
 

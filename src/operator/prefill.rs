@@ -1,11 +1,12 @@
 //! Dense attention of many rows over a caller's buffers: prompts, chunk by chunk.
 
 use super::recording::Words;
-use super::scratch::segment;
-use super::tensors::{Access, Given, bind_all, most_bytes};
+use super::scratch::{check, segment};
+use super::tensors::{Access, Given, bind_all};
 use super::{Batch, Options, Pass, Plan, PrefillTensors, Recording};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::kernels;
+use crate::memory::{Row, prefill_states, sum};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -38,17 +39,14 @@ impl Prefill {
             let limit = "prefill needs values of their own, as long as the keys";
             return Err(Error::argument("the values", "a part of the keys", limit));
         }
-        let bytes = options.step_words() * 4;
-        if bytes > most_bytes(gpu) {
-            let limit = format!("a kernel sees at most {} of one buffer here", most_bytes(gpu));
-            return Err(Error::argument("the size of the step", bytes, limit));
-        }
+        let rows = rows(&options);
+        check(gpu, &rows)?;
         let gpu = gpu.share();
         gpu.pipeline(&spec(&gpu, &options)).await?;
-        // Nothing is merged, so no states are kept.
-        let states = gpu.storage("attention states", 0).await?;
+        let [step, states] = &rows;
+        let states = gpu.allocate(states).await?;
         let segment = segment(&gpu, &options).await?;
-        let step = gpu.storage("the step", bytes).await?;
+        let step = gpu.allocate(step).await?;
         let words = Words::new(gpu, &options, step, None);
         Ok(Self { words, options, states, segment })
     }
@@ -59,7 +57,7 @@ impl Prefill {
     /// As [`Options::validate`].
     pub fn scratch_bytes(options: &Options) -> Result<u64> {
         options.validate()?;
-        Ok((options.step_words() * 4).next_multiple_of(16))
+        Ok(sum(&rows(options)))
     }
 
     /// What it was made for.
@@ -133,6 +131,12 @@ impl BoundPrefill {
         self.attend.record(pass, plan.options.shape.q_heads(), plan.step.tiles, 1);
         Ok(())
     }
+}
+
+fn rows(options: &Options) -> [Row; 2] {
+    // Nothing is merged, so no states are kept.
+    let states = prefill_states(&options.shape, options.limits.rows.into()).where_wanted(false);
+    [options.step(), states]
 }
 
 fn check_dense(plan: &Plan) -> Result<()> {

@@ -13,6 +13,7 @@ mod examples;
 mod floors;
 mod folders;
 mod gguf;
+mod memory;
 #[cfg(feature = "text")]
 mod needle;
 mod offload;

@@ -470,7 +470,9 @@ fn gates_and_up_projections_of_different_types_stay_what_they_are() {
             tensors.into_iter().map(widened).collect()
         });
         let plain = folder(name).join("model");
-        assert_eq!(weight_bytes(mixed.path()), weight_bytes(&plain) + more, "{name}");
+        // Two matrices are padded apart where one was.
+        let apart = weight_bytes(mixed.path()).abs_diff(weight_bytes(&plain) + more);
+        assert!(apart < 3 * 512, "{name}: {apart} bytes apart");
         let engine = load(mixed.path(), |_| ());
         let mut session = engine.session().unwrap();
         let mut made = prefill(&engine, &mut session, &golden.ids, Want::EveryLogits).unwrap();

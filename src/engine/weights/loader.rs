@@ -1,15 +1,16 @@
 //! Uploads weights with bounded host memory.
 
+use super::parts::{PartPlan, parts, vectors};
 use super::reader::Reader;
 use super::runs::{Run, gate_up, is_float, runs};
 use super::{Matrix, Part};
+use crate::Result;
 use crate::formats::{Packed, Quantise, WeightFormat, dequantise, pack_row};
 use crate::gpu::Gpu;
 use crate::kernels::Output;
 use crate::model::ModelFile;
 use crate::model::gguf::TensorInfo;
-use crate::model::tensors::{GateUp, Recipe};
-use crate::{Error, Result};
+use crate::model::tensors::{GatesUps, MatrixTensors};
 use std::ops::Range;
 
 /// Uploads weights with bounded host memory, and reports progress in bytes of the file.
@@ -28,41 +29,27 @@ const MOST_STAGED: u64 = 32 << 20;
 const MOST_PACKED: u64 = 4 << 20;
 
 impl Loader<'_> {
-    /// A matrix whose parts begin at multiples of `granule` rows.
-    pub(in crate::engine) async fn matrix(
-        &mut self,
-        recipe: &Recipe<'_>,
-        granule: u32,
-    ) -> Result<Matrix> {
-        self.runs(runs(recipe, self.quantise), granule).await
-    }
-
-    /// Gate and up projections, of matrices of `rows` numbers each.
-    pub(in crate::engine) async fn gate_up(
-        &mut self,
-        pairs: &[GateUp<'_>],
-        rows: u32,
-    ) -> Result<Vec<(Matrix, Output)>> {
-        let mut matrices = Vec::new();
-        for (recipe, output) in gate_up(pairs, self.quantise) {
-            matrices.push((self.matrix(&recipe, rows * output.rows()).await?, output));
-        }
-        Ok(matrices)
-    }
-
-    /// A matrix that is never quantised: few weights that decide much.
-    pub(in crate::engine) async fn exact(&mut self, recipe: &Recipe<'_>) -> Result<Matrix> {
-        self.runs(runs(recipe, None), 1).await
-    }
-
-    async fn runs(&mut self, runs: Vec<Run<'_>>, granule: u32) -> Result<Matrix> {
+    /// A matrix, in as many parts as it takes.
+    pub(in crate::engine) async fn matrix(&mut self, matrix: &MatrixTensors<'_>) -> Result<Matrix> {
         let mut parts = Vec::new();
         let mut first_row = 0;
-        for run in runs {
-            self.run(&run, first_row, granule, &mut parts).await?;
+        for run in runs(matrix, self.quantise) {
+            self.run(&run, first_row, matrix.granule, &mut parts).await?;
             first_row += run.rows as u32;
         }
         Ok(Matrix { parts })
+    }
+
+    /// Gate and up projections.
+    pub(in crate::engine) async fn gate_up(
+        &mut self,
+        tensors: &GatesUps<'_>,
+    ) -> Result<Vec<(Matrix, Output)>> {
+        let mut matrices = Vec::new();
+        for (matrix, output) in gate_up(tensors, self.quantise) {
+            matrices.push((self.matrix(&matrix).await?, output));
+        }
+        Ok(matrices)
     }
 
     async fn run(
@@ -70,46 +57,29 @@ impl Loader<'_> {
         run: &Run<'_>,
         first_row: u32,
         granule: u32,
-        parts: &mut Vec<Part>,
+        made: &mut Vec<Part>,
     ) -> Result<()> {
-        let format = WeightFormat::of(run.kind)?;
-        let (rows, units) = (run.rows as u32, run.units());
-        let row_weights = units * format.unit_bytes();
-        let fit = (self.gpu.max_binding() / row_weights).min(u64::from(u32::MAX)) as u32 / granule
-            * granule;
-        if fit == 0 {
-            return Err(Error::Model(format!(
-                "{granule} rows of tensor {} take {} bytes, but a binding holds {} here",
-                run.name(),
-                u64::from(granule) * row_weights,
-                self.gpu.max_binding()
-            )));
-        }
         let mut reader = Reader::new(self.file, run);
-        let mut done = 0;
-        while done < rows {
-            let count = fit.min(rows - done);
-            let weights_bytes = u64::from(count) * row_weights;
-            let scales_at = weights_bytes.next_multiple_of(256);
-            let scales_bytes = format.scale_bytes(u64::from(count) * units);
-            let buffer = self.gpu.storage(run.name(), scales_at + scales_bytes.max(16)).await?;
-            let rows_of_part = done..done + count;
+        for part in parts(run, granule, self.gpu.max_binding())? {
+            let buffer = self.gpu.allocate(&part.buffer).await?;
+            let PartPlan { format, rows, units, weights_bytes, scales_at, .. } = part;
+            let (first, count) = (rows.start, rows.len() as u32);
             // Rows that the GPU stores as the file does need no packing.
             if is_float(run.kind) && run.length.is_multiple_of(WeightFormat::UNIT) {
-                self.copy(&mut reader, rows_of_part, &buffer)?;
+                self.copy(&mut reader, rows, &buffer)?;
             } else {
-                self.pack(&mut reader, rows_of_part, &buffer, scales_at)?;
+                self.pack(&mut reader, rows, &buffer, scales_at)?;
             }
-            parts.push(Part {
+            let first_row = first_row + first;
+            made.push(Part {
                 format,
-                first_row: first_row + done,
+                first_row,
                 rows: count,
-                units: units as u32,
+                units,
                 buffer,
                 weights_bytes,
                 scales_at,
             });
-            done += count;
         }
         Ok(())
     }
@@ -180,7 +150,7 @@ impl Loader<'_> {
             (self.progress)(info.bytes);
         }
         floats.resize(floats.len().next_multiple_of(WeightFormat::UNIT as usize), 0.0);
-        self.gpu.storage_with(&infos[0].name, bytemuck::cast_slice(&floats)).await
+        self.gpu.allocate_with(&vectors(infos), bytemuck::cast_slice(&floats)).await
     }
 
     /// Lets the driver finish its copies when more than `most` bytes are staged.

@@ -1,11 +1,12 @@
 //! Weight matrices in GPU memory: packed row by row from the memory map, in parts below the binding limit.
 
 mod loader;
+mod parts;
 mod reader;
 mod runs;
 
 pub(super) use loader::Loader;
-pub(super) use runs::{gate_up, gpu_bytes};
+pub(super) use parts::WeightRows;
 
 use crate::formats::WeightFormat;
 use crate::gpu::Binding;

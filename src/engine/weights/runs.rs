@@ -1,51 +1,31 @@
-//! What a matrix is made of: runs of rows that are stored alike on the GPU, and the bytes that they take.
+//! What a matrix is made of: runs of rows that are stored alike on the GPU.
 
-use crate::Result;
 use crate::formats::{Quantise, TensorType, WeightFormat};
 use crate::kernels::Output;
 use crate::model::gguf::TensorInfo;
-use crate::model::tensors::{GateUp, Recipe, Rows};
-
-/// Bytes of a matrix on the GPU.
-pub(in crate::engine) struct GpuBytes {
-    pub(in crate::engine) all: u64,
-    /// Of weights that are quantised in the file and floats here.
-    pub(in crate::engine) expanded: u64,
-}
-
-/// Bytes that a matrix takes on the GPU, with floats quantised if that is asked.
-pub(in crate::engine) fn gpu_bytes(
-    recipe: &Recipe<'_>,
-    quantise: Option<Quantise>,
-) -> Result<GpuBytes> {
-    let mut bytes = GpuBytes { all: 0, expanded: 0 };
-    for run in runs(recipe, quantise) {
-        let format = WeightFormat::of(run.kind)?;
-        let units = run.rows * run.units();
-        let of_run = units * format.unit_bytes() + format.scale_bytes(units);
-        bytes.all += of_run;
-        if is_float(run.kind) && !is_float(run.first().kind) {
-            bytes.expanded += of_run;
-        }
-    }
-    Ok(bytes)
-}
+use crate::model::tensors::{GateUp, GatesUps, MatrixTensors, Recipe, Rows};
 
 /// The matrices of gate and up projections, in the order in which they are multiplied, and what becomes of their products.
 /// Where both have one type their rows alternate, and one product makes all of it. Where they differ, which a quantiser
 /// that weighs tensors does, each is a matrix of its own: alternating rows would have to meet in f32.
-pub(in crate::engine) fn gate_up<'a>(
-    pairs: &[GateUp<'a>],
+pub(super) fn gate_up<'a>(
+    GatesUps { pairs, granule }: &GatesUps<'a>,
     quantise: Option<Quantise>,
-) -> Vec<(Recipe<'a>, Output)> {
+) -> Vec<(MatrixTensors<'a>, Output)> {
+    let matrix = |(recipe, output): (Recipe<'a>, Output)| {
+        let granule = granule * output.rows();
+        (MatrixTensors { granule, ..recipe.into() }, output)
+    };
     let is_same = |(gate, up): &GateUp<'a>| {
         stored(gate.info.kind, quantise) == stored(up.info.kind, quantise)
     };
     if pairs.iter().all(is_same) {
-        return vec![(Recipe::Interleaved(pairs.to_vec()), Output::SwiGlu)];
+        return vec![matrix((Recipe::Interleaved(pairs.to_vec()), Output::SwiGlu))];
     }
     let (gates, ups) = pairs.iter().copied().unzip();
-    vec![(Recipe::Stacked(gates), Output::Store), (Recipe::Stacked(ups), Output::Gated)]
+    [(Recipe::Stacked(gates), Output::Store), (Recipe::Stacked(ups), Output::Gated)]
+        .map(matrix)
+        .into()
 }
 
 // A tensor's type on the GPU.
@@ -88,7 +68,7 @@ impl<'a> Run<'a> {
         self.length.div_ceil(WeightFormat::UNIT)
     }
 
-    fn first(&self) -> &'a TensorInfo {
+    pub(super) fn first(&self) -> &'a TensorInfo {
         match &self.source {
             Source::Rows(rows) | Source::Columns(rows) => rows[0].info,
             Source::Pairs(pairs) => pairs[0].0.info,
@@ -102,9 +82,10 @@ impl<'a> Run<'a> {
 }
 
 /// The runs that a matrix is made of, floats quantised if that is asked.
-pub(super) fn runs<'a>(recipe: &Recipe<'a>, quantise: Option<Quantise>) -> Vec<Run<'a>> {
+pub(super) fn runs<'a>(matrix: &MatrixTensors<'a>, quantise: Option<Quantise>) -> Vec<Run<'a>> {
+    let quantise = quantise.filter(|_| !matrix.is_exact);
     let stored = |kind| stored(kind, quantise);
-    let pieces: Vec<Run<'a>> = match recipe {
+    let pieces: Vec<Run<'a>> = match &matrix.recipe {
         Recipe::Stacked(list) => list
             .iter()
             .map(|rows| Run {
@@ -166,7 +147,8 @@ mod tests {
         let pair = |gate, up| [tensor(gate), tensor(up)];
         let outputs = |pairs: &[[TensorInfo; 2]], quantise| -> Vec<Output> {
             let pairs: Vec<_> = pairs.iter().map(|[gate, up]| (rows(gate), rows(up))).collect();
-            gate_up(&pairs, quantise).iter().map(|matrix| matrix.1).collect()
+            let all = GatesUps { pairs, granule: 1 };
+            gate_up(&all, quantise).iter().map(|matrix| matrix.1).collect()
         };
         use TensorType::{BF16, F32, Q4K, Q6K, Q8_0};
         let (one, two) = (vec![Output::SwiGlu], vec![Output::Store, Output::Gated]);
@@ -180,25 +162,5 @@ mod tests {
         assert_eq!(outputs(&[pair(F32, BF16)], Some(Quantise::Q8_0)), one);
         assert_eq!(outputs(&[pair(Q8_0, BF16)], Some(Quantise::Q8_0)), one);
         assert_eq!(outputs(&[pair(Q8_0, BF16)], Some(Quantise::Q4_0)), two);
-    }
-
-    #[test]
-    fn columns_of_blocks_become_floats_and_are_counted() {
-        let bytes = |kind| {
-            let info = tensor(kind);
-            let bytes = gpu_bytes(&Recipe::Transposed(vec![rows(&info)]), None).unwrap();
-            (bytes.all, bytes.expanded)
-        };
-        let weights = 256 * 64;
-        assert_eq!(bytes(TensorType::Q8_0), (4 * weights, 4 * weights));
-        for (kind, size) in [(TensorType::F32, 4), (TensorType::F16, 2), (TensorType::BF16, 2)] {
-            assert_eq!(bytes(kind), (size * weights, 0));
-        }
-        // Queries, keys and values lie one after the other, each as it is.
-        let mixed = [TensorType::Q4K, TensorType::Q4K, TensorType::Q6K].map(tensor);
-        let one = |info| Recipe::Stacked(vec![rows(info)]);
-        let of = |recipe| gpu_bytes(&recipe, None).unwrap().all;
-        let sum: u64 = mixed.iter().map(|info| of(one(info))).sum();
-        assert_eq!(of(Recipe::Stacked(mixed.iter().map(rows).collect())), sum);
     }
 }
