@@ -208,8 +208,7 @@ impl Bench {
         };
         let target = if self.gpu.is_cpu() { 16 } else { 512 };
         let plan = |ids: &[u32], position: u32, budget: Option<&Budget>| {
-            let span =
-                Span { slot: 0, position, tokens: ids, table: &table, window: None, sealing: &[] };
+            let span = Span { position, tokens: ids, table: &table, ..Default::default() };
             let settings = StepSettings { budget, target_workgroups: target, ..Default::default() };
             Step::new(&shape, &[span], &settings, |_, out| {
                 out.extend(vec![[0.6, 0.8]; shape.head_dim as usize / 2])

@@ -1,10 +1,11 @@
-//! Several texts are continued at a time: a decode step reads the weights once for all of them.
+//! Several texts are continued at a time: a step reads the weights once for all of them, and for a piece of a text that is still
+//! to be read beside them.
 //!
 //! `cargo run --release --example batch -- MODEL TEXT...`, the model a GGUF file or a folder as published.
 
 use asynctls::Result;
 use asynctls::attention::Attention;
-use asynctls::engine::{Engine, EngineOptions, Want};
+use asynctls::engine::{Engine, EngineOptions, Session, Want, Work};
 use asynctls::gpu::{Adapter, Gpu, GpuOptions, adapters};
 use asynctls::model::ModelFile;
 use std::path::Path;
@@ -36,32 +37,51 @@ pub async fn go_on(gpu: Gpu, model: &Path, texts: &[String], most: usize) -> Res
     options.total_tokens = u64::from(options.context) * u64::from(options.sessions);
     let engine = Engine::load(gpu, &file, options, &mut |_| ()).await?;
 
-    let mut sessions = Vec::new();
-    let mut made: Vec<Vec<u32>> = Vec::new();
-    for prompt in &prompts {
-        let mut session = engine.session()?;
-        let output = engine.prefill(&mut session, prompt, Want::Token, &mut |_| true).await?;
-        made.push(vec![output.token()?]);
-        sessions.push(session);
+    let mut all = Vec::new();
+    for prompt in prompts {
+        all.push(Text { session: engine.session()?, ahead: prompt, made: Vec::new() });
     }
     loop {
-        // Those whose last token ends them take no part any more.
-        let mut batch = Vec::new();
+        let mut works = Vec::new();
         let mut which = Vec::new();
-        for (i, (session, tokens)) in sessions.iter_mut().zip(&made).enumerate() {
-            let last = tokens[tokens.len() - 1];
-            if !tokenizer.is_stop(last) && tokens.len() < most {
-                batch.push((session, last));
-                which.push(i);
+        // Of prompts one at a time, so many tokens that all others' next ones find room beside them.
+        let mut reads = false;
+        for (i, text) in all.iter_mut().enumerate() {
+            // Those whose last token ends them take no part any more.
+            let is_last = |last: &u32| tokenizer.is_stop(*last) || text.made.len() >= most;
+            let is_prompt = text.made.is_empty();
+            if text.made.last().is_some_and(is_last) || (is_prompt && reads) {
+                continue;
             }
+            let room = engine.chunk_tokens(&text.session).saturating_sub(texts.len()).max(1);
+            let tokens = &text.ahead[..text.ahead.len().min(room)];
+            let want = if tokens.len() == text.ahead.len() { Want::Token } else { Want::Nothing };
+            works.push(Work { session: &mut text.session, tokens, is_prompt, want });
+            which.push(i);
+            reads |= is_prompt;
         }
-        if batch.is_empty() {
+        if works.is_empty() {
             break;
         }
-        let outputs = engine.decode(&mut batch, &Attention::Dense, Want::Token).await?;
-        for (i, output) in which.into_iter().zip(outputs) {
-            made[i].push(output.token()?);
+        let outputs = engine.step(&mut works, &Attention::Dense).await?;
+        let read: Vec<usize> = works.iter().map(|work| work.tokens.len()).collect();
+        for ((i, output), read) in which.into_iter().zip(outputs).zip(read) {
+            let text = &mut all[i];
+            text.ahead.drain(..read);
+            if text.ahead.is_empty() {
+                let token = output.token()?;
+                text.made.push(token);
+                text.ahead.push(token);
+            }
         }
     }
-    Ok(made.iter().map(|tokens| tokenizer.decode(tokens)).collect())
+    Ok(all.iter().map(|text| tokenizer.decode(&text.made)).collect())
+}
+
+/// A text and what follows it.
+struct Text {
+    session: Session,
+    /// Tokens that the session does not hold yet: of the prompt, or the last one made.
+    ahead: Vec<u32>,
+    made: Vec<u32>,
 }

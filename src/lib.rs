@@ -71,9 +71,9 @@
 //! # }
 //! ```
 #![warn(missing_docs)]
-// Much is used by the engine or by the conformance cases alone; what nobody uses is seen where both are there.
+// Much is used by the engine, by measurements or by the conformance cases alone; what nobody uses is seen where all are there.
 #![cfg_attr(
-    not(all(feature = "engine", feature = "conformance")),
+    not(all(feature = "measure", feature = "conformance")),
     allow(dead_code, unused_imports)
 )]
 

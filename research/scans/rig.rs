@@ -76,12 +76,10 @@ fn step_words(table: &[u32], blocks: usize) -> Vec<u32> {
     let spans: Vec<_> = tables
         .iter()
         .map(|table| Span {
-            slot: 0,
             position: (blocks * BLOCK) as u32,
             tokens: &[1],
             table,
-            window: None,
-            sealing: &[],
+            ..Default::default()
         })
         .collect();
     Step::new(&SHAPE, &spans, &StepSettings::default(), |_, angles| {

@@ -5,6 +5,10 @@
 //!include <place>
 //!include <split>
 
+fn row_of(i: u32) -> u32 {
+    return step[H_FIRST_DENSE] + i;
+}
+
 fn token_count(row: u32, kv_head: u32) -> u32 {
     return row_position(row) + 1u;
 }

@@ -10,6 +10,10 @@
 // [row][KV head][H_TOKENS_KEPT]: positions, ascending
 @group(0) @binding(6) var<storage, read> chosen_tokens: array<u32>;
 
+fn row_of(i: u32) -> u32 {
+    return i;
+}
+
 fn sink_tokens(row: u32) -> u32 {
     return sink_blocks(row) * BLOCK;
 }

@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let split = group.x;
     let kv_head = group.y / QUADS;
     let quad = group.y % QUADS;
-    let row = group.z;
+    let row = row_of(group.z);
     let member = lane % LANES;
     let team = lane / LANES;
     let total = token_count(row, kv_head);

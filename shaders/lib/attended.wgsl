@@ -1,6 +1,8 @@
 // Decode attention of one row over one split of its tokens (flash-decoding, arXiv 2311.01282), for the kernels that include
 // it: a partial state (m, l, o) per query head, merged later. Up to four query heads of the KV head are the components of
-// every vec4, so a key or value is read once for four heads. The including kernel provides, for a row and KV head, the tokens:
+// every vec4, so a key or value is read once for four heads. The including kernel provides its rows, and for a row and KV head
+// the tokens:
+//   fn row_of(i: u32) -> u32                               the i-th row that is attended so
 //   fn token_count(row: u32, kv_head: u32) -> u32
 //   fn token_at(row: u32, kv_head: u32, i: u32) -> u32     position of the i-th attended token
 const QUADS: u32 = (GROUP + 3u) / 4u;

@@ -1,4 +1,4 @@
-// How many blocks and tokens a row attends, from its position alone. The open block is the one that holds the row's
+// How many blocks and tokens a row attends, from its position and its budget alone. The open block is the one that holds the row's
 // own token; sealed blocks lie before it. Sink and recent blocks are always attended and never candidates.
 
 fn sealed_blocks(row: u32) -> u32 {
@@ -18,7 +18,7 @@ fn sink_blocks(row: u32) -> u32 {
 
 // Level 1 chooses among blocks sink_blocks .. recent_first.
 fn blocks_chosen(row: u32) -> u32 {
-    return min(step[H_BLOCKS_KEPT], recent_first(row) - sink_blocks(row));
+    return min(row_word(row, R_BLOCKS_KEPT), recent_first(row) - sink_blocks(row));
 }
 
 fn tokens_chosen(row: u32) -> u32 {

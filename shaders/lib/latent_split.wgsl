@@ -44,7 +44,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let split = group.x;
     let kv_head = group.y / QUADS;
     let quad = group.y % QUADS;
-    let row = group.z;
+    let row = row_of(group.z);
     let slice = lane % SLICES;
     let token = lane / SLICES;
     let vec = min(lane % VALUE_LANES, VALUE_VECS - 1u);

@@ -19,6 +19,7 @@ pub use config::{Attention, Blocks, Budget, RowBudget, Timing, TwoLevel};
 pub use experts::{Experts, Gate};
 pub use index::IndexFormat;
 pub use latent::Latent;
+pub use plan::Want;
 pub use rank::{softmax_mean, top_k};
 pub use selector::{BlockRow, BlockScorer, Rank, Reads, TokenRow, TokenScorer};
 pub use shape::{Shape, Values};
@@ -26,6 +27,6 @@ pub use summary::Summary;
 
 // Names of the inside, which those have who check and measure.
 #[cfg(feature = "conformance")]
-pub use plan::{Span, Step, StepSettings, TILE_ROWS};
+pub use plan::{Attended, Span, Step, StepSettings, TILE_ROWS};
 #[cfg(not(feature = "conformance"))]
-pub(crate) use plan::{Span, Step, StepSettings, TILE_ROWS};
+pub(crate) use plan::{Attended, Span, Step, StepSettings, TILE_ROWS};

@@ -8,8 +8,57 @@ use std::ops::Range;
 /// Rows of one prefill tile.
 pub const TILE_ROWS: u32 = 64;
 
+/// How the rows of a span are attended. The spans of a step come in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Attended {
+    /// In splits, by the step's budget; densely where it has none.
+    #[default]
+    Selected,
+    /// In splits, every token up to the row's own.
+    Dense,
+    /// In tiles, every token up to the row's own.
+    Prompt,
+}
+
+/// What a step should give back of a span's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing: the step only extends the sequence.
+    #[default]
+    Nothing,
+    /// The most likely next token.
+    Token,
+    /// The most likely next token after every token.
+    EveryToken,
+    /// The logits after the last token.
+    Logits,
+    /// The logits after every token.
+    EveryLogits,
+}
+
+impl Want {
+    /// Whether it is of every row, not of the last alone.
+    pub fn is_of_every_row(self) -> bool {
+        matches!(self, Self::EveryToken | Self::EveryLogits)
+    }
+
+    /// Whether it is tokens.
+    pub fn is_token(self) -> bool {
+        matches!(self, Self::Token | Self::EveryToken)
+    }
+
+    /// Of how many of a span's rows logits are computed.
+    pub fn outputs(self, rows: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Token | Self::Logits => rows.min(1),
+            Self::EveryToken | Self::EveryLogits => rows,
+        }
+    }
+}
+
 /// The consecutive tokens of one sequence that a step works on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Span<'a> {
     /// The sequence's slot.
     pub slot: u32,
@@ -23,17 +72,19 @@ pub struct Span<'a> {
     pub window: Option<&'a [u32]>,
     /// Sealed blocks whose index is to be built: the physical block, and where its keys and values are.
     pub sealing: &'a [[u32; 2]],
+    /// How its rows are attended.
+    pub attended: Attended,
+    /// What is wanted of them.
+    pub want: Want,
 }
 
 /// The settings of a step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepSettings<'a> {
-    /// Two-level attention with this budget; dense otherwise.
+    /// The budget of rows that select.
     pub budget: Option<&'a Budget>,
     /// The number of workgroups that fill the device: splits are sized for it.
     pub target_workgroups: u32,
-    /// Whether logits are wanted of every row, or of the last row of each span.
-    pub every_row: bool,
     /// A number that tells the blocks that arrive in this step from those that were there.
     pub epoch: u32,
 }
@@ -43,21 +94,29 @@ pub struct StepSettings<'a> {
 pub struct Step {
     /// The words that kernels read.
     pub words: Vec<u32>,
-    /// Rows in all.
+    /// Rows in all: those that select, those that decode densely, and those of prompts.
     pub rows: u32,
+    /// Rows that select: the first ones.
+    pub selecting: u32,
+    /// Rows that are attended in splits, those that select among them.
+    pub decoding: u32,
     /// Spans: one a sequence.
     pub spans: u32,
-    /// Prefill tiles.
+    /// Tiles of all rows.
     pub tiles: u32,
+    /// Tiles of prompts: the first ones.
+    pub prompt_tiles: u32,
     /// Blocks whose index is built.
     pub sealing: u32,
-    /// Rows whose logits are wanted.
+    /// Rows whose logits are computed.
     pub outputs: u32,
+    /// Those of them whose most likely token is wanted, not the logits themselves: the first ones.
+    pub winners: u32,
     /// Splits of a row's tokens in decode attention.
     pub splits: u32,
-    /// Most sealed blocks of a row.
+    /// Most sealed blocks of a row that decodes.
     pub sealed: u32,
-    /// Tokens that a row can attend, the longest context of the step.
+    /// Tokens that a prompt's row can attend, the longest context of these.
     pub context: u32,
     /// Level 1's and level 2's budgets.
     pub blocks_kept: u32,
@@ -76,8 +135,8 @@ pub struct Step {
 }
 
 impl Step {
-    /// Plans a step over spans of different sequences. `rotate` appends cosine and sine of a position's rotary angles, one a
-    /// pair.
+    /// Plans a step over spans of different sequences, in the order of [`Attended`]. `rotate` appends cosine and sine of a
+    /// position's rotary angles, one a pair.
     pub fn new(
         shape: &Shape,
         spans: &[Span<'_>],
@@ -87,9 +146,9 @@ impl Step {
         let count: usize = spans.iter().map(|span| span.tokens.len()).sum();
         let mut rows: Vec<StepRow> = Vec::with_capacity(count);
         let mut step_spans = Vec::new();
-        let mut tiles = Vec::new();
+        let (mut tiles, mut prompt_tiles) = (Vec::new(), Vec::new());
         let mut sealing = Vec::new();
-        let mut outputs = Vec::new();
+        let (mut outputs, mut winners) = (Vec::new(), Vec::new());
         let mut appended = Vec::new();
         let mut angles = Vec::new();
         let mut tables = Vec::new();
@@ -97,25 +156,36 @@ impl Step {
         let mut table_ranges = Vec::new();
         let (mut most_attended, mut sealed, mut context, mut blocks_kept) = (0, 0, 0, 0);
         let (mut ranks_blocks, mut ranks_tokens) = (false, false);
+        let (mut selecting, mut decoding) = (0, 0);
         let mut turns = Vec::new();
+        debug_assert!(spans.is_sorted_by_key(|span| span.attended));
         for span in spans {
             let first_row = rows.len() as u32;
+            // A row's budget, if it selects.
+            let budget = settings.budget.filter(|_| span.attended == Attended::Selected);
+            let is_prompt = span.attended == Attended::Prompt;
             let count = span.tokens.len() as u32;
             let (sequence, position) = (span.slot, span.position);
             step_spans.push(StepSpan { sequence, first_row, rows: count, position });
             let mut done = 0;
             while done < count {
-                let tile = TILE_ROWS.min(count - done);
-                tiles.push(StepTile { first_row: first_row + done, rows: tile });
-                done += tile;
+                let tile =
+                    StepTile { first_row: first_row + done, rows: TILE_ROWS.min(count - done) };
+                if is_prompt { &mut prompt_tiles } else { &mut tiles }.push(tile);
+                done += tile.rows;
             }
+            selecting += if budget.is_some() { count } else { 0 };
+            decoding += if is_prompt { 0 } else { count };
             for &[block, place] in span.sealing {
                 sealing.push(StepSealing { sequence, block, place });
             }
             for (i, &token) in span.tokens.iter().enumerate() {
                 let position = span.position + i as u32;
+                let row_sealed = position / shape.block;
+                let row_kept = budget.map_or(0, |budget| budget.blocks_kept(row_sealed));
                 // The tables follow what is not yet counted.
-                rows.push(StepRow { sequence, position, table: tables.len() as u32, token });
+                let table = tables.len() as u32;
+                rows.push(StepRow { sequence, position, table, token, blocks_kept: row_kept });
                 let block = span.table[(position / shape.block) as usize];
                 if appended.last() != Some(&block) {
                     appended.push(block);
@@ -123,31 +193,40 @@ impl Step {
                 turns.clear();
                 rotate(position, &mut turns);
                 angles.extend(turns.as_flattened().iter().map(|value| value.to_bits()));
-                let row_sealed = position / shape.block;
+                if is_prompt {
+                    context = context.max(position + 1);
+                    continue;
+                }
                 sealed = sealed.max(row_sealed);
-                context = context.max(position + 1);
-                most_attended = most_attended.max(match settings.budget {
+                most_attended = most_attended.max(match budget {
                     None => position + 1,
                     Some(budget) => {
-                        blocks_kept = blocks_kept.max(budget.blocks_kept(row_sealed));
+                        blocks_kept = blocks_kept.max(row_kept);
                         let row = budget.row(position, shape.block);
                         ranks_blocks |= row.blocks < row.recent_first - row.sink;
                         ranks_tokens |= row.tokens < row.blocks * shape.block;
                         row.attended
                     }
                 });
-                if settings.every_row || i + 1 == span.tokens.len() {
-                    outputs.push(first_row + i as u32);
-                }
             }
+            let end = rows.len() as u32;
+            let wanted = end - span.want.outputs(span.tokens.len()) as u32..end;
+            if span.want.is_token() { &mut winners } else { &mut outputs }.extend(wanted);
             table_ranges.push(tables.len()..tables.len() + span.table.len());
             tables.extend_from_slice(span.table);
             windows.extend_from_slice(span.window.unwrap_or_default());
         }
 
+        let prompts = prompt_tiles.len();
+        prompt_tiles.append(&mut tiles);
+        let tiles = prompt_tiles;
+        let first_logits = winners.len();
+        winners.append(&mut outputs);
+        let outputs = winners;
+
         // Splits of whole tiles: as many as fill the device, at most one a tile.
         let attended_tiles = most_attended.div_ceil(shape.tile_tokens());
-        let workgroups = rows.len() as u32 * shape.row_workgroups();
+        let workgroups = decoding * shape.row_workgroups();
         let split_tiles =
             (attended_tiles * workgroups).div_ceil(settings.target_workgroups.max(1)).max(1);
         let splits = attended_tiles.div_ceil(split_tiles);
@@ -169,6 +248,7 @@ impl Step {
             rows: rows.len() as u32,
             split_tiles,
             splits,
+            first_dense: selecting,
             blocks_kept,
             tokens_kept,
             sink_blocks: budget.map_or(0, |b| b.sink_blocks),
@@ -193,10 +273,14 @@ impl Step {
         Self {
             words,
             rows: rows.len() as u32,
+            selecting,
+            decoding,
             spans: spans.len() as u32,
             tiles: tiles.len() as u32,
+            prompt_tiles: prompts as u32,
             sealing: sealing.len() as u32,
             outputs: outputs.len() as u32,
+            winners: first_logits as u32,
             splits,
             sealed,
             context,
@@ -248,7 +332,7 @@ impl Step {
 mod tests {
     use super::*;
 
-    use crate::attention::{IndexFormat, Values};
+    use crate::attention::{Blocks, IndexFormat, Values};
 
     const SHAPE: Shape = Shape {
         kv_heads: 3,
@@ -262,7 +346,7 @@ mod tests {
     };
 
     fn span<'a>(slot: u32, position: u32, tokens: &'a [u32], table: &'a [u32]) -> Span<'a> {
-        Span { slot, position, tokens, table, window: None, sealing: &[] }
+        Span { slot, position, tokens, table, want: Want::Logits, ..Default::default() }
     }
 
     fn header(step: &Step) -> StepHeader {
@@ -291,6 +375,43 @@ mod tests {
         assert_eq!(words(header.tiles_at)[..8], [0, 64, 64, 64, 128, 2, 130, 1]);
         assert_eq!(words(header.outputs_at)[..2], [129, 130]);
         assert!(step.words.len() as u64 <= Step::most_words(&SHAPE, 131, 2, 3));
+    }
+
+    #[test]
+    fn rows_of_every_kind_have_their_ranges() {
+        let budget = Budget {
+            blocks: Blocks::Percent(50.0),
+            tokens: 100,
+            sink_blocks: 0,
+            recent_blocks: 0,
+            dense_below: 0,
+        };
+        let (table, prompt) = ([0; 8], [7; 70]);
+        let with = |span, attended, want| Span { attended, want, ..span };
+        let spans = [
+            // Over the end of the fourth block.
+            with(span(0, 254, &[1, 2, 3], &table), Attended::Selected, Want::EveryToken),
+            with(span(1, 9, &[4], &table), Attended::Dense, Want::Logits),
+            with(span(2, 300, &prompt, &table), Attended::Prompt, Want::Token),
+            with(span(3, 0, &[5, 6], &table), Attended::Prompt, Want::Nothing),
+        ];
+        let settings =
+            StepSettings { budget: Some(&budget), target_workgroups: 64, ..Default::default() };
+        let step = Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([[1.0, 0.0]; 32]));
+        assert_eq!((step.rows, step.selecting, step.decoding), (76, 3, 4));
+        assert_eq!((step.tiles, step.prompt_tiles, step.context), (5, 3, 370));
+        let header = header(&step);
+        let words = |at: u32| &step.words[at as usize..];
+        assert_eq!(header.first_dense, 3);
+        assert_eq!(words(header.tiles_at)[..6], [4, 64, 68, 6, 74, 2]);
+        // Tokens first, in the order of their spans, then logits.
+        assert_eq!((step.outputs, step.winners), (5, 4));
+        assert_eq!(words(header.outputs_at)[..5], [0, 1, 2, 73, 3]);
+        // Each row keeps what its own step would.
+        let kept = |row: usize| words(header.rows_at)[(row + 1) * StepRow::COUNT - 1];
+        assert_eq!([0, 1, 2, 3, 4].map(kept), [2, 2, 2, 0, 0]);
+        assert_eq!((step.sealed, step.blocks_kept), (4, 2));
+        assert!(step.words.len() as u64 <= Step::most_words(&SHAPE, 76, 4, 8));
     }
 
     #[test]

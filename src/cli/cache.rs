@@ -57,7 +57,7 @@ impl CacheOptions {
 
     /// GPU memory to make do with, if that was said.
     pub fn budget(&self) -> Result<Option<u64>> {
-        self.gpu_memory.as_deref().map(parse_size).transpose()
+        self.gpu_memory.as_deref().map(|text| parse_size("--gpu-memory", text)).transpose()
     }
 
     /// Decides where the KV cache lives, when the GPU has this memory.
@@ -130,11 +130,11 @@ fn check_scorers(two_level: &TwoLevel) -> Result<()> {
     Err(Error::argument(what, name, limit))
 }
 
-// Bytes: a number with K, M, G or T, of 1,024 each, or a plain one.
-fn parse_size(text: &str) -> Result<u64> {
+/// Bytes, as an option takes them: a number with K, M, G or T, of 1,024 each, or a plain one.
+pub fn parse_size(option: &str, text: &str) -> Result<u64> {
     let error = || {
         let limit = "it must be a size above zero such as 8G, 600M or 2.5G";
-        Error::argument("--gpu-memory", text, limit)
+        Error::argument(option, text, limit)
     };
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -161,11 +161,11 @@ mod tests {
 
     #[test]
     fn sizes_have_units() {
-        assert_eq!(parse_size("8G").unwrap(), 8 << 30);
-        assert_eq!(parse_size("1.5 MiB").unwrap(), 3 << 19);
-        assert_eq!(parse_size("4096").unwrap(), 4096);
+        assert_eq!(parse_size("--x", "8G").unwrap(), 8 << 30);
+        assert_eq!(parse_size("--x", "1.5 MiB").unwrap(), 3 << 19);
+        assert_eq!(parse_size("--x", "4096").unwrap(), 4096);
         for bad in ["", "G", "-1G", "0", "8X", "1e30G", "nanG", "inf", "8 G B"] {
-            let message = parse_size(bad).unwrap_err().to_string();
+            let message = parse_size("--x", bad).unwrap_err().to_string();
             assert!(message.starts_with("--gpu-memory is"), "{bad}: {message}");
         }
     }

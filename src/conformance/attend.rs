@@ -4,7 +4,7 @@ use super::cache::{Cache, Family, latent_shapes, shape_label, shapes, sizes};
 use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
-use crate::attention::{Blocks, Budget, Shape, Step};
+use crate::attention::{Attended, Blocks, Budget, Shape, Step};
 use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
 use crate::kernels::{self, MergeParams, Place};
@@ -43,6 +43,17 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         }
         for (segments, family) in contents {
             decode_cases(cases, shape, &large_batch(shape.block), segments, family);
+        }
+    }
+    for shape in [Shape::new(2, 3, 64, true), Shape { block: 16, ..Shape::new(1, 4, 128, false) }]
+        .into_iter()
+        .chain(latent_shapes())
+    {
+        for segments in [1, 3] {
+            let label = format!("{} segments {segments} beside other rows", shape_label(&shape));
+            cases.push(Case::new("dense_split", label, true, move |gpu| {
+                Box::pin(mixed(gpu, shape, segments))
+            }));
         }
     }
     for head_dim in [80, 128, 256] {
@@ -137,14 +148,18 @@ async fn attend(
         let rows = cache.rows(&counts);
         let qkv = random_qkv(&shape, rows.len());
         let (out, tokens) = if kernel == "prefill" {
-            (run_prefill(gpu, &cache, &step, &qkv).await?, dense_tokens(&rows, shape))
+            let heads = step.rows * shape.q_heads();
+            let out = vec![POISON; (heads * shape.head_dim) as usize];
+            let grid = (shape.q_heads(), step.tiles, 1);
+            (run_prefill(gpu, &cache, &step, &qkv, out, grid).await?, dense_tokens(&rows, shape))
         } else {
             let chosen = choose_tokens(&rows, &shape, &budget, &step);
             let tokens = match sparse {
                 None => dense_tokens(&rows, shape),
                 Some(budget) => sparse_tokens(&rows, &shape, budget, &step, &chosen),
             };
-            (run_split(gpu, kernel, &cache, &step, &qkv, &chosen).await?, tokens)
+            let splits = [(kernel, step.rows)];
+            (run_splits(gpu, &splits, &cache, &step, &qkv, &chosen).await?, tokens)
         };
         // In prefill a value that is not finite also spoils earlier rows of its tile, by 0 * NaN: only other sequences
         // are promised not to notice.
@@ -162,11 +177,60 @@ async fn attend(
     Ok(Ok(()))
 }
 
-async fn run_prefill(gpu: &Gpu, cache: &Cache, step: &Step, qkv: &[f32]) -> Result<Vec<u32>> {
+// Rows that select, drafts among them, rows that do not and rows of a prompt, each by its kernel in one step.
+async fn mixed(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+    let lengths = large_batch(shape.block);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let counts = [
+        (15, Attended::Selected),
+        (1, Attended::Dense),
+        (3, Attended::Dense),
+        (5, Attended::Prompt),
+    ];
+    let budget = Budget {
+        blocks: Blocks::Percent(40.0),
+        tokens: 37,
+        sink_blocks: 1,
+        recent_blocks: 1,
+        dense_below: 0,
+    };
+    for target in [2, 4096] {
+        let step = cache.mixed_step(&counts, Some(&budget), &[], target);
+        // Latent attention's prompts are another shape's.
+        let checked = if shape.shares_values() { step.decoding } else { step.rows } as usize;
+        let rows = cache.rows(&counts.map(|(count, _)| count));
+        let qkv = random_qkv(&shape, rows.len());
+        let (selecting, dense) = rows.split_at(step.selecting as usize);
+        let chosen = choose_tokens(selecting, &shape, &budget, &step);
+        let mut tokens = sparse_tokens(selecting, &shape, &budget, &step, &chosen);
+        tokens.extend(dense_tokens(dense, shape));
+        let splits =
+            [("sparse_split", step.selecting), ("dense_split", step.decoding - step.selecting)];
+        let mut out = run_splits(gpu, &splits, &cache, &step, &qkv, &chosen).await?;
+        if checked > step.decoding as usize {
+            let grid = (shape.q_heads(), step.prompt_tiles, 1);
+            out = run_prefill(gpu, &cache, &step, &qkv, out, grid).await?;
+        }
+        let rows = &rows[..checked];
+        let rounds = kernels::prefill_rounds(gpu.tier, &shape);
+        let verdict = check_attention(&cache, rows, &qkv, &out, &tokens, (0, rounds));
+        if verdict.is_err() {
+            return Ok(verdict.map_err(|e| format!("target {target}: {e}")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+async fn run_prefill(
+    gpu: &Gpu,
+    cache: &Cache,
+    step: &Step,
+    qkv: &[f32],
+    mut out: Vec<u32>,
+    grid: (u32, u32, u32),
+) -> Result<Vec<u32>> {
     let shape = &cache.shape;
-    let heads = step.rows * shape.q_heads();
-    let mut out = vec![POISON; (heads * shape.head_dim) as usize];
-    let mut states = vec![POISON; heads as usize * 2];
+    let mut states = vec![POISON; (step.rows * shape.q_heads()) as usize * 2];
     let qkv = bits(qkv);
     for segment in 0..cache.segments {
         let params = cache.segment(segment);
@@ -180,15 +244,16 @@ async fn run_prefill(gpu: &Gpu, cache: &Cache, step: &Step, qkv: &[f32]) -> Resu
             states: Data::InOut(&states),
         };
         let spec = kernels::prefill(gpu.tier, shape, shape.row_width());
-        let results = run(gpu, &spec, data, (shape.q_heads(), step.tiles, 1)).await?;
+        let results = run(gpu, &spec, data, grid).await?;
         (out, states) = (results.out, results.states);
     }
     Ok(out)
 }
 
-async fn run_split(
+// What rows come to that are attended in splits, so many by each kernel.
+async fn run_splits(
     gpu: &Gpu,
-    kernel: &str,
+    splits: &[(&str, u32)],
     cache: &Cache,
     step: &Step,
     qkv: &[f32],
@@ -199,27 +264,29 @@ async fn run_split(
     let mut partial_o = vec![POISON; states * shape.value_dim() as usize];
     let mut partial_ml = vec![POISON; states * 2];
     let qkv = bits(qkv);
-    let spec = if kernel == "sparse_split" {
-        kernels::sparse_split(shape, Place::Paged)
-    } else {
-        kernels::dense_split(shape, Place::Paged)
-    };
-    for segment in 0..cache.segments {
-        let params = cache.segment(segment);
-        let kv = cache.segment_words(segment);
-        let data = kernels::Split {
-            step: Data::In(&step.words),
-            segment: Data::uniform(params),
-            qkv: Data::In(&qkv),
-            kv: Data::In(&kv),
-            partial_o: Data::InOut(&partial_o),
-            partial_ml: Data::InOut(&partial_ml),
-            chosen_tokens: (kernel == "sparse_split").then_some(Data::In(chosen)),
-            hot_slots: None,
+    for &(kernel, rows) in splits {
+        let selects = kernel == "sparse_split";
+        let spec = match selects {
+            true => kernels::sparse_split(shape, Place::Paged),
+            false => kernels::dense_split(shape, Place::Paged),
         };
-        let grid = (step.splits, shape.row_workgroups(), step.rows);
-        let results = run(gpu, &spec, data, grid).await?;
-        (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
+        for segment in 0..cache.segments {
+            let params = cache.segment(segment);
+            let kv = cache.segment_words(segment);
+            let data = kernels::Split {
+                step: Data::In(&step.words),
+                segment: Data::uniform(params),
+                qkv: Data::In(&qkv),
+                kv: Data::In(&kv),
+                partial_o: Data::InOut(&partial_o),
+                partial_ml: Data::InOut(&partial_ml),
+                chosen_tokens: selects.then_some(Data::In(chosen)),
+                hot_slots: None,
+            };
+            let grid = (step.splits, shape.row_workgroups(), rows);
+            let results = run(gpu, &spec, data, grid).await?;
+            (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
+        }
     }
     let data = kernels::Merge {
         step: Data::In(&step.words),
@@ -228,7 +295,7 @@ async fn run_split(
         partial_ml: Data::In(&partial_ml),
         out: Data::Out((step.rows * shape.q_heads() * shape.value_dim()) as usize),
     };
-    let grid = (shape.q_heads(), step.rows, kernels::merge_parts(shape));
+    let grid = (shape.q_heads(), step.decoding, kernels::merge_parts(shape));
     Ok(run(gpu, &kernels::merge(gpu.tier, shape), data, grid).await?.out)
 }
 

@@ -1,7 +1,7 @@
 //! A paged key and value cache with known contents, spread over segments in shuffled order, for attention cases.
 
 use super::rig::Random;
-use crate::attention::{Budget, IndexFormat, Shape, Span, Step, StepSettings, Values};
+use crate::attention::{Attended, Budget, IndexFormat, Shape, Span, Step, StepSettings, Values};
 use crate::kernels::SegmentParams;
 use crate::reference::summary::SummaryTwin;
 use half::f16;
@@ -207,18 +207,35 @@ impl Cache {
         sealing: &[Vec<u32>],
         target: u32,
     ) -> Step {
+        self.mixed_step(
+            &counts.iter().map(|&n| (n, Attended::default())).collect::<Vec<_>>(),
+            budget,
+            sealing,
+            target,
+        )
+    }
+
+    /// A step over so many of the last tokens of each sequence, attended so.
+    pub(super) fn mixed_step(
+        &self,
+        counts: &[(u32, Attended)],
+        budget: Option<&Budget>,
+        sealing: &[Vec<u32>],
+        target: u32,
+    ) -> Step {
         let sealing: Vec<Vec<_>> =
             sealing.iter().map(|blocks| blocks.iter().map(|&b| [b, b]).collect()).collect();
         let spans: Vec<_> = counts
             .iter()
             .enumerate()
-            .map(|(i, &count)| Span {
+            .map(|(i, &(count, attended))| Span {
+                attended,
                 slot: i as u32,
                 position: self.lengths[i] - count,
                 tokens: &self.ids[..count as usize],
                 table: &self.tables[i],
-                window: None,
                 sealing: sealing.get(i).map_or(&[], Vec::as_slice),
+                ..Default::default()
             })
             .collect();
         let settings = StepSettings { budget, target_workgroups: target, ..Default::default() };

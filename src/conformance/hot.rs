@@ -252,15 +252,10 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
             tokens: &[0],
             table: &tables[i],
             window: Some(&windows[i]),
-            sealing: &[],
+            ..Default::default()
         })
         .collect();
-    let settings = StepSettings {
-        budget: Some(&budget),
-        target_workgroups: 64,
-        every_row: false,
-        epoch: EPOCH,
-    };
+    let settings = StepSettings { budget: Some(&budget), target_workgroups: 64, epoch: EPOCH };
     let step = Step::new(&shape, &spans, &settings, |position, out| {
         out.extend(cache.angles(position).into_iter().map(|_| [1.0, 0.0]));
     });

@@ -17,6 +17,7 @@ mod product;
 mod rig;
 mod rope;
 mod select;
+mod stream;
 
 use crate::Result;
 use crate::gpu::Gpu;
@@ -69,6 +70,7 @@ pub fn cases() -> Vec<Case> {
     matrix::cases(&mut cases);
     batch::cases(&mut cases);
     halves::cases(&mut cases);
+    stream::cases(&mut cases);
     model::cases(&mut cases);
     experts::cases(&mut cases);
     rope::cases(&mut cases);

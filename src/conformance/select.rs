@@ -61,7 +61,14 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     let shapes = shapes();
     for (level, rank) in [(1, Rank::Softmax), (1, Rank::Plain), (2, Rank::Softmax)] {
         for family in ["random", "ties", "equal", "peaked", "nan", "infinite"] {
-            for (blocks, tokens) in [(1, 1), (3, 100), (16, 256), (1000, 5000)] {
+            for (blocks, tokens) in [
+                (Blocks::Count(1), 1),
+                (Blocks::Count(3), 100),
+                (Blocks::Count(16), 256),
+                (Blocks::Count(1000), 5000),
+                // Another number for each row.
+                (Blocks::Percent(30.0), 90),
+            ] {
                 let shape = match family {
                     "random" => shapes[4],
                     "ties" => Shape { block: 16, ..shapes[1] },
@@ -416,19 +423,14 @@ async fn top_k(
     shape: Shape,
     (level, rank): (u32, Rank),
     family: &str,
-    (blocks, tokens): (u32, u32),
+    (blocks, tokens): (Blocks, u32),
 ) -> Result<Verdict> {
-    let mut random = Random::new(u64::from(blocks) + 7);
-    // Rows with many candidates, with none beyond sink and recent, and with a single one.
-    let lengths = [40 * shape.block + 1, shape.block, 6 * shape.block + 5];
+    let mut random = Random::new(u64::from(tokens) + 7);
+    // Rows with many candidates, with none beyond sink and recent, and with a single one; or with fewer.
+    let last = if let Blocks::Count(_) = blocks { 6 } else { 20 };
+    let lengths = [40 * shape.block + 1, shape.block, last * shape.block + 5];
     let cache = Cache::new(shape, &lengths, 1, Family::Equal);
-    let budget = Budget {
-        blocks: Blocks::Count(blocks),
-        tokens,
-        sink_blocks: 1,
-        recent_blocks: 4,
-        dense_below: 0,
-    };
+    let budget = Budget { blocks, tokens, sink_blocks: 1, recent_blocks: 4, dense_below: 0 };
     let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
     let rows = cache.rows(&[1, 1, 1]);
     let (q_heads, kv_heads, group) =

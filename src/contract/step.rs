@@ -20,6 +20,8 @@ crate::words! {
         pub split_tiles: u32,
         /// Splits of a row's tokens.
         pub splits: u32,
+        /// The first row that decodes densely: those that select come before it.
+        pub first_dense: u32,
         /// Most blocks that level 1 keeps for a row.
         pub blocks_kept: u32,
         /// Most tokens that level 2 keeps for a row.
@@ -56,6 +58,8 @@ crate::words! {
         pub table: u32,
         /// The token's id.
         pub token: u32,
+        /// Blocks that level 1 keeps for it at most.
+        pub blocks_kept: u32,
     }
 
     /// The consecutive rows of one sequence.

@@ -1,20 +1,15 @@
-//! Loading a model into an engine.
+//! Making an engine.
 
-use super::host::Host;
-use super::layer::Layer;
 use super::memory::MemoryPlan;
-use super::ops::{
-    AttentionWeights, EndOps, FfnWeights, HeadWeights, LatentWeights, LayerWeights, OpMaker,
-};
+use super::ops::{EndOps, OpMaker};
+use super::residency::Residency;
 use super::scratch::Scratch;
+use super::{Model, ModelOptions};
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
-use crate::engine::weights::Loader;
 use crate::formats::Quantise;
 use crate::gpu::{DeviceFacts, Gpu};
-use crate::kernels::HotSlots;
-use crate::kv::{CacheLayout, HostOptions, LayerCache, Offload, Pool};
-use crate::model::rope::{RopeChange, Rotations};
-use crate::model::tensors::{AttentionTensors, FfnTensors, LayerTensors, Tensors};
+use crate::kv::{HostOptions, Index, Pool};
+use crate::model::rope::RopeChange;
 use crate::model::{ModelConfig, ModelFile};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -27,6 +22,8 @@ pub struct EngineOptions {
     pub context: u32,
     /// Sessions that can exist at a time.
     pub sessions: u32,
+    /// Tokens that decode in one step at most, drafts among them, if that is more than one a session.
+    pub decode_rows: u32,
     /// Tokens that all sessions together can hold; blocks that forks share count once.
     pub total_tokens: u64,
     /// Tokens in a block: 16, 32, 64 or 128.
@@ -46,9 +43,9 @@ pub struct EngineOptions {
     pub device: DeviceFacts,
     /// Where the KV cache lives that does not all stay on the GPU; without it all of it does.
     pub host: Option<HostOptions>,
-    /// The type that matrices of floats are quantised to when they are loaded; quantised ones stay as they are.
+    /// As [`ModelOptions::quantise`](super::ModelOptions), where the engine loads its model.
     pub quantise: Option<Quantise>,
-    /// The rotary scaling in the place of the file's.
+    /// As [`ModelOptions::rope`](super::ModelOptions), where the engine loads its model.
     pub rope: Option<RopeChange>,
     /// For replays: decode steps attend what [`Engine::steer`] lists, at most so many blocks, instead of what level 1 chooses.
     pub steered: Option<u32>,
@@ -98,6 +95,7 @@ impl EngineOptions {
         Self {
             context,
             sessions: 1,
+            decode_rows: 1,
             total_tokens: u64::from(context),
             block: Shape::BLOCK,
             index: Some(IndexOptions::default()),
@@ -120,6 +118,21 @@ impl EngineOptions {
         blocks.min(u64::from(u32::MAX)) as u32
     }
 
+    /// Rows of a step that decode.
+    pub(super) fn most_decoding(&self) -> u32 {
+        self.decode_rows.max(self.sessions)
+    }
+
+    /// Rows of a step: a chunk of a prompt, or tokens that decode, or some of both.
+    pub(super) fn most_rows(&self) -> u32 {
+        self.chunk.max(self.most_decoding())
+    }
+
+    /// Rows of a step whose logits are computed: those of every row that decodes may be wanted.
+    pub(super) fn most_logits(&self) -> u32 {
+        self.logit_rows.max(self.most_decoding())
+    }
+
     /// Blocks that a chunk of a prompt may touch.
     pub(super) fn chunk_blocks(&self) -> u32 {
         self.chunk.min(self.context).div_ceil(self.block) + 1
@@ -128,14 +141,6 @@ impl EngineOptions {
     /// Blocks of one layer that are written back at a time.
     pub(super) fn write_back_blocks(&self) -> u32 {
         self.chunk_blocks().max(self.sessions)
-    }
-
-    /// The hot cache, if there is one.
-    pub(super) fn hot_slots(&self) -> Option<HotSlots> {
-        self.host.as_ref().map(|host| HotSlots {
-            pool_blocks: self.blocks(),
-            slots: host.window_blocks(self.sessions).saturating_add(host.hot_blocks),
-        })
     }
 
     /// The shape that kernels are made for.
@@ -161,6 +166,16 @@ impl EngineOptions {
             let with_header = format.head_bytes() + 16 * (u64::from(config.layers) + 1);
             host.ring_bytes = host.ring_bytes.max(least).max(with_header);
         }
+    }
+
+    // Makes them those of an engine on this device, and plans its memory.
+    fn plan(&mut self, gpu: &Gpu, config: &ModelConfig) -> Result<MemoryPlan> {
+        self.validate(config)?;
+        self.device = gpu.facts();
+        self.widen_ring(config);
+        let plan = MemoryPlan::new(config, self);
+        plan.check(self)?;
+        Ok(plan)
     }
 
     fn validate_host(host: &HostOptions) -> Result<()> {
@@ -193,6 +208,10 @@ impl EngineOptions {
                 "at most 65535 tiles of 64 tokens can be dispatched",
             ));
         }
+        if self.most_decoding() > 65535 {
+            let limit = "at most 65535 can be dispatched";
+            return Err(Error::argument("the rows that decode", self.most_decoding(), limit));
+        }
         let shape = self.shape(config);
         shape.validate()?;
         let all =
@@ -223,16 +242,12 @@ pub struct Engine {
     /// The options that the engine was built with.
     pub options: EngineOptions,
     pub(super) shape: Shape,
-    pub(super) layout: CacheLayout,
-    pub(super) index_layout: CacheLayout,
     pub(super) pool: Pool,
     pub(super) scratch: Scratch,
-    pub(super) caches: Vec<LayerCache>,
-    pub(super) layers: Vec<Layer>,
+    pub(super) index: Option<Index>,
+    pub(super) residency: Residency,
     pub(super) ends: EndOps,
-    // Locked under the turn.
-    pub(super) host: Option<futures::lock::Mutex<Host>>,
-    pub(super) rotations: Rotations,
+    pub(super) model: Arc<Model>,
     // Two steps at a time would share the scratch.
     pub(super) turn: futures::lock::Mutex<()>,
     /// The device: the last field, since a device goes after all that was made on it.
@@ -250,89 +265,58 @@ impl Engine {
         options: EngineOptions,
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<Self> {
-        let config = ModelConfig::read_changed(file, options.rope.as_ref())?;
-        options.validate(&config)?;
-        let mut options = options;
-        options.device = gpu.facts();
-        options.widen_ring(&config);
-        let shape = options.shape(&config);
-        let plan = MemoryPlan::new(&config, &options);
-        plan.check(&options)?;
-        let tensors = Tensors::find(&config, file)?;
-        let mut loader =
-            Loader { gpu: &gpu, file, quantise: options.quantise, progress, unflushed: 0 };
-        let embedding = loader.matrix(&tensors.embedding).await?;
-        let mut weights = Vec::new();
-        for layer in &tensors.layers {
-            weights.push(load_layer(&mut loader, layer).await?);
-        }
-        let output_norm = loader.vector(tensors.output_norm).await?;
-        let output = match &tensors.output {
-            None => None,
-            Some(output) => Some(loader.matrix(output).await?),
-        };
-        loader.flush(0)?;
+        // What cannot run is refused before the weights are read.
+        let weights = ModelOptions { quantise: options.quantise, rope: options.rope };
+        options.clone().plan(&gpu, &ModelConfig::read_changed(file, weights.rope.as_ref())?)?;
+        let model = Model::load(&gpu, file, weights, progress).await?;
+        Self::new(gpu, Arc::new(model), options).await
+    }
 
-        let hot = options.hot_slots();
-        let layout = plan.cache.kv.layout;
-        let index_layout = plan.cache.index.as_ref().map_or(layout, |index| index.codes.layout);
-        let offload = match (hot, options.host, &plan.offload) {
-            (Some(hot), Some(host), Some(rows)) => {
-                Some(Offload::new(&gpu, &shape, config.layers, hot, host, rows).await?)
-            }
-            _ => None,
+    /// An engine that runs a loaded model, which other engines may run too. `gpu` is a handle on the model's device
+    /// ([`Gpu::share`]), on whose account the engine's own buffers are. What the options say of weights is the model's matter.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for options of which there can be no engine, and for another device; [`Error::OutOfMemory`].
+    pub async fn new(gpu: Gpu, model: Arc<Model>, mut options: EngineOptions) -> Result<Self> {
+        if !gpu.is_same_device(&model.gpu) {
+            return Err(Error::argument(
+                "the device",
+                gpu.label(),
+                "a model runs on the device that it was loaded to",
+            ));
+        }
+        let config = model.config.clone();
+        (options.quantise, options.rope) = (model.options.quantise, model.options.rope);
+        let plan = options.plan(&gpu, &config)?;
+        let shape = options.shape(&config);
+        let scratch = Scratch::new(&gpu, &plan.scratch).await?;
+        let index = match &plan.index {
+            None => None,
+            Some(rows) => Some(Index::new(&gpu, config.layers, rows).await?),
         };
-        let scratch = Scratch::new(&gpu, &plan.scratch, offload.as_ref()).await?;
         let mut maker = OpMaker {
             gpu: &gpu,
             config: &config,
             options: &options,
             shape,
-            layout,
-            index_layout,
-            hot,
             scratch: &scratch,
             uniforms: HashMap::new(),
         };
-        let ends =
-            maker.ends(&embedding, &output_norm, output.as_ref().unwrap_or(&embedding)).await?;
-        let host_ops = match hot {
-            None => None,
-            Some(_) => Some(maker.host_ops().await?),
-        };
-        let mut caches = Vec::new();
-        let mut layers = Vec::new();
-        for (number, layer) in weights.iter().enumerate() {
-            let cache = LayerCache::new(&gpu, &plan.cache).await?;
-            if let (Some(slots), Some(offload)) = (&cache.slots, &offload) {
-                let words = offload.slot_words(number);
-                gpu.write(slots, 0, bytemuck::cast_slice(&words));
-            }
-            layers.push(maker.layer(number, layer, &cache, host_ops.as_ref()).await?);
-            caches.push(cache);
-        }
-        let host = match (offload, host_ops, &plan.selections) {
-            (Some(offload), Some(ops), Some(selections)) => {
-                let host = Host::new(&gpu, &config, selections, offload, ops).await?;
-                Some(futures::lock::Mutex::new(host))
-            }
-            _ => None,
-        };
+        let ends = maker.ends(&model).await?;
+        let residency =
+            Residency::new(&mut maker, &plan.residency, &model.layers, index.as_ref()).await?;
         gpu.check()?;
         Ok(Self {
             pool: Pool::new(options.blocks(), options.block, options.sessions),
             gpu,
-            rotations: config.rope.rotations(),
+            model,
             config,
             options,
             shape,
-            layout,
-            index_layout,
             scratch,
-            caches,
-            layers,
+            index,
+            residency,
             ends,
-            host,
             turn: futures::lock::Mutex::new(()),
         })
     }
@@ -348,58 +332,8 @@ impl Engine {
             config: &self.config,
             options: &self.options,
             shape: self.shape,
-            layout: self.layout,
-            index_layout: self.index_layout,
-            hot: self.options.hot_slots(),
             scratch: &self.scratch,
             uniforms: HashMap::new(),
         }
     }
-}
-
-async fn load_layer(loader: &mut Loader<'_>, layer: &LayerTensors<'_>) -> Result<LayerWeights> {
-    Ok(LayerWeights {
-        attn_norm: loader.vector(layer.attn_norm).await?,
-        attention: match &layer.attention {
-            AttentionTensors::Grouped { qkv, norms, biases } => AttentionWeights::Grouped {
-                qkv: loader.matrix(qkv).await?,
-                heads: HeadWeights {
-                    norms: match norms {
-                        None => None,
-                        Some([q, k]) => Some([loader.vector(q).await?, loader.vector(k).await?]),
-                    },
-                    biases: match biases {
-                        None => None,
-                        Some(biases) => Some(loader.vectors(biases).await?),
-                    },
-                },
-            },
-            AttentionTensors::Latent(latent) => AttentionWeights::Latent(LatentWeights {
-                down: loader.matrix(&latent.down).await?,
-                q_norm: loader.vector(latent.q_norm).await?,
-                q_up: loader.matrix(&latent.q_up).await?,
-                kv_norm: loader.vector(latent.kv_norm).await?,
-                key_up: loader.matrix(&latent.key_up).await?,
-                key_absorb: loader.matrix(&latent.key_absorb).await?,
-                value_up: loader.matrix(&latent.value_up).await?,
-            }),
-        },
-        output: loader.matrix(&layer.output).await?,
-        ffn_norm: loader.vector(layer.ffn_norm).await?,
-        ffn: match &layer.ffn {
-            FfnTensors::Dense { gate_up, down } => FfnWeights::Dense {
-                gate_up: loader.gate_up(gate_up).await?,
-                down: loader.matrix(down).await?,
-            },
-            FfnTensors::Experts { router, bias, gate_up, down } => FfnWeights::Experts {
-                router: loader.matrix(router).await?,
-                bias: match bias {
-                    None => None,
-                    Some(bias) => Some(loader.vector(bias).await?),
-                },
-                gate_up: loader.gate_up(gate_up).await?,
-                down: loader.matrix(down).await?,
-            },
-        },
-    })
 }

@@ -1,12 +1,19 @@
 //! Index channels of sessions: chosen from a session's first tokens, or stored.
 
+use super::residency::Residency;
 use super::{Engine, Session, Want};
 use crate::attention::ChannelStats;
 use crate::attention::{ChannelSet, Span};
+use crate::kv::LayerIndex;
 use crate::{Error, Result};
 use std::sync::Arc;
 
 impl Engine {
+    /// The index of each layer; none where no index is kept.
+    pub(super) fn layer_indices(&self) -> &[LayerIndex] {
+        self.index.as_ref().map_or(&[], |index| &index.layers)
+    }
+
     /// The index channels of a session, which are chosen now if they are not yet.
     ///
     /// # Errors
@@ -54,10 +61,10 @@ impl Engine {
     pub(super) async fn read_statistics(&self, slot: u32) -> Result<Vec<u32>> {
         let bytes = self.shape.stats_len() * 4;
         let mut all = Vec::new();
-        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
+        for index in self.layer_indices() {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             let (from, staging) = (u64::from(slot) * bytes, &self.scratch.moving);
-            encoder.copy_buffer_to_buffer(&index.stats, from, staging, 0, bytes);
+            encoder.copy_buffer_to_buffer(&index.state.stats, from, staging, 0, bytes);
             self.gpu.submit(encoder)?;
             all.extend(super::words(&self.gpu.download(staging, bytes).await?));
         }
@@ -70,10 +77,8 @@ impl Engine {
             return;
         };
         let at = u64::from(session.slot.index) * self.shape.channels_len() * 4;
-        for (layer, ops) in self.layers.iter().enumerate() {
-            if let Some(index) = &ops.index {
-                self.gpu.write(&index.channels, at, bytemuck::cast_slice(&set.words(layer)));
-            }
+        for (layer, index) in self.layer_indices().iter().enumerate() {
+            self.gpu.write(&index.state.channels, at, bytemuck::cast_slice(&set.words(layer)));
         }
         session.channels = Some(set.clone());
     }
@@ -98,7 +103,7 @@ impl Engine {
         let _turn = self.turn.lock().await;
         let mut maker = self.op_maker();
         let mut choices = Vec::new();
-        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
+        for index in self.layer_indices() {
             choices.push(maker.choose_channels(index, session.slot.index).await?);
         }
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
@@ -119,35 +124,35 @@ impl Engine {
     pub(super) async fn build_index(&self, session: &Session) -> Result<()> {
         let table = session.table.blocks();
         let sealed = &table[..(session.len() / self.shape.block) as usize];
-        // The step that builds the index of these blocks, which lie at these places.
-        let is_paged = self.host.is_none();
-        let step_of = |first: usize, blocks: &[u32]| {
-            let place = |i: usize, block: u32| if is_paged { block } else { (first + i) as u32 };
-            let sealing: Vec<[u32; 2]> =
-                blocks.iter().enumerate().map(|(i, &block)| [block, place(i, block)]).collect();
+        // The step that builds the index of blocks, which are at these places.
+        let step_of = |sealing: &[[u32; 2]]| {
             let span = Span {
                 slot: session.slot.index,
                 position: session.len(),
                 tokens: &[],
                 table,
-                window: None,
-                sealing: &sealing,
+                sealing,
+                ..Default::default()
             };
-            self.step_of(&[span], None, false, 0)
+            self.step_of(&[span], None, 0)
         };
-        if !is_paged {
-            let words = |first: usize, piece: &[u32]| step_of(first, piece).words;
-            return self.index_from_host(sealed, words).await;
-        }
-        let step = step_of(0, sealed);
+        let whole = match &self.residency {
+            Residency::Whole(whole) => whole,
+            Residency::Hot(hot) => {
+                let words = |first: usize, piece: &[u32]| {
+                    let places = (first as u32..).zip(piece).map(|(place, &block)| [block, place]);
+                    step_of(&places.collect::<Vec<_>>()).words
+                };
+                return hot.turn(self).await.build_index(sealed, words);
+            }
+        };
+        let step = step_of(&sealed.iter().map(|&block| [block, block]).collect::<Vec<_>>());
         self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for layer in &self.layers {
-                if let Some(index) = &layer.index {
-                    layer.seal(&mut pass, &index.sealing, step.sealing);
-                }
+            for layer in &whole.layers {
+                layer.seal(&mut pass, layer.kv.index_of_blocks(), step.sealing);
             }
         }
         self.gpu.submit(encoder).map(drop)
@@ -158,9 +163,15 @@ impl Engine {
         let bytes = self.shape.channels_len() * 4;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         let mut to = 0;
-        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
+        for index in self.layer_indices() {
             let from = u64::from(slot) * bytes;
-            encoder.copy_buffer_to_buffer(&index.channels, from, &self.scratch.staging, to, bytes);
+            encoder.copy_buffer_to_buffer(
+                &index.state.channels,
+                from,
+                &self.scratch.staging,
+                to,
+                bytes,
+            );
             to += bytes;
         }
         self.gpu.submit(encoder)?;

@@ -1,25 +1,16 @@
-//! Steps: prompts in chunks through dense prefill, and decode with dense or two-level attention.
+//! Prompts in chunks, and what every step goes through: its plan, its layers, and what is read back.
 
-use super::record::{Mode, Plan};
+use super::record::{Mode, Plan, Role};
+use super::residency::{Residency, Whole};
+use super::scratch::CommonScratch;
 use super::{Engine, Session, words};
-use crate::attention::{Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel};
+use crate::attention::{
+    Attended, Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel, Want,
+};
 use crate::gpu::Gpu;
 use crate::kv::Prepared;
 use crate::model::logits;
 use crate::{Error, Result, subject};
-
-/// What a step should give back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Nothing: the step only extends the session.
-    Nothing,
-    /// The most likely next token.
-    Token,
-    /// The logits after the last token.
-    Logits,
-    /// The logits after every token.
-    EveryLogits,
-}
 
 /// What a step gave back.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,7 +78,8 @@ impl Engine {
             session.put_back(left);
         }
         let mut output = made?;
-        if want == Want::EveryLogits {
+        if want.is_of_every_row() {
+            output.tokens.drain(..again.min(output.tokens.len()));
             output.logits.drain(..again.min(output.logits.len()));
         }
         Ok(output)
@@ -106,10 +98,11 @@ impl Engine {
         while done < tokens.len() {
             let chunk = self.chunk(session.len(), want).min(tokens.len() - done);
             let last = done + chunk == tokens.len();
-            let wanted = if last || want == Want::EveryLogits { want } else { Want::Nothing };
+            let want = if last || want.is_of_every_row() { want } else { Want::Nothing };
             let batch = &mut [(&mut *session, &tokens[done..done + chunk])];
+            let role = Role { attended: Attended::Prompt, want };
             let mut goes_on = || progress(done as u32);
-            let made = self.step(batch, Mode::Prefill, wanted, &mut goes_on).await?;
+            let made = self.take_step(batch, &[role], None, &mut goes_on).await?;
             let Some(made) = made else { break };
             output.tokens.extend(made.tokens);
             output.logits.extend(made.logits);
@@ -119,64 +112,6 @@ impl Engine {
             }
         }
         Ok(output)
-    }
-
-    /// Appends one token to each session and attends as `attention` says: one step for all of them. Sessions at or below
-    /// `dense_below` tokens are attended densely, in a step of their own.
-    ///
-    /// # Errors
-    /// As [`Engine::prefill`].
-    pub async fn decode(
-        &self,
-        batch: &mut [(&mut Session, u32)],
-        attention: &Attention,
-        want: Want,
-    ) -> Result<Vec<Output>> {
-        let selection = match attention {
-            Attention::Dense => None,
-            Attention::TwoLevel(two_level) => Some(two_level),
-        };
-        if let Some(two_level) = selection {
-            self.check_selection(two_level)?;
-        }
-        for (session, token) in batch.iter_mut() {
-            self.check_tokens(session, std::slice::from_ref(token))?;
-            self.recount(session).await?;
-        }
-        let mut outputs = vec![Output::default(); batch.len()];
-        // Decided before any step, since a step makes its sessions longer.
-        let is_sparse: Vec<bool> =
-            batch.iter().map(|(session, _)| selects(session, selection)).collect();
-        for sparse in [false, true] {
-            let mut which = Vec::new();
-            let mut members: Vec<(&mut Session, &[u32])> = Vec::new();
-            for (i, (session, token)) in batch.iter_mut().enumerate() {
-                if is_sparse[i] == sparse {
-                    which.push(i);
-                    members.push((session, std::slice::from_ref(token)));
-                }
-            }
-            if members.is_empty() {
-                continue;
-            }
-            if sparse {
-                for (session, _) in &mut members {
-                    self.freeze(session).await?;
-                }
-            }
-            let mode = Mode::Decode(selection.filter(|_| sparse));
-            let made = self.step(&mut members, mode, want, &mut || true).await?;
-            let mut made = made.unwrap_or_default();
-            for (place, i) in which.into_iter().enumerate() {
-                if !made.tokens.is_empty() {
-                    outputs[i].tokens = vec![made.tokens[place]];
-                }
-                if !made.logits.is_empty() {
-                    outputs[i].logits = vec![std::mem::take(&mut made.logits[place])];
-                }
-            }
-        }
-        Ok(outputs)
     }
 
     /// How many tokens a decode step attends that appends one token to `session`.
@@ -228,14 +163,16 @@ impl Engine {
 
     // A chunk whose attention stays within the work of one submission, in whole tiles. On a CPU all of a layer does, which
     // is as little as is submitted.
-    fn chunk(&self, position: u32, want: Want) -> usize {
+    pub(super) fn chunk(&self, position: u32, want: Want) -> usize {
         let most = self.options.chunk;
         // What is in CPU memory comes piece by piece, each with a submission of its own.
-        let piece = self.options.host.map(|host| {
-            let format = self.shape.head_format(host.kv_type);
-            host.piece_blocks(&format) * u64::from(self.shape.block)
-        });
-        let before = u64::from(position).min(piece.unwrap_or(u64::MAX));
+        let before = match &self.residency {
+            Residency::Whole(_) => u64::from(position),
+            Residency::Hot(hot) => {
+                let piece = hot.piece_blocks(&self.shape) * u64::from(self.shape.block);
+                u64::from(position).min(piece)
+            }
+        };
         let attention = 4 * (before + u64::from(most)) * u64::from(self.config.attended());
         let a_row = attention + if self.gpu.is_cpu() { self.row_of_weights() } else { 0 };
         // A chunk below one tile is the caller's choice, so the upper bound comes last.
@@ -243,38 +180,11 @@ impl Engine {
             * 64)
             .max(64)
             .min(most);
-        if want == Want::EveryLogits {
+        if want.is_of_every_row() {
             rows.min(self.options.logit_rows) as usize
         } else {
             rows as usize
         }
-    }
-
-    // `None` where `goes_on` told that it does not: the sessions are as they were.
-    async fn step(
-        &self,
-        batch: &mut [(&mut Session, &[u32])],
-        mode: Mode<'_>,
-        want: Want,
-        goes_on: GoesOn<'_>,
-    ) -> Result<Option<Output>> {
-        let turn = self.turn.lock().await;
-        self.gpu.check()?;
-        let prepared = self.prepare(batch)?;
-        let made = self.run(batch, &prepared, mode, want, goes_on).await;
-        settle(batch, prepared, matches!(made, Ok(Some(_))));
-        let Some(output) = made? else { return Ok(None) };
-        for (session, tokens) in batch.iter_mut() {
-            self.advance(session, tokens);
-        }
-        drop(turn);
-        for (session, _) in batch.iter_mut() {
-            let enough = self.options.index.as_ref().map(|index| index.stats_tokens);
-            if enough.is_some_and(|enough| session.len() >= enough) {
-                self.freeze(session).await?;
-            }
-        }
-        Ok(Some(output))
     }
 
     /// Makes room for the tokens of every session, or of none.
@@ -304,12 +214,28 @@ impl Engine {
         }
     }
 
-    /// Plans a step over prepared sessions, and writes what it works on.
+    /// Plans a step over prepared sessions that are all attended alike.
     pub(super) fn plan<'a>(
         &self,
         batch: &[(&mut Session, &[u32])],
         mode: Mode<'a>,
-        every_row: bool,
+        want: Want,
+        over: Over<'_>,
+    ) -> Plan<'a> {
+        let (attended, selection) = match mode {
+            Mode::Prefill => (Attended::Prompt, None),
+            Mode::Decode(None) => (Attended::Dense, None),
+            Mode::Decode(selection) => (Attended::Selected, selection),
+        };
+        self.plan_roles(batch, &vec![Role { attended, want }; batch.len()], selection, over)
+    }
+
+    /// Plans a step over prepared sessions in the order of [`Attended`], and writes what it works on.
+    fn plan_roles<'a>(
+        &self,
+        batch: &[(&mut Session, &[u32])],
+        roles: &[Role],
+        selection: Option<&'a TwoLevel>,
         over: Over<'_>,
     ) -> Plan<'a> {
         let place = |i: usize, logical: u32, physical: u32| match over {
@@ -333,8 +259,9 @@ impl Engine {
         let spans: Vec<Span<'_>> = batch
             .iter()
             .zip(&sealing)
+            .zip(roles)
             .enumerate()
-            .map(|(i, ((session, tokens), sealing))| Span {
+            .map(|(i, (((session, tokens), sealing), role))| Span {
                 slot: session.slot.index,
                 position: session.len(),
                 tokens,
@@ -344,23 +271,23 @@ impl Engine {
                     Over::Cache | Over::Chunk => None,
                 },
                 sealing,
+                attended: role.attended,
+                want: role.want,
             })
             .collect();
-        let budget = match mode {
-            Mode::Prefill | Mode::Decode(None) => None,
-            Mode::Decode(Some(two_level)) => Some(two_level.effective_budget()),
-        };
+        let budget = selection.map(TwoLevel::effective_budget);
         let epoch = if let Over::Window(_, epoch) = over { epoch } else { 0 };
-        let step = self.step_of(&spans, budget.as_ref(), every_row, epoch);
+        let step = self.step_of(&spans, budget.as_ref(), epoch);
+        let layout = &self.residency.cache().layout;
         let mut segments: Vec<u32> = match over {
             // Each session appends to its open block.
             Over::Window(windows, _) => {
                 let open = |(session, _): &(&mut Session, &[u32])| session.len() / self.shape.block;
                 let places =
                     batch.iter().zip(windows).map(|(one, table)| table[open(one) as usize]);
-                places.map(|slot| self.layout.place(slot).0).collect()
+                places.map(|slot| layout.place(slot).0).collect()
             }
-            Over::Cache => step.appended.iter().map(|&b| self.layout.place(b).0).collect(),
+            Over::Cache => step.appended.iter().map(|&b| layout.place(b).0).collect(),
             // All of it is one segment.
             Over::Chunk => Vec::new(),
         };
@@ -370,43 +297,52 @@ impl Engine {
             index.stored.is_none() && spans.iter().any(|span| span.position < index.stats_tokens)
         });
         self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
-        if let (Mode::Prefill, Some(latent)) = (mode, &self.scratch.latent) {
+        if let Some(latent) = self.scratch.latent.as_ref().filter(|_| step.prompt_tiles > 0) {
             self.gpu.write(&latent.slab_tables, 0, bytemuck::cast_slice(&step.over_slabs()));
         }
         let is_chunk = matches!(over, Over::Chunk);
-        Plan { step, mode, timing: Timing::Exact, is_chunk, segments, gathers_stats }
+        let selection = selection.filter(|_| step.selecting > 0);
+        Plan { step, selection, timing: Timing::Exact, is_chunk, segments, gathers_stats }
     }
 
-    pub(super) fn record_copies(&self, encoder: &mut wgpu::CommandEncoder, prepared: &[Prepared]) {
-        let bytes = self.shape.block_bytes();
+    pub(super) fn record_copies(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        whole: &Whole,
+        prepared: &[Prepared],
+    ) {
         for copied in prepared.iter().filter_map(|prepared| prepared.copied) {
-            for cache in &self.caches {
-                cache.copy_block(encoder, &self.layout, &self.scratch.moving, bytes, copied);
-            }
+            whole.cache.copy_block(encoder, &self.scratch.moving, copied);
         }
     }
 
-    async fn run(
+    /// Takes prepared sessions through the layers; nothing where `goes_on` told that it does not. Over a hot cache all roles are
+    /// the same.
+    pub(super) async fn run(
         &self,
         batch: &[(&mut Session, &[u32])],
         prepared: &[Prepared],
-        mode: Mode<'_>,
-        want: Want,
+        roles: &[Role],
+        selection: Option<&TwoLevel>,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Output>> {
-        if let Some(host) = &self.host {
-            let host = &mut *host.lock().await;
-            return self.run_host(host, batch, prepared, (mode, want), goes_on).await;
-        }
-        let plan = self.plan(batch, mode, want == Want::EveryLogits, Over::Cache);
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.record_copies(&mut encoder, prepared);
-        let layers_at_once = match mode {
-            Mode::Decode(_) if self.gpu.is_cpu() => self.layers.len(),
-            Mode::Decode(_) => DECODE_LAYERS,
-            Mode::Prefill => self.layers_at_once(&plan.step),
+        let whole = match &self.residency {
+            Residency::Whole(whole) => whole,
+            Residency::Hot(hot) => {
+                let mut hot = hot.turn(self).await;
+                return hot.step(batch, prepared, roles, selection, goes_on).await;
+            }
         };
-        let groups: Vec<_> = self.layers.chunks(layers_at_once).collect();
+        let plan = self.plan_roles(batch, roles, selection, Over::Cache);
+        let reads_prompt = plan.step.prompt_tiles > 0;
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.record_copies(&mut encoder, whole, prepared);
+        let layers_at_once = match reads_prompt {
+            true => self.layers_at_once(&plan.step),
+            false if self.gpu.is_cpu() => whole.layers.len(),
+            false => DECODE_LAYERS,
+        };
+        let groups: Vec<_> = whole.layers.chunks(layers_at_once).collect();
         let mut pieces = Pieces::new(&self.gpu, goes_on);
         for (i, group) in groups.iter().enumerate() {
             let is_last = i + 1 == groups.len();
@@ -418,32 +354,26 @@ impl Engine {
                 for layer in *group {
                     layer.record(&mut pass, &plan, ..);
                 }
-                if is_last && want != Want::Nothing {
-                    self.record_logits(&mut pass, &plan.step, want == Want::Token);
+                if is_last {
+                    self.record_logits(&mut pass, &plan.step);
                 }
             }
             if !is_last {
                 let index = self.gpu.submit(encoder)?;
-                if matches!(mode, Mode::Prefill) && !pieces.follow(index)? {
+                if reads_prompt && !pieces.follow(index)? {
                     return Ok(None);
                 }
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
             }
         }
-        self.finish(encoder, &plan.step, want).await.map(Some)
+        self.finish(encoder, &plan.step).await.map(Some)
     }
 
-    pub(super) fn step_of(
-        &self,
-        spans: &[Span<'_>],
-        budget: Option<&Budget>,
-        every_row: bool,
-        epoch: u32,
-    ) -> Step {
+    pub(super) fn step_of(&self, spans: &[Span<'_>], budget: Option<&Budget>, epoch: u32) -> Step {
         let target_workgroups = self.options.target_workgroups;
-        let settings = StepSettings { budget, target_workgroups, every_row, epoch };
+        let settings = StepSettings { budget, target_workgroups, epoch };
         Step::new(&self.shape, spans, &settings, |position, out| {
-            self.rotations.append(position, out);
+            self.model.rotations.append(position, out);
         })
     }
 
@@ -465,22 +395,15 @@ impl Engine {
         &self,
         encoder: wgpu::CommandEncoder,
         step: &Step,
-        want: Want,
     ) -> Result<Output> {
-        let index = self.submit_wanted(encoder, step, want)?;
-        self.read_wanted(index, step, want).await
+        let index = self.submit_wanted(encoder, step)?;
+        self.read_wanted(index, step).await
     }
 
-    // What is wanted, and its bytes.
-    fn wanted_bytes(&self, step: &Step, want: Want) -> Option<(&wgpu::Buffer, u64)> {
-        match want {
-            Want::Nothing => None,
-            Want::Token => Some((&self.scratch.winners, u64::from(step.outputs) * 4)),
-            Want::Logits | Want::EveryLogits => Some((
-                &self.scratch.logits,
-                u64::from(step.outputs) * u64::from(self.config.vocabulary) * 4,
-            )),
-        }
+    // Bytes of the tokens that are wanted, and of the logits.
+    fn wanted_bytes(&self, step: &Step) -> (u64, u64) {
+        let logits = u64::from(step.outputs - step.winners) * u64::from(self.config.vocabulary);
+        (u64::from(step.winners) * 4, logits * 4)
     }
 
     /// Submits the end of a step.
@@ -488,10 +411,16 @@ impl Engine {
         &self,
         mut encoder: wgpu::CommandEncoder,
         step: &Step,
-        want: Want,
     ) -> Result<wgpu::SubmissionIndex> {
-        if let Some((source, bytes)) = self.wanted_bytes(step, want) {
-            encoder.copy_buffer_to_buffer(source, 0, &self.scratch.staging, 0, bytes);
+        let CommonScratch { winners, logits, staging, .. } = &*self.scratch;
+        let (tokens, bytes) = self.wanted_bytes(step);
+        if tokens > 0 {
+            encoder.copy_buffer_to_buffer(winners, 0, staging, 0, tokens);
+        }
+        if bytes > 0 {
+            // Those of rows whose tokens are wanted come first, and take more room than the tokens.
+            let first = tokens * u64::from(self.config.vocabulary);
+            encoder.copy_buffer_to_buffer(logits, first, staging, tokens, bytes);
         }
         self.gpu.submit(encoder)
     }
@@ -501,21 +430,19 @@ impl Engine {
         &self,
         index: wgpu::SubmissionIndex,
         step: &Step,
-        want: Want,
     ) -> Result<Output> {
-        let Some((_, bytes)) = self.wanted_bytes(step, want) else {
+        let (tokens, logits) = self.wanted_bytes(step);
+        if tokens + logits == 0 {
             self.gpu.wait(index)?;
             return Ok(Output::default());
-        };
-        let words = words(&self.gpu.read(&self.scratch.staging, bytes).await?);
-        Ok(if want == Want::Token {
-            let token = |word: u32| (word != NO_TOKEN).then_some(word);
-            Output { tokens: words.into_iter().map(token).collect(), logits: Vec::new() }
-        } else {
-            let floats: Vec<f32> = words.into_iter().map(f32::from_bits).collect();
-            let logits =
-                floats.chunks_exact(self.config.vocabulary as usize).map(<[f32]>::to_vec).collect();
-            Output { tokens: Vec::new(), logits }
+        }
+        let words = words(&self.gpu.read(&self.scratch.staging, tokens + logits).await?);
+        let (tokens, logits) = words.split_at(step.winners as usize);
+        let token = |&word: &u32| (word != NO_TOKEN).then_some(word);
+        let row = |row: &[u32]| row.iter().map(|&word| f32::from_bits(word)).collect();
+        Ok(Output {
+            tokens: tokens.iter().map(token).collect(),
+            logits: logits.chunks_exact(self.config.vocabulary as usize).map(row).collect(),
         })
     }
 }

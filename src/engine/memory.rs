@@ -1,11 +1,11 @@
 //! The memory plan of an engine: every buffer that it makes, but for kernels' parameters of a few bytes. Pure.
 
 use super::EngineOptions;
-use super::host::GROUP_LAYERS;
-use super::scratch::{CommonScratch, ExpertScratch, HostBuffers, LatentBuffers, Strides};
+use super::host::{GROUP_LAYERS, HostBuffers};
+use super::scratch::{CommonScratch, ExpertScratch, LatentBuffers, Strides};
 use crate::attention::{Experts, Latent, Shape};
-use crate::kernels;
-use crate::kv::{CacheLayout, CacheRows, CacheSize, HostOptions, OffloadRows};
+use crate::kernels::{self, HotSlots};
+use crate::kv::{HostOptions, IndexRows, IndexSize, OffloadRows, SegmentRows, kv_rows};
 use crate::memory::{
     DecodeScratch, Group, Grows, LatentSlab, Row, Usage, prefill_states, product, step, sum,
 };
@@ -15,11 +15,41 @@ use crate::{Error, Result};
 
 /// The rows of all buffers.
 pub(super) struct MemoryPlan {
-    pub(super) cache: CacheRows,
-    pub(super) offload: Option<OffloadRows>,
-    /// What level 1 chose, on its way to the CPU.
-    pub(super) selections: Option<Row>,
+    pub(super) residency: ResidencyRows,
+    /// The index, where there is one.
+    pub(super) index: Option<IndexRows>,
     pub(super) scratch: ScratchRows,
+}
+
+/// The rows of a residency.
+pub(super) enum ResidencyRows {
+    Whole(Box<WholeRows>),
+    Hot(Box<HotRows>),
+}
+
+pub(super) struct WholeRows {
+    pub(super) kv: SegmentRows,
+    /// In a replay: what each layer attends.
+    pub(super) steered: Option<ListRows>,
+}
+
+pub(super) struct HotRows {
+    pub(super) options: HostOptions,
+    pub(super) slots: HotSlots,
+    pub(super) kv: SegmentRows,
+    pub(super) offload: OffloadRows,
+    /// What level 1 chose, on its way to the CPU.
+    pub(super) selections: Row,
+    pub(super) buffers: HostBuffers<Row>,
+    /// Bytes from a layer's list of blocks to the next.
+    pub(super) list_stride: u64,
+}
+
+/// Lists of blocks of every layer.
+pub(super) struct ListRows {
+    pub(super) row: Row,
+    /// Bytes from a layer's lists to the next.
+    pub(super) stride: u64,
 }
 
 /// The rows of what every layer uses in turn.
@@ -28,47 +58,35 @@ pub(super) struct ScratchRows {
     /// And the tokens of a slab.
     pub(super) latent: Option<(LatentBuffers<Row>, u32)>,
     pub(super) experts: Option<ExpertScratch<Row>>,
-    /// And the bytes from a layer's list to the next.
-    pub(super) host: Option<(HostBuffers<Row>, u64)>,
-    /// Likewise.
-    pub(super) steered: Option<(Row, u64)>,
-    pub(super) is_steered: bool,
 }
 
 impl MemoryPlan {
     /// Plans an engine whose options were checked, but for its weights.
     pub(super) fn new(config: &ModelConfig, options: &EngineOptions) -> Self {
         let shape = options.shape(config);
-        let (layers, hot) = (config.layers, options.hot_slots());
-        let size = CacheSize {
+        let residency = match &options.host {
+            None => ResidencyRows::Whole(Box::new(WholeRows::new(config, options, &shape))),
+            Some(host) => ResidencyRows::Hot(Box::new(HotRows::new(config, options, &shape, host))),
+        };
+        let size = IndexSize {
             shape: &shape,
-            layers,
+            layers: config.layers,
             sessions: options.sessions,
             blocks: options.blocks(),
-            hot,
             max_binding: options.device.max_binding,
         };
-        let summaries = options.index.as_ref().map(|index| index.summaries());
-        let cache = CacheRows::new(&size, summaries.as_deref());
-        let blocks = (options.blocks(), layers);
-        let offload = options
-            .host
-            .as_ref()
-            .map(|host| OffloadRows::new(host, &shape, blocks, options.write_back_blocks()));
-        let scratch = Needs::new(config, options, &shape, cache.kv.layout).rows();
-        let selections = scratch.host.as_ref().map(|(_, list_stride)| {
-            let bytes = product(&[*list_stride, GROUP_LAYERS as u64]);
-            let row =
-                Row::new("selections", bytes, &[Grows::Sessions, Grows::HotBlocks, Grows::Layers]);
-            row.used_as(Usage::ReadBack).times((layers as usize).div_ceil(GROUP_LAYERS) as u64 + 1)
-        });
-        Self { cache, offload, selections, scratch }
+        let index = options.index.as_ref();
+        Self {
+            index: index.map(|index| IndexRows::new(&size, &index.summaries())),
+            scratch: Needs::new(config, options, &shape, residency.state_segments()).rows(),
+            residency,
+        }
     }
 
     /// Every row.
     pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
-        let offload = self.offload.iter().flat_map(OffloadRows::rows);
-        self.cache.rows().chain(offload).chain(&self.selections).chain(self.scratch.rows())
+        let index = self.index.iter().flat_map(IndexRows::rows);
+        self.residency.rows().into_iter().chain(index).chain(self.scratch.rows())
     }
 
     /// Bytes of a group.
@@ -109,13 +127,119 @@ impl MemoryPlan {
     }
 }
 
+impl ResidencyRows {
+    /// What of the cache is on the GPU.
+    pub(super) fn kv(&self) -> &SegmentRows {
+        match self {
+            Self::Whole(whole) => &whole.kv,
+            Self::Hot(hot) => &hot.kv,
+        }
+    }
+
+    // Parts of the cache that leave partial states of their own: over a hot cache blocks that arrive do.
+    fn state_segments(&self) -> u64 {
+        let segments = u64::from(self.kv().layout.segments);
+        match self {
+            Self::Whole(_) => segments,
+            Self::Hot(_) => 2 * segments,
+        }
+    }
+
+    fn rows(&self) -> Vec<&Row> {
+        let kv = self.kv().rows().into_iter();
+        match self {
+            Self::Whole(whole) => kv.chain(whole.steered.iter().map(|lists| &lists.row)).collect(),
+            Self::Hot(hot) => kv
+                .chain(hot.offload.rows())
+                .chain([&hot.selections])
+                .chain(hot.buffers.rows())
+                .collect(),
+        }
+    }
+}
+
+impl WholeRows {
+    fn new(config: &ModelConfig, options: &EngineOptions, shape: &Shape) -> Self {
+        let (blocks, most) = (options.blocks(), options.device.max_binding);
+        let lists = |kept| ListRows::new("blocks of a replay", config, options, shape, kept);
+        Self {
+            kv: kv_rows(shape, config.layers, blocks, most),
+            steered: options.steered.map(lists),
+        }
+    }
+}
+
+impl HotRows {
+    fn new(
+        config: &ModelConfig,
+        options: &EngineOptions,
+        shape: &Shape,
+        host: &HostOptions,
+    ) -> Self {
+        let (layers, most) = (config.layers, options.device.max_binding);
+        let slots = host.slots(options.blocks(), options.sessions);
+        let lists =
+            ListRows::new("blocks that are wanted", config, options, shape, host.hot_blocks);
+        let (wanted, list_stride) = (lists.row, lists.stride);
+        let chunk = product(&[options.chunk_blocks().into(), shape.block_bytes()]);
+        let selections = product(&[list_stride, GROUP_LAYERS as u64]);
+        let by_choice = &[Grows::Sessions, Grows::HotBlocks, Grows::Layers];
+        let groups = (layers as usize).div_ceil(GROUP_LAYERS) as u64;
+        let step = |what: &'static str| step_row(what, options, shape);
+        Self {
+            options: *host,
+            slots,
+            kv: kv_rows(shape, layers, slots.slots, most),
+            offload: OffloadRows::new(host, shape, (slots, layers), options.write_back_blocks()),
+            selections: Row::new("selections", selections, by_choice)
+                .used_as(Usage::ReadBack)
+                .times(groups + 1),
+            buffers: HostBuffers {
+                append_step: step("the step of what is appended"),
+                tables: step("the step of a chunk"),
+                chunk: Row::new(
+                    "a chunk's keys and values",
+                    chunk,
+                    &[Grows::Chunk, Grows::Context],
+                )
+                .of(Group::Rings),
+                listed: Row { what: "blocks that are listed".into(), ..wanted.clone() },
+                wanted,
+            },
+            list_stride,
+        }
+    }
+}
+
+impl ListRows {
+    // Lists of so many blocks of each row that decodes and KV head.
+    fn new(
+        what: &'static str,
+        config: &ModelConfig,
+        options: &EngineOptions,
+        shape: &Shape,
+        kept: u32,
+    ) -> Self {
+        let rows = options.most_decoding().into();
+        let bytes = product(&[rows, shape.kv_heads.into(), kept.into(), 4]);
+        let stride = bytes.checked_next_multiple_of(256).unwrap_or(u64::MAX);
+        let all = product(&[stride, config.layers.into()]);
+        let grows_with = &[Grows::Sessions, Grows::Layers, Grows::HotBlocks];
+        Self { row: Row::new(what, all, grows_with), stride }
+    }
+}
+
+fn step_row(what: &'static str, options: &EngineOptions, shape: &Shape) -> Row {
+    let (rows, sessions) = (options.most_rows().into(), options.sessions.into());
+    let row = step(shape, rows, sessions, options.context);
+    Row { what: what.into(), ..row }
+}
+
 impl ScratchRows {
     fn rows(&self) -> impl Iterator<Item = &Row> {
         let latent = self.latent.iter().flat_map(|(rows, _)| rows.rows());
         let experts = self.experts.iter().flat_map(ExpertScratch::rows);
-        let host = self.host.iter().flat_map(|(rows, _)| rows.rows());
-        let steered = self.steered.iter().map(|(row, _)| row);
-        self.common.rows().chain(latent).chain(experts).chain(host).chain(steered)
+        self.common.rows().chain(latent).chain(experts)
     }
 }
 
@@ -125,9 +249,9 @@ struct Needs<'n> {
     options: &'n EngineOptions,
     shape: &'n Shape,
     strides: Strides,
-    /// Rows of a decode step: a token of every session.
+    /// Rows of a step that decode.
     decode: u64,
-    /// Rows of any step: of a chunk of a prompt, or of a decode step.
+    /// Rows of any step.
     rows: u64,
     /// Parts of the cache that leave partial states of their own.
     segments: u64,
@@ -141,13 +265,10 @@ impl<'n> Needs<'n> {
         config: &'n ModelConfig,
         options: &'n EngineOptions,
         shape: &'n Shape,
-        layout: CacheLayout,
+        segments: u64,
     ) -> Self {
-        let decode = u64::from(options.sessions);
-        // Blocks that arrive have states of their own.
-        let parts = if options.host.is_some() { 2 } else { 1 };
-        let (strides, segments) = (Strides::new(config), u64::from(layout.segments) * parts);
-        let rows = u64::from(options.chunk).max(decode);
+        let (strides, decode) = (Strides::new(config), u64::from(options.most_decoding()));
+        let rows = u64::from(options.most_rows());
         Self { config, options, shape, strides, decode, rows, segments }
     }
 
@@ -156,20 +277,15 @@ impl<'n> Needs<'n> {
             AttentionConfig::Latent(latent) => Some(self.latent(latent)),
             AttentionConfig::Grouped(_) => None,
         };
-        let steered = self.options.steered.filter(|_| self.options.host.is_none());
         ScratchRows {
             common: self.common(latent.as_ref().map(|(rows, _)| rows)),
             latent,
             experts: self.config.experts.as_ref().map(|experts| self.experts(experts)),
-            host: self.options.host.as_ref().map(|host| self.host(host)),
-            steered: steered.map(|kept| self.lists("blocks of a replay", kept)),
-            is_steered: self.options.steered.is_some(),
         }
     }
 
     fn step(&self, what: &'static str) -> Row {
-        let row = step(self.shape, self.rows, self.decode, self.options.context);
-        Row { what: what.into(), ..row }
+        step_row(what, self.options, self.shape)
     }
 
     // So many numbers of every row of a step.
@@ -200,7 +316,7 @@ impl<'n> Needs<'n> {
             latent.map_or(0, |latent| latent.q_latents.bytes.max(latent.slab_latents.bytes));
         let halves = x.bytes.max(attended.bytes).max(ffn.bytes).max(latents);
         // Each session's logits may be wanted.
-        let logit_rows = u64::from(options.logit_rows).max(self.decode);
+        let logit_rows = u64::from(options.most_logits());
         let logits = Row::words("logits", &[logit_rows, config.vocabulary.into()], BY_SESSION);
         let winners = Row::words("winners", &[logit_rows], BY_SESSION);
         let channels = product(&[4, shape.channels_len(), config.layers.into()]);
@@ -264,29 +380,6 @@ impl<'n> Needs<'n> {
             lists: Row::words("lists of experts", &[lists], BY_ROW),
             made: self.of_rows("outputs of experts", &[slots, self.strides.hidden.into()]),
         }
-    }
-
-    fn host(&self, host: &HostOptions) -> (HostBuffers<Row>, u64) {
-        let (wanted, list_stride) = self.lists("blocks that are wanted", host.hot_blocks);
-        let chunk = product(&[self.options.chunk_blocks().into(), self.shape.block_bytes()]);
-        let rows = HostBuffers {
-            append_step: self.step("the step of what is appended"),
-            tables: self.step("the step of a chunk"),
-            chunk: Row::new("a chunk's keys and values", chunk, &[Grows::Chunk, Grows::Context])
-                .of(Group::Rings),
-            listed: Row { what: "blocks that are listed".into(), ..wanted.clone() },
-            wanted,
-        };
-        (rows, list_stride)
-    }
-
-    // Lists of so many blocks of each row and KV head, layer by layer, and the bytes from a layer's to the next.
-    fn lists(&self, what: &'static str, kept: u32) -> (Row, u64) {
-        let bytes = product(&[self.decode, self.shape.kv_heads.into(), kept.into(), 4]);
-        let stride = bytes.checked_next_multiple_of(256).unwrap_or(u64::MAX);
-        let all = product(&[stride, self.config.layers.into()]);
-        let grows_with = &[Grows::Sessions, Grows::Layers, Grows::HotBlocks];
-        (Row::new(what, all, grows_with), stride)
     }
 }
 

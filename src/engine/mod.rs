@@ -7,25 +7,31 @@ mod forward;
 mod host;
 mod layer;
 mod memory;
+mod model;
 #[cfg(feature = "measure")]
 mod observe;
 mod ops;
 mod record;
 #[cfg(feature = "measure")]
 mod replay;
+mod residency;
 mod saved;
 mod scratch;
 mod session;
+mod step;
 mod weights;
 
+pub use crate::attention::Want;
 pub use crate::kv::{HostOptions, OffloadStats};
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::{Fit, HostRule, Placement};
-pub use forward::{Output, Want};
+pub use forward::Output;
+pub use model::{Model, ModelOptions};
 #[cfg(feature = "measure")]
 pub use observe::{HostSelector, LayerCacheView, LayerView};
 pub use saved::SessionFormat;
 pub use session::Session;
+pub use step::Work;
 
 // Bytes that were read back, as words.
 fn words(bytes: &[u8]) -> Vec<u32> {

@@ -3,6 +3,7 @@
 use super::forward::{Over, settle};
 use super::layer::Stage;
 use super::record::{Mode, Plan};
+use super::residency::{Residency, Whole};
 use super::{Engine, Output, Session, Want, words};
 use crate::attention::{Attention, Budget, RowBudget, TwoLevel, Values};
 use crate::{Error, Result};
@@ -64,7 +65,7 @@ impl Engine {
         attention: &Attention,
         want: Want,
     ) -> Result<(Output, Vec<LayerView>)> {
-        self.check_whole_cache()?;
+        let whole = self.whole()?;
         self.check_tokens(session, &[token])?;
         self.recount(session).await?;
         let two_level = match attention {
@@ -81,14 +82,14 @@ impl Engine {
         let mut batch = [(&mut *session, &tokens[..])];
         let prepared = self.prepare(&mut batch)?;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(two_level), false, Over::Cache);
+            let plan = self.plan(&batch, Mode::Decode(two_level), want, Over::Cache);
             let places = self.places(&plan);
-            let bytes = places.total * 4 * self.layers.len() as u64;
+            let bytes = places.total * 4 * whole.layers.len() as u64;
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             let seen = self.gpu.buffer("an observation", bytes, usage).await?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.record_copies(&mut encoder, &prepared);
-            for (i, layer) in self.layers.iter().enumerate() {
+            self.record_copies(&mut encoder, whole, &prepared);
+            for (i, layer) in whole.layers.iter().enumerate() {
                 let base = places.total * i as u64;
                 {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -116,11 +117,11 @@ impl Engine {
                 }
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 layer.record(&mut pass, &plan, Stage::SelectNext..);
-                if i + 1 == self.layers.len() && want != Want::Nothing {
-                    self.record_logits(&mut pass, &plan.step, want == Want::Token);
+                if i + 1 == whole.layers.len() {
+                    self.record_logits(&mut pass, &plan.step);
                 }
             }
-            let output = self.finish(encoder, &plan.step, want).await?;
+            let output = self.finish(encoder, &plan.step).await?;
             let data = words(&self.gpu.read(&seen, bytes).await?);
             let row =
                 two_level.map(|t| t.effective_budget().row(batch[0].0.len(), self.shape.block));
@@ -149,7 +150,7 @@ impl Engine {
         select: &mut HostSelector<'_>,
         want: Want,
     ) -> Result<Output> {
-        self.check_whole_cache()?;
+        let whole = self.whole()?;
         let two_level = TwoLevel::new(*budget);
         self.check_selection(&two_level)?;
         let tokens = [token];
@@ -160,18 +161,18 @@ impl Engine {
         let mut batch = [(&mut *session, &tokens[..])];
         let prepared = self.prepare(&mut batch)?;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), false, Over::Cache);
+            let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), want, Over::Cache);
             let row = budget.row(batch[0].0.len(), self.shape.block);
             let bytes = u64::from(self.shape.row_width()) * 4;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.record_copies(&mut encoder, &prepared);
-            for (i, layer) in self.layers.iter().enumerate() {
+            self.record_copies(&mut encoder, whole, &prepared);
+            for (i, layer) in whole.layers.iter().enumerate() {
                 {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     if i == 0 {
                         self.record_embedding(&mut pass, &plan.step);
                     }
-                    layer.record(&mut pass, &plan, ..=Stage::Append);
+                    layer.record(&mut pass, &plan, ..=Stage::Index);
                 }
                 let staging = &self.scratch.staging;
                 encoder.copy_buffer_to_buffer(&self.scratch.rows, 0, staging, 0, bytes);
@@ -187,11 +188,11 @@ impl Engine {
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 layer.record(&mut pass, &plan, Stage::Attend..);
-                if i + 1 == self.layers.len() && want != Want::Nothing {
-                    self.record_logits(&mut pass, &plan.step, want == Want::Token);
+                if i + 1 == whole.layers.len() {
+                    self.record_logits(&mut pass, &plan.step);
                 }
             }
-            self.finish(encoder, &plan.step, want).await
+            self.finish(encoder, &plan.step).await
         }
         .await;
         settle(&mut batch, prepared, made.is_ok());
@@ -207,24 +208,23 @@ impl Engine {
     /// [`Error::Argument`] for another engine's session, else what the device answers.
     pub async fn read_cache(&self, session: &Session) -> Result<Vec<LayerCacheView>> {
         self.check_owner(session)?;
-        self.check_whole_cache()?;
+        let whole = self.whole()?;
         let _turn = self.turn.lock().await;
         let block_bytes = self.shape.block_bytes();
         let blocks = session.table.blocks();
-        if blocks.len() < session.len().div_ceil(self.shape.block) as usize {
+        if session.lacks_cache() {
             return Err(Error::Gpu("a step failed that should have computed the session".into()));
         }
         let bytes = (blocks.len() as u64 * block_bytes).max(4);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let seen = self.gpu.buffer("a copy of the cache", bytes, usage).await?;
-        let mut views = Vec::with_capacity(self.caches.len());
-        for cache in &self.caches {
+        let layers = whole.cache.layers().len();
+        let mut views = Vec::with_capacity(layers);
+        for layer in 0..layers {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             for (i, &block) in blocks.iter().enumerate() {
-                let (segment, place) = self.layout.place(block);
-                let from = u64::from(place) * block_bytes;
+                let (buffer, from) = whole.cache.place(layer, block);
                 let to = i as u64 * block_bytes;
-                let buffer = &cache.kv[segment as usize];
                 encoder.copy_buffer_to_buffer(buffer, from, &seen, to, block_bytes);
             }
             self.gpu.submit(encoder)?;
@@ -235,12 +235,12 @@ impl Engine {
     }
 
     // Observations read caches as they lie on the GPU.
-    fn check_whole_cache(&self) -> Result<()> {
-        if self.host.is_none() {
-            return Ok(());
-        }
+    fn whole(&self) -> Result<&Whole> {
         let limit = "what is observed needs all of it on the GPU";
-        Err(Error::argument("the KV cache", "in CPU memory", limit))
+        match &self.residency {
+            Residency::Whole(whole) => Ok(whole),
+            Residency::Hot(_) => Err(Error::argument("the KV cache", "in CPU memory", limit)),
+        }
     }
 
     fn unpack_cache(&self, data: &[u8], tokens: usize) -> LayerCacheView {

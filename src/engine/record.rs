@@ -1,18 +1,27 @@
 //! A planned step, and what it records before and after the layers.
 
 use super::Engine;
-use crate::attention::{Step, Timing, TwoLevel};
+use crate::attention::{Attended, Step, Timing, TwoLevel, Want};
 
+/// A step in which the tokens of every session are attended alike.
 #[derive(Clone, Copy)]
 pub(super) enum Mode<'a> {
     Prefill,
     Decode(Option<&'a TwoLevel>),
 }
 
+/// What a step does with the tokens of one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Role {
+    pub(super) attended: Attended,
+    pub(super) want: Want,
+}
+
 /// A step and what its layers have in common.
 pub(super) struct Plan<'a> {
     pub(super) step: Step,
-    pub(super) mode: Mode<'a>,
+    /// What the rows select by that do.
+    pub(super) selection: Option<&'a TwoLevel>,
     /// Whether a decode step attends the blocks that it chooses itself, or those that were there before.
     pub(super) timing: Timing,
     /// Whether rows go to the buffer of a chunk, and not to the cache.
@@ -31,16 +40,15 @@ impl Engine {
         }
     }
 
-    pub(super) fn record_logits(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        step: &Step,
-        wants_token: bool,
-    ) {
+    /// Records what is wanted of a step's rows.
+    pub(super) fn record_logits(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
+        if step.outputs == 0 {
+            return;
+        }
         self.ends.output_norm.record(pass, step.outputs, 1, 1);
         self.ends.logits.record_matvec(pass, step.outputs);
-        if wants_token {
-            self.ends.arg_max.record(pass, step.outputs, 1, 1);
+        if step.winners > 0 {
+            self.ends.arg_max.record(pass, step.winners, 1, 1);
         }
     }
 }

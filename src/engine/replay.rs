@@ -1,6 +1,7 @@
 //! Replays: sessions that look as if a long prompt had been prefilled, and decode steps whose blocks somebody else lists.
 //! For measuring what a cache in CPU memory costs, with contexts that would take minutes to prefill.
 
+use super::residency::{Residency, Whole};
 use super::{Engine, Session, words};
 use crate::attention::{RowBudget, Timing, TwoLevel};
 use crate::{Error, Result};
@@ -55,19 +56,15 @@ impl Engine {
         let noise = Noise::new(self.shape.block_bytes());
         let source = self.gpu.storage_with("noise", &noise.bytes).await?;
         let blocks = session.table.blocks();
-        match &self.host {
-            Some(host) => {
-                let host = &mut *host.lock().await;
-                for &block in blocks {
-                    host.is_stale |= host.offload.forget(block);
-                }
-                host.offload.host.store_all(blocks, |block, layer| noise.of(block, layer))?;
+        match &self.residency {
+            Residency::Whole(whole) => self.spread(whole, &noise, &source, blocks)?,
+            Residency::Hot(hot) => {
+                hot.turn(self).await.pretend(blocks, |block, layer| noise.of(block, layer))?;
             }
-            None => self.spread(&noise, &source, blocks)?,
         }
-        for cache in &self.caches {
+        for index in self.layer_indices() {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            for codes in cache.index_buffers() {
+            for codes in index.buffers() {
                 let step = source.size();
                 for at in (0..codes.size()).step_by(step as usize) {
                     let bytes = step.min(codes.size() - at);
@@ -81,13 +78,18 @@ impl Engine {
     }
 
     // The same keys and values as the host would hold.
-    fn spread(&self, noise: &Noise, source: &wgpu::Buffer, blocks: &[u32]) -> Result<()> {
-        for (layer, cache) in self.caches.iter().enumerate() {
+    fn spread(
+        &self,
+        whole: &Whole,
+        noise: &Noise,
+        source: &wgpu::Buffer,
+        blocks: &[u32],
+    ) -> Result<()> {
+        for layer in 0..whole.layers.len() {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             for &block in blocks {
-                let (segment, place) = self.layout.place(block);
                 let (from, bytes) = (noise.place(block, layer), self.shape.block_bytes());
-                let (to, at) = (&cache.kv[segment as usize], u64::from(place) * bytes);
+                let (to, at) = whole.cache.place(layer, block);
                 encoder.copy_buffer_to_buffer(source, from, to, at, bytes);
             }
             let index = self.gpu.submit(encoder)?;
@@ -107,13 +109,16 @@ impl Engine {
     /// # Errors
     /// [`Error::Argument`] where it was not, or for lists that are too long.
     pub fn steer(&self, lists: &[Vec<Vec<u32>>]) -> Result<()> {
-        let own = self.scratch.host.as_ref().map(|host| (&host.wanted, host.list_stride));
-        let steered = self.scratch.steered.as_ref().map(|(lists, stride)| (lists, *stride));
-        let (Some((buffer, stride)), Some(most)) = (own.or(steered), self.options.steered) else {
+        let to = match &self.residency {
+            Residency::Whole(whole) => whole.steered.as_ref(),
+            Residency::Hot(hot) => Some(&hot.buffers.wanted),
+        };
+        let (Some(to), Some(most)) = (to, self.options.steered) else {
             return Err(Error::argument("the engine", "not steered", "it was built to choose"));
         };
-        let mut data = vec![0u32; stride as usize / 4 * lists.len()];
-        for (lists, data) in lists.iter().zip(data.chunks_mut(stride as usize / 4)) {
+        let stride = to.stride as usize / 4;
+        let mut data = vec![0u32; stride * lists.len()];
+        for (lists, data) in lists.iter().zip(data.chunks_mut(stride)) {
             let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
             if longest > most as usize {
                 return Err(Error::argument(
@@ -126,30 +131,24 @@ impl Engine {
                 data[..list.len()].copy_from_slice(list);
             }
         }
-        self.gpu.write(buffer, 0, bytemuck::cast_slice(&data));
+        self.gpu.write(&to.buffer, 0, bytemuck::cast_slice(&data));
         Ok(())
     }
 
     /// From now on steps go by this rule, with transfers that overlap with them or not, and begin with nothing in the hot
     /// cache.
     pub fn begin_replay(&mut self, timing: Timing, overlaps: bool) {
-        if let (Some(options), Some(host)) = (&mut self.options.host, &mut self.host) {
-            (options.timing, options.overlaps) = (timing, overlaps);
-            host.get_mut().abandon(&self.gpu);
+        if let Residency::Hot(hot) = &mut self.residency {
+            hot.begin_replay(&self.gpu, timing, overlaps);
         }
     }
 
     /// Logical blocks of a session that each KV head of a layer finds in the hot cache in the next step.
     pub async fn resident_blocks(&self, session: &Session, layer: usize) -> Vec<Vec<u32>> {
-        let Some(host) = &self.host else { return Vec::new() };
-        let host = host.lock().await;
-        let logical = || (0..).zip(session.table.blocks());
-        let of_head = |head| {
-            let here =
-                logical().filter(|(_, block)| host.offload.is_resident(layer, head, **block));
-            here.map(|(logical, _)| logical).collect()
-        };
-        (0..self.shape.kv_heads).map(of_head).collect()
+        match &self.residency {
+            Residency::Whole(_) => Vec::new(),
+            Residency::Hot(hot) => hot.turn(self).await.resident_blocks(session, layer),
+        }
     }
 
     /// Positions that each KV head of the last layer chose in the latest step, which had this budget.

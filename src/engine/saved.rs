@@ -8,10 +8,11 @@ mod state;
 
 pub use format::SessionFormat;
 
-use super::host::Host;
+use super::host::HotTurn;
+use super::residency::{Residency, Whole};
 use super::{Engine, Session};
 use crate::attention::ChannelSet;
-use crate::kv::SessionFile;
+use crate::kv::{KvCache, SessionFile};
 use crate::{Error, Result};
 use format::Record;
 use state::IndexState;
@@ -35,6 +36,12 @@ struct Part<'a> {
     bytes: u64,
 }
 
+/// Where blocks are read from and written to.
+enum StoredKv<'e> {
+    Whole(&'e Whole),
+    Hot(HotTurn<'e>),
+}
+
 impl Engine {
     /// Writes a session to a file of its [`SessionFormat`], and with it the caller's own state: the blocks that the file
     /// does not hold yet, and the commit that makes them count. `progress` is called with bytes as they are written.
@@ -55,18 +62,15 @@ impl Engine {
         self.check_owner(session)?;
         self.recount(session).await?;
         let _turn = self.turn.lock().await;
-        let mut host = match &self.host {
-            None => None,
-            Some(host) => Some(host.lock().await),
-        };
-        match (self.gpu.check(), &host) {
-            (Err(lost), Some(host)) if lost.is_loss() => {
-                return self.save_held(host, lost, session, (file, state), progress);
+        let mut kv = self.stored_kv().await;
+        match (self.gpu.check(), &kv) {
+            (Err(lost), StoredKv::Hot(hot)) if lost.is_loss() => {
+                return self.save_held(hot, lost, session, (file, state), progress);
             }
             (checked, _) => checked?,
         }
-        if let Some(host) = &mut host {
-            host.offload.complete_all(&self.gpu)?;
+        if let StoredKv::Hot(hot) = &mut kv {
+            hot.complete()?;
         }
         let state = self.index_state(session).await?.before(state);
         let record = self.record();
@@ -81,7 +85,7 @@ impl Engine {
             let mut append = file.append()?;
             for blocks in missing.chunks(piece as usize) {
                 let indexed = session.indexed.saturating_sub(next) as usize;
-                let data = self.read_blocks(host.as_deref(), blocks, indexed, &staging).await?;
+                let data = self.read_blocks(&kv, blocks, indexed, &staging).await?;
                 for content in data.chunks_exact(record.bytes() as usize) {
                     append.block(next, content)?;
                     next += 1;
@@ -128,12 +132,9 @@ impl Engine {
         session.tokens = file.tokens().to_vec();
         let sealed = session.len() / self.shape.block;
         session.indexed = if session.channels.is_some() { sealed.min(state.indexed) } else { 0 };
-        let mut host = match &self.host {
-            None => None,
-            Some(host) => Some(host.lock().await),
-        };
-        if let Some(host) = &mut host {
-            self.take_blocks(host, session.table.blocks())?;
+        let mut kv = self.stored_kv().await;
+        if let StoredKv::Hot(hot) = &mut kv {
+            hot.take_blocks(session.table.blocks())?;
         }
         let record = self.record();
         let arriving = self.gpu.storage("a block that arrives", record.bytes()).await?;
@@ -149,8 +150,7 @@ impl Engine {
                     }
                 };
                 let is_indexed = i < session.indexed;
-                let index =
-                    self.write_block(host.as_deref_mut(), block, content, is_indexed, &arriving)?;
+                let index = self.write_block(&mut kv, block, content, is_indexed, &arriving)?;
                 // One block is copied while the next is read, and no more of them wait.
                 if let Some(before) = before.replace(index) {
                     self.gpu.wait(before)?;
@@ -162,7 +162,7 @@ impl Engine {
         })();
         self.gpu.release(&arriving);
         let damage = read?;
-        drop(host);
+        drop(kv);
         session.saved = Some(Saved { stamp: file.stamp(), blocks: sealed });
         let damage = match damage {
             None => None,
@@ -229,7 +229,7 @@ impl Engine {
         state: &IndexState,
     ) -> Result<()> {
         let slot = u64::from(session.slot.index);
-        let indexed: Vec<_> = self.layers.iter().filter_map(|layer| layer.index.as_ref()).collect();
+        let indexed = self.layer_indices();
         let lengths = [self.shape.channels_len(), self.shape.stats_len()].map(|n| n as usize);
         let whole = lengths.map(|words| words * indexed.len());
         let found = [state.channels.len(), state.statistics.len()];
@@ -256,8 +256,8 @@ impl Engine {
         }
         for (i, index) in indexed.iter().enumerate() {
             for (buffer, words, length) in [
-                (&index.channels, &state.channels, lengths[0]),
-                (&index.stats, &state.statistics, lengths[1]),
+                (&index.state.channels, &state.channels, lengths[0]),
+                (&index.state.stats, &state.statistics, lengths[1]),
             ] {
                 if !words.is_empty() {
                     let layer = &words[i * length..][..length];
@@ -268,10 +268,18 @@ impl Engine {
         Ok(())
     }
 
+    // The keys and values, for the turn.
+    async fn stored_kv(&self) -> StoredKv<'_> {
+        match &self.residency {
+            Residency::Whole(whole) => StoredKv::Whole(whole),
+            Residency::Hot(hot) => StoredKv::Hot(hot.turn(self).await),
+        }
+    }
+
     // Blocks as the file has them, of which the first `indexed` have an index.
     async fn read_blocks(
         &self,
-        host: Option<&Host>,
+        kv: &StoredKv<'_>,
         blocks: &[u32],
         indexed: usize,
         staging: &wgpu::Buffer,
@@ -279,9 +287,15 @@ impl Engine {
         let record = self.record();
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for (i, &block) in blocks.iter().enumerate() {
-            let kv = self.slot_of(host, block)?.map(|slot| self.kv_parts(slot));
+            let on_gpu = match kv {
+                StoredKv::Whole(whole) => self.kv_parts(&whole.cache, block),
+                StoredKv::Hot(hot) => match hot.host_holds(block) {
+                    true => Vec::new(),
+                    false => self.kv_parts(hot.cache(), hot.window_slot(block)?),
+                },
+            };
             let index = (i < indexed).then(|| self.index_parts(block));
-            for part in kv.into_iter().chain(index).flatten() {
+            for part in on_gpu.into_iter().chain(index.into_iter().flatten()) {
                 let to = i as u64 * record.bytes() + part.in_block;
                 encoder.copy_buffer_to_buffer(part.buffer, part.at, staging, to, part.bytes);
             }
@@ -289,9 +303,11 @@ impl Engine {
         self.gpu.submit(encoder)?;
         let mut data = self.gpu.read(staging, blocks.len() as u64 * record.bytes()).await?;
         for (i, content) in data.chunks_exact_mut(record.bytes() as usize).enumerate() {
-            let (kv, index) = content.split_at_mut(record.kv_bytes() as usize);
-            if let Some(host) = host.filter(|host| host.offload.host.holds(blocks[i])) {
-                host.offload.host.read(blocks[i], kv);
+            let (halves, index) = content.split_at_mut(record.kv_bytes() as usize);
+            if let StoredKv::Hot(hot) = kv
+                && hot.host_holds(blocks[i])
+            {
+                hot.read_from_host(blocks[i], halves);
             }
             if i >= indexed {
                 index.fill(0);
@@ -300,43 +316,30 @@ impl Engine {
         Ok(data)
     }
 
-    // Where a block's keys and values are in the cache; nowhere if the host holds them.
-    fn slot_of(&self, host: Option<&Host>, block: u32) -> Result<Option<u32>> {
-        let Some(host) = host else { return Ok(Some(block)) };
-        if host.offload.host.holds(block) {
-            return Ok(None);
-        }
-        let lost = || Error::Gpu(format!("block {block} is neither on the GPU nor with the host"));
-        host.offload.window.slot(block).map(Some).ok_or_else(lost)
-    }
-
     // Brings a file's block to where a block of the pool lives.
     fn write_block(
         &self,
-        host: Option<&mut Host>,
+        kv: &mut StoredKv<'_>,
         block: u32,
         content: &[u8],
         is_indexed: bool,
         arriving: &wgpu::Buffer,
     ) -> Result<wgpu::SubmissionIndex> {
-        let record = self.record();
-        let kv_bytes = record.kv_bytes() as usize;
-        let kv = match host {
-            None => Some(self.kv_parts(block)),
-            Some(host) => {
+        let kv_bytes = self.record().kv_bytes() as usize;
+        let (to, from) = match kv {
+            StoredKv::Whole(whole) => (self.kv_parts(&whole.cache, block), 0),
+            StoredKv::Hot(hot) => {
                 // The open block too, as after a rewind into it: the window takes it from there.
-                let layers: Vec<_> = (0..self.layers.len()).map(|layer| (block, layer)).collect();
-                host.offload.host.store(&layers, &content[..kv_bytes])?;
-                None
+                hot.write_to_host(block, &content[..kv_bytes])?;
+                (Vec::new(), kv_bytes)
             }
         };
-        let from = if kv.is_some() { 0 } else { kv_bytes };
         let index = is_indexed.then(|| self.index_parts(block));
         if from < content.len() {
             self.gpu.write(arriving, from as u64, &content[from..]);
         }
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        for part in kv.into_iter().chain(index).flatten() {
+        for part in to.into_iter().chain(index.into_iter().flatten()) {
             encoder.copy_buffer_to_buffer(
                 arriving,
                 part.in_block,
@@ -348,25 +351,25 @@ impl Engine {
         self.gpu.submit(encoder)
     }
 
-    // The keys and values in a slot of the cache.
-    fn kv_parts(&self, slot: u32) -> Vec<Part<'_>> {
+    // The keys and values in a slot of a cache.
+    fn kv_parts<'a>(&self, cache: &'a KvCache, slot: u32) -> Vec<Part<'a>> {
         let bytes = self.shape.block_bytes();
         let part = |layer: usize| {
-            let (buffer, at) = self.cache_place(layer, slot);
+            let (buffer, at) = cache.place(layer, slot);
             Part { buffer, at, in_block: layer as u64 * bytes, bytes }
         };
-        (0..self.caches.len()).map(part).collect()
+        (0..cache.layers().len()).map(part).collect()
     }
 
     // The index of a block.
     fn index_parts(&self, block: u32) -> Vec<Part<'_>> {
         let record = self.record();
-        let (segment, place) = self.index_layout.place(block);
         let mut in_block = record.kv_bytes();
         let mut parts = Vec::new();
-        for cache in &self.caches {
-            let codes = std::iter::once((&cache.codes, record.codes));
-            let summaries = cache.summaries.iter().map(|(_, segments)| segments);
+        for index in self.layer_indices() {
+            let (segment, place) = index.layout.place(block);
+            let codes = std::iter::once((&index.codes, record.codes));
+            let summaries = index.summaries.iter().map(|(_, segments)| segments);
             let summaries = summaries.zip(record.summaries.iter().copied());
             for (segments, bytes) in codes.chain(summaries) {
                 if bytes > 0 {

@@ -3,9 +3,7 @@
 use super::memory::ScratchRows;
 use crate::Result;
 use crate::contract::StepHeader;
-use crate::gpu::{Binding, Gpu, buffers};
-use crate::kernels::SegmentParams;
-use crate::kv::Offload;
+use crate::gpu::{Gpu, buffers};
 use crate::memory::Row;
 use crate::model::ModelConfig;
 use std::ops::Deref;
@@ -62,20 +60,6 @@ buffers! {
         staging,
     }
 
-    /// The further scratch of a cache whose blocks live in CPU memory.
-    pub(super) struct HostBuffers {
-        /// The step with the slots of the window as tables: what decode appends by.
-        append_step,
-        /// The step with block tables that name each logical block: what a prompt goes by.
-        tables,
-        /// Keys and values of one layer of a chunk of a prompt.
-        chunk,
-        /// Blocks that level 1 chose, layer by layer.
-        wanted,
-        /// Candidates of level 2 that are not those, layer by layer.
-        listed,
-    }
-
     /// The further scratch of latent attention.
     pub(super) struct LatentBuffers {
         /// Hidden states projected down: latents and the shared key.
@@ -109,24 +93,6 @@ pub(super) struct Scratch {
     common: CommonScratch,
     pub(super) latent: Option<LatentScratch>,
     pub(super) experts: Option<ExpertScratch>,
-    pub(super) host: Option<HostScratch>,
-    /// Of a replay with the whole cache on the GPU: what each layer attends, and the bytes from a layer's lists to the next.
-    pub(super) steered: Option<(wgpu::Buffer, u64)>,
-    is_steered: bool,
-}
-
-pub(super) struct HostScratch {
-    own: HostBuffers,
-    /// The logical blocks that the chunk holds.
-    pub(super) chunk_segment: wgpu::Buffer,
-    /// An upload's blocks, as they are stored.
-    pub(super) uploaded: wgpu::Buffer,
-    /// Whole blocks of that, as f16.
-    pub(super) arrived: wgpu::Buffer,
-    /// The logical blocks that arrived, where the chunk's attention goes over them.
-    pub(super) arrived_segment: wgpu::Buffer,
-    /// Bytes from a layer's list to the next.
-    pub(super) list_stride: u64,
 }
 
 pub(super) struct LatentScratch {
@@ -143,14 +109,6 @@ impl Deref for Scratch {
     }
 }
 
-impl Deref for HostScratch {
-    type Target = HostBuffers;
-
-    fn deref(&self) -> &HostBuffers {
-        &self.own
-    }
-}
-
 impl Deref for LatentScratch {
     type Target = LatentBuffers;
 
@@ -160,11 +118,7 @@ impl Deref for LatentScratch {
 }
 
 impl Scratch {
-    pub(super) async fn new(
-        gpu: &Gpu,
-        rows: &ScratchRows,
-        offload: Option<&Offload>,
-    ) -> Result<Self> {
+    pub(super) async fn new(gpu: &Gpu, rows: &ScratchRows) -> Result<Self> {
         Ok(Self {
             common: rows.common.allocate(gpu).await?,
             latent: match &rows.latent {
@@ -177,70 +131,12 @@ impl Scratch {
                 None => None,
                 Some(rows) => Some(rows.allocate(gpu).await?),
             },
-            host: match (&rows.host, offload) {
-                (Some((rows, list_stride)), Some(offload)) => {
-                    Some(HostScratch::new(gpu, rows, *list_stride, offload).await?)
-                }
-                _ => None,
-            },
-            steered: match &rows.steered {
-                None => None,
-                Some((row, stride)) => Some((gpu.allocate(row).await?, *stride)),
-            },
-            is_steered: rows.is_steered,
         })
-    }
-
-    /// The step that rows are appended to the cache by.
-    pub(super) fn append_step(&self) -> &wgpu::Buffer {
-        self.host.as_ref().map_or(&self.step, |host| &host.append_step)
-    }
-
-    /// Where a layer's candidates of level 2 are listed: by level 1, and over a hot cache by the host.
-    pub(super) fn lists(&self, layer: usize) -> Vec<Binding<'_>> {
-        let Some(host) = &self.host else {
-            let steered = self
-                .steered
-                .as_ref()
-                .map(|(lists, stride)| Binding::range(lists, layer as u64 * stride, *stride));
-            return vec![steered.unwrap_or_else(|| Binding::from(&self.chosen_blocks))];
-        };
-        let at = layer as u64 * host.list_stride;
-        [&host.wanted, &host.listed]
-            .map(|buffer| Binding::range(buffer, at, host.list_stride))
-            .to_vec()
-    }
-
-    /// Where level 1 writes a layer's blocks: to the list that level 2 reads, or in a replay where nobody does.
-    pub(super) fn chosen(&self, layer: usize) -> Binding<'_> {
-        if self.is_steered {
-            return Binding::from(&self.chosen_blocks);
-        }
-        self.lists(layer).swap_remove(0)
     }
 
     /// The output that the states of decode attention are merged into.
     pub(super) fn merged(&self) -> &wgpu::Buffer {
         self.latent.as_ref().map_or(&self.attended, |latent| &latent.merged)
-    }
-}
-
-impl HostScratch {
-    async fn new(
-        gpu: &Gpu,
-        rows: &HostBuffers<Row>,
-        list_stride: u64,
-        offload: &Offload,
-    ) -> Result<Self> {
-        let nothing = SegmentParams::in_order(0, 0, 0, 2);
-        Ok(Self {
-            own: rows.allocate(gpu).await?,
-            chunk_segment: gpu.uniform("the blocks of a chunk", nothing).await?,
-            uploaded: offload.uploaded().clone(),
-            arrived: offload.arrived.clone(),
-            arrived_segment: gpu.uniform("the blocks that arrived", nothing).await?,
-            list_stride,
-        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sessions: the state of one sequence, which can be forked, rewound and continued.
 
 use super::Engine;
+use super::residency::Residency;
 use super::saved::Saved;
 use crate::attention::{ChannelSet, ChannelSetId};
 use crate::kv::{BlockTable, Slot};
@@ -48,8 +49,9 @@ impl Session {
     }
 
     /// Forgets all but the first `tokens` tokens, as if the others had never been. Index channels that follow from forgotten
-    /// tokens are forgotten too: they are chosen anew by what the session holds then, and for that the next step computes
-    /// the tokens left, fewer than the index counts, a second time. Stored channels stay.
+    /// tokens are forgotten too: they are chosen anew by what the session holds then, and for that the tokens left, about as many
+    /// as the index counts at most, are computed a second time: by the next prompt, or once channels are needed. Stored channels
+    /// stay.
     ///
     /// # Errors
     /// [`Error::Argument`] when the session is shorter.
@@ -76,6 +78,12 @@ impl Session {
             saved.blocks = saved.blocks.min(lasting);
         }
         Ok(())
+    }
+
+    /// Whether keys and values of some of its tokens are still to be computed.
+    pub(super) fn lacks_cache(&self) -> bool {
+        let needed = self.len().div_ceil(self.table.block_tokens());
+        self.table.blocks().len() < needed as usize
     }
 
     /// Takes the tokens that have to be counted anew, if there are any: the session is empty then.
@@ -151,10 +159,11 @@ impl Engine {
         let _turn = self.turn.lock().await;
         let shape = &self.shape;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        for index in self.layers.iter().filter_map(|layer| layer.index.as_ref()) {
-            for (buffer, words) in
-                [(&index.stats, shape.stats_len()), (&index.channels, shape.channels_len())]
-            {
+        for index in self.layer_indices() {
+            for (buffer, words) in [
+                (&index.state.stats, shape.stats_len()),
+                (&index.state.channels, shape.channels_len()),
+            ] {
                 let bytes = words * 4;
                 let (from, to) =
                     (u64::from(session.slot.index) * bytes, u64::from(slot.index) * bytes);
@@ -163,9 +172,9 @@ impl Engine {
             }
         }
         self.gpu.submit(encoder)?;
-        if let Some(host) = &self.host {
+        if let Residency::Hot(hot) = &self.residency {
             // The slot may have been that of a session which was as long.
-            host.lock().await.forget_choice();
+            hot.turn(self).await.forget_choice();
         }
         Ok(Session {
             slot,

@@ -229,9 +229,19 @@ impl Gpu {
         Self::on(self.open.clone())
     }
 
+    /// Whether both are handles on one device.
+    pub fn is_same_device(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.open, &other.open)
+    }
+
     /// Backend and name of the adapter.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// wgpu's device, for a caller's own buffers and commands.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
     }
 
     /// The largest storage binding in bytes, a multiple of 256.

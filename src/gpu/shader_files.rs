@@ -101,6 +101,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("lib/weights_q5_k.wgsl", include_str!("../../shaders/lib/weights_q5_k.wgsl")),
     ("lib/weights_q6_k.wgsl", include_str!("../../shaders/lib/weights_q6_k.wgsl")),
     ("lib/weights_q8.wgsl", include_str!("../../shaders/lib/weights_q8.wgsl")),
+    ("measure/stream.wgsl", include_str!("../../shaders/measure/stream.wgsl")),
     ("model/arg_max.wgsl", include_str!("../../shaders/model/arg_max.wgsl")),
     ("model/embed.wgsl", include_str!("../../shaders/model/embed.wgsl")),
     ("model/expert_lists.wgsl", include_str!("../../shaders/model/expert_lists.wgsl")),

@@ -8,6 +8,7 @@ mod latent;
 mod matrix;
 mod model;
 mod select;
+mod stream;
 mod tiers;
 
 pub use attend::{
@@ -41,6 +42,7 @@ pub use select::{
     top_k_blocks, top_k_tokens,
 };
 
+pub use stream::{STREAM_VECS, Stream, stream};
 pub use tiers::has_matrix_units;
 
 #[cfg(test)]

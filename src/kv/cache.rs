@@ -1,9 +1,8 @@
-//! The buffers of the cache: per layer, segments below the binding limit, those of keys and values and those of the index.
-//! Segment s of every layer holds the same physical blocks.
+//! The buffers of the cache: per layer, segments below the binding limit. Segment s of every layer holds the same blocks.
 
-use super::memory::{CacheRows, IndexState};
+use super::memory::SegmentRows;
 use crate::Result;
-use crate::attention::Summary;
+use crate::attention::Shape;
 use crate::gpu::Gpu;
 use crate::kernels::SegmentParams;
 
@@ -39,96 +38,63 @@ impl CacheLayout {
     }
 }
 
-/// The cache of one layer.
-pub struct LayerCache {
-    /// Keys and values of each segment.
-    pub kv: Vec<wgpu::Buffer>,
-    /// The index of each segment; empty when there is none.
-    pub codes: Vec<wgpu::Buffer>,
-    /// Each summary of blocks that is kept, segment by segment.
-    pub summaries: Vec<(&'static Summary, Vec<wgpu::Buffer>)>,
-    /// Of a hot cache: where each block is, as `shaders/lib/hot_slots.wgsl` has it.
-    pub slots: Option<wgpu::Buffer>,
-    /// Of an index: what it keeps of each session.
-    pub(crate) state: Option<IndexState>,
+/// The keys and values that are on the GPU: of every layer, segment by segment.
+pub struct KvCache {
+    /// How blocks are spread over segments.
+    pub layout: CacheLayout,
+    layers: Vec<Vec<wgpu::Buffer>>,
+    block_bytes: u64,
 }
 
-impl LayerCache {
-    /// Allocates a layer's cache.
+impl KvCache {
+    /// Allocates the cache of so many layers.
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`].
-    pub(crate) async fn new(gpu: &Gpu, rows: &CacheRows) -> Result<Self> {
-        let mut cache = Self {
-            kv: Vec::new(),
-            codes: Vec::new(),
-            summaries: Vec::new(),
-            slots: None,
-            state: None,
-        };
-        for index in 0..rows.kv.layout.segments {
-            cache.kv.push(gpu.allocate(rows.kv.row(index)).await?);
+    pub(crate) async fn new(
+        gpu: &Gpu,
+        shape: &Shape,
+        layers: u32,
+        rows: &SegmentRows,
+    ) -> Result<Self> {
+        let block_bytes = shape.block_bytes();
+        let mut cache = Self { layout: rows.layout, layers: Vec::new(), block_bytes };
+        for _ in 0..layers {
+            cache.layers.push(rows.allocate(gpu).await?);
         }
-        if let Some(slots) = &rows.slots {
-            cache.slots = Some(gpu.allocate(slots).await?);
-        }
-        let Some(index) = &rows.index else { return Ok(cache) };
-        cache.summaries =
-            index.summaries.iter().map(|&(summary, _)| (summary, Vec::new())).collect();
-        for segment in 0..index.codes.layout.segments {
-            cache.codes.push(gpu.allocate(index.codes.row(segment)).await?);
-            for ((_, segments), (_, rows)) in cache.summaries.iter_mut().zip(&index.summaries) {
-                segments.push(gpu.allocate(rows.row(segment)).await?);
-            }
-        }
-        cache.state = Some(index.state.allocate(gpu).await?);
         Ok(cache)
     }
 
-    /// The segments of this summary of blocks; none where it is not kept.
-    pub fn summary(&self, summary: &Summary) -> &[wgpu::Buffer] {
-        let kept = self.summaries.iter().find(|(kept, _)| *kept == summary);
-        kept.map_or(&[], |(_, segments)| segments)
+    /// The segments of each layer.
+    pub fn layers(&self) -> &[Vec<wgpu::Buffer>] {
+        &self.layers
     }
 
-    /// Every buffer of the index.
-    pub fn index_buffers(&self) -> impl Iterator<Item = &wgpu::Buffer> {
-        self.codes.iter().chain(self.summaries.iter().flat_map(|(_, segments)| segments))
+    /// Where a block of a layer is: its segment, and the byte there.
+    pub fn place(&self, layer: usize, block: u32) -> (&wgpu::Buffer, u64) {
+        let (segment, place) = self.layout.place(block);
+        (&self.layers[layer][segment as usize], u64::from(place) * self.block_bytes)
     }
 
-    /// Records the copy of a block's keys and values. Its index is not copied: only open blocks are, and they have none.
-    /// The copy goes by way of `moving`, since both blocks may lie in one buffer.
+    /// Records the copy of a block, in every layer. Its index is not copied: only open blocks are, and they have none. The
+    /// copy goes by way of `moving`, since both blocks may lie in one buffer.
     pub fn copy_block(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        layout: &CacheLayout,
         moving: &wgpu::Buffer,
-        bytes: u64,
         (from, to): (u32, u32),
     ) {
-        let (from_segment, from) = layout.place(from);
-        let (to_segment, to) = layout.place(to);
-        encoder.copy_buffer_to_buffer(
-            &self.kv[from_segment as usize],
-            u64::from(from) * bytes,
-            moving,
-            0,
-            bytes,
-        );
-        encoder.copy_buffer_to_buffer(
-            moving,
-            0,
-            &self.kv[to_segment as usize],
-            u64::from(to) * bytes,
-            bytes,
-        );
+        for layer in 0..self.layers.len() {
+            let ((from, read), (to, write)) = (self.place(layer, from), self.place(layer, to));
+            encoder.copy_buffer_to_buffer(from, read, moving, 0, self.block_bytes);
+            encoder.copy_buffer_to_buffer(moving, 0, to, write, self.block_bytes);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::Shape;
 
     #[test]
     fn segments_stay_below_the_binding_limit_and_cover_every_block() {

@@ -30,11 +30,6 @@ impl HostCache {
         Self { blocks, layers: layers as usize, format, allocated: 0 }
     }
 
-    /// How head-blocks are stored.
-    pub fn format(&self) -> &HeadFormat {
-        &self.format
-    }
-
     /// Whether every layer of a block is here.
     pub fn holds(&self, block: u32) -> bool {
         self.blocks[block as usize].stored == self.layers

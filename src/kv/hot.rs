@@ -90,11 +90,6 @@ impl HotCache {
         }
     }
 
-    /// Slots in all.
-    pub fn slots(&self) -> u32 {
-        self.slots.len() as u32
-    }
-
     /// The slot of a block, if it has one.
     pub fn slot_of(&self, block: u32) -> Option<u32> {
         Some(self.slot_of[block as usize]).filter(|&slot| slot != NOWHERE)

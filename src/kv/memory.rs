@@ -1,9 +1,10 @@
 //! The KV cache's part of a memory plan. Pure.
 
 use super::{CacheLayout, HostOptions};
+use crate::Result;
 use crate::attention::{Shape, Summary};
 use crate::formats::KvType;
-use crate::gpu::buffers;
+use crate::gpu::{Gpu, buffers};
 use crate::kernels::HotSlots;
 use crate::memory::{Group, Grows, Row, Usage};
 
@@ -32,12 +33,17 @@ impl SegmentRows {
         }
     }
 
-    /// The row of a layer's segment.
-    pub(crate) fn row(&self, index: u32) -> &Row {
-        if index + 1 == self.layout.segments { &self.last } else { &self.full }
+    /// Makes the segments of a layer.
+    pub(crate) async fn allocate(&self, gpu: &Gpu) -> Result<Vec<wgpu::Buffer>> {
+        let mut segments = Vec::new();
+        for _ in 1..self.layout.segments {
+            segments.push(gpu.allocate(&self.full).await?);
+        }
+        segments.push(gpu.allocate(&self.last).await?);
+        Ok(segments)
     }
 
-    fn rows(&self) -> [&Row; 2] {
+    pub(crate) fn rows(&self) -> [&Row; 2] {
         [&self.full, &self.last]
     }
 }
@@ -52,13 +58,11 @@ buffers! {
     }
 }
 
-/// The rows of a cache, of all layers.
-pub(crate) struct CacheRows {
-    pub(crate) kv: SegmentRows,
-    /// The index, where there is one.
-    pub(crate) index: Option<IndexRows>,
-    /// Of a hot cache: where each block is.
-    pub(crate) slots: Option<Row>,
+/// The rows of keys and values on the GPU: of so many blocks, or slots of a hot cache, in every layer.
+pub(crate) fn kv_rows(shape: &Shape, layers: u32, blocks: u32, max_binding: u64) -> SegmentRows {
+    let bytes = shape.block_bytes();
+    let row = Row::new("the key and value cache", bytes, BY_BLOCK).of(Group::KvCache);
+    SegmentRows::new(row, CacheLayout::new(bytes, blocks, max_binding), layers)
 }
 
 /// The rows of an index.
@@ -68,47 +72,21 @@ pub(crate) struct IndexRows {
     pub(crate) state: IndexState<Row>,
 }
 
-/// What a cache is for.
-pub(crate) struct CacheSize<'s> {
+/// What an index is for.
+pub(crate) struct IndexSize<'s> {
     pub(crate) shape: &'s Shape,
     pub(crate) layers: u32,
     pub(crate) sessions: u32,
     /// Physical blocks.
     pub(crate) blocks: u32,
-    /// The hot cache, where there is one.
-    pub(crate) hot: Option<HotSlots>,
     /// The most bytes of a buffer that a kernel sees.
     pub(crate) max_binding: u64,
 }
 
-impl CacheRows {
-    /// The rows of a cache; with `summaries`, also of an index that keeps these.
-    pub(crate) fn new(size: &CacheSize<'_>, summaries: Option<&[&'static Summary]>) -> Self {
-        let CacheSize { shape, layers, hot, max_binding, .. } = *size;
-        let blocks = hot.map_or(size.blocks, |hot| hot.slots);
-        let bytes = shape.block_bytes();
-        let row = Row::new("the key and value cache", bytes, BY_BLOCK).of(Group::KvCache);
-        let kv = SegmentRows::new(row, CacheLayout::new(bytes, blocks, max_binding), layers);
-        let slots = hot.map(|hot| {
-            let words = hot.words(shape.kv_heads);
-            let row = Row::words("slots of the hot cache", &[words], BY_BLOCK);
-            row.of(Group::KvCache).times(layers.into())
-        });
-        Self { kv, index: summaries.map(|summaries| IndexRows::new(size, summaries)), slots }
-    }
-
-    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.kv
-            .rows()
-            .into_iter()
-            .chain(&self.slots)
-            .chain(self.index.iter().flat_map(IndexRows::rows))
-    }
-}
-
 impl IndexRows {
-    fn new(size: &CacheSize<'_>, summaries: &[&'static Summary]) -> Self {
-        let CacheSize { shape, layers, .. } = *size;
+    /// The rows of an index that keeps these summaries.
+    pub(crate) fn new(size: &IndexSize<'_>, summaries: &[&'static Summary]) -> Self {
+        let IndexSize { shape, layers, .. } = *size;
         let of_code = shape.block_code_bytes();
         // All of them have the same segments.
         let of_summaries = summaries.iter().map(|summary| summary.block_bytes(shape));
@@ -136,7 +114,7 @@ impl IndexRows {
         }
     }
 
-    fn rows(&self) -> impl Iterator<Item = &Row> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
         let summaries = self.summaries.iter().flat_map(|(_, summary)| summary.rows());
         self.codes.rows().into_iter().chain(summaries).chain(self.state.rows())
     }
@@ -145,8 +123,10 @@ impl IndexRows {
 const BY_BLOCK: &[Grows] = &[Grows::Tokens, Grows::Sessions, Grows::Layers, Grows::HotBlocks];
 const BY_SESSION: &[Grows] = &[Grows::Sessions, Grows::Layers];
 
-/// The rows of what carries blocks to the GPU and from there.
+/// The rows of a hot cache's bookkeeping, and of what carries blocks to the GPU and from there.
 pub(crate) struct OffloadRows {
+    /// Where each block is, layer by layer.
+    pub(crate) table: Row,
     pub(crate) ring: Row,
     pub(crate) write_back: Row,
     /// The place of blocks that arrive and are not stored as f16.
@@ -165,11 +145,11 @@ pub(crate) fn slot_bytes(bytes: u64) -> u64 {
 const WRITE_BACK_SLOTS: u64 = 3;
 
 impl OffloadRows {
-    /// The rows of a cache of `blocks` physical blocks, of which `write_back_blocks` of one layer are written back at a time.
+    /// The rows of a hot cache of these slots, from which `write_back_blocks` of one layer are written back at a time.
     pub(crate) fn new(
         options: &HostOptions,
         shape: &Shape,
-        (blocks, layers): (u32, u32),
+        (slots, layers): (HotSlots, u32),
         write_back_blocks: u32,
     ) -> Self {
         let format = shape.head_format(options.kv_type);
@@ -185,9 +165,13 @@ impl OffloadRows {
         let arrival = |what: &'static str, bytes| Row::new(what, bytes, &[]).of(Group::Rings);
         let written_back = u64::from(write_back_blocks) * shape.block_bytes();
         let by_step = &[Grows::Chunk, Grows::Context, Grows::Sessions];
-        let host_blocks = u64::from(blocks) * u64::from(layers);
+        let host_blocks = u64::from(slots.pool_blocks) * u64::from(layers);
+        let words = slots.words(shape.kv_heads);
         let by_block = &[Grows::Tokens, Grows::Sessions, Grows::Layers];
         Self {
+            table: Row::words("slots of the hot cache", &[words], BY_BLOCK)
+                .of(Group::KvCache)
+                .times(layers.into()),
             write_back: ring(
                 "blocks that are written back",
                 written_back,
@@ -206,6 +190,8 @@ impl OffloadRows {
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
-        [&self.ring, &self.write_back, &self.arrived, &self.host].into_iter().chain(&self.packed)
+        [&self.table, &self.ring, &self.write_back, &self.arrived, &self.host]
+            .into_iter()
+            .chain(&self.packed)
     }
 }

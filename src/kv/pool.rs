@@ -63,6 +63,7 @@ impl Pool {
     }
 
     /// Blocks that no sequence holds.
+    #[cfg(test)]
     pub fn free_blocks(&self) -> u32 {
         self.lock().free.len() as u32
     }

@@ -144,8 +144,8 @@ impl Plan {
                 position: sequence.length - sequence.rows,
                 tokens: &ids[..sequence.rows as usize],
                 table,
-                window: None,
                 sealing,
+                ..Default::default()
             })
             .collect();
         let settings = StepSettings {
@@ -158,7 +158,10 @@ impl Plan {
         let everything = listed(u32::MAX);
         let budget = budget.unwrap_or(everything);
         let budgets = positions.iter().map(|&at| {
-            let kept = if kind == Kind::Dense { u32::MAX } else { step.blocks_kept };
+            let kept = match kind {
+                Kind::Dense | Kind::Slabs => u32::MAX,
+                Kind::TwoLevel(_) | Kind::Given => budget.blocks_kept(at / shape.block),
+            };
             let always = (budget.sink_blocks, budget.recent_blocks);
             RowBudget::new(at, shape.block, kept, budget.tokens, always)
         });

@@ -25,6 +25,7 @@ mod selectors;
 mod session;
 mod shared_device;
 mod smollm2;
+mod steps;
 #[cfg(feature = "text")]
 mod text;
 mod tiny_models;

@@ -4,11 +4,12 @@ use crate::common::device::{adapter, decode, own_gpu, prefill};
 use crate::common::steps::token;
 use asynctls::Error;
 use asynctls::attention::{Attention, Blocks, Budget};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, Want};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, Model, ModelOptions, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier};
 use asynctls::model::ModelFile;
 use asynctls::wgpu;
 use std::path::Path;
+use std::sync::Arc;
 
 fn request(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor<'_>) -> Gpu {
     let (device, queue) = pollster::block_on(adapter.request_device(descriptor)).expect("a device");
@@ -34,6 +35,11 @@ fn load_with(gpu: Gpu, model: &str, host: Option<HostOptions>) -> Engine {
     let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
     let options = EngineOptions { block: 16, host, ..EngineOptions::new(&gpu, 192) };
     pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ())).expect("an engine")
+}
+
+fn load_model(gpu: &Gpu, file: &ModelFile) -> Arc<Model> {
+    let options = ModelOptions::default();
+    Arc::new(pollster::block_on(Model::load(gpu, file, options, &mut |_| ())).expect("weights"))
 }
 
 fn run(engine: &Engine) -> Vec<f32> {
@@ -65,6 +71,44 @@ fn engines_on_a_callers_device_make_what_those_on_their_own_do() {
     drop((first, load(gpu.share(), models[0])));
     assert_eq!(gpu.compile_time(), compiled);
     assert!(run(&second) == want);
+}
+
+/// Contexts, residencies and scratch are each engine's own; weights are there once.
+#[test]
+fn engines_of_any_context_and_residency_share_a_models_weights() {
+    let file = ModelFile::open(Path::new("tests/goldens/tiny/llama/model")).expect("a model");
+    let gpu = own_gpu(GpuOptions::default());
+    let of_weights = gpu.share();
+    let model = load_model(&of_weights, &file);
+    let host = HostOptions { ring_bytes: 10 << 10, ..HostOptions::new(9, 0, 4096) };
+    let engines = [(192, None), (384, Some(host))].map(|(context, host)| {
+        let options = EngineOptions { block: 16, host, ..EngineOptions::new(&gpu, context) };
+        let made = Engine::new(gpu.share(), model.clone(), options.clone());
+        (pollster::block_on(made).expect("an engine"), options)
+    });
+    for (engine, options) in &engines {
+        let alone = own_gpu(GpuOptions::default());
+        let alone = pollster::block_on(Engine::load(alone, &file, options.clone(), &mut |_| ()))
+            .expect("an engine");
+        assert!(run(engine) == run(&alone), "not the same bits");
+        let bytes = of_weights.allocated_bytes() + engine.gpu.allocated_bytes();
+        assert_eq!(bytes, alone.gpu.allocated_bytes());
+    }
+    // Weights go with the last engine, not with the handle that loaded them.
+    let want = run(&engines[0].0);
+    drop((model, of_weights));
+    assert!(run(&engines[0].0) == want && run(&engines[1].0).len() == want.len());
+}
+
+#[test]
+fn a_model_runs_on_no_device_but_its_own() {
+    let file = ModelFile::open(Path::new("tests/goldens/tiny/llama/model")).expect("a model");
+    let gpu = own_gpu(GpuOptions::default());
+    let options = EngineOptions::new(&gpu, 64);
+    let model = load_model(&gpu, &file);
+    let made = Engine::new(own_gpu(GpuOptions::default()), model, options);
+    let error = pollster::block_on(made).err().expect("another device").to_string();
+    assert!(error.starts_with("the device is ") && error.contains("loaded to"), "{error}");
 }
 
 /// Threads that share a device see each other's work complete: what one waits for, another may be told of first.

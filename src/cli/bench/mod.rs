@@ -1,5 +1,6 @@
 //! `asynctls bench`: what parts of the program gain, measured on their own.
 
+mod attention;
 mod churn;
 mod measure;
 mod offload;
@@ -20,12 +21,16 @@ pub struct Options {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Attention of decode steps alone: every selector beside dense, and beside another library
+    Attention(attention::Options),
     /// Decode steps with the KV cache in CPU memory, beside steps with all of it on the GPU
     Offload(offload::Options),
 }
 
 const EXAMPLES: &str = "\
 Examples:
+  asynctls bench attention --model-shape qwen3-8b --lengths 32768,98304 --batches 1,8
+  asynctls bench attention --peer 'python3 benches/peers/attention.py' --csv attention.csv --plot attention.svg
   asynctls bench offload
   asynctls bench offload --model-shape qwen3-8b --weights f16,q4_0 --context 98304 --misses 3%,10% --steps 32
   asynctls bench offload --model-shape smollm2 --trace trace.safetensors --json
@@ -34,6 +39,7 @@ Examples:
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     match &options.command {
+        Command::Attention(options) => attention::run(options, line),
         Command::Offload(options) => offload::run(options, line),
     }
 }

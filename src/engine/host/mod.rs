@@ -1,38 +1,62 @@
 //! Steps of an engine whose blocks live in CPU memory: the GPU keeps the index of every token, a window of blocks that
 //! every step attends, and a hot cache of blocks that were chosen; what is missing comes through a ring of mapped buffers.
 
+mod buffers;
+mod carry;
 mod decode;
 mod lag;
+mod layer;
 mod prefill;
+#[cfg(feature = "measure")]
+mod replay;
 mod saved;
 mod window;
 
+pub(super) use buffers::{HostBuffers, HotBuffers};
+
 use super::forward::GoesOn;
-use super::memory::MemoryPlan;
-use super::ops::HostOps;
-use super::record::Mode;
-use super::{Engine, Output, Session, Want};
-use crate::gpu::Gpu;
-use crate::kv::{Items, MappedRing, Offload, OffloadStats, Prepared, Upload};
-use crate::memory::{self, Row};
-use crate::model::ModelConfig;
-use crate::{Error, Result};
+use super::layer::Layer;
+use super::memory::HotRows;
+use super::ops::{Blocks, HotLayer, HotOps, HotParts, LayerKv, LayerWeights, OpMaker};
+use super::record::Role;
+use super::{Engine, Output, Session};
+use crate::Result;
+use crate::attention::{Attended, Shape, TwoLevel};
+use crate::gpu::{Binding, Gpu, Op};
+use crate::kv::{
+    HostOptions, Index, Items, KvCache, MappedRing, Offload, OffloadStats, Prepared, Upload,
+};
+use futures::lock::{Mutex, MutexGuard};
 use lag::Lag;
 
 /// Layers whose blocks are chosen, fetched and placed together.
 pub(super) const GROUP_LAYERS: usize = 6;
 
-/// The state of an engine's offload.
-pub(super) struct Host {
-    pub(super) offload: Offload,
-    ops: HostOps,
+/// Keys and values in CPU memory, and the hot cache.
+pub(super) struct Hot {
+    options: HostOptions,
+    /// The window, and the hot cache behind it.
+    pub(super) cache: KvCache,
+    /// Where each block of a layer is, as its kernels read it.
+    tables: Vec<wgpu::Buffer>,
+    pub(super) buffers: HotBuffers,
+    layers: Vec<Layer<HotOps>>,
+    /// Makes f16 of whole blocks that arrived, where they are stored otherwise.
+    unpack: Option<Op>,
+    // Locked under the turn.
+    state: Mutex<HotState>,
+}
+
+/// What changes from step to step.
+struct HotState {
+    offload: Offload,
     /// What level 1 chose, on its way to the CPU.
     selections: MappedRing,
     groups: Vec<Group>,
     /// What the next step's candidates follow from.
     lag: Option<Lag>,
     /// Whether the GPU's words of where blocks are have to be written anew.
-    pub(super) is_stale: bool,
+    is_stale: bool,
 }
 
 /// What is on its way for a group of layers.
@@ -46,37 +70,90 @@ struct Group {
     uploads: Vec<Upload>,
 }
 
-impl Host {
+/// A hot cache in the hands of whoever has the engine's turn.
+pub(super) struct HotTurn<'e> {
+    engine: &'e Engine,
+    hot: &'e Hot,
+    state: MutexGuard<'e, HotState>,
+}
+
+impl Hot {
     pub(super) async fn new(
-        gpu: &Gpu,
-        config: &ModelConfig,
-        selections: &Row,
-        offload: Offload,
-        ops: HostOps,
+        maker: &mut OpMaker<'_>,
+        rows: &HotRows,
+        weights: &[LayerWeights],
+        index: Option<&Index>,
     ) -> Result<Self> {
-        let groups = (config.layers as usize).div_ceil(GROUP_LAYERS);
-        Ok(Self {
+        let HotRows { options, slots, kv, .. } = rows;
+        let (gpu, shape, count) = (maker.gpu, maker.shape, maker.config.layers);
+        let offload = Offload::new(gpu, &shape, count, *slots, options, &rows.offload).await?;
+        let buffers = HotBuffers::new(gpu, rows).await?;
+        let cache = KvCache::new(gpu, &shape, count, kv).await?;
+        let mut tables = Vec::new();
+        for number in 0..cache.layers().len() {
+            let words = offload.residents.slot_words(number);
+            let words = bytemuck::cast_slice(&words);
+            tables.push(gpu.allocate_with(&rows.offload.table, words).await?);
+        }
+        let (layout, slots) = (kv.layout, *slots);
+        let (uploads, kv_type) = (&offload.uploads, options.kv_type);
+        let parts = HotParts { buffers: &buffers, uploads, slots, kv_type };
+        let shared = maker.hot_shared_ops(&parts).await?;
+        let mut layers = Vec::new();
+        for (number, weights) in weights.iter().enumerate() {
+            let (segments, table) = (&cache.layers()[number][..], &tables[number]);
+            let wanted = buffers.wanted.layer(number);
+            // In a replay nobody reads what level 1 chooses.
+            let chosen = match maker.options.steered {
+                None => wanted.clone(),
+                Some(_) => Binding::from(&maker.scratch.chosen_blocks),
+            };
+            let blocks = Blocks::Hot(slots, table);
+            let kv = LayerKv { layout, segments, blocks, chosen, candidates: wanted };
+            let layer = HotLayer { number, kv, table, listed: buffers.listed.layer(number) };
+            let index = index.map(|index| &index.layers[number]);
+            let own = maker.hot_ops(&parts, &weights.attention, &layer, index, &shared).await?;
+            layers.push(maker.layer(weights, &layer.kv, index, own).await?);
+        }
+        let unpack = maker.unpack(&parts).await?;
+        let groups = layers.len().div_ceil(GROUP_LAYERS);
+        let state = HotState {
             offload,
-            ops,
-            selections: MappedRing::new(gpu, selections).await?,
+            selections: MappedRing::new(gpu, &rows.selections).await?,
             groups: (0..groups).map(|_| Group::default()).collect(),
             lag: None,
             is_stale: false,
+        };
+        Ok(Self {
+            options: *options,
+            state: Mutex::new(state),
+            cache,
+            tables,
+            buffers,
+            layers,
+            unpack,
         })
     }
 
-    /// Forgets what the latest step chose: the next one does not continue it.
-    pub(super) fn forget_choice(&mut self) {
-        self.lag = None;
+    /// Takes it for the engine's turn.
+    pub(super) async fn turn<'e>(&'e self, engine: &'e Engine) -> HotTurn<'e> {
+        HotTurn { engine, hot: self, state: self.state.lock().await }
     }
 
+    /// Blocks of one layer that arrive at a time.
+    pub(super) fn piece_blocks(&self, shape: &Shape) -> u64 {
+        self.options.piece_blocks(&shape.head_format(self.options.kv_type))
+    }
+}
+
+impl HotState {
     /// Empties the hot cache. What was on its way when a step failed may not have been placed: no slot is relied on any more.
-    pub(super) fn abandon(&mut self, gpu: &Gpu) {
+    fn abandon(&mut self, gpu: &Gpu) {
         self.lag = None;
         for group in &mut self.groups {
             group.items.clear();
             for upload in group.uploads.drain(..) {
-                self.offload.give_back(upload);
+                self.offload.uploads.give_back(upload);
             }
             if let Some(slot) = group.selection.take() {
                 // A device that cannot answer this will not answer the next step either.
@@ -84,7 +161,7 @@ impl Host {
                 let _ = waited.and_then(|()| self.selections.read(slot, |_| Ok(())));
             }
         }
-        self.offload.clear_slots();
+        self.offload.residents.clear();
         self.is_stale = true;
     }
 }
@@ -100,49 +177,44 @@ fn new_blocks<'a>(
     })
 }
 
-impl Engine {
-    /// Layers whose blocks a step fetches and places together.
-    pub const GROUP_LAYERS: usize = GROUP_LAYERS;
-
-    /// What the offload engine did so far; none where the whole cache is on the GPU.
-    pub async fn offload_stats(&self) -> Option<OffloadStats> {
-        let host = self.host.as_ref()?.lock().await;
-        Some(OffloadStats { gpu_bytes: self.kv_gpu_bytes(), ..host.offload.stats() })
+impl HotTurn<'_> {
+    /// What the offload engine did so far.
+    pub(super) fn stats(&self) -> OffloadStats {
+        self.state.offload.stats()
     }
 
     /// The blocks that level 1 chose in the latest step, of its first session: layer, KV head, logical blocks ascending.
-    /// None where that step chose none, or the KV cache is all on the GPU.
-    pub async fn fetched_blocks(&self) -> Option<Vec<Vec<Vec<u32>>>> {
-        let host = self.host.as_ref()?.lock().await;
-        host.lag.as_ref()?.lists.iter().map(|rows| rows.first().cloned()).collect()
+    pub(super) fn fetched_blocks(&self) -> Option<Vec<Vec<Vec<u32>>>> {
+        self.state.lag.as_ref()?.lists.iter().map(|rows| rows.first().cloned()).collect()
     }
 
-    /// Bytes of GPU memory for the KV cache and its index: of the whole cache, or of the hot cache and what carries
-    /// blocks to it and from it.
-    pub fn kv_gpu_bytes(&self) -> u64 {
-        let plan = MemoryPlan::new(&self.config, &self.options);
-        plan.kv_bytes() + plan.bytes(memory::Group::Index)
+    /// Forgets what the latest step chose: the next one does not continue it.
+    pub(super) fn forget_choice(&mut self) {
+        self.state.lag = None;
     }
 
-    pub(super) async fn run_host(
-        &self,
-        host: &mut Host,
+    /// A step over prepared sessions, which all have the same role; none where `goes_on` told that it does not.
+    pub(super) async fn step(
+        &mut self,
         batch: &[(&mut Session, &[u32])],
         prepared: &[Prepared],
-        (mode, want): (Mode<'_>, Want),
+        roles: &[Role],
+        selection: Option<&TwoLevel>,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Output>> {
-        host.offload.complete(&self.gpu)?;
+        let Some(&Role { attended, want }) = roles.first() else {
+            return Ok(Some(Output::default()));
+        };
+        self.state.offload.complete(&self.engine.gpu)?;
         let result = async {
-            self.take_new_blocks(host, batch, prepared)?;
-            match mode {
-                Mode::Prefill => {
-                    self.finish_pending(host)?;
-                    self.prefill_chunk(host, batch, want, goes_on).await
+            self.take_new_blocks(batch, prepared)?;
+            match attended {
+                Attended::Prompt => {
+                    self.finish_pending()?;
+                    self.prefill_chunk(batch, want, goes_on).await
                 }
-                Mode::Decode(selection) => {
-                    self.decode_host(host, batch, selection, want).await.map(Some)
-                }
+                Attended::Dense => self.decode(batch, None, want).await.map(Some),
+                Attended::Selected => self.decode(batch, selection, want).await.map(Some),
             }
         }
         .await;
@@ -150,198 +222,66 @@ impl Engine {
             return result;
         }
         // What lands later would be counted for what is written then.
-        let completed = host.offload.complete_all(&self.gpu);
+        let completed = self.state.offload.complete_all(&self.engine.gpu);
         for block in new_blocks(batch, prepared) {
-            host.offload.forget(block);
+            self.state.offload.forget(block);
         }
-        host.abandon(&self.gpu);
+        self.state.abandon(&self.engine.gpu);
         result.and_then(|made| completed.map(|()| made))
     }
 
     // Blocks that were free hold nothing yet, whatever their numbers held before; a shared open block is copied for the one
     // that writes to it.
     fn take_new_blocks(
-        &self,
-        host: &mut Host,
+        &mut self,
         batch: &[(&mut Session, &[u32])],
         prepared: &[Prepared],
     ) -> Result<()> {
         for block in new_blocks(batch, prepared) {
-            host.is_stale |= host.offload.forget(block);
+            self.state.is_stale |= self.state.offload.forget(block);
         }
-        self.settle_slots(host)?;
+        self.settle_slots()?;
         for (old, new) in prepared.iter().filter_map(|prepared| prepared.copied) {
-            self.copy_open_block(host, batch, old, new)?;
+            self.copy_open_block(batch, old, new)?;
         }
         Ok(())
     }
 
     // Says anew where blocks are, if that has changed.
-    fn settle_slots(&self, host: &mut Host) -> Result<()> {
-        if host.is_stale {
-            self.finish_pending(host)?;
-            self.write_slots(host);
+    fn settle_slots(&mut self) -> Result<()> {
+        if self.state.is_stale {
+            self.finish_pending()?;
+            self.write_slots();
         }
         Ok(())
     }
 
     // Says anew where every block is.
-    fn write_slots(&self, host: &mut Host) {
-        for (layer, cache) in self.caches.iter().enumerate() {
-            if let Some(slots) = &cache.slots {
-                let words = host.offload.slot_words(layer);
-                self.gpu.write(slots, 0, bytemuck::cast_slice(&words));
-            }
+    fn write_slots(&mut self) {
+        for (layer, table) in self.hot.tables.iter().enumerate() {
+            let words = self.state.offload.residents.slot_words(layer);
+            self.engine.gpu.write(table, 0, bytemuck::cast_slice(&words));
         }
-        host.is_stale = false;
-    }
-
-    // Submits what was recorded and begins anew.
-    fn submit_host(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        let index = self.submit_uploads(host, encoder)?;
-        host.selections.submitted(&index);
-        Ok(())
-    }
-
-    // As [`Engine::submit_host`], while a choice's way back is recorded elsewhere and not submitted yet.
-    fn submit_uploads(
-        &self,
-        host: &mut Host,
-        encoder: &mut wgpu::CommandEncoder,
-    ) -> Result<wgpu::SubmissionIndex> {
-        let next = self.gpu.device.create_command_encoder(&Default::default());
-        let index = self.gpu.submit(std::mem::replace(encoder, next))?;
-        host.offload.submitted(&index);
-        Ok(index)
-    }
-
-    // Submits what was recorded, with a slot of the ring that is still to be filled, and then `rest`; begins anew.
-    fn submit_with(
-        &self,
-        host: &mut Host,
-        encoder: &mut wgpu::CommandEncoder,
-        unfilled: Option<Upload>,
-        rest: wgpu::CommandBuffer,
-    ) -> Result<()> {
-        let next = self.gpu.device.create_command_encoder(&Default::default());
-        let recorded = std::mem::replace(encoder, next);
-        let first = match unfilled {
-            None => recorded.finish(),
-            Some(upload) => host.offload.fill(&upload, false, || recorded.finish())?,
-        };
-        let index = self.gpu.submit_all([first, rest])?;
-        host.offload.submitted(&index);
-        host.selections.submitted(&index);
-        Ok(())
-    }
-
-    // Records an upload: its copy, and what places its head-blocks.
-    fn record_upload(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
-        self.record_arrival(host, encoder, upload);
-        let mut pass = self.gpu.pass(encoder, "place", upload.first_layer());
-        self.record_place(&mut pass, upload);
-    }
-
-    // Records an upload's copy.
-    fn record_arrival(&self, host: &mut Host, encoder: &mut wgpu::CommandEncoder, upload: &Upload) {
-        self.gpu.timed(encoder, "arrive", upload.first_layer(), |encoder| {
-            host.offload.record_arrival(encoder, upload);
-        });
-    }
-
-    // Records what places an upload's head-blocks once it has arrived.
-    fn record_place(&self, pass: &mut wgpu::ComputePass<'_>, upload: &Upload) {
-        for (layer, items) in &upload.parts {
-            if let Some(ops) = &self.layers[*layer].host {
-                for place in &ops.place {
-                    place.record(pass, items.len() as u32, 1, 1);
-                }
-            }
-        }
-    }
-
-    // Records the arrival of an upload's whole blocks, as f16.
-    fn record_whole(
-        &self,
-        host: &mut Host,
-        encoder: &mut wgpu::CommandEncoder,
-        upload: &Upload,
-        blocks: usize,
-    ) {
-        host.offload.record_arrival(encoder, upload);
-        if let Some(unpack) = &host.ops.unpack {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            unpack.record(&mut pass, self.shape.kv_heads, blocks as u32, 1);
-        }
-    }
-
-    // Records everything that is on its way for a group, and waits for the rest of it.
-    fn record_group(
-        &self,
-        host: &mut Host,
-        encoder: &mut wgpu::CommandEncoder,
-        group: usize,
-    ) -> Result<()> {
-        for upload in std::mem::take(&mut host.groups[group].uploads) {
-            self.record_upload(host, encoder, &upload);
-        }
-        let mut items = std::mem::take(&mut host.groups[group].items);
-        // Behind the first group the GPU has the layers before to do.
-        self.record_items(host, encoder, &mut items, group > 0)
-    }
-
-    // Gathers head-blocks and records their placement, slot after slot.
-    fn record_items(
-        &self,
-        host: &mut Host,
-        encoder: &mut wgpu::CommandEncoder,
-        items: &mut Vec<Items>,
-        is_hidden: bool,
-    ) -> Result<()> {
-        while let Some(upload) = self.load_next(host, encoder, items)? {
-            self.record_upload(host, encoder, &upload);
-            host.offload.fill(&upload, is_hidden, || ())?;
-        }
-        Ok(())
-    }
-
-    // A slot of the ring for as many head-blocks as it holds: what was recorded is submitted where all slots wait for that.
-    fn load_next(
-        &self,
-        host: &mut Host,
-        encoder: &mut wgpu::CommandEncoder,
-        items: &mut Vec<Items>,
-    ) -> Result<Option<Upload>> {
-        while !items.is_empty() {
-            if let Some(upload) = host.offload.load(Some(&self.gpu), items)? {
-                return Ok(Some(upload));
-            }
-            self.submit_uploads(host, encoder)?;
-        }
-        Ok(None)
+        self.state.is_stale = false;
     }
 
     // Places what is on its way, so that no placement is pending.
-    fn finish_pending(&self, host: &mut Host) -> Result<()> {
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+    fn finish_pending(&mut self) -> Result<()> {
+        let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         // Slots of the ring first.
-        for group in 0..host.groups.len() {
-            for upload in std::mem::take(&mut host.groups[group].uploads) {
-                self.record_upload(host, &mut encoder, &upload);
+        for group in 0..self.state.groups.len() {
+            for upload in std::mem::take(&mut self.state.groups[group].uploads) {
+                self.record_upload(&mut encoder, &upload);
             }
         }
-        for group in 0..host.groups.len() {
-            self.record_group(host, &mut encoder, group)?;
-            if let Some(slot) = host.groups[group].selection.take() {
-                host.selections.wait(&self.gpu, slot)?;
-                host.selections.read(slot, |_| Ok(()))?;
+        for group in 0..self.state.groups.len() {
+            self.record_group(&mut encoder, group)?;
+            if let Some(slot) = self.state.groups[group].selection.take() {
+                self.state.selections.wait(&self.engine.gpu, slot)?;
+                self.state.selections.read(slot, |_| Ok(()))?;
             }
         }
-        host.lag = None;
-        self.submit_host(host, &mut encoder)
-    }
-
-    fn no_host_ops() -> Error {
-        Error::Gpu("this engine keeps its whole cache on the GPU".into())
+        self.state.lag = None;
+        self.submit(&mut encoder)
     }
 }

@@ -1,12 +1,12 @@
 //! A chunk of a prompt: its own keys and values in one buffer that all layers use in turn; what came before streams from
 //! the host, piece after piece, through the ring. The GPU never holds more of it than a piece.
 
-use super::Host;
+use super::HotTurn;
 use crate::engine::forward::{GoesOn, Over, Pieces};
 use crate::engine::layer::{Layer, Stage};
-use crate::engine::ops::AttentionOps;
+use crate::engine::ops::{HotOps, HotPrefill};
 use crate::engine::record::{Mode, Plan};
-use crate::engine::{Engine, Output, Session, Want};
+use crate::engine::{Output, Session, Want};
 use crate::kernels::SegmentParams;
 use crate::{Error, Result};
 
@@ -23,10 +23,9 @@ struct Chunk<'a> {
     window: Vec<(u32, u32)>,
 }
 
-impl Engine {
+impl HotTurn<'_> {
     pub(super) async fn prefill_chunk(
-        &self,
-        host: &mut Host,
+        &mut self,
         batch: &[(&mut Session, &[u32])],
         want: Want,
         goes_on: GoesOn<'_>,
@@ -38,21 +37,21 @@ impl Engine {
                 "one prompt at a time",
             ));
         };
-        let block = self.shape.block;
+        let block = self.engine.shape.block;
         let (position, end) = (session.len(), session.len() + tokens.len() as u32);
         let first = position / block;
         let is_open = !position.is_multiple_of(block);
         if is_open {
-            self.bring_window(host, &[(&**session, position)])?;
+            self.bring_window(&[(&**session, position)])?;
         }
-        host.offload.complete_all(&self.gpu)?;
-        let plan = self.plan(batch, Mode::Prefill, want == Want::EveryLogits, Over::Chunk);
-        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
+        self.state.offload.complete_all(&self.engine.gpu)?;
+        let plan = self.engine.plan(batch, Mode::Prefill, want, Over::Chunk);
+        let own = &self.hot.buffers;
         let over_chunk = plan.step.over_slabs();
-        self.gpu.write(&own.tables, 0, bytemuck::cast_slice(&over_chunk));
+        self.engine.gpu.write(&own.tables, 0, bytemuck::cast_slice(&over_chunk));
         let blocks = (end - 1) / block - first + 1;
         let segment = SegmentParams::in_order(first, blocks, 0, 2);
-        self.gpu.write(&own.chunk_segment, 0, bytemuck::bytes_of(&segment));
+        self.engine.gpu.write(&own.chunk_segment, 0, bytemuck::bytes_of(&segment));
         // The open block has a slot already, where there is one; the window after the chunk takes the others.
         let table = session.table.blocks();
         let needed: Vec<(u32, bool)> = self
@@ -64,80 +63,78 @@ impl Engine {
         let mut window = Vec::new();
         for logical in self.window_blocks(end).into_iter().filter(|&b| b >= first) {
             if let Some(&physical) = table.get(logical as usize) {
-                window.push((logical, self.admit(host, physical, &needed)?));
+                window.push((logical, self.admit(physical, &needed)?));
             }
         }
         let chunk = Chunk { table, first, is_open, sealed: end / block, window };
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        let layers_at_once = self.layers_at_once(&plan.step);
-        let mut pieces = Pieces::new(&self.gpu, goes_on);
-        for (number, layer) in self.layers.iter().enumerate() {
-            let index = self.chunk_layer(host, &mut encoder, &chunk, &plan, (number, layer))?;
+        let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
+        let layers_at_once = self.engine.layers_at_once(&plan.step);
+        let mut pieces = Pieces::new(&self.engine.gpu, goes_on);
+        for (number, layer) in self.hot.layers.iter().enumerate() {
+            let index = self.chunk_layer(&mut encoder, &chunk, &plan, (number, layer))?;
             let done = number + 1;
-            let is_piece = done % layers_at_once == 0 && done < self.layers.len();
+            let is_piece = done % layers_at_once == 0 && done < self.hot.layers.len();
             if is_piece && !pieces.follow(index)? {
                 return Ok(None);
             }
         }
         if want != Want::Nothing {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.record_logits(&mut pass, &plan.step, want == Want::Token);
+            self.engine.record_logits(&mut pass, &plan.step);
         }
-        let output = self.finish(encoder, &plan.step, want).await?;
-        host.offload.complete_all(&self.gpu)?;
+        let output = self.engine.finish(encoder, &plan.step).await?;
+        self.state.offload.complete_all(&self.engine.gpu)?;
         Ok(Some(output))
     }
 
     fn chunk_layer(
-        &self,
-        host: &mut Host,
+        &mut self,
         encoder: &mut wgpu::CommandEncoder,
         chunk: &Chunk<'_>,
         plan: &Plan<'_>,
-        (number, layer): (usize, &Layer),
+        (number, layer): (usize, &Layer<HotOps>),
     ) -> Result<wgpu::SubmissionIndex> {
-        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
-        let bytes = self.shape.block_bytes();
+        let own = &self.hot.buffers;
+        let bytes = self.engine.shape.block_bytes();
         if chunk.is_open {
             let open = chunk.table[chunk.first as usize];
-            let slot = host.offload.window.slot(open).ok_or_else(Self::no_host_ops)?;
-            let (from, at) = self.cache_place(number, slot);
+            let slot = self.window_slot(open)?;
+            let (from, at) = self.hot.cache.place(number, slot);
             encoder.copy_buffer_to_buffer(from, at, &own.chunk, 0, bytes);
         }
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             if number == 0 {
-                self.record_embedding(&mut pass, &plan.step);
+                self.engine.record_embedding(&mut pass, &plan.step);
             }
             layer.record(&mut pass, plan, ..=Stage::Attend);
         }
-        match &layer.attention {
-            AttentionOps::Grouped(_) => {
-                let piece = host.offload.piece_blocks();
+        match &layer.kv.prefill {
+            HotPrefill::Grouped(pieces) => {
+                let piece = self.state.offload.uploads.piece_blocks();
                 let mut at = 0;
                 while at < chunk.first {
                     let blocks = piece.min(chunk.first - at);
                     // Behind the chunk's own states.
                     let segment = SegmentParams::in_order(at, blocks, 1, 2);
-                    self.bring_piece(host, encoder, chunk, number, segment)?;
+                    self.bring_piece(encoder, chunk, number, segment)?;
                     let mut pass = encoder.begin_compute_pass(&Default::default());
-                    layer.attend_piece(&mut pass, plan);
+                    layer.attend_piece(&mut pass, plan, pieces);
                     at += blocks;
                 }
             }
-            AttentionOps::Latent(latent) => {
-                let slab_blocks = latent.slab_tokens() / self.shape.block;
-                let slabs = plan.step.context.div_ceil(latent.slab_tokens());
-                for slab in 0..slabs {
+            HotPrefill::Latent(slabs, gather) => {
+                let slab_blocks = slabs.tokens() / self.engine.shape.block;
+                for slab in 0..plan.step.context.div_ceil(slabs.tokens()) {
                     let first = slab * slab_blocks;
                     let came_before = chunk.first.saturating_sub(first).min(slab_blocks);
                     let parts = (came_before > 0, came_before < slab_blocks);
                     if parts.0 {
                         let segment = SegmentParams::in_order(first, came_before, 0, 2);
-                        self.bring_piece(host, encoder, chunk, number, segment)?;
+                        self.bring_piece(encoder, chunk, number, segment)?;
                     }
                     let mut pass = encoder.begin_compute_pass(&Default::default());
-                    layer.attend_slab(&mut pass, plan, slab as usize, parts);
+                    gather.attend(&mut pass, slabs, slab as usize, parts, plan.step.prompt_tiles);
                 }
             }
         }
@@ -146,7 +143,7 @@ impl Engine {
             layer.record(&mut pass, plan, Stage::Merge..);
         }
         for &(logical, slot) in &chunk.window {
-            let (to, at) = self.cache_place(number, slot);
+            let (to, at) = self.hot.cache.place(number, slot);
             let from = u64::from(logical - chunk.first) * bytes;
             encoder.copy_buffer_to_buffer(&own.chunk, from, to, at, bytes);
         }
@@ -156,81 +153,82 @@ impl Engine {
                 (&own.chunk, at, chunk.table[logical as usize], number)
             })
             .collect();
-        self.record_write_back(host, encoder, &write_back)?;
+        self.record_write_back(encoder, &write_back)?;
         // A prompt chooses nothing, so no choice is on its way.
-        self.submit_uploads(host, encoder)
+        self.submit_uploads(encoder)
     }
 
     // Brings the blocks of a segment to where what arrives is attended: what was recorded before goes first.
     fn bring_piece(
-        &self,
-        host: &mut Host,
+        &mut self,
         encoder: &mut wgpu::CommandEncoder,
         chunk: &Chunk<'_>,
         layer: usize,
         segment: SegmentParams,
     ) -> Result<()> {
-        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
-        self.submit_host(host, encoder)?;
-        self.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
+        let own = &self.hot.buffers;
+        self.submit(encoder)?;
+        self.engine.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
         let blocks = &chunk.table[segment.first as usize..][..segment.blocks as usize];
-        let upload = host.offload.gather_blocks(&self.gpu, layer, blocks)?;
+        let upload = self.state.offload.gather_blocks(&self.engine.gpu, layer, blocks)?;
         let none = || Error::Gpu("every slot of the ring is in use".into());
-        self.record_whole(host, encoder, &upload.ok_or_else(none)?, blocks.len());
+        self.record_whole(encoder, &upload.ok_or_else(none)?, blocks.len());
         Ok(())
     }
 
     /// Records the copies of blocks that are written back, as many slots as they need.
     pub(super) fn record_write_back(
-        &self,
-        host: &mut Host,
+        &mut self,
         encoder: &mut wgpu::CommandEncoder,
         blocks: &[(&wgpu::Buffer, u64, u32, usize)],
     ) -> Result<()> {
-        for blocks in blocks.chunks(host.offload.write_back_blocks()) {
+        for blocks in blocks.chunks(self.state.offload.write_back.blocks()) {
             let slot = loop {
-                match host.offload.take_write_back(&self.gpu)? {
+                match self.state.offload.take_write_back(&self.engine.gpu)? {
                     Some(slot) => break slot,
-                    None => self.submit_host(host, encoder)?,
+                    None => self.submit(encoder)?,
                 }
             };
-            host.offload.record_write_back(encoder, slot, blocks);
+            self.state.offload.write_back.record(encoder, slot, blocks);
         }
         Ok(())
     }
 
-    /// Builds the index of a session's first `sealed` blocks, which the host holds, by step words that name them.
-    pub(in crate::engine) async fn index_from_host(
-        &self,
+    /// Builds the index of blocks that the host holds, by step words that name them: those from which block on.
+    pub(in crate::engine) fn build_index(
+        &mut self,
         blocks: &[u32],
         sealing: impl Fn(usize, &[u32]) -> Vec<u32>,
     ) -> Result<()> {
-        let Some(host) = &self.host else { return Ok(()) };
-        let host = &mut *host.lock().await;
-        host.offload.complete_all(&self.gpu)?;
-        let own = self.scratch.host.as_ref().ok_or_else(Self::no_host_ops)?;
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.state.offload.complete_all(&self.engine.gpu)?;
+        let own = &self.hot.buffers;
+        let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         let mut first = 0;
-        for piece in blocks.chunks(host.offload.piece_blocks() as usize) {
-            self.submit_host(host, &mut encoder)?;
-            self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&sealing(first, piece)));
+        for piece in blocks.chunks(self.state.offload.uploads.piece_blocks() as usize) {
+            self.submit(&mut encoder)?;
+            self.engine.gpu.write(
+                &self.engine.scratch.step,
+                0,
+                bytemuck::cast_slice(&sealing(first, piece)),
+            );
             let segment = SegmentParams::in_order(first as u32, piece.len() as u32, 0, 1);
-            self.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
-            for (number, layer) in self.layers.iter().enumerate() {
+            self.engine.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
+            for (number, layer) in self.hot.layers.iter().enumerate() {
                 let upload = loop {
-                    match host.offload.gather_blocks(&self.gpu, number, piece)? {
+                    match self.state.offload.gather_blocks(&self.engine.gpu, number, piece)? {
                         Some(upload) => break upload,
-                        None => self.submit_host(host, &mut encoder)?,
+                        None => self.submit(&mut encoder)?,
                     }
                 };
-                self.record_whole(host, &mut encoder, &upload, piece.len());
+                self.record_whole(&mut encoder, &upload, piece.len());
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                if let Some(ops) = &layer.host {
-                    layer.seal(&mut pass, ops.arrived_sealing.as_slice(), piece.len() as u32);
+                if let Some(index) = &layer.kv.index {
+                    let sealing = std::slice::from_ref(&index.arrived_sealing);
+                    layer.seal(&mut pass, sealing, piece.len() as u32);
                 }
             }
             first += piece.len();
         }
-        self.submit_host(host, &mut encoder)
+        self.submit(&mut encoder)
     }
 }

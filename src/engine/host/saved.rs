@@ -1,20 +1,46 @@
-//! A session that comes from a file: its blocks are the host's, and the window and the hot cache take them from there.
+//! Sessions in files: blocks that come from one are the host's, and the window and the hot cache take them from there.
 
-use super::Host;
+use super::HotTurn;
 use crate::Result;
-use crate::engine::Engine;
+use crate::kv::KvCache;
 
-impl Engine {
+impl<'e> HotTurn<'e> {
+    /// The window and the hot cache.
+    pub(in crate::engine) fn cache(&self) -> &'e KvCache {
+        &self.hot.cache
+    }
+
+    /// Whether the host holds a block, which then need not be on the GPU.
+    pub(in crate::engine) fn host_holds(&self, block: u32) -> bool {
+        self.state.offload.host.holds(block)
+    }
+
+    /// Keys and values of a block that the host holds, as f16, layer after layer.
+    pub(in crate::engine) fn read_from_host(&self, block: u32, halves: &mut [u8]) {
+        self.state.offload.host.read(block, halves);
+    }
+
+    /// Gives the host a block.
+    pub(in crate::engine) fn write_to_host(&mut self, block: u32, halves: &[u8]) -> Result<()> {
+        let layers: Vec<_> = (0..self.hot.layers.len()).map(|layer| (block, layer)).collect();
+        self.state.offload.host.store(&layers, halves)
+    }
+
+    /// Waits until the host holds everything that is written back.
+    pub(in crate::engine) fn complete(&mut self) -> Result<()> {
+        self.state.offload.complete_all(&self.engine.gpu)
+    }
+
     /// Makes blocks of the pool a new session's: whatever their numbers stood for is forgotten.
-    pub(in crate::engine) fn take_blocks(&self, host: &mut Host, blocks: &[u32]) -> Result<()> {
+    pub(in crate::engine) fn take_blocks(&mut self, blocks: &[u32]) -> Result<()> {
         // What is still on its way to the host under one of these numbers is not of this session.
-        host.offload.complete_all(&self.gpu)?;
+        self.state.offload.complete_all(&self.engine.gpu)?;
         for &block in blocks {
-            host.is_stale |= host.offload.forget(block);
+            self.state.is_stale |= self.state.offload.forget(block);
         }
-        self.settle_slots(host)?;
+        self.settle_slots()?;
         // Another session may have had the slot, and ended where this one goes on.
-        host.lag = None;
+        self.state.lag = None;
         Ok(())
     }
 }

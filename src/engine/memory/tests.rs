@@ -17,6 +17,7 @@ fn options() -> EngineOptions {
     EngineOptions {
         context: 640,
         sessions: 3,
+        decode_rows: 1,
         total_tokens: 900,
         block: 16,
         index: Some(IndexOptions {

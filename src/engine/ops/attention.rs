@@ -1,13 +1,12 @@
-//! What makes a layer's queries, keys and values, and dense attention over a prompt.
+//! What makes a layer's queries, keys and values, and what appends and attends them, wherever they go.
 
 use super::latent::{LatentOps, LatentWeights};
 use super::product::Inputs;
-use super::{OpMaker, Product};
+use super::{LayerKv, OpMaker, Product};
 use crate::Result;
 use crate::engine::weights::Matrix;
 use crate::gpu::Op;
 use crate::kernels::{self, Output};
-use crate::kv::LayerCache;
 
 /// Weights of a layer's attention but for its output matrix.
 pub(in crate::engine) enum AttentionWeights {
@@ -23,16 +22,10 @@ pub(in crate::engine) struct HeadWeights {
     pub(in crate::engine) biases: Option<wgpu::Buffer>,
 }
 
+/// What makes a row's queries, keys and values.
 pub(in crate::engine) enum AttentionOps {
-    Grouped(GroupedOps),
+    Grouped(Product),
     Latent(Box<LatentOps>),
-}
-
-/// Grouped-query attention; vectors hold one a segment of the cache.
-pub(in crate::engine) struct GroupedOps {
-    pub(in crate::engine) qkv: Product,
-    pub(in crate::engine) rope_append: Vec<Op>,
-    pub(in crate::engine) prefill: Vec<Op>,
 }
 
 impl OpMaker<'_> {
@@ -40,56 +33,36 @@ impl OpMaker<'_> {
         &mut self,
         weights: &AttentionWeights,
         normed: Inputs<'_>,
-        cache: &LayerCache,
     ) -> Result<AttentionOps> {
         match weights {
-            AttentionWeights::Grouped { qkv, heads } => {
-                let made = self.grouped(qkv, heads, normed, cache).await;
-                made.map(AttentionOps::Grouped)
+            AttentionWeights::Grouped { qkv, .. } => {
+                let rows = (&self.scratch.rows, self.shape.row_width());
+                self.product(qkv, normed, rows, Output::Store).await.map(AttentionOps::Grouped)
             }
             AttentionWeights::Latent(weights) => {
-                let ops = self.latent(weights, normed, cache).await?;
+                let ops = self.latent(weights, normed).await?;
                 Ok(AttentionOps::Latent(Box::new(ops)))
             }
         }
     }
 
-    async fn grouped(
-        &mut self,
-        qkv: &Matrix,
-        heads: &HeadWeights,
-        normed: Inputs<'_>,
-        cache: &LayerCache,
-    ) -> Result<GroupedOps> {
-        let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
-        let rows = (&scratch.rows, shape.row_width());
-        let mut ops = GroupedOps {
-            qkv: self.product(qkv, normed, rows, Output::Store).await?,
-            rope_append: Vec::new(),
-            prefill: Vec::new(),
-        };
-        for (index, kv) in cache.kv.iter().enumerate() {
-            let segment = self.uniform(self.layout.segment(index as u32)).await?;
-            let step = scratch.append_step();
-            ops.rope_append.push(self.rope_append(heads, step, &segment, kv).await?);
-            if cache.slots.is_some() {
-                continue;
+    /// What appends rows to `kv`, one segment of a cache, whose blocks the tables of `step` name.
+    pub(super) async fn append(
+        &self,
+        weights: &AttentionWeights,
+        step: &wgpu::Buffer,
+        segment: &wgpu::Buffer,
+        kv: &wgpu::Buffer,
+    ) -> Result<Op> {
+        match weights {
+            AttentionWeights::Grouped { heads, .. } => {
+                self.rope_append(heads, step, segment, kv).await
             }
-            let prefill = kernels::Prefill {
-                step: &scratch.step,
-                segment: &segment,
-                qkv: rows.0,
-                kv,
-                out: &scratch.attended,
-                states: &scratch.states,
-            };
-            ops.prefill.push(gpu.op(&kernels::prefill(gpu.tier, &shape, rows.1), prefill).await?);
+            AttentionWeights::Latent(latent) => self.latent_append(latent, step, segment, kv).await,
         }
-        Ok(ops)
     }
 
-    // Appends rows to `kv`, one segment of the cache, whose blocks the tables of `step` name.
-    pub(super) async fn rope_append(
+    async fn rope_append(
         &self,
         heads: &HeadWeights,
         step: &wgpu::Buffer,
@@ -109,5 +82,38 @@ impl OpMaker<'_> {
         let epsilon = norms.map(|_| self.config.epsilon);
         let spec = kernels::rope_append(&self.shape, epsilon, heads.biases.is_some());
         self.gpu.op(&spec, append).await
+    }
+
+    /// What appends rows to each segment of a cache.
+    pub(super) async fn appends(
+        &mut self,
+        weights: &AttentionWeights,
+        step: &wgpu::Buffer,
+        kv: &LayerKv<'_>,
+    ) -> Result<Vec<Op>> {
+        let mut appends = Vec::new();
+        for (segment, buffer) in &self.segments(kv.layout, kv.segments).await? {
+            appends.push(self.append(weights, step, segment, buffer).await?);
+        }
+        Ok(appends)
+    }
+
+    /// Dense attention of a prompt's rows over `kv`, one segment of a cache, whose blocks the tables of `step` name.
+    pub(super) async fn prefill(
+        &self,
+        step: &wgpu::Buffer,
+        segment: &wgpu::Buffer,
+        kv: &wgpu::Buffer,
+    ) -> Result<Op> {
+        let (scratch, shape) = (self.scratch, &self.shape);
+        let prefill = kernels::Prefill {
+            step,
+            segment,
+            qkv: &scratch.rows,
+            kv,
+            out: &scratch.attended,
+            states: &scratch.states,
+        };
+        self.gpu.op(&kernels::prefill(self.gpu.tier, shape, shape.row_width()), prefill).await
     }
 }

@@ -2,31 +2,33 @@
 
 mod attention;
 mod ffn;
-mod host;
+mod hot;
 mod index;
 mod latent;
 mod product;
+mod whole;
 
 pub(super) use attention::{AttentionOps, AttentionWeights, HeadWeights};
 pub(super) use ffn::{FfnOps, FfnWeights};
-pub(super) use host::{HostLayerOps, HostOps};
-pub(super) use index::{Candidates, IndexOps, SealingOps};
-pub(super) use latent::LatentWeights;
+pub(super) use hot::{GatherOps, HotLayer, HotOps, HotParts, HotPrefill, PieceOps};
+pub(super) use index::{IndexOps, SealingOps, TokenOps};
+pub(super) use latent::{LatentWeights, SlabOps};
 pub(super) use product::{Norm, Product};
+pub(super) use whole::WholeOps;
 
-use super::EngineOptions;
 use super::layer::Layer;
 use super::scratch::{Scratch, Strides};
+use super::{EngineOptions, Model};
 use crate::Result;
 use crate::attention::Shape;
 use crate::contract::Words;
 use crate::engine::weights::Matrix;
-use crate::gpu::{Gpu, Op, ShaderSpec};
+use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::kernels::{
     self, EmbedParams, HotSlots, MergeParams, Output, Place, RmsNormParams, RowsParams,
     SegmentParams,
 };
-use crate::kv::{CacheLayout, LayerCache};
+use crate::kv::{CacheLayout, LayerIndex};
 use crate::model::ModelConfig;
 use std::collections::HashMap;
 
@@ -53,12 +55,61 @@ pub(super) struct OpMaker<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) options: &'a EngineOptions,
     pub(super) shape: Shape,
-    pub(super) layout: CacheLayout,
-    pub(super) index_layout: CacheLayout,
-    /// The hot cache, where the KV cache does not all stay on the GPU.
-    pub(super) hot: Option<HotSlots>,
     pub(super) scratch: &'a Scratch,
     pub(super) uniforms: HashMap<Vec<u8>, wgpu::Buffer>,
+}
+
+/// A layer's keys and values as its kernels see them.
+pub(super) struct LayerKv<'a> {
+    pub(super) layout: CacheLayout,
+    pub(super) segments: &'a [wgpu::Buffer],
+    pub(super) blocks: Blocks<'a>,
+    /// Where level 1 writes the blocks that it chooses.
+    pub(super) chosen: Binding<'a>,
+    /// Where level 2 reads them: in a replay, where somebody else lists them.
+    pub(super) candidates: Binding<'a>,
+}
+
+/// Where blocks are in the segments.
+pub(super) enum Blocks<'a> {
+    /// Each at its number.
+    Paged,
+    /// In the slots of a hot cache, which a table names.
+    Hot(HotSlots, &'a wgpu::Buffer),
+}
+
+impl LayerKv<'_> {
+    // The segments, if together they have the keys of every block.
+    fn all_keys(&self) -> &[wgpu::Buffer] {
+        match self.blocks {
+            Blocks::Paged => self.segments,
+            Blocks::Hot(..) => &[],
+        }
+    }
+
+    // Segments that a row's states may come from: over a hot cache what arrives has its own.
+    fn state_segments(&self) -> u32 {
+        match self.blocks {
+            Blocks::Paged => self.layout.segments,
+            Blocks::Hot(..) => 2 * self.layout.segments,
+        }
+    }
+}
+
+impl<'a> Blocks<'a> {
+    fn place(&self) -> Place {
+        match self {
+            Self::Paged => Place::Paged,
+            Self::Hot(slots, _) => Place::Hot(*slots),
+        }
+    }
+
+    fn table(&self) -> Option<&'a wgpu::Buffer> {
+        match self {
+            Self::Paged => None,
+            Self::Hot(_, table) => Some(table),
+        }
+    }
 }
 
 /// Rows of floats in a buffer, and how far apart they are.
@@ -92,16 +143,11 @@ impl OpMaker<'_> {
         self.gpu.op(&kernels::rms_norm(self.gpu.tier, gather), norm).await
     }
 
-    pub(super) async fn ends(
-        &mut self,
-        embedding: &Matrix,
-        output_norm: &wgpu::Buffer,
-        output: &Matrix,
-    ) -> Result<EndOps> {
+    pub(super) async fn ends(&mut self, model: &Model) -> Result<EndOps> {
         let scratch = self.scratch;
         let strides = Strides::new(self.config);
         let mut embed = Vec::new();
-        for part in &embedding.parts {
+        for part in &model.embedding.parts {
             let params =
                 EmbedParams { units: part.units, rows: part.rows, first_row: part.first_row };
             let uniform = self.uniform(params).await?;
@@ -127,78 +173,58 @@ impl OpMaker<'_> {
         let normed = (&scratch.normed, strides.hidden);
         Ok(EndOps {
             embed,
-            output_norm: self.norm(true, size, stream, output_norm, normed).await?,
+            output_norm: self.norm(true, size, stream, &model.output_norm, normed).await?,
             logits: self
-                .product(output, normed, (&scratch.logits, vocabulary), Output::Store)
+                .product(model.output(), normed, (&scratch.logits, vocabulary), Output::Store)
                 .await?,
             arg_max: self.gpu.op(&kernels::arg_max(), arg_max).await?,
         })
     }
 
-    pub(super) async fn layer(
+    /// A layer, of which `own` is what it does in the way of its residency.
+    pub(super) async fn layer<K>(
         &mut self,
-        number: usize,
         weights: &LayerWeights,
-        cache: &LayerCache,
-        host: Option<&HostOps>,
-    ) -> Result<Layer> {
+        kv: &LayerKv<'_>,
+        index: Option<&LayerIndex>,
+        own: K,
+    ) -> Result<Layer<K>> {
         let (scratch, shape) = (self.scratch, self.shape);
         let strides = Strides::new(self.config);
         let (attn_norm, normed) = self.stream_norm(&weights.attn_norm).await?;
-        let attention = self.attention(&weights.attention, normed, cache).await?;
+        let attention = self.attention(&weights.attention, normed).await?;
         let (ffn_norm, normed) = self.stream_norm(&weights.ffn_norm).await?;
         let ffn = self.ffn(&weights.ffn, normed).await?;
-        let mut ops = Layer {
+        let spec = kernels::dense_split(&shape, kv.blocks.place());
+        let mut dense_split = Vec::new();
+        for segment in 0..kv.segments.len() {
+            dense_split.push(self.split(&spec, kv, segment, None, 0).await?);
+        }
+        let attended = (&scratch.attended, strides.attention);
+        let stream = (&scratch.x, strides.hidden);
+        Ok(Layer {
             shape,
             attn_norm,
             attention,
-            dense_split: Vec::new(),
-            merge: self.merge(self.layout.segments).await?,
-            merge_arrived: match self.hot {
-                None => None,
-                Some(_) => Some(self.merge(2 * self.layout.segments).await?),
+            dense_split,
+            merge: self.merge(kv, kv.layout.segments).await?,
+            index: match (index, &self.options.index) {
+                (Some(index), Some(options)) => {
+                    Some(self.index(kv, index, options.stats_tokens).await?)
+                }
+                _ => None,
             },
-            host: None,
-            index: None,
-            output: self
-                .product(
-                    &weights.output,
-                    (&scratch.attended, strides.attention),
-                    (&scratch.x, strides.hidden),
-                    Output::Add,
-                )
-                .await?,
+            output: self.product(&weights.output, attended, stream, Output::Add).await?,
             ffn_norm,
             ffn,
-        };
-        for index in 0..cache.kv.len() {
-            let spec = kernels::dense_split(&shape, self.place());
-            ops.dense_split.push(self.split(&spec, cache, index, None, 0).await?);
-        }
-        if let Some(options) = &self.options.index {
-            ops.index = Some(self.index(&shape, number, cache, options.stats_tokens).await?);
-        }
-        if let (Some(slots), Some(host)) = (self.hot, host) {
-            let index = ops.index.as_ref();
-            ops.host =
-                Some(self.host_layer(number, weights, cache, slots, index, &host.over).await?);
-        }
-        Ok(ops)
-    }
-
-    fn place(&self) -> Place {
-        self.hot.map_or(Place::Paged, Place::Hot)
-    }
-
-    // Segments of the cache that a row's states may come from: over a hot cache what arrives has its own.
-    fn state_segments(&self) -> u32 {
-        self.layout.segments * if self.hot.is_some() { 2 } else { 1 }
+            kv: own,
+        })
     }
 
     // Merges the states of the first `segments` segments.
-    async fn merge(&mut self, segments: u32) -> Result<Op> {
+    async fn merge(&mut self, kv: &LayerKv<'_>, segments: u32) -> Result<Op> {
         let scratch = self.scratch;
-        let uniform = self.uniform(MergeParams { segments, count: self.state_segments() }).await?;
+        let uniform = self.uniform(MergeParams { segments, count: kv.state_segments() }).await?;
         let merge = kernels::Merge {
             step: &scratch.step,
             merge: &uniform,
@@ -213,13 +239,13 @@ impl OpMaker<'_> {
     async fn split(
         &mut self,
         spec: &ShaderSpec,
-        cache: &LayerCache,
+        kv: &LayerKv<'_>,
         index: usize,
         chosen_tokens: Option<&wgpu::Buffer>,
         first: u32,
     ) -> Result<Op> {
-        let segment = self.layout.segment(index as u32);
-        let (index_of_states, count) = (first + segment.index, self.state_segments());
+        let segment = kv.layout.segment(index as u32);
+        let (index_of_states, count) = (first + segment.index, kv.state_segments());
         let uniform =
             self.uniform(SegmentParams { index: index_of_states, count, ..segment }).await?;
         let scratch = self.scratch;
@@ -227,11 +253,11 @@ impl OpMaker<'_> {
             step: &scratch.step,
             segment: &uniform,
             qkv: &scratch.rows,
-            kv: &cache.kv[index],
+            kv: &kv.segments[index],
             partial_o: &scratch.partial_o,
             partial_ml: &scratch.partial_ml,
             chosen_tokens,
-            hot_slots: cache.slots.as_ref(),
+            hot_slots: kv.blocks.table(),
         };
         self.gpu.op(spec, split).await
     }

@@ -1,7 +1,7 @@
 //! The rescue of a session whose device is lost: what CPU memory holds of it.
 
 use super::state::IndexState;
-use super::{Host, Saved};
+use super::{HotTurn, Saved};
 use crate::engine::{Engine, Session};
 use crate::kv::SessionFile;
 use crate::{Error, Result};
@@ -11,7 +11,7 @@ impl Engine {
     // are loaded; a session that has none yet is short, and is lost.
     pub(super) fn save_held(
         &self,
-        host: &Host,
+        hot: &HotTurn<'_>,
         lost: Error,
         session: &mut Session,
         (file, callers): (&mut SessionFile, &[u8]),
@@ -19,7 +19,7 @@ impl Engine {
     ) -> Result<()> {
         let block = self.shape.block;
         let sealed = &session.table.blocks()[..(session.len() / block) as usize];
-        let is_held = |physical: &&u32| host.offload.host.holds(**physical);
+        let is_held = |physical: &&u32| hot.host_holds(**physical);
         let held = sealed.iter().take_while(is_held).count() as u32;
         let there = session.saved.filter(|saved| saved.stamp == file.stamp());
         let first = there.map_or(0, |saved| saved.blocks);
@@ -36,7 +36,7 @@ impl Engine {
         let mut append = file.append()?;
         for logical in first..held {
             let kv = &mut content[..record.kv_bytes() as usize];
-            host.offload.host.read(sealed[logical as usize], kv);
+            hot.read_from_host(sealed[logical as usize], kv);
             append.block(logical, &content)?;
             progress(record.bytes());
         }

@@ -224,3 +224,97 @@ fn bad_requests_are_refused_in_one_line() {
         }
     }
 }
+
+fn attention(more: &[&str]) -> Run {
+    let small =
+        ["bench", "attention", "--model-shape", "tiny", "--memory", "40M", "--samples", "3"];
+    run(&[&small[..], more].concat())
+}
+
+#[test]
+fn attention_is_measured_beside_dense_and_beside_a_peer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (csv, plot) = (folder.path().join("a.csv"), folder.path().join("a.svg"));
+    // It says that it is twice as fast with one kernel as with the other, and knows one case alone.
+    let peer = r#"cat > shapes.json; for us in 8 4; do
+        echo '{"batch": 2, "length": 1024, "name": "of '$us'", "median_us": '$us'}'; done"#;
+    let peer = format!("cd {}; {peer}", text(folder.path()));
+    let report = attention(&[
+        "--lengths",
+        "100,1024",
+        "--batches",
+        "1,2",
+        "--scorer",
+        "codes,mean-std/none",
+        "--blocks",
+        "2",
+        "--tokens",
+        "64",
+        "--json",
+        "--peer",
+        &peer,
+        "--csv",
+        text(&csv),
+        "--plot",
+        text(&plot),
+    ])
+    .fine()
+    .json();
+    let rows = report["results"].as_array().unwrap();
+    assert_eq!(rows.len(), 12);
+    let of = |batch: u32, length: u32, method: &str| {
+        let is = |row: &&Value| {
+            row["batch"] == batch && row["length"] == length && row["method"] == method
+        };
+        rows.iter().find(is).unwrap_or_else(|| panic!("no {method} at {batch} x {length}"))
+    };
+    for row in rows {
+        let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("{field}: {row}"));
+        let [p10, median, p90] = ["p10_us", "median_us", "p90_us"].map(number);
+        assert!(0.0 < p10 && p10 <= median && median <= p90, "{row}");
+        assert!(number("share_of_stream") > 0.0 && number("copies") >= 1.0, "{row}");
+        let expected = (row["batch"] == 2 && row["length"] == 1024).then_some(4.0);
+        assert_eq!(row["peer_us"].as_f64(), expected, "{row}");
+        assert_eq!(row["speedup_over_peer"].as_f64(), expected.map(|us| us / median), "{row}");
+    }
+    assert_eq!(of(1, 1024, "dense")["speedup_over_dense"], 1.0);
+    // Keys and values of every token; of tiny's 2 KV heads of 32 dimensions.
+    let dense = of(2, 1024, "dense")["bytes"].as_u64().unwrap();
+    assert_eq!(dense, 2 * 1024 * 2 * 2 * 32 * 2, "{rows:?}");
+    assert!(of(2, 1024, "mean-std/none")["bytes"].as_u64().unwrap() < dense);
+    let shapes: Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("shapes.json")).unwrap()).unwrap();
+    assert_eq!(shapes["cases"], serde_json::json!([[1, 100], [1, 1024], [2, 100], [2, 1024]]));
+    assert!(std::fs::read_to_string(csv).unwrap().starts_with("batch,tokens,method,us,"));
+    assert!(std::fs::read_to_string(plot).unwrap().contains("codes/codes, batch 2"));
+}
+
+#[test]
+fn attention_refuses_what_it_cannot_measure_and_names_it() {
+    for (more, message) in [
+        (&["--heads", "8x4"][..], "--heads is 8x4, but it must be KV heads"),
+        (&["--heads", "8x4x100"], "the head dimension is 100"),
+        (&["--model-shape", "large"], "known are"),
+        (&["--scorer", "codes,codes"], "--scorer is codes, but it is named twice"),
+        (&["--scorer", "magic"], "magic"),
+        (&["--memory", "much"], "--memory is much, but it must be a size"),
+    ] {
+        let run = run(&[&["bench", "attention"], more].concat());
+        assert_eq!(run.code, Some(2), "{run:?}");
+        assert!(run.error().contains(message), "{run:?}");
+    }
+    for (peer, message) in [
+        ("exit 3", "--peer is exit 3, but it ended with"),
+        ("echo hello", "but it wrote \"hello\""),
+    ] {
+        let run = attention(&["--lengths", "64", "--peer", peer]);
+        assert_eq!(run.code, Some(2), "{run:?}");
+        assert!(run.error().contains(message), "{run:?}");
+    }
+    // What does not fit is a row that says so.
+    let report = attention(&["--lengths", "64,100000", "--json"]).fine().json();
+    let rows = report["results"].as_array().unwrap();
+    let reasons: Vec<&str> = rows.iter().filter_map(|row| row["skipped"].as_str()).collect();
+    assert_eq!(reasons.len(), 3, "{rows:?}");
+    assert!(reasons[0].contains("bytes are more than the"), "{reasons:?}");
+}

@@ -56,6 +56,21 @@ pub fn check(object: &Value) -> BTreeSet<String> {
     found
 }
 
+const ATTENTION: [&str; 12] = [
+    "bench",
+    "attention",
+    "--model-shape",
+    "tiny",
+    "--lengths",
+    "256",
+    "--memory",
+    "40M",
+    "--samples",
+    "3",
+    "--json",
+    "--scorer=codes",
+];
+
 #[test]
 fn what_is_documented_is_there() {
     let tiny = "tests/goldens/tiny/llama/model";
@@ -67,6 +82,7 @@ fn what_is_documented_is_there() {
         (vec!["inspect", tiny, "--json"], &["shapes.*"]),
         (vec!["logits", "--model", tiny, "--ids", "1,2", "--json"], &[]),
         ([&replay[..], &short].concat(), &[]),
+        (ATTENTION.to_vec(), &[]),
     ] {
         let object = run(&arguments).fine().json();
         let found = check(&object);

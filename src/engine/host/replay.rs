@@ -1,0 +1,47 @@
+//! Replays over a hot cache.
+
+use super::{Hot, HotTurn};
+use crate::Result;
+use crate::attention::Timing;
+use crate::engine::Session;
+use crate::gpu::Gpu;
+
+impl Hot {
+    /// Goes by this rule from now on, and begins with nothing in the hot cache.
+    pub(in crate::engine) fn begin_replay(&mut self, gpu: &Gpu, timing: Timing, overlaps: bool) {
+        let state = self.state.get_mut();
+        let rule = &mut state.offload.rule;
+        (rule.timing, rule.overlaps) = (timing, overlaps);
+        state.abandon(gpu);
+    }
+}
+
+impl HotTurn<'_> {
+    /// Stores these blocks, which were free, as if a prompt had sealed them.
+    pub(in crate::engine) fn pretend<'b>(
+        &mut self,
+        blocks: &[u32],
+        layer: impl Fn(u32, usize) -> &'b [u8] + Sync,
+    ) -> Result<()> {
+        let state = &mut *self.state;
+        for &block in blocks {
+            state.is_stale |= state.offload.forget(block);
+        }
+        state.offload.host.store_all(blocks, layer)
+    }
+
+    /// Logical blocks of a session that each KV head of a layer finds in the hot cache.
+    pub(in crate::engine) fn resident_blocks(
+        &self,
+        session: &Session,
+        layer: usize,
+    ) -> Vec<Vec<u32>> {
+        let residents = &self.state.offload.residents;
+        let of_head = |head| {
+            let logical = (0..).zip(session.table.blocks());
+            let here = logical.filter(|(_, block)| residents.is_resident(layer, head, **block));
+            here.map(|(logical, _)| logical).collect()
+        };
+        (0..self.engine.shape.kv_heads).map(of_head).collect()
+    }
+}

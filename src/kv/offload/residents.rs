@@ -1,0 +1,187 @@
+//! Which head-blocks have a slot of the hot cache, and which have to come. Pure.
+
+use crate::kernels::{HotSlots, NO_SLOT};
+use crate::kv::{HotCache, Placement, Policy};
+
+/// A head-block on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// KV head.
+    pub head: u32,
+    /// The block and its slot.
+    pub placement: Placement,
+}
+
+/// Head-blocks of a layer that have to come.
+pub type Items = (usize, Vec<Item>);
+
+/// The hot caches of every layer and KV head, which share one numbering of slots with the window before them.
+#[derive(Debug)]
+pub struct Residents {
+    hot: Vec<HotCache>,
+    kv_heads: u32,
+    slots: HotSlots,
+    /// The window's.
+    first_slot: u32,
+    step: u64,
+    pub(super) counts: Counts,
+}
+
+/// What steps wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) steps: u64,
+    pub(super) hits: u64,
+    pub(super) misses: u64,
+    pub(super) left: u64,
+    pub(super) kept: u64,
+}
+
+impl Residents {
+    /// Empty hot caches of `hot_blocks` slots each, the last of `slots`.
+    pub fn new(layers: u32, kv_heads: u32, slots: HotSlots, hot_blocks: u32) -> Self {
+        let hot = || HotCache::new(hot_blocks, slots.pool_blocks);
+        Self {
+            hot: (0..layers * kv_heads).map(|_| hot()).collect(),
+            kv_heads,
+            slots,
+            first_slot: slots.slots - hot_blocks,
+            step: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Begins a decode step.
+    pub fn begin_step(&mut self) {
+        // Between two steps lies what the first wants for the second.
+        self.step += 2;
+        self.counts.steps += 1;
+    }
+
+    /// The number that tells the head-blocks that arrive in this step from those that were there.
+    pub fn epoch(&self) -> u32 {
+        self.step as u32
+    }
+
+    /// Notes the blocks that this step wants of a layer, one list a KV head; what has to come is appended to `items`.
+    pub fn want(&mut self, layer: usize, wanted: &[Vec<u32>], items: &mut Vec<Items>) {
+        self.want_in(self.step, layer, wanted, &Policy::default(), items);
+    }
+
+    /// As [`Residents::want`], for the step that follows and within the limits of a policy.
+    pub fn want_next(
+        &mut self,
+        layer: usize,
+        wanted: &[Vec<u32>],
+        policy: &Policy,
+        items: &mut Vec<Items>,
+    ) {
+        self.want_in(self.step + 1, layer, wanted, policy, items);
+    }
+
+    fn want_in(
+        &mut self,
+        step: u64,
+        layer: usize,
+        wanted: &[Vec<u32>],
+        policy: &Policy,
+        items: &mut Vec<Items>,
+    ) {
+        let first = layer * self.kv_heads as usize;
+        let mut of_layer = Vec::new();
+        let mut placed = Vec::new();
+        for ((head, wanted), hot) in (0..).zip(wanted).zip(&mut self.hot[first..]) {
+            placed.clear();
+            let admitted = hot.admit(step, step, wanted, policy, &mut placed);
+            self.counts.hits += u64::from(admitted.hits);
+            self.counts.misses += placed.len() as u64 + u64::from(admitted.left);
+            self.counts.left += u64::from(admitted.left);
+            of_layer.extend(placed.iter().map(|&placement| Item {
+                head,
+                placement: Placement { slot: placement.slot + self.first_slot, ..placement },
+            }));
+        }
+        if !of_layer.is_empty() {
+            items.push((layer, of_layer));
+        }
+    }
+
+    /// Counts head-blocks that a step wanted and the step before had wanted too.
+    pub fn count_kept(&mut self, kept: u64) {
+        self.counts.kept += kept;
+    }
+
+    fn hot(&self, layer: usize, head: u32) -> &HotCache {
+        &self.hot[layer * self.kv_heads as usize + head as usize]
+    }
+
+    /// Whether a block has a slot of its own for this layer and KV head.
+    pub fn is_resident(&self, layer: usize, head: u32, block: u32) -> bool {
+        self.hot(layer, head).slot_of(block).is_some()
+    }
+
+    /// Words that say where every block of a layer is, as the GPU keeps them.
+    pub fn slot_words(&self, layer: usize) -> Vec<u32> {
+        let mut words = vec![NO_SLOT; self.slots.words(self.kv_heads) as usize];
+        for head in 0..self.kv_heads {
+            let first = (head * self.slots.pool_blocks) as usize;
+            let hot = self.hot(layer, head);
+            for block in hot.residents() {
+                if let Some(slot) = hot.slot_of(block) {
+                    words[first + block as usize] = slot + self.first_slot;
+                }
+            }
+        }
+        words
+    }
+
+    /// Forgets a block; whether it had a slot of its own.
+    pub fn forget(&mut self, block: u32) -> bool {
+        let mut had_slot = false;
+        for hot in &mut self.hot {
+            had_slot |= hot.forget(block).is_some();
+        }
+        had_slot
+    }
+
+    /// Empties every slot.
+    pub fn clear(&mut self) {
+        for hot in &mut self.hot {
+            let residents: Vec<u32> = hot.residents().collect();
+            for block in residents {
+                hot.forget(block);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_numbered_behind_the_window_and_told_to_the_gpu() {
+        let slots = HotSlots { pool_blocks: 10, slots: 7 };
+        let mut residents = Residents::new(2, 2, slots, 4);
+        residents.begin_step();
+        let mut items = Vec::new();
+        residents.want(1, &[vec![5, 8], vec![8]], &mut items);
+        let item =
+            |head, block, slot| Item { head, placement: Placement { block, slot, evicted: None } };
+        assert_eq!(items, [(1, vec![item(0, 5, 3), item(0, 8, 4), item(1, 8, 3)])]);
+        assert!(residents.is_resident(1, 1, 8) && !residents.is_resident(0, 1, 8));
+        let words = residents.slot_words(1);
+        assert_eq!((words[5], words[8], words[10 + 8]), (3, 4, 3));
+        assert_eq!(words.iter().filter(|&&word| word == NO_SLOT).count(), words.len() - 3);
+        // What is there does not come again.
+        items.clear();
+        residents.want_next(1, &[vec![5], vec![8]], &Policy::default(), &mut items);
+        assert!(items.is_empty());
+        assert!(residents.forget(8) && !residents.forget(8));
+        assert!(!residents.is_resident(1, 0, 8) && residents.is_resident(1, 0, 5));
+        residents.clear();
+        assert!(residents.slot_words(1).iter().all(|&word| word == NO_SLOT));
+        let counts = residents.counts;
+        assert_eq!((counts.steps, counts.hits, counts.misses, counts.left), (1, 2, 3, 0));
+    }
+}

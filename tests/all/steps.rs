@@ -1,0 +1,420 @@
+//! Steps over any work: prompts, single tokens and drafts, mixed in one step, are what each is alone.
+
+use crate::common::device::{gpu, prefill, tiny_options};
+use crate::common::steps::{assert_near, token};
+use asynctls::Result;
+use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
+use asynctls::engine::{
+    Engine, EngineOptions, HostOptions, IndexOptions, Output, Session, Want, Work,
+};
+use asynctls::model::ModelFile;
+use std::path::Path;
+
+const CONTEXT: u32 = 640;
+/// The tokens that index channels are chosen by.
+const COUNTED: u32 = 100;
+
+/// Grouped queries in two formats, and latent attention.
+const MODELS: [&str; 3] = ["llama/model", "qwen3/model.gguf", "glm4-moe-lite/model"];
+
+fn load(model: &str, change: impl FnOnce(&mut EngineOptions)) -> Engine {
+    let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
+    let gpu = gpu();
+    let mut options = tiny_options(&gpu, CONTEXT, 8, COUNTED);
+    (options.decode_rows, options.logit_rows) = (12, 64);
+    // Splits of one tile, whatever else is in a step: where products take the same path too, a token has the same bits.
+    options.target_workgroups = 1 << 14;
+    change(&mut options);
+    pollster::block_on(Engine::load(gpu, &file, options, &mut |_| ()))
+        .unwrap_or_else(|e| panic!("{model}: {e}"))
+}
+
+fn host() -> HostOptions {
+    HostOptions { timing: Timing::Exact, ring_bytes: 32 << 10, ..HostOptions::new(24, 0, 4096) }
+}
+
+fn prompt(seed: u32, tokens: u32) -> Vec<u32> {
+    (0..tokens).map(|i| (i * (seed + 7) + i * i % (11 + seed)) % 90 + 3).collect()
+}
+
+fn two_level(blocks: Blocks, tokens: u32, always: (u32, u32), dense_below: u32) -> Attention {
+    let (sink_blocks, recent_blocks) = always;
+    let budget = Budget { blocks, tokens, sink_blocks, recent_blocks, dense_below };
+    Attention::TwoLevel(TwoLevel::new(budget))
+}
+
+/// Dense attention, and budgets of every kind.
+fn attentions() -> [Attention; 4] {
+    [
+        Attention::Dense,
+        two_level(Blocks::Count(4), 30, (1, 2), 40),
+        // A share of the blocks is another number for every row.
+        two_level(Blocks::Percent(25.0), 21, (0, 1), 0),
+        two_level(Blocks::Percent(40.0), 33, (1, 0), 0),
+    ]
+}
+
+fn begin(engine: &Engine, seed: u32, tokens: u32) -> Session {
+    let mut session = engine.session().expect("a session");
+    if tokens > 0 {
+        prefill(engine, &mut session, &prompt(seed, tokens), Want::Nothing)
+            .unwrap_or_else(|e| panic!("{e}"));
+    }
+    session
+}
+
+fn try_step(engine: &Engine, works: &mut [Work<'_>], attention: &Attention) -> Result<Vec<Output>> {
+    pollster::block_on(engine.step(works, attention))
+}
+
+fn step(engine: &Engine, works: &mut [Work<'_>], attention: &Attention) -> Vec<Output> {
+    try_step(engine, works, attention).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn alone(engine: &Engine, work: Work<'_>, attention: &Attention) -> Output {
+    step(engine, &mut [work], attention).remove(0)
+}
+
+/// The logits after each of these tokens, in steps of their own.
+fn singly(
+    engine: &Engine,
+    session: &mut Session,
+    tokens: &[u32],
+    attention: &Attention,
+) -> Vec<Vec<f32>> {
+    tokens
+        .chunks(1)
+        .flat_map(|token| {
+            alone(engine, Work::decode(session, token, Want::Logits), attention).logits
+        })
+        .collect()
+}
+
+/// The most likely token of logits.
+fn best(logits: &[f32]) -> Option<u32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&value| value == largest).map(|at| at as u32)
+}
+
+/// What the steps of a batch are about: a seed, tokens before, tokens now, whether they are a prompt's, and what is wanted.
+type Item = (u32, u32, u32, bool, Want);
+
+/// One step over all items, against each in a step of its own, on sessions that began alike.
+fn compare(engine: &Engine, items: &[Item], attention: &Attention, is_exact: bool) {
+    let now: Vec<Vec<u32>> =
+        items.iter().map(|&(seed, _, count, ..)| prompt(seed + 50, count)).collect();
+    let sessions = || -> Vec<Session> {
+        items.iter().map(|&(seed, before, ..)| begin(engine, seed, before)).collect()
+    };
+    let run = |together: bool| {
+        let mut sessions = sessions();
+        let mut works: Vec<Work<'_>> = sessions
+            .iter_mut()
+            .zip(items.iter().zip(&now))
+            .map(|(session, (&(.., is_prompt, want), tokens))| Work {
+                session,
+                tokens,
+                is_prompt,
+                want,
+            })
+            .collect();
+        let outputs = match together {
+            true => step(engine, &mut works, attention),
+            false => works.into_iter().map(|work| alone(engine, work, attention)).collect(),
+        };
+        // What they hold afterwards, by a step more.
+        let more: Vec<_> =
+            sessions.iter_mut().map(|one| singly(engine, one, &[7], attention)).collect();
+        let lengths: Vec<u32> = sessions.iter().map(Session::len).collect();
+        (outputs, more, lengths)
+    };
+    let (got, want) = (run(true), run(false));
+    assert_eq!(got.2, want.2);
+    for (i, item) in items.iter().enumerate() {
+        let what = format!("{item:?} of {items:?} with {attention:?}");
+        let (rows, every) = (item.2 as usize, item.4.is_of_every_row());
+        let count = if item.4 == Want::Nothing {
+            0
+        } else if every {
+            rows
+        } else {
+            1
+        };
+        let (got_output, want_output) = (&got.0[i], &want.0[i]);
+        let is_token = item.4.is_token();
+        assert_eq!(got_output.tokens.len(), if is_token { count } else { 0 }, "{what}");
+        assert_eq!(got_output.logits.len(), if is_token { 0 } else { count }, "{what}");
+        assert_eq!(got_output.tokens, want_output.tokens, "{what}");
+        if is_exact {
+            assert!(got_output == want_output && got.1[i] == want.1[i], "{what}: other bits");
+        }
+        assert_near(&what, &got_output.logits, &want_output.logits);
+        assert_near(&format!("{what}, afterwards"), &got.1[i], &want.1[i]);
+    }
+}
+
+#[test]
+fn a_mixed_step_is_each_work_alone() {
+    let items = [
+        // Chunks of prompts: of a new session, and within a block of a long one.
+        (1, 0, 21, true, Want::Logits),
+        (2, 197, 13, true, Want::EveryToken),
+        // Single tokens: beside nothing, and beside a long context.
+        (3, 1, 1, false, Want::Token),
+        (4, 523, 1, false, Want::Logits),
+        // Drafts over a block's end, and of a session that selects only at some budgets.
+        (5, 286, 4, false, Want::EveryLogits),
+        (6, 30, 2, false, Want::EveryToken),
+        (7, 130, 1, false, Want::Nothing),
+    ];
+    for model in MODELS {
+        let engine = load(model, |_| ());
+        for attention in attentions() {
+            // Alone a few tokens are multiplied vector by vector, together in tiles: other orders of the same sums.
+            compare(&engine, &items, &attention, false);
+        }
+    }
+}
+
+#[test]
+fn few_rows_have_the_same_bits_together_and_alone() {
+    for model in MODELS {
+        let engine = load(model, |_| ());
+        for attention in attentions() {
+            compare(
+                &engine,
+                &[
+                    (4, 523, 1, false, Want::Logits),
+                    (3, 20, 1, false, Want::EveryLogits),
+                    (5, 286, 2, false, Want::EveryLogits),
+                ],
+                &attention,
+                true,
+            );
+            // A prompt's rows are multiplied in tiles with others and without.
+            compare(
+                &engine,
+                &[(2, 150, 37, true, Want::EveryLogits), (1, 0, 20, true, Want::Logits)],
+                &attention,
+                true,
+            );
+        }
+    }
+}
+
+#[test]
+fn drafts_are_single_steps() {
+    for model in MODELS {
+        let engine = load(model, |_| ());
+        for attention in attentions() {
+            // Within a block, over a block's end, from it, and two ends.
+            for (before, drafts) in [(290, 3), (286, 4), (287, 2), (303, 4), (286, 11), (271, 12)] {
+                let tokens: Vec<u32> = (0..drafts).map(token).collect();
+                let mut session = begin(&engine, 3, before);
+                let want = singly(&engine, &mut session, &tokens, &attention);
+                let after = singly(&engine, &mut session, &[9], &attention);
+                let mut session = begin(&engine, 3, before);
+                let work = Work::decode(&mut session, &tokens, Want::EveryLogits);
+                let got = alone(&engine, work, &attention).logits;
+                let what = format!("{model}, {drafts} tokens after {before}, {attention:?}");
+                let after_drafts = singly(&engine, &mut session, &[9], &attention);
+                if drafts <= 4 {
+                    // Products take the same path.
+                    assert!(got == want && after_drafts == after, "{what}: not the same bits");
+                }
+                assert_near(&what, &got, &want);
+                assert_near(&format!("{what}, afterwards"), &after_drafts, &after);
+                session.rewind(before).expect("taken back");
+                let work = Work::decode(&mut session, &tokens, Want::EveryToken);
+                let chosen = alone(&engine, work, &attention).tokens;
+                assert_eq!(chosen, got.iter().map(|row| best(row)).collect::<Vec<_>>(), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn drafts_may_lie_on_both_sides_of_where_selection_begins() {
+    for model in MODELS {
+        let engine = load(model, |_| ());
+        let attention = two_level(Blocks::Count(2), 9, (1, 1), 122);
+        let tokens: Vec<u32> = (0..4).map(token).collect();
+        let [mut first, mut second] = [4, 4].map(|seed| begin(&engine, seed, 120));
+        let want = singly(&engine, &mut first, &tokens, &attention);
+        let work = Work::decode(&mut second, &tokens, Want::EveryLogits);
+        assert!(alone(&engine, work, &attention).logits == want, "{model}: not the same bits");
+    }
+}
+
+/// Decodes these tokens in steps of several, of which some are wrong and taken back: the logits after the right ones, and
+/// before which of them index channels were chosen.
+fn speculate(
+    engine: &Engine,
+    session: &mut Session,
+    tokens: &[u32],
+    attention: &Attention,
+) -> (Vec<Vec<f32>>, Vec<usize>) {
+    let (mut logits, mut choices) = (Vec::new(), Vec::new());
+    while logits.len() < tokens.len() {
+        let left = &tokens[logits.len()..];
+        // One, two or three are right, and what follows is not.
+        let right = (1 + logits.len() % 3).min(left.len());
+        let mut drafts = left[..right].to_vec();
+        drafts.resize(4, 88);
+        let had_channels = session.channel_set().is_some();
+        let work = Work::decode(session, &drafts, Want::EveryLogits);
+        let made = alone(engine, work, attention).logits;
+        if !had_channels && session.channel_set().is_some() {
+            choices.push(logits.len());
+        }
+        logits.extend(made.into_iter().take(right));
+        session.rewind(session.len() - (drafts.len() - right) as u32).expect("taken back");
+    }
+    (logits, choices)
+}
+
+#[test]
+fn drafts_that_were_refused_leave_no_trace() {
+    for model in MODELS {
+        let engine = load(model, |_| ());
+        for attention in attentions() {
+            // Past where channels are chosen; and before, where channels follow from what was drafted too.
+            for (before, count) in [(280, 40), (30, 40), (90, 40)] {
+                let tokens: Vec<u32> = (0..count).map(token).collect();
+                let mut session = begin(&engine, 5, before);
+                let (got, choices) = speculate(&engine, &mut session, &tokens, &attention);
+                let what = format!("{model}, after {before}, {attention:?}");
+                assert!(choices.len() <= 2, "{what}: channels chosen before {choices:?}");
+                // Never drafted. What is counted is computed a second time where channels are chosen, as a prompt, and nowhere
+                // else: with all of it to the bit.
+                let ends = choices.iter().copied().filter(|&at| at > 0).chain([tokens.len()]);
+                let (mut from, mut channels) = (0, None);
+                for to in ends {
+                    let past = [&prompt(5, before)[..], &tokens[..from]].concat();
+                    let mut other = engine.session().expect("a session");
+                    prefill(&engine, &mut other, &past, Want::Nothing).expect("a prompt");
+                    let want = singly(&engine, &mut other, &tokens[from..to], &attention);
+                    assert!(got[from..to] == want, "{what}, {from} to {to}: other bits");
+                    (from, channels) = (to, other.channel_set());
+                }
+                assert_eq!(session.tokens()[before as usize..], tokens, "{what}");
+                assert_eq!(session.channel_set(), channels, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hot_cache_takes_any_work_in_parts() {
+    let items = [
+        (1, 0, 21, true, Want::Logits),
+        (2, 197, 13, true, Want::Nothing),
+        (4, 423, 1, false, Want::Logits),
+        (5, 286, 4, false, Want::EveryLogits),
+        (6, 30, 2, false, Want::EveryToken),
+    ];
+    for model in ["qwen3/model.gguf", "glm4-moe-lite/model"] {
+        let engine = load(model, |options| options.host = Some(host()));
+        let attention = two_level(Blocks::Count(4), 30, (1, 2), 40);
+        compare(&engine, &items, &attention, false);
+        // Drafts are single steps there too.
+        let tokens: Vec<u32> = (0..5).map(token).collect();
+        let mut session = begin(&engine, 3, 286);
+        let want = singly(&engine, &mut session, &tokens, &attention);
+        session.rewind(286).expect("taken back");
+        let work = Work::decode(&mut session, &tokens, Want::EveryLogits);
+        assert_near(model, &alone(&engine, work, &attention).logits, &want);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_work_is_named_and_nothing_changes() {
+    let engine = load(MODELS[0], |options| {
+        (options.decode_rows, options.logit_rows, options.sessions) = (5, 6, 3);
+    });
+    let other = load(MODELS[0], |options| options.index = None::<IndexOptions>);
+    let dense = Attention::Dense;
+    let mut good = begin(&engine, 1, 70);
+    let mut session = begin(&engine, 2, 637);
+    let long = prompt(3, 65);
+    for (tokens, is_prompt, want, message) in [
+        (&[][..], false, Want::Token, "the tokens of a session in a step is 0, but"),
+        (&[], true, Want::Token, "the tokens of a session in a step is 0, but"),
+        (&[1 << 20], false, Want::Token, "a token id is 1048576, but the vocabulary has"),
+        (&[5; 4], false, Want::Token, "the context is 641 tokens, but 640 were set aside"),
+        (&[5; 4], true, Want::Token, "the context is 641 tokens, but"),
+    ] {
+        let works = &mut [
+            Work::decode(&mut good, &[5], Want::Logits),
+            Work { session: &mut session, tokens, is_prompt, want },
+        ];
+        let error = try_step(&engine, works, &dense).expect_err(message).to_string();
+        assert!(error.starts_with(message), "{error}");
+        assert_eq!((good.len(), session.len()), (70, 637));
+    }
+    session.rewind(100).expect("rewound");
+    for (count, is_prompt, want, message) in [
+        (5, false, Want::Token, "the tokens that decode in a step is 6, but"),
+        (65, true, Want::Nothing, "the tokens of prompts in a step is 65, but"),
+        (64, true, Want::Nothing, "the tokens of a step is 65, but"),
+        (6, true, Want::EveryToken, "the rows whose logits are wanted is 7, but"),
+    ] {
+        let works = &mut [
+            Work::decode(&mut good, &[5], Want::Logits),
+            Work { session: &mut session, tokens: &long[..count], is_prompt, want },
+        ];
+        let error = try_step(&engine, works, &dense).expect_err(message).to_string();
+        assert!(error.starts_with(message), "{error}");
+        assert_eq!((good.len(), session.len()), (70, 100));
+    }
+    let mut stranger = begin(&other, 1, 70);
+    let works = &mut [
+        Work::decode(&mut good, &[5], Want::Logits),
+        Work::decode(&mut stranger, &[5], Want::Logits),
+    ];
+    let error = try_step(&engine, works, &dense).expect_err("a stranger").to_string();
+    assert!(error.contains("another engine's"), "{error}");
+    let works = &mut [Work::decode(&mut stranger, &[5], Want::Logits)];
+    let error = try_step(&other, works, &attentions()[1]).expect_err("no index").to_string();
+    assert!(error.contains("built without an index"), "{error}");
+    assert!(step(&engine, &mut [], &dense).is_empty());
+    // All of it left no trace.
+    let got = singly(&engine, &mut good, &[5], &dense);
+    assert!(got == singly(&engine, &mut begin(&engine, 1, 70), &[5], &dense), "other bits");
+}
+
+// Memory for the tokens of all sessions ends where one of several, or of its drafts the third, needs a block more.
+#[test]
+fn a_step_that_fails_midway_leaves_every_session_as_it_was() {
+    for is_on_host in [false, true] {
+        let engine = load(MODELS[1], |options| {
+            options.total_tokens = 300 + 160;
+            options.sessions = 2;
+            options.host = is_on_host.then(host);
+        });
+        let [mut first, mut second] = [(1, 300), (2, 190)].map(|(seed, n)| begin(&engine, seed, n));
+        for attention in [Attention::Dense, two_level(Blocks::Count(4), 30, (1, 2), 40)] {
+            if is_on_host && attention == Attention::Dense {
+                continue;
+            }
+            let tokens = [5; 4];
+            let works = &mut [
+                Work::decode(&mut first, &tokens[..2], Want::Logits),
+                Work::decode(&mut second, &tokens, Want::Logits),
+            ];
+            let error = try_step(&engine, works, &attention).expect_err("no room").to_string();
+            assert!(error.contains("memory was set aside for"), "{error}");
+            assert_eq!((first.len(), second.len()), (300, 190), "{error}");
+            // And they go on.
+            for (session, seed) in [(&mut first, 1), (&mut second, 2)] {
+                let length = session.len();
+                assert_eq!(session.tokens(), prompt(seed, length));
+                let got = singly(&engine, session, &[5], &attention);
+                session.rewind(length).expect("taken back");
+                let again = singly(&engine, session, &[5], &attention);
+                session.rewind(length).expect("taken back");
+                assert_near("going on", &got, &again);
+            }
+        }
+    }
+}
