@@ -51,7 +51,7 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
     let output = gpu.storage("output", (queries.len() * 4) as u64).await?;
     let tensors = Tensors {
         queries: q.as_entire_buffer_binding(),
-        kv: kv.as_entire_buffer_binding(),
+        kv: vec![kv.as_entire_buffer_binding()],
         output: output.as_entire_buffer_binding(),
         codes: None,
         summary: None,

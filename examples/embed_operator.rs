@@ -113,7 +113,7 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
     let index = Codes { channels: &channels, codes: codes.as_entire_buffer_binding() };
     let tensors = Tensors {
         queries: q.as_entire_buffer_binding(),
-        kv: kv.as_entire_buffer_binding(),
+        kv: vec![kv.as_entire_buffer_binding()],
         output: output.as_entire_buffer_binding(),
         codes: Some(index),
         summary: None,

@@ -48,7 +48,7 @@
 //! let layer = decode
 //!     .bind(&Tensors {
 //!         queries: queries.as_entire_buffer_binding(),
-//!         kv: kv.as_entire_buffer_binding(),
+//!         kv: vec![kv.as_entire_buffer_binding()],
 //!         output: output.as_entire_buffer_binding(),
 //!         codes: Some(Codes { channels, codes: codes.as_entire_buffer_binding() }),
 //!         summary: None,

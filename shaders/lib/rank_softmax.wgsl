@@ -11,26 +11,48 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
     var largest = array<vec4<f32>, QUADS>();
     var factor = array<vec4<f32>, QUADS>();
     for (var quad = 0u; quad < QUADS; quad++) {
+        // Several items at a time, so that a lane does not wait for each of its scores.
         var most = vec4(-3.0e38);
-        for (var i = lane; i < items; i += LANES) {
-            most = max(most, four_scores(first_score, quad, i));
+        for (var i = lane; i < items; i += LANES * AT_ONCE) {
+            //!repeat AT_ONCE j
+            let x{j} = four_scores(first_score, quad, min(i{+j*LANES}, items - 1u));
+            //!end
+            //!repeat AT_ONCE j
+            most = max(most, x{j});
+            //!end
         }
         most = workgroup_max4(lane, most);
         var sum = vec4(0.0);
-        for (var i = lane; i < items; i += LANES) {
-            sum += exp(four_scores(first_score, quad, i) - most);
+        for (var i = lane; i < items; i += LANES * AT_ONCE) {
+            //!repeat AT_ONCE j
+            let x{j} = four_scores(first_score, quad, min(i{+j*LANES}, items - 1u));
+            //!end
+            //!repeat AT_ONCE j
+            sum += select(vec4(0.0), exp(x{j} - most), i{+j*LANES} < items);
+            //!end
         }
         sum = workgroup_sum4(lane, sum);
         let counts_once = vec4(quad * 4u) + vec4(0u, 1u, 2u, 3u) < vec4(GROUP);
         largest[quad] = most;
         factor[quad] = select(vec4(0.0), 1.0 / (f32(GROUP) * sum), counts_once);
     }
-    for (var i = range.x + lane; i < range.y; i += LANES) {
-        var s = 0.0;
+    for (var i = range.x + lane; i < range.y; i += LANES * AT_ONCE) {
+        //!repeat AT_ONCE j
+        var s{j} = 0.0;
+        //!end
         for (var quad = 0u; quad < QUADS; quad++) {
-            s += dot(exp(four_scores(first_score, quad, i) - largest[quad]), factor[quad]);
+            //!repeat AT_ONCE j
+            let x{j} = four_scores(first_score, quad, min(i{+j*LANES}, items - 1u));
+            //!end
+            //!repeat AT_ONCE j
+            s{j} += dot(exp(x{j} - largest[quad]), factor[quad]);
+            //!end
         }
-        keys[keys_at + i] = item_key(row, kv_head, i, ordered_key(s));
+        //!repeat AT_ONCE j
+        if i{+j*LANES} < range.y {
+            keys[keys_at + i{+j*LANES}] = item_key(row, kv_head, i{+j*LANES}, ordered_key(s{j}));
+        }
+        //!end
     }
 }
 

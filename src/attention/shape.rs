@@ -151,6 +151,14 @@ impl Shape {
         (self.q_heads() + self.cached_rows() * self.kv_heads) * self.head_dim
     }
 
+    /// Pairs of a key's dimensions that a rotary embedding turns: of those that are not values as well.
+    pub(crate) fn turned_pairs(&self) -> u32 {
+        match self.values {
+            Values::Own => self.head_dim / 2,
+            Values::OfKeys(value_dim) => (self.head_dim - value_dim) / 2,
+        }
+    }
+
     /// The factor of a logit, d^-1/2.
     pub fn scale(&self) -> f32 {
         (1.0 / f64::from(self.scaled_by).sqrt()) as f32

@@ -103,6 +103,23 @@ impl Cache {
         }
     }
 
+    /// A cache of the same sequences with other keys and values, of which `row` makes each.
+    pub(super) fn of(&self, shape: Shape, row: impl Fn(usize, u32, u32) -> [Vec<f32>; 2]) -> Self {
+        let rows = |which: usize| {
+            let of_head = |sequence: usize, head: u32| {
+                let tokens = 0..self.lengths[sequence];
+                tokens.map(|token| row(sequence, head, token)[which].clone()).collect()
+            };
+            let of_sequence =
+                |sequence: usize| (0..shape.kv_heads).map(|head| of_head(sequence, head)).collect();
+            (0..self.lengths.len()).map(of_sequence).collect()
+        };
+        let (keys, values) = (rows(0), rows(1));
+        let (lengths, tables, ids) = (self.lengths.clone(), self.tables.clone(), self.ids.clone());
+        let (segments, blocks_a_segment) = (self.segments, self.blocks_a_segment);
+        Self { shape, lengths, keys, values, tables, segments, blocks_a_segment, ids }
+    }
+
     pub(super) fn key(&self, sequence: usize, head: usize, token: u32) -> &[f32] {
         &self.keys[sequence][head][token as usize]
     }

@@ -1,6 +1,7 @@
 //! Conformance: every kernel against its CPU twin, as data. A case is kernel x shape x variant x input family; one runner
 //! checks it on any adapter. The tests run the same cases.
 
+mod append;
 mod attend;
 mod batch;
 mod cache;
@@ -74,6 +75,7 @@ pub fn cases() -> Vec<Case> {
     experts::cases(&mut cases);
     rope::cases(&mut cases);
     latent::cases(&mut cases);
+    append::cases(&mut cases);
     attend::cases(&mut cases);
     hot::cases(&mut cases);
     index::cases(&mut cases);

@@ -1,5 +1,6 @@
 //! Cases of the operator library: whole batches through a caller's buffers, attended tokens and all.
 
+use super::append::{Rows, check_appended};
 use super::attend::{Tokens, check_attention, random_qkv};
 use super::cache::{Cache, Family, latent_shapes, shape_label};
 use super::index::random_channels;
@@ -7,18 +8,20 @@ use super::rig::{POISON, Random, bits, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{
-    BlockScorer, Blocks, Budget, IndexFormat, RowBudget, Shape, Summary, TokenScorer, TwoLevel,
+    BlockScorer, Blocks, Budget, IndexFormat, Latent, RowBudget, Shape, Summary, TokenScorer,
+    TwoLevel,
 };
 use crate::attention::{softmax_mean, top_k};
 use crate::gpu::Gpu;
 use crate::kernels;
 use crate::operator::{
-    Batch, Codes, Decode, Limits, Options, Prefill, PrefillTensors, Select, Selector, Sequence,
-    Tensors,
+    AppendTensors, Batch, Codes, Decode, LatentOptions, LatentPrefill, LatentTensors, Limits,
+    Number, Options, Prefill, PrefillTensors, Select, Selector, Sequence, Tensors,
 };
 use crate::reference::model::dot;
 use crate::reference::select::log_sum_exp;
 use crate::reference::summary::SummaryTwin;
+use half::f16;
 
 const ORACLES: (BlockScorer, TokenScorer) = (BlockScorer::Oracle, TokenScorer::Oracle);
 
@@ -34,15 +37,15 @@ const TWO_LEVELS: [(BlockScorer, TokenScorer); 7] = [
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     // Kernels have cases of their own: that lanes are reversed is nothing to what stands around them.
-    let mut add = |shape: Shape, selector: Selector, rows: u32| {
+    let mut add = |shape: Shape, selector: Selector, rows: u32, segments: u32| {
         let what = match selector {
             Selector::TwoLevel { blocks, tokens } => format!("{blocks} {tokens}"),
             Selector::Dense => "dense".into(),
             Selector::Caller => "caller".into(),
         };
-        let label = format!("{} {what} rows {rows}", shape_label(&shape));
+        let label = format!("{} {what} rows {rows} segments {segments}", shape_label(&shape));
         cases.push(Case::new("operator", label, false, move |gpu| {
-            Box::pin(decode(gpu, shape, selector, rows))
+            Box::pin(decode(gpu, shape, selector, (rows, segments)))
         }));
     };
     let two_level = |(blocks, tokens)| Selector::TwoLevel { blocks, tokens };
@@ -51,25 +54,42 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     let small = Shape { index: exact(32), block: 16, ..Shape::new(2, 5, 32, true) };
     let large = Shape::new(1, 4, 128, false);
     // Several rows of a sequence, as drafts are verified, and one.
-    add(small, Selector::Dense, 3);
-    add(small, Selector::Caller, 3);
+    add(small, Selector::Dense, 3, 1);
+    add(small, Selector::Caller, 3, 3);
     for (i, scorers) in TWO_LEVELS.into_iter().enumerate() {
-        add(small, two_level(scorers), if i == 0 { 3 } else { 1 });
+        add(small, two_level(scorers), if i == 0 { 3 } else { 1 }, 1 + i as u32 % 2);
     }
     let latent = Shape { index: exact(96), ..latent_shapes()[1] };
-    add(latent, Selector::Dense, 1);
-    add(latent, two_level(TWO_LEVELS[0]), 1);
-    add(large, two_level(ORACLES), 1);
-    for shape in [small, large] {
-        let label = format!("{} prefill", shape_label(&shape));
-        cases.push(Case::new("operator", label, false, move |gpu| Box::pin(prefill(gpu, shape))));
+    add(latent, Selector::Dense, 1, 2);
+    add(latent, two_level(TWO_LEVELS[0]), 1, 2);
+    add(large, two_level(ORACLES), 1, 2);
+    for (shape, segments) in [(small, 3), (large, 1)] {
+        let label = format!("{} prefill segments {segments}", shape_label(&shape));
+        cases.push(Case::new("operator", label, false, move |gpu| {
+            Box::pin(prefill(gpu, shape, segments))
+        }));
+        for number in [Number::F32, Number::F16] {
+            let label = format!("{} append {number:?} segments {segments}", shape_label(&shape));
+            cases.push(Case::new("operator", label, false, move |gpu| {
+                Box::pin(append(gpu, shape, number, segments))
+            }));
+        }
+    }
+    for (heads, slab_blocks, segments) in [(5, 2, 1), (3, 1, 2)] {
+        let latent =
+            Latent { heads, q_rank: 48, kv_rank: 64, nope: 32, rope: 32, value: 64, epsilon: 1e-5 };
+        let label = format!("latent prefill heads {heads} segments {segments}");
+        cases.push(Case::new("operator", label, false, move |gpu| {
+            Box::pin(latent_prefill(gpu, latent, slab_blocks * 16, segments))
+        }));
     }
 }
 
 /// A caller's buffers: each tensor begins somewhere, and is longer than it must be.
 struct Buffers {
     queries: wgpu::Buffer,
-    kv: wgpu::Buffer,
+    /// Segment by segment.
+    kv: Vec<wgpu::Buffer>,
     output: wgpu::Buffer,
     codes: wgpu::Buffer,
     summary: wgpu::Buffer,
@@ -110,9 +130,13 @@ impl Buffers {
         let buffer = async |what: &str, words: &[u32]| {
             gpu.storage_with(what, bytemuck::cast_slice(&filled(words))).await
         };
+        let mut kv = Vec::new();
+        for segment in 0..cache.segments {
+            kv.push(buffer("keys and values", &cache.segment_words(segment)).await?);
+        }
         Ok(Self {
             queries: buffer("queries", &queries).await?,
-            kv: buffer("keys and values", &cache.segment_words(0)).await?,
+            kv,
             output: buffer("the output", &outputs).await?,
             codes: buffer("codes", &codes).await?,
             summary: buffer("summary", &summary).await?,
@@ -145,10 +169,16 @@ fn setting(gpu: &Gpu, cache: &Cache, lengths: &[u32], rows: u32) -> Options {
         rows: rows + 2,
         sequences: sequences + 1,
         tokens: lengths.iter().max().expect("a sequence") + 7,
-        cache_blocks: cache.blocks_a_segment,
+        cache_blocks: cache.blocks_a_segment * cache.segments,
     };
+    let segment_blocks = cache.blocks_a_segment;
     let stride = shape.q_heads() * shape.head_dim + 12;
-    Options { query_stride: stride, workgroups: 5, ..Options::new(gpu, shape, limits) }
+    Options {
+        query_stride: stride,
+        segment_blocks,
+        workgroups: 5,
+        ..Options::new(gpu, shape, limits)
+    }
 }
 
 fn sequences<'c>(
@@ -170,12 +200,17 @@ fn budget() -> Budget {
     Budget { blocks, tokens: 21, sink_blocks: 1, recent_blocks: 1, dense_below: 0 }
 }
 
-async fn decode(gpu: &Gpu, shape: Shape, selector: Selector, rows: u32) -> Result<Verdict> {
+async fn decode(
+    gpu: &Gpu,
+    shape: Shape,
+    selector: Selector,
+    (rows, segments): (u32, u32),
+) -> Result<Verdict> {
     let block = shape.block;
     // Many blocks, one sealed block and nothing more, a few, and a lone token.
     let lengths = [9 * block + 5, block, 2 * block + 3, 1];
     let counts = lengths.map(|length| rows.min(length));
-    let cache = Cache::new(shape, &lengths, 1, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
     let qkv = random_qkv(&shape, places.len());
@@ -187,7 +222,7 @@ async fn decode(gpu: &Gpu, shape: Shape, selector: Selector, rows: u32) -> Resul
     let bound = decode
         .bind(&Tensors {
             queries: after(&buffers.queries),
-            kv: after(&buffers.kv),
+            kv: buffers.kv.iter().map(after).collect(),
             output: after(&buffers.output),
             codes: selector
                 .reads_codes()
@@ -370,11 +405,11 @@ fn mean_of(heads: &[Vec<f32>]) -> Vec<f64> {
     softmax_mean(&heads.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
-async fn prefill(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
+async fn prefill(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
     let block = shape.block;
     let lengths = [5 * block + 13, block, 2 * block + 2, 1];
     let counts = lengths.map(|length| length.min(70));
-    let cache = Cache::new(shape, &lengths, 1, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
     let qkv = random_qkv(&shape, places.len());
@@ -383,7 +418,7 @@ async fn prefill(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     let bound = prefill
         .bind(&PrefillTensors {
             queries: after(&buffers.queries),
-            kv: after(&buffers.kv),
+            kv: buffers.kv.iter().map(after).collect(),
             output: after(&buffers.output),
         })
         .await?;
@@ -403,4 +438,176 @@ async fn prefill(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
         .collect();
     let rounds = kernels::prefill_rounds(gpu.tier, &shape);
     Ok(check_attention(&cache, &places, &qkv, &out, &tokens, (0, rounds)))
+}
+
+/// Rows of a ragged batch are appended, turned on the way, to a cache in which nothing was; what the kernel read is checked
+/// with what it wrote.
+async fn append(gpu: &Gpu, shape: Shape, number: Number, segments: u32) -> Result<Verdict> {
+    let block = shape.block;
+    let lengths = [2 * block + 5, 1, block];
+    let counts = [block + 9, 1, 3];
+    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let options = setting(gpu, &cache, &lengths, counts.iter().sum());
+    let mut random = Random::new(23);
+    let (rows, width) = (options.limits.rows as usize, shape.kv_heads * shape.head_dim);
+    let keys = Rows::new(&mut random, rows, width + 9, number);
+    let values = Rows::new(&mut random, rows, width, number);
+    let with_room = |words: &[u32]| [&[POISON; BEFORE as usize / 4], words].concat();
+    let buffer = async |what: &str, words: &[u32]| {
+        gpu.storage_with(what, bytemuck::cast_slice(&with_room(words))).await
+    };
+    let blank = vec![POISON; cache.segment_words(0).len()];
+    let key_buffer = buffer("keys", &keys.words).await?;
+    let value_buffer = buffer("values", &values.words).await?;
+    let mut kv = Vec::new();
+    for _ in 0..segments {
+        kv.push(buffer("the cache", &blank).await?);
+    }
+    let decode = Decode::new(gpu, options, Selector::Dense).await?;
+    let bound = decode
+        .bind_append(&AppendTensors {
+            keys: after(&key_buffer),
+            values: Some(after(&value_buffer)),
+            number,
+            key_stride: keys.stride,
+            value_stride: values.stride,
+            turns: true,
+            kv: kv.iter().map(after).collect(),
+        })
+        .await?;
+    let sequences = sequences(&cache, &lengths, &counts, false);
+    let turn = |position| {
+        let of_pair = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
+        cache.angles(position).into_iter().map(of_pair).collect()
+    };
+    let batch = Batch { sequences: &sequences, select: Select::Dense };
+    let plan = decode.plan(&batch)?.turning(turn)?;
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    bound.append(&mut decode.begin(&mut encoder, &plan)?.pass()?)?;
+    gpu.submit(encoder)?;
+    let mut made = Vec::new();
+    for segment in &kv {
+        let words = words(&gpu.download(segment, segment.size()).await?);
+        let (before, words) = words.split_at(BEFORE as usize / 4);
+        let verdict = untouched("what is before the cache", before);
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+        made.push(words[..blank.len()].to_vec());
+    }
+    Ok(check_appended(&cache, &counts, [&keys, &values], true, &made))
+}
+
+/// A chunk of a prompt over cached latents: what a caller makes of them, slab by slab, is what the twin attends.
+async fn latent_prefill(
+    gpu: &Gpu,
+    latent: Latent,
+    slab_tokens: u32,
+    segments: u32,
+) -> Result<Verdict> {
+    let (block, rows) = (16, 70);
+    // The other sequence's blocks lie between those of the first.
+    let lengths = [5 * block + 13, 3 * block];
+    let options = LatentOptions {
+        latent,
+        block,
+        rows: rows + 2,
+        tokens: lengths[0] + 40,
+        cache_blocks: 0,
+        segment_blocks: 0,
+        slab_tokens,
+    };
+    let cache = Cache::new(options.absorbed(), &lengths, segments, Family::Random);
+    let segment_blocks = cache.blocks_a_segment;
+    let cache_blocks = segment_blocks * segments;
+    let options = LatentOptions { cache_blocks, segment_blocks, ..options };
+    // Keys and values of all heads, of random weights, f16 as prefill reads them.
+    let (heads, rank) = (latent.heads as usize, latent.kv_rank as usize);
+    let (nope, value) = (latent.nope as usize, latent.value as usize);
+    let up = Random::new(41).floats(heads * (nope + value) * rank);
+    let made = |sequence: usize, token: u32| -> Vec<f32> {
+        let latent = &cache.key(sequence, 0, token)[..rank];
+        let of_row = |weights: &[f32]| dot(weights, latent) as f32 / rank as f32;
+        up.chunks_exact(rank).map(of_row).collect()
+    };
+    let shape = latent.prefill_shape(block);
+    let expanded = cache.of(shape, |sequence, head, token| {
+        let (made, head) = (made(sequence, token), head as usize);
+        let shared = &cache.key(sequence, 0, token)[rank..];
+        let key = [&made[head * nope..][..nope], shared].concat();
+        [key, made[heads * nope + head * value..][..value].to_vec()]
+            .map(|row| row.iter().map(|&v| f16::from_f32(v).to_f32()).collect())
+    });
+    let places: Vec<_> = cache.rows(&[rows, 0]);
+    let qkv = random_qkv(&shape, places.len());
+    let limits = Limits {
+        rows: options.rows,
+        sequences: 1,
+        tokens: options.tokens,
+        cache_blocks: options.cache_blocks,
+    };
+    let query_stride = shape.q_heads() * shape.head_dim;
+    let as_attended = Options { query_stride, ..Options::new(gpu, shape, limits) };
+    let buffers = Buffers::new(gpu, &as_attended, None, &cache, &qkv).await?;
+    let count = |per_token: usize| slab_tokens as usize * per_token;
+    let storage = async |what: &str, words: usize| {
+        gpu.storage_with(what, bytemuck::cast_slice(&vec![POISON; words])).await
+    };
+    let made_words = heads * (nope + value);
+    let latents = storage("latents", count(rank)).await?;
+    let product = storage("keys and values", count(made_words)).await?;
+    let slabs = lengths[0].div_ceil(slab_tokens) as usize;
+    let seen = storage("latents of all slabs", slabs * count(rank)).await?;
+    // What the caller's product gives, of each slab; past the last token whatever there is.
+    let mut results = vec![POISON; slabs * count(made_words)];
+    for token in 0..lengths[0] {
+        let to = token as usize * made_words;
+        results[to..to + made_words].copy_from_slice(&bits(&made(0, token)));
+    }
+    let results = gpu.storage_with("products", bytemuck::cast_slice(&results)).await?;
+    let prefill = LatentPrefill::new(gpu, options).await?;
+    let bound = prefill
+        .bind(&LatentTensors {
+            queries: after(&buffers.queries),
+            kv: buffers.kv.iter().map(after).collect(),
+            latents: latents.as_entire_buffer_binding(),
+            made: product.as_entire_buffer_binding(),
+            output: after(&buffers.output),
+        })
+        .await?;
+    let sequence = Sequence { length: lengths[0], rows, blocks: &cache.tables[0], index: 0..0 };
+    let plan = prefill.plan(&sequence)?;
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    let mut recording = prefill.begin(&mut encoder, &plan)?;
+    let mut all = bound.slabs(&mut recording)?;
+    while let Some(positions) = all.gather()? {
+        let at = u64::from(positions.start);
+        let (rank, made) = (4 * rank as u64, 4 * made_words as u64);
+        let tokens = u64::from(slab_tokens);
+        let encoder = all.encoder();
+        encoder.copy_buffer_to_buffer(&latents, 0, &seen, at * rank, tokens * rank);
+        encoder.copy_buffer_to_buffer(&results, at * made, &product, 0, tokens * made);
+        all.attend()?;
+    }
+    gpu.submit(encoder)?;
+    let seen = words(&gpu.download(&seen, seen.size()).await?);
+    for token in 0..lengths[0] {
+        let want = &cache.key(0, 0, token)[..rank];
+        // Subnormals may be zero.
+        let is_same = |(got, want): (&u32, &f32)| {
+            (f32::from_bits(*got) - want).abs() <= f16::MIN_POSITIVE.to_f32()
+        };
+        if !seen[token as usize * rank..].iter().zip(want).all(is_same) {
+            return Ok(Err(format!("the latent of token {token}")));
+        }
+    }
+    let used = places.len() * (shape.q_heads() * shape.value_dim()) as usize;
+    let out = match buffers.output(gpu, used).await? {
+        Ok(out) => out,
+        Err(message) => return Ok(Err(message)),
+    };
+    let of_row = |&(_, position): &(usize, u32)| vec![(0..=position).collect(); heads];
+    let tokens: Tokens = places.iter().map(of_row).collect();
+    let rounds = kernels::prefill_rounds(gpu.tier, &shape);
+    Ok(check_attention(&expanded, &places, &qkv, &out, &tokens, (0, rounds)))
 }

@@ -77,9 +77,20 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                 let label =
                     format!("level {level} {rank:?} {family} blocks {blocks} tokens {tokens}");
                 cases.push(Case::new("top_k", label, true, move |gpu| {
-                    Box::pin(top_k(gpu, shape, (level, rank), family, (blocks, tokens)))
+                    Box::pin(top_k(gpu, shape, (level, rank), family, (blocks, tokens), 40))
                 }));
             }
+        }
+    }
+    // Of many items: as many as lanes keep in registers, and more than that.
+    let small = Shape { kv_heads: 1, group: 2, ..shapes[1] };
+    for (most_blocks, tokens) in [(170, 1024), (262, 3000)] {
+        for family in ["random", "ties", "nan"] {
+            let label = format!("level 2 {family} of {most_blocks} blocks tokens {tokens}");
+            let (rank, budget) = ((2, Rank::Softmax), (Blocks::Count(most_blocks), tokens));
+            cases.push(Case::new("top_k", label, true, move |gpu| {
+                Box::pin(top_k(gpu, small, rank, family, budget, most_blocks))
+            }));
         }
     }
 }
@@ -424,11 +435,12 @@ async fn top_k(
     (level, rank): (u32, Rank),
     family: &str,
     (blocks, tokens): (Blocks, u32),
+    most_blocks: u32,
 ) -> Result<Verdict> {
     let mut random = Random::new(u64::from(tokens) + 7);
     // Rows with many candidates, with none beyond sink and recent, and with a single one; or with fewer.
     let last = if let Blocks::Count(_) = blocks { 6 } else { 20 };
-    let lengths = [40 * shape.block + 1, shape.block, last * shape.block + 5];
+    let lengths = [most_blocks * shape.block + 1, shape.block, last * shape.block + 5];
     let cache = Cache::new(shape, &lengths, 1, Family::Equal);
     let budget = Budget { blocks, tokens, sink_blocks: 1, recent_blocks: 4, dense_below: 0 };
     let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
@@ -515,8 +527,8 @@ async fn top_k(
                 }
                 continue;
             }
-            // exp of at most 180 is within 363 ulp, and sums of up to 2,560 items round.
-            let epsilon = (363.0 + 2560.0) * 2f64.powi(-22);
+            // exp of at most 180 is within 363 ulp, and sums of all items round.
+            let epsilon = (363.0 + f64::from(count.max(2560))) * 2f64.powi(-22);
             let verdict =
                 check_top_k(&chosen, &mean[from as usize..to as usize], k as usize, epsilon);
             if let Err(problem) = verdict {

@@ -208,9 +208,9 @@ impl EngineOptions {
                 "at most 65535 tiles of 64 tokens can be dispatched",
             ));
         }
-        if self.most_decoding() > 65535 {
+        if self.decode_rows > 65535 {
             let limit = "at most 65535 can be dispatched";
-            return Err(Error::argument("the rows that decode", self.most_decoding(), limit));
+            return Err(Error::argument("the rows that decode", self.decode_rows, limit));
         }
         let shape = self.shape(config);
         shape.validate()?;

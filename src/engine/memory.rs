@@ -6,7 +6,9 @@ use super::scratch::{CommonScratch, ExpertScratch, LatentBuffers, Strides};
 use crate::attention::{Experts, Latent, Shape};
 use crate::kernels::{self, HotSlots};
 use crate::kv::{HostOptions, IndexRows, IndexSize, OffloadRows, SegmentRows, kv_rows};
-use crate::memory::{DecodeScratch, Group, Grows, Row, Usage, prefill_states, product, step, sum};
+use crate::memory::{
+    DecodeScratch, Group, Grows, LatentSlab, Row, Usage, prefill_states, product, step, sum,
+};
 use crate::model::ModelConfig;
 use crate::model::config::AttentionConfig;
 use crate::{Error, Result};
@@ -257,7 +259,6 @@ struct Needs<'n> {
 
 const BY_ROW: &[Grows] = &[Grows::Chunk, Grows::Sessions];
 const BY_SESSION: &[Grows] = &[Grows::Sessions];
-const BY_SLAB: &[Grows] = &[Grows::Chunk];
 
 impl<'n> Needs<'n> {
     fn new(
@@ -352,26 +353,20 @@ impl<'n> Needs<'n> {
         let block = self.options.block;
         // As many tokens as a chunk has, so that scratch grows with it alone.
         let slab_tokens = self.options.chunk.max(block).next_multiple_of(block);
-        let slab = u64::from(slab_tokens);
-        let [heads, kv_rank, nope, rope, value] =
-            [latent.heads, latent.kv_rank, latent.nope, latent.rope, latent.value].map(u64::from);
-        let of_slab = |what: &'static str, counts: &[u64]| {
-            Row::words(what, &[&[slab], counts].concat(), BY_SLAB)
-        };
-        let blocks = slab / u64::from(block);
-        let slab_kv = product(&[latent.prefill_shape(block).block_bytes(), blocks]);
+        let slab = LatentSlab { latent, block, tokens: slab_tokens };
+        let [heads, kv_rank] = [latent.heads, latent.kv_rank].map(u64::from);
         let q_rank = latent.q_rank.next_multiple_of(32);
         let rows = LatentBuffers {
             down: self.of_rows("latents", &[kernels::down_row(latent).1.into()]),
             q_latents: self.of_rows("query latents", &[q_rank.into()]),
-            queries: self.of_rows("queries", &[heads, nope + rope]),
+            queries: self.of_rows("queries", &[heads, latent.query_dim().into()]),
             merged: Row::words("attended latents", &[self.decode, heads, kv_rank], BY_SESSION),
             slab_step: self.step("the step of a slab"),
             slab_tables: self.step("the step over slabs"),
-            slab_latents: of_slab("a slab's latents", &[kv_rank]),
-            slab_shared: of_slab("a slab's shared keys", &[rope]),
-            slab_made: of_slab("a slab's keys and values", &[heads, nope + value]),
-            slab_kv: Row::new("a slab's cache", slab_kv, BY_SLAB),
+            slab_latents: slab.latents(),
+            slab_shared: slab.shared_keys(),
+            slab_made: slab.made(),
+            slab_kv: slab.kv(),
         };
         (rows, slab_tokens)
     }

@@ -334,8 +334,11 @@ mod tests {
         Task { tokens, dense, is_prompt, want }
     }
 
-    // Work, tokens, how they are attended and what is wanted, round by round.
-    fn planned(mixes: Mixes) -> Vec<Vec<(usize, Range<usize>, Attended, Want)>> {
+    /// Work, tokens, how they are attended and what is wanted.
+    type Flat = (usize, Range<usize>, Attended, Want);
+
+    // Round by round.
+    fn planned(mixes: Mixes) -> Vec<Vec<Flat>> {
         let tasks = [
             task(70, 70, true, Want::Nothing),
             // A token that selects, drafts that do, drafts of which the first do not yet, and a short session's.

@@ -57,6 +57,20 @@ crate::bindings! {
         bias: optional read,
     }
 
+    /// Of [`append_rows`].
+    pub struct AppendRows {
+        /// As in [`RopeAppend`].
+        step: read,
+        /// The segment that `kv` is.
+        segment: uniform SegmentParams,
+        /// \[row\]\[KV head\]\[dimension\], as [`Number`] says, a row every so many.
+        keys: read,
+        /// As in [`RopeAppend`].
+        kv: write,
+        /// As `keys`, where values have rows of their own.
+        values: optional read,
+    }
+
     /// Of [`dense_split`] and [`sparse_split`].
     pub struct Split {
         /// The step.
@@ -231,6 +245,43 @@ pub fn rope_append(shape: &Shape, norm: Option<f32>, is_biased: bool) -> ShaderS
             spec.slot("head_norm", "lib/head_norm_rms.wgsl").constant("EPSILON", epsilon)
         }
     }
+}
+
+/// How the numbers of rows are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    /// As 32-bit floats.
+    F32,
+    /// As 16-bit floats, two a word.
+    F16,
+}
+
+impl Number {
+    /// Bytes of a number.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// Keys every `strides[0]` numbers and values every `strides[1]`; keys are turned where they are not yet. Grid: (KV heads, rows
+/// that a token has in the cache, rows).
+pub fn append_rows(shape: &Shape, number: Number, strides: [u32; 2], turns: bool) -> ShaderSpec {
+    let numbers = match number {
+        Number::F32 => "lib/numbers_f32.wgsl",
+        Number::F16 => "lib/numbers_f16.wgsl",
+    };
+    let values =
+        if shape.shares_values() { "lib/values_of_keys.wgsl" } else { "lib/values_own.wgsl" };
+    kv_spec("kv/append_rows.wgsl", shape)
+        .constant("ROPE_INTERLEAVED", shape.rope_interleaved)
+        .constant("KEY_STRIDE", strides[0])
+        .constant("VALUE_STRIDE", strides[1])
+        .constant("TURNS", turns)
+        .slot("numbers", numbers)
+        .slot("values", values)
 }
 
 /// Grid: (splits, KV heads * ceil(group / 4), rows).

@@ -12,9 +12,10 @@ mod stream;
 mod tiers;
 
 pub use attend::{
-    HotSlots, Merge, MergeParams, NO_SLOT, PartParams, Place, PlaceBlocks, Prefill, RopeAppend,
-    SegmentParams, Split, UnpackBlocks, dense_split, merge, merge_parts, place_blocks, prefill,
-    prefill_rounds, rope_append, sparse_split, unpack_blocks, with_row_width,
+    AppendRows, HotSlots, Merge, MergeParams, NO_SLOT, Number, PartParams, Place, PlaceBlocks,
+    Prefill, RopeAppend, SegmentParams, Split, UnpackBlocks, append_rows, dense_split, merge,
+    merge_parts, place_blocks, prefill, prefill_rounds, rope_append, sparse_split, unpack_blocks,
+    with_row_width,
 };
 pub use experts::{
     ExpertLists, ExpertSum, Route, expert_list_words, expert_lists, expert_sum, route,

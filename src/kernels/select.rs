@@ -191,9 +191,7 @@ pub fn top_k_blocks(
         Rank::Plain => "lib/rank_plain.wgsl",
         Rank::Softmax => "lib/rank_softmax.wgsl",
     };
-    let spec = spec("select/top_k.wgsl", shape)
-        .slot("rank", rank)
-        .constant("LANES", tiers::of(tier).lanes);
+    let spec = top_k(tier, shape).slot("rank", rank);
     match resident {
         None => spec.slot("items", "lib/items_blocks.wgsl"),
         Some(slots) => slots.constants(spec.slot("items", "lib/items_resident.wgsl")),
@@ -202,10 +200,14 @@ pub fn top_k_blocks(
 
 /// Level 2's top-k. Grid: (KV heads, rows).
 pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    spec("select/top_k.wgsl", shape)
-        .slot("items", "lib/items_tokens.wgsl")
-        .slot("rank", "lib/rank_softmax.wgsl")
-        .constant("LANES", tiers::of(tier).lanes)
+    top_k(tier, shape).slot("items", "lib/items_tokens.wgsl").slot("rank", "lib/rank_softmax.wgsl")
+}
+
+fn top_k(tier: &Tier, shape: &Shape) -> ShaderSpec {
+    let kernels = tiers::of(tier);
+    spec(kernels.top_k.file, shape)
+        .constant("LANES", kernels.lanes)
+        .constant("AT_ONCE", kernels.top_k.at_once)
 }
 
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {

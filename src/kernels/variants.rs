@@ -146,5 +146,11 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
         }
         all.push((prefill(tier, shape, shape.row_width()), fields::<Prefill<()>>()));
     }
+    for number in [Number::F32, Number::F16] {
+        for turns in [false, true] {
+            let append = append_rows(shape, number, [shape.row_width(); 2], turns);
+            all.push((append, fields::<AppendRows<()>>()));
+        }
+    }
     all
 }

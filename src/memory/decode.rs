@@ -1,7 +1,7 @@
 //! What attention works in, an engine's and an operator's alike.
 
-use super::{Grows, Row};
-use crate::attention::{Shape, Step};
+use super::{Grows, Row, product};
+use crate::attention::{Latent, Shape, Step};
 
 /// What decode attention works in.
 pub(crate) struct DecodeScratch<'s> {
@@ -77,3 +77,41 @@ pub(crate) fn prefill_states(shape: &Shape, rows: u64) -> Row {
     let counts = [rows, shape.q_heads().into(), 2];
     Row::words("attention states", &counts, &[Grows::Chunk, Grows::Sessions, Grows::Tokens])
 }
+
+/// What prefill of latent attention makes of a slab of tokens' cached latents, and of what.
+pub(crate) struct LatentSlab<'l> {
+    pub(crate) latent: &'l Latent,
+    pub(crate) block: u32,
+    /// A multiple of the block.
+    pub(crate) tokens: u32,
+}
+
+impl LatentSlab<'_> {
+    fn words(&self, what: &'static str, counts: &[u64]) -> Row {
+        Row::words(what, &[&[self.tokens.into()], counts].concat(), BY_SLAB)
+    }
+
+    pub(crate) fn latents(&self) -> Row {
+        self.words("a slab's latents", &[self.latent.kv_rank.into()])
+    }
+
+    pub(crate) fn shared_keys(&self) -> Row {
+        self.words("a slab's shared keys", &[self.latent.rope.into()])
+    }
+
+    /// Keys of all heads, without what they share, and values.
+    pub(crate) fn made(&self) -> Row {
+        let Latent { heads, nope, value, .. } = *self.latent;
+        let of_head = u64::from(nope) + u64::from(value);
+        self.words("a slab's keys and values", &[heads.into(), of_head])
+    }
+
+    /// The same as prefill reads them.
+    pub(crate) fn kv(&self) -> Row {
+        let block_bytes = self.latent.prefill_shape(self.block).block_bytes();
+        let blocks = u64::from(self.tokens / self.block);
+        Row::new("a slab's cache", product(&[block_bytes, blocks]), BY_SLAB)
+    }
+}
+
+const BY_SLAB: &[Grows] = &[Grows::Chunk];

@@ -3,7 +3,7 @@
 
 mod decode;
 
-pub(crate) use decode::{DecodeScratch, prefill_states, step};
+pub(crate) use decode::{DecodeScratch, LatentSlab, prefill_states, step};
 
 use std::borrow::Cow;
 

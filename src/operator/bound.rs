@@ -11,8 +11,9 @@ use std::sync::Arc;
 pub struct Bound {
     pub(super) words: Arc<Words>,
     pub(super) selector: Selector,
-    pub(super) dense: Op,
-    pub(super) selected: Option<Op>,
+    /// Segment by segment.
+    pub(super) dense: Vec<Op>,
+    pub(super) selected: Option<Vec<Op>>,
     pub(super) level_1: Option<Level>,
     pub(super) level_2: Option<Level>,
     pub(super) merge: Op,
@@ -22,7 +23,7 @@ pub struct Bound {
 /// One level of selection.
 pub(super) struct Level {
     /// Scores `scored` blocks a workgroup; nothing where everything is kept.
-    pub(super) score: Option<Op>,
+    pub(super) score: Vec<Op>,
     pub(super) scored: u32,
     pub(super) top_k: Op,
 }
@@ -42,8 +43,9 @@ impl Bound {
             level_1.record(pass, step.ranks_blocks.then_some(step.sealed), heads, rows);
             level_2.record(pass, step.ranks_tokens.then_some(step.blocks_kept), heads, rows);
         }
-        let split = self.selected.as_ref().filter(|_| !is_dense).unwrap_or(&self.dense);
-        split.record(pass, step.splits, shape.row_workgroups(), rows);
+        for split in self.selected.as_ref().filter(|_| !is_dense).unwrap_or(&self.dense) {
+            split.record(pass, step.splits, shape.row_workgroups(), rows);
+        }
         self.merge.record(pass, shape.q_heads(), rows, kernels::merge_parts(shape));
         Ok(())
     }
@@ -69,8 +71,10 @@ impl Bound {
 impl Level {
     // `blocks` are those to score, where there is a choice.
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, blocks: Option<u32>, heads: u32, rows: u32) {
-        if let (Some(score), Some(blocks)) = (&self.score, blocks) {
-            score.record(pass, blocks.div_ceil(self.scored), heads, rows);
+        if let Some(blocks) = blocks {
+            for score in &self.score {
+                score.record(pass, blocks.div_ceil(self.scored), heads, rows);
+            }
         }
         self.top_k.record(pass, heads, rows, 1);
     }

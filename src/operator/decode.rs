@@ -1,10 +1,11 @@
 //! Decode attention over a caller's buffers: few rows, over all tokens or over those that are selected.
 
+use super::append::{AppendTensors, BoundAppend};
 use super::layer::Layer;
 use super::recording::Words;
 use super::scratch::{Scratch, ScratchRows, check};
 use super::specs::{Specs, specs};
-use super::tensors::{Access, Given, bind_all, check_channels};
+use super::tensors::{Access, Given, bind_all, check_channels, segments};
 use super::{Batch, Bound, Options, Plan, Recording, Selector, Tensors};
 use crate::gpu::Gpu;
 use crate::memory::sum;
@@ -86,14 +87,20 @@ impl Decode {
         let gpu = &self.words.gpu;
         self.check_index(tensors)?;
         let codes = tensors.codes.as_ref();
-        let given = |what, range, needed, access| Given { what, range, needed, access };
-        let kv_bytes = options.cache_bytes(shape.block_bytes());
+        let given = |what: &'static str, range, needed, access| Given {
+            what: what.into(),
+            range,
+            needed,
+            access,
+        };
+        let kv = (&tensors.kv[..], shape.block_bytes());
+        let kv = segments(options, "keys and values", kv.1, kv.0, Access::Read)?;
         let output_bytes = options.output_bytes();
-        let bound = bind_all(
+        let (kv, bound) = bind_all(
             gpu,
+            &kv,
             [
                 Some(given("queries", &tensors.queries, options.query_bytes(), Access::Read)),
-                Some(given("keys and values", &tensors.kv, kv_bytes, Access::Read)),
                 Some(given("the output", &tensors.output, output_bytes, Access::Write)),
                 codes.map(|index| {
                     let bytes = options.cache_bytes(shape.block_code_bytes());
@@ -105,8 +112,8 @@ impl Decode {
                 }),
             ],
         )?;
-        let [Some(qkv), Some(kv), Some(out), codes_range, summary] = bound else {
-            unreachable!("three of them are there");
+        let [Some(qkv), Some(out), codes_range, summary] = bound else {
+            unreachable!("two of them are there");
         };
         let codes = match (codes, codes_range) {
             (Some(index), Some(range)) => {
@@ -145,6 +152,15 @@ impl Decode {
             merge: gpu.op(&specs.merge(), merge).await?,
             index: layer.index().await?,
         })
+    }
+
+    /// Binds new keys and values of a layer, which are to be appended to its cache.
+    ///
+    /// # Errors
+    /// As [`Decode::bind`]; [`Error::Argument`] for rows that overlap, or values that the shape has not.
+    pub async fn bind_append(&self, tensors: &AppendTensors<'_>) -> Result<BoundAppend> {
+        let cache = (&self.options, &self.options.shape);
+        BoundAppend::new(&self.words, &self.scratch.uniforms.segments, cache, tensors).await
     }
 
     fn check_index(&self, tensors: &Tensors<'_>) -> Result<()> {

@@ -12,7 +12,8 @@ use crate::{Error, Result, kernels};
 pub(super) struct Layer<'l> {
     pub(super) decode: &'l Decode,
     pub(super) qkv: Binding<'l>,
-    pub(super) kv: Binding<'l>,
+    /// Segment by segment.
+    pub(super) kv: Vec<Binding<'l>>,
     pub(super) codes: Option<(wgpu::Buffer, Binding<'l>)>,
     pub(super) summary: Option<Binding<'l>>,
 }
@@ -26,8 +27,15 @@ impl Layer<'_> {
         (&self.decode.words.step).into()
     }
 
-    fn segment(&self) -> Binding<'_> {
-        (&self.decode.scratch.uniforms.segment).into()
+    // All blocks, as the index has them.
+    fn whole(&self) -> Binding<'_> {
+        (&self.decode.scratch.uniforms.whole).into()
+    }
+
+    // Each segment of the cache: what says which blocks it holds, and their keys and values.
+    fn segments(&self) -> impl Iterator<Item = (Binding<'_>, Binding<'_>)> {
+        let segments = self.decode.scratch.uniforms.segments.iter().map(Binding::from);
+        segments.zip(self.kv.iter().cloned())
     }
 
     fn stride(&self) -> Binding<'_> {
@@ -46,19 +54,23 @@ impl Layer<'_> {
         &self,
         spec: &ShaderSpec,
         chosen_tokens: Option<&wgpu::Buffer>,
-    ) -> Result<Op> {
+    ) -> Result<Vec<Op>> {
         let scratch = &self.decode.scratch;
-        let split = kernels::Split {
-            step: self.step(),
-            segment: self.segment(),
-            qkv: self.qkv.clone(),
-            kv: self.kv.clone(),
-            partial_o: (&scratch.partials.partial_o).into(),
-            partial_ml: (&scratch.partials.partial_ml).into(),
-            chosen_tokens: chosen_tokens.map(Binding::from),
-            hot_slots: None,
-        };
-        self.gpu().op(spec, split).await
+        let mut splits = Vec::new();
+        for (segment, kv) in self.segments() {
+            let split = kernels::Split {
+                step: self.step(),
+                segment,
+                qkv: self.qkv.clone(),
+                kv,
+                partial_o: (&scratch.partials.partial_o).into(),
+                partial_ml: (&scratch.partials.partial_ml).into(),
+                chosen_tokens: chosen_tokens.map(Binding::from),
+                hot_slots: None,
+            };
+            splits.push(self.gpu().op(spec, split).await?);
+        }
+        Ok(splits)
     }
 
     pub(super) async fn level_1(
@@ -67,7 +79,7 @@ impl Layer<'_> {
         scratch: &LevelScratch,
     ) -> Result<Level> {
         let specs = Specs::new(self.gpu(), &self.decode.options);
-        let (step, segment, score_rows) = (self.step(), self.segment(), self.stride());
+        let (step, segment, score_rows) = (self.step(), self.whole(), self.stride());
         let (qkv, scores) = (self.qkv.clone(), Binding::from(&scratch.scores));
         let gpu = self.gpu();
         let score = match (specs.block_score(scorer), scorer.reads()) {
@@ -75,21 +87,27 @@ impl Layer<'_> {
                 let (channels, codes) = self.codes()?;
                 let score =
                     kernels::BlockScore { step, segment, qkv, channels, codes, scores, score_rows };
-                Some(gpu.op(&spec, score).await?)
+                vec![gpu.op(&spec, score).await?]
             }
             (Some(spec), Reads::Summary(_)) => {
                 let missing = || Error::Gpu("a selector that reads a summary has none".into());
                 let summary = self.summary.clone().ok_or_else(missing)?;
                 let score =
                     kernels::SummaryScore { step, segment, qkv, summary, scores, score_rows };
-                Some(gpu.op(&spec, score).await?)
+                vec![gpu.op(&spec, score).await?]
             }
             (Some(spec), _) => {
-                let kv = self.kv.clone();
-                let score = kernels::ExactBlockScore { step, segment, qkv, kv, scores, score_rows };
-                Some(gpu.op(&spec, score).await?)
+                let mut ops = Vec::new();
+                for (segment, kv) in self.segments() {
+                    let (step, qkv, scores) = (step.clone(), qkv.clone(), scores.clone());
+                    let score_rows = score_rows.clone();
+                    let score =
+                        kernels::ExactBlockScore { step, segment, qkv, kv, scores, score_rows };
+                    ops.push(gpu.op(&spec, score).await?);
+                }
+                ops
             }
-            (None, _) => None,
+            (None, _) => Vec::new(),
         };
         let chosen = &scratch.chosen_blocks;
         let top_k = self.top_k(&specs.top_k_blocks(scorer), scratch, chosen, None).await?;
@@ -102,7 +120,7 @@ impl Layer<'_> {
         scratch: &LevelScratch,
     ) -> Result<Level> {
         let specs = Specs::new(self.gpu(), &self.decode.options);
-        let (step, segment, score_rows) = (self.step(), self.segment(), self.stride());
+        let (step, segment, score_rows) = (self.step(), self.whole(), self.stride());
         let (qkv, scores) = (self.qkv.clone(), Binding::from(&scratch.scores));
         let chosen_blocks = Binding::from(&scratch.chosen_blocks);
         let gpu = self.gpu();
@@ -119,22 +137,25 @@ impl Layer<'_> {
                     scores,
                     score_rows,
                 };
-                Some(gpu.op(&spec, score).await?)
+                vec![gpu.op(&spec, score).await?]
             }
             (Some(spec), _) => {
-                let kv = self.kv.clone();
-                let score = kernels::ExactTokenScore {
-                    step,
-                    segment,
-                    qkv,
-                    kv,
-                    chosen_blocks,
-                    scores,
-                    score_rows,
-                };
-                Some(gpu.op(&spec, score).await?)
+                let mut ops = Vec::new();
+                for (segment, kv) in self.segments() {
+                    let score = kernels::ExactTokenScore {
+                        step: step.clone(),
+                        segment,
+                        qkv: qkv.clone(),
+                        kv,
+                        chosen_blocks: chosen_blocks.clone(),
+                        scores: scores.clone(),
+                        score_rows: score_rows.clone(),
+                    };
+                    ops.push(gpu.op(&spec, score).await?);
+                }
+                ops
             }
-            (None, _) => None,
+            (None, _) => Vec::new(),
         };
         let Some(chosen) = &self.decode.scratch.chosen_tokens else {
             unreachable!("two levels have a list of tokens");
@@ -166,27 +187,29 @@ impl Layer<'_> {
     pub(super) async fn index(&self) -> Result<Vec<Op>> {
         let shape = &self.decode.options.shape;
         let mut ops = Vec::new();
-        if self.codes.is_some() {
-            let (channels, codes) = self.codes()?;
-            let build = kernels::TokenCodes {
-                step: self.step(),
-                segment: self.segment(),
-                kv: self.kv.clone(),
-                channels,
-                codes,
-                index_segment: self.segment(),
-            };
-            ops.push(self.gpu().op(&kernels::token_codes(shape), build).await?);
-        }
-        if let (Some(kept), Some(summary)) = (self.decode.selector.summary(), &self.summary) {
-            let build = kernels::BlockSummary {
-                step: self.step(),
-                segment: self.segment(),
-                kv: self.kv.clone(),
-                summary: summary.clone(),
-                index_segment: self.segment(),
-            };
-            ops.push(self.gpu().op(&kernels::block_summary(shape, kept), build).await?);
+        for (segment, kv) in self.segments() {
+            if self.codes.is_some() {
+                let (channels, codes) = self.codes()?;
+                let build = kernels::TokenCodes {
+                    step: self.step(),
+                    segment: segment.clone(),
+                    kv: kv.clone(),
+                    channels,
+                    codes,
+                    index_segment: self.whole(),
+                };
+                ops.push(self.gpu().op(&kernels::token_codes(shape), build).await?);
+            }
+            if let (Some(kept), Some(summary)) = (self.decode.selector.summary(), &self.summary) {
+                let build = kernels::BlockSummary {
+                    step: self.step(),
+                    segment,
+                    kv,
+                    summary: summary.clone(),
+                    index_segment: self.whole(),
+                };
+                ops.push(self.gpu().op(&kernels::block_summary(shape, kept), build).await?);
+            }
         }
         Ok(ops)
     }

@@ -8,23 +8,30 @@
 //! 3. [`Decode::begin`] begins to record the plan into the caller's encoder; in a pass of it ([`Recording::pass`]) [`Bound::index`]
 //!    and [`Bound::attend`] record the work of a layer.
 //!
-//! The caller writes keys and values into the cache ([`key_offset`]), and submits. A sequence's cache is paged: its logical
+//! The caller submits. Keys and values come into the cache as the caller likes ([`key_offset`]), or by [`BoundAppend`]: from
+//! rows of floats or f16, keys turned by their rotary angles on the way ([`Plan::turning`]). A sequence's cache is paged: its logical
 //! block `position / block` lies in the physical block that its table names, so that sequences share one buffer, and may
 //! share blocks. Two levels choose by an index, which is built block by block as blocks are sealed, that is when their
 //! last token is there ([`Sequence::index`]); a plan of sequences with no rows builds any part of it.
+//!
+//! Where a kernel sees too little of one buffer for the cache, the cache is several ranges, its segments
+//! ([`Options::segment_blocks`]).
 //!
 //! The kernels run without bounds checks. What they are given is therefore checked whole, in binding and in planning: what is
 //! wrong is an [`Error::Argument`](crate::Error::Argument) that names it, its value and the limit. What is in the buffers is
 //! never trusted for more than numbers.
 //!
 //! Values have rows of their own, or are the first numbers of the keys: absorbed latent attention
-//! ([`Shape::latent`](crate::attention::Shape::latent)), for decode.
+//! ([`Shape::latent`](crate::attention::Shape::latent)), for decode. [`LatentPrefill`] attends prompts over the same cache, by
+//! keys and values that the caller, who has the weights, makes of its latents, a slab of tokens at a time.
 //!
 //! `examples/embed_operator.rs` is all of it in a page; `examples/custom_selector.rs` chooses tokens itself.
 
+mod append;
 mod bound;
 mod channels;
 mod decode;
+mod latent;
 mod layer;
 mod options;
 mod plan;
@@ -34,9 +41,11 @@ mod scratch;
 mod specs;
 mod tensors;
 
+pub use append::{AppendTensors, BoundAppend, Number};
 pub use bound::Bound;
 pub use channels::choose_channels;
 pub use decode::Decode;
+pub use latent::{BoundLatent, LatentOptions, LatentPrefill, LatentTensors, Slabs};
 pub use options::{Limits, Options, Selector};
 pub use plan::{Batch, Plan, Select, Sequence};
 pub use prefill::{BoundPrefill, Prefill};

@@ -1,7 +1,9 @@
 //! What an operator is made for: a shape, and the most that a batch may ask of it.
 
+use super::tensors::most_bytes;
 use crate::attention::{BlockScorer, Reads, Shape, Summary, TokenScorer};
 use crate::gpu::Gpu;
+use crate::kernels::SegmentParams;
 use crate::memory::{Row, step};
 use crate::{Error, Result};
 
@@ -65,6 +67,9 @@ pub struct Options {
     /// Floats from one row's queries to the next: a multiple of 4, at least the query heads times their dimensions. More, where
     /// queries lie in one row with other things.
     pub query_stride: u32,
+    /// Physical blocks of a segment of the cache, 1 to all of them: a buffer, or a range of one, that a kernel sees at a time. The
+    /// last segment may have fewer.
+    pub segment_blocks: u32,
     /// Workgroups that fill the device, 1 to 65,535: decode attention of a long sequence is split among as many.
     pub workgroups: u32,
 }
@@ -76,14 +81,21 @@ const CPU_WORKGROUPS: u32 = 16;
 /// The most workgroups of one dimension of a dispatch.
 const MOST_WORKGROUPS: u32 = 65_535;
 
+/// The most blocks of this shape that a kernel sees at a time, of so many.
+pub(super) fn segment_blocks(gpu: &Gpu, shape: &Shape, blocks: u32) -> u32 {
+    let fit = most_bytes(gpu) / shape.block_bytes().max(1);
+    fit.min(blocks.into()).max(1) as u32
+}
+
 impl Options {
-    /// Queries row after row, and as many workgroups as suit the device.
+    /// Queries row after row, as many workgroups as suit the device, and segments of the cache as long as a kernel sees there.
     pub fn new(gpu: &Gpu, shape: Shape, limits: Limits) -> Self {
         let workgroups = if gpu.is_cpu() { CPU_WORKGROUPS } else { GPU_WORKGROUPS };
         // Any shape may come here; it is checked where it is used.
         let heads = u64::from(shape.kv_heads) * u64::from(shape.group);
         let query_stride = heads.saturating_mul(shape.head_dim.into()).min(u32::MAX.into()) as u32;
-        Self { shape, limits, query_stride, workgroups }
+        let segment_blocks = segment_blocks(gpu, &shape, limits.cache_blocks);
+        Self { shape, limits, query_stride, segment_blocks, workgroups }
     }
 
     /// Checks that an operator can be made for this. Pure.
@@ -99,6 +111,7 @@ impl Options {
             ("the most sequences of a batch", limits.sequences, MOST_WORKGROUPS),
             ("the most tokens of a sequence", limits.tokens, tokens),
             ("the number of physical blocks", limits.cache_blocks, u32::MAX - 1),
+            ("the number of blocks of a segment", self.segment_blocks, limits.cache_blocks),
             ("the number of workgroups", self.workgroups, MOST_WORKGROUPS),
         ] {
             if !(1..=most).contains(&value) {
@@ -129,6 +142,22 @@ impl Options {
             return Err(Error::argument("the most sequences of a batch", limits.sequences, limit));
         }
         Ok(())
+    }
+
+    /// The segments of the cache, of which the tensors have as many: segment i begins with physical block i times
+    /// [`Options::segment_blocks`].
+    pub fn segments(&self) -> u32 {
+        self.limits.cache_blocks.div_ceil(self.segment_blocks.max(1))
+    }
+
+    /// The contents of each.
+    pub(super) fn all_segments(&self) -> impl Iterator<Item = SegmentParams> {
+        let (all, count, blocks) = (self.limits.cache_blocks, self.segments(), self.segment_blocks);
+        let of = move |index| {
+            let first = index * blocks;
+            SegmentParams::paged(first, blocks.min(all - first), index, count)
+        };
+        (0..count).map(of)
     }
 
     /// The words of the largest step: each table has an entry more, for what a caller's lists are filled up with.
@@ -169,7 +198,8 @@ mod tests {
     fn what_no_operator_can_be_made_for_is_named_with_its_limit() {
         let limits = Limits { rows: 4, sequences: 2, tokens: 1000, cache_blocks: 40 };
         let shape = Shape::new(2, 3, 64, true);
-        let sound = Options { shape, limits, query_stride: 384, workgroups: 16 };
+        let sound =
+            Options { shape, limits, query_stride: 384, segment_blocks: 40, workgroups: 16 };
         sound.validate().unwrap();
         let with = |limits| Options { limits, ..sound };
         let long = Limits { tokens: 65_535 * 64, rows: 65_535, ..limits };
@@ -185,6 +215,8 @@ mod tests {
             (with(many), "words, and at most"),
             (Options { query_stride: 380, ..sound }, "the stride of queries is 380, but"),
             (Options { query_stride: 386, ..sound }, "a multiple of 4"),
+            (Options { segment_blocks: 0, ..sound }, "the number of blocks of a segment is 0, but"),
+            (Options { segment_blocks: 41, ..sound }, "it must be from 1 to 40"),
             (Options { workgroups: 0, ..sound }, "the number of workgroups is 0, but"),
             (Options { shape: Shape { head_dim: 65, ..shape }, ..sound }, "head dimension is 65"),
         ] {

@@ -2,6 +2,7 @@
 
 use super::{Options, Selector};
 use crate::attention::{Blocks, Budget, RowBudget, Span, Step, StepSettings, TwoLevel};
+use crate::contract::{StepHeader, StepRow, Words};
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -50,8 +51,10 @@ pub struct Plan {
     pub(super) kind: Kind,
     /// Of each row.
     budgets: Vec<RowBudget>,
-    /// A caller's lists, filled up.
+    /// A caller's lists, filled up; or the words of the step over slabs.
     pub(super) given: Vec<u32>,
+    /// Pairs of dimensions that there are angles of, for each row.
+    pub(super) pairs: u32,
 }
 
 /// What a plan needs of the operator that records it.
@@ -60,6 +63,8 @@ pub(super) enum Kind {
     Dense,
     TwoLevel(TwoLevel),
     Given,
+    /// Dense, over slabs of latents.
+    Slabs,
 }
 
 impl Kind {
@@ -154,18 +159,60 @@ impl Plan {
         let budget = budget.unwrap_or(everything);
         let budgets = positions.iter().map(|&at| {
             let kept = match kind {
-                Kind::Dense => u32::MAX,
+                Kind::Dense | Kind::Slabs => u32::MAX,
                 Kind::TwoLevel(_) | Kind::Given => budget.blocks_kept(at / shape.block),
             };
             let always = (budget.sink_blocks, budget.recent_blocks);
             RowBudget::new(at, shape.block, kept, budget.tokens, always)
         });
-        let mut plan =
-            Self { options: *options, kind, budgets: budgets.collect(), step, given: Vec::new() };
+        let mut plan = Self {
+            options: *options,
+            kind,
+            budgets: budgets.collect(),
+            step,
+            given: Vec::new(),
+            pairs: 0,
+        };
         if let Select::Tokens(lists) = batch.select {
             plan.given = fill_up(options, batch.sequences, lists, plan.step.tokens_kept);
         }
         Ok(plan)
+    }
+
+    /// Plans a dense batch of one sequence over slabs.
+    pub(super) fn over_slabs(options: &Options, batch: &Batch<'_>) -> Result<Self> {
+        let plan = Self::new(options, batch)?;
+        Ok(Self { kind: Kind::Slabs, given: plan.step.over_slabs(), ..plan })
+    }
+
+    /// The same plan with rotary angles, by which keys are turned as they are appended
+    /// ([`AppendTensors::turns`](super::AppendTensors::turns)): `turn` gives cosine and sine of each pair of dimensions at a
+    /// position.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no pairs, more than a head has, or another number at another position.
+    pub fn turning(mut self, turn: impl Fn(u32) -> Vec<[f32; 2]>) -> Result<Self> {
+        let most = self.options.shape.head_dim / 2;
+        let mut angles = Vec::new();
+        for row in 0..self.step.rows as usize {
+            let of_row = turn(self.step.words[self.position_at(row)]);
+            let (count, first) = (of_row.len() as u64, angles.len() / (row.max(1) * 2));
+            let what = "the number of pairs that are turned";
+            if !(1..=u64::from(most)).contains(&count) {
+                let limit = format!("a head has 1 to {most}");
+                return Err(Error::argument(what, count, limit));
+            }
+            if row > 0 && count != first as u64 {
+                return Err(Error::argument(what, count, format!("the first row's are {first}")));
+            }
+            angles.extend(of_row.as_flattened().iter().map(|value| value.to_bits()));
+            self.pairs = count as u32;
+        }
+        let at = self.step.words.len() as u32;
+        let header = &mut self.step.words[..StepHeader::COUNT];
+        bytemuck::from_bytes_mut::<StepHeader>(bytemuck::cast_slice_mut(header)).angles_at = at;
+        self.step.words.extend(angles);
+        Ok(self)
     }
 
     /// Rows in all.
@@ -201,7 +248,6 @@ impl Plan {
 
     // Where the step holds a row's position.
     fn position_at(&self, row: usize) -> usize {
-        use crate::contract::{StepHeader, StepRow, Words};
         StepHeader::COUNT + row * StepRow::COUNT + 1
     }
 }
@@ -310,7 +356,7 @@ mod tests {
     fn options() -> Options {
         let limits = Limits { rows: 4, sequences: 3, tokens: 200, cache_blocks: 20 };
         let shape = Shape { block: 16, ..Shape::new(2, 3, 64, true) };
-        Options { shape, limits, query_stride: 384, workgroups: 16 }
+        Options { shape, limits, query_stride: 384, segment_blocks: 20, workgroups: 16 }
     }
 
     const TABLE: [u32; 6] = [3, 1, 4, 15, 9, 2];

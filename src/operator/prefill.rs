@@ -1,8 +1,10 @@
 //! Dense attention of many rows over a caller's buffers: prompts, chunk by chunk.
 
+use super::append::{AppendTensors, BoundAppend};
+use super::plan::Kind;
 use super::recording::Words;
-use super::scratch::{check, segment};
-use super::tensors::{Access, Given, bind_all};
+use super::scratch::{check, segments};
+use super::tensors::{self, Access, Given, bind_all};
 use super::{Batch, Options, Pass, Plan, PrefillTensors, Recording};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::kernels;
@@ -18,25 +20,26 @@ pub struct Prefill {
     words: Arc<Words>,
     options: Options,
     states: wgpu::Buffer,
-    segment: wgpu::Buffer,
+    segments: Vec<wgpu::Buffer>,
 }
 
 /// Tensors of one layer, bound to a [`Prefill`]'s kernel.
 pub struct BoundPrefill {
     words: Arc<Words>,
-    attend: Op,
+    /// Segment by segment.
+    attend: Vec<Op>,
 }
 
 impl Prefill {
     /// Makes the kernel.
     ///
     /// # Errors
-    /// As [`Options::validate`]; [`Error::Argument`] for values that are shared with the keys, which are prefilled over keys and
-    /// values made from them; what the device answers.
+    /// As [`Options::validate`]; [`Error::Argument`] for values that are shared with the keys, which a
+    /// [`LatentPrefill`](super::LatentPrefill) takes; what the device answers.
     pub async fn new(gpu: &Gpu, options: Options) -> Result<Self> {
         options.validate()?;
         if options.shape.shares_values() {
-            let limit = "prefill needs values of their own, as long as the keys";
+            let limit = "prefill needs values of their own; latents are prefilled slab by slab";
             return Err(Error::argument("the values", "a part of the keys", limit));
         }
         let rows = rows(&options);
@@ -45,10 +48,10 @@ impl Prefill {
         gpu.pipeline(&spec(&gpu, &options)).await?;
         let [step, states] = &rows;
         let states = gpu.allocate(states).await?;
-        let segment = segment(&gpu, &options).await?;
+        let segments = segments(&gpu, &options).await?;
         let step = gpu.allocate(step).await?;
         let words = Words::new(gpu, &options, step, None);
-        Ok(Self { words, options, states, segment })
+        Ok(Self { words, options, states, segments })
     }
 
     /// Bytes of device memory that an operator takes for itself, but for some of a few bytes. Pure.
@@ -71,7 +74,7 @@ impl Prefill {
     /// As [`Plan::new`]; [`Error::Argument`] for a batch that is not dense.
     pub fn plan(&self, batch: &Batch<'_>) -> Result<Plan> {
         let plan = Plan::new(&self.options, batch)?;
-        check_dense(&plan)?;
+        check_kind(&plan, Kind::Dense)?;
         Ok(plan)
     }
 
@@ -81,29 +84,44 @@ impl Prefill {
     /// As [`Decode::bind`](super::Decode::bind).
     pub async fn bind(&self, tensors: &PrefillTensors<'_>) -> Result<BoundPrefill> {
         let (options, gpu) = (&self.options, &self.words.gpu);
-        let given = |what, range, needed, access| Some(Given { what, range, needed, access });
-        let kv_bytes = options.cache_bytes(options.shape.block_bytes());
-        let bound = bind_all(
+        let given = |what: &'static str, range, needed, access| {
+            Some(Given { what: what.into(), range, needed, access })
+        };
+        let bytes = options.shape.block_bytes();
+        let kv = tensors::segments(options, "keys and values", bytes, &tensors.kv, Access::Read)?;
+        let (kv, bound) = bind_all(
             gpu,
+            &kv,
             [
                 given("queries", &tensors.queries, options.query_bytes(), Access::Read),
-                given("keys and values", &tensors.kv, kv_bytes, Access::Read),
                 given("the output", &tensors.output, options.output_bytes(), Access::Write),
             ],
         )?;
-        let [Some(qkv), Some(kv), Some(out)] = bound else {
+        let [Some(qkv), Some(out)] = bound else {
             unreachable!("each of them is there");
         };
-        let prefill = kernels::Prefill {
-            step: Binding::from(&self.words.step),
-            segment: (&self.segment).into(),
-            qkv,
-            kv,
-            out,
-            states: (&self.states).into(),
-        };
-        let attend = gpu.op(&spec(gpu, options), prefill).await?;
+        let mut attend = Vec::new();
+        for (segment, kv) in self.segments.iter().zip(kv) {
+            let prefill = kernels::Prefill {
+                step: Binding::from(&self.words.step),
+                segment: segment.into(),
+                qkv: qkv.clone(),
+                kv,
+                out: out.clone(),
+                states: (&self.states).into(),
+            };
+            attend.push(gpu.op(&spec(gpu, options), prefill).await?);
+        }
         Ok(BoundPrefill { words: self.words.clone(), attend })
+    }
+
+    /// Binds new keys and values of a layer, which are to be appended to its cache.
+    ///
+    /// # Errors
+    /// As [`Decode::bind_append`](super::Decode::bind_append).
+    pub async fn bind_append(&self, tensors: &AppendTensors<'_>) -> Result<BoundAppend> {
+        let cache = (&self.options, &self.options.shape);
+        BoundAppend::new(&self.words, &self.segments, cache, tensors).await
     }
 
     /// Begins to record a plan, as [`Decode::begin`](super::Decode::begin) does.
@@ -115,7 +133,7 @@ impl Prefill {
         encoder: &'a mut wgpu::CommandEncoder,
         plan: &'a Plan,
     ) -> Result<Recording<'a>> {
-        check_dense(plan)?;
+        check_kind(plan, Kind::Dense)?;
         self.words.begin(encoder, plan)
     }
 }
@@ -128,25 +146,30 @@ impl BoundPrefill {
     pub fn attend(&self, pass: &mut Pass<'_>) -> Result<()> {
         let plan = pass.plan;
         let pass = pass.of(&self.words)?;
-        self.attend.record(pass, plan.options.shape.q_heads(), plan.step.tiles, 1);
+        for attend in &self.attend {
+            attend.record(pass, plan.options.shape.q_heads(), plan.step.tiles, 1);
+        }
         Ok(())
     }
 }
 
 fn rows(options: &Options) -> [Row; 2] {
-    // Nothing is merged, so no states are kept.
-    let states = prefill_states(&options.shape, options.limits.rows.into()).where_wanted(false);
+    // Of one segment nothing is merged, so no states are kept.
+    let states = prefill_states(&options.shape, options.limits.rows.into())
+        .where_wanted(options.segments() > 1);
     [options.step(), states]
 }
 
-fn check_dense(plan: &Plan) -> Result<()> {
-    match plan.kind {
-        super::plan::Kind::Dense => Ok(()),
-        kind => {
-            let limit = "prefill is dense";
-            Err(Error::argument("the selection of the batch", format!("{kind:?}"), limit))
-        }
+/// Checks that a plan is of this kind, which attends every token.
+pub(super) fn check_kind(plan: &Plan, kind: Kind) -> Result<()> {
+    if plan.kind == kind {
+        return Ok(());
     }
+    let limit = match kind {
+        Kind::Slabs => "what goes by slabs is planned by the operator that does",
+        _ => "prefill is dense",
+    };
+    Err(Error::argument("the selection of the batch", format!("{:?}", plan.kind), limit))
 }
 
 fn spec(gpu: &Gpu, options: &Options) -> ShaderSpec {

@@ -32,7 +32,9 @@ pub(super) struct Scratch {
 }
 
 pub(super) struct Uniforms {
-    pub(super) segment: wgpu::Buffer,
+    /// The segments of the cache, and all that they hold: what the index is of.
+    pub(super) segments: Vec<wgpu::Buffer>,
+    pub(super) whole: wgpu::Buffer,
     pub(super) merge: wgpu::Buffer,
     pub(super) stride: wgpu::Buffer,
 }
@@ -52,7 +54,7 @@ impl ScratchRows {
             rows: options.limits.rows.into(),
             tokens: options.limits.tokens,
             workgroups: options.workgroups,
-            segments: 1,
+            segments: options.segments().into(),
         };
         let levels = || LevelScratch {
             scores: decode.scores(),
@@ -94,6 +96,9 @@ pub(super) fn check<'r>(gpu: &Gpu, rows: impl IntoIterator<Item = &'r Row>) -> R
 impl Scratch {
     pub(super) async fn new(gpu: &Gpu, options: &Options, rows: &ScratchRows) -> Result<Self> {
         let stride = StrideParams { stride: options.score_stride() };
+        let all = SegmentParams::paged(0, options.limits.cache_blocks, 0, 1);
+        let count = options.segments();
+        let merge = MergeParams { segments: count, count };
         Ok(Self {
             partials: rows.partials.allocate(gpu).await?,
             chosen_tokens: match &rows.chosen_tokens {
@@ -105,19 +110,28 @@ impl Scratch {
                 Some(rows) => Some(rows.allocate(gpu).await?),
             },
             uniforms: Uniforms {
-                segment: segment(gpu, options).await?,
-                merge: gpu.uniform("segments", MergeParams { segments: 1, count: 1 }).await?,
+                segments: segments(gpu, options).await?,
+                whole: uniform(gpu, "the cache", &all).await?,
+                merge: gpu.uniform("segments", merge).await?,
                 stride: gpu.uniform("score rows", stride).await?,
             },
         })
     }
 }
 
-/// The whole cache is one segment.
-pub(super) async fn segment(gpu: &Gpu, options: &Options) -> Result<wgpu::Buffer> {
-    let params = SegmentParams::paged(0, options.limits.cache_blocks, 0, 1);
+/// The segments of the cache.
+pub(super) async fn segments(gpu: &Gpu, options: &Options) -> Result<Vec<wgpu::Buffer>> {
+    let mut all = Vec::new();
+    for params in options.all_segments() {
+        all.push(uniform(gpu, "a segment", &params).await?);
+    }
+    Ok(all)
+}
+
+/// A segment's parameters.
+pub(super) async fn uniform(gpu: &Gpu, what: &str, params: &SegmentParams) -> Result<wgpu::Buffer> {
     // Uniform structures are padded to 16 bytes in WGSL.
     let mut words = [0; 12];
     words[..params.words().len()].copy_from_slice(params.words());
-    gpu.uniform("the cache", words).await
+    gpu.uniform(what, words).await
 }

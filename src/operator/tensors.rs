@@ -1,8 +1,11 @@
 //! Ranges of a caller's buffers, checked before they are bound.
 
+use super::Options;
 use crate::attention::Shape;
 use crate::gpu::{Binding, Gpu};
+use crate::kernels::SegmentParams;
 use crate::{Error, Result};
+use std::borrow::Cow;
 
 /// What decode attention reads and writes: ranges of a caller's buffers, of which each begins at a multiple of the device's
 /// `min_storage_buffer_offset_alignment`. Ranges may be longer than what is needed. Buffers need `STORAGE` usage.
@@ -13,8 +16,9 @@ pub struct Tensors<'a> {
     pub queries: wgpu::BufferBinding<'a>,
     /// One layer's keys and values, [`Shape::block_bytes`] a physical block:
     /// \[block\]\[KV head\]\[keys, values\]\[token of the block\]\[dimension\], f16, little-endian; without values where those are
-    /// the first numbers of the keys ([`key_offset`], [`value_offset`]). One buffer holds both. Keys are turned already.
-    pub kv: wgpu::BufferBinding<'a>,
+    /// the first numbers of the keys ([`key_offset`], [`value_offset`]). One buffer holds both. Keys are turned already. As many
+    /// ranges as there are [segments](super::Options::segments), each of its own blocks.
+    pub kv: Vec<wgpu::BufferBinding<'a>>,
     /// What is attended, f32: \[row\]\[query head\]\[dimension of a value\]. Written, in a buffer that no other tensor is in.
     pub output: wgpu::BufferBinding<'a>,
     /// The index by codes, for selectors that read it.
@@ -25,7 +29,7 @@ pub struct Tensors<'a> {
     pub summary: Option<wgpu::BufferBinding<'a>>,
 }
 
-/// Bytes from the beginning of [`Tensors::kv`] to the key of a token: the `token`-th of this physical block.
+/// Bytes from the beginning of a range of [`Tensors::kv`] to the key of a token: the `token`-th of this block of it.
 pub fn key_offset(shape: &Shape, block: u32, kv_head: u32, token: u32) -> u64 {
     let row = u64::from(shape.head_dim) * 2;
     let heads = u64::from(block) * u64::from(shape.kv_heads) + u64::from(kv_head);
@@ -55,7 +59,7 @@ pub struct PrefillTensors<'a> {
     /// Queries.
     pub queries: wgpu::BufferBinding<'a>,
     /// Keys and values.
-    pub kv: wgpu::BufferBinding<'a>,
+    pub kv: Vec<wgpu::BufferBinding<'a>>,
     /// What is attended.
     pub output: wgpu::BufferBinding<'a>,
 }
@@ -69,7 +73,7 @@ pub(super) enum Access {
 
 /// A caller's tensor: what it is called, its range, the bytes of it that are used, and whether it is written.
 pub(super) struct Given<'t, 'a> {
-    pub(super) what: &'static str,
+    pub(super) what: Cow<'static, str>,
     pub(super) range: &'t wgpu::BufferBinding<'a>,
     pub(super) needed: u64,
     pub(super) access: Access,
@@ -111,13 +115,46 @@ impl<'a> Given<'_, 'a> {
     }
 }
 
-/// Checks tensors and binds each.
+/// A cache's segments, for each as many of a block's bytes as it has blocks.
+pub(super) fn segments<'t, 'a>(
+    options: &Options,
+    what: &'static str,
+    block_bytes: u64,
+    ranges: &'t [wgpu::BufferBinding<'a>],
+    access: Access,
+) -> Result<Vec<Given<'t, 'a>>> {
+    let count = options.segments();
+    if ranges.len() as u64 != u64::from(count) {
+        let limit = format!("the cache has {count} segments of {} blocks", options.segment_blocks);
+        return Err(Error::argument(
+            format!("the number of ranges of {what}"),
+            ranges.len(),
+            limit,
+        ));
+    }
+    let given = |(params, range): (SegmentParams, &'t wgpu::BufferBinding<'a>)| Given {
+        what: match count {
+            1 => what.into(),
+            _ => format!("segment {} of {what}", params.index).into(),
+        },
+        range,
+        needed: u64::from(params.blocks) * block_bytes,
+        access,
+    };
+    Ok(options.all_segments().zip(ranges).map(given).collect())
+}
+
+/// What was bound: segments, and other tensors.
+type AllBound<'a, const N: usize> = (Vec<Binding<'a>>, [Option<Binding<'a>>; N]);
+
+/// Checks tensors and binds each: the segments of a cache, and others.
 pub(super) fn bind_all<'a, const N: usize>(
     gpu: &Gpu,
+    segments: &[Given<'_, 'a>],
     tensors: [Option<Given<'_, 'a>>; N],
-) -> Result<[Option<Binding<'a>>; N]> {
+) -> Result<AllBound<'a, N>> {
     for (i, one) in tensors.iter().enumerate() {
-        for other in tensors[..i].iter().flatten() {
+        for other in segments.iter().chain(tensors[..i].iter().flatten()) {
             let Some(one) = one else { continue };
             let is_written = [one.access, other.access].contains(&Access::Write);
             if is_written && one.range.buffer == other.range.buffer {
@@ -127,11 +164,12 @@ pub(super) fn bind_all<'a, const N: usize>(
             }
         }
     }
+    let kv = segments.iter().map(|segment| segment.bound(gpu)).collect::<Result<_>>()?;
     let mut bound = [const { None }; N];
     for (to, tensor) in bound.iter_mut().zip(&tensors) {
         *to = tensor.as_ref().map(|tensor| tensor.bound(gpu)).transpose()?;
     }
-    Ok(bound)
+    Ok((kv, bound))
 }
 
 /// The most bytes that a kernel sees of one buffer: its indices are u32, of words at the least.

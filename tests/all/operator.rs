@@ -5,11 +5,11 @@
 mod custom_selector;
 
 use crate::common::device::{adapter, gpu};
-use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, TokenScorer, TwoLevel};
+use asynctls::attention::{BlockScorer, Blocks, Budget, Latent, Shape, TokenScorer, TwoLevel};
 use asynctls::gpu::{Adapter, Gpu, GpuOptions, adapters};
 use asynctls::operator::{
-    Batch, Bound, Codes, Decode, Limits, Options, Prefill, PrefillTensors, Select, Selector,
-    Sequence, Tensors,
+    AppendTensors, Batch, Bound, Codes, Decode, LatentOptions, LatentPrefill, LatentTensors,
+    Limits, Number, Options, Prefill, PrefillTensors, Select, Selector, Sequence, Tensors,
 };
 use asynctls::{Result, wgpu};
 use custom_selector::embed_operator;
@@ -92,7 +92,7 @@ impl Buffers {
     fn tensors(&self, selector: Selector) -> Tensors<'_> {
         Tensors {
             queries: self.queries.as_entire_buffer_binding(),
-            kv: self.kv.as_entire_buffer_binding(),
+            kv: vec![self.kv.as_entire_buffer_binding()],
             output: self.output.as_entire_buffer_binding(),
             codes: selector.reads_codes().then(|| self.index(&CHANNELS)),
             summary: selector.summary().map(|_| self.summary.as_entire_buffer_binding()),
@@ -129,7 +129,7 @@ fn tensors_are_refused_by_what_is_wrong_with_them() {
         Tensors { queries, ..sound(CODES) },
         "the range of queries is 1020 bytes long, but 1024 bytes are needed",
     ));
-    let kv = short(&base.kv);
+    let kv = vec![short(&base.kv[0])];
     wrong.push((CODES, Tensors { kv, ..sound(CODES) }, "the range of keys and values is 28668"));
     let output = short(&base.output);
     wrong.push((CODES, Tensors { output, ..sound(CODES) }, "the range of the output is 1020"));
@@ -204,7 +204,7 @@ fn a_buffer_of_another_device_is_refused_by_its_label() {
     let (own, foreign) = (Buffers::new(&here), Buffers::new(&there));
     let decode = decode_on(&here, Selector::Dense);
     let tensors =
-        Tensors { kv: foreign.kv.as_entire_buffer_binding(), ..own.tensors(Selector::Dense) };
+        Tensors { kv: vec![foreign.kv.as_entire_buffer_binding()], ..own.tensors(Selector::Dense) };
     let error = refused(block_on(decode.bind(&tensors)));
     assert!(error.contains("dense_split.wgsl") && error.contains("keys and values"), "{error}");
     block_on(decode.bind(&own.tensors(Selector::Dense))).expect("its own");
@@ -312,4 +312,199 @@ fn a_plan_is_recorded_by_its_operator_alone_while_it_is_the_last() {
         )
         .contains("prefill is dense")
     );
+}
+
+#[test]
+fn what_is_appended_is_refused_by_what_is_wrong_with_it() {
+    let wanted = adapter().label();
+    let (device, _, gpu) = block_on(embed_operator::open(Some(&wanted))).expect("a device");
+    let buffers = Buffers::new(&gpu);
+    let storage = |bytes: u64| block_on(gpu.storage("rows", bytes)).expect("a buffer");
+    // Two rows of two KV heads of 32 dimensions, as halves.
+    let (keys, values) = (storage(256), storage(256));
+    let sound = AppendTensors {
+        keys: keys.as_entire_buffer_binding(),
+        values: Some(values.as_entire_buffer_binding()),
+        number: Number::F16,
+        key_stride: 64,
+        value_stride: 64,
+        turns: true,
+        kv: vec![buffers.kv.as_entire_buffer_binding()],
+    };
+    let decode = decode_on(&gpu, Selector::Dense);
+    let bound = block_on(decode.bind_append(&sound)).expect("sound tensors");
+    let wrong = [
+        (
+            AppendTensors { key_stride: 63, ..sound.clone() },
+            "the stride of keys is 63, but a row has 64 numbers",
+        ),
+        (
+            AppendTensors { value_stride: 0, ..sound.clone() },
+            "the stride of values is 0, but a row has 64 numbers",
+        ),
+        (
+            AppendTensors { number: Number::F32, ..sound.clone() },
+            "the range of keys is 256 bytes long, but 512 bytes are needed",
+        ),
+        (
+            AppendTensors { value_stride: 66, ..sound.clone() },
+            "the range of values is 256 bytes long, but 260 bytes are needed",
+        ),
+        (AppendTensors { values: None, ..sound.clone() }, "the values is missing, but"),
+        (
+            AppendTensors { kv: vec![sound.keys.clone()], ..sound.clone() },
+            "the buffer of keys is that of the cache, but",
+        ),
+    ];
+    for (tensors, message) in wrong {
+        let error = refused(block_on(decode.bind_append(&tensors)));
+        assert!(error.contains(message), "{error} instead of {message}");
+    }
+    let sequences = [sequence(20), sequence(7)];
+    let plan = || {
+        let batch = Batch { sequences: &sequences, select: Select::Dense };
+        decode.plan(&batch).expect("a plan")
+    };
+    let what = "the number of pairs that are turned is";
+    for (made, message) in [
+        (plan().turning(|_| Vec::new()), format!("{what} 0, but a head has 1 to 16")),
+        (plan().turning(|_| vec![[1.0, 0.0]; 17]), format!("{what} 17, but a head has 1 to 16")),
+        (
+            plan().turning(|position| vec![[1.0, 0.0]; if position == 6 { 9 } else { 16 }]),
+            format!("{what} 9, but the first row's are 16"),
+        ),
+    ] {
+        assert_eq!(refused(made), message);
+    }
+    for (turned, message) in [
+        (plan(), "the number of pairs that the plan has angles of is 0, but keys are turned by 16"),
+        (
+            plan().turning(|_| vec![[1.0, 0.0]; 8]).expect("fewer pairs"),
+            "the number of pairs that the plan has angles of is 8, but keys are turned by 16",
+        ),
+    ] {
+        let mut encoder = device.create_command_encoder(&Default::default());
+        let mut recording = decode.begin(&mut encoder, &turned).expect("a recording");
+        assert_eq!(refused(bound.append(&mut recording.pass().expect("a pass"))), message);
+    }
+}
+
+const LATENT: LatentOptions = LatentOptions {
+    latent: Latent {
+        heads: 3,
+        q_rank: 32,
+        kv_rank: 64,
+        nope: 32,
+        rope: 32,
+        value: 64,
+        epsilon: 1e-5,
+    },
+    block: 16,
+    rows: 4,
+    tokens: 100,
+    cache_blocks: 7,
+    segment_blocks: 7,
+    slab_tokens: 32,
+};
+
+#[test]
+fn slabs_of_latents_are_gathered_and_attended_in_turn() {
+    let wanted = adapter().label();
+    let (device, _, gpu) = block_on(embed_operator::open(Some(&wanted))).expect("a device");
+    let made = |options| block_on(LatentPrefill::new(&gpu, options));
+    for (slab_tokens, message) in [
+        (0, "the number of tokens of a slab is 0, but it must be a multiple of 16"),
+        (40, "the number of tokens of a slab is 40, but"),
+        (65_536, "from there to 65520"),
+    ] {
+        let error = refused(made(LatentOptions { slab_tokens, ..LATENT }));
+        assert!(error.contains(message), "{error}");
+    }
+    let error = refused(made(LatentOptions { tokens: 0, ..LATENT }));
+    assert!(error.contains("the most tokens of a sequence is 0, but"), "{error}");
+    let narrow = Latent { value: 32, ..LATENT.latent };
+    let error = refused(made(LatentOptions { latent: narrow, ..LATENT }));
+    assert!(error.contains("only equal ones are supported"), "{error}");
+
+    let prefill = made(LATENT).expect("an operator");
+    let storage = |words: u64| block_on(gpu.storage("a tensor", words * 4)).expect("a buffer");
+    let [queries, kv, latents, product, output] =
+        [4 * 3 * 64, 7 * 16 * 96 / 2, 32 * 64, 32 * 3 * 96, 4 * 3 * 64].map(storage);
+    let sound = LatentTensors {
+        queries: queries.as_entire_buffer_binding(),
+        kv: vec![kv.as_entire_buffer_binding()],
+        latents: latents.as_entire_buffer_binding(),
+        made: product.as_entire_buffer_binding(),
+        output: output.as_entire_buffer_binding(),
+    };
+    let bound = block_on(prefill.bind(&sound)).expect("sound tensors");
+    let short =
+        block_on(prefill.bind(&LatentTensors { made: sound.latents.clone(), ..sound.clone() }));
+    assert!(refused(short).contains("the buffer of what is made of latents is that of latents"));
+
+    let tokens = |length, rows| Sequence { length, rows, blocks: &TABLE, index: 0..0 };
+    let plan = prefill.plan(&tokens(70, 4)).expect("a plan");
+    let mut encoder = device.create_command_encoder(&Default::default());
+    let mut recording = prefill.begin(&mut encoder, &plan).expect("a recording");
+    let mut slabs = bound.slabs(&mut recording).expect("slabs");
+    assert!(refused(slabs.attend()).contains("the slab is not gathered, but"));
+    for positions in [0..32, 32..64, 64..70] {
+        assert_eq!(slabs.gather().expect("a slab"), Some(positions));
+        assert!(refused(slabs.gather()).contains("it must be attended before the next"));
+        slabs.attend().expect("it is gathered");
+    }
+    assert_eq!(slabs.gather().expect("the end"), None);
+    assert!(refused(slabs.attend()).contains("the slab is not gathered, but"));
+    // No rows attend no slabs.
+    let plan = prefill.plan(&tokens(70, 0)).expect("a plan");
+    let mut recording = prefill.begin(&mut encoder, &plan).expect("a recording");
+    let mut slabs = bound.slabs(&mut recording).expect("slabs");
+    assert_eq!(slabs.gather().expect("the end"), None);
+    // Plans are the operator's own.
+    let shape = LATENT.latent.prefill_shape(16);
+    let limits = Limits { rows: 4, sequences: 1, tokens: 100, cache_blocks: 7 };
+    let options = Options { workgroups: 1, ..Options::new(&gpu, shape, limits) };
+    let whole = block_on(Prefill::new(&gpu, options)).expect("an operator");
+    assert!(refused(whole.begin(&mut encoder, &plan)).contains("the selection of the batch is"));
+    let sequences = [tokens(70, 4)];
+    let batch = Batch { sequences: &sequences, select: Select::Dense };
+    let dense = whole.plan(&batch).expect("a plan");
+    let error = refused(prefill.begin(&mut encoder, &dense));
+    assert!(error.contains("the selection of the batch is"), "{error}");
+}
+
+#[test]
+fn a_cache_of_several_segments_has_as_many_ranges() {
+    let gpu = gpu();
+    let buffers = Buffers::new(&gpu);
+    let whole = Options::new(&gpu, SHAPE, LIMITS);
+    assert_eq!((whole.segment_blocks, whole.segments()), (7, 1));
+    // Seven blocks by threes.
+    let options = Options { segment_blocks: 3, ..whole };
+    assert_eq!(options.segments(), 3);
+    let decode = block_on(Decode::new(&gpu, options, Selector::Dense)).expect("an operator");
+    let sound = buffers.tensors(Selector::Dense);
+    let segment = |first: u64, blocks: u64| wgpu::BufferBinding {
+        buffer: &buffers.kv,
+        offset: first * SHAPE.block_bytes(),
+        size: wgpu::BufferSize::new(blocks * SHAPE.block_bytes()),
+    };
+    let bind = |kv| block_on(decode.bind(&Tensors { kv, ..sound.clone() }));
+    bind(vec![segment(0, 3), segment(3, 3), segment(6, 1)]).expect("a segment each");
+    for (kv, message) in [
+        (
+            vec![segment(0, 7)],
+            "the number of ranges of keys and values is 1, but the cache has 3 segments of 3 blocks",
+        ),
+        (
+            vec![segment(0, 3), segment(3, 2), segment(6, 1)],
+            "the range of segment 1 of keys and values is 8192 bytes long, but 12288 bytes are needed",
+        ),
+    ] {
+        assert_eq!(refused(bind(kv)), message);
+    }
+    // Segments are as long as a kernel sees.
+    let few = GpuOptions { max_binding: Some(3 * SHAPE.block_bytes() + 100), ..Default::default() };
+    let options = Options::new(&crate::common::device::own_gpu(few), SHAPE, LIMITS);
+    assert_eq!((options.segment_blocks, options.segments()), (3, 3));
 }

@@ -43,6 +43,16 @@ fn two_level(blocks: Blocks, tokens: u32, always: (u32, u32), dense_below: u32) 
     Attention::TwoLevel(TwoLevel::new(budget))
 }
 
+/// What each model is tried with: the first with everything, the others with what differs in them.
+fn cases() -> [(&'static str, Vec<Attention>); 3] {
+    let [dense, some, share, no_window] = attentions();
+    [
+        (MODELS[0], vec![dense, some, share, no_window]),
+        (MODELS[1], vec![some]),
+        (MODELS[2], vec![dense, share]),
+    ]
+}
+
 /// Dense attention, and budgets of every kind.
 fn attentions() -> [Attention; 4] {
     [
@@ -99,15 +109,37 @@ fn best(logits: &[f32]) -> Option<u32> {
 /// What the steps of a batch are about: a seed, tokens before, tokens now, whether they are a prompt's, and what is wanted.
 type Item = (u32, u32, u32, bool, Want);
 
+/// As many tokens as there were at the beginning, whose channels are those that were chosen, or none yet.
+fn begin_again(engine: &Engine, session: &mut Session, seed: u32, tokens: u32) {
+    if tokens > COUNTED {
+        session.rewind(tokens).expect("rewound");
+    } else {
+        *session = begin(engine, seed, tokens);
+    }
+}
+
 /// One step over all items, against each in a step of its own, on sessions that began alike.
-fn compare(engine: &Engine, items: &[Item], attention: &Attention, is_exact: bool) {
+fn compare(engine: &Engine, items: &[Item], attentions: &[Attention], is_exact: bool) {
+    let mut sessions: Vec<Session> =
+        items.iter().map(|&(seed, before, ..)| begin(engine, seed, before)).collect();
+    for attention in attentions {
+        compare_with(engine, items, &mut sessions, attention, is_exact);
+    }
+}
+
+fn compare_with(
+    engine: &Engine,
+    items: &[Item],
+    sessions: &mut [Session],
+    attention: &Attention,
+    is_exact: bool,
+) {
     let now: Vec<Vec<u32>> =
         items.iter().map(|&(seed, _, count, ..)| prompt(seed + 50, count)).collect();
-    let sessions = || -> Vec<Session> {
-        items.iter().map(|&(seed, before, ..)| begin(engine, seed, before)).collect()
-    };
-    let run = |together: bool| {
-        let mut sessions = sessions();
+    let mut run = |together: bool| {
+        for (session, &(seed, before, ..)) in sessions.iter_mut().zip(items) {
+            begin_again(engine, session, seed, before);
+        }
         let mut works: Vec<Work<'_>> = sessions
             .iter_mut()
             .zip(items.iter().zip(&now))
@@ -167,53 +199,43 @@ fn a_mixed_step_is_each_work_alone() {
         (6, 30, 2, false, Want::EveryToken),
         (7, 130, 1, false, Want::Nothing),
     ];
-    for model in MODELS {
+    for (model, attentions) in cases() {
         let engine = load(model, |_| ());
-        for attention in attentions() {
-            // Alone a few tokens are multiplied vector by vector, together in tiles: other orders of the same sums.
-            compare(&engine, &items, &attention, false);
-        }
+        // Alone a few tokens are multiplied vector by vector, together in tiles: other orders of the same sums.
+        compare(&engine, &items, &attentions, false);
     }
 }
 
 #[test]
 fn few_rows_have_the_same_bits_together_and_alone() {
-    for model in MODELS {
+    let few = [
+        (4, 523, 1, false, Want::Logits),
+        (3, 20, 1, false, Want::EveryLogits),
+        (5, 286, 2, false, Want::EveryLogits),
+    ];
+    // A prompt's rows are multiplied in tiles with others and without.
+    let prompts = [(2, 150, 37, true, Want::EveryLogits), (1, 0, 20, true, Want::Logits)];
+    for (model, attentions) in cases() {
         let engine = load(model, |_| ());
-        for attention in attentions() {
-            compare(
-                &engine,
-                &[
-                    (4, 523, 1, false, Want::Logits),
-                    (3, 20, 1, false, Want::EveryLogits),
-                    (5, 286, 2, false, Want::EveryLogits),
-                ],
-                &attention,
-                true,
-            );
-            // A prompt's rows are multiplied in tiles with others and without.
-            compare(
-                &engine,
-                &[(2, 150, 37, true, Want::EveryLogits), (1, 0, 20, true, Want::Logits)],
-                &attention,
-                true,
-            );
-        }
+        compare(&engine, &few, &attentions, true);
+        compare(&engine, &prompts, &attentions[..1], true);
     }
 }
 
 #[test]
 fn drafts_are_single_steps() {
-    for model in MODELS {
+    for (model, attentions) in cases() {
         let engine = load(model, |_| ());
-        for attention in attentions() {
-            // Within a block, over a block's end, from it, and two ends.
-            for (before, drafts) in [(290, 3), (286, 4), (287, 2), (303, 4), (286, 11), (271, 12)] {
+        let mut base = begin(&engine, 3, 303);
+        for attention in attentions {
+            let mut session = pollster::block_on(engine.fork(&mut base)).expect("a fork");
+            // From a block's end, within a block, over its end, and over two.
+            for (before, drafts) in [(303, 4), (290, 3), (286, 11), (271, 12)] {
                 let tokens: Vec<u32> = (0..drafts).map(token).collect();
-                let mut session = begin(&engine, 3, before);
+                session.rewind(before).expect("rewound");
                 let want = singly(&engine, &mut session, &tokens, &attention);
                 let after = singly(&engine, &mut session, &[9], &attention);
-                let mut session = begin(&engine, 3, before);
+                session.rewind(before).expect("rewound");
                 let work = Work::decode(&mut session, &tokens, Want::EveryLogits);
                 let got = alone(&engine, work, &attention).logits;
                 let what = format!("{model}, {drafts} tokens after {before}, {attention:?}");
@@ -275,11 +297,11 @@ fn speculate(
 
 #[test]
 fn drafts_that_were_refused_leave_no_trace() {
-    for model in MODELS {
+    for (model, attentions) in cases() {
         let engine = load(model, |_| ());
-        for attention in attentions() {
+        for attention in attentions {
             // Past where channels are chosen; and before, where channels follow from what was drafted too.
-            for (before, count) in [(280, 40), (30, 40), (90, 40)] {
+            for (before, count) in [(180, 20), (30, 20), (90, 20)] {
                 let tokens: Vec<u32> = (0..count).map(token).collect();
                 let mut session = begin(&engine, 5, before);
                 let (got, choices) = speculate(&engine, &mut session, &tokens, &attention);
@@ -316,7 +338,7 @@ fn a_hot_cache_takes_any_work_in_parts() {
     for model in ["qwen3/model.gguf", "glm4-moe-lite/model"] {
         let engine = load(model, |options| options.host = Some(host()));
         let attention = two_level(Blocks::Count(4), 30, (1, 2), 40);
-        compare(&engine, &items, &attention, false);
+        compare(&engine, &items, &[attention], false);
         // Drafts are single steps there too.
         let tokens: Vec<u32> = (0..5).map(token).collect();
         let mut session = begin(&engine, 3, 286);

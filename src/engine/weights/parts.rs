@@ -197,7 +197,7 @@ mod tests {
             let plans = parts(&run, granule, rows_of_a_binding * 1024)?;
             Ok::<_, Error>(plans.into_iter().map(|part| part.rows).collect::<Vec<_>>())
         };
-        assert_eq!(parts(1, 64).unwrap(), [0..64]);
+        assert_eq!(parts(1, 64).unwrap(), vec![0..64; 1]);
         assert_eq!(parts(1, 25).unwrap(), [0..25, 25..50, 50..64]);
         assert_eq!(parts(8, 25).unwrap(), [0..24, 24..48, 48..64]);
         let error = parts(32, 25).unwrap_err().to_string();

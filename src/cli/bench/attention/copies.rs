@@ -18,7 +18,8 @@ const MOST_COPIES: u64 = 1024;
 
 /// Tensors of one layer.
 struct Copy {
-    kv: wgpu::Buffer,
+    /// A buffer for each segment of the cache.
+    kv: Vec<wgpu::Buffer>,
     codes: Option<wgpu::Buffer>,
     summaries: Vec<(&'static Summary, wgpu::Buffer)>,
 }
@@ -56,7 +57,7 @@ impl Copies {
         let index_bytes: Vec<u64> =
             summaries.iter().map(|summary| blocks * summary.block_bytes(&shape)).collect();
         let all = kv_bytes + codes_bytes + index_bytes.iter().sum::<u64>();
-        let largest = index_bytes.iter().copied().chain([kv_bytes, codes_bytes]).max().unwrap_or(0);
+        let largest = index_bytes.iter().copied().chain([codes_bytes]).max().unwrap_or(0);
         if largest > gpu.max_binding() {
             let limit = gpu.max_binding();
             return Ok(Err(format!("a kernel sees {limit} bytes of a buffer, not {largest}")));
@@ -80,8 +81,15 @@ impl Copies {
         let noise = gpu.storage_with("noise", &noise(&mut random)).await?;
         let mut copies = Vec::new();
         for _ in 0..count {
-            let kv = gpu.storage("keys and values", kv_bytes).await?;
-            fill(gpu, &noise, &kv, shape.block_bytes(), &mut random)?;
+            let mut kv = Vec::new();
+            for segment in 0..options.segments() {
+                let first = segment * options.segment_blocks;
+                let blocks = options.segment_blocks.min(limits.cache_blocks - first);
+                let bytes = u64::from(blocks) * shape.block_bytes();
+                let segment = gpu.storage("keys and values", bytes).await?;
+                fill(gpu, &noise, &segment, shape.block_bytes(), &mut random)?;
+                kv.push(segment);
+            }
             let codes = match codes_bytes {
                 0 => None,
                 bytes => Some(gpu.storage("the codes", bytes).await?),
@@ -119,7 +127,7 @@ impl Copies {
         });
         Tensors {
             queries: self.queries.as_entire_buffer_binding(),
-            kv: kv.as_entire_buffer_binding(),
+            kv: kv.iter().map(wgpu::Buffer::as_entire_buffer_binding).collect(),
             output: self.output.as_entire_buffer_binding(),
             codes: codes.as_ref().filter(|_| selector.reads_codes()).map(|codes| Codes {
                 channels: &self.channels,
