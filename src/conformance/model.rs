@@ -17,7 +17,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }));
         }
     }
-    for family in ["random", "ties", "nan", "all nan", "infinite", "one", "negative zero"] {
+    for family in ["random", "ties", "nan", "all nan", "infinite", "one", "negative zero", "parts"]
+    {
         cases.push(Case::new("arg_max", family, true, move |gpu| Box::pin(arg_max(gpu, family))));
     }
 }
@@ -67,7 +68,12 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
 
 async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
     let mut random = Random::new(3);
-    let width = if family == "one" { 1 } else { 1531 };
+    let width = match family {
+        "one" => 1,
+        // Several parts, the last of them short.
+        "parts" => 3 * 4096 + 77,
+        _ => 1531,
+    };
     let stride = width + 5;
     let rows = 3;
     let mut values = random.floats(rows * stride);
@@ -83,6 +89,8 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
                 row[900] = f32::MIN;
                 row[1200] = f32::NAN;
             }
+            // Ties of different parts, and the last value of all.
+            "parts" => [4096, 9000, width - 1].into_iter().for_each(|i| row[i] = 2.0),
             "negative zero" => {
                 row[..width].fill(-1.0);
                 row[40] = -0.0;
@@ -92,11 +100,17 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
         }
     }
     let value_bits = bits(&values);
-    let step = StepHeader::default();
-    let data = kernels::ArgMax {
-        step: Data::In(step.words()),
-        arg_max: Data::uniform(RowsParams { width: width as u32, stride: stride as u32 }),
+    let params = RowsParams { width: width as u32, stride: stride as u32 };
+    let count = kernels::arg_max_parts(width as u32);
+    let data = kernels::ArgMaxPart {
+        arg_max: Data::uniform(params),
         values: Data::In(&value_bits),
+        parts: Data::Out(rows * 2 * count as usize),
+    };
+    let parts = run(gpu, &kernels::arg_max_part(), data, (count, rows as u32, 1)).await?.parts;
+    let data = kernels::ArgMax {
+        arg_max: Data::uniform(params),
+        parts: Data::In(&parts),
         winners: Data::Out(rows),
     };
     let winners = run(gpu, &kernels::arg_max(), data, (rows as u32, 1, 1)).await?.winners;

@@ -319,6 +319,8 @@ impl<'n> Needs<'n> {
         let logit_rows = u64::from(options.most_logits());
         let logits = Row::words("logits", &[logit_rows, config.vocabulary.into()], BY_SESSION);
         let winners = Row::words("winners", &[logit_rows], BY_SESSION);
+        let parts = 2 * u64::from(kernels::arg_max_parts(config.vocabulary));
+        let winner_parts = Row::words("winners of parts", &[logit_rows, parts], BY_SESSION);
         let channels = product(&[4, shape.channels_len(), config.layers.into()]);
         let read_back = logits.bytes.max(winners.bytes).max(channels);
         // A block, or what is kept of a session.
@@ -345,6 +347,7 @@ impl<'n> Needs<'n> {
             staging: Row::new("read-back", read_back, &[Grows::Sessions, Grows::Layers])
                 .used_as(Usage::ReadBack),
             logits,
+            winner_parts,
             winners,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::attention::{Attended, Step, Timing, TwoLevel, Want};
+use crate::kernels;
 
 /// A step in which the tokens of every session are attended alike.
 #[derive(Clone, Copy)]
@@ -48,6 +49,8 @@ impl Engine {
         self.ends.output_norm.record(pass, step.outputs, 1, 1);
         self.ends.logits.record_matvec(pass, step.outputs);
         if step.winners > 0 {
+            let parts = kernels::arg_max_parts(self.config.vocabulary);
+            self.ends.arg_max_part.record(pass, parts, step.winners, 1);
             self.ends.arg_max.record(pass, step.winners, 1, 1);
         }
     }

@@ -50,6 +50,8 @@ buffers! {
         partial_o,
         partial_ml,
         logits,
+        /// Of each part of a row of logits the best.
+        winner_parts,
         winners,
         scores,
         keys,

@@ -33,8 +33,8 @@ pub use matrix::{
     matmul_grid, matvec, matvec_grid, multiplies_halves, weight_shift,
 };
 pub use model::{
-    ArgMax, Embed, EmbedParams, RmsNorm, RmsNormParams, RowsParams, StrideParams, arg_max, embed,
-    rms_norm,
+    ArgMax, ArgMaxPart, Embed, EmbedParams, RmsNorm, RmsNormParams, RowsParams, StrideParams,
+    arg_max, arg_max_part, arg_max_parts, embed, rms_norm,
 };
 pub use select::{
     BlockScore, ExactBlockScore, ExactTokenScore, SCORED_SUMMARIES, SummaryScore, TokenScore, TopK,

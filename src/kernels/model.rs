@@ -71,14 +71,22 @@ crate::bindings! {
         y: write,
     }
 
-    /// Of [`arg_max`].
-    pub struct ArgMax {
-        /// The step, which is not read.
-        step: read,
+    /// Of [`arg_max_part`].
+    pub struct ArgMaxPart {
         /// Rows of `values`.
         arg_max: uniform RowsParams,
         /// \[row\]\[stride\], f32.
         values: read,
+        /// \[row\]\[part\], of [`arg_max_parts`]: the best value's key and place.
+        parts: write,
+    }
+
+    /// Of [`arg_max`].
+    pub struct ArgMax {
+        /// Rows of the values.
+        arg_max: uniform RowsParams,
+        /// As in [`ArgMaxPart`].
+        parts: read,
         /// \[row\]: the index of the largest, or `u32::MAX`.
         winners: write,
     }
@@ -96,7 +104,17 @@ pub fn rms_norm(tier: &Tier, gather: bool) -> ShaderSpec {
         .constant("WORKGROUP", tiers::of(tier).lanes)
 }
 
-/// Grid: (rows).
+/// Parts of a row of `width` values that [`arg_max_part`] looks at one by one.
+pub fn arg_max_parts(width: u32) -> u32 {
+    width.div_ceil(4096)
+}
+
+/// Grid: ([`arg_max_parts`], rows).
+pub fn arg_max_part() -> ShaderSpec {
+    ShaderSpec::new("model/arg_max_part.wgsl")
+}
+
+/// Of what [`arg_max_part`] found. Grid: (rows).
 pub fn arg_max() -> ShaderSpec {
     ShaderSpec::new("model/arg_max.wgsl")
 }

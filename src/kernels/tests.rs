@@ -126,15 +126,15 @@ fn a_field_that_a_shader_does_not_have_or_has_otherwise_is_told() {
         mismatch(&fields, &bindings)
     };
     assert_eq!(with(&|_| {}), None);
-    assert_eq!(with(&|fields| fields[3].name = "winner"), Some("the shader has no winner".into()));
-    assert_eq!(with(&|fields| fields.truncate(3)), Some("winners is no field".into()));
-    let problem = with(&|fields| fields[3].kind = Kind::Read).expect("a problem");
+    assert_eq!(with(&|fields| fields[2].name = "winner"), Some("the shader has no winner".into()));
+    assert_eq!(with(&|fields| fields.truncate(2)), Some("winners is no field".into()));
+    let problem = with(&|fields| fields[2].kind = Kind::Read).expect("a problem");
     assert!(problem.starts_with("winners is Write, but"), "{problem}");
-    let problem = with(&|fields| fields[2].kind = fields[1].kind).expect("a problem");
-    assert!(problem.starts_with("values is Read, but"), "{problem}");
+    let problem = with(&|fields| fields[1].kind = fields[0].kind).expect("a problem");
+    assert!(problem.starts_with("parts is Read, but"), "{problem}");
     // Of other members, of members in another order, and of fewer.
     for members in [RmsNormParams::MEMBERS, StrideParams::MEMBERS, &RowsParams::MEMBERS[..1]] {
-        let problem = with(&|fields| fields[1].kind = Kind::Uniform(members)).expect("a problem");
+        let problem = with(&|fields| fields[0].kind = Kind::Uniform(members)).expect("a problem");
         assert!(problem.starts_with("arg_max is Uniform"), "{problem}");
     }
 }

@@ -66,6 +66,7 @@ fn of_tier(tier: &Tier) -> Vec<Variant> {
         (rms_norm(tier, false), fields::<RmsNorm<()>>()),
         (rms_norm(tier, true), fields::<RmsNorm<()>>()),
         (arg_max(), fields::<ArgMax<()>>()),
+        (arg_max_part(), fields::<ArgMaxPart<()>>()),
         (stream(), fields::<Stream<()>>()),
         (route(&routed), fields::<Route<()>>()),
         (route(&experts(Gate::Sigmoid)), fields::<Route<()>>()),

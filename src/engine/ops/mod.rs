@@ -46,6 +46,7 @@ pub(super) struct EndOps {
     pub(super) embed: Vec<Op>,
     pub(super) output_norm: Op,
     pub(super) logits: Product,
+    pub(super) arg_max_part: Op,
     pub(super) arg_max: Op,
 }
 
@@ -162,10 +163,14 @@ impl OpMaker<'_> {
         }
         let vocabulary = self.config.vocabulary;
         let uniform = self.uniform(RowsParams { width: vocabulary, stride: vocabulary }).await?;
-        let arg_max = kernels::ArgMax {
-            step: &scratch.step,
+        let part = kernels::ArgMaxPart {
             arg_max: &uniform,
             values: &scratch.logits,
+            parts: &scratch.winner_parts,
+        };
+        let arg_max = kernels::ArgMax {
+            arg_max: &uniform,
+            parts: &scratch.winner_parts,
             winners: &scratch.winners,
         };
         let size = (self.config.hidden, self.config.epsilon);
@@ -177,6 +182,7 @@ impl OpMaker<'_> {
             logits: self
                 .product(model.output(), normed, (&scratch.logits, vocabulary), Output::Store)
                 .await?,
+            arg_max_part: self.gpu.op(&kernels::arg_max_part(), part).await?,
             arg_max: self.gpu.op(&kernels::arg_max(), arg_max).await?,
         })
     }
