@@ -10,7 +10,7 @@
 //!include <items>
 //!include <rank>
 
-// LANES is 256 on a GPU and fewer where lanes are emulated: a multiple of 16.
+// LANES is 256 on a GPU and fewer where lanes are emulated: a multiple of 16. AT_ONCE loads are begun before any is waited for.
 const SIXTEENS: u32 = LANES / 16u;
 
 struct Scores {
@@ -68,12 +68,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             atomicStore(&histogram[i], 0u);
         }
         workgroupBarrier();
-        for (var i = range.x + lane; i < range.y; i += LANES) {
-            let key = keys[keys_at + i];
+        for (var i = range.x + lane; i < range.y; i += LANES * AT_ONCE) {
+            //!repeat AT_ONCE j
+            let key{j} = keys[keys_at + min(i{+j*LANES}, range.y - 1u)];
+            //!end
+            //!repeat AT_ONCE j
             // The bits above this digit must equal the prefix; shifting by 32 is not defined.
-            if bits == 24u || (key >> (bits + 8u)) == prefix {
-                atomicAdd(&histogram[(key >> bits) & 255u], 1u);
+            if i{+j*LANES} < range.y && (bits == 24u || (key{j} >> (bits + 8u)) == prefix) {
+                atomicAdd(&histogram[(key{j} >> bits) & 255u], 1u);
             }
+            //!end
         }
         workgroupBarrier();
         if lane < 16u {
@@ -109,9 +113,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let begin = min(range.x + lane * share, range.y);
     let end = min(begin + share, range.y);
     var mine = vec2(0u);
-    for (var i = begin; i < end; i++) {
-        let key = keys[keys_at + i];
-        mine += vec2(select(0u, 1u, key > prefix), select(0u, 1u, key == prefix));
+    for (var i = begin; i < end; i += AT_ONCE) {
+        //!repeat AT_ONCE j
+        let key{j} = keys[keys_at + min(i{+j}, end - 1u)];
+        //!end
+        //!repeat AT_ONCE j
+        if i{+j} < end {
+            mine += vec2(select(0u, 1u, key{j} > prefix), select(0u, 1u, key{j} == prefix));
+        }
+        //!end
     }
     counts[lane] = mine;
     workgroupBarrier();
@@ -132,13 +142,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     var equals = before.y;
     var place = before.x + min(equals, wanted);
-    for (var i = begin; i < end; i++) {
-        let key = keys[keys_at + i];
-        let tie = key == prefix;
-        if key > prefix || (tie && equals < wanted) {
-            chosen[out_at + place] = item_output(row, kv_head, i);
-            place += 1u;
+    for (var i = begin; i < end; i += AT_ONCE) {
+        //!repeat AT_ONCE j
+        let key{j} = keys[keys_at + min(i{+j}, end - 1u)];
+        //!end
+        //!repeat AT_ONCE j
+        if i{+j} < end {
+            let tie = key{j} == prefix;
+            if key{j} > prefix || (tie && equals < wanted) {
+                chosen[out_at + place] = item_output(row, kv_head, i{+j});
+                place += 1u;
+            }
+            equals += select(0u, 1u, tie);
         }
-        equals += select(0u, 1u, tie);
+        //!end
     }
 }

@@ -82,7 +82,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }
         }
     }
-    // Of many items: as many as lanes keep in registers, and more than that.
+    // Of many items: lanes go over them several times.
     let small = Shape { kv_heads: 1, group: 2, ..shapes[1] };
     for (most_blocks, tokens) in [(170, 1024), (262, 3000)] {
         for family in ["random", "ties", "nan"] {

@@ -123,5 +123,4 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("select/summary_score.wgsl", include_str!("../../shaders/select/summary_score.wgsl")),
     ("select/token_score.wgsl", include_str!("../../shaders/select/token_score.wgsl")),
     ("select/top_k.wgsl", include_str!("../../shaders/select/top_k.wgsl")),
-    ("select/top_k_registers.wgsl", include_str!("../../shaders/select/top_k_registers.wgsl")),
 ];

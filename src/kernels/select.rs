@@ -205,9 +205,9 @@ pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
 
 fn top_k(tier: &Tier, shape: &Shape) -> ShaderSpec {
     let kernels = tiers::of(tier);
-    spec(kernels.top_k.file, shape)
+    spec("select/top_k.wgsl", shape)
         .constant("LANES", kernels.lanes)
-        .constant("AT_ONCE", kernels.top_k.at_once)
+        .constant("AT_ONCE", kernels.at_once)
 }
 
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {

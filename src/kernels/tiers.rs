@@ -15,24 +15,8 @@ pub(super) struct TierKernels {
     pub(super) matmul: Matmul,
     /// The kernel for attention of many rows, where it takes the heads' dimensions.
     pub(super) prefill: Prefill,
-    /// The kernel that chooses.
-    pub(super) top_k: TopK,
-}
-
-/// A kernel that chooses the best items of a row.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct TopK {
-    /// The kernel's file.
-    pub(super) file: &'static str,
-    /// Items whose scores a lane loads before it waits for any.
+    /// Loads that a lane begins before it waits for any, where there are many: more where lanes are real.
     pub(super) at_once: u32,
-}
-
-impl TopK {
-    /// The kernel that every adapter has.
-    const PORTABLE: Self = Self { file: "select/top_k.wgsl", at_once: 1 };
-    /// The kernel for subgroups that are real.
-    const SUBGROUPS: Self = Self { file: "select/top_k_registers.wgsl", at_once: 8 };
 }
 
 /// A kernel for products with many tokens.
@@ -75,7 +59,7 @@ const PORTABLE: TierKernels = TierKernels {
     matvec: "model/matvec.wgsl",
     matmul: Matmul::PORTABLE,
     prefill: Prefill::PORTABLE,
-    top_k: TopK::PORTABLE,
+    at_once: 1,
 };
 
 const KERNELS: &[TierKernels] = &[
@@ -85,16 +69,16 @@ const KERNELS: &[TierKernels] = &[
         matvec: "model/matvec_subgroup8.wgsl",
         matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
         prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
-        top_k: TopK::PORTABLE,
+        at_once: 1,
     },
     TierKernels {
         tier: "cooperative",
         matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
         prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
-        top_k: TopK::SUBGROUPS,
+        at_once: 8,
         ..PORTABLE
     },
-    TierKernels { tier: "subgroups", top_k: TopK::SUBGROUPS, ..PORTABLE },
+    TierKernels { tier: "subgroups", at_once: 8, ..PORTABLE },
     PORTABLE,
 ];
 

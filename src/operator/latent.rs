@@ -288,7 +288,7 @@ impl BoundLatent {
     /// [`Error::Argument`] for a recording of another operator.
     pub fn slabs<'s, 'r>(&'s self, recording: &'s mut Recording<'r>) -> Result<Slabs<'s, 'r>> {
         recording.pass()?.of(&self.words)?;
-        let tokens = recording.plan().step.context;
+        let tokens = recording.plan().context;
         Ok(Slabs { bound: self, recording, tokens, begun: 0, attended: 0 })
     }
 }

@@ -53,6 +53,8 @@ pub struct Plan {
     budgets: Vec<RowBudget>,
     /// A caller's lists, filled up; or the words of the step over slabs.
     pub(super) given: Vec<u32>,
+    /// Tokens that the longest row attends, itself included: none without rows.
+    pub(super) context: u32,
     /// Pairs of dimensions that there are angles of, for each row.
     pub(super) pairs: u32,
 }
@@ -171,6 +173,7 @@ impl Plan {
             budgets: budgets.collect(),
             step,
             given: Vec::new(),
+            context: positions.iter().max().map_or(0, |position| position + 1),
             pairs: 0,
         };
         if let Select::Tokens(lists) = batch.select {
