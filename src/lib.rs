@@ -79,6 +79,8 @@ mod error;
 pub mod eval;
 mod file;
 pub mod formats;
+#[cfg(feature = "text")]
+pub mod generate;
 pub mod gpu;
 pub mod kernels;
 pub mod kv;

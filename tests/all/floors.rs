@@ -34,6 +34,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
+    ("generate", &["attention", "engine", "error", "kv", "model", "subject"]),
     (
         "conformance",
         &[

@@ -11,6 +11,8 @@ mod eval_tasks;
 mod examples;
 mod floors;
 mod folders;
+#[cfg(feature = "cli")]
+mod generator;
 mod gguf;
 #[cfg(feature = "text")]
 mod needle;
