@@ -72,7 +72,7 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
     let sequence = Sequence { length, rows: 1, blocks: &table, index: 0..0 };
     let plan = decode.plan(&Batch { sequences: &[sequence], select: Select::Tokens(&lists) })?;
     let mut encoder = device.create_command_encoder(&Default::default());
-    layer.attend(&mut decode.begin(&mut encoder, &plan)?)?;
+    layer.attend(&mut decode.begin(&mut encoder, &plan)?.pass()?)?;
     queue.submit([encoder.finish()]);
     let made = gpu.download(&output, output.size()).await?;
     let made: Vec<f32> = words(&made).into_iter().map(f32::from_bits).collect();

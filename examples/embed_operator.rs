@@ -128,8 +128,10 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
     let plan = decode.plan(&Batch { sequences: &[sequence], select })?;
     let mut encoder = device.create_command_encoder(&Default::default());
     let mut recording = decode.begin(&mut encoder, &plan)?;
-    layer.index(&mut recording)?;
-    layer.attend(&mut recording)?;
+    let mut pass = recording.pass()?;
+    layer.index(&mut pass)?;
+    layer.attend(&mut pass)?;
+    drop(pass);
     queue.submit([encoder.finish()]);
     let made = gpu.download(&output, output.size()).await?;
     let made: Vec<f32> = words(&made).into_iter().map(f32::from_bits).collect();

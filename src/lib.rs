@@ -62,34 +62,56 @@
 //! let plan = decode.plan(&Batch { sequences: &[sequence], select })?;
 //! let mut encoder = device.create_command_encoder(&Default::default());
 //! let mut recording = decode.begin(&mut encoder, &plan)?;
-//! layer.index(&mut recording)?;
-//! layer.attend(&mut recording)?;
+//! let mut pass = recording.pass()?;
+//! layer.index(&mut pass)?;
+//! layer.attend(&mut pass)?;
+//! drop(pass);
 //! queue.submit([encoder.finish()]);
 //! # Ok(())
 //! # }
 //! ```
 #![warn(missing_docs)]
+// Much is used by the engine or by the conformance cases alone; what nobody uses is seen where both are there.
+#![cfg_attr(
+    not(all(feature = "engine", feature = "conformance")),
+    allow(dead_code, unused_imports)
+)]
 
 pub mod attention;
+#[cfg(feature = "conformance")]
 pub mod conformance;
-pub mod contract;
+#[cfg(feature = "engine")]
 pub mod engine;
 mod error;
-#[cfg(feature = "text")]
+#[cfg(feature = "measure")]
 pub mod eval;
 mod file;
 pub mod formats;
 #[cfg(feature = "text")]
 pub mod generate;
 pub mod gpu;
-pub mod kernels;
+#[cfg(feature = "engine")]
 pub mod kv;
+#[cfg(feature = "engine")]
 pub mod model;
 pub mod operator;
+#[cfg(feature = "conformance")]
 pub mod reference;
 pub mod subject;
+#[doc(hidden)]
 pub mod units;
+#[doc(hidden)]
 pub mod utf8;
+
+// Kernels one by one are for those who check or measure them.
+#[cfg(feature = "conformance")]
+pub mod contract;
+#[cfg(not(feature = "conformance"))]
+mod contract;
+#[cfg(feature = "conformance")]
+pub mod kernels;
+#[cfg(not(feature = "conformance"))]
+mod kernels;
 
 pub use error::{Error, Result};
 /// The version of wgpu whose devices and buffers this crate takes.

@@ -62,7 +62,7 @@ fn is_swiftshader(adapter: &Adapter) -> bool {
 }
 
 fn has_matrices(adapter: &Adapter) -> bool {
-    tier(adapter).matmul.halves
+    asynctls::kernels::has_matrix_units(tier(adapter))
 }
 
 // Whether a variant of the case's kernel uses cooperative matrices.

@@ -19,8 +19,13 @@ pub use config::{Attention, Blocks, Budget, RowBudget, Timing, TwoLevel};
 pub use experts::{Experts, Gate};
 pub use index::IndexFormat;
 pub use latent::Latent;
-pub use plan::{Span, Step, StepSettings, TILE_ROWS};
 pub use rank::{softmax_mean, top_k};
 pub use selector::{BlockRow, BlockScorer, Rank, Reads, TokenRow, TokenScorer};
 pub use shape::{Shape, Values};
 pub use summary::Summary;
+
+// Names of the inside, which those have who check and measure.
+#[cfg(feature = "conformance")]
+pub use plan::{Span, Step, StepSettings, TILE_ROWS};
+#[cfg(not(feature = "conformance"))]
+pub(crate) use plan::{Span, Step, StepSettings, TILE_ROWS};

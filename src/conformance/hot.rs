@@ -9,8 +9,7 @@ use crate::Result;
 use crate::attention::{Blocks, Budget, Shape, Span, Step, StepSettings};
 use crate::formats::{HeadFormat, KvType};
 use crate::gpu::Gpu;
-use crate::kernels::{self, HotSlots, MergeParams, PartParams, Place, SegmentParams};
-use crate::kv::NO_SLOT;
+use crate::kernels::{self, HotSlots, MergeParams, NO_SLOT, PartParams, Place, SegmentParams};
 use half::f16;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {

@@ -213,8 +213,8 @@ async fn decode(gpu: &Gpu, shape: Shape, selector: Selector, rows: u32) -> Resul
     let plan = decode.plan(&Batch { sequences: &attending, select })?;
     // Two plans in one encoder: each finds its own words.
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    bound.index(&mut decode.begin(&mut encoder, &build)?)?;
-    bound.attend(&mut decode.begin(&mut encoder, &plan)?)?;
+    bound.index(&mut decode.begin(&mut encoder, &build)?.pass()?)?;
+    bound.attend(&mut decode.begin(&mut encoder, &plan)?.pass()?)?;
     gpu.submit(encoder)?;
     let used = places.len() * (shape.q_heads() * shape.value_dim()) as usize;
     let out = match buffers.output(gpu, used).await? {
@@ -390,7 +390,7 @@ async fn prefill(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     let sequences = sequences(&cache, &lengths, &counts, false);
     let plan = prefill.plan(&Batch { sequences: &sequences, select: Select::Dense })?;
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
-    bound.attend(&mut prefill.begin(&mut encoder, &plan)?)?;
+    bound.attend(&mut prefill.begin(&mut encoder, &plan)?.pass()?)?;
     gpu.submit(encoder)?;
     let used = places.len() * (shape.q_heads() * shape.head_dim) as usize;
     let out = match buffers.output(gpu, used).await? {

@@ -18,7 +18,18 @@ pub use device::{Gpu, GpuOptions, OpenDevice};
 pub use host_memory::host_memory_bytes;
 #[cfg(test)]
 pub(crate) use pipeline::completed;
-pub use pipeline::{Binding, Op, Pipeline};
-pub use reflect::{Access, Reflected, mismatch};
-pub use shader::{Assembled, Constant, ShaderSpec, assemble};
 pub use tier::{Disable, Tier};
+
+// Names of the inside, which those have who check and measure.
+#[cfg(feature = "conformance")]
+pub use pipeline::{Binding, Op, Pipeline};
+#[cfg(not(feature = "conformance"))]
+pub(crate) use pipeline::{Binding, Op, Pipeline};
+#[cfg(feature = "conformance")]
+pub use reflect::{Access, Reflected, mismatch};
+#[cfg(not(feature = "conformance"))]
+pub(crate) use reflect::{Access, Reflected, mismatch};
+#[cfg(feature = "conformance")]
+pub use shader::{Assembled, Constant, ShaderSpec, assemble};
+#[cfg(not(feature = "conformance"))]
+pub(crate) use shader::{Assembled, Constant, ShaderSpec, assemble};

@@ -156,6 +156,9 @@ pub enum Place {
     Arrived(HotSlots),
 }
 
+/// The slot of a block that has none, as in `shaders/lib/hot_slots.wgsl`.
+pub const NO_SLOT: u32 = u32::MAX;
+
 /// The size of a hot cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HotSlots {

@@ -11,7 +11,7 @@ mod select;
 mod tiers;
 
 pub use attend::{
-    HotSlots, Merge, MergeParams, PartParams, Place, PlaceBlocks, Prefill, RopeAppend,
+    HotSlots, Merge, MergeParams, NO_SLOT, PartParams, Place, PlaceBlocks, Prefill, RopeAppend,
     SegmentParams, Split, UnpackBlocks, dense_split, merge, merge_parts, place_blocks, prefill,
     prefill_rounds, rope_append, sparse_split, unpack_blocks, with_row_width,
 };

@@ -20,4 +20,4 @@ pub use mapped_ring::{MappedRing, Way};
 pub use offload::{HostOptions, Item, Items, Offload, OffloadStats, Upload};
 pub use pool::{BlockTable, Pool, Prepared, Slot};
 pub use session_file::{Append, SessionFile};
-pub use window::{NO_SLOT, Window};
+pub use window::Window;

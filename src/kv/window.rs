@@ -1,5 +1,7 @@
 //! The window of the hot cache: slots that all layers and heads share, for the blocks that every step attends or writes to. Pure.
 
+use crate::kernels::NO_SLOT;
+
 /// Which blocks lie in the window, and where.
 #[derive(Clone, Debug)]
 pub struct Window {
@@ -8,9 +10,6 @@ pub struct Window {
     /// Block of each slot.
     blocks: Vec<Option<u32>>,
 }
-
-/// The number of a block that has no slot, as in `shaders/lib/hot_slots.wgsl`.
-pub const NO_SLOT: u32 = u32::MAX;
 
 impl Window {
     /// A window of `slots` slots over a pool of `blocks` blocks.

@@ -2,7 +2,7 @@
 
 use super::plan::Kind;
 use super::recording::Words;
-use super::{Recording, Selector};
+use super::{Pass, Selector};
 use crate::gpu::Op;
 use crate::{Error, Result, kernels};
 use std::sync::Arc;
@@ -31,20 +31,20 @@ impl Bound {
     /// Records attention of the plan's rows.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a recording of another operator, or after which the operator began another.
-    pub fn attend(&self, recording: &mut Recording<'_>) -> Result<()> {
-        let plan = recording.plan();
-        let mut pass = recording.pass(&self.words)?;
+    /// [`Error::Argument`] for a recording of another operator.
+    pub fn attend(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let plan = pass.plan;
+        let pass = pass.of(&self.words)?;
         let (step, shape) = (&plan.step, &plan.options.shape);
         let (heads, rows) = (shape.kv_heads, step.rows);
         let is_dense = plan.kind == Kind::Dense;
         if let (false, Some(level_1), Some(level_2)) = (is_dense, &self.level_1, &self.level_2) {
-            level_1.record(&mut pass, step.ranks_blocks.then_some(step.sealed), heads, rows);
-            level_2.record(&mut pass, step.ranks_tokens.then_some(step.blocks_kept), heads, rows);
+            level_1.record(pass, step.ranks_blocks.then_some(step.sealed), heads, rows);
+            level_2.record(pass, step.ranks_tokens.then_some(step.blocks_kept), heads, rows);
         }
         let split = self.selected.as_ref().filter(|_| !is_dense).unwrap_or(&self.dense);
-        split.record(&mut pass, step.splits, heads * shape.group.div_ceil(4), rows);
-        self.merge.record(&mut pass, shape.q_heads(), rows, kernels::merge_parts(shape));
+        split.record(pass, step.splits, heads * shape.group.div_ceil(4), rows);
+        self.merge.record(pass, shape.q_heads(), rows, kernels::merge_parts(shape));
         Ok(())
     }
 
@@ -52,15 +52,15 @@ impl Bound {
     ///
     /// # Errors
     /// As [`Bound::attend`]; [`Error::Argument`] where blocks are to be indexed and the selector has no index.
-    pub fn index(&self, recording: &mut Recording<'_>) -> Result<()> {
-        let plan = recording.plan();
-        let mut pass = recording.pass(&self.words)?;
+    pub fn index(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let plan = pass.plan;
+        let pass = pass.of(&self.words)?;
         if self.index.is_empty() && plan.step.sealing > 0 {
             let limit = format!("{:?} has no index", self.selector);
             return Err(Error::argument("the number of blocks to index", plan.step.sealing, limit));
         }
         for op in &self.index {
-            op.record(&mut pass, plan.options.shape.kv_heads, plan.step.sealing, 1);
+            op.record(pass, plan.options.shape.kv_heads, plan.step.sealing, 1);
         }
         Ok(())
     }

@@ -5,8 +5,8 @@
 //!
 //! 1. [`Decode::bind`] binds the tensors of a layer, once: ranges of the caller's buffers, of stated layouts ([`Tensors`]).
 //! 2. [`Decode::plan`] plans a batch of sequences, each with its length and its table of blocks. Pure.
-//! 3. [`Decode::begin`] begins to record the plan into the caller's encoder; [`Bound::index`] and [`Bound::attend`] record the
-//!    work of a layer.
+//! 3. [`Decode::begin`] begins to record the plan into the caller's encoder; in a pass of it ([`Recording::pass`]) [`Bound::index`]
+//!    and [`Bound::attend`] record the work of a layer.
 //!
 //! The caller writes keys and values into the cache ([`key_offset`]), and submits. A sequence's cache is paged: its logical
 //! block `position / block` lies in the physical block that its table names, so that sequences share one buffer, and may
@@ -40,5 +40,5 @@ pub use decode::Decode;
 pub use options::{Limits, Options, Selector};
 pub use plan::{Batch, Plan, Select, Sequence};
 pub use prefill::{BoundPrefill, Prefill};
-pub use recording::Recording;
+pub use recording::{Pass, Recording};
 pub use tensors::{Codes, PrefillTensors, Tensors, key_offset, value_offset};

@@ -3,7 +3,7 @@
 use super::recording::Words;
 use super::scratch::segment;
 use super::tensors::{Access, Given, bind_all, most_bytes};
-use super::{Batch, Options, Plan, PrefillTensors, Recording};
+use super::{Batch, Options, Pass, Plan, PrefillTensors, Recording};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::kernels;
 use crate::{Error, Result};
@@ -127,10 +127,10 @@ impl BoundPrefill {
     ///
     /// # Errors
     /// As [`Bound::attend`](super::Bound::attend).
-    pub fn attend(&self, recording: &mut Recording<'_>) -> Result<()> {
-        let plan = recording.plan();
-        let mut pass = recording.pass(&self.words)?;
-        self.attend.record(&mut pass, plan.options.shape.q_heads(), plan.step.tiles, 1);
+    pub fn attend(&self, pass: &mut Pass<'_>) -> Result<()> {
+        let plan = pass.plan;
+        let pass = pass.of(&self.words)?;
+        self.attend.record(pass, plan.options.shape.q_heads(), plan.step.tiles, 1);
         Ok(())
     }
 }

@@ -63,7 +63,7 @@ impl Words {
                 encoder.copy_buffer_to_buffer(&from, 0, to, 0, bytes.len() as u64);
             }
         }
-        let begun_in = hash_of(encoder);
+        let begun_in = hash_of(&*encoder);
         Ok(Recording { encoder, plan, words: self.clone(), number, begun_in })
     }
 
@@ -93,9 +93,9 @@ impl Words {
     }
 }
 
-fn hash_of(encoder: &wgpu::CommandEncoder) -> u64 {
+fn hash_of(object: &impl Hash) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
-    encoder.hash(&mut hasher);
+    object.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -110,21 +110,51 @@ impl<'a> Recording<'a> {
         self.encoder
     }
 
-    /// A pass for kernels of the operator that these words belong to.
-    pub(super) fn pass(&mut self, words: &Arc<Words>) -> Result<wgpu::ComputePass<'_>> {
-        if !Arc::ptr_eq(words, &self.words) {
-            let limit = "it must be of the operator that these tensors are bound to";
-            return Err(Error::argument("the recording", "of another operator", limit));
-        }
+    /// Begins a pass for work on the plan. What follows in one pass, layer after layer, costs less than in passes of its own.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the operator began another recording since.
+    pub fn pass(&mut self) -> Result<Pass<'_>> {
         // Another plan's words are where this one's were, if one began in this encoder: grids and words would not agree.
-        if words.begun.load(Ordering::Relaxed) != self.number {
+        if self.words.begun.load(Ordering::Relaxed) != self.number {
             let limit = "the operator has begun another since; begin again";
             return Err(Error::argument("the recording", "no longer the last", limit));
         }
-        if hash_of(self.encoder) != self.begun_in {
+        if hash_of(&*self.encoder) != self.begun_in {
             let limit = "it must be the one that the recording began in";
             return Err(Error::argument("the encoder", "another", limit));
         }
-        Ok(self.encoder.begin_compute_pass(&Default::default()))
+        let pass = self.words.gpu.pass(self.encoder, "attention", 0);
+        let begun_as = hash_of(&pass);
+        Ok(Pass { pass, plan: self.plan, words: &self.words, begun_as })
+    }
+}
+
+/// A pass of a recording: what layers record their work into.
+pub struct Pass<'p> {
+    pass: wgpu::ComputePass<'p>,
+    pub(super) plan: &'p Plan,
+    words: &'p Arc<Words>,
+    /// Which pass it is: the lent reference could be swapped.
+    begun_as: u64,
+}
+
+impl<'p> Pass<'p> {
+    /// wgpu's pass, for dispatches of the caller's own between those of layers.
+    pub fn compute(&mut self) -> &mut wgpu::ComputePass<'p> {
+        &mut self.pass
+    }
+
+    /// The pass, for kernels of the operator that these words belong to.
+    pub(super) fn of(&mut self, words: &Arc<Words>) -> Result<&mut wgpu::ComputePass<'p>> {
+        if !Arc::ptr_eq(words, self.words) {
+            let limit = "it must be of the operator that these tensors are bound to";
+            return Err(Error::argument("the recording", "of another operator", limit));
+        }
+        if hash_of(&self.pass) != self.begun_as {
+            let limit = "it must be the one that the recording began";
+            return Err(Error::argument("the pass", "another", limit));
+        }
+        Ok(&mut self.pass)
     }
 }

@@ -101,7 +101,7 @@ fn no_arrow_runs_back_up() {
     let mut checked = 0;
     for (at, (floor, may)) in FLOORS.iter().enumerate() {
         let below = |name: &&str| FLOORS[..at].iter().any(|(lower, _)| lower == name);
-        assert!(may.iter().all(|name| below(&name)), "{floor} uses what stands above it");
+        assert!(may.iter().all(below), "{floor} uses what stands above it");
         let single = src.join(format!("{floor}.rs"));
         let files = if single.exists() { vec![single] } else { sources(&src.join(floor)) };
         for file in files {

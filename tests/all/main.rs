@@ -3,6 +3,7 @@
 mod common;
 
 #[cfg(feature = "cli")]
+mod api;
 mod cli;
 mod dequantise;
 #[cfg(feature = "text")]

@@ -268,29 +268,38 @@ fn a_plan_is_recorded_by_its_operator_alone_while_it_is_the_last() {
     let bound: Bound = block_on(codes.bind(&buffers.tensors(CODES))).expect("tensors");
     let elsewhere = block_on(dense.bind(&buffers.tensors(Selector::Dense))).expect("tensors");
     let mut recording = codes.begin(&mut encoder, &plan).expect("a recording");
-    bound.attend(&mut recording).expect("its own");
-    let error = refused(elsewhere.attend(&mut recording));
+    let mut pass = recording.pass().expect("a pass");
+    bound.attend(&mut pass).expect("its own");
+    let error = refused(elsewhere.attend(&mut pass));
     assert!(error.contains("the recording is of another operator, but"), "{error}");
+    // Nor is the pass of another encoder.
+    let mut stranger = device.create_command_encoder(&Default::default());
+    let mut other = stranger.begin_compute_pass(&Default::default()).forget_lifetime();
+    std::mem::swap(pass.compute(), &mut other);
+    assert!(refused(bound.attend(&mut pass)).contains("the pass is another, but"));
+    std::mem::swap(pass.compute(), &mut other);
+    bound.attend(&mut pass).expect("its own again");
+    drop((pass, other));
     // Another plan's words are where this one's were.
     let short = codes
         .plan(&Batch { sequences: &[sequence(1)], select: Select::Dense })
         .expect("a dense plan for any operator");
     let mut inner = codes.begin(recording.encoder(), &short).expect("a recording");
-    bound.attend(&mut inner).expect("the last");
-    assert!(refused(bound.attend(&mut recording)).contains("the recording is no longer the last"));
-    assert!(refused(bound.index(&mut recording)).contains("begin again"));
+    bound.attend(&mut inner.pass().expect("a pass")).expect("the last");
+    assert!(refused(recording.pass()).contains("the recording is no longer the last"));
+    assert!(refused(recording.pass()).contains("begin again"));
 
     // Nor are they in another encoder.
     let mut recording = codes.begin(&mut encoder, &plan).expect("a recording");
     let mut stranger = device.create_command_encoder(&Default::default());
     std::mem::swap(recording.encoder(), &mut stranger);
-    assert!(refused(bound.attend(&mut recording)).contains("the encoder is another, but"));
+    assert!(refused(recording.pass()).contains("the encoder is another, but"));
 
     // What has no index cannot build one.
     let indexing = [Sequence { index: 0..2, ..sequence(40) }];
     let plan = dense.plan(&Batch { sequences: &indexing, select: Select::Dense }).expect("a plan");
     let mut recording = dense.begin(&mut encoder, &plan).expect("a recording");
-    let error = refused(elsewhere.index(&mut recording));
+    let error = refused(elsewhere.index(&mut recording.pass().expect("a pass")));
     assert!(
         error.contains("the number of blocks to index is 2, but Dense has no index"),
         "{error}"
