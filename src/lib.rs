@@ -87,6 +87,8 @@ mod error;
 pub mod eval;
 mod file;
 pub mod formats;
+#[cfg(feature = "text")]
+pub mod generate;
 pub mod gpu;
 #[cfg(feature = "engine")]
 pub mod kv;

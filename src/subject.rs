@@ -33,6 +33,12 @@ pub const TASK: &str = "the task";
 pub const LENGTH: &str = "the length in tokens";
 /// A [`Haystack`](crate::eval::tasks::Haystack) of text.
 pub const ESSAY: &str = "the essay";
+/// The message with which a [`Chat`](crate::generate::Chat) begins.
+pub const SYSTEM: &str = "the system message";
+/// A text that no chat template frames.
+pub const RAW: &str = "raw text";
+/// All that a [`Chat`](crate::generate::Chat) holds, as tokens.
+pub const CONVERSATION: &str = "the conversation";
 /// GPU memory to make do with.
 pub const GPU_MEMORY: &str = "the GPU memory";
 

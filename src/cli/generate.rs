@@ -9,7 +9,6 @@ mod talk;
 
 use super::attention::{AttentionOptions, is_short};
 use super::cache::CacheOptions;
-use super::conversation::Conversation;
 use super::fit::Plan;
 use super::line::Line;
 use super::model_option::ModelOption;
@@ -21,8 +20,10 @@ use super::vain::{self, Known};
 use super::{Outcome, prompt};
 use asynctls::Error;
 use asynctls::engine::{EngineOptions, SessionFormat};
+use asynctls::generate::{Chat, Framing};
 use asynctls::gpu::Disable;
 use asynctls::model::chat::ChatTemplate;
+use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
@@ -30,6 +31,7 @@ use questions::Questions;
 use sampling::SamplingOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 use talk::Talk;
 
@@ -144,12 +146,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let tokenizer = super::model::tokenizer(&file)?;
     let suggested = file.suggested_sampling()?;
     let template = options.template(&file)?;
-    let system = options.system.as_deref();
-    let mut conversation =
-        Conversation::new(template, &tokenizer, options.raw, system, options.no_think)?;
-    if options.special_in_text {
-        conversation.set_special_in_text();
-    }
+    let (framing, mut chat) = options.begin(tokenizer, template)?;
     let reading = reading.elapsed();
 
     let Machine { gpu, memory, time: open } = Machine::open(line.adapter())?;
@@ -161,7 +158,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let saved = match &options.session {
         None => None,
         Some(path) => {
-            Some(Saved::open(path, options.session_read_only, &format, &mut conversation)?)
+            Some(Saved::open(path, options.session_read_only, &format, &mut chat, &framing)?)
         }
     };
     let seed = saved.as_ref().and_then(Saved::seed);
@@ -172,9 +169,11 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     if options.stats {
         note(&options.sampling.line(&suggested, &sampling));
     }
-    conversation.give(&documents);
+    for _ in 0..chat.give(&documents) {
+        note("note: the conversation has this document already, so it is not read again");
+    }
     let there = saved.as_ref().map_or(0, Saved::tokens);
-    let context = options.context(&config, &mut conversation, first.as_deref(), there)?;
+    let context = options.context(&config, &mut chat, &framing, first.as_deref(), there)?;
     (engine_options.context, engine_options.total_tokens) = (context, context.into());
     let what = if options.context.is_some() { "--context" } else { "the context" };
     let there = memory.as_ref();
@@ -206,8 +205,9 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let questions = options.interactive.then(Questions::open).transpose()?;
     let loaded = load(gpu, plan, options.stats)?;
     let load = reading + loaded.load;
-    let talk = Talk { options, attention, suggested, sampling, format, open, load, began, loaded };
-    talk.run(conversation, &tokenizer, first, saved, questions)
+    let engine = Arc::new(loaded.engine);
+    let talk = Talk { options, attention, suggested, sampling, format, open, load, began, engine };
+    talk.run(framing, chat, first, saved, questions)
 }
 
 impl Options {
@@ -223,6 +223,36 @@ impl Options {
                 other => other,
             }),
         }
+    }
+
+    // An empty conversation, and how it is framed: by the chat template unless raw.
+    fn begin(
+        &self,
+        tokenizer: Tokenizer,
+        mut template: Option<ChatTemplate>,
+    ) -> asynctls::Result<(Framing, Chat)> {
+        let no_think = |limit: &str| Error::argument("--no-think", "given", limit);
+        if let Some(template) = template.as_mut().filter(|_| self.no_think) {
+            template.set_thinking(false).map_err(|_| {
+                no_think("the chat template does not mention enable_thinking, so it cannot turn thinking off")
+            })?;
+        }
+        let is_unframed = template.is_none() && !self.raw;
+        let mut framing = match template {
+            None if self.raw => Framing::raw(tokenizer),
+            template => Framing::new(tokenizer, template),
+        };
+        if self.special_in_text {
+            framing.set_special_in_text(true);
+        }
+        let chat = Chat::new(&framing, self.system.as_deref())?;
+        if is_unframed {
+            if self.no_think {
+                return Err(no_think("the model has no chat template that could take it"));
+            }
+            note("note: the model has no chat template, so the prompt is used as it is");
+        }
+        Ok((framing, chat))
     }
 
     // Standard input can be read once.
@@ -259,7 +289,8 @@ impl Options {
     fn context(
         &self,
         config: &ModelConfig,
-        conversation: &mut Conversation<'_>,
+        chat: &mut Chat,
+        framing: &Framing,
         prompt: Option<&str>,
         there: usize,
     ) -> asynctls::Result<u32> {
@@ -273,16 +304,16 @@ impl Options {
         }
         let limit = self.context.unwrap_or(longest);
         let Some(prompt) = prompt.filter(|_| !self.interactive) else { return Ok(limit) };
-        conversation.ask(prompt);
-        let tokens = self.make_room(conversation, limit).and_then(|()| conversation.tokens());
-        conversation.take_back();
+        chat.ask(prompt);
+        let tokens = self.make_room(chat, framing, limit).and_then(|()| chat.tokens(framing));
+        chat.take_back();
         let tokens = tokens?.len();
         if tokens > limit as usize {
             let mut limit = match self.context {
                 Some(context) => format!("--context is {context} tokens"),
                 None => beyond(config, tokens as u64 + u64::from(self.max_tokens)),
             };
-            if conversation.is_begun() && self.when_full == WhenFull::Stop {
+            if chat.is_begun() && self.when_full == WhenFull::Stop {
                 limit += ": --when-full drop-oldest forgets what was said first";
             }
             return Err(Error::argument("the prompt", format!("{tokens} tokens"), limit));
@@ -292,9 +323,9 @@ impl Options {
     }
 
     // Forgets the oldest turns where the conversation fills a context of so many tokens, if that was asked for.
-    fn make_room(&self, conversation: &mut Conversation<'_>, context: u32) -> asynctls::Result<()> {
+    fn make_room(&self, chat: &mut Chat, framing: &Framing, context: u32) -> asynctls::Result<()> {
         if self.when_full == WhenFull::DropOldest {
-            let dropped = conversation.make_room(context, self.max_tokens)?;
+            let dropped = chat.make_room(framing, context, self.max_tokens)?;
             if dropped > 0 {
                 let what = match dropped {
                     1 => "the oldest question and its answer are".into(),
@@ -306,5 +337,55 @@ impl Options {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::FromArgMatches;
+
+    const SWITCH: &str = "{% for m in messages %}{{ m.content }}{% endfor %}\
+        {% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}";
+
+    // What the model reads of a question.
+    fn read(line: &[&str], template: Option<&str>) -> asynctls::Result<String> {
+        let words = ["x", "--model", "m"].iter().chain(line);
+        let command = Options::augment_args(clap::Command::new("x"));
+        let options = Options::from_arg_matches(&command.get_matches_from(words)).unwrap();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen2");
+        let template = template.map(|source| ChatTemplate::new(source).unwrap());
+        let (framing, mut chat) =
+            options.begin(Tokenizer::from_folder(folder.as_ref())?, template)?;
+        chat.ask("Hi");
+        Ok(framing.tokenizer().decode(&chat.tokens(&framing)?))
+    }
+
+    #[test]
+    fn the_framing_is_as_options_say() {
+        assert_eq!(read(&[], Some(SWITCH)).unwrap(), "Hi");
+        assert_eq!(read(&["--no-think"], Some(SWITCH)).unwrap(), "Hi<think></think>");
+        assert_eq!(read(&["--system", "Sing."], Some(SWITCH)).unwrap(), "Sing.Hi");
+        assert_eq!(read(&[], None).unwrap(), "Hi");
+        for (line, template, expected) in [
+            (
+                &["--no-think"][..],
+                None,
+                "--no-think is given, but the model has no chat template that could take it",
+            ),
+            (
+                &["--no-think"],
+                Some("x"),
+                "--no-think is given, but the chat template does not mention enable_thinking",
+            ),
+            (
+                &["--system", "Sing."],
+                None,
+                "--system is \"Sing.\", but the model has no chat template that could take it",
+            ),
+        ] {
+            let error = crate::cli::option_names::message(&read(line, template).unwrap_err());
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 }

@@ -1,12 +1,10 @@
 //! Subcommands, exit codes and how errors are shown.
 
 mod adapters;
-mod answer;
 mod attention;
 mod bench;
 mod cache;
 mod calibrate;
-mod conversation;
 mod eval;
 mod fit;
 mod generate;
@@ -26,7 +24,6 @@ mod report;
 mod rope;
 mod saved;
 mod start;
-mod stop;
 mod terminal;
 mod vain;
 

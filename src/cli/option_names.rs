@@ -4,7 +4,7 @@ use asynctls::{Error, subject};
 use std::str::FromStr;
 
 /// The subject of an error, and the option that says it.
-const OPTIONS: [(&str, &str); 16] = [
+const OPTIONS: [(&str, &str); 18] = [
     (subject::BLOCKS, "--blocks"),
     (subject::TOKENS, "--tokens"),
     (subject::BUDGET, "--budget"),
@@ -21,6 +21,8 @@ const OPTIONS: [(&str, &str); 16] = [
     (subject::TASK, "--tasks"),
     (subject::LENGTH, "--lengths"),
     (subject::ESSAY, "--text"),
+    (subject::SYSTEM, "--system"),
+    (subject::RAW, "--raw"),
 ];
 
 /// An error in the words of the command line.

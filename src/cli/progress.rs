@@ -104,6 +104,11 @@ impl Progress {
         self.work.get().done = done;
     }
 
+    /// So much is to be done in all.
+    pub fn set_total(&self, total: u64) {
+        self.work.get().total = total;
+    }
+
     /// So much more is done.
     pub fn inc(&self, more: u64) {
         self.work.get().done += more;

@@ -1,11 +1,33 @@
 //! The report of `asynctls generate` besides the text.
 
-use super::answer::{Answer, Finish, Work};
 use super::saved::SavedReport;
 use super::terminal::size;
 use asynctls::engine::{HostOptions, OffloadStats};
+use asynctls::generate::{End, Made, Work};
 use serde::Serialize;
 use std::time::Duration;
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// The model ended it, or a stop text came.
+    Stop,
+    /// It reached `--max-tokens` or the end of the context.
+    Length,
+    /// The user ended it, or nobody reads it.
+    Interrupted,
+}
+
+impl From<End> for Finish {
+    fn from(end: End) -> Self {
+        match end {
+            End::StopToken | End::StopText => Self::Stop,
+            End::Length | End::ContextFull => Self::Length,
+            End::Cancelled => Self::Interrupted,
+        }
+    }
+}
 
 /// Where the time went, in seconds.
 #[derive(Debug, Serialize)]
@@ -164,7 +186,7 @@ pub fn offload_line(stats: &OffloadStats) -> String {
 
 /// The last line.
 pub fn summary(
-    answer: &Answer,
+    answer: &Made,
     work: &Work,
     context: u32,
     gpu_bytes: u64,
@@ -177,7 +199,7 @@ pub fn summary(
         None => format!("{tokens} tokens"),
     };
     let seed = seed.map_or_else(String::new, |seed| format!("; seed {seed}"));
-    let interrupted = if answer.finish == Finish::Interrupted { "interrupted; " } else { "" };
+    let interrupted = if answer.end == End::Cancelled { "interrupted; " } else { "" };
     format!(
         "{interrupted}prompt {}; decode {}; context {context} tokens; {} attended a step; {} of GPU memory{seed}",
         speed(work.prompt_tokens, work.prefill, work.prompt_rate()),

@@ -1,36 +1,19 @@
 //! `--session FILE`: a conversation that lives in a file between runs.
 
-use super::answer::Answerer;
-use super::conversation::{Conversation, Said};
 use super::progress::byte_bar;
 use super::terminal::{note, size};
-use asynctls::engine::{Engine, Session, SessionFormat};
-use asynctls::kv::SessionFile;
+use asynctls::engine::{Engine, SessionFormat};
+use asynctls::generate::{Chat, ChatFile, Framing, Generator};
 use asynctls::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The command line's own state in the file.
-#[derive(Debug, Deserialize, Serialize)]
-struct State {
-    messages: Vec<Said>,
-    /// Whether they go to the model without a chat template.
-    raw: bool,
-    /// The sampler's draws so far.
-    draws: u64,
-    /// Of this seed, if there were any.
-    #[serde(default)]
-    seed: Option<u64>,
-}
 
 /// An open session file.
 pub struct Saved {
-    file: SessionFile,
+    file: ChatFile,
     is_read_only: bool,
-    /// Draws of a sampler that were made for it, and their seed.
-    draws: u64,
-    seed: Option<u64>,
     loaded: u32,
     load: Duration,
     written: u64,
@@ -65,7 +48,8 @@ impl Saved {
         path: &Path,
         is_read_only: bool,
         format: &SessionFormat,
-        conversation: &mut Conversation<'_>,
+        chat: &mut Chat,
+        framing: &Framing,
     ) -> Result<Self> {
         let began = Instant::now();
         let file = if is_read_only { format.open_read_only(path) } else { format.open(path) }?;
@@ -78,18 +62,9 @@ impl Saved {
                 file.tokens().len()
             ));
         }
-        let mut saved = Self { is_read_only, ..Self::new(file) };
-        if let Some(State { messages, raw, draws, seed }) = saved.state()? {
-            if raw != conversation.is_raw() {
-                let value = if raw { "not given" } else { "given" };
-                let limit = format!("the session {} was begun otherwise", path.display());
-                return Err(Error::argument("--raw", value, limit));
-            }
-            conversation.resume(messages)?;
-            (saved.draws, saved.seed) = (draws, seed);
-        }
-        saved.load = began.elapsed();
-        Ok(saved)
+        let file = ChatFile::new(file)?;
+        file.resume(chat, framing)?;
+        Ok(Self { is_read_only, load: began.elapsed(), ..Self::new(file) })
     }
 
     /// Begins a file for a conversation that is going on.
@@ -97,109 +72,75 @@ impl Saved {
     /// # Errors
     /// [`Error::Argument`] for a file that holds one already.
     pub fn begin(path: &Path, format: &SessionFormat) -> Result<Self> {
-        let saved = Self::new(format.open(path)?);
-        if saved.tokens() > 0 || saved.state()?.is_some() {
+        let file = ChatFile::new(format.open(path)?)?;
+        if file.is_begun() {
             let limit = "there is a conversation in it: name a file that is not there yet";
             return Err(Error::argument("/save", path.display(), limit));
         }
-        Ok(saved)
+        Ok(Self::new(file))
     }
 
-    fn new(file: SessionFile) -> Self {
-        let (loaded, load, written) = (0, Duration::ZERO, 0);
-        Self { file, is_read_only: false, draws: 0, seed: None, loaded, load, written }
-    }
-
-    fn state(&self) -> Result<Option<State>> {
-        let state = SessionFormat::callers_state(&self.file)?;
-        if state.is_empty() {
-            return Ok(None);
-        }
-        serde_json::from_slice(state).map(Some).map_err(|e| Error::File {
-            path: self.file.path().to_owned(),
-            offset: 0,
-            problem: format!("the conversation is not as this program writes it: {e}"),
-        })
+    fn new(file: ChatFile) -> Self {
+        Self { file, is_read_only: false, loaded: 0, load: Duration::ZERO, written: 0 }
     }
 
     /// Tokens in the file.
     pub fn tokens(&self) -> usize {
-        self.file.tokens().len()
+        self.file.file().tokens().len()
     }
 
-    /// Draws of a sampler so far.
-    pub fn draws(&self) -> u64 {
-        self.draws
-    }
-
-    /// The seed of those draws.
+    /// The seed of the draws so far.
     pub fn seed(&self) -> Option<u64> {
-        self.seed
+        self.file.seed()
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        self.file.file().path()
     }
 
-    /// The session, as far as its blocks are what was written.
-    pub fn load(&mut self, engine: &Engine) -> Result<Session> {
+    /// What goes on in the session, as far as its blocks are what was written.
+    pub fn load(&mut self, engine: Arc<Engine>, framing: Framing) -> Result<Generator> {
         let began = Instant::now();
-        let total = u64::from(self.file.blocks()) * self.file.block_bytes();
-        let mut bar = byte_bar("session", total);
-        let (session, damage) = pollster::block_on(engine.restore(&self.file, &mut bar))?;
+        let file = self.file.file();
+        let mut bar = byte_bar("session", u64::from(file.blocks()) * file.block_bytes());
+        let loaded = Generator::load(engine, framing, &self.file, &mut bar);
+        let (generator, damage) = pollster::block_on(loaded)?;
         drop(bar);
+        self.loaded = generator.session().len();
         if let Some(damage) = damage {
             note(&format!(
                 "note: {damage}; {} of {} tokens are taken from there, and the rest is computed again",
-                session.len(),
+                self.loaded,
                 self.tokens()
             ));
         }
         self.load += began.elapsed();
-        self.loaded = session.len();
-        Ok(session)
+        Ok(generator)
     }
 
     /// Writes what was said since the last time, unless the file is only read.
-    pub fn save(
-        &mut self,
-        engine: &Engine,
-        answerer: &mut Answerer<'_>,
-        conversation: &Conversation<'_>,
-    ) -> Result<()> {
+    pub fn save(&mut self, generator: &mut Generator, chat: &Chat) -> Result<()> {
         if self.is_read_only {
             return Ok(());
         }
-        let (session, draws, seed) = answerer.state();
-        // A run that drew nothing leaves the seed of earlier draws.
-        self.seed = seed.or(self.seed);
-        let (messages, raw) = (conversation.messages().to_vec(), conversation.is_raw());
-        let seed = self.seed;
-        let state = serde_json::to_vec(&State { messages, raw, draws, seed });
-        let state = state
-            .map_err(|e| Error::Write { path: self.file.path().to_owned(), source: e.into() })?;
-        let blocks = session.len().div_ceil(engine.shape().block);
-        let before = self.file.bytes();
-        let mut bar = byte_bar("saving the session", u64::from(blocks) * self.file.block_bytes());
-        pollster::block_on(engine.save(session, &mut self.file, &state, &mut bar))?;
-        self.written += self.file.bytes() - before;
+        let blocks = generator.session().len().div_ceil(generator.engine().shape().block);
+        let file = self.file.file();
+        let before = file.bytes();
+        let mut bar = byte_bar("saving the session", u64::from(blocks) * file.block_bytes());
+        pollster::block_on(generator.save(chat, &mut self.file, &mut bar))?;
+        self.written += self.file.file().bytes() - before;
         Ok(())
     }
 
     /// Writes what is left of the session after its device is lost, and says how to go on.
-    pub fn rescue(
-        &mut self,
-        engine: &Engine,
-        answerer: &mut Answerer<'_>,
-        conversation: &Conversation<'_>,
-    ) {
+    pub fn rescue(&mut self, generator: &mut Generator, chat: &Chat) {
         // Where nothing is left the file holds what it held.
-        if !self.is_read_only && self.save(engine, answerer, conversation).is_ok() {
+        if !self.is_read_only && self.save(generator, chat).is_ok() {
             note(&format!(
                 "note: {} holds the first {} tokens; ask again with --session to go on from there",
-                self.file.path().display(),
-                self.file.tokens().len()
+                self.path().display(),
+                self.tokens()
             ));
         }
     }
@@ -211,8 +152,8 @@ impl Saved {
             load_seconds: self.load.as_secs_f64(),
             written_bytes: self.written,
         };
-        let path = self.file.path().to_owned();
-        if let Err(error) = self.file.compact() {
+        let path = self.path().to_owned();
+        if let Err(error) = self.file.into_file().compact() {
             note(&format!("note: {} stays as large as it is: {error}", path.display()));
         }
         report

@@ -8,6 +8,7 @@ mod suggested;
 pub use suggested::SuggestedSampling;
 
 use std::cmp::Ordering;
+use std::hash::{BuildHasher, Hasher};
 
 use rand_pcg::Pcg64;
 use rand_pcg::rand_core::Rng;
@@ -140,6 +141,12 @@ impl Range {
             Self::Penalty => "a finite number",
         }
     }
+}
+
+/// A seed that nobody chose, short enough to be typed again.
+pub fn random_seed() -> u64 {
+    // The standard library keys its hash maps from the system's randomness.
+    std::hash::RandomState::new().build_hasher().finish() >> 32
 }
 
 /// The tokens before the one that is chosen.

@@ -176,7 +176,7 @@ impl Tokenizer {
 
     /// A decoder for ids that arrive one by one; control tokens become nothing if `skip_control`,
     /// and are spelled out otherwise.
-    pub fn decoder(&self, skip_control: bool) -> Decoder<'_> {
+    pub fn decoder(&self, skip_control: bool) -> Decoder<&Self> {
         Decoder::new(self, skip_control)
     }
 

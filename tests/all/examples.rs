@@ -9,24 +9,27 @@ mod chat;
 
 use crate::cli::tiny::Tiny;
 use crate::common::device::gpu;
-use asynctls::model::sampler::SamplerSettings;
+use asynctls::generate::{AnswerOptions, Chat};
 use serde_json::json;
 
 #[test]
 fn a_chat_goes_on_in_its_session() {
-    let model = Tiny::new(&json!({}));
-    let settings = SamplerSettings { temperature: 1.0, ..Default::default() };
-    let open = chat::Chat::open(gpu(), model.path(), 256, settings);
-    let mut chat = pollster::block_on(open).expect("a chat");
+    let model = Tiny::new(&json!({"do_sample": true}));
+    let open = chat::open(gpu(), model.path(), 256);
+    let (mut generator, options) = pollster::block_on(open).expect("a generator");
+    let options = AnswerOptions { max_tokens: 12, ..options };
+    let mut said = Chat::default();
     let mut shown = String::new();
     for question in ["One?", "Two?"] {
         shown.clear();
         let mut show = |text: &str| shown.push_str(text);
-        pollster::block_on(chat.ask(question, 12, &mut show)).expect("an answer");
+        said.ask(question);
+        let answer = chat::answer(&mut generator, &mut said, &options, &mut show);
+        pollster::block_on(answer).expect("an answer");
     }
-    let said: Vec<&str> = chat.messages().iter().map(|message| message.role.as_str()).collect();
-    assert_eq!(said, ["user", "assistant", "user", "assistant"]);
-    assert_eq!(chat.messages()[3].content, shown);
+    let roles: Vec<&str> = said.turns().iter().map(|turn| turn.role.as_str()).collect();
+    assert_eq!(roles, ["user", "assistant", "user", "assistant"]);
+    assert_eq!(said.turns()[3].content, shown);
 }
 
 #[test]

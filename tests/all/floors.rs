@@ -39,6 +39,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
+    ("generate", &["attention", "engine", "error", "kv", "model", "subject"]),
     (
         "conformance",
         &[

@@ -12,6 +12,8 @@ mod eval_tasks;
 mod examples;
 mod floors;
 mod folders;
+#[cfg(feature = "cli")]
+mod generator;
 mod gguf;
 mod memory;
 #[cfg(feature = "text")]

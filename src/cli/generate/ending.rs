@@ -2,22 +2,21 @@
 
 use super::talk::{State, Talk};
 use crate::cli::Outcome;
-use crate::cli::answer::Work;
 use crate::cli::attention::{name, two_level};
-use crate::cli::conversation::Conversation;
 use crate::cli::report::{Report, Settings, Timings, offload_line, summary};
 use crate::cli::saved::Saved;
 use crate::cli::terminal::{note, print_json};
+use asynctls::generate::Work;
 
 impl Talk<'_> {
     /// Says how it went; nothing, where nothing was answered.
-    pub fn finish(&self, state: State<'_>) -> Outcome<()> {
-        let State { conversation, answerer, saved, work, last } = state;
+    pub fn finish(&self, state: State) -> Outcome<()> {
+        let State { generator, saved, work, last, .. } = state;
         let saved = saved.map(Saved::close);
-        let Some((prompt_tokens, answer)) = last else { return Ok(()) };
-        let context = answerer.context();
-        let gpu = &self.loaded.engine.gpu;
-        let offload = pollster::block_on(self.loaded.engine.offload_stats());
+        let Some(answer) = last else { return Ok(()) };
+        let context = generator.session().len();
+        let gpu = &self.engine.gpu;
+        let offload = pollster::block_on(self.engine.offload_stats());
         if self.options.stats {
             note(&self.timings(&work).line());
             if let Some(offload) = &offload {
@@ -31,8 +30,8 @@ impl Talk<'_> {
             let report = Report {
                 text: &answer.text,
                 tokens: &answer.tokens,
-                finish: answer.finish,
-                prompt_tokens,
+                finish: answer.end.into(),
+                prompt_tokens: answer.prompt_tokens,
                 context_tokens: context,
                 attended_tokens: answer.attended,
                 attention: name(&self.attention),
@@ -40,10 +39,10 @@ impl Talk<'_> {
                 prompt_tokens_per_second: work.prompt_rate(),
                 decode_tokens_per_second: work.decode_rate(),
                 gpu_bytes: gpu.allocated_bytes(),
-                kv_gpu_bytes: self.loaded.engine.kv_gpu_bytes(),
+                kv_gpu_bytes: self.engine.kv_gpu_bytes(),
                 offload,
                 session: saved.as_ref(),
-                settings: self.settings(&conversation),
+                settings: self.settings(generator.framing().is_raw()),
                 timings: self.timings(&work),
             };
             print_json("generate", &report)?;
@@ -53,18 +52,18 @@ impl Talk<'_> {
     }
 
     /// Prints the lines of `/stats`.
-    pub fn show(&self, state: &State<'_>) {
+    pub fn show(&self, state: &State) {
         note(&self.options.sampling.line(&self.suggested, &self.sampling));
         note(&self.timings(&state.work).line());
-        if let Some(offload) = &pollster::block_on(self.loaded.engine.offload_stats()) {
+        if let Some(offload) = &pollster::block_on(self.engine.offload_stats()) {
             note(&offload_line(offload));
         }
         if let Some(saved) = &state.saved {
             note(&format!("session: {}", saved.path().display()));
         }
-        if let Some((_, answer)) = &state.last {
+        if let Some(answer) = &state.last {
             let (context, bytes) =
-                (state.answerer.context(), self.loaded.engine.gpu.allocated_bytes());
+                (state.generator.session().len(), self.engine.gpu.allocated_bytes());
             note(&summary(answer, &state.work, context, bytes, self.seed()));
         }
     }
@@ -73,7 +72,7 @@ impl Talk<'_> {
         Timings {
             open: self.open.as_secs_f64(),
             load: self.load.as_secs_f64(),
-            compile: self.loaded.engine.gpu.compile_time().as_secs_f64(),
+            compile: self.engine.gpu.compile_time().as_secs_f64(),
             prefill: work.prefill.as_secs_f64(),
             decode: work.decode.as_secs_f64(),
             total: self.began.elapsed().as_secs_f64(),
@@ -85,8 +84,8 @@ impl Talk<'_> {
         self.sampling.draws().then_some(self.sampling.seed)
     }
 
-    fn settings(&self, conversation: &Conversation<'_>) -> Settings {
-        let engine = &self.loaded.engine;
+    fn settings(&self, raw: bool) -> Settings {
+        let engine = &self.engine;
         let two_level = two_level(&self.attention);
         let budget = two_level.map(|t| &t.budget);
         let index = engine.options.index.as_ref();
@@ -95,7 +94,7 @@ impl Talk<'_> {
             model: self.options.model.to_string(),
             rope_scaling: engine.config.rope.scaling.to_string(),
             system: self.options.system.clone(),
-            raw: conversation.is_raw(),
+            raw,
             no_think: self.options.no_think,
             chat_template: self.options.chat_template.as_ref().map(|p| p.display().to_string()),
             special_in_text: self.options.special_in_text,

@@ -1,9 +1,8 @@
 //! How tokens are chosen: by options, else as the model's makers say, else the likeliest.
 
-use asynctls::model::sampler::{Range, SamplerSettings, SuggestedSampling};
+use asynctls::model::sampler::{Range, SamplerSettings, SuggestedSampling, random_seed};
 use clap::Args;
 use std::fmt::Write;
-use std::hash::{BuildHasher, Hasher};
 
 /// The options.
 #[derive(Args, Debug)]
@@ -63,12 +62,6 @@ fn seed(text: &str) -> Result<Seed, String> {
     let limit =
         || format!("it must be a whole number from 0 to {}, or -1 for a random one", u64::MAX);
     text.parse().map(Seed::Fixed).map_err(|_| limit())
-}
-
-/// Short enough to be typed again.
-fn random_seed() -> u64 {
-    // The standard library keys its hash maps from the system's randomness.
-    std::hash::RandomState::new().build_hasher().finish() >> 32
 }
 
 impl SamplingOptions {

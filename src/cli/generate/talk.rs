@@ -3,19 +3,18 @@
 use super::Options;
 use super::command::{self, Command, Typed};
 use super::questions::{Next, Questions};
-use crate::cli::answer::{Answer, Answerer, Finish, Work};
-use crate::cli::conversation::Conversation;
+use crate::cli::progress::bar;
 use crate::cli::saved::Saved;
-use crate::cli::start::Loaded;
 use crate::cli::terminal::{self, note, one_line, print};
 use crate::cli::{Failure, Outcome, interrupt, is_input_error};
-use asynctls::Error;
 use asynctls::attention::Attention;
-use asynctls::engine::SessionFormat;
-use asynctls::model::sampler::{Sampler, SamplerSettings, SuggestedSampling};
-use asynctls::model::tokenizer::Tokenizer;
+use asynctls::engine::{Engine, SessionFormat};
+use asynctls::generate::{AnswerOptions, Chat, End, Framing, Generator, Made, Work};
+use asynctls::model::sampler::{SamplerSettings, SuggestedSampling};
+use asynctls::{Error, subject};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A model that is ready to answer.
@@ -28,40 +27,35 @@ pub struct Talk<'a> {
     pub open: Duration,
     pub load: Duration,
     pub began: Instant,
-    pub loaded: Loaded,
+    pub engine: Arc<Engine>,
 }
 
 /// The conversation and its work so far.
-pub struct State<'a> {
-    pub conversation: Conversation<'a>,
-    pub answerer: Answerer<'a>,
+pub struct State {
+    pub chat: Chat,
+    pub generator: Generator,
     pub saved: Option<Saved>,
     pub work: Work,
-    /// The latest answer, and the tokens of its prompt.
-    pub last: Option<(usize, Answer)>,
+    /// The latest answer.
+    pub last: Option<Made>,
 }
 
 impl Talk<'_> {
     /// Answers the first question, and with `-i` those that follow.
     pub fn run(
         self,
-        conversation: Conversation<'_>,
-        tokenizer: &Tokenizer,
+        framing: Framing,
+        chat: Chat,
         first: Option<String>,
         mut saved: Option<Saved>,
         mut questions: Option<Questions>,
     ) -> Outcome<ExitCode> {
-        let engine = &self.loaded.engine;
-        let (session, draws) = match &mut saved {
-            None => (engine.session()?, 0),
-            Some(saved) => (saved.load(engine)?, saved.draws()),
+        let engine = self.engine.clone();
+        let generator = match &mut saved {
+            None => Generator::new(engine, framing)?,
+            Some(saved) => saved.load(engine, framing)?,
         };
-        let sampler = Sampler::after(self.sampling, draws)?;
-        let (most, stop) = (self.options.max_tokens, &self.options.stop);
-        let attention = self.attention;
-        let answerer = Answerer::new(engine, tokenizer, session, attention, sampler, most, stop);
-        let work = Work::default();
-        let mut state = State { conversation, answerer, saved, work, last: None };
+        let mut state = State { chat, generator, saved, work: Work::default(), last: None };
         // Who sits at a terminal goes on after Ctrl-C.
         let goes_on = questions.as_ref().is_some_and(Questions::is_terminal);
         let mut next = first.map(Next::Question);
@@ -124,7 +118,7 @@ impl Talk<'_> {
     }
 
     // The next question; commands are obeyed.
-    fn ask(&self, questions: &mut Questions, state: &mut State<'_>) -> Outcome<Next> {
+    fn ask(&self, questions: &mut Questions, state: &mut State) -> Outcome<Next> {
         loop {
             let text = match questions.next() {
                 Ok(Next::Question(text)) => text,
@@ -150,12 +144,12 @@ impl Talk<'_> {
         }
     }
 
-    fn obey(&self, command: &Command, state: &mut State<'_>) -> Outcome<()> {
+    fn obey(&self, command: &Command, state: &mut State) -> Outcome<()> {
         match command {
             Command::Help => note(command::HELP),
             Command::Stats => self.show(state),
             Command::Clear => {
-                state.conversation.clear();
+                state.chat.clear();
                 if state.saved.is_some() {
                     self.save(state)?;
                 }
@@ -174,7 +168,7 @@ impl Talk<'_> {
     }
 
     // Where the conversation is to be kept, which does not change once it is said.
-    fn choose_file(&self, file: Option<&Path>, state: &mut State<'_>) -> asynctls::Result<()> {
+    fn choose_file(&self, file: Option<&Path>, state: &mut State) -> asynctls::Result<()> {
         match (file, &state.saved) {
             (None, Some(_)) => {}
             (Some(file), Some(saved)) if file == saved.path() => {}
@@ -192,56 +186,53 @@ impl Talk<'_> {
         Ok(())
     }
 
-    fn save(&self, state: &mut State<'_>) -> asynctls::Result<()> {
+    fn save(&self, state: &mut State) -> asynctls::Result<()> {
         let Some(saved) = &mut state.saved else { return Ok(()) };
         let _keeping = interrupt::Keeping::new();
-        saved.save(&self.loaded.engine, &mut state.answerer, &state.conversation)
+        saved.save(&mut state.generator, &state.chat)
     }
 
     // Answers, and tells whether what was said could be saved, and whether all of it could be shown.
     fn answer(
         &self,
         question: &str,
-        state: &mut State<'_>,
+        state: &mut State,
     ) -> Outcome<(asynctls::Result<()>, Outcome<()>)> {
-        state.conversation.ask(question);
+        state.chat.ask(question);
         match self.turn(state) {
-            Ok((prompt_tokens, answer, shown)) => {
-                if answer.tokens.is_empty() && answer.finish == Finish::Interrupted {
-                    state.conversation.take_back();
-                } else {
-                    state.conversation.answer(&answer.text);
+            Ok((answer, shown)) => {
+                if answer.tokens.is_empty() && answer.end == End::Cancelled {
+                    state.chat.take_back();
                 }
                 state.work.add(&answer.work);
-                state.last = Some((prompt_tokens, answer));
+                state.last = Some(answer);
                 Ok((self.save(state), shown))
             }
             Err(failure) => {
-                state.conversation.take_back();
+                state.chat.take_back();
                 if let (Failure::Error(error), Some(saved)) = (&failure, &mut state.saved)
                     && error.is_loss()
                 {
-                    saved.rescue(&self.loaded.engine, &mut state.answerer, &state.conversation);
+                    saved.rescue(&mut state.generator, &state.chat);
                 }
                 Err(failure)
             }
         }
     }
 
-    // The tokens of the prompt, the answer, and whether all of it could be shown.
-    fn turn(&self, state: &mut State<'_>) -> Outcome<(usize, Answer, Outcome<()>)> {
-        let context = self.loaded.engine.options.context;
-        self.options.make_room(&mut state.conversation, context)?;
-        let prompt = state.conversation.tokens()?;
+    // The answer, and whether all of it could be shown.
+    fn turn(&self, state: &mut State) -> Outcome<(Made, Outcome<()>)> {
+        let State { chat, generator, .. } = state;
+        self.options.make_room(chat, generator.framing(), self.engine.options.context)?;
+        let _keeping = interrupt::Keeping::new();
         let mut shown = Ok(());
-        if self.options.json {
-            return Ok((prompt.len(), state.answerer.answer(&prompt, &mut |_| true)?, shown));
-        }
         let mut is_begun = false;
-        let answer = state.answerer.answer(&prompt, &mut |text| {
-            is_begun = true;
-            if shown.is_ok() {
-                shown = print(text);
+        let answer = self.make(generator, chat, &mut |text| {
+            if !self.options.json {
+                is_begun = true;
+                if shown.is_ok() {
+                    shown = print(text);
+                }
             }
             shown.is_ok()
         });
@@ -250,13 +241,49 @@ impl Talk<'_> {
             shown = print("\n");
         }
         let answer = answer?;
-        if answer.finish == Finish::Length && (answer.tokens.len() as u32) < self.options.max_tokens
-        {
+        if answer.end == End::ContextFull {
             note(
                 "note: the answer ends where the context does; --context N sets more aside where the model allows it",
             );
         }
-        Ok((prompt.len(), answer, shown))
+        Ok((answer, shown))
+    }
+
+    // `show` gets the text as it is made, and tells whether to go on.
+    fn make(
+        &self,
+        generator: &mut Generator,
+        chat: &mut Chat,
+        show: &mut dyn FnMut(&str) -> bool,
+    ) -> asynctls::Result<Made> {
+        let options = AnswerOptions {
+            max_tokens: self.options.max_tokens,
+            stop: self.options.stop.clone(),
+            ..AnswerOptions::new(self.sampling, self.attention)
+        };
+        let bar = bar("prompt", 0, false);
+        let mut read = |done: u32, all: u32| {
+            bar.set_total(all.into());
+            bar.set_position(done.into());
+            !interrupt::asked()
+        };
+        let answer = pollster::block_on(generator.answer(chat, &options, &mut read));
+        drop(bar);
+        let mut answer = answer.map_err(|error| match error {
+            Error::Argument { what, value, limit } if what == subject::CONVERSATION => {
+                let ways = "/clear forgets what was said, --when-full drop-oldest the oldest of it, and --context N sets more \
+                            aside where the model allows it";
+                Error::argument(what, value, format!("{limit}: {ways}"))
+            }
+            other => other,
+        })?;
+        while let Some(piece) = pollster::block_on(answer.next())? {
+            let goes_on = piece.text.is_empty() || show(&piece.text);
+            if !goes_on || interrupt::asked() {
+                answer.cancel();
+            }
+        }
+        Ok(answer.finish())
     }
 
     // A question that cannot be answered does not end the conversation; a broken GPU does.

@@ -1,19 +1,21 @@
 //! Ids to text, one id at a time.
 
 use super::Tokenizer;
+use std::ops::Deref;
 
 /// Turns ids that arrive one by one into text: a character whose bytes come with several tokens
 /// is held back until it is whole.
 #[derive(Debug)]
-pub struct Decoder<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct Decoder<T: Deref<Target = Tokenizer>> {
+    tokenizer: T,
     skip_control: bool,
     /// The beginning of a character: at most three bytes between calls.
     pending: Vec<u8>,
 }
 
-impl<'a> Decoder<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer, skip_control: bool) -> Self {
+impl<T: Deref<Target = Tokenizer>> Decoder<T> {
+    /// A decoder with this tokenizer, borrowed or shared: see [`Tokenizer::decoder`].
+    pub fn new(tokenizer: T, skip_control: bool) -> Self {
         Self { tokenizer, skip_control, pending: Vec::new() }
     }
 
@@ -27,8 +29,8 @@ impl<'a> Decoder<'a> {
     }
 
     /// The rest, which no further id will complete: nothing, or U+FFFD.
-    pub fn finish(self) -> String {
-        String::from_utf8_lossy(&self.pending).into_owned()
+    pub fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }
 

@@ -1,29 +1,30 @@
 //! Texts that end an answer, wherever the borders of tokens are.
 
 /// Looks for stop texts in what is made piece by piece.
-pub struct StopTexts<'a> {
-    texts: &'a [String],
+#[derive(Debug)]
+pub(super) struct StopTexts {
+    texts: Vec<String>,
     /// The end of what was made, which may be the beginning of a stop text.
     held: String,
 }
 
 /// The text that may be shown after a piece.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Passed {
+pub(super) struct Passed {
     /// The text, without a stop text and what followed it.
-    pub text: String,
+    pub(super) text: String,
     /// Whether there was a stop text.
-    pub is_over: bool,
+    pub(super) is_over: bool,
 }
 
-impl<'a> StopTexts<'a> {
+impl StopTexts {
     /// Looks for these; none of them is empty.
-    pub fn new(texts: &'a [String]) -> Self {
+    pub(super) fn new(texts: Vec<String>) -> Self {
         Self { texts, held: String::new() }
     }
 
     /// Takes the next piece.
-    pub fn push(&mut self, piece: &str) -> Passed {
+    pub(super) fn push(&mut self, piece: &str) -> Passed {
         self.held.push_str(piece);
         if let Some(at) = self.texts.iter().filter_map(|text| self.held.find(text)).min() {
             self.held.truncate(at);
@@ -40,8 +41,8 @@ impl<'a> StopTexts<'a> {
     }
 
     /// The text that was held back, once nothing follows.
-    pub fn finish(self) -> String {
-        self.held
+    pub(super) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 }
 
@@ -52,7 +53,7 @@ mod tests {
     // All that is shown of these pieces, and whether a stop text came.
     fn shown(texts: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
         let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-        let mut stop = StopTexts::new(&texts);
+        let mut stop = StopTexts::new(texts);
         let mut all = Vec::new();
         for piece in pieces {
             let passed = stop.push(piece);

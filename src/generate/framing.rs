@@ -1,0 +1,74 @@
+//! How a model reads what is said to it.
+
+use super::Turn;
+use crate::Result;
+use crate::model::ModelFile;
+use crate::model::chat::{ChatTemplate, Message};
+use crate::model::tokenizer::Tokenizer;
+use std::sync::Arc;
+
+/// A model's tokenizer, and the template that frames the messages of a chat; without one they are a text.
+#[derive(Debug)]
+pub struct Framing {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    /// Whether control tokens that messages spell out are those tokens.
+    special_in_text: bool,
+}
+
+impl Framing {
+    /// The framing of a model file's own tokenizer and template.
+    ///
+    /// # Errors
+    /// As [`ModelFile::tokenizer`] and [`ModelFile::chat_template`].
+    pub fn read(file: &ModelFile) -> Result<Self> {
+        Ok(Self::new(file.tokenizer()?, file.chat_template()?))
+    }
+
+    /// Messages as this template frames them; without one, one after the other.
+    pub fn new(tokenizer: impl Into<Arc<Tokenizer>>, template: Option<ChatTemplate>) -> Self {
+        Self { tokenizer: tokenizer.into(), template, special_in_text: false }
+    }
+
+    /// Texts as they are. Who writes the whole text writes its control tokens too.
+    pub fn raw(tokenizer: impl Into<Arc<Tokenizer>>) -> Self {
+        Self { special_in_text: true, ..Self::new(tokenizer, None) }
+    }
+
+    /// Lets control tokens that messages spell out be those tokens, or text like any other.
+    pub fn set_special_in_text(&mut self, enabled: bool) {
+        self.special_in_text = enabled;
+        if let Some(template) = &mut self.template {
+            template.set_special_in_text(enabled);
+        }
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Whether texts are given to the model as they are.
+    pub fn is_raw(&self) -> bool {
+        self.template.is_none()
+    }
+
+    /// All tokens up to where the model's next answer begins.
+    pub(super) fn tokens(&self, turns: &[Turn]) -> Result<Vec<u32>> {
+        let tokenizer = &*self.tokenizer;
+        let Some(template) = &self.template else {
+            let mut text = String::new();
+            for turn in turns {
+                // An answer went on where its question ended.
+                if !text.is_empty() && !turn.is_answer() {
+                    text.push('\n');
+                }
+                text.push_str(&turn.text());
+            }
+            return tokenizer.encode(&text, self.special_in_text).map(|ids| tokenizer.begin(ids));
+        };
+        let message = |turn: &Turn| Message { role: turn.role.clone(), content: turn.text() };
+        let messages: Vec<Message> = turns.iter().map(message).collect();
+        template.encode(tokenizer, &messages, "")
+    }
+}

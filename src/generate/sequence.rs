@@ -1,0 +1,243 @@
+//! One answer in the making, without a device: which tokens to compute next, and what came of them.
+
+use super::stop::StopTexts;
+use crate::attention::Attention;
+use crate::engine::{Output, Want};
+use crate::model::sampler::{Past, Sampler, SamplerSettings};
+use crate::model::tokenizer::{Decoder, Tokenizer};
+use crate::{Error, Result, subject};
+use std::sync::Arc;
+
+/// How an answer is made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnswerOptions {
+    /// The most tokens that it may have.
+    pub max_tokens: u32,
+    /// Texts that end it, which are not shown.
+    pub stop: Vec<String>,
+    /// How its tokens are chosen.
+    pub sampling: SamplerSettings,
+    /// What its decode steps attend.
+    pub attention: Attention,
+}
+
+impl AnswerOptions {
+    /// Answers of at most 256 tokens, without stop texts.
+    pub fn new(sampling: SamplerSettings, attention: impl Into<Attention>) -> Self {
+        Self { max_tokens: 256, stop: Vec::new(), sampling, attention: attention.into() }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The model ended it.
+    StopToken,
+    /// A stop text came.
+    StopText,
+    /// It has as many tokens as it may have.
+    Length,
+    /// The context is full.
+    ContextFull,
+    /// The caller wanted no more of it.
+    Cancelled,
+}
+
+/// A part of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// The tokens that were chosen, without one that ends the answer.
+    pub tokens: Vec<u32>,
+    /// The text that can be shown now. What may still become a stop text or a whole character is held back, so that it may
+    /// lack behind the tokens.
+    pub text: String,
+}
+
+/// One answer in the making.
+///
+/// The tokens that a step should compute are [`next_tokens`](Self::next_tokens): the prompt, or what a session does not
+/// hold of it ([`reuse`](Self::reuse)), then each token that was chosen. What the step gave back goes to
+/// [`accept`](Self::accept), until there is an [`end`](Self::end).
+#[derive(Debug)]
+pub struct Sequence {
+    tokenizer: Arc<Tokenizer>,
+    /// The prompt, then the answer.
+    tokens: Vec<u32>,
+    prompt: usize,
+    /// Of these, the first that a session holds.
+    computed: usize,
+    max_tokens: usize,
+    /// Tokens of the answer that the context has room for.
+    room: usize,
+    sampler: Sampler,
+    decoder: Decoder<Arc<Tokenizer>>,
+    stop: StopTexts,
+    text: String,
+    end: Option<End>,
+}
+
+impl Sequence {
+    /// The answer to `prompt` in a `context` of so many tokens, by a sampler that goes on after so many draws.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no prompt, one that is longer than the context, and options that make no sense.
+    pub fn new(
+        tokenizer: Arc<Tokenizer>,
+        prompt: Vec<u32>,
+        context: u32,
+        options: &AnswerOptions,
+        draws: u64,
+    ) -> Result<Self> {
+        let length = prompt.len();
+        if length == 0 {
+            return Err(Error::argument("the prompt", "no token", "at least one is needed"));
+        }
+        // The last token of an answer is not computed, so it needs no room.
+        let room = (context as usize + 1).checked_sub(length).filter(|room| *room > 0);
+        let room = room.ok_or_else(|| {
+            let limit = format!("the context holds {context}");
+            Error::argument(subject::CONVERSATION, format!("{length} tokens"), limit)
+        })?;
+        if options.max_tokens == 0 {
+            let limit = "at least one is needed";
+            return Err(Error::argument("the most tokens of an answer", 0, limit));
+        }
+        if options.stop.iter().any(String::is_empty) {
+            return Err(Error::argument("a stop text", "empty", "every answer would end with it"));
+        }
+        Ok(Self {
+            decoder: Decoder::new(tokenizer.clone(), true),
+            tokenizer,
+            tokens: prompt,
+            prompt: length,
+            computed: 0,
+            max_tokens: options.max_tokens as usize,
+            room,
+            sampler: Sampler::after(options.sampling, draws)?,
+            stop: StopTexts::new(options.stop.clone()),
+            text: String::new(),
+            end: None,
+        })
+    }
+
+    /// Takes over what a session with these tokens holds: how many of them, to which the session has to be rewound.
+    pub fn reuse(&mut self, held: &[u32]) -> u32 {
+        let common = held.iter().zip(&self.tokens).take_while(|(a, b)| a == b).count();
+        // The last token is computed again even if it is there: what follows from it is not.
+        self.computed = common.min(self.tokens.len() - 1);
+        self.computed as u32
+    }
+
+    /// The tokens that are still to be computed, after those that a session holds; none once the answer has ended.
+    pub fn next_tokens(&self) -> &[u32] {
+        if self.end.is_some() { &[] } else { &self.tokens[self.computed..] }
+    }
+
+    /// What the step that computes the last of them has to give back. The likeliest token is found on the GPU; for draws
+    /// and penalties, logits are needed.
+    pub fn want(&self) -> Want {
+        let settings = self.sampler.settings();
+        if settings.draws() || settings.penalises() { Want::Logits } else { Want::Token }
+    }
+
+    /// Notes that the first so many of the next tokens, but not all of them, are computed.
+    pub fn advance(&mut self, tokens: usize) {
+        self.computed = (self.computed + tokens).min(self.tokens.len() - 1);
+    }
+
+    /// Takes what the step gave back that computed the last of the next tokens, and chooses the token that follows.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`] and [`Output::token`]; [`Error::Argument`] once the answer has ended. Nothing changes then.
+    pub fn accept(&mut self, output: &Output) -> Result<Piece> {
+        if let Some(end) = self.end {
+            return Err(Error::argument(
+                "a token",
+                "one more",
+                format!("the answer ended: {end:?}"),
+            ));
+        }
+        let token = self.choose(output)?;
+        self.computed = self.tokens.len();
+        if self.tokenizer.is_stop(token) {
+            return Ok(self.finish(End::StopToken, Piece::default()));
+        }
+        self.tokens.push(token);
+        let passed = self.stop.push(&self.decoder.push(token));
+        let piece = Piece { tokens: vec![token], text: passed.text };
+        let made = self.answer().len();
+        if passed.is_over {
+            return Ok(self.ended(End::StopText, piece));
+        }
+        if made >= self.max_tokens {
+            return Ok(self.finish(End::Length, piece));
+        }
+        if made >= self.room {
+            return Ok(self.finish(End::ContextFull, piece));
+        }
+        self.text.push_str(&piece.text);
+        Ok(piece)
+    }
+
+    /// Ends the answer: the text that was held back.
+    pub fn cancel(&mut self) -> Piece {
+        match self.end {
+            Some(_) => Piece::default(),
+            None => self.finish(End::Cancelled, Piece::default()),
+        }
+    }
+
+    /// Why it ended, once it has.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt
+    }
+
+    /// The answer's tokens, without the one that ended it, but with those of a stop text.
+    pub fn answer(&self) -> &[u32] {
+        &self.tokens[self.prompt..]
+    }
+
+    /// The answer's text so far, as it was shown.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Draws of the sampler so far, with those before this answer.
+    pub fn draws(&self) -> u64 {
+        self.sampler.draws()
+    }
+
+    fn choose(&mut self, output: &Output) -> Result<u32> {
+        if self.want() == Want::Token {
+            return output.token();
+        }
+        let nothing = || Error::Gpu("a step gave no logits back".into());
+        let past = Past { tokens: &self.tokens, prompt: self.prompt };
+        self.sampler.sample(output.logits.last().ok_or_else(nothing)?, past)
+    }
+
+    // The end with nothing behind the last piece but what was held back.
+    fn finish(&mut self, end: End, mut piece: Piece) -> Piece {
+        let rest = self.stop.push(&self.decoder.finish());
+        piece.text.push_str(&rest.text);
+        if rest.is_over {
+            return self.ended(End::StopText, piece);
+        }
+        piece.text.push_str(&self.stop.finish());
+        self.ended(end, piece)
+    }
+
+    fn ended(&mut self, end: End, piece: Piece) -> Piece {
+        self.end = Some(end);
+        self.text.push_str(&piece.text);
+        piece
+    }
+}
+
+#[cfg(test)]
+mod tests;
