@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(parse_size("--x", "4096").unwrap(), 4096);
         for bad in ["", "G", "-1G", "0", "8X", "1e30G", "nanG", "inf", "8 G B"] {
             let message = parse_size("--x", bad).unwrap_err().to_string();
-            assert!(message.starts_with("--gpu-memory is"), "{bad}: {message}");
+            assert!(message.starts_with("--x is"), "{bad}: {message}");
         }
     }
 }

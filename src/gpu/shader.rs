@@ -274,6 +274,7 @@ mod tests {
             .slot("items", "lib/items_blocks.wgsl")
             .slot("rank", "lib/rank_plain.wgsl")
             .constant("LANES_REVERSED", false)
+            .constant("AT_ONCE", 1)
             .constant("KV_HEADS", 1)
             .constant("GROUP", 1);
         let message = error(&spec);
