@@ -8,6 +8,8 @@ mod report;
 
 use super::Outcome;
 use super::line::Line;
+use asynctls::model::random::RandomModel;
+use asynctls::{Error, Result};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 
@@ -42,4 +44,12 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         Command::Attention(options) => attention::run(options, line),
         Command::Offload(options) => offload::run(options, line),
     }
+}
+
+/// The model of random weights that `--model-shape` names.
+fn named(shape: &str) -> Result<RandomModel> {
+    RandomModel::named(shape).ok_or_else(|| {
+        let known = format!("known are {}", RandomModel::NAMES.join(", "));
+        Error::argument("--model-shape", shape, known)
+    })
 }

@@ -298,10 +298,7 @@ async fn all(
 }
 
 fn model(options: &Options) -> Result<RandomModel> {
-    let model = RandomModel::named(&options.model_shape).ok_or_else(|| {
-        let known = format!("known are {}", RandomModel::NAMES.join(", "));
-        Error::argument("--model-shape", &options.model_shape, known)
-    })?;
+    let model = super::named(&options.model_shape)?;
     Ok(match options.layers {
         Some(layers) => model.with_layers(layers),
         None => model,

@@ -145,16 +145,9 @@ fn matrices<'t, 'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::weights::runs::tests::{rows, tensor};
     use crate::formats::TensorType;
-    use crate::model::tensors::{Recipe, Rows};
-
-    fn tensor(kind: TensorType) -> TensorInfo {
-        TensorInfo { name: "w".into(), shape: vec![256, 64], kind, offset: 0, bytes: 0 }
-    }
-
-    fn rows(info: &TensorInfo) -> Rows<'_> {
-        Rows { info, first: 0, count: 64 }
-    }
+    use crate::model::tensors::Recipe;
 
     // The planes of all parts.
     fn planes(recipe: Recipe<'_>, granule: u32, max_binding: u64) -> Vec<(u64, u64)> {

@@ -131,14 +131,14 @@ pub(super) fn is_float(kind: TensorType) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn tensor(kind: TensorType) -> TensorInfo {
+    pub(in crate::engine::weights) fn tensor(kind: TensorType) -> TensorInfo {
         TensorInfo { name: "w".into(), shape: vec![256, 64], kind, offset: 0, bytes: 0 }
     }
 
-    fn rows(info: &TensorInfo) -> Rows<'_> {
+    pub(in crate::engine::weights) fn rows(info: &TensorInfo) -> Rows<'_> {
         Rows { info, first: 0, count: 64 }
     }
 

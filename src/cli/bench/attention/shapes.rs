@@ -10,11 +10,8 @@ pub(super) fn shape(model: &str, heads: Option<&str>) -> Result<Shape> {
     let shape = match heads {
         Some(heads) => numbers(heads)?,
         None => {
-            let named = RandomModel::named(model).ok_or_else(|| {
-                let known = format!("known are {}", RandomModel::NAMES.join(", "));
-                Error::argument("--model-shape", model, known)
-            })?;
-            ModelConfig::read(&named.open(RandomModel::TYPES[0])?)?.shape()
+            let file = super::super::named(model)?.open(RandomModel::TYPES[0])?;
+            ModelConfig::read(&file)?.shape()
         }
     };
     shape.validate()?;
