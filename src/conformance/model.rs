@@ -17,8 +17,17 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }));
         }
     }
-    for family in ["random", "ties", "nan", "all nan", "infinite", "one", "negative zero", "parts"]
-    {
+    for family in [
+        "random",
+        "ties",
+        "nan",
+        "all nan",
+        "infinite",
+        "one",
+        "negative zero",
+        "parts",
+        "end of a part",
+    ] {
         cases.push(Case::new("arg_max", family, true, move |gpu| Box::pin(arg_max(gpu, family))));
     }
 }
@@ -71,7 +80,7 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
     let width = match family {
         "one" => 1,
         // Several parts, the last of them short.
-        "parts" => 3 * 4096 + 77,
+        "parts" | "end of a part" => 3 * 4096 + 77,
         _ => 1531,
     };
     let stride = width + 5;
@@ -91,6 +100,7 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
             }
             // Ties of different parts, and the last value of all.
             "parts" => [4096, 9000, width - 1].into_iter().for_each(|i| row[i] = 2.0),
+            "end of a part" => row[8191] = 2.0,
             "negative zero" => {
                 row[..width].fill(-1.0);
                 row[40] = -0.0;
