@@ -81,6 +81,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("lib/reduce_workgroup.wgsl", include_str!("../../shaders/lib/reduce_workgroup.wgsl")),
     ("lib/scales_k.wgsl", include_str!("../../shaders/lib/scales_k.wgsl")),
     ("lib/step.wgsl", include_str!("../../shaders/lib/step.wgsl")),
+    ("lib/shuffle_split.wgsl", include_str!("../../shaders/lib/shuffle_split.wgsl")),
     ("lib/stored_f16.wgsl", include_str!("../../shaders/lib/stored_f16.wgsl")),
     ("lib/stored_q8_0.wgsl", include_str!("../../shaders/lib/stored_q8_0.wgsl")),
     ("lib/summarise_bounds.wgsl", include_str!("../../shaders/lib/summarise_bounds.wgsl")),

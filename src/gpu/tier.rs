@@ -96,6 +96,15 @@ const TIERS: &[Tier] = &[
         workgroup_bytes: 49152,
     },
     Tier {
+        name: "subgroups-of-32",
+        features: wgpu::Features::SUBGROUP,
+        subgroup_size: Some(32),
+        software: false,
+        reduce: "lib/reduce_subgroup.wgsl",
+        submission: SLOW,
+        workgroup_bytes: WORKGROUP_BYTES,
+    },
+    Tier {
         name: "subgroups",
         features: wgpu::Features::SUBGROUP,
         subgroup_size: None,

@@ -15,6 +15,8 @@ pub(super) struct TierKernels {
     pub(super) matmul: Matmul,
     /// The kernel for attention of many rows, where it takes the heads' dimensions.
     pub(super) prefill: Prefill,
+    /// Lanes of its subgroups, where decode attention shuffles among them.
+    pub(super) shuffled: Option<u32>,
     /// Loads that a lane begins before it waits for any, where there are many: more where lanes are real.
     pub(super) at_once: u32,
 }
@@ -59,6 +61,7 @@ const PORTABLE: TierKernels = TierKernels {
     matvec: "model/matvec.wgsl",
     matmul: Matmul::PORTABLE,
     prefill: Prefill::PORTABLE,
+    shuffled: None,
     at_once: 1,
 };
 
@@ -69,15 +72,18 @@ const KERNELS: &[TierKernels] = &[
         matvec: "model/matvec_subgroup8.wgsl",
         matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
         prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
+        shuffled: Some(8),
         at_once: 1,
     },
     TierKernels {
         tier: "cooperative",
         matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
         prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
+        shuffled: Some(32),
         at_once: 8,
         ..PORTABLE
     },
+    TierKernels { tier: "subgroups-of-32", shuffled: Some(32), at_once: 8, ..PORTABLE },
     TierKernels { tier: "subgroups", at_once: 8, ..PORTABLE },
     PORTABLE,
 ];
