@@ -17,8 +17,24 @@ pub(super) struct TierKernels {
     pub(super) prefill: Prefill,
     /// Lanes of its subgroups, where decode attention shuffles among them.
     pub(super) shuffled: Option<u32>,
-    /// Loads that a lane begins before it waits for any, where there are many: more where lanes are real.
+    /// How the largest are chosen.
+    pub(super) top_k: TopK,
+}
+
+/// How a workgroup chooses the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TopK {
+    /// The file by which its lanes sum.
+    pub(super) file: &'static str,
+    /// Its lanes.
+    pub(super) lanes: u32,
+    /// Loads that a lane begins before it waits for any: more where lanes are real.
     pub(super) at_once: u32,
+}
+
+impl TopK {
+    const PORTABLE: Self = Self { file: "lib/lanes_sixteens.wgsl", lanes: 256, at_once: 1 };
+    const SHUFFLED: Self = Self { file: "lib/lanes_shuffled.wgsl", lanes: 256, at_once: 8 };
 }
 
 /// A kernel for products with many tokens.
@@ -62,7 +78,7 @@ const PORTABLE: TierKernels = TierKernels {
     matmul: Matmul::PORTABLE,
     prefill: Prefill::PORTABLE,
     shuffled: None,
-    at_once: 1,
+    top_k: TopK::PORTABLE,
 };
 
 const KERNELS: &[TierKernels] = &[
@@ -73,18 +89,27 @@ const KERNELS: &[TierKernels] = &[
         matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
         prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
         shuffled: Some(8),
-        at_once: 1,
+        top_k: TopK { lanes: 64, ..TopK::PORTABLE },
     },
     TierKernels {
         tier: "cooperative",
         matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
         prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
         shuffled: Some(32),
-        at_once: 8,
+        top_k: TopK { lanes: 1024, at_once: 4, ..TopK::SHUFFLED },
         ..PORTABLE
     },
-    TierKernels { tier: "subgroups-of-32", shuffled: Some(32), at_once: 8, ..PORTABLE },
-    TierKernels { tier: "subgroups", at_once: 8, ..PORTABLE },
+    TierKernels {
+        tier: "subgroups-of-32",
+        shuffled: Some(32),
+        top_k: TopK::SHUFFLED,
+        ..PORTABLE
+    },
+    TierKernels {
+        tier: "subgroups",
+        top_k: TopK { at_once: 8, ..TopK::PORTABLE },
+        ..PORTABLE
+    },
     PORTABLE,
 ];
 
