@@ -9,7 +9,7 @@ use asynctls::formats::WeightFormat;
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{
     self, Batch, Input, MatrixParams, MergeParams, Output, Place, RmsNormParams, SegmentParams,
-    StrideParams,
+    StrideParams, Tokens,
 };
 use std::time::Instant;
 
@@ -45,6 +45,10 @@ fn main() {
             bench.product(format, 6144, 4096, 1);
             bench.product(format, 24576, 4096, 1);
             bench.product(format, 4096, 12288, 1);
+            for tokens in [2, 4, 8, 16, 32] {
+                bench.product(format, 24576, 4096, tokens);
+                bench.product(format, 4096, 12288, tokens);
+            }
             bench.product(format, 6144, 4096, 1024);
             bench.product(format, 24576, 4096, 1024);
             bench.product(format, 4096, 12288, 1024);
@@ -142,7 +146,7 @@ impl Bench {
         let scales = self.storage(scales_bytes.max(4));
         let x = self.storage(u64::from(tokens * columns) * 4);
         let y = self.storage(u64::from(tokens * rows) * 4);
-        let step = self.storage(64);
+        let step = self.storage(size_of::<StepHeader>() as u64);
         let header = StepHeader { rows: tokens, ..StepHeader::default() };
         self.gpu.write(&step, 0, bytemuck::bytes_of(&header));
         let params = self.uniform(MatrixParams {
@@ -153,18 +157,15 @@ impl Bench {
             batches: 1,
             ..MatrixParams::default()
         });
-        let (kernel, spec, grid) = if tokens == 1 {
+        let (kernel, spec, grid) = if tokens <= 16 {
+            let tier = self.gpu.tier;
+            let at_a_time = tokens.next_power_of_two().min(kernels::tokens_at_a_time(tier));
+            let of = if at_a_time == 1 { Tokens::One } else { Tokens::Rows(at_a_time) };
+            let (size, of) = ((rows, units), (Batch::One, of));
             (
                 "matvec",
-                kernels::matvec(
-                    self.gpu.tier,
-                    format,
-                    (rows, units),
-                    Input::Plain,
-                    Output::Store,
-                    Batch::One,
-                ),
-                kernels::matvec_grid(self.gpu.tier, units, rows, tokens),
+                kernels::matvec(tier, format, size, Input::Plain, Output::Store, of),
+                kernels::matvec_grid(tier, units, rows, tokens.div_ceil(at_a_time)),
             )
         } else {
             (
@@ -335,7 +336,10 @@ impl Bench {
             top_k(&chosen_tokens, Some(&chosen_blocks)),
         );
         self.time(&name("top_k tokens"), &op, [kv_heads, 1, 1], 0.0, 0.0);
-        let op = self.op(&kernels::sparse_split(self.gpu.tier, &shape, Place::Paged), split(Some(&chosen_tokens)));
+        let op = self.op(
+            &kernels::sparse_split(self.gpu.tier, &shape, Place::Paged),
+            split(Some(&chosen_tokens)),
+        );
         let attended = f64::from(budget.row(depth, shape.block).attended);
         let sparse_bytes = attended * f64::from(kv_heads) * d * 4.0;
         self.time(

@@ -52,12 +52,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             l += state.y * factor;
         }
         workgroupBarrier();
-        // Two at a time, so that a lane does not wait for each.
+        // Two at a time, so that a lane does not wait for each; added one by one, so that empty states change no bits.
         var i = team;
         for (; i + TEAMS < count; i += 2u * TEAMS) {
             let a = partial_o[(first + begin + i) * VECS + vec];
             let b = partial_o[(first + begin + i + TEAMS) * VECS + vec];
-            o += factors[i] * a + factors[i + TEAMS] * b;
+            o += factors[i] * a;
+            o += factors[i + TEAMS] * b;
         }
         if i < count {
             o += factors[i] * partial_o[(first + begin + i) * VECS + vec];

@@ -3,18 +3,18 @@
 // place.
 @group(0) @binding(7) var<storage, read> norm_weight: array<vec4<f32>>;
 
-// Sum of the squares of what this lane read.
-var<private> squares: f32 = 0.0;
+// Of each token, the sum of the squares of what this lane read.
+var<private> squares: array<f32, TOKENS>;
 
-// The i-th vec4 of the input that begins at x[at]; what lies beyond WIDTH does not count.
-fn input(at: u32, i: u32) -> vec4<f32> {
+// The i-th vec4 of the input that begins at x[at], that of the workgroup's given token; what lies beyond WIDTH does not count.
+fn input(at: u32, i: u32, token: u32) -> vec4<f32> {
     let here = vec4(4u * i) + vec4(0u, 1u, 2u, 3u) < vec4(WIDTH);
     let values = select(vec4(0.0), x[at + i], here);
-    squares += dot(values, values);
+    squares[token] += dot(values, values);
     return values * norm_weight[i];
 }
 
 // The factor of a product. Every lane must call.
-fn input_factor(lane: u32) -> f32 {
-    return inverseSqrt(workgroup_sum(lane, squares) / f32(WIDTH) + EPSILON);
+fn input_factor(lane: u32, token: u32) -> f32 {
+    return inverseSqrt(workgroup_sum(lane, squares[token]) / f32(WIDTH) + EPSILON);
 }

@@ -23,13 +23,8 @@ fn unit_scale(unit: u32) -> vec2<f32> {
     return scale_of(scale_bits(unit));
 }
 
-fn bits_quants(bits: UnitBits) -> array<vec4<f32>, 8> {
-    let q = bits.quants;
-    return array<vec4<f32>, 8>(
-        //!repeat 4 i
-        byte_floats(low_nibbles(q.{xyzw[i]})), byte_floats(high_nibbles(q.{xyzw[i]})),
-        //!end
-    );
+fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+    return byte_floats(low_nibbles(bits.quants[quad / 2u] >> ((quad & 1u) * 4u)));
 }
 
 fn quad_quants(unit: u32, quad: u32) -> vec4<f32> {

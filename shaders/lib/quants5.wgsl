@@ -25,22 +25,15 @@ fn unit_scale(unit: u32) -> vec2<f32> {
     return scale_of(scale_bits(unit));
 }
 
-fn bits_quants(bits: UnitBits) -> array<vec4<f32>, 8> {
-    let q = bits.quants;
-    let fifth = fifth_of(bits.scale);
-    return array<vec4<f32>, 8>(
-        byte_floats(low_nibbles(q.x) | ((fifth << 4u) & 0x10101010u)),
-        byte_floats(high_nibbles(q.x) | ((fifth << 3u) & 0x10101010u)),
-        byte_floats(low_nibbles(q.y) | ((fifth << 2u) & 0x10101010u)),
-        byte_floats(high_nibbles(q.y) | ((fifth << 1u) & 0x10101010u)),
-        byte_floats(low_nibbles(q.z) | (fifth & 0x10101010u)),
-        byte_floats(high_nibbles(q.z) | ((fifth >> 1u) & 0x10101010u)),
-        byte_floats(low_nibbles(q.w) | ((fifth >> 2u) & 0x10101010u)),
-        byte_floats(high_nibbles(q.w) | ((fifth >> 3u) & 0x10101010u)),
-    );
+fn fives(word: u32, fifth: u32, quad: u32) -> vec4<f32> {
+    let low = low_nibbles(word >> ((quad & 1u) * 4u));
+    return byte_floats(low | (((fifth >> quad) & 0x01010101u) << 4u));
+}
+
+fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+    return fives(bits.quants[quad / 2u], fifth_of(bits.scale), quad);
 }
 
 fn quad_quants(unit: u32, quad: u32) -> vec4<f32> {
-    let low = low_nibbles(weights[unit][quad / 2u] >> ((quad & 1u) * 4u));
-    return byte_floats(low | (((fifth_of(scale_bits(unit)) >> quad) & 0x01010101u) << 4u));
+    return fives(weights[unit][quad / 2u], fifth_of(scale_bits(unit)), quad);
 }

@@ -2,18 +2,24 @@
 //   struct UnitBits                                          what is stored of one unit, as loaded
 //   fn unit_bits(unit: u32) -> UnitBits
 //   fn bits_scale(bits: UnitBits) -> vec2<f32>               d and m
-//   fn bits_quants(bits: UnitBits) -> array<vec4<f32>, 8>    its 32 q
+//   fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32>     q 4 * quad .. 4 * quad + 3
 //   fn unit_scale(unit: u32) -> vec2<f32>                    d and m of one unit
-//   fn quad_quants(unit: u32, quad: u32) -> vec4<f32>        q 4 * quad .. 4 * quad + 3
+//   fn quad_quants(unit: u32, quad: u32) -> vec4<f32>        likewise, of one unit
+
+const HAVE_OFFSETS: bool = true;
+
+// d of the first four quads and of the last, and m.
+fn bits_factors(bits: UnitBits) -> vec3<f32> {
+    return bits_scale(bits).xxy;
+}
 
 // The dot product of one unit of 32 weights with 32 inputs. What is stored is loaded apart, so that a kernel can have loads on
 // their way while it waits for something else.
 fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
-    let q = bits_quants(bits);
     let scale = bits_scale(bits);
-    var products = q[0] * x[0] + q[1] * x[1];
+    var products = bits_quad(bits, 0u) * x[0] + bits_quad(bits, 1u) * x[1];
     //!repeat 1..4 i
-    products += q[{2*i}] * x[{2*i}] + q[{2*i+1}] * x[{2*i+1}];
+    products += bits_quad(bits, {2*i}u) * x[{2*i}] + bits_quad(bits, {2*i+1}u) * x[{2*i+1}];
     //!end
     let sums = x[0] + x[1] + x[2] + x[3] + x[4] + x[5] + x[6] + x[7];
     return scale.x * dot(products, vec4(1.0)) + scale.y * dot(sums, vec4(1.0));
@@ -28,13 +34,12 @@ fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
 // The 32 weights of one unit.
 fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
     let bits = unit_bits(unit);
-    let q = bits_quants(bits);
     let scale = bits_scale(bits);
     let d = scale.x;
     let m = vec4(scale.y);
     return array<vec4<f32>, 8>(
         //!repeat 8 i
-        d * q[{i}] + m,
+        d * bits_quad(bits, {i}u) + m,
         //!end
     );
 }

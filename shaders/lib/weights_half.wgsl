@@ -13,6 +13,17 @@ fn unit_bits(unit: u32) -> UnitBits {
     return UnitBits(unit);
 }
 
+const HAVE_OFFSETS: bool = false;
+
+fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+    return unit_quad(bits.unit, quad);
+}
+
+// Weights have no factors.
+fn bits_factors(bits: UnitBits) -> vec3<f32> {
+    return vec3(1.0, 1.0, 0.0);
+}
+
 // The dot product of one unit of 32 weights with 32 inputs.
 fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
     let a = weights[bits.unit * 4u];

@@ -34,48 +34,48 @@ fn scales_of(bits: vec2<u32>) -> vec2<f32> {
     return unpack2x16float(bits.x).x * 0.25 * vec2<f32>(unpack4xI8(bits.y).xy);
 }
 
-// 4 q of one unit.
-fn bits_quants(bits: UnitBits) -> array<vec4<f32>, 8> {
-    let a = bits.low.xy;
-    let b = bits.low.zw;
-    let upper = bits.upper;
-    return array<vec4<f32>, 8>(
-        sixes(low_nibbles(a.x), upper.x << 6u), sixes(high_nibbles(a.x), upper.x << 4u),
-        sixes(low_nibbles(a.y), upper.x << 2u), sixes(high_nibbles(a.y), upper.x),
-        sixes(low_nibbles(b.x), upper.y << 6u), sixes(high_nibbles(b.x), upper.y << 4u),
-        sixes(low_nibbles(b.y), upper.y << 2u), sixes(high_nibbles(b.y), upper.y),
-    );
+// 4 q, of weights 4 * quad .. 4 * quad + 3.
+fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+    let low = low_nibbles(bits.low[quad / 2u] >> ((quad & 1u) * 4u));
+    return sixes(low, bits.upper[quad / 4u] << (6u - 2u * (quad & 3u)));
+}
+
+const HAVE_OFFSETS: bool = false;
+
+// The factors of the first four of bits_quad and of the last.
+fn bits_factors(bits: UnitBits) -> vec3<f32> {
+    return vec3(scales_of(bits.scale), 0.0);
 }
 
 // The dot product of one unit of 32 weights with 32 inputs.
 fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
-    let q = bits_quants(bits);
-    let first = q[0] * x[0] + q[1] * x[1] + q[2] * x[2] + q[3] * x[3];
-    let second = q[4] * x[4] + q[5] * x[5] + q[6] * x[6] + q[7] * x[7];
+    var first = bits_quad(bits, 0u) * x[0];
+    var second = bits_quad(bits, 4u) * x[4];
+    //!repeat 1..4 i
+    first += bits_quad(bits, {i}u) * x[{i}];
+    second += bits_quad(bits, {i+4}u) * x[{i+4}];
+    //!end
     let scale = scales_of(bits.scale);
     return dot(scale.x * first + scale.y * second, vec4(1.0));
 }
 
 // Weights 4 * quad .. 4 * quad + 3 of one unit.
 fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
-    let word = weights[unit * 3u + quad / 4u][(quad / 2u) & 1u];
-    let upper = weights[unit * 3u + 2u][quad / 4u];
-    let q = sixes(low_nibbles(word >> ((quad & 1u) * 4u)), upper << (6u - 2u * (quad & 3u)));
-    let scale = scales_of(scale_bits(unit));
-    return select(scale.x, scale.y, quad >= 4u) * q;
+    let bits = unit_bits(unit);
+    let scale = scales_of(bits.scale);
+    return select(scale.x, scale.y, quad >= 4u) * bits_quad(bits, quad);
 }
 
 // The 32 weights of one unit.
 fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
     let bits = unit_bits(unit);
-    let q = bits_quants(bits);
     let scale = scales_of(bits.scale);
     return array<vec4<f32>, 8>(
         //!repeat 4 i
-        scale.x * q[{i}],
+        scale.x * bits_quad(bits, {i}u),
         //!end
         //!repeat 4 i
-        scale.y * q[{i+4}],
+        scale.y * bits_quad(bits, {i+4}u),
         //!end
     );
 }

@@ -17,6 +17,18 @@ fn unit_bits(unit: u32) -> UnitBits {
     return UnitBits(weights[unit * 2u], weights[unit * 2u + 1u], scales[unit]);
 }
 
+const HAVE_OFFSETS: bool = false;
+
+// q 4 * quad .. 4 * quad + 3.
+fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+    return signed_bytes(select(bits.a, bits.b, quad >= 4u)[quad & 3u]);
+}
+
+// d, of the first four quads and of the last.
+fn bits_factors(bits: UnitBits) -> vec3<f32> {
+    return vec3(unpack2x16float(bits.scale).xx, 0.0);
+}
+
 // The dot product of one unit of 32 weights with 32 inputs.
 fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
     let a = bits.a;

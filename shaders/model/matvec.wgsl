@@ -1,8 +1,9 @@
 // y[token] (op)= W x[token], a few tokens at a time: decode. A team of LANES lanes shares four rows; each lane takes every
-// LANES-th unit of 32 weights, so that its inputs are read once for four rows. Inputs go through workgroup memory, where
-// neighbouring lanes' lie side by side (read from x itself, each lane's would be a cache line of its own) and all teams
-// share them; weights are asked for before the lanes wait for inputs. Long rows take large teams: more lanes keep more
-// reads in flight. Grid: (ceil(rows / (4 * TEAMS)), tokens, places), where a place is a batch's or takes the sum over batches.
+// LANES-th unit of 32 weights, so that its inputs are read once for four rows, and its weights once for TOKENS tokens. Inputs
+// go through workgroup memory, where neighbouring lanes' lie side by side (read from x itself, each lane's would be a cache
+// line of its own) and all teams share them; the next weights are asked for before these are multiplied. Long rows take
+// large teams: more lanes keep more reads in flight. A token's sums are made in one order, whatever is beside it.
+// Grid: (ceil(rows / (4 * TEAMS)), ceil(tokens / TOKENS), places), where a place is a batch's or takes the sum over batches.
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/matrix.wgsl
@@ -11,15 +12,16 @@
 //!include <batch>
 //!include <input>
 //!include <output>
+//!include <count>
 
 const TEAMS: u32 = WORKGROUP / LANES;
 const TURNS: u32 = (LANES * 8u + WORKGROUP - 1u) / WORKGROUP;
 
 // Inputs of LANES units: the i-th vec4 of each, one row of them with a gap after another, so that those who write a unit's
-// use different banks.
+// use different banks. Token by token.
 const ROW: u32 = LANES + 1u;
 
-var<workgroup> inputs: array<vec4<f32>, 8u * ROW>;
+var<workgroup> inputs: array<vec4<f32>, TOKENS * 8u * ROW>;
 var<workgroup> partial: array<vec4<f32>, WORKGROUP>;
 
 @compute @workgroup_size(WORKGROUP)
@@ -27,53 +29,112 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let part = lane % LANES;
     let row = (group.x * TEAMS + lane / LANES) * 4u;
-    let token = group.y;
+    let first_token = group.y * TOKENS;
+    let tokens = token_count(first_token);
     let last = matrix.rows - 1u;
     let units = matrix.units;
 
-    var sums = vec4(0.0);
+    //!repeat TOKENS t
+    // Past the last token the last one is made again, and not written.
+    let token{t} = min(first_token{+t}, tokens - 1u);
+    var sums{t} = vec4(0.0);
+    //!end
     var is_here = false;
     let batches = batches_of(group.z);
     for (var b = batches.x; b < batches.y; b++) {
-        let batch = batch_of(token, b);
+        // Where tokens have matrices of their own, a workgroup has one token.
+        let batch = batch_of(token0, b);
         if !batch.here {
             continue;
         }
         is_here = true;
+        //!repeat TOKENS t
+        let x{t} = batch_of(token{t}, b).x;
+        var products{t} = vec4(0.0);
+        //!end
         //!repeat 4 i
         let row{i} = (batch.row + min(row{+i}, last)) * units;
+        var next{i} = unit_bits(row{i} + min(part, units - 1u));
         //!end
-        var products = vec4(0.0);
         for (var first = 0u; first < units; first += LANES) {
-            let unit = min(first + part, units - 1u);
-            //!repeat 4 i
-            let bits{i} = unit_bits(row{i} + unit);
-            //!end
             workgroupBarrier();
+            //!repeat TOKENS t
             for (var turn = 0u; turn < TURNS; turn++) {
                 let i = lane + turn * WORKGROUP;
                 if i < min(LANES, units - first) * 8u {
-                    inputs[i % 8u * ROW + i / 8u] = input(batch.x, first * 8u + i);
+                    inputs[({t}u * 8u + i % 8u) * ROW + i / 8u] = input(x{t}, first * 8u + i, {t}u);
                 }
             }
+            //!end
             workgroupBarrier();
+            //!repeat 4 i
+            let bits{i} = next{i};
+            //!end
+            if first + LANES < units {
+                let unit = min(first + LANES + part, units - 1u);
+                //!repeat 4 i
+                next{i} = unit_bits(row{i} + unit);
+                //!end
+            }
             if first + part < units {
-                let own = array<vec4<f32>, 8>(
-                    inputs[part], inputs[ROW + part], inputs[2u * ROW + part], inputs[3u * ROW + part],
-                    inputs[4u * ROW + part], inputs[5u * ROW + part], inputs[6u * ROW + part], inputs[7u * ROW + part],
-                );
-                products += vec4(
-                    //!repeat 4 i
-                    unit_dot(bits{i}, own),
-                    //!end
-                );
+                //!repeat TOKENS t
+                var lower{t} = vec4(0.0);
+                var upper{t} = vec4(0.0);
+                var total{t} = vec4(0.0);
+                //!end
+                //!repeat 4 j
+                //!repeat 4 i
+                let a{i}{j} = bits_quad(bits{i}, {j}u);
+                //!end
+                //!repeat TOKENS t
+                let x{t}{j} = inputs[({t}u * 8u{+j}) * ROW + part];
+                total{t} += x{t}{j};
+                lower{t} = onto4(lower{t}, a0{j}, a1{j}, a2{j}, a3{j}, x{t}{j});
+                //!end
+                //!end
+                //!repeat 4..8 j
+                //!repeat 4 i
+                let a{i}{j} = bits_quad(bits{i}, {j}u);
+                //!end
+                //!repeat TOKENS t
+                let x{t}{j} = inputs[({t}u * 8u{+j}) * ROW + part];
+                total{t} += x{t}{j};
+                upper{t} = onto4(upper{t}, a0{j}, a1{j}, a2{j}, a3{j}, x{t}{j});
+                //!end
+                //!end
+                //!repeat 4 i
+                let factors{i} = bits_factors(bits{i});
+                //!end
+                //!repeat TOKENS t
+                products{t} += vec4(factors0.x, factors1.x, factors2.x, factors3.x) * lower{t}
+                    + vec4(factors0.y, factors1.y, factors2.y, factors3.y) * upper{t};
+                if HAVE_OFFSETS {
+                    products{t} += vec4(factors0.z, factors1.z, factors2.z, factors3.z) * dot(total{t}, vec4(1.0));
+                }
+                //!end
             }
         }
-        sums += batch.factor * products;
+        //!repeat TOKENS t
+        sums{t} += batch.factor * products{t};
+        //!end
     }
+    //!repeat TOKENS t
+    write_sum(lane, row, token{t}, group.z, sums{t}, input_factor(lane, {t}u), is_here && first_token{+t} < tokens);
+    //!end
+}
+
+// Four rows' dot products with the same inputs, added term by term.
+fn onto4(sums: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
+    return sums + vec4(a.x, b.x, c.x, d.x) * x.x + vec4(a.y, b.y, c.y, d.y) * x.y
+        + vec4(a.z, b.z, c.z, d.z) * x.z + vec4(a.w, b.w, c.w, d.w) * x.w;
+}
+
+// Eight lanes of a team sum its parts, then one of them sums theirs.
+fn write_sum(lane: u32, row: u32, token: u32, place: u32, own: vec4<f32>, factor: f32, is_written: bool) {
+    let part = lane % LANES;
+    var sums = own;
+    workgroupBarrier();
     partial[lane] = sums;
-    let factor = input_factor(lane);
-    // Eight lanes of a team sum its parts, then one of them sums theirs.
     workgroupBarrier();
     if part < 8u {
         for (var i = part + 8u; i < LANES; i += 8u) {
@@ -82,10 +143,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         partial[lane] = sums;
     }
     workgroupBarrier();
-    if part == 0u && row < matrix.rows && is_here {
+    if part == 0u && row < matrix.rows && is_written {
         for (var i = 1u; i < 8u; i++) {
             sums += partial[lane + i];
         }
-        output4(batch_y(token, group.z), row, sums * factor);
+        output4(batch_y(token, place), row, sums * factor);
     }
 }

@@ -259,6 +259,7 @@ impl Step {
             sealing_at: sealing_at as u32,
             angles_at: angles_at as u32,
             outputs_at: outputs_at as u32,
+            outputs: outputs.len() as u32,
             window: window as u32,
             epoch: settings.epoch,
         };

@@ -9,7 +9,7 @@ use crate::contract::{StepHeader, Words};
 use crate::formats::TensorType;
 use crate::formats::{Packed, WeightFormat};
 use crate::gpu::Gpu;
-use crate::kernels::{self, Batch, Input, MatrixParams, Output};
+use crate::kernels::{self, Batch, Input, MatrixParams, Output, Tokens};
 use crate::reference::experts::lists;
 use std::ops::Range;
 
@@ -319,7 +319,7 @@ async fn product_of_part(
                 (b.rows as u32, b.units as u32),
                 input,
                 b.output(),
-                batch,
+                (batch, Tokens::One),
             ),
             kernels::matvec_grid(gpu.tier, b.units as u32, rows, tokens),
         )

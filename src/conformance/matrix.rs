@@ -8,7 +8,7 @@ use crate::contract::{StepHeader, StepRow, Words};
 use crate::formats::TensorType;
 use crate::formats::WeightFormat;
 use crate::gpu::Gpu;
-use crate::kernels::{self, Batch, EmbedParams, Input, MatrixParams, Output};
+use crate::kernels::{self, Batch, EmbedParams, Input, MatrixParams, Output, Tokens};
 
 #[derive(Clone, Copy, Debug)]
 struct Product {
@@ -20,6 +20,8 @@ struct Product {
     family: Family,
     /// Whether inputs are normed: by `matvec` alone, where lanes are real.
     normed: bool,
+    /// Tokens of a workgroup of `matvec`, where there may be so many.
+    at_a_time: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,12 +36,13 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     let mut add = |many: bool, p: Product| {
         let kernel = if many { "matmul" } else { "matvec" };
         let label = format!(
-            "{} {:?} {}x{} tokens {} {:?}{}",
+            "{} {:?} {}x{} tokens {}{} {:?}{}",
             p.kind,
             p.output,
             p.rows,
             p.units * 32,
             p.tokens,
+            if p.at_a_time > 1 { format!(" by {}", p.at_a_time) } else { String::new() },
             p.family,
             if p.normed { " normed" } else { "" }
         );
@@ -53,6 +56,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         tokens: 3,
         family: Family::Random,
         normed: false,
+        at_a_time: 1,
     };
     for many in [false, true] {
         let tokens = if many { 67 } else { 3 };
@@ -80,6 +84,22 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     for (rows, units) in [(1030, 3), (1030, 18), (1030, 65), (16_390, 50)] {
         add(false, Product { rows, units, tokens: 1, ..base });
         add(false, Product { rows, units, tokens: 1, normed: true, ..base });
+    }
+    // Several tokens a workgroup: fewer than it may have, as many, and more, whose last workgroup is not full.
+    for (at_a_time, tokens) in [(2, 1), (2, 2), (2, 5), (4, 3), (4, 4), (4, 9)] {
+        let several = Product { at_a_time, tokens, ..base };
+        for kind in TensorType::SUPPORTED {
+            add(false, Product { kind, units: whole_units(kind, base.units), ..several });
+        }
+        for output in [Output::Add, Output::SwiGlu, Output::Gated] {
+            add(false, Product { output, normed: true, ..several });
+        }
+        for (rows, units) in [(1, 1), (70, 9), (13, 130), (1030, 65), (16_390, 5)] {
+            add(false, Product { rows, units, normed: true, ..several });
+        }
+        if tokens >= 3 {
+            add(false, Product { family: Family::NotFinite, normed: true, ..several });
+        }
     }
     add(false, Product { output: Output::SwiGlu, normed: true, ..base });
     add(false, Product { family: Family::NotFinite, normed: true, ..base });
@@ -137,6 +157,26 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         weight_shift: weight_shift(&weights),
         ..MatrixParams::default()
     };
+    // Short rows have small teams, whose inputs every adapter has the memory for.
+    let most = match p.units {
+        _ if gpu.tier.emulates_lanes() => 1,
+        ..12 => 4,
+        12..48 => 2,
+        _ => 1,
+    };
+    if !many && p.at_a_time > kernels::tokens_at_a_time(gpu.tier).max(most) {
+        return Ok(Ok(()));
+    }
+    let (of, count) = match p.at_a_time {
+        1 => (Tokens::One, StepHeader::default()),
+        // Rows and outputs in turn.
+        2 => (Tokens::Rows(2), StepHeader { rows: p.tokens as u32, ..StepHeader::default() }),
+        many => (
+            Tokens::Outputs(many),
+            StepHeader { outputs: p.tokens as u32, ..StepHeader::default() },
+        ),
+    };
+    let groups = (p.tokens as u32).div_ceil(p.at_a_time);
     let (spec, grid) = if many {
         (
             kernels::matmul(gpu.tier, format, p.output, Batch::One),
@@ -150,12 +190,15 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
                 (p.rows as u32, p.units as u32),
                 input,
                 p.output,
-                Batch::One,
+                (Batch::One, of),
             ),
-            kernels::matvec_grid(gpu.tier, p.units as u32, p.rows as u32, p.tokens as u32),
+            kernels::matvec_grid(gpu.tier, p.units as u32, p.rows as u32, groups),
         )
     };
-    let step = StepHeader { rows: p.tokens as u32, ..StepHeader::default() };
+    let step = match many {
+        true => StepHeader { rows: p.tokens as u32, ..StepHeader::default() },
+        false => count,
+    };
     let (x_bits, y_bits) = (bits(&x), bits(&before));
     let x_bits = if many { inputs(gpu, format, p.units, x_stride, &x_bits).await? } else { x_bits };
     let y = match p.output {

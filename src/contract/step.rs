@@ -42,6 +42,8 @@ crate::words! {
         pub angles_at: u32,
         /// Where the rows begin whose logits are wanted.
         pub outputs_at: u32,
+        /// How many they are.
+        pub outputs: u32,
         /// Words from a row's block table to that of its window in the hot cache.
         pub window: u32,
         /// A number that tells the blocks that arrive in this step from those that were there.

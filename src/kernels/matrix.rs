@@ -144,6 +144,36 @@ pub enum Input {
     },
 }
 
+/// The tokens of [`matvec`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// One a workgroup, whatever they are.
+    One,
+    /// So many a workgroup, of the step's rows.
+    Rows(u32),
+    /// So many a workgroup, of the step's outputs.
+    Outputs(u32),
+}
+
+impl Tokens {
+    /// How many a workgroup has.
+    pub fn of_a_workgroup(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Rows(tokens) | Self::Outputs(tokens) => tokens,
+        }
+    }
+
+    /// The file that fills the slot `<count>`.
+    fn file(self) -> &'static str {
+        match self {
+            Self::One => "lib/count_one.wgsl",
+            Self::Rows(_) => "lib/count_rows.wgsl",
+            Self::Outputs(_) => "lib/count_outputs.wgsl",
+        }
+    }
+}
+
 /// Lanes of a workgroup of [`matvec`], and of them those that share four rows, for a matrix of so many rows and units a row.
 fn matvec_lanes(rows: u32, units: u32) -> (u32, u32) {
     // Few rows are spread over many small workgroups. Of many rows, small teams fill the device too.
@@ -160,21 +190,26 @@ fn matvec_lanes(rows: u32, units: u32) -> (u32, u32) {
     (workgroup, team)
 }
 
-/// A few tokens at a time, by the kernel that suits the adapter's tier and `rows` rows of `units` units.
+/// A few tokens at a time, by the kernel that suits the adapter's tier and `rows` rows of `units` units. A workgroup has
+/// several tokens only where all are multiplied by one matrix, and at most [`tokens_at_a_time`].
 pub fn matvec(
     tier: &Tier,
     format: WeightFormat,
     (rows, units): (u32, u32),
     input: Input,
     output: Output,
-    batch: Batch<'_>,
+    (batch, tokens): (Batch<'_>, Tokens),
 ) -> ShaderSpec {
     let mut spec = ShaderSpec::new(tiers::of(tier).matvec)
         .slot("weights", format.file())
         .slot("output", output.file());
     if !tier.emulates_lanes() {
         let (workgroup, team) = matvec_lanes(rows, units);
-        spec = spec.constant("WORKGROUP", workgroup).constant("LANES", team);
+        spec = spec
+            .slot("count", tokens.file())
+            .constant("WORKGROUP", workgroup)
+            .constant("LANES", team)
+            .constant("TOKENS", tokens.of_a_workgroup());
         spec = match input {
             Input::Plain => spec.slot("input", "lib/input_plain.wgsl"),
             Input::Normed { width, epsilon } => spec
@@ -195,7 +230,12 @@ pub fn matvec(
     }
 }
 
-/// The first two dimensions of [`matvec`]'s grid; the third counts heads, slots, or is 1.
+/// The most tokens that a workgroup of [`matvec`] may have.
+pub fn tokens_at_a_time(tier: &Tier) -> u32 {
+    tiers::of(tier).matvec_tokens
+}
+
+/// The first two dimensions of [`matvec`]'s grid for one token a workgroup; the third counts heads, slots, or is 1.
 pub fn matvec_grid(tier: &Tier, units: u32, rows: u32, tokens: u32) -> (u32, u32) {
     // Lanes that are emulated have four rows each, in workgroups of eight.
     let (workgroup, team) = if tier.emulates_lanes() { (8, 1) } else { matvec_lanes(rows, units) };

@@ -11,6 +11,8 @@ pub(super) struct TierKernels {
     pub(super) lanes: u32,
     /// The kernel for products with a few tokens.
     pub(super) matvec: &'static str,
+    /// The most tokens that a workgroup of it has at a time.
+    pub(super) matvec_tokens: u32,
     /// The kernel for products with many tokens, where it takes the weights' format.
     pub(super) matmul: Matmul,
     /// The kernel for attention of many rows, where it takes the heads' dimensions.
@@ -75,6 +77,7 @@ const PORTABLE: TierKernels = TierKernels {
     tier: "portable",
     lanes: 256,
     matvec: "model/matvec.wgsl",
+    matvec_tokens: 1,
     matmul: Matmul::PORTABLE,
     prefill: Prefill::PORTABLE,
     shuffled: None,
@@ -86,6 +89,7 @@ const KERNELS: &[TierKernels] = &[
         tier: "subgroups-of-8",
         lanes: 64,
         matvec: "model/matvec_subgroup8.wgsl",
+        matvec_tokens: 1,
         matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
         prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
         shuffled: Some(8),
@@ -93,23 +97,16 @@ const KERNELS: &[TierKernels] = &[
     },
     TierKernels {
         tier: "cooperative",
+        // What its workgroup memory holds the inputs of.
+        matvec_tokens: 4,
         matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
         prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
         shuffled: Some(32),
         top_k: TopK { lanes: 1024, at_once: 4, ..TopK::SHUFFLED },
         ..PORTABLE
     },
-    TierKernels {
-        tier: "subgroups-of-32",
-        shuffled: Some(32),
-        top_k: TopK::SHUFFLED,
-        ..PORTABLE
-    },
-    TierKernels {
-        tier: "subgroups",
-        top_k: TopK { at_once: 8, ..TopK::PORTABLE },
-        ..PORTABLE
-    },
+    TierKernels { tier: "subgroups-of-32", shuffled: Some(32), top_k: TopK::SHUFFLED, ..PORTABLE },
+    TierKernels { tier: "subgroups", top_k: TopK { at_once: 8, ..TopK::PORTABLE }, ..PORTABLE },
     PORTABLE,
 ];
 

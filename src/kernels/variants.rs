@@ -82,7 +82,15 @@ fn of_tier(tier: &Tier) -> Vec<Variant> {
             let (out, into) = (Batch::ExpertsOut(&routed), Batch::ExpertsIn(&routed));
             for batch in [Batch::One, Batch::Heads, out, into] {
                 for input in [Input::Plain, Input::Normed { width: 576, epsilon: 1e-5 }] {
-                    all.push((matvec(tier, format, (960, 18), input, output, batch), product));
+                    let several = [Tokens::Rows(2), Tokens::Rows(4), Tokens::Outputs(4)];
+                    let may = |tokens: &Tokens| {
+                        matches!(batch, Batch::One)
+                            && tokens.of_a_workgroup() <= tokens_at_a_time(tier)
+                    };
+                    for tokens in several.into_iter().filter(may).chain([Tokens::One]) {
+                        let of = (batch, tokens);
+                        all.push((matvec(tier, format, (960, 18), input, output, of), product));
+                    }
                 }
             }
             for batch in [Batch::One, out, into] {

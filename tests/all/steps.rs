@@ -162,6 +162,10 @@ fn compare_with(
     };
     let (got, want) = (run(true), run(false));
     assert_eq!(got.2, want.2);
+    if is_exact {
+        assert!(run(false) == want, "{items:?} with {attention:?}: other bits when run again");
+        assert!(run(true) == got, "{items:?} with {attention:?}: other bits together again");
+    }
     for (i, item) in items.iter().enumerate() {
         let what = format!("{item:?} of {items:?} with {attention:?}");
         let (rows, every) = (item.2 as usize, item.4.is_of_every_row());
@@ -180,7 +184,7 @@ fn compare_with(
         if is_exact {
             let same = [got_output == want_output, got.1[i] == want.1[i]];
             let logits = (&got_output.logits, &want_output.logits);
-            assert_eq!(same, [true; 2], "{what}: other bits, now or afterwards: {logits:.7?}");
+            assert_eq!(same, [true; 2], "{what}: other bits, now or afterwards: {logits:?}");
         }
         assert_near(&what, &got_output.logits, &want_output.logits);
         assert_near(&format!("{what}, afterwards"), &got.1[i], &want.1[i]);

@@ -3,13 +3,13 @@
 //! are made from the cached latents, a slab of tokens at a time, since then a pair of tokens costs half as much.
 
 use super::OpMaker;
-use super::product::{HeadProduct, Inputs, Norm, Product};
+use super::product::{HeadProduct, Inputs, Norm, Product, matvec_tokens};
 use crate::Result;
 use crate::attention::Latent;
 use crate::engine::scratch::{LatentScratch, Strides};
 use crate::engine::weights::Matrix;
 use crate::gpu::Op;
-use crate::kernels::{self, Output, SegmentParams};
+use crate::kernels::{self, Output, SegmentParams, Tokens};
 
 /// Weights of latent attention but for its output matrix.
 pub(in crate::engine) struct LatentWeights {
@@ -102,8 +102,9 @@ impl OpMaker<'_> {
         let queries = (&own.queries, heads * query_dim);
         let attended = (&scratch.attended, Strides::new(self.config).attention, value);
         let rows = (&scratch.rows, self.shape.row_width(), self.shape.head_dim);
+        let few = matvec_tokens(self.gpu.tier);
         let (q_norm, q_normed) =
-            self.normed((q_rank, epsilon), down, &weights.q_norm, q_latents).await?;
+            self.normed(few, (q_rank, epsilon), down, &weights.q_norm, q_latents).await?;
         let merged = (&own.merged, heads * kv_rank, kv_rank);
         let own_queries = (queries.0, queries.1, query_dim);
         Ok(LatentOps {
@@ -131,11 +132,10 @@ impl OpMaker<'_> {
             shared_keys: &own.slab_shared,
             kv: &own.slab_kv,
         };
+        let of = (Output::Store, Tokens::Rows as fn(u32) -> Tokens);
         let mut ops = SlabOps {
-            make_keys: self.product_of(step, &weights.key_up, slab, keys, Output::Store).await?,
-            make_values: self
-                .product_of(step, &weights.value_up, slab, values, Output::Store)
-                .await?,
+            make_keys: self.product_of(step, &weights.key_up, slab, keys, of).await?,
+            make_values: self.product_of(step, &weights.value_up, slab, values, of).await?,
             place: gpu.op(&kernels::latent_place(&shape, &latent), place).await?,
             prefill: Vec::new(),
             heads,

@@ -13,6 +13,7 @@ pub(super) use ffn::{FfnOps, FfnWeights};
 pub(super) use hot::{GatherOps, HotLayer, HotOps, HotParts, HotPrefill, PieceOps};
 pub(super) use index::{IndexOps, SealingOps, TokenOps};
 pub(super) use latent::{LatentWeights, SlabOps};
+use product::matvec_tokens;
 pub(super) use product::{Norm, Product};
 pub(super) use whole::WholeOps;
 
@@ -26,7 +27,7 @@ use crate::engine::weights::Matrix;
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::kernels::{
     self, EmbedParams, HotSlots, MergeParams, Output, Place, RmsNormParams, RowsParams,
-    SegmentParams,
+    SegmentParams, Tokens,
 };
 use crate::kv::{CacheLayout, LayerIndex};
 use crate::model::ModelConfig;
@@ -179,9 +180,11 @@ impl OpMaker<'_> {
         Ok(EndOps {
             embed,
             output_norm: self.norm(true, size, stream, &model.output_norm, normed).await?,
-            logits: self
-                .product(model.output(), normed, (&scratch.logits, vocabulary), Output::Store)
-                .await?,
+            logits: {
+                let to = (&scratch.logits, vocabulary, 0);
+                let of = (Output::Store, Tokens::Outputs as fn(u32) -> Tokens);
+                self.product_of(&scratch.step, model.output(), normed.into(), to, of).await?
+            },
             arg_max_part: self.gpu.op(&kernels::arg_max_part(), part).await?,
             arg_max: self.gpu.op(&kernels::arg_max(), arg_max).await?,
         })
@@ -197,9 +200,11 @@ impl OpMaker<'_> {
     ) -> Result<Layer<K>> {
         let (scratch, shape) = (self.scratch, self.shape);
         let strides = Strides::new(self.config);
-        let (attn_norm, normed) = self.stream_norm(&weights.attn_norm).await?;
+        let few = matvec_tokens(self.gpu.tier);
+        let (attn_norm, normed) = self.stream_norm(few, &weights.attn_norm).await?;
         let attention = self.attention(&weights.attention, normed).await?;
-        let (ffn_norm, normed) = self.stream_norm(&weights.ffn_norm).await?;
+        let (ffn_norm, normed) =
+            self.stream_norm(weights.ffn.matvec_tokens(few), &weights.ffn_norm).await?;
         let ffn = self.ffn(&weights.ffn, normed).await?;
         let spec = kernels::dense_split(self.gpu.tier, &shape, kv.blocks.place());
         let mut dense_split = Vec::new();

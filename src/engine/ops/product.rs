@@ -7,10 +7,18 @@ use crate::engine::scratch::Strides;
 use crate::engine::weights::{Matrix, Part};
 use crate::formats::WeightFormat;
 use crate::gpu::{Binding, Op, Tier};
-use crate::kernels::{self, Batch, Input, MatrixParams, Output};
+use crate::kernels::{self, Batch, Input, MatrixParams, Output, Tokens};
 
-/// Tokens of the matvec path at most: up to so many, reading the weights once a token costs less than a tile's idle lanes.
+/// Tokens of the matvec path at most where each has matrices of its own, or a workgroup has one token: up to so many, reading
+/// the weights once a token costs less than a tile's idle lanes.
 pub(super) const MATVEC_TOKENS: u32 = 4;
+
+/// Tokens of the matvec path at most where all are multiplied by one matrix.
+pub(super) fn matvec_tokens(tier: &Tier) -> u32 {
+    // Measured where a workgroup has four: gate, up and down projections of 16 tokens take three quarters of what tiles take,
+    // those of 32 half as long again.
+    if kernels::tokens_at_a_time(tier) > 1 { 16 } else { MATVEC_TOKENS }
+}
 
 /// What a product multiplies on each path. A matvec norms its inputs itself where lanes are real.
 #[derive(Clone, Copy)]
@@ -30,14 +38,14 @@ impl<'b> From<Vectors<'b>> for Inputs<'b> {
 /// An RMSNorm whose results products multiply.
 pub(in crate::engine) struct Norm {
     pub(super) op: Op,
-    /// Whether the matvec path does without it.
-    pub(super) is_fused: bool,
+    /// The most tokens that do without it, since a matvec norms its inputs itself.
+    pub(super) fused: u32,
 }
 
 impl Norm {
     /// Records the norm of `tokens` rows for the products that need it.
     pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        if !self.is_fused || tokens > MATVEC_TOKENS {
+        if tokens > self.fused {
             self.op.record(pass, tokens, 1, 1);
         }
     }
@@ -46,6 +54,8 @@ impl Norm {
 /// A matrix product, part by part: each with both paths.
 pub(in crate::engine) struct Product {
     parts: Vec<ProductPart>,
+    /// The most tokens of the matvec path.
+    few: u32,
     /// Makes f16 of many tokens' inputs, where a part multiplies those.
     halves: Option<Op>,
 }
@@ -71,23 +81,27 @@ impl Matmul {
     }
 }
 
-/// A product on the matvec path, of few tokens: how many workgroups make the rows.
+/// A product on the matvec path, of few tokens.
 pub(super) struct Matvec {
+    /// How many workgroups make the rows.
     workgroups: u32,
-    op: Op,
+    /// By how many tokens a workgroup has, ascending.
+    ops: Vec<(u32, Op)>,
 }
 
 impl Matvec {
     /// `places`: heads, slots, or one.
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32, places: u32) {
-        self.op.record(pass, self.workgroups, tokens, places);
+        let suits = self.ops.iter().find(|(at_a_time, _)| *at_a_time >= tokens);
+        let (at_a_time, op) = suits.or(self.ops.last()).expect("a matvec takes one token");
+        op.record(pass, self.workgroups, tokens.div_ceil(*at_a_time), places);
     }
 }
 
 impl Product {
     /// Records the product for `tokens` tokens.
     pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        if tokens <= MATVEC_TOKENS {
+        if tokens <= self.few {
             return self.record_matvec(pass, tokens);
         }
         if let Some(halves) = &self.halves {
@@ -153,28 +167,31 @@ pub(super) fn batched(part: &Part, rows: u32, x: (u32, u32), y: (u32, u32)) -> M
 }
 
 impl<'a> OpMaker<'a> {
-    // RMSNorm of rows of `width` floats, and what products of the results multiply.
+    // RMSNorm of rows of `width` floats, and what products of the results multiply, all by the matvec path for up to `few`
+    // tokens.
     pub(super) async fn normed<'b>(
         &mut self,
+        few: u32,
         (width, epsilon): (u32, f32),
         x: Vectors<'b>,
         weight: &'b wgpu::Buffer,
         y: Vectors<'b>,
     ) -> Result<(Norm, Inputs<'b>)> {
         let op = self.norm(false, (width, epsilon), x, weight, y).await?;
-        let is_fused = !self.gpu.tier.emulates_lanes();
-        let inputs = if is_fused {
+        let fused = if self.gpu.tier.emulates_lanes() { 0 } else { few };
+        let inputs = if fused > 0 {
             let norm = Some((Input::Normed { width, epsilon }, weight));
             Inputs { matvec: x, matmul: y, norm }
         } else {
             y.into()
         };
-        Ok((Norm { op, is_fused }, inputs))
+        Ok((Norm { op, fused }, inputs))
     }
 
     // RMSNorm of the residual stream.
     pub(super) async fn stream_norm<'b>(
         &mut self,
+        few: u32,
         weight: &'b wgpu::Buffer,
     ) -> Result<(Norm, Inputs<'b>)>
     where
@@ -183,7 +200,7 @@ impl<'a> OpMaker<'a> {
         let scratch = self.scratch;
         let stride = Strides::new(self.config).hidden;
         let size = (self.config.hidden, self.config.epsilon);
-        self.normed(size, (&scratch.x, stride), weight, (&scratch.normed, stride)).await
+        self.normed(few, size, (&scratch.x, stride), weight, (&scratch.normed, stride)).await
     }
 }
 
@@ -196,7 +213,7 @@ impl OpMaker<'_> {
         output: Output,
     ) -> Result<Product> {
         let step = self.scratch.step.clone();
-        self.product_of(&step, matrix, x.into(), (y.0, y.1, 0), output).await
+        self.product_of(&step, matrix, x.into(), (y.0, y.1, 0), (output, Tokens::Rows)).await
     }
 
     // A product over the rows of another step than the engine's, written `offset` floats into each row of y.
@@ -206,10 +223,11 @@ impl OpMaker<'_> {
         matrix: &Matrix,
         x: Inputs<'_>,
         (y, y_stride, offset): (&wgpu::Buffer, u32, u32),
-        output: Output,
+        of: (Output, fn(u32) -> Tokens),
     ) -> Result<Product> {
-        let parts = self.product_parts(step, matrix, x, (y, y_stride, offset), output).await?;
-        Ok(Product { parts, halves: self.halves(&matrix.parts, x.matmul).await? })
+        let parts = self.product_parts(step, matrix, x, (y, y_stride, offset), of).await?;
+        let few = matvec_tokens(self.gpu.tier);
+        Ok(Product { parts, few, halves: self.halves(&matrix.parts, x.matmul).await? })
     }
 
     async fn product_parts(
@@ -218,7 +236,7 @@ impl OpMaker<'_> {
         matrix: &Matrix,
         x: Inputs<'_>,
         (y, y_stride, offset): (&wgpu::Buffer, u32, u32),
-        output: Output,
+        (output, tokens): (Output, fn(u32) -> Tokens),
     ) -> Result<Vec<ProductPart>> {
         let mut parts = Vec::new();
         for part in &matrix.parts {
@@ -227,10 +245,10 @@ impl OpMaker<'_> {
                 MatrixParams { first_row: params.first_row + offset, ..params }
             };
             let (matvec, matmul) = (params(x.matvec.1), params(x.matmul.1));
-            let kind = (output, Batch::One);
+            let of_many = (output, Batch::One);
             parts.push(ProductPart {
-                matvec: self.matvec(part, matvec, kind, step, (x, y), None).await?,
-                matmul: self.matmul(part, matmul, kind, step, (x.matmul.0, y), None).await?,
+                matvec: self.matvec_of(part, matvec, (output, tokens), step, (x, y)).await?,
+                matmul: self.matmul(part, matmul, of_many, step, (x.matmul.0, y), None).await?,
             });
         }
         Ok(parts)
@@ -247,10 +265,12 @@ impl OpMaker<'_> {
         let mut parts = Vec::new();
         for (matrix, output) in gate_up {
             let y = (y, y_stride, 0);
-            parts.extend(self.product_parts(&step, matrix, x, y, *output).await?);
+            let of = (*output, Tokens::Rows as fn(u32) -> Tokens);
+            parts.extend(self.product_parts(&step, matrix, x, y, of).await?);
         }
+        let few = matvec_tokens(self.gpu.tier);
         let all = gate_up.iter().flat_map(|(matrix, _)| &matrix.parts);
-        Ok(Product { parts, halves: self.halves(all, x.matmul).await? })
+        Ok(Product { parts, few, halves: self.halves(all, x.matmul).await? })
     }
 
     // `rows` rows a head; strides and each head's share of a row.
@@ -273,7 +293,28 @@ impl OpMaker<'_> {
         Ok(HeadProduct { parts })
     }
 
-    // One part of a product with a few tokens; `slots` name each token's experts.
+    // One part of a product of one matrix with a few tokens: by one token a workgroup, two and so on.
+    async fn matvec_of(
+        &mut self,
+        part: &Part,
+        params: MatrixParams,
+        (output, tokens): (Output, fn(u32) -> Tokens),
+        step: &wgpu::Buffer,
+        (x, y): (Inputs<'_>, &wgpu::Buffer),
+    ) -> Result<Matvec> {
+        let kind = (output, Batch::One);
+        let mut matvec = self.matvec(part, params, kind, step, (x, y), None).await?;
+        let mut at_a_time = 2;
+        while at_a_time <= kernels::tokens_at_a_time(self.gpu.tier) {
+            let of = (Batch::One, tokens(at_a_time));
+            let op = self.matvec_op(part, params, (output, of), step, (x, y), None).await?;
+            matvec.ops.push((at_a_time, op));
+            at_a_time *= 2;
+        }
+        Ok(matvec)
+    }
+
+    // One part of a product with a few tokens, one a workgroup; `slots` name each token's experts.
     pub(super) async fn matvec(
         &mut self,
         part: &Part,
@@ -283,18 +324,32 @@ impl OpMaker<'_> {
         (x, y): (Inputs<'_>, &wgpu::Buffer),
         slots: Option<&wgpu::Buffer>,
     ) -> Result<Matvec> {
+        let of = (output, (batch, Tokens::One));
+        let op = self.matvec_op(part, params, of, step, (x, y), slots).await?;
+        let (workgroups, _) = kernels::matvec_grid(self.gpu.tier, part.units, params.rows, 1);
+        Ok(Matvec { workgroups, ops: vec![(1, op)] })
+    }
+
+    async fn matvec_op(
+        &mut self,
+        part: &Part,
+        params: MatrixParams,
+        (output, of): (Output, (Batch<'_>, Tokens)),
+        step: &wgpu::Buffer,
+        (x, y): (Inputs<'_>, &wgpu::Buffer),
+        slots: Option<&wgpu::Buffer>,
+    ) -> Result<Op> {
         let tier = self.gpu.tier;
         let size = (params.rows, part.units);
         let input = x.norm.map_or(Input::Plain, |norm| norm.0);
-        let spec = kernels::matvec(tier, part.format, size, input, output, batch);
-        let (workgroups, _) = kernels::matvec_grid(tier, part.units, params.rows, 1);
+        let spec = kernels::matvec(tier, part.format, size, input, output, of);
         let matrix = self.uniform(params).await?;
         let operands = kernels::Product {
             slots: slots.map(Binding::from),
             norm_weight: x.norm.map(|norm| norm.1.into()),
             ..operands(part, &matrix, step, (x.matvec.0, y))
         };
-        Ok(Matvec { workgroups, op: self.gpu.op(&spec, operands).await? })
+        self.gpu.op(&spec, operands).await
     }
 
     // One part of a product with many tokens, whose inputs have been through `halves`; `lists` name each expert's tokens.

@@ -1,0 +1,4 @@
+// How many tokens there are: the step's outputs (matvec).
+fn token_count(token: u32) -> u32 {
+    return step[H_OUTPUTS];
+}
