@@ -248,6 +248,20 @@ fn bad_requests_name_the_option_the_value_and_the_limit() {
     let note = "note: --timing and --hot-blocks change nothing with --attention dense, which attends every token";
     assert!(run.err.lines().any(|line| line == note), "{run:?}");
     assert_eq!(line(&run, "400")[..2], ["400", "dense"]);
+    // All of it on the GPU, as it is by default.
+    let alone = ["--text", ESSAY, "--scorer", "codes", "--lengths", "400", "--windows", "1"];
+    let vain = ["--hot-blocks", "99", "--kv-type", "f16", "--scored", "2"];
+    let run = eval(&tiny, "divergence", &[&alone, &vain]).fine();
+    for why in ["--hot-blocks changes nothing with --timing gpu", "--kv-type changes nothing where"]
+    {
+        assert!(run.err.contains(why), "{run:?}");
+    }
+    // Dense attention alone, over what is stored as bytes.
+    let alone = ["--text", ESSAY, "--attention", "dense", "--lengths", "400", "--windows", "1"];
+    let run = eval(&tiny, "divergence", &[&alone, &["--kv-type", "q8_0", "--scored", "2"]]).fine();
+    assert!(!run.err.contains("nothing"), "{run:?}");
+    let names: Vec<&str> = run.out.lines().filter(|line| line.contains("400  dense")).collect();
+    assert!(names.len() == 2 && names[1].contains("dense q8_0"), "{run:?}");
 }
 
 /// A row of the embedding, which is the output too, that is not a number.
