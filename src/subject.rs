@@ -25,6 +25,8 @@ pub const QUANTISE: &str = "the type to quantise to";
 pub const ROPE_CHANGE: &str = "the scaling of the rotary embedding";
 /// A [`KvType`](crate::formats::KvType).
 pub const KV_TYPE: &str = "the type of the KV cache in CPU memory";
+/// [`HostOptions::hot_blocks`](crate::engine::HostOptions::hot_blocks).
+pub const HOT_BLOCKS: &str = "the hot cache of an evaluation";
 /// The tokens of a text that are prefilled and not scored.
 pub const PREFILL: &str = "the number of tokens to prefill";
 /// A [`Task`](crate::eval::tasks::Task).

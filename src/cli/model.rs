@@ -8,8 +8,10 @@ use super::rope::beyond;
 use super::start::{Machine, load};
 use super::terminal::note;
 use super::vain;
-use asynctls::engine::{Engine, EngineOptions};
+use asynctls::engine::{Engine, EngineOptions, Fit};
+use asynctls::eval::{Engines, Method, plan};
 use asynctls::formats::Quantise;
+use asynctls::gpu::Gpu;
 use asynctls::model::rope::RopeChange;
 use asynctls::model::tokenizer::Tokenizer;
 use asynctls::model::{ModelConfig, ModelFile};
@@ -81,16 +83,57 @@ impl Model {
         set_up: impl FnOnce(&mut EngineOptions) -> Result<()>,
     ) -> Result<Engine> {
         let Machine { gpu, memory, .. } = Machine::open(line.adapter())?;
-        let mut options = EngineOptions::new(&gpu, room.context);
+        let options = self.options(&gpu, room, set_up)?;
+        let plan = self.plan(options, room);
+        plan.check(memory.as_ref(), false)?;
+        vain::warn(line, &plan.known()?);
+        Ok(load(gpu, plan, false)?.engine)
+    }
+
+    /// The same with all engines that these methods need; hot caches of so many blocks, if that is said.
+    pub fn load_engines(
+        &self,
+        line: &Line,
+        room: &Room,
+        (methods, hot_blocks): (&[Method], Option<u32>),
+        set_up: impl FnOnce(&mut EngineOptions) -> Result<()>,
+    ) -> Result<Engines> {
+        let Machine { gpu, mut memory, .. } = Machine::open(line.adapter())?;
+        let options = self.options(&gpu, room, set_up)?;
+        let plans = plan(methods, &options, &self.config, hot_blocks)?;
+        for one in &plans {
+            one.options.check_host_memory(&self.file, &self.config)?;
+            self.plan(one.options.clone(), room).check(memory.as_ref(), false)?;
+            if let Some(memory) = &mut memory {
+                // The weights are shared, the rest is not.
+                let fit = Fit::new(&self.file, &self.config, &one.options)?;
+                let own = fit.bytes_with(memory.is_shared) - fit.weight_bytes;
+                memory.bytes = memory.bytes.saturating_sub(own);
+                memory.whose = format!("beside the KV caches of other rows {}", memory.whose);
+            }
+        }
+        let first = self.plan(plans[0].options.clone(), room);
+        vain::warn(line, &first.known()?);
+        pollster::block_on(Engines::new(load(gpu, first, false)?.engine, &plans))
+    }
+
+    fn options(
+        &self,
+        gpu: &Gpu,
+        room: &Room,
+        set_up: impl FnOnce(&mut EngineOptions) -> Result<()>,
+    ) -> Result<EngineOptions> {
+        let mut options = EngineOptions::new(gpu, room.context);
         options.quantise = self.quantise;
         options.rope = self.rope;
         options.sessions = room.sessions;
         options.total_tokens += u64::from(room.sessions - 1) * u64::from(room.own);
         set_up(&mut options)?;
-        let plan = Plan { file: &self.file, config: &self.config, options, what: room.what };
-        plan.check(memory.as_ref(), false)?;
-        vain::warn(line, &plan.known()?);
-        Ok(load(gpu, plan, false)?.engine)
+        Ok(options)
+    }
+
+    fn plan<'a>(&'a self, options: EngineOptions, room: &Room) -> Plan<'a> {
+        Plan { file: &self.file, config: &self.config, options, what: room.what }
     }
 
     /// All tokens of a text file, which must be at least `least`.

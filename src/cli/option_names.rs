@@ -4,7 +4,7 @@ use asynctls::{Error, subject};
 use std::str::FromStr;
 
 /// The subject of an error, and the option that says it.
-const OPTIONS: [(&str, &str); 18] = [
+const OPTIONS: [(&str, &str); 19] = [
     (subject::BLOCKS, "--blocks"),
     (subject::TOKENS, "--tokens"),
     (subject::BUDGET, "--budget"),
@@ -17,6 +17,7 @@ const OPTIONS: [(&str, &str); 18] = [
     (subject::QUANTISE, "--quantize"),
     (subject::ROPE_CHANGE, "--rope-scaling"),
     (subject::KV_TYPE, "--kv-type"),
+    (subject::HOT_BLOCKS, "--hot-blocks"),
     (subject::PREFILL, "--prefill"),
     (subject::TASK, "--tasks"),
     (subject::LENGTH, "--lengths"),

@@ -44,12 +44,17 @@ const MODEL: &[&str] = &[
     "logits",
     "calibrate",
     "eval perplexity",
+    "eval divergence",
     "eval retrieval",
     "eval recall",
     "eval trace",
 ];
 const ATTENTION: &[&str] = &["generate", "logits"];
-const EVAL: &[&str] = &["eval perplexity", "eval retrieval", "eval recall", "eval trace"];
+const EVAL: &[&str] =
+    &["eval perplexity", "eval divergence", "eval retrieval", "eval recall", "eval trace"];
+const BESIDE_DENSE: &[&str] = &["eval perplexity", "eval divergence", "eval retrieval"];
+const MAYBE_DENSE: &[&str] =
+    &["generate", "logits", "eval perplexity", "eval divergence", "eval retrieval"];
 const INDEX: &[&str] = &["index_channels", "index_bits", "channels"];
 const SELECTION: &[&str] = &[
     "blocks",
@@ -64,14 +69,14 @@ const SELECTION: &[&str] = &[
 
 const TABLE: &[Vain] = &[
     Vain {
-        commands: &["generate", "logits", "eval perplexity", "eval retrieval"],
+        commands: MAYBE_DENSE,
         options: SELECTION,
         when: |line, _| is_dense(line),
         why: "with --attention dense, which attends every token",
     },
     Vain {
-        commands: &["generate", "logits", "eval perplexity", "eval retrieval"],
-        options: &["budget", "dense_below"],
+        commands: MAYBE_DENSE,
+        options: &["budget", "dense_below", "hot_blocks"],
         when: |line, _| is_dense(line),
         why: "with --attention dense, which attends every token",
     },
@@ -127,6 +132,18 @@ const TABLE: &[Vain] = &[
             !is_dense(line) && all_scorers(line, |_, token| token == Some(Reads::Nothing))
         },
         why: "where every scorer ends in /none, which keeps every token of the blocks",
+    },
+    Vain {
+        commands: BESIDE_DENSE,
+        options: &["hot_blocks"],
+        when: |line, _| !is_dense(line) && is_gpu_alone(line),
+        why: "with --timing gpu, which has the whole KV cache on the GPU",
+    },
+    Vain {
+        commands: BESIDE_DENSE,
+        options: &["kv_type"],
+        when: |line, _| (is_dense(line) || is_gpu_alone(line)) && line.is("kv_type", "f16"),
+        why: "where the whole KV cache is on the GPU, as f16: --timing exact keeps it in CPU memory",
     },
     Vain {
         commands: &["generate"],
@@ -193,9 +210,7 @@ const TABLE: &[Vain] = &[
     Vain {
         commands: &["bench offload"],
         options: &["hot_blocks", "kv_type"],
-        when: |line, _| {
-            line.values("timing").iter().all(|list| list.split(',').all(|rule| rule == "gpu"))
-        },
+        when: |line, _| is_gpu_alone(line),
         why: "with --timing gpu, which has the whole KV cache on the GPU",
     },
     Vain {
@@ -220,6 +235,11 @@ const TABLE: &[Vain] = &[
 
 fn is_dense(line: &Line) -> bool {
     line.is("attention", "dense")
+}
+
+// Whether no row has its KV cache in CPU memory.
+fn is_gpu_alone(line: &Line) -> bool {
+    line.values("timing").iter().all(|list| list.split(',').all(|rule| rule == "gpu"))
 }
 
 // Whether anything is left out of what is attended.

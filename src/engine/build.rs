@@ -326,6 +326,11 @@ impl Engine {
         &self.shape
     }
 
+    /// The model's weights, for another engine that runs it.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
     pub(super) fn op_maker(&self) -> OpMaker<'_> {
         OpMaker {
             gpu: &self.gpu,

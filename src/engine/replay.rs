@@ -143,6 +143,19 @@ impl Engine {
         }
     }
 
+    /// From now on steps go by this rule, and begin with nothing on the GPU that the CPU holds: with what is stored there, as it
+    /// is stored, whatever steps were before.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    pub async fn begin_unloaded(&mut self, timing: Timing) -> Result<()> {
+        self.begin_replay(timing, true);
+        match &self.residency {
+            Residency::Whole(_) => Ok(()),
+            Residency::Hot(hot) => hot.turn(self).await.unload(),
+        }
+    }
+
     /// Logical blocks of a session that each KV head of a layer finds in the hot cache in the next step.
     pub async fn resident_blocks(&self, session: &Session, layer: usize) -> Vec<Vec<u32>> {
         match &self.residency {

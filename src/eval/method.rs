@@ -1,21 +1,27 @@
-//! The methods that are compared: kinds of attention, named.
+//! The methods that are compared, named: kinds of attention, over keys and values here or there.
 
-use crate::attention::{Attention, BlockScorer, Blocks, Budget, TokenScorer, TwoLevel};
+use crate::attention::{
+    Attention, BlockScorer, Blocks, Budget, Reads, Timing, TokenScorer, TwoLevel,
+};
+use crate::engine::HostRule;
+use crate::formats::KvType;
 use crate::{Error, Result, subject};
 
 /// A kind of attention under test, with the name that reports give it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Method {
-    /// `dense`, or scorers and budget such as `codes/codes 25%+256`.
+    /// `dense`, or scorers and budget such as `codes/codes 25%+256`; then what is special about the KV cache.
     pub name: String,
     /// The attention of decode steps.
     pub attention: Attention,
+    /// How the KV cache is kept in CPU memory; without it all of it is on the GPU.
+    pub host: Option<HostRule>,
 }
 
 impl Method {
     /// Every token.
     pub fn dense() -> Self {
-        Self { name: "dense".into(), attention: Attention::Dense }
+        Self { name: "dense".into(), attention: Attention::Dense, host: None }
     }
 
     /// Two-level attention from the first token on, with the default sink and recent window.
@@ -28,15 +34,46 @@ impl Method {
         Self {
             name: format!("{block_scorer}/{token_scorer} {blocks}+{tokens}"),
             attention: Attention::TwoLevel(TwoLevel { budget, block_scorer, token_scorer }),
+            host: None,
         }
+    }
+
+    /// The same over a KV cache in CPU memory.
+    pub fn over_host(&self, rule: HostRule) -> Self {
+        let mut name = self.name.clone();
+        // Dense attention waits for every block, whatever the rule.
+        if self.selection().is_some() {
+            name += match rule.timing {
+                Timing::Exact => " exact",
+                Timing::Lagged => " lagged",
+                Timing::Resident => " resident",
+            };
+        }
+        if rule.kv_type != KvType::F16 {
+            name += &format!(" {}", rule.kv_type);
+        }
+        Self { name, host: Some(rule), ..self.clone() }
+    }
+
+    /// The selection, if it is one.
+    pub fn selection(&self) -> Option<&TwoLevel> {
+        match &self.attention {
+            Attention::Dense => None,
+            Attention::TwoLevel(two_level) => Some(two_level),
+        }
+    }
+
+    /// Whether it ranks by full keys, all of which must be on the GPU for that.
+    pub fn reads_keys(&self) -> bool {
+        self.selection().is_some_and(|two_level| {
+            two_level.block_scorer.reads() == Reads::Keys
+                || two_level.token_scorer.reads() == Reads::Keys
+        })
     }
 
     /// What level 1 ranks blocks by, if it does.
     pub fn block_scorer(&self) -> Option<BlockScorer> {
-        match &self.attention {
-            Attention::Dense => None,
-            Attention::TwoLevel(two_level) => Some(two_level.block_scorer),
-        }
+        self.selection().map(|two_level| two_level.block_scorer)
     }
 }
 
@@ -78,5 +115,16 @@ mod tests {
         assert_eq!(method.name, "minmax/codes 12.5%+128");
         assert_eq!(method.block_scorer(), Some(BlockScorer::MinMax));
         assert_eq!(Method::dense().block_scorer(), None);
+        assert!(!method.reads_keys());
+        let oracle = Method::two_level(BlockScorer::Codes, TokenScorer::Oracle, budget);
+        assert!(oracle.reads_keys());
+        let rule = |timing, kv_type| HostRule { timing, kv_type };
+        let lagged = method.over_host(rule(Timing::Lagged, KvType::Q8_0));
+        assert_eq!(lagged.name, "minmax/codes 12.5%+128 lagged q8_0");
+        let dense = |kv_type| Method::dense().over_host(rule(Timing::Exact, kv_type)).name;
+        assert_eq!(
+            (dense(KvType::F16).as_str(), dense(KvType::Q8_0).as_str()),
+            ("dense", "dense q8_0")
+        );
     }
 }

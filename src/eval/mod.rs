@@ -1,5 +1,10 @@
-//! Measuring selectors on a real model: what a selection keeps of attention, of a text's likelihood and of retrieval.
+//! Measuring selectors on a real model: what a selection keeps of attention, of a text's likelihood, of the
+//! model's distribution and of retrieval.
 
+mod activity;
+pub mod divergence;
+mod engines;
+mod forced;
 mod method;
 pub mod observed;
 pub mod perplexity;
@@ -13,4 +18,6 @@ pub mod table;
 pub mod tasks;
 pub mod trace;
 
+pub use activity::Activity;
+pub use engines::{EnginePlan, Engines, plan};
 pub use method::{Method, parse_budget};

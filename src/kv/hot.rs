@@ -7,7 +7,7 @@ mod tests;
 const NOWHERE: u32 = u32::MAX;
 
 /// How often the counts of wants are halved, in steps: fame of long ago must fade.
-const FADE: u64 = 64;
+pub(super) const FADE: u64 = 64;
 
 /// The slots of one layer and key/value head, and the pool's blocks that they hold.
 #[derive(Clone, Debug)]
@@ -158,6 +158,12 @@ impl HotCache {
         // When it was last wanted stays: steps in flight may still read the slot.
         self.slots[slot as usize].block = NOWHERE;
         Some(slot)
+    }
+
+    /// Forgets everything, as if it were new.
+    #[cfg(feature = "measure")]
+    pub fn restart(&mut self) {
+        *self = Self::new(self.slots.len() as u32, self.slot_of.len() as u32);
     }
 
     /// Finds a slot for each block that is due, as far as there are any that no step from `kept_from` on wanted.

@@ -68,6 +68,12 @@ impl Pool {
         self.lock().free.len() as u32
     }
 
+    /// Whether a sequence holds a block.
+    #[cfg(feature = "measure")]
+    pub fn is_held(&self, block: u32) -> bool {
+        self.lock().holders[block as usize] > 0
+    }
+
     /// Takes a sequence slot.
     ///
     /// # Errors

@@ -42,6 +42,13 @@ impl Window {
         Some(slot as u32)
     }
 
+    /// Forgets all blocks but these.
+    #[cfg(feature = "measure")]
+    pub fn keep(&mut self, is_kept: impl Fn(u32) -> bool) {
+        let here: Vec<u32> = self.blocks.iter().flatten().copied().collect();
+        here.into_iter().filter(|&block| !is_kept(block)).for_each(|block| self.forget(block));
+    }
+
     /// Forgets a block that no longer exists.
     pub fn forget(&mut self, block: u32) {
         if let Some(slot) = self.slot(block) {
@@ -68,5 +75,10 @@ mod tests {
         window.forget(9);
         assert_eq!(window.slot(7), None);
         assert_eq!(window.admit(3, |_| false), Some(0));
+        #[cfg(feature = "measure")]
+        {
+            window.keep(|block| block == 5);
+            assert_eq!(window.table(&[3, 5]), [NO_SLOT, 1]);
+        }
     }
 }

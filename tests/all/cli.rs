@@ -7,6 +7,7 @@ mod bench;
 mod describe;
 mod documents;
 mod eval;
+mod eval_places;
 mod folders;
 mod generate;
 #[cfg(feature = "hub")]

@@ -7,6 +7,8 @@ mod api;
 mod cli;
 mod dequantise;
 #[cfg(feature = "text")]
+mod divergence;
+#[cfg(feature = "text")]
 mod eval_tasks;
 #[cfg(feature = "cli")]
 mod examples;

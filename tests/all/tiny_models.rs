@@ -48,13 +48,19 @@ struct Golden {
     greedy: Vec<u32>,
 }
 
+fn words(file: &SafeTensors<'_>, name: &str) -> Vec<u32> {
+    let data = file.tensor(name).expect(name).data();
+    data.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
 fn golden(name: &str, latent_epsilon_of_config: bool) -> Golden {
     let bytes = std::fs::read(folder(name).join("golden.safetensors")).expect("the golden");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
-    let words = |name: &str| -> Vec<u32> {
-        let data = file.tensor(name).expect(name).data();
-        data.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-    };
+    read(&file, if latent_epsilon_of_config { "logits_config_eps" } else { "logits" })
+}
+
+fn read(file: &SafeTensors<'_>, logits: &str) -> Golden {
+    let words = |name: &str| words(file, name);
     let vocabulary = *file.tensor("logits").expect("logits").shape().last().expect("a row");
     let rows = |name: &str| -> Vec<Vec<f32>> {
         let floats: Vec<f32> = words(name).into_iter().map(f32::from_bits).collect();
@@ -62,10 +68,10 @@ fn golden(name: &str, latent_epsilon_of_config: bool) -> Golden {
     };
     Golden {
         ids: words("ids"),
-        logits: rows(if latent_epsilon_of_config { "logits_config_eps" } else { "logits" }),
+        logits: rows(logits),
         logits_f16_cache: file.tensor("logits_f16_cache").ok().map(|_| rows("logits_f16_cache")),
         f16_cache_error: f32::from_bits(words("f16_cache_error")[0]),
-        greedy: words("greedy"),
+        greedy: file.tensor("greedy").map_or_else(|_| Vec::new(), |_| words("greedy")),
     }
 }
 
@@ -175,6 +181,60 @@ fn greedy_continuations_are_the_reference_s() {
         }
         assert_eq!(made, golden.greedy, "{name}");
     });
+}
+
+// The trained model that selections are judged by (`tools/goldens/trained.py`): heads of 128, a text's bytes.
+#[test]
+fn logits_of_a_trained_model_match_the_reference() {
+    let bytes = std::fs::read("tests/goldens/qwen3-long.safetensors").expect("the golden");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let golden = read(&file, "logits");
+    let positions = words(&file, "positions");
+    let model = Path::new("research/models/qwen3-long");
+    let engine = load(model, |options| {
+        (options.context, options.total_tokens, options.logit_rows) = (512, 1024, 320);
+        (options.sessions, options.block) = (2, 64);
+    });
+    let tokenizer = ModelFile::open(model).and_then(|file| file.tokenizer()).expect("a tokenizer");
+    let text = std::fs::read_to_string("demo/britannica-1911-shakespeare.txt").expect("the text");
+    let ids = tokenizer.begin(tokenizer.encode(&text, false).expect("ids"));
+    assert_eq!(ids[..golden.ids.len()], golden.ids);
+    let error = f32::from_bits(words(&file, "f32_error")[0]);
+    let rounded = golden.logits_f16_cache.as_ref().expect("there too");
+    let first = |from: u32| positions.iter().position(|&at| at >= from).expect("a position");
+    // The logits from position `from` on. They may be as far from the reference's as that is from itself in f32.
+    let check = |what: &str, from: u32, logits: &[Vec<f32>]| {
+        let late = first(from);
+        let own: Vec<Vec<f32>> =
+            positions[late..].iter().map(|&at| logits[(at - from) as usize].clone()).collect();
+        for (want, most) in [
+            (&golden.logits, (1.2 + halves(&engine)) * golden.f16_cache_error),
+            (rounded, error + halves(&engine) * golden.f16_cache_error),
+        ] {
+            let (apart, scale) = difference(&own, &want[late..]);
+            assert!(apart <= most, "{what}: {apart} apart at a scale of {scale}, not {most}");
+        }
+    };
+    let mut session = engine.session().unwrap();
+    let made = prefill(&engine, &mut session, &golden.ids, Want::EveryLogits).unwrap();
+    check("prefill", 0, &made.logits);
+    // The decode path, dense and by a budget that keeps everything.
+    let budget = Budget {
+        blocks: Blocks::Percent(100.0),
+        tokens: 512,
+        sink_blocks: 1,
+        recent_blocks: 1,
+        dense_below: 0,
+    };
+    let from = 256;
+    session.rewind(from).unwrap();
+    let fork = pollster::block_on(engine.fork(&mut session)).unwrap();
+    for (attention, mut session) in [(Attention::Dense, session), (budget.into(), fork)] {
+        let rest = golden.ids[from as usize..].iter();
+        let logits =
+            rest.flat_map(|&id| step(&engine, &mut session, id, &attention, Want::Logits).logits);
+        check(&format!("{attention:?}"), from, &logits.collect::<Vec<_>>());
+    }
 }
 
 // Latent attention decodes absorbed and prefills un-absorbed: this is where the two meet.

@@ -6,14 +6,15 @@ use super::super::model_option::ModelOption;
 use super::super::progress::bar;
 use super::super::{Outcome, interrupt};
 use super::methods::MethodOptions;
+use super::places::PlaceOptions;
+use super::proof::Proof;
 use super::results::{ResultOptions, Settings};
-use asynctls::engine::Engine;
-use asynctls::eval::Method;
-use asynctls::eval::perplexity::{losses, perplexity, work};
+use asynctls::eval::perplexity::{Scored, losses, perplexity, work};
 use asynctls::eval::plot::{LinePlot, Point, Series, lines};
 use asynctls::eval::stats::{Interval, blocks, mean, paired_interval};
 use asynctls::eval::store::Store;
 use asynctls::eval::table::{Cell, Table};
+use asynctls::eval::{Activity, Engines, Method};
 use asynctls::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -44,6 +45,8 @@ pub struct Options {
     #[command(flatten)]
     methods: MethodOptions,
     #[command(flatten)]
+    places: PlaceOptions,
+    #[command(flatten)]
     results: ResultOptions,
 }
 
@@ -62,6 +65,8 @@ struct Row {
     perplexity: f64,
     /// Against dense attention, in percent, with its 95% interval.
     increase_percent: Interval,
+    #[serde(flatten)]
+    proof: Proof,
 }
 
 #[derive(Serialize)]
@@ -77,7 +82,7 @@ struct Report<'a, S: Serialize> {
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = Model::open(&options.model)?;
-    let methods = options.methods.all(&model.config)?;
+    let methods = options.places.spread(options.methods.all(&model.config)?)?;
     model.check_length("--length", options.length)?;
     let prefill = options.prefill.unwrap_or(options.length / 2);
     if prefill < 2 || prefill >= options.length {
@@ -98,10 +103,12 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let room = Room {
         context: options.length,
         what: "--length",
-        sessions: methods.len() as u32 + 1,
-        own: options.length - prefill,
+        sessions: 2,
+        own: options.length - prefill + 1,
     };
-    let engine = model.load(line, &room, |engine| options.methods.set_up(&methods, engine))?;
+    let hot_blocks = options.places.hot_blocks;
+    let set_up = |engine: &mut _| options.methods.set_up(&methods, engine);
+    let mut engines = model.load_engines(line, &room, (&methods, hot_blocks), set_up)?;
     let own = Own {
         text: options.text.display().to_string(),
         tokens: tokens.len(),
@@ -109,27 +116,34 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         prefill,
         windows: options.windows,
     };
-    let settings = Settings::new(
-        "perplexity",
-        options.model.name(),
-        &engine,
-        &methods,
-        options.results.seed,
-        &own,
-    );
+    let settings = Settings {
+        hot_blocks: engines.hot_blocks(&methods),
+        ..Settings::new(
+            "perplexity",
+            options.model.name(),
+            engines.first(),
+            &methods,
+            options.results.seed,
+            &own,
+        )
+    };
     let mut store = options.results.store(&settings)?;
     let windows: Vec<&[u32]> =
         tokens.chunks_exact(options.length as usize).take(options.windows as usize).collect();
-    let finished = score(&engine, &windows, prefill as usize, &methods, &mut store)?;
+    let finished = score(&mut engines, &windows, prefill as usize, &methods, &mut store)?;
     if finished < windows.len() {
         return Ok(options.results.interrupted(finished, windows.len()));
     }
     let mut all: Vec<Vec<f64>> = vec![Vec::new(); methods.len()];
+    let mut activities = vec![Activity::default(); methods.len()];
     for window in 0..windows.len() {
-        let made: Vec<Vec<f64>> = store.get(&key(window))?.unwrap_or_default();
-        all.iter_mut().zip(made).for_each(|(all, made)| all.extend(made));
+        let made: Vec<Scored> = store.get(&key(window))?.unwrap_or_default();
+        for (number, scored) in made.into_iter().enumerate() {
+            all[number].extend(scored.losses);
+            activities[number].add(&scored.activity);
+        }
     }
-    let rows = rows(&methods, &all, options.results.seed);
+    let rows = rows(&methods, (&all, &activities), options.results.seed);
     let table = table(&rows)?;
     if let Some(path) = &options.results.csv {
         per_token(&methods, &all, &windows, prefill as usize)?.write_csv(path)?;
@@ -161,22 +175,23 @@ fn key(window: usize) -> String {
 
 // Scores what is not scored yet; how many windows are.
 fn score(
-    engine: &Engine,
+    engines: &mut Engines,
     windows: &[&[u32]],
     prefill: usize,
     methods: &[Method],
     store: &mut Store,
 ) -> Result<usize> {
     let _keeping = interrupt::Keeping::new();
-    let a_window = windows.first().map_or(0, |w| work(w.len(), prefill, methods.len()));
+    let count = engines.count();
+    let a_window = windows.first().map_or(0, |w| work(w.len(), prefill, methods.len(), count));
     let bar = bar("scoring", a_window * windows.len() as u64, false);
     for (i, window) in windows.iter().enumerate() {
-        if store.get::<Vec<Vec<f64>>>(&key(i))?.is_none() {
+        if store.get::<Vec<Scored>>(&key(i))?.is_none() {
             let mut progress = |done: u64| {
                 bar.set_position(a_window * i as u64 + done);
                 !interrupt::asked()
             };
-            let made = losses(engine, window, prefill, methods, &mut progress);
+            let made = losses(engines, window, prefill, methods, &mut progress);
             let Some(made) = pollster::block_on(made)? else {
                 drop(bar);
                 return Ok(i);
@@ -189,8 +204,8 @@ fn score(
     Ok(windows.len())
 }
 
-fn rows(methods: &[Method], all: &[Vec<f64>], seed: u64) -> Vec<Row> {
-    let row = |(method, losses): (&Method, &Vec<f64>)| {
+fn rows(methods: &[Method], (all, activities): (&[Vec<f64>], &[Activity]), seed: u64) -> Vec<Row> {
+    let row = |((method, losses), activity): ((&Method, &Vec<f64>), &Activity)| {
         let differences: Vec<f64> = losses.iter().zip(&all[0]).map(|(l, d)| l - d).collect();
         let interval = paired_interval(&blocks(&differences, BLOCK), seed);
         let percent = |value: Option<f64>| value.map(|v| v.exp_m1() * 100.0);
@@ -204,21 +219,24 @@ fn rows(methods: &[Method], all: &[Vec<f64>], seed: u64) -> Vec<Row> {
                 high: percent(interval.high),
                 count: interval.count,
             },
+            proof: Proof::new(method, std::iter::once(activity)),
         }
     };
-    methods.iter().zip(all).map(row).collect()
+    methods.iter().zip(all).zip(activities).map(row).collect()
 }
 
 fn table(rows: &[Row]) -> Result<Table> {
-    let mut table = Table::new(["method", "perplexity", "increase", "from", "to"]);
-    for Row { method, perplexity, increase_percent } in rows {
-        table.push(vec![
-            method.as_str().into(),
+    let columns = ["method", "perplexity", "increase", "from", "to"];
+    let mut table = Table::new(columns.into_iter().chain(Proof::COLUMNS));
+    for Row { method, perplexity, increase_percent, proof } in rows {
+        let figures = proof.figures(vec![
             Cell::number(*perplexity, 4),
             Cell::number(increase_percent.mean, 3),
             Cell::number(increase_percent.low, 3),
             Cell::number(increase_percent.high, 3),
-        ])?;
+        ]);
+        let name = std::iter::once(method.as_str().into());
+        table.push(name.chain(figures).chain(proof.cells()).collect())?;
     }
     Ok(table)
 }

@@ -41,7 +41,7 @@ pub struct Settings<'a, T: Serialize> {
     /// The model's file.
     pub model: String,
     /// The adapter.
-    pub adapter: &'a str,
+    pub adapter: String,
     /// The variant of kernels.
     pub kernels: &'static str,
     /// The methods that are compared.
@@ -54,6 +54,8 @@ pub struct Settings<'a, T: Serialize> {
     pub stored_channels: Option<String>,
     /// Tokens in a block.
     pub block_size: u32,
+    /// Slots of the hot cache, where a selection's KV cache is in CPU memory.
+    pub hot_blocks: Option<u32>,
     /// The seed of random choices.
     pub seed: u64,
     /// The evaluation's own.
@@ -65,7 +67,7 @@ impl<'a, T: Serialize> Settings<'a, T> {
     pub fn new(
         evaluation: &'static str,
         model: String,
-        engine: &'a Engine,
+        engine: &Engine,
         methods: &'a [Method],
         seed: u64,
         own: &'a T,
@@ -75,13 +77,14 @@ impl<'a, T: Serialize> Settings<'a, T> {
         Self {
             evaluation,
             model,
-            adapter: engine.gpu.label(),
+            adapter: engine.gpu.label().to_owned(),
             kernels: engine.gpu.tier.name,
             methods: methods.iter().map(|method| method.name.as_str()).collect(),
             index_channels: shape.index.channels,
             index_bits: shape.index.bits,
             stored_channels: stored.map(|set| set.id().to_string()),
             block_size: shape.block,
+            hot_blocks: None,
             seed,
             own,
         }

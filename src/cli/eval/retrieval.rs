@@ -6,6 +6,8 @@ use super::super::model::{Model, Room};
 use super::super::model_option::ModelOption;
 use super::grid::{Grid, GridOptions, Place};
 use super::methods::MethodOptions;
+use super::places::PlaceOptions;
+use super::proof::Proof;
 use super::results::{ResultOptions, Settings};
 use asynctls::Result;
 use asynctls::eval::Method;
@@ -26,10 +28,24 @@ pub struct Options {
     model: ModelOption,
     #[command(flatten)]
     grid: GridOptions,
+    /// Tokens at a prompt's end that are decode steps, as the answer's are. The first step waits for its choice under every
+    /// --timing, so that with more than one the answer's first token lags too
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    decoded: u32,
     #[command(flatten)]
     methods: MethodOptions,
     #[command(flatten)]
+    places: PlaceOptions,
+    #[command(flatten)]
     results: ResultOptions,
+}
+
+#[derive(Serialize)]
+struct Own<T: Serialize> {
+    decoded: u32,
+    #[serde(flatten)]
+    grid: T,
 }
 
 /// One task, length and method.
@@ -43,8 +59,8 @@ struct Row {
     /// Against dense attention on the same prompts.
     difference: Interval,
     samples: usize,
-    /// Tokens attended by a step, in the mean.
-    attended_tokens: Option<f64>,
+    #[serde(flatten)]
+    proof: Proof,
 }
 
 #[derive(Serialize)]
@@ -56,28 +72,36 @@ struct Report<'a, S: Serialize> {
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = Model::open(&options.model)?;
-    let methods = options.methods.all(&model.config)?;
+    let methods = options.places.spread(options.methods.all(&model.config)?)?;
+    let decoded = options.decoded;
     let (grid, own) = options.grid.grid(&model, options.results.seed)?;
+    let own = Own { decoded, grid: own };
     let room = Room {
         context: grid.longest(),
         what: "--lengths",
         sessions: 2,
-        own: grid.answer_tokens() + 1,
+        own: grid.answer_tokens().saturating_add(decoded),
     };
-    let engine = model.load(line, &room, |engine| options.methods.set_up(&methods, engine))?;
-    let settings = Settings::new(
-        "retrieval",
-        options.model.name(),
-        &engine,
-        &methods,
-        options.results.seed,
-        &own,
-    );
+    let hot_blocks = options.places.hot_blocks;
+    let set_up = |engine: &mut _| options.methods.set_up(&methods, engine);
+    let mut engines = model.load_engines(line, &room, (&methods, hot_blocks), set_up)?;
+    let settings = Settings {
+        hot_blocks: engines.hot_blocks(&methods),
+        ..Settings::new(
+            "retrieval",
+            options.model.name(),
+            engines.first(),
+            &methods,
+            options.results.seed,
+            &own,
+        )
+    };
     let mut store = options.results.store(&settings)?;
     let finished = grid.each("asking", &mut store, |sample, progress| {
-        let total = work(&sample, methods.len());
+        let total = work(&sample, decoded, methods.len(), engines.count());
         let mut progress = |done| progress(done, total);
-        let made = answers(&engine, &model.tokenizer, &sample, &methods, &mut progress);
+        let tokenizer = &model.tokenizer;
+        let made = answers(&mut engines, tokenizer, &sample, decoded, &methods, &mut progress);
         pollster::block_on(made)
     })?;
     if finished < grid.places.len() {
@@ -129,11 +153,7 @@ fn rows(grid: &Grid<'_>, methods: &[Method], all: &[(Place, Vec<Answer>)], seed:
             for (i, method) in methods.iter().enumerate() {
                 let made = scores(all, i, is_meant);
                 let differences: Vec<f64> = made.iter().zip(&dense).map(|(m, d)| m - d).collect();
-                let attended: Vec<f64> = all
-                    .iter()
-                    .filter(|(place, _)| is_meant(place))
-                    .map(|(_, made)| f64::from(made[i].attended))
-                    .collect();
+                let made_there = all.iter().filter(|(place, _)| is_meant(place));
                 rows.push(Row {
                     task: task.to_string(),
                     length,
@@ -141,7 +161,7 @@ fn rows(grid: &Grid<'_>, methods: &[Method], all: &[(Place, Vec<Answer>)], seed:
                     score: mean(&made),
                     difference: paired_interval(&differences, seed),
                     samples: made.len(),
-                    attended_tokens: mean(&attended),
+                    proof: Proof::new(method, made_there.map(|(_, made)| &made[i].activity)),
                 });
             }
         }
@@ -150,30 +170,21 @@ fn rows(grid: &Grid<'_>, methods: &[Method], all: &[(Place, Vec<Answer>)], seed:
 }
 
 fn table(rows: &[Row]) -> Result<Table> {
-    let mut table = Table::new([
-        "task",
-        "length",
-        "method",
-        "score",
-        "difference",
-        "from",
-        "to",
-        "samples",
-        "attended",
-    ]);
+    let columns = ["task", "length", "method", "score", "difference", "from", "to", "samples"];
+    let mut table = Table::new(columns.into_iter().chain(Proof::COLUMNS));
     let percent = |value: Option<f64>| Cell::number(value.map(|v| v * 100.0), 1);
     for row in rows {
-        table.push(vec![
+        let names = [
             row.task.as_str().into(),
             Cell::count(row.length as usize),
             row.method.as_str().into(),
-            percent(row.score),
-            percent(row.difference.mean),
-            percent(row.difference.low),
-            percent(row.difference.high),
-            Cell::count(row.samples),
-            Cell::number(row.attended_tokens, 0),
-        ])?;
+        ];
+        let difference = &row.difference;
+        let figures = [row.score, difference.mean, difference.low, difference.high].map(percent);
+        let figures = row.proof.figures(figures.to_vec());
+        let samples = std::iter::once(Cell::count(row.samples));
+        let cells = names.into_iter().chain(figures).chain(samples).chain(row.proof.cells());
+        table.push(cells.collect())?;
     }
     Ok(table)
 }

@@ -17,6 +17,18 @@ impl Hot {
 }
 
 impl HotTurn<'_> {
+    /// Leaves nothing on the GPU that the CPU holds too, or nobody needs, and forgets what was wanted: what comes does not depend
+    /// on what was.
+    pub(in crate::engine) fn unload(&mut self) -> Result<()> {
+        let engine = self.engine;
+        let offload = &mut self.state.offload;
+        offload.complete_all(&engine.gpu)?;
+        let host = &offload.host;
+        offload.window.keep(|block| engine.pool.is_held(block) && !host.holds(block));
+        offload.residents.restart();
+        Ok(())
+    }
+
     /// Stores these blocks, which were free, as if a prompt had sealed them.
     pub(in crate::engine) fn pretend<'b>(
         &mut self,

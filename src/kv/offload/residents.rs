@@ -1,6 +1,8 @@
 //! Which head-blocks have a slot of the hot cache, and which have to come. Pure.
 
 use crate::kernels::{HotSlots, NO_SLOT};
+#[cfg(feature = "measure")]
+use crate::kv::hot::FADE;
 use crate::kv::{HotCache, Placement, Policy};
 
 /// A head-block on its way.
@@ -144,6 +146,14 @@ impl Residents {
         had_slot
     }
 
+    /// Forgets everything that was wanted, so that the same steps have the same outcome whatever was before. Steps go on being
+    /// numbered, from where counts of wants fade as they do from the first one on.
+    #[cfg(feature = "measure")]
+    pub fn restart(&mut self) {
+        self.hot.iter_mut().for_each(HotCache::restart);
+        self.step = self.step.next_multiple_of(FADE);
+    }
+
     /// Empties every slot.
     pub fn clear(&mut self) {
         for hot in &mut self.hot {
@@ -183,5 +193,30 @@ mod tests {
         assert!(residents.slot_words(1).iter().all(|&word| word == NO_SLOT));
         let counts = residents.counts;
         assert_eq!((counts.steps, counts.hits, counts.misses, counts.left), (1, 2, 3, 0));
+    }
+
+    #[test]
+    fn after_a_restart_the_same_steps_evict_the_same_blocks() {
+        let mut residents = Residents::new(1, 1, HotSlots { pool_blocks: 40, slots: 6 }, 6);
+        // More often wanted blocks stay, and counts fade: what goes depends on both.
+        let run = |residents: &mut Residents| {
+            let mut items = Vec::new();
+            for step in 0..90u32 {
+                residents.begin_step();
+                let wanted = [step * step % 7, 7 + step * 5 % 11, 18 + step * 3 % 13];
+                residents.want_next(0, &[wanted.to_vec()], &Policy::default(), &mut items);
+            }
+            items.into_iter().flat_map(|(_, items)| items).collect::<Vec<_>>()
+        };
+        let first = run(&mut residents);
+        assert!(first.len() > 90, "{}", first.len());
+        for _ in 0..3 {
+            residents.begin_step();
+            residents.restart();
+            assert!(!residents.is_resident(0, 0, first[0].placement.block));
+            let again = run(&mut residents);
+            // What was evicted first is nothing: the slots are empty.
+            assert!(again == first);
+        }
     }
 }
