@@ -23,6 +23,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --release --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --lib --no-default-features --features text
 	$(MAKE) --no-print-directory features spelling dependencies
 
 # Without features, and with each of them alone.

@@ -10,9 +10,7 @@ use super::terminal::note;
 use super::vain;
 use asynctls::engine::{Engine, EngineOptions};
 use asynctls::formats::Quantise;
-use asynctls::model::rope::RopeChange;
-use asynctls::model::tokenizer::Tokenizer;
-use asynctls::model::{ModelConfig, ModelFile};
+use asynctls::model::{ModelConfig, ModelFile, RopeChange, Tokenizer};
 use asynctls::{Error, Result};
 use std::path::Path;
 
