@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test lint features spelling dependencies advisories
+.PHONY: demo test lint features wasm spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -23,7 +23,8 @@ lint:
 	cargo fmt --check
 	cargo clippy --release --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
-	$(MAKE) --no-print-directory features spelling dependencies
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --lib --no-default-features --features text
+	$(MAKE) --no-print-directory features wasm spelling dependencies
 
 # Without features, and with each of them alone.
 features:
@@ -31,6 +32,14 @@ features:
 		echo "with the features [$$feature]"; \
 		cargo clippy --release --no-default-features --features "$$feature" -- -D warnings || exit 1; \
 	done
+
+# Types alone of what a browser could run: the operator, and engines. What reads tokenizers asks for an operating system's random numbers.
+wasm:
+	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/wasm32-unknown-unknown/lib" ]; then \
+		for feature in "" engine; do \
+			cargo check --release --lib --no-default-features --features "$$feature" --target wasm32-unknown-unknown || exit 1; \
+		done; \
+	else echo "skipped: types of WebAssembly, whose target is missing (rustup target add wasm32-unknown-unknown)"; fi
 
 spelling:
 	@if command -v typos >/dev/null; then typos; \

@@ -40,8 +40,8 @@ fn main() {
     println!(
         "{}",
         serde_json::json!({
-            "adapter": gpu.label(), "driver": format!("{} {}", gpu.info.driver, gpu.info.driver_info),
-            "tier": gpu.tier.name, "depth": depth, "steps": steps
+            "adapter": gpu.label(), "driver": format!("{} {}", gpu.info().driver, gpu.info().driver_info),
+            "tier": gpu.tier().name, "depth": depth, "steps": steps
         })
     );
     let file = ModelFile::open(Path::new(&model)).expect("the model: run tools/setup model");

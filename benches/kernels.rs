@@ -28,7 +28,7 @@ fn main() {
         ..GpuOptions::default()
     };
     let gpu = pollster::block_on(Gpu::open(&adapter, options)).expect("a device");
-    println!("{} {} {}", gpu.label(), gpu.info.driver_info, gpu.tier.name);
+    println!("{} {} {}", gpu.label(), gpu.info().driver_info, gpu.tier().name);
     let bench = Bench { gpu, filter };
     for format in [WeightFormat::Q4, WeightFormat::Q8, WeightFormat::F16] {
         for (rows, columns) in [(960, 576), (3072, 576), (576, 1536)] {
@@ -122,7 +122,7 @@ impl Bench {
         let params = self.uniform(params);
         let norm =
             kernels::RmsNorm { step: &step, rms_norm: &params, x: &x, weight: &weight, y: &y };
-        let op = self.op(&kernels::rms_norm(self.gpu.tier, false), norm);
+        let op = self.op(&kernels::rms_norm(self.gpu.tier(), false), norm);
         self.time(&format!("rms_norm {width}"), &op, [1, 1, 1], 0.0, f64::from(width) * 12.0);
     }
 
@@ -131,7 +131,7 @@ impl Bench {
         let (x, halves) = (self.storage(bytes), self.storage(bytes));
         let params = self.uniform(kernels::half_rows_params(width / 32, width + 32));
         let op = self.op(
-            &kernels::half_rows(self.gpu.tier),
+            &kernels::half_rows(self.gpu.tier()),
             kernels::HalfRows { rows: &params, x: &x, halves: &halves },
         );
         self.time(&format!("half_rows {rows}x{width}"), &op, [rows, 1, 1], 0.0, bytes as f64 * 1.5);
@@ -158,7 +158,7 @@ impl Bench {
             ..MatrixParams::default()
         });
         let (kernel, spec, grid) = if tokens <= 16 {
-            let tier = self.gpu.tier;
+            let tier = self.gpu.tier();
             let at_a_time = tokens.next_power_of_two().min(kernels::tokens_at_a_time(tier));
             let of = if at_a_time == 1 { Tokens::One } else { Tokens::Rows(at_a_time) };
             let (size, of) = ((rows, units), (Batch::One, of));
@@ -170,8 +170,8 @@ impl Bench {
         } else {
             (
                 "matmul",
-                kernels::matmul(self.gpu.tier, format, Output::Store, Batch::One),
-                kernels::matmul_grid(self.gpu.tier, format, rows, tokens),
+                kernels::matmul(self.gpu.tier(), format, Output::Store, Batch::One),
+                kernels::matmul_grid(self.gpu.tier(), format, rows, tokens),
             )
         };
         let operands = kernels::Product {
@@ -265,7 +265,7 @@ impl Bench {
         };
         let kv_bytes = f64::from(depth) * f64::from(kv_heads) * d * 4.0;
         let flops = |tokens: f64| 4.0 * tokens * f64::from(q) * d;
-        let op = self.op(&kernels::dense_split(self.gpu.tier, &shape, Place::Paged), split(None));
+        let op = self.op(&kernels::dense_split(self.gpu.tier(), &shape, Place::Paged), split(None));
         self.time(
             &name("dense_split"),
             &op,
@@ -273,7 +273,7 @@ impl Bench {
             flops(f64::from(depth)),
             kv_bytes,
         );
-        let op = self.op(&kernels::merge(self.gpu.tier, &shape), states.clone());
+        let op = self.op(&kernels::merge(self.gpu.tier(), &shape), states.clone());
         self.time(&name("merge dense"), &op, [q, 1, kernels::merge_parts(&shape)], 0.0, 0.0);
 
         let sparse = plan(&[1], depth, Some(&budget));
@@ -309,7 +309,7 @@ impl Bench {
             hot_slots: None,
         };
         let op = self.op(
-            &kernels::top_k_blocks(self.gpu.tier, &shape, Rank::Softmax, None),
+            &kernels::top_k_blocks(self.gpu.tier(), &shape, Rank::Softmax, None),
             top_k(&chosen_blocks, None),
         );
         self.time(&name("top_k blocks"), &op, [kv_heads, 1, 1], 0.0, 0.0);
@@ -332,12 +332,12 @@ impl Bench {
             0.0,
         );
         let op = self.op(
-            &kernels::top_k_tokens(self.gpu.tier, &shape),
+            &kernels::top_k_tokens(self.gpu.tier(), &shape),
             top_k(&chosen_tokens, Some(&chosen_blocks)),
         );
         self.time(&name("top_k tokens"), &op, [kv_heads, 1, 1], 0.0, 0.0);
         let op = self.op(
-            &kernels::sparse_split(self.gpu.tier, &shape, Place::Paged),
+            &kernels::sparse_split(self.gpu.tier(), &shape, Place::Paged),
             split(Some(&chosen_tokens)),
         );
         let attended = f64::from(budget.row(depth, shape.block).attended);
@@ -349,7 +349,7 @@ impl Bench {
             flops(attended),
             sparse_bytes,
         );
-        let op = self.op(&kernels::merge(self.gpu.tier, &shape), states);
+        let op = self.op(&kernels::merge(self.gpu.tier(), &shape), states);
         self.time(&name("merge sparse"), &op, [q, 1, kernels::merge_parts(&shape)], 0.0, 0.0);
 
         // Prefill of latent attention is that of the heads' keys and values.
@@ -360,7 +360,7 @@ impl Bench {
         let prefill = plan(&ids, depth - rows, None);
         write(&prefill);
         let op = self.op(
-            &kernels::prefill(self.gpu.tier, &shape, shape.row_width()),
+            &kernels::prefill(self.gpu.tier(), &shape, shape.row_width()),
             kernels::Prefill {
                 step: &step,
                 segment: &segment,

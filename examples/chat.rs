@@ -7,8 +7,7 @@ use asynctls::attention::Budget;
 use asynctls::engine::{Engine, EngineOptions};
 use asynctls::generate::{AnswerOptions, Chat, Framing, Generator};
 use asynctls::gpu::{Adapter, Gpu, GpuOptions, adapters};
-use asynctls::model::ModelFile;
-use asynctls::model::sampler::random_seed;
+use asynctls::model::{ModelFile, random_seed};
 use std::io::Write;
 use std::path::Path;
 

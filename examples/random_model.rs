@@ -4,7 +4,7 @@
 //! Models: qwen3-0.6b, qwen3-8b, qwen3-30b-a3b, glm-4.7-flash, smollm2, tiny. Types: F16, BF16, Q8_0, Q4_0, Q4_K. There is
 //! no tokenizer in it.
 
-use asynctls::model::random::RandomModel;
+use asynctls::model::RandomModel;
 use std::fs::File;
 use std::io::BufWriter;
 

@@ -10,7 +10,7 @@ pub enum Error {
     /// A value given by the caller is outside what is allowed.
     #[error("{what} is {value}, but {limit}")]
     Argument {
-        /// The thing that was given, such as [`subject::BLOCKS`](crate::subject::BLOCKS).
+        /// The thing that was given, such as "the number of blocks".
         what: String,
         /// The value that was given.
         value: String,

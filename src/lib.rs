@@ -1,6 +1,14 @@
 //! Two-level sparse attention (AsyncTLS, arXiv 2604.07815) for long contexts on wgpu.
 //!
-//! [`engine`] runs a whole model: open a device, load a file, prefill a prompt, decode tokens.
+//! | feature | for | modules |
+//! |---|---|---|
+//! | none | who has a device and buffers, and wants attention | [`operator`], [`attention`], [`gpu`] |
+//! | `engine` | who runs models: files, the KV cache, steps of many sessions | `engine`, `model`, `formats` |
+//! | `text` | who wants text: tokenizers, chats, answers piece by piece | `generate` |
+//!
+//! What `conformance`, `measure` and `cli` add is for this project's checks, measurements and program: it changes as they do.
+//!
+//! `engine` runs a whole model: open a device, load a file, prefill a prompt, decode tokens.
 //!
 //! ```no_run
 //! use asynctls::attention::{Attention, Budget};
@@ -78,42 +86,56 @@
 )]
 
 pub mod attention;
-#[cfg(feature = "conformance")]
-pub mod conformance;
+mod error;
+mod file;
+pub mod gpu;
+mod memory;
+pub mod operator;
+
+// Whole models.
 #[cfg(feature = "engine")]
 pub mod engine;
-mod error;
-#[cfg(feature = "measure")]
-pub mod eval;
-mod file;
+#[cfg(any(feature = "engine", feature = "conformance"))]
 pub mod formats;
+#[cfg(not(any(feature = "engine", feature = "conformance")))]
+mod formats;
 #[cfg(feature = "text")]
 pub mod generate;
-pub mod gpu;
 #[cfg(feature = "engine")]
-pub mod kv;
-mod memory;
+mod kv;
 #[cfg(feature = "engine")]
 pub mod model;
-pub mod operator;
-#[cfg(feature = "conformance")]
-pub mod reference;
-pub mod subject;
-#[doc(hidden)]
-pub mod units;
-#[doc(hidden)]
-pub mod utf8;
 
-// Kernels one by one are for those who check or measure them.
+// Kernels one by one, what a selection loses, and what messages share: for those who check or measure them, and for the program.
+#[cfg(feature = "conformance")]
+pub mod conformance;
 #[cfg(feature = "conformance")]
 pub mod contract;
 #[cfg(not(feature = "conformance"))]
 mod contract;
+#[cfg(feature = "measure")]
+pub mod eval;
 #[cfg(feature = "conformance")]
 pub mod kernels;
 #[cfg(not(feature = "conformance"))]
 mod kernels;
+#[cfg(feature = "conformance")]
+pub mod reference;
+#[cfg(feature = "cli")]
+pub mod subject;
+#[cfg(not(feature = "cli"))]
+mod subject;
+#[cfg(feature = "cli")]
+pub mod units;
+#[cfg(not(feature = "cli"))]
+mod units;
+#[cfg(feature = "cli")]
+pub mod utf8;
+#[cfg(not(feature = "cli"))]
+mod utf8;
 
+#[cfg(not(feature = "conformance"))]
+use contract::{bindings, words};
 pub use error::{Error, Result};
 /// The version of wgpu whose devices and buffers this crate takes.
 pub use wgpu;

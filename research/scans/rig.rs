@@ -95,8 +95,8 @@ impl Rig {
         let adapter = Adapter::choose(&here, std::env::var("ASYNCTLS_ADAPTER").ok().as_deref())
             .expect("an adapter");
         let gpu = block_on(Gpu::open(&adapter, GpuOptions::default())).expect("a device");
-        let info = &gpu.info;
-        let has_subgroups = gpu.tier.features.contains(wgpu::Features::SUBGROUP);
+        let info = gpu.info();
+        let has_subgroups = gpu.tier().features.contains(wgpu::Features::SUBGROUP);
         let one_size = info.subgroup_min_size == info.subgroup_max_size;
         Self {
             name: format!("{} {}", gpu.label(), info.driver_info),

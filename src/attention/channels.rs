@@ -31,7 +31,10 @@ const MOST_BYTES: u64 = 256 << 20;
 
 impl ChannelSet {
     /// From the words of each layer, as `shaders/lib/channels.wgsl` lays them out for one sequence.
-    pub fn from_words<'a>(shape: &Shape, layers: impl IntoIterator<Item = &'a [u32]>) -> Self {
+    pub(crate) fn from_words<'a>(
+        shape: &Shape,
+        layers: impl IntoIterator<Item = &'a [u32]>,
+    ) -> Self {
         let heads = |words: &[u32]| {
             words.chunks_exact(shape.index.channels as usize).map(<[u32]>::to_vec).collect()
         };
@@ -39,17 +42,19 @@ impl ChannelSet {
     }
 
     /// One layer's words.
-    pub fn words(&self, layer: usize) -> Vec<u32> {
+    pub(crate) fn words(&self, layer: usize) -> Vec<u32> {
         self.layers[layer].concat()
     }
 
     /// Channels of a KV head.
-    pub fn channels(&self) -> u32 {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn channels(&self) -> u32 {
         self.layers.first().and_then(|heads| heads.first()).map_or(0, |ids| ids.len() as u32)
     }
 
     /// The name of this set: FNV-1a over its words, which is enough to tell sets apart that nobody forges.
-    pub fn id(&self) -> ChannelSetId {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn id(&self) -> ChannelSetId {
         let layers = (0..self.layers.len()).flat_map(|layer| self.words(layer));
         let words = [self.channels(), self.head_dim].into_iter().chain(layers);
         ChannelSetId(words.flat_map(u32::to_le_bytes).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -95,7 +100,7 @@ impl ChannelSet {
     ///
     /// # Errors
     /// [`Error::Argument`] naming what differs.
-    pub fn check_model(&self, shape: &Shape, layers: u32) -> Result<()> {
+    pub(crate) fn check_model(&self, shape: &Shape, layers: u32) -> Result<()> {
         let there = (self.layers.len(), self.layers.first().map_or(0, Vec::len), self.head_dim);
         let wanted = (layers as usize, shape.kv_heads as usize, shape.head_dim);
         if there == wanted {

@@ -41,7 +41,7 @@ impl TwoLevel {
     }
 
     /// The budget as the scorers leave it: one that keeps everything has no limit.
-    pub fn effective_budget(&self) -> Budget {
+    pub(crate) fn effective_budget(&self) -> Budget {
         let mut budget = self.budget;
         if self.block_scorer.reads() == Reads::Nothing {
             budget.blocks = Blocks::Percent(100.0);
@@ -155,7 +155,8 @@ impl Budget {
     }
 
     /// Blocks kept when `sealed` blocks lie before the open one.
-    pub fn blocks_kept(&self, sealed: u32) -> u32 {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn blocks_kept(&self, sealed: u32) -> u32 {
         match self.blocks {
             Blocks::Count(count) => count.min(sealed.max(1)),
             Blocks::Percent(share) => {
@@ -165,7 +166,8 @@ impl Budget {
     }
 
     /// The numbers of blocks and tokens that a row at `position` attends, in blocks of `block` tokens.
-    pub fn row(&self, position: u32, block: u32) -> RowBudget {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn row(&self, position: u32, block: u32) -> RowBudget {
         RowBudget::new(
             position,
             block,
@@ -195,7 +197,8 @@ pub struct RowBudget {
 
 impl RowBudget {
     /// The budget of a row at `position`, in blocks of `block` tokens; `always` are the sink blocks and the recent ones.
-    pub fn new(
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn new(
         position: u32,
         block: u32,
         blocks_kept: u32,

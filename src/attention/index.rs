@@ -15,37 +15,38 @@ pub struct IndexFormat {
 impl IndexFormat {
     /// The default of a head dimension: a quarter of it and 4 bits, which kept what dense attention attends where an eighth
     /// lost it; at most 24 channels, so that a token takes less than 16 bytes (`docs/selection.md`).
-    pub fn for_head_dim(head_dim: u32) -> Self {
+    pub(crate) fn for_head_dim(head_dim: u32) -> Self {
         Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 24), bits: 4 }
     }
 
     /// The default of latent attention: 128 channels serve all heads (AsyncTLS, arXiv 2604.07815).
-    pub fn for_latent(head_dim: u32) -> Self {
+    pub(crate) fn for_latent(head_dim: u32) -> Self {
         Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 128), bits: 4 }
     }
 
     /// Words of one token's codes.
-    pub fn words(&self) -> u32 {
+    pub(crate) fn words(&self) -> u32 {
         self.channels * self.bits / 32
     }
 
     /// Words that are read at a time: 1, 2 or 4.
-    pub fn chunk(&self) -> u32 {
+    pub(crate) fn chunk(&self) -> u32 {
         1 << self.words().trailing_zeros().min(2)
     }
 
     /// Words of a block of `block` tokens for one KV head: the header and the codes.
-    pub fn block_words(&self, block: u32) -> u32 {
+    pub(crate) fn block_words(&self, block: u32) -> u32 {
         self.channels + block * self.words()
     }
 
     /// The largest code.
-    pub fn largest(&self) -> u32 {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn largest(&self) -> u32 {
         (1 << self.bits) - 1
     }
 
     /// The code of zero: eight-bit codes are signed bytes.
-    pub fn zero(&self) -> u32 {
+    pub(crate) fn zero(&self) -> u32 {
         if self.bits == 8 { 128 } else { 0 }
     }
 

@@ -7,26 +7,36 @@ mod config;
 mod experts;
 mod index;
 mod latent;
-mod plan;
+pub(crate) mod plan;
 mod rank;
 mod selector;
 mod shape;
 mod summary;
 
-pub use channel_stats::ChannelStats;
-pub use channels::{ChannelSet, ChannelSetId};
-pub use config::{Attention, Blocks, Budget, RowBudget, Timing, TwoLevel};
-pub use experts::{Experts, Gate};
+pub use config::{Blocks, Budget, RowBudget, TwoLevel};
 pub use index::IndexFormat;
 pub use latent::Latent;
-pub use plan::Want;
-pub use rank::{softmax_mean, top_k};
-pub use selector::{BlockRow, BlockScorer, Rank, Reads, TokenRow, TokenScorer};
+pub use selector::{BlockScorer, TokenScorer};
 pub use shape::{Shape, Values};
 pub use summary::Summary;
 
+// What only models have.
+#[cfg(feature = "engine")]
+pub use channels::ChannelSet;
+#[cfg(feature = "engine")]
+pub use config::{Attention, Timing};
+
 // Names of the inside, which those have who check and measure.
-#[cfg(feature = "conformance")]
-pub use plan::{Attended, Span, Step, StepSettings, TILE_ROWS};
-#[cfg(not(feature = "conformance"))]
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
+pub(crate) use channel_stats::ChannelStats;
+#[cfg_attr(feature = "measure", visibility::make(pub))]
+pub(crate) use channels::ChannelSetId;
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
+pub(crate) use experts::{Experts, Gate};
+pub(crate) use plan::Want;
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use plan::{Attended, Span, Step, StepSettings, TILE_ROWS};
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
+pub(crate) use rank::{softmax_mean, top_k};
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
+pub(crate) use selector::{BlockRow, Rank, Reads, TokenRow};

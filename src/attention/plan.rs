@@ -38,17 +38,19 @@ pub enum Want {
 
 impl Want {
     /// Whether it is of every row, not of the last alone.
-    pub fn is_of_every_row(self) -> bool {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn is_of_every_row(self) -> bool {
         matches!(self, Self::EveryToken | Self::EveryLogits)
     }
 
     /// Whether it is tokens.
-    pub fn is_token(self) -> bool {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn is_token(self) -> bool {
         matches!(self, Self::Token | Self::EveryToken)
     }
 
     /// Of how many of a span's rows logits are computed.
-    pub fn outputs(self, rows: usize) -> usize {
+    pub(crate) fn outputs(self, rows: usize) -> usize {
         match self {
             Self::Nothing => 0,
             Self::Token | Self::Logits => rows.min(1),

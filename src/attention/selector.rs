@@ -156,7 +156,7 @@ const TOKEN_ROWS: [TokenRow; 3] = [
 impl BlockScorer {
     /// How many standard deviations from the mean a key counts for `mean-std`: what kept most attention mass of 0 to 2
     /// (`docs/selection.md`).
-    pub const MEAN_STD_DEVIATIONS: f32 = 1.5;
+    pub(crate) const MEAN_STD_DEVIATIONS: f32 = 1.5;
 
     /// All of them.
     pub fn all() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator {
@@ -164,7 +164,8 @@ impl BlockScorer {
     }
 
     /// Its row of the table.
-    pub fn row(self) -> &'static BlockRow {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn row(self) -> &'static BlockRow {
         &BLOCK_ROWS[self as usize]
     }
 
@@ -174,7 +175,8 @@ impl BlockScorer {
     }
 
     /// What it reads.
-    pub fn reads(self) -> Reads {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn reads(self) -> Reads {
         self.row().reads
     }
 
@@ -187,7 +189,7 @@ impl BlockScorer {
     }
 
     /// Every summary that one of these reads, once, in the order of the table.
-    pub fn summaries(scorers: &[Self]) -> Vec<&'static Summary> {
+    pub(crate) fn summaries(scorers: &[Self]) -> Vec<&'static Summary> {
         Self::all().filter(|scorer| scorers.contains(scorer)).filter_map(Self::summary).collect()
     }
 }
@@ -199,7 +201,8 @@ impl TokenScorer {
     }
 
     /// Its row of the table.
-    pub fn row(self) -> &'static TokenRow {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn row(self) -> &'static TokenRow {
         &TOKEN_ROWS[self as usize]
     }
 
@@ -209,7 +212,8 @@ impl TokenScorer {
     }
 
     /// What it reads.
-    pub fn reads(self) -> Reads {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn reads(self) -> Reads {
         self.row().reads
     }
 }

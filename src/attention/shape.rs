@@ -38,7 +38,7 @@ impl Shape {
     /// Tokens in a block unless asked otherwise.
     pub const BLOCK: u32 = 64;
     /// Positions whose queries and keys choose the index channels.
-    pub const STATS_TOKENS: u32 = 1024;
+    pub(crate) const STATS_TOKENS: u32 = 1024;
 
     /// A shape with blocks of 64 tokens and the default index.
     pub fn new(kv_heads: u32, group: u32, head_dim: u32, rope_interleaved: bool) -> Self {
@@ -120,17 +120,19 @@ impl Shape {
     }
 
     /// Whether values lie in the keys.
-    pub fn shares_values(&self) -> bool {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn shares_values(&self) -> bool {
         matches!(self.values, Values::OfKeys(_))
     }
 
     /// Rows that a token has in the cache for each KV head: a key, and a value where values have rows of their own.
-    pub fn cached_rows(&self) -> u32 {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn cached_rows(&self) -> u32 {
         if self.shares_values() { 1 } else { 2 }
     }
 
     /// How head-blocks are stored in CPU memory.
-    pub fn head_format(&self, kv_type: KvType) -> HeadFormat {
+    pub(crate) fn head_format(&self, kv_type: KvType) -> HeadFormat {
         let values = self.cached_rows() * self.block * self.head_dim;
         HeadFormat::new(kv_type, values as usize, self.kv_heads as usize)
     }
@@ -147,7 +149,8 @@ impl Shape {
     }
 
     /// Floats in a row of queries and what is cached, together.
-    pub fn row_width(&self) -> u32 {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn row_width(&self) -> u32 {
         (self.q_heads() + self.cached_rows() * self.kv_heads) * self.head_dim
     }
 
@@ -165,7 +168,7 @@ impl Shape {
     }
 
     /// Tokens of a tile of decode attention, the least that a split has: `shaders/lib/attend_split` and `latent_split`.
-    pub fn tile_tokens(&self) -> u32 {
+    pub(crate) fn tile_tokens(&self) -> u32 {
         if self.shares_values() { 16 } else { 64 }
     }
 
@@ -181,12 +184,13 @@ impl Shape {
     }
 
     /// Floats of channel statistics of one sequence in one layer.
-    pub fn stats_len(&self) -> u64 {
+    pub(crate) fn stats_len(&self) -> u64 {
         u64::from(self.kv_heads) * u64::from(self.group + 1) * u64::from(self.head_dim)
     }
 
     /// Words that describe the index channels of one sequence in one layer.
-    pub fn channels_len(&self) -> u64 {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn channels_len(&self) -> u64 {
         u64::from(self.kv_heads) * u64::from(self.index.channels)
     }
 }

@@ -11,11 +11,11 @@ pub struct Summary {
     /// Rows.
     pub rows: u32,
     /// The file that makes the rows of a block's keys: the slot of `index/block_summary.wgsl`.
-    pub summarise: &'static str,
+    pub(crate) summarise: &'static str,
     /// The file that folds a query into rows: the slot of `select/summary_score.wgsl`.
-    pub fold: &'static str,
+    pub(crate) fold: &'static str,
     /// Numbers that it folds by.
-    pub constants: &'static [(&'static str, f32)],
+    pub(crate) constants: &'static [(&'static str, f32)],
 }
 
 impl Summary {

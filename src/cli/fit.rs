@@ -84,7 +84,7 @@ impl Plan<'_> {
         let bytes = |options| Fit::new(file, config, options).map(|fit| fit.weight_bytes);
         let kept = EngineOptions { quantise: None, ..options.clone() };
         let quantises = options.quantise.is_none() || bytes(options)? != bytes(&kept)?;
-        let is_same = |own: ModelConfig| own.rope == config.rope;
+        let is_same = |own: ModelConfig| own.rope() == config.rope();
         Ok(Known {
             is_on_gpu: options.host.is_none(),
             quantises,

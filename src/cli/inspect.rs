@@ -6,10 +6,9 @@ use super::model_option::HubOption;
 use super::terminal::{print, print_json, size, visible};
 use super::vain::{self, Known};
 use asynctls::Result;
-use asynctls::model::chat::{ChatTemplate, Message};
-use asynctls::model::gguf::{Gguf, Value};
-use asynctls::model::tokenizer::Tokenizer;
-use asynctls::model::{ModelConfig, ModelFile};
+use asynctls::model::{
+    ChatTemplate, Gguf, Message, ModelConfig, ModelFile, Source, Tokenizer, Value,
+};
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -116,7 +115,7 @@ impl Inspection {
             runs: problem.is_none(),
             problem,
             context_length: shape.map(|shape| shape.context_length),
-            rope_scaling: shape.map(|shape| shape.rope.scaling.to_string()),
+            rope_scaling: shape.map(|shape| shape.rope().scaling.to_string()),
             shapes: BTreeMap::new(),
             tensors: file.tensors().len(),
             weights: weights(file),
@@ -132,8 +131,8 @@ impl Inspection {
 
     // Facts that only one of the formats tells.
     fn described(mut self, file: &ModelFile) -> Self {
-        match file {
-            ModelFile::Gguf(file) => {
+        match file.source() {
+            Source::Gguf(file) => {
                 self.file_bytes = file.file_size();
                 self.gguf_version = Some(file.version());
                 self.name = text(file, "general.name");
@@ -148,7 +147,7 @@ impl Inspection {
                     .map(|(key, value)| (key.to_owned(), value))
                     .collect();
             }
-            ModelFile::Folder(folder) => {
+            Source::Folder(folder) => {
                 let config = folder.config();
                 self.name = config.get("_name_or_path").and_then(|v| v.as_str()).map(str::to_owned);
                 self.architecture = config
@@ -230,18 +229,18 @@ impl Inspection {
 impl TokenizerInfo {
     fn new(file: &ModelFile, tokenizer: &Result<Tokenizer>) -> Self {
         let read = tokenizer.as_ref().ok();
-        let told = |key| match file {
-            ModelFile::Gguf(file) => text(file, key),
-            ModelFile::Folder(_) => None,
+        let told = |key| match file.source() {
+            Source::Gguf(file) => text(file, key),
+            Source::Folder(_) => None,
         };
         Self {
             model: told("tokenizer.ggml.model").or(read.map(|_| "tokenizer.json".into())),
             pre_tokenizer: told("tokenizer.ggml.pre"),
-            tokens: match file {
-                ModelFile::Gguf(file) => {
+            tokens: match file.source() {
+                Source::Gguf(file) => {
                     file.strings("tokenizer.ggml.tokens").ok().map(<[String]>::len)
                 }
-                ModelFile::Folder(_) => read.map(Tokenizer::vocabulary_size),
+                Source::Folder(_) => read.map(Tokenizer::vocabulary_size),
             },
             bos: read.and_then(Tokenizer::bos),
             eos: read.and_then(Tokenizer::eos),

@@ -12,9 +12,7 @@ use asynctls::engine::{Engine, EngineOptions, Fit};
 use asynctls::eval::{Engines, Method, plan};
 use asynctls::formats::Quantise;
 use asynctls::gpu::Gpu;
-use asynctls::model::rope::RopeChange;
-use asynctls::model::tokenizer::Tokenizer;
-use asynctls::model::{ModelConfig, ModelFile};
+use asynctls::model::{ModelConfig, ModelFile, RopeChange, Tokenizer};
 use asynctls::{Error, Result};
 use std::path::Path;
 

@@ -5,7 +5,7 @@ use super::option_names;
 use super::rope::RopeOptions;
 use asynctls::Result;
 use asynctls::formats::Quantise;
-use asynctls::model::rope::RopeChange;
+use asynctls::model::RopeChange;
 use clap::Args;
 use std::fmt;
 use std::path::{Path, PathBuf};

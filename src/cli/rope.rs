@@ -1,7 +1,6 @@
 //! The options that stretch a model's context.
 
-use asynctls::model::ModelConfig;
-use asynctls::model::rope::{RopeChange, RopeKind};
+use asynctls::model::{ModelConfig, RopeChange, RopeKind};
 use asynctls::{Error, Result};
 use clap::{Args, ValueEnum};
 

@@ -92,7 +92,7 @@ pub fn load(gpu: Gpu, plan: Plan<'_>, stats: bool) -> Result<Loaded> {
     if stats {
         note(&format!(
             "kernels: {} on {}, prompts in chunks of {} tokens, steps spread over {} workgroups",
-            gpu.tier.name,
+            gpu.tier().name,
             gpu.label(),
             plan.options.chunk,
             plan.options.target_workgroups

@@ -75,7 +75,7 @@ pub trait Bindings: Sized {
 /// let sum = Sum { sizes: 1, x: 2, z: None, y: 3 };
 /// assert_eq!(sum.named(), [("sizes", 1), ("x", 2), ("y", 3)]);
 /// ```
-#[macro_export]
+#[cfg_attr(feature = "conformance", macro_export)]
 macro_rules! bindings {
     (@type $value:ident optional $($kind:ident)+) => { Option<$value> };
     (@type $value:ident $($kind:ident)+) => { $value };
@@ -138,3 +138,6 @@ macro_rules! bindings {
         }
     )*};
 }
+
+#[cfg(not(feature = "conformance"))]
+pub(crate) use bindings;

@@ -6,6 +6,8 @@
 mod bindings;
 mod step;
 
+#[cfg(not(feature = "conformance"))]
+pub(crate) use bindings::bindings;
 pub use bindings::{Bindings, Field, Kind};
 pub use step::{STEP, StepHeader, StepRow, StepSealing, StepSpan, StepTile};
 
@@ -64,7 +66,7 @@ pub trait Words: bytemuck::Pod {
 }
 
 /// Declares structs that shaders read: members of one word each, with the names that they have in WGSL.
-#[macro_export]
+#[cfg_attr(feature = "conformance", macro_export)]
 macro_rules! words {
     ($(
         $(#[$meta:meta])*
@@ -90,3 +92,6 @@ macro_rules! words {
         }
     )*};
 }
+
+#[cfg(not(feature = "conformance"))]
+pub(crate) use words;

@@ -47,7 +47,8 @@ pub struct EngineOptions {
     pub quantise: Option<Quantise>,
     /// As [`ModelOptions::rope`](super::ModelOptions), where the engine loads its model.
     pub rope: Option<RopeChange>,
-    /// For replays: decode steps attend what [`Engine::steer`] lists, at most so many blocks, instead of what level 1 chooses.
+    /// For replays, which the feature `measure` brings: decode steps attend listed blocks, at most so many, instead of what level 1
+    /// chooses.
     pub steered: Option<u32>,
 }
 
@@ -81,7 +82,7 @@ impl Default for IndexOptions {
 
 impl IndexOptions {
     /// The summaries of blocks that are kept.
-    pub fn summaries(&self) -> Vec<&'static Summary> {
+    pub(crate) fn summaries(&self) -> Vec<&'static Summary> {
         BlockScorer::summaries(&self.block_scorers)
     }
 }
@@ -113,7 +114,8 @@ impl EngineOptions {
     }
 
     /// Physical blocks: the tokens', and one for a copy of each session's open block.
-    pub fn blocks(&self) -> u32 {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn blocks(&self) -> u32 {
         let blocks = self.total_tokens.div_ceil(u64::from(self.block)) + u64::from(self.sessions);
         blocks.min(u64::from(u32::MAX)) as u32
     }
@@ -144,7 +146,8 @@ impl EngineOptions {
     }
 
     /// The shape that kernels are made for.
-    pub fn shape(&self, config: &ModelConfig) -> Shape {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn shape(&self, config: &ModelConfig) -> Shape {
         let mut shape = Shape { block: self.block, ..config.shape() };
         if let Some(index) = &self.index {
             let stored = index.stored.as_ref().map(|set| set.channels());
@@ -322,7 +325,8 @@ impl Engine {
     }
 
     /// The shape that the kernels are made for.
-    pub fn shape(&self) -> &Shape {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn shape(&self) -> &Shape {
         &self.shape
     }
 

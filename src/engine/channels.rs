@@ -41,7 +41,8 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::channels`].
-    pub async fn statistics(&self, session: &mut Session) -> Result<Vec<Vec<ChannelStats>>> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) async fn statistics(&self, session: &mut Session) -> Result<Vec<Vec<ChannelStats>>> {
         self.check_owner(session)?;
         self.recount(session).await?;
         let _turn = self.turn.lock().await;

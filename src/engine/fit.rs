@@ -67,7 +67,8 @@ impl Fit {
     }
 
     /// Its need of the memory that the GPU uses, by part: the largest first.
-    pub fn parts(&self, is_shared: bool) -> [(&'static str, u64); 4] {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn parts(&self, is_shared: bool) -> [(&'static str, u64); 4] {
         let mut parts = [
             ("the weights", self.weight_bytes),
             ("the KV cache", self.kv_bytes + self.bytes_with(is_shared) - self.total_bytes()),

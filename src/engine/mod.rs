@@ -21,8 +21,8 @@ mod session;
 mod step;
 mod weights;
 
-pub use crate::attention::Want;
-pub use crate::kv::{HostOptions, OffloadStats};
+pub use crate::attention::plan::Want;
+pub use crate::kv::{HostOptions, OffloadStats, SessionFile};
 pub use build::{Engine, EngineOptions, IndexOptions};
 pub use fit::{Fit, HostRule, Placement};
 pub use forward::Output;

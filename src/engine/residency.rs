@@ -78,7 +78,8 @@ impl Residency {
 
 impl Engine {
     /// Layers whose blocks a step over a hot cache fetches and places together.
-    pub const GROUP_LAYERS: usize = GROUP_LAYERS;
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) const GROUP_LAYERS: usize = GROUP_LAYERS;
 
     /// What the offload engine did so far; none where the whole cache is on the GPU.
     pub async fn offload_stats(&self) -> Option<OffloadStats> {
@@ -93,7 +94,8 @@ impl Engine {
 
     /// The blocks that level 1 chose in the latest step, of its first session: layer, KV head, logical blocks ascending.
     /// None where that step chose none, or the KV cache is all on the GPU.
-    pub async fn fetched_blocks(&self) -> Option<Vec<Vec<Vec<u32>>>> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) async fn fetched_blocks(&self) -> Option<Vec<Vec<Vec<u32>>>> {
         match &self.residency {
             Residency::Whole(_) => None,
             Residency::Hot(hot) => hot.turn(self).await.fetched_blocks(),
@@ -102,7 +104,8 @@ impl Engine {
 
     /// Bytes of GPU memory for the KV cache and its index: of the whole cache, or of the hot cache and what carries
     /// blocks to it and from it.
-    pub fn kv_gpu_bytes(&self) -> u64 {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn kv_gpu_bytes(&self) -> u64 {
         let plan = MemoryPlan::new(&self.config, &self.options);
         plan.kv_bytes() + plan.bytes(Group::Index)
     }

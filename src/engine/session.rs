@@ -44,7 +44,8 @@ impl Session {
     }
 
     /// The name of the index channels that this session's index is built with, once they are chosen.
-    pub fn channel_set(&self) -> Option<ChannelSetId> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn channel_set(&self) -> Option<ChannelSetId> {
         self.channels.as_ref().map(|set| set.id())
     }
 

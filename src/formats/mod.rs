@@ -9,21 +9,17 @@ mod quantise;
 mod tensor_type;
 mod weight_format;
 
-pub use dequantise::dequantise;
 pub use kv::KvType;
 pub use quantise::Quantise;
-pub use tensor_type::{Block, TensorType};
 
 // Names of the inside, which those have who check and measure.
-#[cfg(feature = "conformance")]
-pub use kv::HeadFormat;
-#[cfg(not(feature = "conformance"))]
+#[cfg_attr(feature = "measure", visibility::make(pub))]
+pub(crate) use dequantise::dequantise;
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use kv::HeadFormat;
-#[cfg(feature = "conformance")]
-pub use pack::{Packed, pack_row};
-#[cfg(not(feature = "conformance"))]
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use pack::{Packed, pack_row};
-#[cfg(feature = "conformance")]
-pub use weight_format::WeightFormat;
-#[cfg(not(feature = "conformance"))]
+#[cfg_attr(feature = "measure", visibility::make(pub))]
+pub(crate) use tensor_type::{Block, TensorType};
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use weight_format::WeightFormat;

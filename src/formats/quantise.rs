@@ -25,7 +25,8 @@ impl Quantise {
     pub const ALL: [Self; 2] = [Self::Q8_0, Self::Q4_0];
 
     /// The type of the blocks.
-    pub fn kind(self) -> TensorType {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn kind(self) -> TensorType {
         match self {
             Self::Q8_0 => TensorType::Q8_0,
             Self::Q4_0 => TensorType::Q4_0,
@@ -39,7 +40,8 @@ impl Quantise {
     /// # Errors
     /// [`Error::Model`] naming the first weight that is infinite or not a number, or too large for a scale in half
     /// precision; `blocks` then ends within the row.
-    pub fn row(self, row: &[f32], blocks: &mut Vec<u8>) -> Result<()> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn row(self, row: &[f32], blocks: &mut Vec<u8>) -> Result<()> {
         match self {
             Self::Q8_0 => self.blocks(row, blocks, q8_0),
             Self::Q4_0 => self.blocks(row, blocks, q4_0),

@@ -125,19 +125,22 @@ impl Gpu {
     }
 
     /// Notes on the clock, while it runs, what the CPU did since `began`.
-    pub fn note_time(&self, what: &'static str, began: Instant) {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn note_time(&self, what: &'static str, began: Instant) {
         if let Some(clock) = &self.clock {
             clock.note(what, 0, began);
         }
     }
 
     /// Whether there is a clock.
-    pub fn has_clock(&self) -> bool {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn has_clock(&self) -> bool {
         self.clock.is_some()
     }
 
     /// Starts the clock, where there is one.
-    pub fn start_clock(&self) {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn start_clock(&self) {
         if let Some(clock) = &self.clock {
             *lock(&clock.running) =
                 Some(Running { began: Instant::now(), marked: Vec::new(), on_cpu: Vec::new() });
@@ -148,7 +151,8 @@ impl Gpu {
     ///
     /// # Errors
     /// Errors of the device.
-    pub async fn stop_clock(&self) -> Result<Vec<TimeSpan>> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) async fn stop_clock(&self) -> Result<Vec<TimeSpan>> {
         let Some(clock) = &self.clock else { return Ok(Vec::new()) };
         // When the CPU saw each anchor done: never before the GPU passed it.
         let mut seen = Vec::new();

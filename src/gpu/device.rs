@@ -41,9 +41,9 @@ pub struct Gpu {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceFacts {
     /// Which variants of kernels run.
-    pub tier: &'static Tier,
+    pub(crate) tier: &'static Tier,
     /// The most bytes of a buffer that a kernel sees.
-    pub max_binding: u64,
+    pub(crate) max_binding: u64,
 }
 
 /// The parts that handles on one device share: pipelines and the fault state.
@@ -51,9 +51,9 @@ pub struct OpenDevice {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     /// The adapter's description.
-    pub info: wgpu::AdapterInfo,
+    pub(crate) info: wgpu::AdapterInfo,
     /// Which variants of kernels run.
-    pub tier: &'static Tier,
+    pub(crate) tier: &'static Tier,
     pub(super) options: GpuOptions,
     label: String,
     limits: wgpu::Limits,
@@ -230,7 +230,7 @@ impl Gpu {
     }
 
     /// Whether both are handles on one device.
-    pub fn is_same_device(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_device(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.open, &other.open)
     }
 
@@ -239,19 +239,32 @@ impl Gpu {
         &self.label
     }
 
+    /// The adapter's description.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
+    /// Which variants of kernels run.
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn tier(&self) -> &'static Tier {
+        self.tier
+    }
+
     /// wgpu's device, for a caller's own buffers and commands.
     pub fn device(&self) -> &wgpu::Device {
         &self.device
     }
 
     /// The largest storage binding in bytes, a multiple of 256.
-    pub fn max_binding(&self) -> u64 {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn max_binding(&self) -> u64 {
         let most = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         most.min(self.options.max_binding.unwrap_or(most)) / 256 * 256
     }
 
     /// Whether the "GPU" is the CPU, where few large workgroups beat many small ones.
-    pub fn is_cpu(&self) -> bool {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn is_cpu(&self) -> bool {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
 
@@ -262,17 +275,19 @@ impl Gpu {
 
     /// Of these, bytes of uniforms, some 48 each: kernels' parameters, of which equal ones are shared, so that no memory plan has
     /// them.
-    pub fn parameter_bytes(&self) -> u64 {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn parameter_bytes(&self) -> u64 {
         self.parameters.load(Ordering::Relaxed)
     }
 
     /// What a memory plan has to know of the device.
-    pub fn facts(&self) -> DeviceFacts {
+    pub(crate) fn facts(&self) -> DeviceFacts {
         DeviceFacts { tier: self.tier, max_binding: self.max_binding() }
     }
 
     /// Time spent compiling pipelines so far.
-    pub fn compile_time(&self) -> Duration {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn compile_time(&self) -> Duration {
         *lock(&self.compile_time)
     }
 
@@ -297,7 +312,8 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] naming `what`.
-    pub async fn buffer(
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) async fn buffer(
         &self,
         what: &str,
         bytes: u64,
@@ -310,7 +326,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::buffer`].
-    pub async fn buffer_mapped(
+    pub(crate) async fn buffer_mapped(
         &self,
         what: &str,
         bytes: u64,
@@ -352,7 +368,7 @@ impl Gpu {
     /// A storage buffer that can be copied from and to.
     ///
     /// # Errors
-    /// As [`Gpu::buffer`].
+    /// [`Error::OutOfMemory`] naming `what`.
     pub async fn storage(&self, what: &str, bytes: u64) -> Result<wgpu::Buffer> {
         self.buffer(what, bytes, Self::STORAGE).await
     }
@@ -360,7 +376,7 @@ impl Gpu {
     /// A storage buffer that holds `data`.
     ///
     /// # Errors
-    /// As [`Gpu::buffer`].
+    /// As [`Gpu::storage`].
     pub async fn storage_with(&self, what: &str, data: &[u8]) -> Result<wgpu::Buffer> {
         let buffer = self.storage(what, data.len() as u64).await?;
         self.write(&buffer, 0, data);
@@ -371,7 +387,12 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::buffer`].
-    pub async fn uniform<T: bytemuck::Pod>(&self, what: &str, value: T) -> Result<wgpu::Buffer> {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) async fn uniform<T: bytemuck::Pod>(
+        &self,
+        what: &str,
+        value: T,
+    ) -> Result<wgpu::Buffer> {
         let bytes = bytemuck::bytes_of(&value);
         let buffer = self
             .buffer(
@@ -402,7 +423,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::check`].
-    pub fn submit_all<const N: usize>(
+    pub(crate) fn submit_all<const N: usize>(
         &self,
         commands: [wgpu::CommandBuffer; N],
     ) -> Result<wgpu::SubmissionIndex> {
@@ -415,7 +436,8 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::check`].
-    pub fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
         let waited =
             self.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
         self.check()?;
@@ -426,7 +448,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::check`].
-    pub fn poll(&self) -> Result<()> {
+    pub(crate) fn poll(&self) -> Result<()> {
         let polled = self.device.poll(wgpu::PollType::Poll);
         self.check()?;
         polled.map(drop).map_err(|e| Error::Gpu(e.to_string()))
@@ -452,7 +474,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::check`].
-    pub async fn read(&self, staging: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
+    pub(crate) async fn read(&self, staging: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
         let (sender, receiver) = futures::channel::oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
             // The receiver is only gone when the caller has given up.
@@ -502,7 +524,7 @@ impl Gpu {
     /// Copies the first `bytes` bytes of a buffer to the host: for tests and rare reads, it makes its own staging.
     ///
     /// # Errors
-    /// As [`Gpu::read`] and [`Gpu::buffer`].
+    /// As [`Gpu::check`]; [`Error::OutOfMemory`] for want of a buffer to copy through.
     pub async fn download(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
         let staging = self
             .buffer("download", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)
@@ -525,7 +547,8 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::check`].
-    pub fn run(&self, dispatches: &[(&super::Op, [u32; 3])]) -> Result<Duration> {
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) fn run(&self, dispatches: &[(&super::Op, [u32; 3])]) -> Result<Duration> {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -541,7 +564,8 @@ impl Gpu {
     }
 
     /// Destroys the device, as a driver reset would: every later call answers [`Error::DeviceLost`].
-    pub fn destroy(&self) {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn destroy(&self) {
         self.device.destroy();
     }
 }

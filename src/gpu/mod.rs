@@ -13,25 +13,27 @@ mod shader_files;
 mod tier;
 mod turns;
 
-pub use adapter::{Adapter, Probe, adapters, probe};
+pub use adapter::{Adapter, adapters};
 pub(crate) use buffers::buffers;
-pub use clock::{Clock, TimeSpan};
-pub use device::{DeviceFacts, Gpu, GpuOptions, OpenDevice};
-pub use host_memory::host_memory_bytes;
+#[cfg(feature = "engine")]
+pub use device::DeviceFacts;
+pub use device::{Gpu, GpuOptions};
+pub(crate) use host_memory::host_memory_bytes;
 #[cfg(test)]
 pub(crate) use pipeline::completed;
-pub use tier::{Disable, Tier};
+pub use tier::Disable;
 
 // Names of the inside, which those have who check and measure.
-#[cfg(feature = "conformance")]
-pub use pipeline::{Binding, Op, Pipeline};
-#[cfg(not(feature = "conformance"))]
+#[cfg_attr(feature = "measure", visibility::make(pub))]
+pub(crate) use adapter::{Probe, probe};
+pub(crate) use clock::Clock;
+#[cfg_attr(feature = "measure", visibility::make(pub))]
+pub(crate) use clock::TimeSpan;
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use pipeline::{Binding, Op, Pipeline};
-#[cfg(feature = "conformance")]
-pub use reflect::{Access, Reflected, mismatch};
-#[cfg(not(feature = "conformance"))]
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use reflect::{Access, Reflected, mismatch};
-#[cfg(feature = "conformance")]
-pub use shader::{Assembled, Constant, ShaderSpec, assemble};
-#[cfg(not(feature = "conformance"))]
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use shader::{Assembled, Constant, ShaderSpec, assemble};
+#[cfg_attr(feature = "conformance", visibility::make(pub))]
+pub(crate) use tier::Tier;

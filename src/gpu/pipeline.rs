@@ -77,7 +77,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Shader`] from assembly, [`Error::Gpu`] when the driver refuses.
-    pub async fn pipeline(&self, spec: &ShaderSpec) -> Result<Arc<Pipeline>> {
+    pub(crate) async fn pipeline(&self, spec: &ShaderSpec) -> Result<Arc<Pipeline>> {
         if let Some(pipeline) = lock(&self.pipelines).get(spec) {
             return Ok(pipeline.clone());
         }
@@ -169,9 +169,11 @@ impl Gpu {
     /// Binds buffers to a kernel, by the names of its variables.
     ///
     /// # Errors
-    /// As [`Gpu::pipeline`]; [`Error::Gpu`] naming the variable that is not bound, that the kernel does not have, or whose
-    /// buffer is of the wrong kind or too small; [`Error::OutOfMemory`] for more than a kernel sees here.
-    pub async fn op<'b, B>(&self, spec: &ShaderSpec, bindings: B) -> Result<Op>
+    /// [`Error::Shader`] from assembly; [`Error::Gpu`] when the driver refuses, or naming the variable that is not bound, that
+    /// the kernel does not have, or whose buffer is of the wrong kind or too small; [`Error::OutOfMemory`] for more than a
+    /// kernel sees here.
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
+    pub(crate) async fn op<'b, B>(&self, spec: &ShaderSpec, bindings: B) -> Result<Op>
     where
         B: Bindings<Value: Into<Binding<'b>>>,
     {

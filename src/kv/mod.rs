@@ -24,4 +24,4 @@ pub(crate) use memory::{IndexRows, IndexSize, OffloadRows, SegmentRows, kv_rows}
 pub use offload::{HostOptions, OffloadStats};
 pub(crate) use offload::{Items, Offload, Upload, Uploads};
 pub(crate) use pool::{BlockTable, Pool, Prepared, Slot};
-pub use session_file::{Append, SessionFile};
+pub use session_file::SessionFile;

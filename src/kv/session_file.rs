@@ -64,7 +64,7 @@ fn new_stamp() -> u64 {
 impl SessionFile {
     /// What the number is called in an identity that says how blocks and states are made. A session with another one was
     /// written by an older or a newer program, which the error tells.
-    pub const FORMAT: &str = "the format";
+    pub(crate) const FORMAT: &str = "the format";
 
     /// Begins a session that belongs to a model and its settings, given as names and values. Its blocks will have
     /// `block_bytes` bytes each. A file that is there must be empty.
@@ -72,7 +72,11 @@ impl SessionFile {
     /// # Errors
     /// [`Error::Write`] for a file that cannot be written; [`Error::Argument`] for one that is there, and for an
     /// identity or blocks that are too large.
-    pub fn create(path: &Path, identity: &[(String, String)], block_bytes: u64) -> Result<Self> {
+    pub(crate) fn create(
+        path: &Path,
+        identity: &[(String, String)],
+        block_bytes: u64,
+    ) -> Result<Self> {
         let header = Header::encode(identity, block_bytes)?;
         let failed = |source| Error::Write { path: path.to_owned(), source };
         let mut options = OpenOptions::new();
@@ -101,7 +105,11 @@ impl SessionFile {
     /// file and what it would have to be, and for one that is open already; [`Error::File`] for a file that is no
     /// session or one of another format, has lost its header, or has bytes but no whole commit at its end; [`Error::Io`]
     /// for one that cannot be read.
-    pub fn open(path: &Path, identity: &[(String, String)], block_bytes: u64) -> Result<Self> {
+    pub(crate) fn open(
+        path: &Path,
+        identity: &[(String, String)],
+        block_bytes: u64,
+    ) -> Result<Self> {
         let failed = |source| Error::Io { path: path.to_owned(), source };
         let file = Locked::open(path, OpenOptions::new().read(true).write(true), failed)?;
         Self::load(path, file, identity, block_bytes)
@@ -111,7 +119,7 @@ impl SessionFile {
     ///
     /// # Errors
     /// As [`SessionFile::open`].
-    pub fn open_read_only(
+    pub(crate) fn open_read_only(
         path: &Path,
         identity: &[(String, String)],
         block_bytes: u64,
@@ -155,7 +163,7 @@ impl SessionFile {
 
     /// The latest commit's name within this process: another number for every commit of every file, so that who
     /// has noted it knows later whether the blocks are still those.
-    pub fn stamp(&self) -> u64 {
+    pub(crate) fn stamp(&self) -> u64 {
         self.stamp
     }
 
@@ -170,7 +178,8 @@ impl SessionFile {
     }
 
     /// Bytes of a block.
-    pub fn block_bytes(&self) -> u64 {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn block_bytes(&self) -> u64 {
         self.block_bytes as u64
     }
 
@@ -183,7 +192,8 @@ impl SessionFile {
     ///
     /// # Errors
     /// [`Error::File`] for a block that is not what was written; [`Error::Argument`] for one that does not exist.
-    pub fn block(&self, index: u32) -> Result<&[u8]> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn block(&self, index: u32) -> Result<&[u8]> {
         let table = self.table();
         let &Entry { offset, checksum, .. } = table.get(index as usize).ok_or_else(|| {
             Error::argument(
@@ -215,7 +225,7 @@ impl SessionFile {
     /// # Errors
     /// [`Error::Write`] for a file that cannot be written; [`Error::File`] for one that another program has changed;
     /// [`Error::Argument`] for one that was deleted or replaced meanwhile, and for one that is open to be read only.
-    pub fn append(&mut self) -> Result<Append<'_>> {
+    pub(crate) fn append(&mut self) -> Result<Append<'_>> {
         if self.file.is_shared {
             let what = format!("the session {}", self.path.display());
             return Err(Error::argument(what, "open to be read", "it would have to be written"));

@@ -50,7 +50,8 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// The template of a GGUF file (`tokenizer.chat_template`), if it has one.
-    pub fn read(file: &Gguf) -> Result<Option<Self>> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn read(file: &Gguf) -> Result<Option<Self>> {
         file.opt_str("tokenizer.chat_template")?.map(Self::new).transpose()
     }
 
@@ -60,7 +61,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Model`], which name the file.
-    pub fn from_folder(folder: &Path) -> Result<Option<Self>> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn from_folder(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join("chat_template.jinja");
         if let Some(source) = json_file::text(&path, LONGEST as u64)? {
             return Self::new(&source).map(Some).map_err(|error| named(&path, error));
@@ -166,8 +168,8 @@ impl ChatTemplate {
     /// [`Error::Model`] for a conversation that the template refuses.
     ///
     /// ```no_run
-    /// use asynctls::model::chat::{ChatTemplate, Message};
-    /// use asynctls::model::tokenizer::Tokenizer;
+    /// use asynctls::model::{ChatTemplate, Message};
+    /// use asynctls::model::Tokenizer;
     ///
     /// let folder = "Qwen3-4B".as_ref();
     /// let tokenizer = Tokenizer::from_folder(folder)?;

@@ -23,18 +23,18 @@ pub struct ModelConfig {
     /// The longest context without that scaling.
     pub plain_context: u32,
     /// RMSNorm's epsilon.
-    pub epsilon: f32,
+    pub(crate) epsilon: f32,
     /// Whether the output matrix is the embedding.
-    pub tied: bool,
+    pub(crate) tied: bool,
     /// Attention.
     #[serde(flatten)]
-    pub attention: AttentionConfig,
+    pub(crate) attention: AttentionConfig,
     /// Rotary embeddings.
-    pub rope: Rope,
+    pub(crate) rope: Rope,
     /// Width of the feed-forward network of layers without experts.
-    pub ffn: u32,
+    pub(crate) ffn: u32,
     /// Mixture of experts, in the layers that have one.
-    pub experts: Option<Experts>,
+    pub(crate) experts: Option<Experts>,
 }
 
 /// What one layer is made of. All layers turn by the same angles and norm with the same epsilon, which a step knows once.
@@ -131,8 +131,15 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// Its rotary embedding.
+    #[cfg(feature = "measure")]
+    pub fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
     /// Why the model runs with no other rotary scaling than its own, if that is so.
-    pub fn rope_problem(&self) -> Option<&'static str> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn rope_problem(&self) -> Option<&'static str> {
         match (&self.attention, &self.rope.scaling) {
             (AttentionConfig::Latent(_), _) => {
                 Some("models with latent attention run without scaling only")
@@ -145,7 +152,8 @@ impl ModelConfig {
     }
 
     /// The context that the factor of another scaling multiplies, unless something else is given.
-    pub fn rope_original(&self) -> u32 {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn rope_original(&self) -> u32 {
         match self.rope.scaling {
             RopeScaling::Yarn { original, .. } => original,
             _ => self.plain_context,
@@ -153,7 +161,7 @@ impl ModelConfig {
     }
 
     /// What a layer is made of.
-    pub fn layer(&self, layer: u32) -> LayerConfig<'_> {
+    pub(crate) fn layer(&self, layer: u32) -> LayerConfig<'_> {
         let experts = self.experts.as_ref().filter(|experts| experts.layers[layer as usize]);
         LayerConfig {
             attention: self.attention,
@@ -177,7 +185,8 @@ impl ModelConfig {
     }
 
     /// Floats that a token's attention makes, and its output matrix takes.
-    pub fn attended(&self) -> u32 {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn attended(&self) -> u32 {
         match self.attention {
             AttentionConfig::Grouped(grouped) => grouped.q_heads * grouped.head_dim,
             AttentionConfig::Latent(latent) => latent.heads * latent.value,
@@ -197,7 +206,7 @@ impl ModelConfig {
     }
 
     /// Weights that one token multiplies by, in all layers: what a step's work is proportional to.
-    pub fn active_weights(&self) -> u64 {
+    pub(crate) fn active_weights(&self) -> u64 {
         let hidden = u64::from(self.hidden);
         let attention = match self.attention {
             AttentionConfig::Grouped(g) => {
@@ -227,7 +236,8 @@ impl ModelConfig {
     ///
     /// # Errors
     /// [`Error::Model`] naming the first that it has not.
-    pub fn check_tensors(&self, file: &ModelFile) -> Result<()> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn check_tensors(&self, file: &ModelFile) -> Result<()> {
         tensors::Tensors::find(self, file).map(drop)
     }
 

@@ -2,12 +2,20 @@
 
 use super::folder::Folder;
 use super::gguf::{Gguf, TensorInfo};
+#[cfg(feature = "text")]
+use super::{ChatTemplate, SuggestedSampling, Tokenizer};
 use crate::Result;
 use std::path::Path;
 
 /// An open model: its description, and its tensors in memory maps.
 #[derive(Debug)]
-pub enum ModelFile {
+pub struct ModelFile {
+    pub(crate) source: Source,
+}
+
+/// What a model is read from.
+#[derive(Debug)]
+pub enum Source {
     /// A GGUF file.
     Gguf(Gguf),
     /// A folder with `config.json` and safetensors.
@@ -18,44 +26,54 @@ impl ModelFile {
     /// Opens a GGUF file, or a folder.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] and [`crate::Error::File`], which name the file; as [`Folder::open`] for a folder.
+    /// [`crate::Error::Io`], [`crate::Error::File`] and [`crate::Error::Model`], which name the file.
     pub fn open(path: &Path) -> Result<Self> {
-        if path.is_dir() {
-            Folder::open(path).map(Self::Folder)
+        let source = if path.is_dir() {
+            Source::Folder(Folder::open(path)?)
         } else {
-            Gguf::open(path).map(Self::Gguf)
-        }
+            Source::Gguf(Gguf::open(path)?)
+        };
+        Ok(Self { source })
+    }
+
+    /// What it is read from.
+    #[cfg(feature = "measure")]
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The path that was opened.
     pub fn path(&self) -> &Path {
-        match self {
-            Self::Gguf(file) => file.path(),
-            Self::Folder(folder) => folder.path(),
+        match &self.source {
+            Source::Gguf(file) => file.path(),
+            Source::Folder(folder) => folder.path(),
         }
     }
 
     /// Every tensor.
-    pub fn tensors(&self) -> &[TensorInfo] {
-        match self {
-            Self::Gguf(file) => file.tensors(),
-            Self::Folder(folder) => folder.tensors(),
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn tensors(&self) -> &[TensorInfo] {
+        match &self.source {
+            Source::Gguf(file) => file.tensors(),
+            Source::Folder(folder) => folder.tensors(),
         }
     }
 
     /// The tensor of this name.
-    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        match self {
-            Self::Gguf(file) => file.tensor(name),
-            Self::Folder(folder) => folder.tensor(name),
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        match &self.source {
+            Source::Gguf(file) => file.tensor(name),
+            Source::Folder(folder) => folder.tensor(name),
         }
     }
 
     /// A tensor's bytes.
-    pub fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
-        match self {
-            Self::Gguf(file) => file.bytes(tensor),
-            Self::Folder(folder) => folder.bytes(tensor),
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        match &self.source {
+            Source::Gguf(file) => file.bytes(tensor),
+            Source::Folder(folder) => folder.bytes(tensor),
         }
     }
 }
@@ -65,40 +83,42 @@ impl ModelFile {
     /// The tokenizer.
     ///
     /// # Errors
-    /// As [`super::tokenizer::Tokenizer::read`].
-    pub fn tokenizer(&self) -> Result<super::tokenizer::Tokenizer> {
-        match self {
-            Self::Gguf(file) => super::tokenizer::Tokenizer::read(file),
-            Self::Folder(folder) => super::tokenizer::Tokenizer::from_folder(folder.path()),
+    /// [`crate::Error::Io`] for a file that cannot be read, and [`crate::Error::Model`] for one that has none, or one that is not
+    /// supported.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.source {
+            Source::Gguf(file) => Tokenizer::read(file),
+            Source::Folder(folder) => Tokenizer::from_folder(folder.path()),
         }
     }
 
     /// The chat template, if there is one.
     ///
     /// # Errors
-    /// As [`super::chat::ChatTemplate::read`].
-    pub fn chat_template(&self) -> Result<Option<super::chat::ChatTemplate>> {
-        match self {
-            Self::Gguf(file) => super::chat::ChatTemplate::read(file),
-            Self::Folder(folder) => super::chat::ChatTemplate::from_folder(folder.path()),
+    /// [`crate::Error::Io`] or [`crate::Error::Model`], which name the file.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        match &self.source {
+            Source::Gguf(file) => ChatTemplate::read(file),
+            Source::Folder(folder) => ChatTemplate::from_folder(folder.path()),
         }
     }
 
     /// How its makers say that tokens should be chosen.
     ///
     /// # Errors
-    /// As [`super::sampler::SuggestedSampling::from_folder`].
-    pub fn suggested_sampling(&self) -> Result<super::sampler::SuggestedSampling> {
-        use super::sampler::SuggestedSampling;
-        match self {
-            Self::Gguf(file) => Ok(SuggestedSampling::read(file)),
-            Self::Folder(folder) => SuggestedSampling::from_folder(folder),
+    /// [`crate::Error::Io`] and [`crate::Error::Model`] for a file that cannot be read, which name it.
+    pub fn suggested_sampling(&self) -> Result<SuggestedSampling> {
+        match &self.source {
+            Source::Gguf(file) => Ok(SuggestedSampling::read(file)),
+            Source::Folder(folder) => SuggestedSampling::from_folder(folder),
         }
     }
 }
 
+// For who has made the file in memory.
+#[cfg(feature = "measure")]
 impl From<Gguf> for ModelFile {
     fn from(file: Gguf) -> Self {
-        Self::Gguf(file)
+        Self { source: Source::Gguf(file) }
     }
 }

@@ -190,11 +190,6 @@ pub struct Rotations {
 }
 
 impl Rope {
-    /// Without scaling.
-    pub fn new(base: f32, dims: u32, interleaved: bool) -> Self {
-        Self { base, dims, interleaved, scaling: RopeScaling::None, magnitude: 1.0 }
-    }
-
     /// The frequencies, worked out once.
     pub fn rotations(&self) -> Rotations {
         let dims = f64::from(self.dims);

@@ -213,7 +213,7 @@ impl Sampler {
     /// The next token. A logit of minus infinity is never chosen.
     ///
     /// # Errors
-    /// As [`logits::check`].
+    /// [`Error::Model`], which names the first logit that is not a number.
     pub fn sample(&mut self, logits: &[f32], past: Past<'_>) -> Result<u32> {
         logits::check(logits)?;
         if !self.settings.penalises() {

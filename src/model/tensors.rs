@@ -1,7 +1,7 @@
 //! Which tensors of a file make which matrices of a model, under the names of either format.
 
 use super::config::{AttentionConfig, FfnConfig, Grouped, ModelConfig};
-use super::file::ModelFile;
+use super::file::{ModelFile, Source};
 use super::gguf::TensorInfo;
 use crate::attention::{Experts, Gate, Latent};
 use crate::formats::WeightFormat;
@@ -154,9 +154,9 @@ struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     fn name(&self, [gguf, folder]: [&str; 2]) -> String {
-        match self.file {
-            ModelFile::Gguf(_) => gguf.to_owned(),
-            ModelFile::Folder(_) => folder.to_owned(),
+        match self.file.source {
+            Source::Gguf(_) => gguf.to_owned(),
+            Source::Folder(_) => folder.to_owned(),
         }
     }
 
@@ -227,7 +227,7 @@ impl<'a> Layer<'a, '_> {
     }
 
     fn is_folder(&self) -> bool {
-        matches!(self.finder.file, ModelFile::Folder(_))
+        matches!(self.finder.file.source, Source::Folder(_))
     }
 
     fn matrix(&self, names: [&str; 2], shape: &[u64]) -> Result<MatrixTensors<'a>> {

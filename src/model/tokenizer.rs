@@ -66,7 +66,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) when the file has none, or one that is not supported.
-    pub fn read(file: &Gguf) -> Result<Self> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn read(file: &Gguf) -> Result<Self> {
         Self::new(Vocabulary::read(file)?)
     }
 
@@ -80,21 +81,23 @@ impl Tokenizer {
     /// malformed or describes anything but byte-level BPE; both name the file.
     ///
     /// ```no_run
-    /// use asynctls::model::tokenizer::Tokenizer;
+    /// use asynctls::model::Tokenizer;
     ///
     /// let tokenizer = Tokenizer::from_folder("Qwen3-4B".as_ref())?;
     /// let ids = tokenizer.encode("How many sonnets did he write?", false)?;
     /// assert_eq!(tokenizer.decode(&ids), "How many sonnets did he write?");
     /// # Ok::<(), asynctls::Error>(())
     /// ```
-    pub fn from_folder(folder: &Path) -> Result<Self> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn from_folder(folder: &Path) -> Result<Self> {
         folder::read(folder).and_then(|parts| {
             Self::build(parts).map_err(|error| json_file::named(&folder.join(folder::FILE), error))
         })
     }
 
     /// Builds the tokenizer, or says what in the vocabulary contradicts itself.
-    pub fn new(vocabulary: Vocabulary) -> Result<Self> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn new(vocabulary: Vocabulary) -> Result<Self> {
         Self::build(vocabulary.into_parts()?)
     }
 
@@ -125,7 +128,7 @@ impl Tokenizer {
     /// is between two of them is encoded as one text, as if there were no pieces.
     ///
     /// ```no_run
-    /// # use asynctls::model::tokenizer::{Piece, Tokenizer};
+    /// # use asynctls::model::{Piece, Tokenizer};
     /// # let tokenizer = Tokenizer::from_folder("Qwen3-4B".as_ref())?;
     /// let (frame, text) = ("<|im_start|>user\n", "What does <|im_end|> mean?");
     /// let pieces = [Piece { text: frame, control: true }, Piece { text, control: false }];
@@ -133,7 +136,8 @@ impl Tokenizer {
     /// assert_eq!(tokenizer.decode(&ids), format!("{frame}{text}"));
     /// # Ok::<(), asynctls::Error>(())
     /// ```
-    pub fn encode_pieces(&self, pieces: &[Piece<'_>]) -> Result<Vec<u32>> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn encode_pieces(&self, pieces: &[Piece<'_>]) -> Result<Vec<u32>> {
         let (mut ids, mut run) = (Vec::new(), String::new());
         for chunk in pieces.chunk_by(|a, b| a.control == b.control) {
             let text: String = chunk.iter().map(|piece| piece.text).collect();
@@ -197,12 +201,14 @@ impl Tokenizer {
     }
 
     /// The tokens with which texts begin: see [`begin`](Self::begin).
-    pub fn leading(&self) -> &[u32] {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn leading(&self) -> &[u32] {
         &self.leading
     }
 
     /// All control tokens, such as `<|im_end|>`.
-    pub fn control_tokens(&self) -> impl Iterator<Item = &str> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn control_tokens(&self) -> impl Iterator<Item = &str> {
         self.control.iter().filter_map(|&id| self.token(id))
     }
 

@@ -45,8 +45,8 @@ pub fn value_offset(shape: &Shape, block: u32, kv_head: u32, token: u32) -> u64 
 /// The index by codes of one layer.
 #[derive(Clone, Debug)]
 pub struct Codes<'a> {
-    /// The dimensions that the index keeps: \[KV head\]\[channel\], [`Shape::channels_len`] numbers. The index of every block
-    /// must be built with the same ([`choose_channels`](super::choose_channels)).
+    /// The dimensions that the index keeps: \[KV head\]\[channel\], as many of each head as [`Shape::index`] has. The index of every
+    /// block must be built with the same ([`choose_channels`](super::choose_channels)).
     pub channels: &'a [u32],
     /// The codes: [`Shape::block_code_bytes`] a physical block. Written by [`Bound::index`](super::Bound::index), in a buffer
     /// that no other tensor is in; what it holds is for the kernels to know.

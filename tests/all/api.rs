@@ -1,4 +1,6 @@
 //! The library's interface is small on purpose: what it is stands in `tests/goldens/api.txt`, and what it depends on here.
+//! Each line says with which feature it comes; `operator` is there without any. What `conformance`, `measure` and `cli` add
+//! is for the project's own checks, measurements and program: nobody else's interface.
 //!
 //! A change of the interface is meant where that file changes with it: `UPDATE_GOLDENS=1 cargo test --release --test all api::`.
 
@@ -6,8 +8,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Attribute, Fields, ImplItem, Item, TraitItem, UseTree, Visibility};
+use syn::{Attribute, Fields, ImplItem, Item, Meta, Token, TraitItem, UseTree, Visibility};
+
+/// Who uses the crate, with the features that they ask for, and the most names of types and functions that each adds.
+const USES: [(&str, &[&str], usize); 3] =
+    [("operator", &[], 50), ("engine", &["engine"], 35), ("text", &["engine", "text"], 20)];
+
+/// What is public: its lines, and the paths of each item by where it is defined.
+#[derive(Default)]
+struct Interface {
+    lines: BTreeSet<String>,
+    paths: BTreeMap<String, BTreeSet<String>>,
+}
 
 /// The modules of the crate by their path, `gpu::device`, each with its items.
 type Modules = BTreeMap<String, Vec<Item>>;
@@ -16,36 +30,51 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_string() } else { format!("{path}::{name}") }
 }
 
-fn has(attributes: &[Attribute], words: &str) -> bool {
-    let text = |a: &Attribute| a.span().source_text().unwrap_or_default();
-    attributes.iter().any(|attribute| text(attribute).contains(words))
+fn holds(condition: &Meta, features: &[&str]) -> bool {
+    match condition {
+        Meta::Path(path) => path.is_ident("unix"),
+        Meta::NameValue(of) => {
+            let value = words(&of.value);
+            of.path.is_ident("feature") && features.contains(&value.trim_matches('"'))
+        }
+        Meta::List(list) => {
+            let parser = Punctuated::<Meta, Token![,]>::parse_terminated;
+            let parts = list.parse_args_with(parser).unwrap();
+            let mut parts = parts.iter().map(|part| holds(part, features));
+            match words(&list.path).as_str() {
+                "any" => parts.any(|part| part),
+                "not" => !parts.any(|part| part),
+                _ => parts.all(|part| part),
+            }
+        }
+    }
 }
 
-// What only exists with these features is for those who check and measure; tests are nobody's interface.
-fn is_apart(attributes: &[Attribute]) -> bool {
-    ["cfg(test)", "cfg(feature = \"conformance\")", "cfg(feature = \"measure\")", "doc(hidden)"]
-        .iter()
-        .any(|words| has(attributes, words))
+/// Whether something is there with these features, outside of tests.
+fn is_there(attributes: &[Attribute], features: &[&str]) -> bool {
+    let mut conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
+    conditions.all(|attribute| holds(&attribute.parse_args().unwrap(), features))
 }
 
 fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
 }
 
-fn read(file: &Path, path: &str, modules: &mut Modules) {
+fn read(file: &Path, path: &str, features: &[&str], modules: &mut Modules) {
     let source = fs::read_to_string(file).unwrap();
-    let items = syn::parse_file(&source).unwrap().items;
+    let mut items = syn::parse_file(&source).unwrap().items;
+    items.retain(|item| is_there(attributes(item), features));
     let is_root = ["lib.rs", "mod.rs"].iter().any(|name| file.ends_with(name));
     let folder = if is_root { file.parent().unwrap().into() } else { file.with_extension("") };
     for item in &items {
         let Item::Mod(module) = item else { continue };
-        if module.content.is_some() || has(&module.attrs, "cfg(test)") {
+        if module.content.is_some() {
             continue;
         }
         let name = module.ident.to_string();
         let single = folder.join(format!("{name}.rs"));
         let file = if single.exists() { single } else { folder.join(&name).join("mod.rs") };
-        read(&file, &join(path, &name), modules);
+        read(&file, &join(path, &name), features, modules);
     }
     modules.insert(path.into(), items);
 }
@@ -69,6 +98,23 @@ fn words(of: impl Spanned) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
+fn attributes(item: &Item) -> &[Attribute] {
+    match item {
+        Item::Const(item) => &item.attrs,
+        Item::Enum(item) => &item.attrs,
+        Item::Fn(item) => &item.attrs,
+        Item::Impl(item) => &item.attrs,
+        Item::Macro(item) => &item.attrs,
+        Item::Mod(item) => &item.attrs,
+        Item::Static(item) => &item.attrs,
+        Item::Struct(item) => &item.attrs,
+        Item::Trait(item) => &item.attrs,
+        Item::Type(item) => &item.attrs,
+        Item::Use(item) => &item.attrs,
+        _ => &[],
+    }
+}
+
 fn fields(path: &str, fields: &Fields, lines: &mut BTreeSet<String>) {
     for field in fields.iter().filter(|field| is_public(&field.vis)) {
         let Some(name) = &field.ident else { continue };
@@ -78,12 +124,16 @@ fn fields(path: &str, fields: &Fields, lines: &mut BTreeSet<String>) {
 
 /// One item under its public path, with its methods wherever in its folder they are written.
 fn describe(
-    modules: &Modules,
+    (modules, features): (&Modules, &[&str]),
     module: &str,
     item: &Item,
     path: &str,
-    lines: &mut BTreeSet<String>,
+    out: &mut Interface,
 ) {
+    if let Some((name, _)) = name_of(item) {
+        out.paths.entry(join(module, &name.to_string())).or_default().insert(path.to_string());
+    }
+    let lines = &mut out.lines;
     let name = match item {
         Item::Struct(item) => {
             lines.insert(format!("struct {path}"));
@@ -129,13 +179,13 @@ fn describe(
             let Item::Impl(item) = item else { continue };
             let is_of = matches!(&*item.self_ty, syn::Type::Path(of)
                 if of.path.segments.last().is_some_and(|last| last.ident == *name));
-            if item.trait_.is_some() || !is_of || is_apart(&item.attrs) {
+            if item.trait_.is_some() || !is_of {
                 continue;
             }
             for member in &item.items {
                 match member {
                     ImplItem::Fn(function)
-                        if is_public(&function.vis) && !is_apart(&function.attrs) =>
+                        if is_public(&function.vis) && is_there(&function.attrs, features) =>
                     {
                         lines.insert(format!("{path}::{}", words(&function.sig)));
                     }
@@ -150,14 +200,14 @@ fn describe(
     }
 }
 
-fn name_of(item: &Item) -> Option<(&syn::Ident, &Visibility, &[Attribute])> {
+fn name_of(item: &Item) -> Option<(&syn::Ident, &Visibility)> {
     Some(match item {
-        Item::Struct(item) => (&item.ident, &item.vis, &item.attrs),
-        Item::Enum(item) => (&item.ident, &item.vis, &item.attrs),
-        Item::Const(item) => (&item.ident, &item.vis, &item.attrs),
-        Item::Type(item) => (&item.ident, &item.vis, &item.attrs),
-        Item::Trait(item) => (&item.ident, &item.vis, &item.attrs),
-        Item::Fn(item) => (&item.sig.ident, &item.vis, &item.attrs),
+        Item::Struct(item) => (&item.ident, &item.vis),
+        Item::Enum(item) => (&item.ident, &item.vis),
+        Item::Const(item) => (&item.ident, &item.vis),
+        Item::Type(item) => (&item.ident, &item.vis),
+        Item::Trait(item) => (&item.ident, &item.vis),
+        Item::Fn(item) => (&item.sig.ident, &item.vis),
         _ => return None,
     })
 }
@@ -166,7 +216,7 @@ fn name_of(item: &Item) -> Option<(&syn::Ident, &Visibility, &[Attribute])> {
 fn find<'m>(modules: &'m Modules, module: &str, name: &str) -> Option<(String, &'m Item)> {
     let items = modules.get(module)?;
     for item in items {
-        if name_of(item).is_some_and(|(ident, _, _)| ident == name) {
+        if name_of(item).is_some_and(|(ident, _)| ident == name) {
             return Some((module.into(), item));
         }
     }
@@ -199,34 +249,54 @@ fn resolve(module: &str, path: &str) -> String {
     }
 }
 
-fn interface(modules: &Modules, module: &str, lines: &mut BTreeSet<String>) {
+fn interface((modules, features): (&Modules, &[&str]), module: &str, out: &mut Interface) {
+    let of = (modules, features);
     for item in &modules[module] {
         match item {
-            Item::Mod(inner) if is_public(&inner.vis) && !is_apart(&inner.attrs) => {
+            Item::Mod(inner) if is_public(&inner.vis) => {
                 let path = join(module, &inner.ident.to_string());
-                lines.insert(format!("mod {path}"));
-                interface(modules, &path, lines);
+                out.lines.insert(format!("mod {path}"));
+                interface(of, &path, out);
             }
-            Item::Use(given) if is_public(&given.vis) && !is_apart(&given.attrs) => {
+            Item::Use(given) if is_public(&given.vis) => {
                 let mut names = Vec::new();
                 leaves(&given.tree, String::new(), &mut names);
                 for (from, there, here) in names {
                     let path = join(module, &here);
                     match find(modules, &resolve(module, &from), &there) {
-                        Some((owner, item)) => describe(modules, &owner, item, &path, lines),
-                        None => drop(lines.insert(format!("use {path}"))),
+                        Some((owner, item)) => describe(of, &owner, item, &path, out),
+                        None => {
+                            out.lines.insert(format!("use {path}"));
+                            out.paths.insert(path.clone(), [path].into());
+                        }
                     }
                 }
             }
             item => {
-                let Some((name, visibility, attributes)) = name_of(item) else { continue };
-                if is_public(visibility) && !is_apart(attributes) {
-                    let path = join(module, &name.to_string());
-                    describe(modules, module, item, &path, lines);
+                let Some((name, visibility)) = name_of(item) else { continue };
+                if is_public(visibility) {
+                    describe(of, module, item, &join(module, &name.to_string()), out);
                 }
             }
         }
     }
+}
+
+/// The interface with these features, and macros, which belong to the crate wherever they are.
+fn interface_with(features: &[&str]) -> Interface {
+    let mut modules = Modules::new();
+    read(&root().join("src/lib.rs"), "", features, &mut modules);
+    let mut out = Interface::default();
+    interface((&modules, features), "", &mut out);
+    for item in modules.values().flatten() {
+        let Item::Macro(item) = item else { continue };
+        if item.attrs.iter().any(|attribute| attribute.path().is_ident("macro_export")) {
+            let name = item.ident.as_ref().unwrap().to_string();
+            out.lines.insert(format!("macro {name}"));
+            out.paths.insert(format!("macro {name}"), [name].into());
+        }
+    }
+    out
 }
 
 fn root() -> PathBuf {
@@ -235,20 +305,44 @@ fn root() -> PathBuf {
 
 #[test]
 fn the_interface_is_the_one_that_was_recorded() {
-    let mut modules = Modules::new();
-    read(&root().join("src/lib.rs"), "", &mut modules);
-    let mut lines = BTreeSet::new();
-    interface(&modules, "", &mut lines);
-    let found: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let mut found = BTreeSet::new();
+    let mut before = BTreeSet::new();
+    for (who, features, _) in USES {
+        let lines = interface_with(features).lines;
+        assert!(before.is_subset(&lines), "{who} lacks {:?}", before.difference(&lines));
+        found.extend(lines.difference(&before).map(|line| format!("{who} {line}")));
+        before = lines;
+    }
     let golden = root().join("tests/goldens/api.txt");
     if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        fs::write(&golden, &found).unwrap();
+        let text: String = found.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(&golden, text).unwrap();
     }
     let recorded = fs::read_to_string(&golden).unwrap_or_default();
     let recorded: BTreeSet<String> = recorded.lines().map(str::to_string).collect();
-    let gone: Vec<_> = recorded.difference(&lines).collect();
-    let new: Vec<_> = lines.difference(&recorded).collect();
+    let gone: Vec<_> = recorded.difference(&found).collect();
+    let new: Vec<_> = found.difference(&recorded).collect();
     assert!(gone.is_empty() && new.is_empty(), "gone: {gone:#?}\nnew: {new:#?}");
+}
+
+#[test]
+fn who_uses_the_library_learns_tens_of_names() {
+    let mut before = BTreeSet::new();
+    for (who, features, most) in USES {
+        let names: BTreeSet<String> =
+            interface_with(features).paths.into_values().flatten().collect();
+        let new: Vec<_> = names.difference(&before).collect();
+        println!("{who}: {} names", new.len());
+        assert!(new.len() <= most, "{who} has {} names: {new:#?}", new.len());
+        before = names;
+    }
+}
+
+#[test]
+fn a_name_has_one_path() {
+    let paths = interface_with(&["engine", "text"]).paths;
+    let twice: Vec<_> = paths.iter().filter(|(_, paths)| paths.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:#?}");
 }
 
 #[test]

@@ -3,10 +3,8 @@
 use crate::common::device::{decode, gpu, prefill, step, tiny_options};
 use crate::common::steps::tolerance;
 use asynctls::Result;
-use asynctls::attention::{
-    Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer, Want,
-};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, HostRule, LayerView};
+use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, HostRule, LayerView, Want};
 use asynctls::eval::divergence::{Compared, compare, divergence};
 use asynctls::eval::perplexity::losses;
 use asynctls::eval::{Engines, Method, plan};

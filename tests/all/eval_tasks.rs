@@ -3,9 +3,7 @@
 use std::sync::LazyLock;
 
 use asynctls::eval::tasks::{Haystack, Maker, NOISE, Sample, Spec, Task, score};
-use asynctls::model::chat::ChatTemplate;
-use asynctls::model::gguf::Gguf;
-use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::{ChatTemplate, Gguf, Tokenizer};
 
 static MODEL: LazyLock<Gguf> = LazyLock::new(|| {
     let path = std::env::var_os("ASYNCTLS_MODEL")

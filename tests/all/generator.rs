@@ -7,8 +7,7 @@ use asynctls::engine::{Engine, SessionFormat, Want};
 use asynctls::generate::{
     Answer, AnswerOptions, Chat, ChatFile, End, Framing, Generator, Made, Sequence,
 };
-use asynctls::model::sampler::SamplerSettings;
-use asynctls::model::{ModelConfig, ModelFile};
+use asynctls::model::{ModelConfig, ModelFile, SamplerSettings};
 use pollster::block_on;
 use serde_json::json;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use asynctls::Error;
-use asynctls::model::gguf::Gguf;
+use asynctls::model::Gguf;
 
 mod mutated;
 mod refused;

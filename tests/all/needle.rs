@@ -3,8 +3,7 @@
 use crate::common::model::{engine, gpu, model_path, prefill};
 use asynctls::attention::{Attention, Blocks, Budget};
 use asynctls::engine::{Engine, Session, Want};
-use asynctls::model::ModelFile;
-use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::{ModelFile, Tokenizer};
 
 const LENGTH: usize = 2048;
 const ANSWER_TOKENS: usize = 16;

@@ -3,11 +3,11 @@
 use crate::common::device::{gpu, own_gpu, prefill, tiny_options};
 use crate::common::steps::{assert_near, assert_same_steps};
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Timing, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want};
+use asynctls::engine::{
+    Engine, EngineOptions, HostOptions, Session, SessionFile, SessionFormat, Want,
+};
 use asynctls::gpu::{Gpu, GpuOptions};
-use asynctls::kv::SessionFile;
-use asynctls::model::rope::{RopeChange, RopeKind};
-use asynctls::model::{ModelConfig, ModelFile};
+use asynctls::model::{ModelConfig, ModelFile, RopeChange, RopeKind};
 use asynctls::{Error, Result};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -373,8 +373,8 @@ fn a_session_with_a_damaged_block_ends_before_it_and_is_computed_from_there() {
         };
         let whole = std::fs::read(&path).unwrap();
         // Blocks lie one behind the other, and are multiples of 16 bytes.
-        let bytes = here.format().block_bytes as usize;
         let blocks = here.open(&path);
+        let bytes = blocks.block_bytes() as usize;
         let first = blocks.block(0).unwrap()[..64].to_vec();
         drop(blocks);
         let first = whole.windows(64).position(|window| window == first).expect("a block");

@@ -55,7 +55,7 @@ fn engines_on_a_callers_device_make_what_those_on_their_own_do() {
     let ours = Adapter::from(adapter.clone());
     let options = GpuOptions { disable: Disable::from_env().expect("words"), ..Default::default() };
     let gpu = request(&adapter, &Gpu::descriptor(&ours, options).expect("it can run"));
-    assert_eq!(gpu.tier, Tier::of(&ours, options.disable));
+    assert_eq!(gpu.tier(), Tier::of(&ours, options.disable));
     let models = ["llama/model", "qwen3/model.gguf"];
     let engines = models.map(|model| load(gpu.share(), model));
     let compiled = gpu.compile_time();
@@ -147,7 +147,7 @@ fn which_kernels_run_follows_from_what_the_device_has() {
     let plain = wgpu::Limits { max_storage_buffers_per_shader_stage: 8, ..wgpu::Limits::default() };
     let descriptor = wgpu::DeviceDescriptor { required_limits: plain, ..Default::default() };
     let gpu = request(&adapter, &descriptor);
-    assert_eq!(gpu.tier.name, "portable");
+    assert_eq!(gpu.tier().name, "portable");
     let engine = load(gpu, "llama/model");
     let want = run(&load(own_gpu(GpuOptions::default()), "llama/model"));
     let scale = want.iter().fold(0f32, |most, v| most.max(v.abs()));

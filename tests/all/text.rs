@@ -6,9 +6,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use asynctls::model::chat::{ChatTemplate, Message};
-use asynctls::model::gguf::Gguf;
-use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::{ChatTemplate, Gguf, Message, Tokenizer};
 use proptest::prelude::*;
 use serde::Deserialize;
 

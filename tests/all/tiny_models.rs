@@ -99,7 +99,7 @@ fn difference(got: &[Vec<f32>], want: &[Vec<f32>]) -> (f32, f32) {
 /// Prefill on matrix units rounds two more, queries and weights, which is once the cache's error; and where weights are not
 /// f32, the inputs and weights of four products, eight in all, whose independent errors add up to the root of four times.
 fn halves(engine: &Engine) -> f32 {
-    if asynctls::kernels::has_matrix_units(engine.gpu.tier) { 1.0 + 2.0 } else { 0.0 }
+    if asynctls::kernels::has_matrix_units(engine.gpu.tier()) { 1.0 + 2.0 } else { 0.0 }
 }
 
 /// Logits with one and the same f16 cache are as far apart as f32 arithmetic leaves them (the reference's own f32 is off by

@@ -6,9 +6,7 @@ mod refused;
 
 use std::path::PathBuf;
 
-use asynctls::model::chat::{ChatTemplate, Message};
-use asynctls::model::gguf::Gguf;
-use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::{ChatTemplate, Gguf, Message, Tokenizer};
 use serde::Deserialize;
 
 #[derive(Deserialize)]

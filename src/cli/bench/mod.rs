@@ -8,7 +8,7 @@ mod report;
 
 use super::Outcome;
 use super::line::Line;
-use asynctls::model::random::RandomModel;
+use asynctls::model::RandomModel;
 use asynctls::{Error, Result};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;

@@ -18,8 +18,7 @@ use asynctls::eval::trace::Selections;
 use asynctls::formats::KvType;
 use asynctls::formats::TensorType;
 use asynctls::gpu::{Gpu, GpuOptions, TimeSpan};
-use asynctls::model::ModelConfig;
-use asynctls::model::random::RandomModel;
+use asynctls::model::{ModelConfig, RandomModel};
 use asynctls::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -250,7 +249,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     if options.json {
         let report = Report {
             adapter: gpu.label(),
-            kernels: gpu.tier.name,
+            kernels: gpu.tier().name,
             model_shape: &options.model_shape,
             layers: config.layers,
             context: replay.context(),

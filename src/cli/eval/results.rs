@@ -78,7 +78,7 @@ impl<'a, T: Serialize> Settings<'a, T> {
             evaluation,
             model,
             adapter: engine.gpu.label().to_owned(),
-            kernels: engine.gpu.tier.name,
+            kernels: engine.gpu.tier().name,
             methods: methods.iter().map(|method| method.name.as_str()).collect(),
             index_channels: shape.index.channels,
             index_bits: shape.index.bits,

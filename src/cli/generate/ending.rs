@@ -92,7 +92,7 @@ impl Talk<'_> {
         let sampling = self.sampling;
         Settings {
             model: self.options.model.to_string(),
-            rope_scaling: engine.config.rope.scaling.to_string(),
+            rope_scaling: engine.config.rope().scaling.to_string(),
             system: self.options.system.clone(),
             raw,
             no_think: self.options.no_think,
@@ -123,7 +123,7 @@ impl Talk<'_> {
             frequency_penalty: sampling.frequency_penalty,
             seed: self.seed(),
             stop: self.options.stop.clone(),
-            kernels: engine.gpu.tier.name,
+            kernels: engine.gpu.tier().name,
             chunk: engine.options.chunk,
         }
     }

@@ -1,6 +1,6 @@
 //! How tokens are chosen: by options, else as the model's makers say, else the likeliest.
 
-use asynctls::model::sampler::{Range, SamplerSettings, SuggestedSampling, random_seed};
+use asynctls::model::{Range, SamplerSettings, SuggestedSampling, random_seed};
 use clap::Args;
 use std::fmt::Write;
 

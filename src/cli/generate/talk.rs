@@ -10,7 +10,7 @@ use crate::cli::{Failure, Outcome, interrupt, is_input_error};
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, SessionFormat};
 use asynctls::generate::{AnswerOptions, Chat, End, Framing, Generator, Made, Work};
-use asynctls::model::sampler::{SamplerSettings, SuggestedSampling};
+use asynctls::model::{SamplerSettings, SuggestedSampling};
 use asynctls::{Error, subject};
 use std::path::Path;
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use super::HubModel;
 use crate::cli::progress::{Progress as Shown, bar};
 use crate::cli::terminal::note;
-use asynctls::model::folder;
+use asynctls::model::shards;
 use asynctls::{Error, Result};
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
@@ -79,7 +79,7 @@ trait Source {
             self.get(name)?;
         }
         if self.has(INDEX) {
-            for shard in folder::shards(&self.get(INDEX)?)? {
+            for shard in shards(&self.get(INDEX)?)? {
                 self.get(&shard)?;
             }
         } else {

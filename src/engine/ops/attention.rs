@@ -5,7 +5,7 @@ use super::product::Inputs;
 use super::{LayerKv, OpMaker, Product};
 use crate::Result;
 use crate::engine::weights::Matrix;
-use crate::gpu::Op;
+use crate::gpu::{Binding, Op};
 use crate::kernels::{self, Output};
 
 /// Weights of a layer's attention but for its output matrix.
@@ -52,7 +52,7 @@ impl OpMaker<'_> {
         weights: &AttentionWeights,
         step: &wgpu::Buffer,
         segment: &wgpu::Buffer,
-        kv: &wgpu::Buffer,
+        kv: &Binding<'_>,
     ) -> Result<Op> {
         match weights {
             AttentionWeights::Grouped { heads, .. } => {
@@ -67,17 +67,17 @@ impl OpMaker<'_> {
         heads: &HeadWeights,
         step: &wgpu::Buffer,
         segment: &wgpu::Buffer,
-        kv: &wgpu::Buffer,
+        kv: &Binding<'_>,
     ) -> Result<Op> {
         let norms = heads.norms.as_ref();
         let append = kernels::RopeAppend {
-            step,
-            segment,
-            qkv: &self.scratch.rows,
-            kv,
-            q_weight: norms.map(|[q, _]| q),
-            k_weight: norms.map(|[_, k]| k),
-            bias: heads.biases.as_ref(),
+            step: step.into(),
+            segment: segment.into(),
+            qkv: (&self.scratch.rows).into(),
+            kv: kv.clone(),
+            q_weight: norms.map(|[q, _]| q.into()),
+            k_weight: norms.map(|[_, k]| k.into()),
+            bias: heads.biases.as_ref().map(Binding::from),
         };
         let epsilon = norms.map(|_| self.config.epsilon);
         let spec = kernels::rope_append(&self.shape, epsilon, heads.biases.is_some());
@@ -92,7 +92,7 @@ impl OpMaker<'_> {
         kv: &LayerKv<'_>,
     ) -> Result<Vec<Op>> {
         let mut appends = Vec::new();
-        for (segment, buffer) in &self.segments(kv.layout, kv.segments).await? {
+        for (segment, buffer) in &self.kv_segments(kv.layout, kv.segments).await? {
             appends.push(self.append(weights, step, segment, buffer).await?);
         }
         Ok(appends)
@@ -103,16 +103,16 @@ impl OpMaker<'_> {
         &self,
         step: &wgpu::Buffer,
         segment: &wgpu::Buffer,
-        kv: &wgpu::Buffer,
+        kv: &Binding<'_>,
     ) -> Result<Op> {
         let (scratch, shape) = (self.scratch, &self.shape);
         let prefill = kernels::Prefill {
-            step,
-            segment,
-            qkv: &scratch.rows,
-            kv,
-            out: &scratch.attended,
-            states: &scratch.states,
+            step: step.into(),
+            segment: segment.into(),
+            qkv: (&scratch.rows).into(),
+            kv: kv.clone(),
+            out: (&scratch.attended).into(),
+            states: (&scratch.states).into(),
         };
         self.gpu.op(&kernels::prefill(self.gpu.tier, shape, shape.row_width()), prefill).await
     }

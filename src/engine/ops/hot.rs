@@ -146,17 +146,17 @@ impl OpMaker<'_> {
         let (gpu, own, kv) = (self.gpu, parts.buffers, &layer.kv);
         let append = self.appends(weights, &own.append_step, kv).await?;
         let chunk_append =
-            self.append(weights, &own.tables, &own.chunk_segment, &own.chunk).await?;
+            self.append(weights, &own.tables, &own.chunk_segment, &self.chunk(parts)).await?;
         let spec = kernels::place_blocks(&self.shape, parts.slots, parts.kv_type);
         let part = self.uniform(PartParams { layer: layer.number as u32 }).await?;
         let mut place = Vec::new();
-        for (segment, buffer) in &self.segments(kv.layout, kv.segments).await? {
+        for (segment, buffer) in &self.kv_segments(kv.layout, kv.segments).await? {
             let blocks = kernels::PlaceBlocks {
-                stored: parts.uploads.stored(),
-                part: &part,
-                segment,
-                kv: buffer,
-                hot_slots: layer.table,
+                stored: parts.uploads.stored().into(),
+                part: (&part).into(),
+                segment: segment.into(),
+                kv: buffer.clone(),
+                hot_slots: layer.table.into(),
             };
             place.push(gpu.op(&spec, blocks).await?);
         }
@@ -184,7 +184,7 @@ impl OpMaker<'_> {
     ) -> Result<HotIndexOps> {
         let (gpu, shape, own, kv) = (self.gpu, self.shape, parts.buffers, &layer.kv);
         let mut sealing = Vec::new();
-        for (segment, buffer) in &self.segments(kv.layout, kv.segments).await? {
+        for (segment, buffer) in &self.kv_segments(kv.layout, kv.segments).await? {
             sealing.push(self.sealing(index, buffer, segment).await?);
         }
         let stride = self.score_rows().await?;
@@ -202,11 +202,11 @@ impl OpMaker<'_> {
             let first = kv.layout.segments;
             arrived_split.push(self.split(&spec, kv, segment, chosen, first).await?);
         }
-        let arrived = (parts.uploads.arrived(), &own.arrived_segment);
+        let (chunk, arrived) = (self.chunk(parts), self.arrived(parts));
         Ok(HotIndexOps {
             sealing,
-            chunk_sealing: self.sealing(index, &own.chunk, &own.chunk_segment).await?,
-            arrived_sealing: self.sealing(index, arrived.0, arrived.1).await?,
+            chunk_sealing: self.sealing(index, &chunk, &own.chunk_segment).await?,
+            arrived_sealing: self.sealing(index, &arrived, &own.arrived_segment).await?,
             top_k_resident: [
                 gpu.op(&by_softmax, resident.clone()).await?,
                 gpu.op(&plainly, resident).await?,
@@ -217,14 +217,26 @@ impl OpMaker<'_> {
         })
     }
 
+    // The chunk, with room for all blocks that it may touch.
+    fn chunk<'p>(&self, parts: &HotParts<'p>) -> Binding<'p> {
+        let blocks = u64::from(self.options.chunk_blocks());
+        Binding::from(&parts.buffers.chunk).holding(blocks * self.shape.block_bytes())
+    }
+
+    // Where blocks arrive, with room for as many as come at a time.
+    fn arrived<'p>(&self, parts: &HotParts<'p>) -> Binding<'p> {
+        let blocks = u64::from(parts.uploads.piece_blocks());
+        Binding::from(parts.uploads.arrived()).holding(blocks * self.shape.block_bytes())
+    }
+
     /// What all layers share.
     pub(in crate::engine) async fn hot_shared_ops(
         &mut self,
         parts: &HotParts<'_>,
     ) -> Result<SharedOps> {
-        let (own, arrived) = (parts.buffers, parts.uploads.arrived());
-        let chunk = (&own.chunk_segment, &own.chunk);
-        let arrived = (&own.arrived_segment, arrived);
+        let own = parts.buffers;
+        let chunk = (&own.chunk_segment, &self.chunk(parts));
+        let arrived = (&own.arrived_segment, &self.arrived(parts));
         Ok(match self.config.attention {
             AttentionConfig::Latent(_) => SharedOps::Latent(Arc::new(GatherOps {
                 chunk: self.latent_gathers(&own.tables, chunk.0, chunk.1).await?,
@@ -243,8 +255,8 @@ impl OpMaker<'_> {
             return Ok(None);
         }
         let spec = kernels::unpack_blocks(&self.shape, parts.kv_type);
-        let uploads = parts.uploads;
-        let blocks = kernels::UnpackBlocks { stored: uploads.stored(), kv: uploads.arrived() };
+        let (stored, kv) = (parts.uploads.stored().into(), self.arrived(parts));
+        let blocks = kernels::UnpackBlocks { stored, kv };
         self.gpu.op(&spec, blocks).await.map(Some)
     }
 }

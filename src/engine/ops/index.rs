@@ -193,13 +193,14 @@ impl OpMaker<'_> {
             top_k: gpu.op(&kernels::top_k_tokens(gpu.tier, &shape), choice).await?,
         };
         let spec = kernels::token_score(&shape);
-        for (segment, codes) in &self.segments(index.layout, &index.codes).await? {
+        let codes = self.segments(index.layout, &index.codes, shape.block_code_bytes()).await?;
+        for (segment, codes) in &codes {
             let candidates = kernels::TokenScore {
                 step: (&scratch.step).into(),
                 segment: segment.into(),
                 qkv: (&scratch.rows).into(),
                 channels: (&index.state.channels).into(),
-                codes: (*codes).into(),
+                codes: codes.clone(),
                 chosen_blocks: list.clone(),
                 scores: (&scratch.scores).into(),
                 score_rows: (&stride).into(),
@@ -207,12 +208,12 @@ impl OpMaker<'_> {
             ops.code_score.push(gpu.op(&spec, candidates).await?);
         }
         let spec = kernels::exact_token_score(&shape);
-        for (segment, kv) in &self.segments(kv.layout, kv.all_keys()).await? {
+        for (segment, kv) in &self.kv_segments(kv.layout, kv.all_keys()).await? {
             let candidates = kernels::ExactTokenScore {
                 step: (&scratch.step).into(),
                 segment: segment.into(),
                 qkv: (&scratch.rows).into(),
-                kv: (*kv).into(),
+                kv: kv.clone(),
                 chosen_blocks: list.clone(),
                 scores: (&scratch.scores).into(),
                 score_rows: (&stride).into(),
@@ -231,23 +232,26 @@ impl OpMaker<'_> {
         score_rows: &wgpu::Buffer,
     ) -> Result<BlockScoreOps> {
         let (gpu, layout, shape) = (self.gpu, index.layout, &self.shape.clone());
-        let channels = &index.state.channels;
-        let (step, qkv, scores) = (&self.scratch.step, &self.scratch.rows, &self.scratch.scores);
+        let channels = Binding::from(&index.state.channels);
+        let [step, qkv, scores] =
+            [&self.scratch.step, &self.scratch.rows, &self.scratch.scores].map(Binding::from);
+        let score_rows = Binding::from(score_rows);
         let mut made = BlockScoreOps { scorer, blocks: 1, ops: Vec::new() };
         match scorer.reads() {
             Reads::Nothing => {}
             Reads::Codes => {
                 made.blocks = kernels::scored_blocks(shape);
                 let spec = kernels::block_score(shape);
-                for (segment, codes) in &self.segments(layout, &index.codes).await? {
+                let codes = self.segments(layout, &index.codes, shape.block_code_bytes()).await?;
+                for (segment, codes) in &codes {
                     let blocks = kernels::BlockScore {
-                        step,
-                        segment,
-                        qkv,
-                        channels,
-                        codes,
-                        scores,
-                        score_rows,
+                        step: step.clone(),
+                        segment: segment.into(),
+                        qkv: qkv.clone(),
+                        channels: channels.clone(),
+                        codes: codes.clone(),
+                        scores: scores.clone(),
+                        score_rows: score_rows.clone(),
                     };
                     made.ops.push(gpu.op(&spec, blocks).await?);
                 }
@@ -255,17 +259,31 @@ impl OpMaker<'_> {
             Reads::Summary(summary) => {
                 made.blocks = kernels::SCORED_SUMMARIES;
                 let spec = kernels::summary_score(shape, summary);
-                for (segment, summary) in &self.segments(layout, index.summary(summary)).await? {
-                    let blocks =
-                        kernels::SummaryScore { step, segment, qkv, summary, scores, score_rows };
+                let bytes = summary.block_bytes(shape);
+                let segments = self.segments(layout, index.summary(summary), bytes).await?;
+                for (segment, summary) in &segments {
+                    let blocks = kernels::SummaryScore {
+                        step: step.clone(),
+                        segment: segment.into(),
+                        qkv: qkv.clone(),
+                        summary: summary.clone(),
+                        scores: scores.clone(),
+                        score_rows: score_rows.clone(),
+                    };
                     made.ops.push(gpu.op(&spec, blocks).await?);
                 }
             }
             Reads::Keys => {
                 let spec = kernels::exact_block_score(shape);
-                for (segment, kv) in &self.segments(cache.layout, cache.all_keys()).await? {
-                    let blocks =
-                        kernels::ExactBlockScore { step, segment, qkv, kv, scores, score_rows };
+                for (segment, kv) in &self.kv_segments(cache.layout, cache.all_keys()).await? {
+                    let blocks = kernels::ExactBlockScore {
+                        step: step.clone(),
+                        segment: segment.into(),
+                        qkv: qkv.clone(),
+                        kv: kv.clone(),
+                        scores: scores.clone(),
+                        score_rows: score_rows.clone(),
+                    };
                     made.ops.push(gpu.op(&spec, blocks).await?);
                 }
             }
@@ -273,46 +291,61 @@ impl OpMaker<'_> {
         Ok(made)
     }
 
-    // Each segment with what says which blocks it holds.
-    pub(super) async fn segments<'c>(
+    // Each segment, which must hold so many bytes of each of its blocks, with what says which blocks these are.
+    async fn segments<'c>(
         &mut self,
         layout: CacheLayout,
         segments: &'c [wgpu::Buffer],
-    ) -> Result<Vec<(wgpu::Buffer, &'c wgpu::Buffer)>> {
+        block_bytes: u64,
+    ) -> Result<Vec<(wgpu::Buffer, Binding<'c>)>> {
         let mut all = Vec::new();
         for (index, segment) in segments.iter().enumerate() {
-            all.push((self.uniform(layout.segment(index as u32)).await?, segment));
+            let holds = layout.segment(index as u32);
+            let segment = Binding::from(segment).holding(u64::from(holds.blocks) * block_bytes);
+            all.push((self.uniform(holds).await?, segment));
         }
         Ok(all)
+    }
+
+    /// The segments of keys and values.
+    pub(super) async fn kv_segments<'c>(
+        &mut self,
+        layout: CacheLayout,
+        segments: &'c [wgpu::Buffer],
+    ) -> Result<Vec<(wgpu::Buffer, Binding<'c>)>> {
+        self.segments(layout, segments, self.shape.block_bytes()).await
     }
 
     // What builds the index of blocks that are sealed whose keys and values lie in `kv`.
     pub(super) async fn sealing(
         &mut self,
         index: &LayerIndex,
-        kv: &wgpu::Buffer,
+        kv: &Binding<'_>,
         segment: &wgpu::Buffer,
     ) -> Result<SealingOps> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, &self.shape.clone());
         let mut ops = SealingOps(Vec::new());
-        for (number, codes) in index.codes.iter().enumerate() {
-            let index_segment = self.uniform(index.layout.segment(number as u32)).await?;
+        let codes = self.segments(index.layout, &index.codes, shape.block_code_bytes()).await?;
+        for (index_segment, codes) in codes {
             let build = kernels::TokenCodes {
-                step: &scratch.step,
-                segment,
-                kv,
-                channels: &index.state.channels,
+                step: (&scratch.step).into(),
+                segment: segment.into(),
+                kv: kv.clone(),
+                channels: (&index.state.channels).into(),
                 codes,
-                index_segment: &index_segment,
+                index_segment: (&index_segment).into(),
             };
             ops.0.push(gpu.op(&kernels::token_codes(shape), build).await?);
-            for (kept, segments) in &index.summaries {
+        }
+        for (kept, segments) in &index.summaries {
+            let bytes = kept.block_bytes(shape);
+            for (index_segment, summary) in self.segments(index.layout, segments, bytes).await? {
                 let build = kernels::BlockSummary {
-                    step: &scratch.step,
-                    segment,
-                    kv,
-                    summary: &segments[number],
-                    index_segment: &index_segment,
+                    step: (&scratch.step).into(),
+                    segment: segment.into(),
+                    kv: kv.clone(),
+                    summary,
+                    index_segment: (&index_segment).into(),
                 };
                 ops.0.push(gpu.op(&kernels::block_summary(shape, kept), build).await?);
             }

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::attention::Latent;
 use crate::engine::scratch::{LatentScratch, Strides};
 use crate::engine::weights::Matrix;
-use crate::gpu::Op;
+use crate::gpu::{Binding, Op};
 use crate::kernels::{self, Output, SegmentParams, Tokens};
 
 /// Weights of latent attention but for its output matrix.
@@ -127,10 +127,13 @@ impl OpMaker<'_> {
         let keys = (&own.slab_made, stride, 0);
         let values = (&own.slab_made, stride, heads * nope);
         let shape = latent.prefill_shape(self.options.block);
+        // Keys and values of a slab, of all heads.
+        let blocks = u64::from(own.slab_tokens / self.options.block);
+        let slab_kv = Binding::from(&own.slab_kv).holding(blocks * shape.block_bytes());
         let place = kernels::LatentPlace {
-            made: &own.slab_made,
-            shared_keys: &own.slab_shared,
-            kv: &own.slab_kv,
+            made: (&own.slab_made).into(),
+            shared_keys: (&own.slab_shared).into(),
+            kv: slab_kv.clone(),
         };
         let of = (Output::Store, Tokens::Rows as fn(u32) -> Tokens);
         let mut ops = SlabOps {
@@ -145,12 +148,12 @@ impl OpMaker<'_> {
         for params in self.slabs(own) {
             let slab = self.uniform(params).await?;
             let slab = kernels::Prefill {
-                step: &own.slab_tables,
-                segment: &slab,
-                qkv: &own.queries,
-                kv: &own.slab_kv,
-                out: &scratch.attended,
-                states: &scratch.states,
+                step: (&own.slab_tables).into(),
+                segment: (&slab).into(),
+                qkv: (&own.queries).into(),
+                kv: slab_kv.clone(),
+                out: (&scratch.attended).into(),
+                states: (&scratch.states).into(),
             };
             ops.prefill.push(gpu.op(&prefill, slab).await?);
         }
@@ -163,18 +166,18 @@ impl OpMaker<'_> {
         weights: &LatentWeights,
         step: &wgpu::Buffer,
         segment: &wgpu::Buffer,
-        kv: &wgpu::Buffer,
+        kv: &Binding<'_>,
     ) -> Result<Op> {
         let latent = weights.shape;
         let own = self.scratch.latent.as_ref().expect("latent attention has its buffers");
         let append = kernels::LatentAppend {
-            step,
-            segment,
-            queries: &own.queries,
-            down: &own.down,
-            weight: &weights.kv_norm,
-            latents: &self.scratch.rows,
-            kv,
+            step: step.into(),
+            segment: segment.into(),
+            queries: (&own.queries).into(),
+            down: (&own.down).into(),
+            weight: (&weights.kv_norm).into(),
+            latents: (&self.scratch.rows).into(),
+            kv: kv.clone(),
         };
         self.gpu.op(&kernels::latent_append(&self.shape, &latent), append).await
     }
@@ -184,7 +187,7 @@ impl OpMaker<'_> {
         &mut self,
         step: &wgpu::Buffer,
         segment: &wgpu::Buffer,
-        kv: &wgpu::Buffer,
+        kv: &Binding<'_>,
     ) -> Result<Vec<Op>> {
         let scratch = self.scratch;
         let own = scratch.latent.as_ref().expect("a model with latent attention has its buffers");
@@ -192,12 +195,12 @@ impl OpMaker<'_> {
         for params in self.slabs(own) {
             let slab = self.uniform(params).await?;
             let gather = kernels::LatentGather {
-                step,
-                segment,
-                slab: &slab,
-                kv,
-                latents: &own.slab_latents,
-                shared_keys: &own.slab_shared,
+                step: step.into(),
+                segment: segment.into(),
+                slab: (&slab).into(),
+                kv: kv.clone(),
+                latents: (&own.slab_latents).into(),
+                shared_keys: (&own.slab_shared).into(),
             };
             gathers.push(self.gpu.op(&kernels::latent_gather(&self.shape), gather).await?);
         }

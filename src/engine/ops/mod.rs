@@ -260,16 +260,20 @@ impl OpMaker<'_> {
         let uniform =
             self.uniform(SegmentParams { index: index_of_states, count, ..segment }).await?;
         let scratch = self.scratch;
+        let bytes = u64::from(segment.blocks) * self.shape.block_bytes();
         let split = kernels::Split {
-            step: &scratch.step,
-            segment: &uniform,
-            qkv: &scratch.rows,
-            kv: &kv.segments[index],
-            partial_o: &scratch.partial_o,
-            partial_ml: &scratch.partial_ml,
-            chosen_tokens,
-            hot_slots: kv.blocks.table(),
+            step: (&scratch.step).into(),
+            segment: (&uniform).into(),
+            qkv: (&scratch.rows).into(),
+            kv: Binding::from(&kv.segments[index]).holding(bytes),
+            partial_o: (&scratch.partial_o).into(),
+            partial_ml: (&scratch.partial_ml).into(),
+            chosen_tokens: chosen_tokens.map(Binding::from),
+            hot_slots: kv.blocks.table().map(Binding::from),
         };
         self.gpu.op(spec, split).await
     }
 }
+
+#[cfg(test)]
+mod tests;

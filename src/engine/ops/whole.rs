@@ -83,7 +83,7 @@ impl OpMaker<'_> {
                 }
             },
         };
-        for (segment, buffer) in &self.segments(kv.layout, kv.segments).await? {
+        for (segment, buffer) in &self.kv_segments(kv.layout, kv.segments).await? {
             match &mut ops.prefill {
                 WholePrefill::Grouped(prefill) => {
                     prefill.push(self.prefill(step, segment, buffer).await?);

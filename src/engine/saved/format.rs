@@ -20,9 +20,9 @@ const PROBE_BYTES: usize = 4096;
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionFormat {
     /// The file's model and settings, as names and values.
-    pub identity: Vec<(String, String)>,
+    pub(crate) identity: Vec<(String, String)>,
     /// Bytes of one of its blocks.
-    pub block_bytes: u64,
+    pub(crate) block_bytes: u64,
 }
 
 impl SessionFormat {
@@ -55,7 +55,9 @@ impl SessionFormat {
     /// Opens a session; a file that is absent or empty begins one.
     ///
     /// # Errors
-    /// As [`SessionFile::open`] and [`SessionFile::create`].
+    /// [`crate::Error::Argument`] for a session of something else, which names the first field that differs, what it is in the
+    /// file and what it would have to be, and for one that is open already; [`crate::Error::File`] for a file that is no
+    /// session, or a damaged one; [`crate::Error::Io`] and [`crate::Error::Write`] for one that cannot be read or written.
     pub fn open(&self, path: &Path) -> Result<SessionFile> {
         if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0) {
             SessionFile::open(path, &self.identity, self.block_bytes)
@@ -67,7 +69,7 @@ impl SessionFormat {
     /// Opens a session that will not be written.
     ///
     /// # Errors
-    /// As [`SessionFile::open_read_only`].
+    /// As [`Self::open`].
     pub fn open_read_only(&self, path: &Path) -> Result<SessionFile> {
         SessionFile::open_read_only(path, &self.identity, self.block_bytes)
     }

@@ -53,19 +53,19 @@ impl HostOptions {
     }
 
     /// Whole blocks of one layer that a slot of the ring holds, stored like this.
-    pub fn piece_blocks(&self, format: &HeadFormat) -> u64 {
+    pub(crate) fn piece_blocks(&self, format: &HeadFormat) -> u64 {
         (slot_bytes(self.ring_bytes) / format.block_bytes()).max(1)
     }
 
     /// Slots of the window: the blocks that always stay, and the open one, of every session.
-    pub fn window_blocks(&self, sessions: u32) -> u32 {
+    pub(crate) fn window_blocks(&self, sessions: u32) -> u32 {
         // And one while a prompt goes on in a block that will not be in the window.
         let kept = self.sink_blocks.saturating_add(self.recent_blocks).saturating_add(1);
         sessions.saturating_mul(kept).saturating_add(1)
     }
 
     /// The slots of a hot cache over so many physical blocks: the window's, and those of chosen blocks.
-    pub fn slots(&self, pool_blocks: u32, sessions: u32) -> HotSlots {
+    pub(crate) fn slots(&self, pool_blocks: u32, sessions: u32) -> HotSlots {
         HotSlots {
             pool_blocks,
             slots: self.window_blocks(sessions).saturating_add(self.hot_blocks),

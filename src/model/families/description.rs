@@ -1,6 +1,6 @@
 //! A file's description of a model's shapes: the same questions to a GGUF file's metadata and to a `config.json`.
 
-use crate::model::file::ModelFile;
+use crate::model::file::{ModelFile, Source};
 use crate::model::folder::Folder;
 use crate::model::gguf::Gguf;
 use crate::model::json_file::short;
@@ -30,12 +30,12 @@ pub(super) enum Description<'a> {
 
 impl<'a> Description<'a> {
     pub(super) fn of(file: &'a ModelFile) -> Result<(&'a str, Self)> {
-        match file {
-            ModelFile::Gguf(file) => {
+        match &file.source {
+            Source::Gguf(file) => {
                 let architecture = file.str("general.architecture")?;
                 Ok((architecture, Self::Gguf { file, architecture }))
             }
-            ModelFile::Folder(folder) => {
+            Source::Folder(folder) => {
                 let name = folder
                     .config()
                     .get("architectures")

@@ -8,7 +8,7 @@ mod qwen3;
 mod rope;
 
 use super::config::{AttentionConfig, Grouped, ModelConfig};
-use super::file::ModelFile;
+use super::file::{ModelFile, Source};
 use super::json_file::short;
 use crate::{Error, Result};
 use description::{Description, Key, key};
@@ -138,9 +138,9 @@ fn llama_like(
 
 /// The number of rows of the embedding, and whether the output matrix is a tensor of its own.
 fn vocabulary(file: &ModelFile, description: Description<'_>) -> Result<(u32, bool)> {
-    let (embedding, output) = match file {
-        ModelFile::Gguf(_) => ("token_embd.weight", "output.weight"),
-        ModelFile::Folder(_) => ("model.embed_tokens.weight", "lm_head.weight"),
+    let (embedding, output) = match file.source {
+        Source::Gguf(_) => ("token_embd.weight", "output.weight"),
+        Source::Folder(_) => ("model.embed_tokens.weight", "lm_head.weight"),
     };
     let embedding = file
         .tensor(embedding)

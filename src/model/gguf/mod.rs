@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use asynctls::model::gguf::Gguf;
+//! use asynctls::model::Gguf;
 //!
 //! let file = Gguf::open("model.gguf".as_ref())?;
 //! let layers = file.u32("llama.block_count")?;

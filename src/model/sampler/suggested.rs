@@ -82,7 +82,8 @@ impl Reader<'_> {
 
 impl SuggestedSampling {
     /// The settings of a GGUF file.
-    pub fn read(file: &Gguf) -> Self {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn read(file: &Gguf) -> Self {
         let get = |key: &str| {
             let value = file.value(&format!("general.sampling.{key}"))?;
             Some(value.as_f64().ok_or_else(|| value.to_string()))
@@ -118,7 +119,8 @@ impl SuggestedSampling {
     ///
     /// # Errors
     /// [`crate::Error::Io`] and [`crate::Error::Model`] for a file that cannot be read, which name it.
-    pub fn from_folder(folder: &Folder) -> Result<Self> {
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn from_folder(folder: &Folder) -> Result<Self> {
         let path = folder.path().join("generation_config.json");
         let config = json_file::object(&path)?;
         let get = |key: &str| {

@@ -1,7 +1,7 @@
 //! Logits of which one is not a number: no answer is made of them.
 
 use super::program::{command, model, run_command, text};
-use asynctls::model::gguf::Gguf;
+use asynctls::model::Gguf;
 use std::path::{Path, PathBuf};
 
 const MESSAGE: &str = "no token can be chosen: the ";

@@ -1,6 +1,6 @@
 //! A writer of small GGUF files for tests, sound or broken in a chosen place.
 
-use asynctls::model::gguf::{Array, Value};
+use asynctls::model::{Array, Value};
 
 /// A file to be; its parts are written in the order in which they were added.
 #[derive(Clone)]

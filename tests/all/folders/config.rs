@@ -2,8 +2,7 @@
 
 use super::fixture::{CONFIG, Fixture, bounded, tiny};
 use crate::common::gguf_builder::GgufBuilder;
-use asynctls::model::ModelConfig;
-use asynctls::model::gguf::{Gguf, Value as GgufValue};
+use asynctls::model::{Gguf, ModelConfig, Value as GgufValue};
 use serde_json::{Value, json};
 
 const SOUND: [&str; 7] =

@@ -3,8 +3,7 @@
 
 use super::fixture::{CONFIG, Fixture, WEIGHTS, bounded, tiny};
 use crate::common::gguf_builder::GgufBuilder;
-use asynctls::model::gguf::{Array, Gguf, Value as GgufValue};
-use asynctls::model::{ModelConfig, ModelFile};
+use asynctls::model::{Array, Gguf, ModelConfig, ModelFile, Value as GgufValue};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;

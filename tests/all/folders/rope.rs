@@ -2,9 +2,7 @@
 
 use super::fixture::{CONFIG, Fixture, bounded, tiny};
 use crate::common::gguf_builder::GgufBuilder;
-use asynctls::model::gguf::{Gguf, Value as GgufValue};
-use asynctls::model::rope::{RopeChange, RopeKind};
-use asynctls::model::{ModelConfig, ModelFile};
+use asynctls::model::{Gguf, ModelConfig, ModelFile, RopeChange, RopeKind, Value as GgufValue};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -17,7 +15,7 @@ fn cases(format: &str) -> Vec<Value> {
 
 /// Asserts that positions turn as a case says; the reference works in f32.
 fn assert_turns(case: &Value, config: &ModelConfig) {
-    let rotations = config.rope.rotations();
+    let rotations = config.rope().rotations();
     let want: Vec<f64> =
         case["frequencies"].as_array().unwrap().iter().map(|f| f.as_f64().unwrap()).collect();
     let keys = &case["keys"];

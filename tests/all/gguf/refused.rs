@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use asynctls::Error;
-use asynctls::model::gguf::{Array, Gguf, Value};
+use asynctls::model::{Array, Gguf, Value};
 
 use super::{Outcome, open, refused, small};
 use crate::common::gguf_builder::{GgufBuilder, raw_array, string};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use asynctls::Error;
 use asynctls::formats::{Block, TensorType};
-use asynctls::model::gguf::{Array, Gguf, Value};
+use asynctls::model::{Array, Gguf, Value};
 
 use super::{Outcome, check_tensors, open, small};
 use crate::common::gguf_builder::GgufBuilder;

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use asynctls::Result;
-use asynctls::model::gguf::{Array, Gguf, Value};
-use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::{Array, Gguf, Tokenizer, Value};
 
 use crate::common::gguf_builder::GgufBuilder;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use asynctls::Error;
-use asynctls::model::tokenizer::Tokenizer;
+use asynctls::model::Tokenizer;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -156,8 +156,8 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     if options.json {
         let report = Report {
             adapter: gpu.label(),
-            driver: &gpu.info.driver_info,
-            kernels: gpu.tier.name,
+            driver: &gpu.info().driver_info,
+            kernels: gpu.tier().name,
             shape: shapes::name(&shape),
             blocks: options.blocks.clone(),
             tokens: options.tokens,

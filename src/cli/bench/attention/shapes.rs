@@ -1,8 +1,7 @@
 //! Shapes of attention, by a model's name or in numbers.
 
 use asynctls::attention::Shape;
-use asynctls::model::ModelConfig;
-use asynctls::model::random::RandomModel;
+use asynctls::model::{ModelConfig, RandomModel};
 use asynctls::{Error, Result};
 
 /// The shape that the options name.
