@@ -18,6 +18,8 @@ pub struct Plan<'a> {
     pub options: EngineOptions,
     /// How errors call the context.
     pub what: &'a str,
+    /// The option that keeps the KV cache in CPU memory, where the command has one.
+    pub to_host: Option<&'static str>,
 }
 
 impl Plan<'_> {
@@ -71,9 +73,9 @@ impl Plan<'_> {
         let ways = Ways {
             context: largest,
             quantise: self.smaller(room)?,
-            is_on_gpu: self.options.index.is_some()
-                && self.options.host.is_none()
-                && !memory.is_shared,
+            to_host: self.to_host.filter(|_| {
+                self.options.index.is_some() && self.options.host.is_none() && !memory.is_shared
+            }),
         };
         Err(refusal(&fit, self.what, self.options.context, memory, &ways))
     }
@@ -112,8 +114,8 @@ struct Ways {
     context: Option<u32>,
     /// Weights as this, and what would be needed then.
     quantise: Option<(Quantise, u64)>,
-    /// Whether the KV cache is on the GPU and need not be.
-    is_on_gpu: bool,
+    /// The option by which the KV cache, which is on the GPU, need not be.
+    to_host: Option<&'static str>,
 }
 
 fn refusal(fit: &Fit, what: &str, context: u32, memory: &Memory, ways: &Ways) -> Error {
@@ -122,8 +124,8 @@ fn refusal(fit: &Fit, what: &str, context: u32, memory: &Memory, ways: &Ways) ->
     if let Some((quantise, bytes)) = ways.quantise {
         out.push(format!("with --quantize {quantise} it would need {}", size(bytes)));
     }
-    if ways.is_on_gpu && part == "the KV cache" {
-        out.push("--kv host keeps the KV cache in CPU memory".into());
+    if let Some(option) = ways.to_host.filter(|_| part == "the KV cache") {
+        out.push(format!("{option} keeps the KV cache in CPU memory"));
     }
     if let Some(context) = ways.context {
         out.push(format!("the largest context that fits is {context} tokens"));
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_with_its_largest_part_and_what_shrinks_it() {
-        let none = || Ways { context: None, quantise: None, is_on_gpu: false };
+        let none = || Ways { context: None, quantise: None, to_host: None };
         assert_eq!(
             refused(&fit(9_000_000_000, 64_000_000, 10_000_000), none()),
             "--context is 128 tokens, but that needs 9.17 GB of memory, 9.00 GB of it for the weights, and vulkan:x has \
@@ -168,13 +170,20 @@ mod tests {
         let quantise = Some((Quantise::Q8_0, 5_000_000_000));
         let message = refused(&fit(9_000_000_000, 0, 0), Ways { quantise, ..none() });
         assert!(message.ends_with(": with --quantize q8_0 it would need 5.00 GB"), "{message}");
-        let ways = Ways { context: Some(64), is_on_gpu: true, ..none() };
+        let ways = Ways { context: Some(64), to_host: Some("--kv host"), ..none() };
         let message = refused(&fit(1_000_000_000, 9_000_000_000, 0), ways);
         let ends = "for the KV cache, and vulkan:x has 8.00 GB: --kv host keeps the KV cache in CPU memory; the largest \
                     context that fits is 64 tokens";
         assert!(message.ends_with(ends), "{message}");
+        // An evaluation has no such option.
+        let message =
+            refused(&fit(1_000_000_000, 9_000_000_000, 0), Ways { context: Some(64), ..none() });
+        assert!(
+            message.ends_with("8.00 GB: the largest context that fits is 64 tokens"),
+            "{message}"
+        );
         // Short of what grows with the context, the weights are not to blame.
-        let ways = Ways { context: Some(64), is_on_gpu: true, ..none() };
+        let ways = Ways { context: Some(64), to_host: Some("--kv host"), ..none() };
         let message = refused(&fit(1_000_000, 2_000_000_000, 9_000_000_000), ways);
         assert!(message.contains("9.00 GB of it for working memory"), "{message}");
         assert!(message.ends_with(": the largest context that fits is 64 tokens"), "{message}");

@@ -177,9 +177,11 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let there = memory.as_ref();
     let is_open = options.context.is_none() && options.interactive;
     let placed = options.cache.set_up(&file, &config, &attention, there, &mut engine_options);
+    let to_host = Some("--kv host");
     if is_open && placed.is_err() {
         // A conversation takes what there is.
-        let mut plan = Plan { file: &file, config: &config, options: engine_options, what };
+        let mut plan =
+            Plan { file: &file, config: &config, options: engine_options, what, to_host };
         plan.shorten(there)?;
         engine_options = plan.options;
         options.cache.set_up(&file, &config, &attention, there, &mut engine_options)?;
@@ -187,7 +189,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         placed?;
     }
     let memory = options.cache.budget()?.map(Memory::allowed).or(memory);
-    let mut plan = Plan { file: &file, config: &config, options: engine_options, what };
+    let mut plan = Plan { file: &file, config: &config, options: engine_options, what, to_host };
     if is_open && plan.options.host.is_none() {
         plan.shorten(memory.as_ref())?;
     }

@@ -75,7 +75,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     engine_options.rope = rope;
     options.attention.set_up(&attention, &mut engine_options)?;
     engine_options.logit_rows = if options.all { ROWS.min(ids.len() as u32) } else { 1 };
-    let plan = Plan { file: &file, config: &config, options: engine_options, what };
+    let plan = Plan { file: &file, config: &config, options: engine_options, what, to_host: None };
     plan.check(memory.as_ref(), false)?;
     let is_short = is_short(&attention, ids.len() as u32);
     vain::warn(line, &Known { is_short, ..plan.known()? });

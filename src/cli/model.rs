@@ -131,7 +131,7 @@ impl Model {
     }
 
     fn plan<'a>(&'a self, options: EngineOptions, room: &Room) -> Plan<'a> {
-        Plan { file: &self.file, config: &self.config, options, what: room.what }
+        Plan { file: &self.file, config: &self.config, options, what: room.what, to_host: None }
     }
 
     /// All tokens of a text file, which must be at least `least`.

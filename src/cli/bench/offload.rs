@@ -196,7 +196,8 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
             }
             let own = engine_options(options, &gpu, &config, &replay, is_on_gpu);
             own.check_host_memory(file, &config)?;
-            let plan = Plan { file, config: &config, options: own, what: "--context" };
+            let plan =
+                Plan { file, config: &config, options: own, what: "--context", to_host: None };
             plan.check(memory.as_ref(), false)?;
             let mut engine = load(gpu, plan, false)?.engine;
             let has_lagged = options.timing.contains(&Rule::Lagged);
