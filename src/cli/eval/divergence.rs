@@ -6,6 +6,7 @@ use super::super::model_option::ModelOption;
 use super::super::progress::bar;
 use super::super::{Outcome, interrupt};
 use super::methods::MethodOptions;
+use super::perplexity::{BLOCK, increase_percent};
 use super::places::PlaceOptions;
 use super::proof::Proof;
 use super::results::{ResultOptions, Settings};
@@ -22,9 +23,6 @@ use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Neighbouring tokens resemble each other; means over this many hardly do.
-const BLOCK: usize = 64;
 
 /// Options of `asynctls eval divergence`.
 #[derive(Args, Debug)]
@@ -117,17 +115,14 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         scored: options.scored,
         windows: options.windows,
     };
-    let settings = Settings {
-        hot_blocks: engines.hot_blocks(&methods),
-        ..Settings::new(
-            "divergence",
-            options.model.name(),
-            engines.first(),
-            &methods,
-            options.results.seed,
-            &own,
-        )
-    };
+    let settings = Settings::of_engines(
+        "divergence",
+        options.model.name(),
+        &engines,
+        &methods,
+        options.results.seed,
+        &own,
+    );
     let title = format!(
         "Divergence from dense in nats, likeliest tokens that agree in %, increase of perplexity in % (95% intervals): {} on \
          {}, the last {} tokens of {} windows",
@@ -218,8 +213,6 @@ fn rows(
                 made[number].losses.iter().zip(&made[0].losses).map(|(a, b)| a - b).collect()
             });
             let flat = divergences.concat();
-            let increase = interval(&increases, seed);
-            let percent = |value: Option<f64>| value.map(|v| v.exp_m1() * 100.0);
             rows.push(Row {
                 length,
                 method: method.name.clone(),
@@ -230,12 +223,7 @@ fn rows(
                 divergence_max: quantile(&flat, 1.0),
                 agreement: interval(&agrees, seed),
                 perplexity: perplexity(&losses),
-                increase_percent: Interval {
-                    mean: percent(increase.mean),
-                    low: percent(increase.low),
-                    high: percent(increase.high),
-                    count: increase.count,
-                },
+                increase_percent: increase_percent(interval(&increases, seed)),
                 scored_tokens: flat.len(),
                 proof: Proof::new(method, windows.iter().map(|made| &made[number].activity)),
             });

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Losses of neighbouring tokens depend on each other; means over this many hardly do.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// Options of `asynctls eval perplexity`.
 #[derive(Args, Debug)]
@@ -116,17 +116,14 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         prefill,
         windows: options.windows,
     };
-    let settings = Settings {
-        hot_blocks: engines.hot_blocks(&methods),
-        ..Settings::new(
-            "perplexity",
-            options.model.name(),
-            engines.first(),
-            &methods,
-            options.results.seed,
-            &own,
-        )
-    };
+    let settings = Settings::of_engines(
+        "perplexity",
+        options.model.name(),
+        &engines,
+        &methods,
+        options.results.seed,
+        &own,
+    );
     let mut store = options.results.store(&settings)?;
     let windows: Vec<&[u32]> =
         tokens.chunks_exact(options.length as usize).take(options.windows as usize).collect();
@@ -207,22 +204,30 @@ fn score(
 fn rows(methods: &[Method], (all, activities): (&[Vec<f64>], &[Activity]), seed: u64) -> Vec<Row> {
     let row = |((method, losses), activity): ((&Method, &Vec<f64>), &Activity)| {
         let differences: Vec<f64> = losses.iter().zip(&all[0]).map(|(l, d)| l - d).collect();
-        let interval = paired_interval(&blocks(&differences, BLOCK), seed);
-        let percent = |value: Option<f64>| value.map(|v| v.exp_m1() * 100.0);
+        // The mean is of all tokens, those of a last block that is not whole included.
+        let interval = Interval {
+            mean: mean(&differences),
+            ..paired_interval(&blocks(&differences, BLOCK), seed)
+        };
         Row {
             method: method.name.clone(),
             perplexity: perplexity(losses),
-            increase_percent: Interval {
-                // Of all tokens, those of a last block that is not whole included.
-                mean: percent(mean(&differences)),
-                low: percent(interval.low),
-                high: percent(interval.high),
-                count: interval.count,
-            },
+            increase_percent: increase_percent(interval),
             proof: Proof::new(method, std::iter::once(activity)),
         }
     };
     methods.iter().zip(all).zip(activities).map(row).collect()
+}
+
+/// By how much a perplexity is higher, from the mean difference of the losses.
+pub(super) fn increase_percent(difference: Interval) -> Interval {
+    let percent = |value: Option<f64>| value.map(|v| v.exp_m1() * 100.0);
+    Interval {
+        mean: percent(difference.mean),
+        low: percent(difference.low),
+        high: percent(difference.high),
+        count: difference.count,
+    }
 }
 
 fn table(rows: &[Row]) -> Result<Table> {

@@ -4,9 +4,9 @@ use super::super::terminal::{note, print, print_json};
 use super::super::{Outcome, interrupt};
 use asynctls::Result;
 use asynctls::engine::Engine;
-use asynctls::eval::Method;
 use asynctls::eval::store::Store;
 use asynctls::eval::table::Table;
+use asynctls::eval::{Engines, Method};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -87,6 +87,21 @@ impl<'a, T: Serialize> Settings<'a, T> {
             hot_blocks: None,
             seed,
             own,
+        }
+    }
+
+    /// Of an evaluation whose rows need these engines.
+    pub fn of_engines(
+        evaluation: &'static str,
+        model: String,
+        engines: &Engines,
+        methods: &'a [Method],
+        seed: u64,
+        own: &'a T,
+    ) -> Self {
+        Self {
+            hot_blocks: engines.hot_blocks(methods),
+            ..Self::new(evaluation, model, engines.first(), methods, seed, own)
         }
     }
 }

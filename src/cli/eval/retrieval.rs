@@ -85,17 +85,14 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let hot_blocks = options.places.hot_blocks;
     let set_up = |engine: &mut _| options.methods.set_up(&methods, engine);
     let mut engines = model.load_engines(line, &room, (&methods, hot_blocks), set_up)?;
-    let settings = Settings {
-        hot_blocks: engines.hot_blocks(&methods),
-        ..Settings::new(
-            "retrieval",
-            options.model.name(),
-            engines.first(),
-            &methods,
-            options.results.seed,
-            &own,
-        )
-    };
+    let settings = Settings::of_engines(
+        "retrieval",
+        options.model.name(),
+        &engines,
+        &methods,
+        options.results.seed,
+        &own,
+    );
     let mut store = options.results.store(&settings)?;
     let finished = grid.each("asking", &mut store, |sample, progress| {
         let total = work(&sample, decoded, methods.len(), engines.count());
