@@ -25,7 +25,7 @@ fn lanes_max4(lane: u32, value: vec4<f32>) -> vec4<f32> {
 
 fn lanes_sum4(lane: u32, value: vec4<f32>) -> vec4<f32> {
     let own = subgroupAdd(value);
-    // As before.
+    // What lanes_max4 left here is read.
     workgroupBarrier();
     if lane % 32u == 0u {
         values[lane / 32u] = own;

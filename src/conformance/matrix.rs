@@ -115,8 +115,20 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
 }
 
+// The most tokens that a workgroup of `matvec` may have here. Short rows have small teams, whose inputs every adapter has the memory
+// for.
+fn at_a_time(gpu: &Gpu, p: &Product) -> u32 {
+    let small = match p.units {
+        _ if gpu.tier.emulates_lanes() => 1,
+        ..12 => 4,
+        12..48 => 2,
+        _ => 1,
+    };
+    kernels::tokens_at_a_time(gpu.tier).max(small)
+}
+
 async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
-    if p.normed && gpu.tier.emulates_lanes() {
+    if p.normed && gpu.tier.emulates_lanes() || p.at_a_time > at_a_time(gpu, &p) {
         return Ok(Ok(()));
     }
     let mut random = Random::new(p.rows as u64 * 1000 + p.units as u64);
@@ -157,26 +169,15 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         weight_shift: weight_shift(&weights),
         ..MatrixParams::default()
     };
-    // Short rows have small teams, whose inputs every adapter has the memory for.
-    let most = match p.units {
-        _ if gpu.tier.emulates_lanes() => 1,
-        ..12 => 4,
-        12..48 => 2,
-        _ => 1,
+    let count = p.tokens as u32;
+    // Rows and outputs in turn, so that a kernel that counts the other ones finds none.
+    let rows = StepHeader { rows: count, ..StepHeader::default() };
+    let (of, step) = match p.at_a_time {
+        1 => (Tokens::One, rows),
+        2 => (Tokens::Rows(2), rows),
+        more => (Tokens::Outputs(more), StepHeader { outputs: count, ..StepHeader::default() }),
     };
-    if !many && p.at_a_time > kernels::tokens_at_a_time(gpu.tier).max(most) {
-        return Ok(Ok(()));
-    }
-    let (of, count) = match p.at_a_time {
-        1 => (Tokens::One, StepHeader::default()),
-        // Rows and outputs in turn.
-        2 => (Tokens::Rows(2), StepHeader { rows: p.tokens as u32, ..StepHeader::default() }),
-        many => (
-            Tokens::Outputs(many),
-            StepHeader { outputs: p.tokens as u32, ..StepHeader::default() },
-        ),
-    };
-    let groups = (p.tokens as u32).div_ceil(p.at_a_time);
+    let groups = count.div_ceil(p.at_a_time);
     let (spec, grid) = if many {
         (
             kernels::matmul(gpu.tier, format, p.output, Batch::One),
@@ -194,10 +195,6 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
             ),
             kernels::matvec_grid(gpu.tier, p.units as u32, p.rows as u32, groups),
         )
-    };
-    let step = match many {
-        true => StepHeader { rows: p.tokens as u32, ..StepHeader::default() },
-        false => count,
     };
     let (x_bits, y_bits) = (bits(&x), bits(&before));
     let x_bits = if many { inputs(gpu, format, p.units, x_stride, &x_bits).await? } else { x_bits };
