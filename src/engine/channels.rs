@@ -1,6 +1,7 @@
 //! Index channels of sessions: chosen from a session's first tokens, or stored.
 
 use super::residency::Residency;
+use super::session::Recounted;
 use super::{Engine, Session, Want};
 use crate::attention::ChannelStats;
 use crate::attention::{ChannelSet, Span};
@@ -86,12 +87,8 @@ impl Engine {
     /// Computes what is left of a rewound session a second time, where its index channels would else follow from tokens
     /// that it no longer has.
     pub(super) async fn recount(&self, session: &mut Session) -> Result<()> {
-        let left = session.take_miscounted();
-        let made = self.extend(session, &left, Want::Nothing, &mut |_| true).await;
-        if made.is_err() {
-            session.put_back(left);
-        }
-        made.map(drop)
+        let Recounted { session, left } = &mut session.recounted();
+        self.extend(session, left, Want::Nothing, &mut |_| true).await.map(drop)
     }
 
     /// Chooses a session's index channels from what was gathered so far, and builds the index of its sealed blocks. Done
@@ -143,7 +140,7 @@ impl Engine {
                     let places = (first as u32..).zip(piece).map(|(place, &block)| [block, place]);
                     step_of(&places.collect::<Vec<_>>()).words
                 };
-                return hot.turn(self).await.build_index(sealed, words);
+                return hot.turn(self).await.build_index(sealed, words).await;
             }
         };
         let step = step_of(&sealed.iter().map(|&block| [block, block]).collect::<Vec<_>>());

@@ -61,7 +61,7 @@ impl Model {
             None => None,
             Some(output) => Some(loader.matrix(output).await?),
         };
-        loader.flush(0)?;
+        loader.flush(0).await?;
         let rotations = config.rope.rotations();
         let gpu = gpu.share();
         Ok(Self { config, options, rotations, embedding, layers, output_norm, own_output, gpu })

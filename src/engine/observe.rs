@@ -1,6 +1,6 @@
 //! Decode steps seen from inside, and steps whose tokens the host selects: for measuring selectors, not for speed.
 
-use super::forward::{Over, settle};
+use super::forward::{Begun, Over};
 use super::layer::Stage;
 use super::record::{Mode, Plan};
 use super::residency::{Residency, Whole};
@@ -80,15 +80,16 @@ impl Engine {
         let turn = self.turn.lock().await;
         self.gpu.check()?;
         let mut batch = [(&mut *session, &tokens[..])];
-        let prepared = self.prepare(&mut batch)?;
+        let begun = self.begin(&mut batch)?;
+        let Begun { batch, prepared } = &begun;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(two_level), want, Over::Cache);
+            let plan = self.plan(batch, Mode::Decode(two_level), want, Over::Cache);
             let places = self.places(&plan);
             let bytes = places.total * 4 * whole.layers.len() as u64;
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-            let seen = self.gpu.buffer("an observation", bytes, usage).await?;
+            let seen = self.gpu.lend("an observation", bytes, usage).await?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.record_copies(&mut encoder, whole, &prepared);
+            self.record_copies(&mut encoder, whole, prepared);
             for (i, layer) in whole.layers.iter().enumerate() {
                 let base = places.total * i as u64;
                 {
@@ -131,9 +132,8 @@ impl Engine {
             Ok((output, views.collect()))
         }
         .await;
-        settle(&mut batch, prepared, made.is_ok());
         let made = made?;
-        self.advance(session, &tokens);
+        self.end(begun);
         drop(turn);
         Ok(made)
     }
@@ -159,13 +159,14 @@ impl Engine {
         let turn = self.turn.lock().await;
         self.gpu.check()?;
         let mut batch = [(&mut *session, &tokens[..])];
-        let prepared = self.prepare(&mut batch)?;
+        let begun = self.begin(&mut batch)?;
+        let Begun { batch, prepared } = &begun;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), want, Over::Cache);
+            let plan = self.plan(batch, Mode::Decode(Some(&two_level)), want, Over::Cache);
             let row = budget.row(batch[0].0.len(), self.shape.block);
             let bytes = u64::from(self.shape.row_width()) * 4;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.record_copies(&mut encoder, whole, &prepared);
+            self.record_copies(&mut encoder, whole, prepared);
             for (i, layer) in whole.layers.iter().enumerate() {
                 {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -195,9 +196,8 @@ impl Engine {
             self.finish(encoder, &plan.step).await
         }
         .await;
-        settle(&mut batch, prepared, made.is_ok());
         let output = made?;
-        self.advance(session, &tokens);
+        self.end(begun);
         drop(turn);
         Ok(output)
     }
@@ -217,7 +217,7 @@ impl Engine {
         }
         let bytes = (blocks.len() as u64 * block_bytes).max(4);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let seen = self.gpu.buffer("a copy of the cache", bytes, usage).await?;
+        let seen = self.gpu.lend("a copy of the cache", bytes, usage).await?;
         let layers = whole.cache.layers().len();
         let mut views = Vec::with_capacity(layers);
         for layer in 0..layers {

@@ -57,7 +57,7 @@ impl Engine {
         let source = self.gpu.storage_with("noise", &noise.bytes).await?;
         let blocks = session.table.blocks();
         match &self.residency {
-            Residency::Whole(whole) => self.spread(whole, &noise, &source, blocks)?,
+            Residency::Whole(whole) => self.spread(whole, &noise, &source, blocks).await?,
             Residency::Hot(hot) => {
                 hot.turn(self).await.pretend(blocks, |block, layer| noise.of(block, layer))?;
             }
@@ -78,7 +78,7 @@ impl Engine {
     }
 
     // The same keys and values as the host would hold.
-    fn spread(
+    async fn spread(
         &self,
         whole: &Whole,
         noise: &Noise,
@@ -93,7 +93,7 @@ impl Engine {
                 encoder.copy_buffer_to_buffer(source, from, to, at, bytes);
             }
             let index = self.gpu.submit(encoder)?;
-            self.gpu.wait(index)?;
+            self.gpu.wait(index).await?;
         }
         Ok(())
     }
@@ -137,9 +137,9 @@ impl Engine {
 
     /// From now on steps go by this rule, with transfers that overlap with them or not, and begin with nothing in the hot
     /// cache.
-    pub fn begin_replay(&mut self, timing: Timing, overlaps: bool) {
+    pub async fn begin_replay(&mut self, timing: Timing, overlaps: bool) {
         if let Residency::Hot(hot) = &mut self.residency {
-            hot.begin_replay(&self.gpu, timing, overlaps);
+            hot.begin_replay(&self.gpu, timing, overlaps).await;
         }
     }
 

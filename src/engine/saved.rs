@@ -12,6 +12,7 @@ use super::host::HotTurn;
 use super::residency::{Residency, Whole};
 use super::{Engine, Session};
 use crate::attention::ChannelSet;
+use crate::gpu::Gpu;
 use crate::kv::{KvCache, SessionFile};
 use crate::{Error, Result};
 use format::Record;
@@ -70,7 +71,7 @@ impl Engine {
             (checked, _) => checked?,
         }
         if let StoredKv::Hot(hot) = &mut kv {
-            hot.complete()?;
+            hot.complete().await?;
         }
         let state = self.index_state(session).await?.before(state);
         let record = self.record();
@@ -80,23 +81,18 @@ impl Engine {
         let missing = &table[next as usize..];
         let piece = (PIECE_BYTES / record.bytes()).clamp(1, missing.len().max(1) as u64);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.gpu.buffer("blocks on their way", piece * record.bytes(), usage).await?;
-        let written = async {
-            let mut append = file.append()?;
-            for blocks in missing.chunks(piece as usize) {
-                let indexed = session.indexed.saturating_sub(next) as usize;
-                let data = self.read_blocks(&kv, blocks, indexed, &staging).await?;
-                for content in data.chunks_exact(record.bytes() as usize) {
-                    append.block(next, content)?;
-                    next += 1;
-                    progress(record.bytes());
-                }
+        let staging = self.gpu.lend("blocks on their way", piece * record.bytes(), usage).await?;
+        let mut append = file.append()?;
+        for blocks in missing.chunks(piece as usize) {
+            let indexed = session.indexed.saturating_sub(next) as usize;
+            let data = self.read_blocks(&kv, blocks, indexed, &staging).await?;
+            for content in data.chunks_exact(record.bytes() as usize) {
+                append.block(next, content)?;
+                next += 1;
+                progress(record.bytes());
             }
-            append.commit(next, &session.tokens, &state)
         }
-        .await;
-        self.gpu.release(&staging);
-        written?;
+        append.commit(next, &session.tokens, &state)?;
         // An index that is still to be built changes a block; the open block changes with the next token.
         let lasting = match self.options.index {
             Some(_) => session.indexed,
@@ -134,35 +130,33 @@ impl Engine {
         session.indexed = if session.channels.is_some() { sealed.min(state.indexed) } else { 0 };
         let mut kv = self.stored_kv().await;
         if let StoredKv::Hot(hot) = &mut kv {
-            hot.take_blocks(session.table.blocks())?;
+            hot.take_blocks(session.table.blocks()).await?;
         }
         let record = self.record();
-        let arriving = self.gpu.storage("a block that arrives", record.bytes()).await?;
-        let read = (|| {
-            let mut before = None;
-            let mut damage = None;
-            for (i, &block) in (0..).zip(session.table.blocks()) {
-                let content = match file.block(i) {
-                    Ok(content) => content,
-                    Err(error) => {
-                        damage = Some((i, error));
-                        break;
-                    }
-                };
-                let is_indexed = i < session.indexed;
-                let index = self.write_block(&mut kv, block, content, is_indexed, &arriving)?;
-                // One block is copied while the next is read, and no more of them wait.
-                if let Some(before) = before.replace(index) {
-                    self.gpu.wait(before)?;
+        let (what, usage) = ("a block that arrives", Gpu::STORAGE);
+        let arriving = self.gpu.lend(what, record.bytes(), usage).await?;
+        let mut before = None;
+        let mut damage = None;
+        for (i, &block) in (0..).zip(session.table.blocks()) {
+            let content = match file.block(i) {
+                Ok(content) => content,
+                Err(error) => {
+                    damage = Some((i, error));
+                    break;
                 }
-                progress(record.bytes());
+            };
+            let is_indexed = i < session.indexed;
+            let index = self.write_block(&mut kv, block, content, is_indexed, &arriving)?;
+            // One block is copied while the next is read, and no more of them wait.
+            if let Some(before) = before.replace(index) {
+                self.gpu.wait(before).await?;
             }
-            before.map_or(Ok(()), |last| self.gpu.wait(last))?;
-            Ok(damage)
-        })();
-        self.gpu.release(&arriving);
-        let damage = read?;
-        drop(kv);
+            progress(record.bytes());
+        }
+        if let Some(last) = before {
+            self.gpu.wait(last).await?;
+        }
+        drop((arriving, kv));
         session.saved = Some(Saved { stamp: file.stamp(), blocks: sealed });
         let damage = match damage {
             None => None,

@@ -86,18 +86,19 @@ impl Session {
         self.table.blocks().len() < needed as usize
     }
 
-    /// Takes the tokens that have to be counted anew, if there are any: the session is empty then.
-    pub(super) fn take_miscounted(&mut self) -> Vec<u32> {
+    /// Takes out the tokens that have to be counted anew, if there are any: the session is empty then.
+    pub(super) fn recounted(&mut self) -> Recounted<'_> {
         if !std::mem::take(&mut self.is_miscounted) {
-            return Vec::new();
+            return Recounted { session: self, left: Vec::new() };
         }
         self.table.truncate(0);
         self.counted = 0;
-        std::mem::take(&mut self.tokens)
+        let left = std::mem::take(&mut self.tokens);
+        Recounted { session: self, left }
     }
 
-    /// Puts them back: they are still to be computed, whatever was of it.
-    pub(super) fn put_back(&mut self, tokens: Vec<u32>) {
+    // Puts them back: they are still to be computed, whatever was of it.
+    fn put_back(&mut self, tokens: Vec<u32>) {
         self.table.truncate(0);
         self.channels = None;
         self.indexed = 0;
@@ -109,6 +110,20 @@ impl Session {
     /// Notes that a step failed, which may have counted its tokens.
     pub(super) fn distrust_count(&mut self) {
         self.is_miscounted |= self.channels.is_none() && self.counted > 0;
+    }
+}
+
+/// Tokens of a session that are computed a second time. They stay the session's where that fails, or nobody waits for it any more.
+pub(super) struct Recounted<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) left: Vec<u32>,
+}
+
+impl Drop for Recounted<'_> {
+    fn drop(&mut self) {
+        if (self.session.len() as usize) < self.left.len() {
+            self.session.put_back(std::mem::take(&mut self.left));
+        }
     }
 }
 

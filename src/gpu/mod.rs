@@ -12,6 +12,7 @@ mod shader;
 mod shader_files;
 mod tier;
 mod turns;
+mod wait;
 
 pub use adapter::{Adapter, Probe, adapters, probe};
 pub(crate) use buffers::buffers;
@@ -21,6 +22,7 @@ pub use host_memory::host_memory_bytes;
 #[cfg(test)]
 pub(crate) use pipeline::completed;
 pub use tier::{Disable, Tier};
+pub(crate) use wait::Waits;
 
 // Names of the inside, which those have who check and measure.
 #[cfg(feature = "conformance")]

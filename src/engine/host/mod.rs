@@ -14,7 +14,7 @@ mod window;
 
 pub(super) use buffers::{HostBuffers, HotBuffers};
 
-use super::forward::GoesOn;
+use super::forward::{Begun, GoesOn};
 use super::layer::Layer;
 use super::memory::HotRows;
 use super::ops::{Blocks, HotLayer, HotOps, HotParts, LayerKv, LayerWeights, OpMaker};
@@ -57,6 +57,8 @@ struct HotState {
     lag: Option<Lag>,
     /// Whether the GPU's words of where blocks are have to be written anew.
     is_stale: bool,
+    /// Of what has begun and not ended the blocks that were free before: it stays here where nobody waits for it any more.
+    unfinished: Option<Vec<u32>>,
 }
 
 /// What is on its way for a group of layers.
@@ -123,6 +125,7 @@ impl Hot {
             groups: (0..groups).map(|_| Group::default()).collect(),
             lag: None,
             is_stale: false,
+            unfinished: None,
         };
         Ok(Self {
             options: *options,
@@ -135,9 +138,14 @@ impl Hot {
         })
     }
 
-    /// Takes it for the engine's turn.
+    /// Takes it for the engine's turn. What nobody waited for any more is taken back first.
     pub(super) async fn turn<'e>(&'e self, engine: &'e Engine) -> HotTurn<'e> {
-        HotTurn { engine, hot: self, state: self.state.lock().await }
+        let mut state = self.state.lock().await;
+        if state.unfinished.is_some() {
+            // A device that cannot do this will not do what is asked next either.
+            let _ = state.take_back(&engine.gpu).await;
+        }
+        HotTurn { engine, hot: self, state }
     }
 
     /// Blocks of one layer that arrive at a time.
@@ -147,20 +155,30 @@ impl Hot {
 }
 
 impl HotState {
+    /// Takes back what has begun: it failed, or nobody waits for it any more.
+    async fn take_back(&mut self, gpu: &Gpu) -> Result<()> {
+        // What lands later would be counted for what is written then.
+        let completed = self.offload.complete_all(gpu).await;
+        for &block in self.unfinished.iter().flatten() {
+            self.offload.forget(block);
+        }
+        self.abandon(gpu).await;
+        self.unfinished = None;
+        completed
+    }
+
     /// Empties the hot cache. What was on its way when a step failed may not have been placed: no slot is relied on any more.
-    fn abandon(&mut self, gpu: &Gpu) {
+    async fn abandon(&mut self, gpu: &Gpu) {
         self.lag = None;
         for group in &mut self.groups {
             group.items.clear();
             for upload in group.uploads.drain(..) {
                 self.offload.uploads.give_back(upload);
             }
-            if let Some(slot) = group.selection.take() {
-                // A device that cannot answer this will not answer the next step either.
-                let waited = self.selections.wait(gpu, slot);
-                let _ = waited.and_then(|()| self.selections.read(slot, |_| Ok(())));
-            }
+            group.selection = None;
         }
+        // A device that cannot answer this will not answer the next step either.
+        let _ = self.selections.clear(gpu).await;
         self.offload.residents.clear();
         self.is_stale = true;
     }
@@ -196,8 +214,7 @@ impl HotTurn<'_> {
     /// A step over prepared sessions, which all have the same role; none where `goes_on` told that it does not.
     pub(super) async fn step(
         &mut self,
-        batch: &[(&mut Session, &[u32])],
-        prepared: &[Prepared],
+        begun: &Begun<'_, '_, '_>,
         roles: &[Role],
         selection: Option<&TwoLevel>,
         goes_on: GoesOn<'_>,
@@ -205,12 +222,14 @@ impl HotTurn<'_> {
         let Some(&Role { attended, want }) = roles.first() else {
             return Ok(Some(Output::default()));
         };
-        self.state.offload.complete(&self.engine.gpu)?;
+        let Begun { batch, prepared } = begun;
+        self.state.unfinished = Some(new_blocks(batch, prepared).collect());
         let result = async {
-            self.take_new_blocks(batch, prepared)?;
+            self.state.offload.complete(&self.engine.gpu)?;
+            self.take_new_blocks(batch, prepared).await?;
             match attended {
                 Attended::Prompt => {
-                    self.finish_pending()?;
+                    self.finish_pending().await?;
                     self.prefill_chunk(batch, want, goes_on).await
                 }
                 Attended::Dense => self.decode(batch, None, want).await.map(Some),
@@ -219,20 +238,16 @@ impl HotTurn<'_> {
         }
         .await;
         if matches!(result, Ok(Some(_))) {
+            self.state.unfinished = None;
             return result;
         }
-        // What lands later would be counted for what is written then.
-        let completed = self.state.offload.complete_all(&self.engine.gpu);
-        for block in new_blocks(batch, prepared) {
-            self.state.offload.forget(block);
-        }
-        self.state.abandon(&self.engine.gpu);
-        result.and_then(|made| completed.map(|()| made))
+        let taken_back = self.state.take_back(&self.engine.gpu).await;
+        result.and_then(|made| taken_back.map(|()| made))
     }
 
     // Blocks that were free hold nothing yet, whatever their numbers held before; a shared open block is copied for the one
     // that writes to it.
-    fn take_new_blocks(
+    async fn take_new_blocks(
         &mut self,
         batch: &[(&mut Session, &[u32])],
         prepared: &[Prepared],
@@ -240,17 +255,17 @@ impl HotTurn<'_> {
         for block in new_blocks(batch, prepared) {
             self.state.is_stale |= self.state.offload.forget(block);
         }
-        self.settle_slots()?;
+        self.settle_slots().await?;
         for (old, new) in prepared.iter().filter_map(|prepared| prepared.copied) {
-            self.copy_open_block(batch, old, new)?;
+            self.copy_open_block(batch, old, new).await?;
         }
         Ok(())
     }
 
     // Says anew where blocks are, if that has changed.
-    fn settle_slots(&mut self) -> Result<()> {
+    async fn settle_slots(&mut self) -> Result<()> {
         if self.state.is_stale {
-            self.finish_pending()?;
+            self.finish_pending().await?;
             self.write_slots();
         }
         Ok(())
@@ -266,7 +281,7 @@ impl HotTurn<'_> {
     }
 
     // Places what is on its way, so that no placement is pending.
-    fn finish_pending(&mut self) -> Result<()> {
+    async fn finish_pending(&mut self) -> Result<()> {
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         // Slots of the ring first.
         for group in 0..self.state.groups.len() {
@@ -275,9 +290,9 @@ impl HotTurn<'_> {
             }
         }
         for group in 0..self.state.groups.len() {
-            self.record_group(&mut encoder, group)?;
+            self.record_group(&mut encoder, group).await?;
             if let Some(slot) = self.state.groups[group].selection.take() {
-                self.state.selections.wait(&self.engine.gpu, slot)?;
+                self.state.selections.wait(&self.engine.gpu, slot).await?;
                 self.state.selections.read(slot, |_| Ok(()))?;
             }
         }

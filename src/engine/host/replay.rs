@@ -8,11 +8,17 @@ use crate::gpu::Gpu;
 
 impl Hot {
     /// Goes by this rule from now on, and begins with nothing in the hot cache.
-    pub(in crate::engine) fn begin_replay(&mut self, gpu: &Gpu, timing: Timing, overlaps: bool) {
+    pub(in crate::engine) async fn begin_replay(
+        &mut self,
+        gpu: &Gpu,
+        timing: Timing,
+        overlaps: bool,
+    ) {
         let state = self.state.get_mut();
         let rule = &mut state.offload.rule;
         (rule.timing, rule.overlaps) = (timing, overlaps);
-        state.abandon(gpu);
+        // A device that cannot do this will not do a step either.
+        let _ = state.take_back(gpu).await;
     }
 }
 
