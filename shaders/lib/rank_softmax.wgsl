@@ -1,7 +1,4 @@
 // Scores are softmaxed per query head over all items and averaged over the group: s_i = (1/G) sum_h softmax_h(x_h)[i].
-var<workgroup> values: array<vec4<f32>, LANES>;
-var<workgroup> coarse_values: array<vec4<f32>, 16>;
-
 const QUADS: u32 = (GROUP + 3u) / 4u;
 
 fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
@@ -21,7 +18,7 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
             most = max(most, x{j});
             //!end
         }
-        most = workgroup_max4(lane, most);
+        most = lanes_max4(lane, most);
         var sum = vec4(0.0);
         for (var i = lane; i < items; i += LANES * AT_ONCE) {
             //!repeat AT_ONCE j
@@ -31,7 +28,7 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
             sum += select(vec4(0.0), exp(x{j} - most), i{+j*LANES} < items);
             //!end
         }
-        sum = workgroup_sum4(lane, sum);
+        sum = lanes_sum4(lane, sum);
         let counts_once = vec4(quad * 4u) + vec4(0u, 1u, 2u, 3u) < vec4(GROUP);
         largest[quad] = most;
         factor[quad] = select(vec4(0.0), 1.0 / (f32(GROUP) * sum), counts_once);
@@ -63,40 +60,4 @@ fn four_scores(first: u32, quad: u32, item: u32) -> vec4<f32> {
         scores[first + min(h{+i}, GROUP - 1u) * score_rows.stride + item],
         //!end
     );
-}
-
-fn workgroup_max4(lane: u32, value: vec4<f32>) -> vec4<f32> {
-    values[lane] = value;
-    workgroupBarrier();
-    if lane < SIXTEENS {
-        var most = values[lane * 16u];
-        for (var i = 1u; i < 16u; i++) {
-            most = max(most, values[lane * 16u + i]);
-        }
-        coarse_values[lane] = most;
-    }
-    workgroupBarrier();
-    var most = coarse_values[0];
-    for (var i = 1u; i < SIXTEENS; i++) {
-        most = max(most, coarse_values[i]);
-    }
-    return most;
-}
-
-fn workgroup_sum4(lane: u32, value: vec4<f32>) -> vec4<f32> {
-    values[lane] = value;
-    workgroupBarrier();
-    if lane < SIXTEENS {
-        var sum = values[lane * 16u];
-        for (var i = 1u; i < 16u; i++) {
-            sum += values[lane * 16u + i];
-        }
-        coarse_values[lane] = sum;
-    }
-    workgroupBarrier();
-    var sum = coarse_values[0];
-    for (var i = 1u; i < SIXTEENS; i++) {
-        sum += coarse_values[i];
-    }
-    return sum;
 }

@@ -1,17 +1,16 @@
 // Exact top-k of one row and KV head: the k items of the eligible range with the largest s_i are written in ascending
 // order of index, ties to the lowest index. A radix select over the order-preserving image of s, eight bits a pass. One
-// slot says what the items are (blocks at level 1, tokens at level 2), the other how their scores make s. Sums over the
-// lanes go by sums of sixteen: fewer barriers than a tree, of which this kernel would need a hundred.
+// slot says what the items are (blocks at level 1, tokens at level 2), one how their scores make s, and one how lanes sum.
 // Grid: (KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include lib/ordered_key.wgsl
+//!include <lanes>
 //!include <items>
 //!include <rank>
 
-// LANES is 256 on a GPU and fewer where lanes are emulated: a multiple of 16. AT_ONCE loads are begun before any is waited for.
-const SIXTEENS: u32 = LANES / 16u;
+// LANES are many on a GPU and few where lanes are emulated. AT_ONCE loads are begun before any is waited for.
 
 struct Scores {
     // Scores from one query head to the next, and keys from one KV head to the next.
@@ -27,15 +26,10 @@ struct Scores {
 @group(0) @binding(4) var<storage, read_write> chosen: array<u32>;
 
 var<workgroup> histogram: array<atomic<u32>, 256>;
-var<workgroup> coarse: array<u32, 16>;
-var<workgroup> counts: array<vec2<u32>, LANES>;
-var<workgroup> coarse_counts: array<vec2<u32>, 16>;
-// The digit that holds the k-th largest key, and how many keys have a larger one.
-var<workgroup> found: vec2<u32>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let lane = lane_of(local, LANES);
+    let lane = lane_here(local);
     let kv_head = group.x;
     let row = group.y;
     let items = item_count(row);
@@ -80,32 +74,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             //!end
         }
         workgroupBarrier();
-        if lane < 16u {
-            var sum = 0u;
-            for (var i = 0u; i < 16u; i++) {
-                sum += atomicLoad(&histogram[lane * 16u + i]);
-            }
-            coarse[lane] = sum;
+        let digit = find_digit(lane, wanted);
+        prefix = (prefix << 8u) | digit.x;
+        wanted -= digit.y;
+        // All keys that begin so are wanted: what follows these bits does not matter.
+        if wanted == digit.z && prefix > 0u {
+            prefix = (prefix << bits) - 1u;
+            wanted = 0u;
+            break;
         }
-        workgroupBarrier();
-        if lane == 0u {
-            // From the top: the sixteen that holds the k-th, then the digit.
-            var larger = 0u;
-            var at = 15u;
-            while at > 0u && larger + coarse[at] < wanted {
-                larger += coarse[at];
-                at -= 1u;
-            }
-            at = at * 16u + 15u;
-            while (at & 15u) > 0u && larger + atomicLoad(&histogram[at]) < wanted {
-                larger += atomicLoad(&histogram[at]);
-                at -= 1u;
-            }
-            found = vec2(at, larger);
-        }
-        workgroupBarrier();
-        prefix = (prefix << 8u) | found.x;
-        wanted -= found.y;
     }
 
     // Compaction in index order: each lane owns consecutive items, and prefix sums give it its first place.
@@ -123,23 +100,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         //!end
     }
-    counts[lane] = mine;
-    workgroupBarrier();
-    if lane < SIXTEENS {
-        var sum = vec2(0u);
-        for (var i = 0u; i < 16u; i++) {
-            sum += counts[lane * 16u + i];
-        }
-        coarse_counts[lane] = sum;
-    }
-    workgroupBarrier();
-    var before = vec2(0u);
-    for (var i = 0u; i < lane / 16u; i++) {
-        before += coarse_counts[i];
-    }
-    for (var i = lane / 16u * 16u; i < lane; i++) {
-        before += counts[i];
-    }
+    let before = lanes_before(lane, mine);
     var equals = before.y;
     var place = before.x + min(equals, wanted);
     for (var i = begin; i < end; i += AT_ONCE) {

@@ -267,8 +267,8 @@ async fn run_splits(
     for &(kernel, rows) in splits {
         let selects = kernel == "sparse_split";
         let spec = match selects {
-            true => kernels::sparse_split(shape, Place::Paged),
-            false => kernels::dense_split(shape, Place::Paged),
+            true => kernels::sparse_split(gpu.tier, shape, Place::Paged),
+            false => kernels::dense_split(gpu.tier, shape, Place::Paged),
         };
         for segment in 0..cache.segments {
             let params = cache.segment(segment);

@@ -286,7 +286,7 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
                 hot_slots: Some(Data::In(table)),
             };
             let grid = (step.splits, shape.row_workgroups(), step.rows);
-            let spec = kernels::sparse_split(&shape, place);
+            let spec = kernels::sparse_split(gpu.tier, &shape, place);
             let results = run(gpu, &spec, data, grid).await?;
             (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
         }

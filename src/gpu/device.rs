@@ -189,8 +189,8 @@ impl Gpu {
         let mut limits = wgpu::Limits::downlevel_defaults().or_worse_values_from(&offered);
         limits.max_storage_buffers_per_shader_stage = 8;
         limits.max_compute_workgroup_storage_size = tier.workgroup_bytes;
-        limits.max_compute_invocations_per_workgroup = 256;
-        limits.max_compute_workgroup_size_x = 256;
+        limits.max_compute_invocations_per_workgroup = tier.workgroup_lanes;
+        limits.max_compute_workgroup_size_x = tier.workgroup_lanes;
         limits.max_compute_workgroups_per_dimension = 65535;
         limits.max_storage_buffer_binding_size = offered.max_storage_buffer_binding_size;
         limits.max_buffer_size = offered.max_buffer_size;

@@ -63,6 +63,8 @@ pub struct Tier {
     pub submission: u64,
     /// Bytes of workgroup memory that its kernels use.
     pub(super) workgroup_bytes: u32,
+    /// The most lanes that a workgroup of them has.
+    pub(super) workgroup_lanes: u32,
 }
 
 // A quarter of a second on a slow integrated GPU.
@@ -72,6 +74,9 @@ const FAST: u64 = 1 << 40;
 
 // WebGPU's guaranteed workgroup memory.
 const WORKGROUP_BYTES: u32 = 16384;
+
+// WebGPU's guaranteed lanes of a workgroup.
+const WORKGROUP_LANES: u32 = 256;
 
 // Best first.
 const TIERS: &[Tier] = &[
@@ -83,6 +88,7 @@ const TIERS: &[Tier] = &[
         reduce: "lib/reduce_subgroup.wgsl",
         submission: SLOW,
         workgroup_bytes: WORKGROUP_BYTES,
+        workgroup_lanes: WORKGROUP_LANES,
     },
     Tier {
         name: "cooperative",
@@ -94,6 +100,17 @@ const TIERS: &[Tier] = &[
         reduce: "lib/reduce_subgroup.wgsl",
         submission: FAST,
         workgroup_bytes: 49152,
+        workgroup_lanes: 1024,
+    },
+    Tier {
+        name: "subgroups-of-32",
+        features: wgpu::Features::SUBGROUP,
+        subgroup_size: Some(32),
+        software: false,
+        reduce: "lib/reduce_subgroup.wgsl",
+        submission: SLOW,
+        workgroup_bytes: WORKGROUP_BYTES,
+        workgroup_lanes: WORKGROUP_LANES,
     },
     Tier {
         name: "subgroups",
@@ -103,6 +120,7 @@ const TIERS: &[Tier] = &[
         reduce: "lib/reduce_subgroup.wgsl",
         submission: SLOW,
         workgroup_bytes: WORKGROUP_BYTES,
+        workgroup_lanes: WORKGROUP_LANES,
     },
     Tier {
         name: "portable",
@@ -112,6 +130,7 @@ const TIERS: &[Tier] = &[
         reduce: "lib/reduce_workgroup.wgsl",
         submission: SLOW,
         workgroup_bytes: WORKGROUP_BYTES,
+        workgroup_lanes: WORKGROUP_LANES,
     },
 ];
 
@@ -154,6 +173,8 @@ impl Tier {
             features.contains(tier.features)
                 && (!tier.software || info.device_type == wgpu::DeviceType::Cpu)
                 && tier.workgroup_bytes <= limits.max_compute_workgroup_storage_size
+                && tier.workgroup_lanes <= limits.max_compute_invocations_per_workgroup
+                && tier.workgroup_lanes <= limits.max_compute_workgroup_size_x
                 && tier.subgroup_size.is_none_or(|size| {
                     (info.subgroup_min_size, info.subgroup_max_size) == (size, size)
                 })

@@ -285,13 +285,13 @@ pub fn append_rows(shape: &Shape, number: Number, strides: [u32; 2], turns: bool
 }
 
 /// Grid: (splits, KV heads * ceil(group / 4), rows).
-pub fn dense_split(shape: &Shape, place: Place) -> ShaderSpec {
-    split_spec("attend/dense_split.wgsl", shape, place)
+pub fn dense_split(tier: &Tier, shape: &Shape, place: Place) -> ShaderSpec {
+    split_spec("attend/dense_split.wgsl", tier, shape, place)
 }
 
 /// Grid: (splits, KV heads * ceil(group / 4), rows).
-pub fn sparse_split(shape: &Shape, place: Place) -> ShaderSpec {
-    split_spec("attend/sparse_split.wgsl", shape, place)
+pub fn sparse_split(tier: &Tier, shape: &Shape, place: Place) -> ShaderSpec {
+    split_spec("attend/sparse_split.wgsl", tier, shape, place)
 }
 
 /// Of head-blocks that are stored as `kv_type`. Grid: (head-blocks of the part).
@@ -312,11 +312,20 @@ fn stored_spec(file: &'static str, shape: &Shape, kv_type: KvType) -> ShaderSpec
     kv_spec(file, shape).slot("stored", stored)
 }
 
-fn split_spec(file: &'static str, shape: &Shape, place: Place) -> ShaderSpec {
-    let split =
-        if shape.shares_values() { "lib/latent_split.wgsl" } else { "lib/attend_split.wgsl" };
-    let spec = kv_spec(file, shape).slot("split", split).constant("SCALE", shape.scale());
-    placed(spec, place)
+fn split_spec(file: &'static str, tier: &Tier, shape: &Shape, place: Place) -> ShaderSpec {
+    let spec = placed(kv_spec(file, shape).constant("SCALE", shape.scale()), place);
+    if shape.shares_values() {
+        return spec.slot("split", "lib/latent_split.wgsl");
+    }
+    // Heads whose rows 8 or 16 lanes of one subgroup read.
+    let shuffles = |lanes: &u32| matches!(shape.head_dim, 64 | 128) && lanes * 8 >= shape.head_dim;
+    match tiers::of(tier).shuffled.filter(shuffles) {
+        Some(lanes) => spec
+            .slot("split", "lib/shuffle_split.wgsl")
+            .constant("SUBGROUP", lanes)
+            .constant("ROUND", shape.head_dim / 32),
+        None => spec.slot("split", "lib/attend_split.wgsl"),
+    }
 }
 
 /// Grid: (query heads, rows, [`merge_parts`]).

@@ -204,10 +204,11 @@ pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
 }
 
 fn top_k(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    let kernels = tiers::of(tier);
+    let tiers::TopK { file, lanes, at_once } = tiers::of(tier).top_k;
     spec("select/top_k.wgsl", shape)
-        .constant("LANES", kernels.lanes)
-        .constant("AT_ONCE", kernels.at_once)
+        .slot("lanes", file)
+        .constant("LANES", lanes)
+        .constant("AT_ONCE", at_once)
 }
 
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {

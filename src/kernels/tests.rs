@@ -77,8 +77,8 @@ fn every_shape_that_is_accepted_fits_the_workgroup_memory_that_every_adapter_has
                 choose_channels(&shape),
                 token_codes(&shape),
                 top_k_tokens(tier, &shape),
-                dense_split(&shape, Place::Paged),
-                sparse_split(&shape, Place::Hot(slots)),
+                dense_split(tier, &shape, Place::Paged),
+                sparse_split(tier, &shape, Place::Hot(slots)),
             ] {
                 assert_fits(&shape, spec);
             }

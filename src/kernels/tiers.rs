@@ -15,8 +15,26 @@ pub(super) struct TierKernels {
     pub(super) matmul: Matmul,
     /// The kernel for attention of many rows, where it takes the heads' dimensions.
     pub(super) prefill: Prefill,
-    /// Loads that a lane begins before it waits for any, where there are many: more where lanes are real.
+    /// Lanes of its subgroups, where decode attention shuffles among them.
+    pub(super) shuffled: Option<u32>,
+    /// How the largest are chosen.
+    pub(super) top_k: TopK,
+}
+
+/// How a workgroup chooses the largest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TopK {
+    /// The file by which its lanes sum.
+    pub(super) file: &'static str,
+    /// Its lanes.
+    pub(super) lanes: u32,
+    /// Loads that a lane begins before it waits for any: more where lanes are real.
     pub(super) at_once: u32,
+}
+
+impl TopK {
+    const PORTABLE: Self = Self { file: "lib/lanes_sixteens.wgsl", lanes: 256, at_once: 1 };
+    const SHUFFLED: Self = Self { file: "lib/lanes_shuffled.wgsl", lanes: 256, at_once: 8 };
 }
 
 /// A kernel for products with many tokens.
@@ -59,7 +77,8 @@ const PORTABLE: TierKernels = TierKernels {
     matvec: "model/matvec.wgsl",
     matmul: Matmul::PORTABLE,
     prefill: Prefill::PORTABLE,
-    at_once: 1,
+    shuffled: None,
+    top_k: TopK::PORTABLE,
 };
 
 const KERNELS: &[TierKernels] = &[
@@ -69,16 +88,28 @@ const KERNELS: &[TierKernels] = &[
         matvec: "model/matvec_subgroup8.wgsl",
         matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
         prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
-        at_once: 1,
+        shuffled: Some(8),
+        top_k: TopK { lanes: 64, ..TopK::PORTABLE },
     },
     TierKernels {
         tier: "cooperative",
         matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
         prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
-        at_once: 8,
+        shuffled: Some(32),
+        top_k: TopK { lanes: 1024, at_once: 4, ..TopK::SHUFFLED },
         ..PORTABLE
     },
-    TierKernels { tier: "subgroups", at_once: 8, ..PORTABLE },
+    TierKernels {
+        tier: "subgroups-of-32",
+        shuffled: Some(32),
+        top_k: TopK::SHUFFLED,
+        ..PORTABLE
+    },
+    TierKernels {
+        tier: "subgroups",
+        top_k: TopK { at_once: 8, ..TopK::PORTABLE },
+        ..PORTABLE
+    },
     PORTABLE,
 ];
 

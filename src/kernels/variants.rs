@@ -7,7 +7,8 @@ use crate::contract::{Bindings, Field};
 use crate::formats::{KvType, WeightFormat};
 use crate::gpu::{ShaderSpec, Tier, completed};
 
-const TIERS: [&str; 4] = ["subgroups-of-8", "cooperative", "subgroups", "portable"];
+const TIERS: [&str; 5] =
+    ["subgroups-of-8", "cooperative", "subgroups-of-32", "subgroups", "portable"];
 
 pub(super) fn experts(gate: Gate) -> Experts {
     Experts {
@@ -116,8 +117,8 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
         }
     }
     for place in [Place::Paged, Place::Hot(slots), Place::Arrived(slots)] {
-        all.push((dense_split(shape, place), fields::<Split<()>>()));
-        all.push((sparse_split(shape, place), fields::<Split<()>>()));
+        all.push((dense_split(tier, shape, place), fields::<Split<()>>()));
+        all.push((sparse_split(tier, shape, place), fields::<Split<()>>()));
     }
     for kv_type in [KvType::F16, KvType::Q8_0] {
         all.push((place_blocks(shape, slots, kv_type), fields::<PlaceBlocks<()>>()));

@@ -21,11 +21,11 @@ impl<'s> Specs<'s> {
     }
 
     pub(super) fn dense(&self) -> ShaderSpec {
-        self.strided(kernels::dense_split(&self.options.shape, Place::Paged))
+        self.strided(kernels::dense_split(self.gpu.tier, &self.options.shape, Place::Paged))
     }
 
     pub(super) fn sparse(&self) -> ShaderSpec {
-        self.strided(kernels::sparse_split(&self.options.shape, Place::Paged))
+        self.strided(kernels::sparse_split(self.gpu.tier, &self.options.shape, Place::Paged))
     }
 
     pub(super) fn merge(&self) -> ShaderSpec {

@@ -178,7 +178,9 @@ fn compare_with(
         assert_eq!(got_output.logits.len(), if is_token { 0 } else { count }, "{what}");
         assert_eq!(got_output.tokens, want_output.tokens, "{what}");
         if is_exact {
-            assert!(got_output == want_output && got.1[i] == want.1[i], "{what}: other bits");
+            let same = [got_output == want_output, got.1[i] == want.1[i]];
+            let logits = (&got_output.logits, &want_output.logits);
+            assert_eq!(same, [true; 2], "{what}: other bits, now or afterwards: {logits:.7?}");
         }
         assert_near(&what, &got_output.logits, &want_output.logits);
         assert_near(&format!("{what}, afterwards"), &got.1[i], &want.1[i]);

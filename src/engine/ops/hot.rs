@@ -194,7 +194,7 @@ impl OpMaker<'_> {
         };
         let [by_softmax, plainly] =
             RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, &shape, rank, Some(parts.slots)));
-        let spec = kernels::sparse_split(&shape, Place::Arrived(parts.slots));
+        let spec = kernels::sparse_split(gpu.tier, &shape, Place::Arrived(parts.slots));
         let chosen = Some(&self.scratch.chosen_tokens);
         let mut arrived_split = Vec::new();
         for segment in 0..kv.segments.len() {

@@ -159,7 +159,7 @@ impl OpMaker<'_> {
         for scorer in BlockScorer::all() {
             ops.block_scores.push(self.block_scores(scorer, kv, index, &stride).await?);
         }
-        let spec = kernels::sparse_split(&shape, kv.blocks.place());
+        let spec = kernels::sparse_split(self.gpu.tier, &shape, kv.blocks.place());
         for segment in 0..kv.segments.len() {
             let chosen = Some(&scratch.chosen_tokens);
             ops.sparse_split.push(self.split(&spec, kv, segment, chosen, 0).await?);

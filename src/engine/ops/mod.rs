@@ -201,7 +201,7 @@ impl OpMaker<'_> {
         let attention = self.attention(&weights.attention, normed).await?;
         let (ffn_norm, normed) = self.stream_norm(&weights.ffn_norm).await?;
         let ffn = self.ffn(&weights.ffn, normed).await?;
-        let spec = kernels::dense_split(&shape, kv.blocks.place());
+        let spec = kernels::dense_split(self.gpu.tier, &shape, kv.blocks.place());
         let mut dense_split = Vec::new();
         for segment in 0..kv.segments.len() {
             dense_split.push(self.split(&spec, kv, segment, None, 0).await?);
