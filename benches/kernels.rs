@@ -335,7 +335,10 @@ impl Bench {
             top_k(&chosen_tokens, Some(&chosen_blocks)),
         );
         self.time(&name("top_k tokens"), &op, [kv_heads, 1, 1], 0.0, 0.0);
-        let op = self.op(&kernels::sparse_split(self.gpu.tier, &shape, Place::Paged), split(Some(&chosen_tokens)));
+        let op = self.op(
+            &kernels::sparse_split(self.gpu.tier, &shape, Place::Paged),
+            split(Some(&chosen_tokens)),
+        );
         let attended = f64::from(budget.row(depth, shape.block).attended);
         let sparse_bytes = attended * f64::from(kv_heads) * d * 4.0;
         self.time(

@@ -2,8 +2,7 @@
 
 use super::record::{Mode, Plan, Role};
 use super::residency::{Residency, Whole};
-use super::scratch::CommonScratch;
-use super::{Engine, Session, words};
+use super::{Engine, Session};
 use crate::attention::{
     Attended, Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel, Want,
 };
@@ -21,9 +20,6 @@ pub struct Output {
     /// Logits, a row a position.
     pub logits: Vec<Vec<f32>>,
 }
-
-// What `arg_max` writes where no token can be chosen.
-const NO_TOKEN: u32 = u32::MAX;
 
 impl Output {
     /// The most likely next token.
@@ -296,8 +292,9 @@ impl Engine {
         let gathers_stats = self.options.index.as_ref().is_some_and(|index| {
             index.stored.is_none() && spans.iter().any(|span| span.position < index.stats_tokens)
         });
-        self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
-        if let Some(latent) = self.scratch.latent.as_ref().filter(|_| step.prompt_tiles > 0) {
+        self.gpu.write(&self.runner.scratch().step, 0, bytemuck::cast_slice(&step.words));
+        let latent = self.runner.scratch().latent.as_ref();
+        if let Some(latent) = latent.filter(|_| step.prompt_tiles > 0) {
             self.gpu.write(&latent.slab_tables, 0, bytemuck::cast_slice(&step.over_slabs()));
         }
         let is_chunk = matches!(over, Over::Chunk);
@@ -312,7 +309,7 @@ impl Engine {
         prepared: &[Prepared],
     ) {
         for copied in prepared.iter().filter_map(|prepared| prepared.copied) {
-            whole.cache.copy_block(encoder, &self.scratch.moving, copied);
+            whole.kv.blocks().copy_block(encoder, &self.runner.scratch().moving, copied);
         }
     }
 
@@ -349,13 +346,13 @@ impl Engine {
             {
                 let mut pass = self.gpu.pass(&mut encoder, "layers", i * layers_at_once);
                 if i == 0 {
-                    self.record_embedding(&mut pass, &plan.step);
+                    self.runner.record_embedding(&mut pass, &plan.step);
                 }
                 for layer in *group {
                     layer.record(&mut pass, &plan, ..);
                 }
                 if is_last {
-                    self.record_logits(&mut pass, &plan.step);
+                    self.runner.record_logits(&mut pass, &plan.step);
                 }
             }
             if !is_last {
@@ -366,14 +363,14 @@ impl Engine {
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
             }
         }
-        self.finish(encoder, &plan.step).await.map(Some)
+        self.runner.finish(encoder, &plan.step).await.map(Some)
     }
 
     pub(super) fn step_of(&self, spans: &[Span<'_>], budget: Option<&Budget>, epoch: u32) -> Step {
         let target_workgroups = self.options.target_workgroups;
         let settings = StepSettings { budget, target_workgroups, epoch };
         Step::new(&self.shape, spans, &settings, |position, out| {
-            self.model.rotations.append(position, out);
+            self.runner.model().rotate(position, out);
         })
     }
 
@@ -388,62 +385,6 @@ impl Engine {
     // Floating-point operations of a layer's weights for one row.
     fn row_of_weights(&self) -> u64 {
         2 * self.config.active_weights() / u64::from(self.config.layers)
-    }
-
-    // Submits the step and reads back what is wanted.
-    pub(super) async fn finish(
-        &self,
-        encoder: wgpu::CommandEncoder,
-        step: &Step,
-    ) -> Result<Output> {
-        let index = self.submit_wanted(encoder, step)?;
-        self.read_wanted(index, step).await
-    }
-
-    // Bytes of the tokens that are wanted, and of the logits.
-    fn wanted_bytes(&self, step: &Step) -> (u64, u64) {
-        let logits = u64::from(step.outputs - step.winners) * u64::from(self.config.vocabulary);
-        (u64::from(step.winners) * 4, logits * 4)
-    }
-
-    /// Submits the end of a step.
-    pub(super) fn submit_wanted(
-        &self,
-        mut encoder: wgpu::CommandEncoder,
-        step: &Step,
-    ) -> Result<wgpu::SubmissionIndex> {
-        let CommonScratch { winners, logits, staging, .. } = &*self.scratch;
-        let (tokens, bytes) = self.wanted_bytes(step);
-        if tokens > 0 {
-            encoder.copy_buffer_to_buffer(winners, 0, staging, 0, tokens);
-        }
-        if bytes > 0 {
-            // Those of rows whose tokens are wanted come first, and take more room than the tokens.
-            let first = tokens * u64::from(self.config.vocabulary);
-            encoder.copy_buffer_to_buffer(logits, first, staging, tokens, bytes);
-        }
-        self.gpu.submit(encoder)
-    }
-
-    /// Waits for the end of a step and reads what is wanted.
-    pub(super) async fn read_wanted(
-        &self,
-        index: wgpu::SubmissionIndex,
-        step: &Step,
-    ) -> Result<Output> {
-        let (tokens, logits) = self.wanted_bytes(step);
-        if tokens + logits == 0 {
-            self.gpu.wait(index).await?;
-            return Ok(Output::default());
-        }
-        let words = words(&self.gpu.read(&self.scratch.staging, tokens + logits).await?);
-        let (tokens, logits) = words.split_at(step.winners as usize);
-        let token = |&word: &u32| (word != NO_TOKEN).then_some(word);
-        let row = |row: &[u32]| row.iter().map(|&word| f32::from_bits(word)).collect();
-        Ok(Output {
-            tokens: tokens.iter().map(token).collect(),
-            logits: logits.chunks_exact(self.config.vocabulary as usize).map(row).collect(),
-        })
     }
 }
 

@@ -62,7 +62,7 @@ impl Engine {
     ) -> Result<()> {
         self.check_owner(session)?;
         self.recount(session).await?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         let mut kv = self.stored_kv().await;
         match (self.gpu.check(), &kv) {
             (Err(lost), StoredKv::Hot(hot)) if lost.is_loss() => {
@@ -121,7 +121,7 @@ impl Engine {
         self.check_saved(file, &session)?;
         let state = IndexState::of(file)?;
         self.write_index_state(file, &mut session, &state)?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         self.gpu.check()?;
         let prepared = session.table.prepare(0, file.tokens().len() as u32)?;
         session.table.commit(prepared);
@@ -223,7 +223,7 @@ impl Engine {
         state: &IndexState,
     ) -> Result<()> {
         let slot = u64::from(session.slot.index);
-        let indexed = self.layer_indices();
+        let indexed = self.cache.indices();
         let lengths = [self.shape.channels_len(), self.shape.stats_len()].map(|n| n as usize);
         let whole = lengths.map(|words| words * indexed.len());
         let found = [state.channels.len(), state.statistics.len()];
@@ -282,7 +282,7 @@ impl Engine {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for (i, &block) in blocks.iter().enumerate() {
             let on_gpu = match kv {
-                StoredKv::Whole(whole) => self.kv_parts(&whole.cache, block),
+                StoredKv::Whole(whole) => self.kv_parts(whole.kv.blocks(), block),
                 StoredKv::Hot(hot) => match hot.host_holds(block) {
                     true => Vec::new(),
                     false => self.kv_parts(hot.cache(), hot.window_slot(block)?),
@@ -321,7 +321,7 @@ impl Engine {
     ) -> Result<wgpu::SubmissionIndex> {
         let kv_bytes = self.record().kv_bytes() as usize;
         let (to, from) = match kv {
-            StoredKv::Whole(whole) => (self.kv_parts(&whole.cache, block), 0),
+            StoredKv::Whole(whole) => (self.kv_parts(whole.kv.blocks(), block), 0),
             StoredKv::Hot(hot) => {
                 // The open block too, as after a rewind into it: the window takes it from there.
                 hot.write_to_host(block, &content[..kv_bytes])?;
@@ -360,7 +360,7 @@ impl Engine {
         let record = self.record();
         let mut in_block = record.kv_bytes();
         let mut parts = Vec::new();
-        for index in self.layer_indices() {
+        for index in self.cache.indices() {
             let (segment, place) = index.layout.place(block);
             let codes = std::iter::once((&index.codes, record.codes));
             let summaries = index.summaries.iter().map(|(_, segments)| segments);

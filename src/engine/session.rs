@@ -130,7 +130,7 @@ impl Drop for Recounted<'_> {
 impl Engine {
     // Another engine's slots and blocks would lie outside this one's buffers.
     pub(super) fn check_owner(&self, session: &Session) -> Result<()> {
-        if self.pool.owns(&session.table) {
+        if self.cache.pool().owns(&session.table) {
             return Ok(());
         }
         Err(Error::argument(
@@ -146,8 +146,8 @@ impl Engine {
     /// [`Error::Argument`] when all are in use.
     pub fn session(&self) -> Result<Session> {
         let mut session = Session {
-            slot: self.pool.slot()?,
-            table: self.pool.table(),
+            slot: self.cache.pool().slot()?,
+            table: self.cache.pool().table(),
             tokens: Vec::new(),
             channels: None,
             counted: 0,
@@ -167,14 +167,14 @@ impl Engine {
     pub async fn fork(&self, session: &mut Session) -> Result<Session> {
         self.check_owner(session)?;
         self.recount(session).await?;
-        let slot = self.pool.slot()?;
+        let slot = self.cache.pool().slot()?;
         if self.options.index.is_some() && session.len() >= self.shape.block {
             self.freeze(session).await?;
         }
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         let shape = &self.shape;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        for index in self.layer_indices() {
+        for index in self.cache.indices() {
             for (buffer, words) in [
                 (&index.state.stats, shape.stats_len()),
                 (&index.state.channels, shape.channels_len()),
@@ -182,8 +182,14 @@ impl Engine {
                 let bytes = words * 4;
                 let (from, to) =
                     (u64::from(session.slot.index) * bytes, u64::from(slot.index) * bytes);
-                encoder.copy_buffer_to_buffer(buffer, from, &self.scratch.moving, 0, bytes);
-                encoder.copy_buffer_to_buffer(&self.scratch.moving, 0, buffer, to, bytes);
+                encoder.copy_buffer_to_buffer(
+                    buffer,
+                    from,
+                    &self.runner.scratch().moving,
+                    0,
+                    bytes,
+                );
+                encoder.copy_buffer_to_buffer(&self.runner.scratch().moving, 0, buffer, to, bytes);
             }
         }
         self.gpu.submit(encoder)?;

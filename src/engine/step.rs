@@ -211,7 +211,7 @@ impl Engine {
         selection: Option<&TwoLevel>,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Output>> {
-        let turn = self.turn.lock().await;
+        let turn = self.runner.turn().await;
         self.gpu.check()?;
         let begun = self.begin(batch)?;
         let made = self.run(&begun, roles, selection, goes_on).await?;

@@ -99,17 +99,8 @@ const KERNELS: &[TierKernels] = &[
         top_k: TopK { lanes: 1024, at_once: 4, ..TopK::SHUFFLED },
         ..PORTABLE
     },
-    TierKernels {
-        tier: "subgroups-of-32",
-        shuffled: Some(32),
-        top_k: TopK::SHUFFLED,
-        ..PORTABLE
-    },
-    TierKernels {
-        tier: "subgroups",
-        top_k: TopK { at_once: 8, ..TopK::PORTABLE },
-        ..PORTABLE
-    },
+    TierKernels { tier: "subgroups-of-32", shuffled: Some(32), top_k: TopK::SHUFFLED, ..PORTABLE },
+    TierKernels { tier: "subgroups", top_k: TopK { at_once: 8, ..TopK::PORTABLE }, ..PORTABLE },
     PORTABLE,
 ];
 

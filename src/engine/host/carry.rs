@@ -59,7 +59,7 @@ impl HotTurn<'_> {
     /// Records what places an upload's head-blocks once it has arrived.
     pub(super) fn record_place(&self, pass: &mut wgpu::ComputePass<'_>, upload: &Upload) {
         for (layer, items) in &upload.parts {
-            self.hot.layers[*layer].place(pass, items.len() as u32);
+            self.ops.layers[*layer].place(pass, items.len() as u32);
         }
     }
 
@@ -71,7 +71,7 @@ impl HotTurn<'_> {
         blocks: usize,
     ) {
         self.state.offload.uploads.record_arrival(encoder, upload);
-        if let Some(unpack) = &self.hot.unpack {
+        if let Some(unpack) = &self.ops.unpack {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             unpack.record(&mut pass, self.engine.shape.kv_heads, blocks as u32, 1);
         }

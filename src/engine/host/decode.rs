@@ -126,18 +126,18 @@ impl HotTurn<'_> {
         self.submit(&mut encoder)?;
         if want != Want::Nothing {
             let mut pass = self.engine.gpu.pass(&mut encoder, "logits", 0);
-            self.engine.record_logits(&mut pass, &decode.plan.step);
+            self.engine.runner.record_logits(&mut pass, &decode.plan.step);
             drop(pass);
         }
-        let end = self.engine.submit_wanted(encoder, &decode.plan.step)?;
+        let end = self.engine.runner.submit_wanted(encoder, &decode.plan.step)?;
         if !self.state.offload.rule.overlaps {
-            let output = self.engine.read_wanted(end, &decode.plan.step).await?;
+            let output = self.engine.runner.read_wanted(end, &decode.plan.step).await?;
             self.bring_ahead(&decode).await?;
             return Ok(output);
         }
         // While the GPU ends the step, the next one's blocks are gathered.
         self.gather_ahead(&decode).await?;
-        self.engine.read_wanted(end, &decode.plan.step).await
+        self.engine.runner.read_wanted(end, &decode.plan.step).await
     }
 
     fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
@@ -195,19 +195,19 @@ impl HotTurn<'_> {
         self.check_hot_blocks(all.len() as u32, "the blocks of dense attention")?;
         let wanted = vec![all; self.engine.shape.kv_heads as usize];
         let mut items = Vec::new();
-        for layer in 0..self.hot.layers.len() {
+        for layer in 0..self.ops.layers.len() {
             self.state.offload.residents.want(layer, &wanted, &mut items);
         }
         if self.state.offload.lacks(&items) {
             self.state.offload.complete_all(&self.engine.gpu).await?;
         }
         self.record_items(encoder, &mut items, false).await?;
-        let groups = self.hot.layers.chunks(GROUP_LAYERS);
+        let groups = self.ops.layers.chunks(GROUP_LAYERS);
         for (i, group) in groups.enumerate() {
             {
                 let mut pass = self.engine.gpu.pass(encoder, "layers", i * GROUP_LAYERS);
                 if i == 0 {
-                    self.engine.record_embedding(&mut pass, &decode.plan.step);
+                    self.engine.runner.record_embedding(&mut pass, &decode.plan.step);
                 }
                 for layer in group {
                     layer.record(&mut pass, &decode.plan, ..);
@@ -228,14 +228,14 @@ impl HotTurn<'_> {
     ) -> Result<()> {
         {
             let mut pass = self.engine.gpu.pass(encoder, "choose", 0);
-            self.engine.record_embedding(&mut pass, &decode.plan.step);
-            self.hot.layers[0].record(&mut pass, &decode.plan, ..=Stage::SelectBlocks);
+            self.engine.runner.record_embedding(&mut pass, &decode.plan.step);
+            self.ops.layers[0].record(&mut pass, &decode.plan, ..=Stage::SelectBlocks);
         }
         let mut slot = self.record_choice_back(encoder, 0, decode).await?;
         self.submit(encoder)?;
-        let mut lists = Vec::with_capacity(self.hot.layers.len());
+        let mut lists = Vec::with_capacity(self.ops.layers.len());
         let mut has_missed = false;
-        for (number, layer) in self.hot.layers.iter().enumerate() {
+        for (number, layer) in self.ops.layers.iter().enumerate() {
             {
                 let mut pass = self.engine.gpu.pass(encoder, "attend", number);
                 layer.record(&mut pass, &decode.plan, Stage::SelectTokens..=Stage::Attend);
@@ -243,7 +243,7 @@ impl HotTurn<'_> {
             self.submit(encoder)?;
             // The GPU waits for the CPU from here on: what does not depend on the choice is ready before it comes.
             let mut rest = self.engine.gpu.device.create_command_encoder(&Default::default());
-            let following = self.hot.layers.get(number + 1);
+            let following = self.ops.layers.get(number + 1);
             {
                 let what = if following.is_some() { "finish, choose" } else { "finish" };
                 let mut pass = self.engine.gpu.pass(&mut rest, what, number);
@@ -318,7 +318,7 @@ impl HotTurn<'_> {
         mut lag: Lag,
     ) -> Result<()> {
         let wanted = &self.hot.buffers.wanted;
-        for (group, layers) in self.hot.layers.chunks(GROUP_LAYERS).enumerate() {
+        for (group, layers) in self.ops.layers.chunks(GROUP_LAYERS).enumerate() {
             let first = group * GROUP_LAYERS;
             self.record_group(encoder, group).await?;
             if decode.plan.timing == Timing::Lagged {
@@ -327,7 +327,7 @@ impl HotTurn<'_> {
             {
                 let mut pass = self.engine.gpu.pass(encoder, "layers", first);
                 if group == 0 {
-                    self.engine.record_embedding(&mut pass, &decode.plan.step);
+                    self.engine.runner.record_embedding(&mut pass, &decode.plan.step);
                 }
                 for layer in layers {
                     layer.record(&mut pass, &decode.plan, ..);
@@ -407,7 +407,7 @@ impl HotTurn<'_> {
             self.state.lag = Some(Lag { two_level: *two_level, rows, lists });
             return Ok(());
         }
-        let nothing = vec![Vec::new(); self.hot.layers.len()];
+        let nothing = vec![Vec::new(); self.ops.layers.len()];
         self.state.lag = Some(Lag { two_level: *two_level, rows, lists: nothing });
         for (layer, chosen) in lists.into_iter().enumerate() {
             self.note_layer(decode, layer, chosen).await?;
@@ -480,7 +480,7 @@ impl HotTurn<'_> {
             }
             let physical = session.table.blocks()[(position / block) as usize];
             let slot = self.window_slot(physical)?;
-            for layer in 0..self.hot.layers.len() {
+            for layer in 0..self.ops.layers.len() {
                 let (buffer, at) = self.hot.cache.place(layer, slot);
                 write_back.push((buffer, at, physical, layer));
             }

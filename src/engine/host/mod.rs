@@ -14,37 +14,45 @@ mod window;
 
 pub(super) use buffers::{HostBuffers, HotBuffers};
 
+use super::cache::Cache;
 use super::forward::{Begun, GoesOn};
 use super::layer::Layer;
 use super::memory::HotRows;
-use super::ops::{Blocks, HotLayer, HotOps, HotParts, LayerKv, LayerWeights, OpMaker};
+use super::ops::{Blocks, HotLayer, HotOps, HotParts, LayerKv, OpMaker};
 use super::record::Role;
+use super::runner::Runner;
 use super::{Engine, Output, Session};
 use crate::Result;
 use crate::attention::{Attended, Shape, TwoLevel};
 use crate::gpu::{Binding, Gpu, Op};
-use crate::kv::{
-    HostOptions, Index, Items, KvCache, MappedRing, Offload, OffloadStats, Prepared, Upload,
-};
+use crate::kernels::HotSlots;
+use crate::kv::{HostOptions, Items, KvCache, MappedRing, Offload, OffloadStats, Prepared, Upload};
 use futures::lock::{Mutex, MutexGuard};
 use lag::Lag;
+use std::sync::Arc;
 
 /// Layers whose blocks are chosen, fetched and placed together.
 pub(super) const GROUP_LAYERS: usize = 6;
 
 /// Keys and values in CPU memory, and the hot cache.
-pub(super) struct Hot {
+pub(super) struct HotKv {
     options: HostOptions,
+    slots: HotSlots,
     /// The window, and the hot cache behind it.
-    pub(super) cache: KvCache,
+    cache: KvCache,
     /// Where each block of a layer is, as its kernels read it.
     tables: Vec<wgpu::Buffer>,
-    pub(super) buffers: HotBuffers,
+    buffers: HotBuffers,
+    // Locked under the turn.
+    state: Mutex<HotState>,
+}
+
+/// It, and its operations on a runner.
+pub(super) struct Hot {
+    kv: Arc<HotKv>,
     layers: Vec<Layer<HotOps>>,
     /// Makes f16 of whole blocks that arrived, where they are stored otherwise.
     unpack: Option<Op>,
-    // Locked under the turn.
-    state: Mutex<HotState>,
 }
 
 /// What changes from step to step.
@@ -72,53 +80,31 @@ struct Group {
     uploads: Vec<Upload>,
 }
 
-/// A hot cache in the hands of whoever has the engine's turn.
+/// A hot cache in the hands of whoever has the runner's turn.
 pub(super) struct HotTurn<'e> {
     engine: &'e Engine,
-    hot: &'e Hot,
+    hot: &'e HotKv,
+    ops: &'e Hot,
     state: MutexGuard<'e, HotState>,
 }
 
-impl Hot {
-    pub(super) async fn new(
-        maker: &mut OpMaker<'_>,
-        rows: &HotRows,
-        weights: &[LayerWeights],
-        index: Option<&Index>,
-    ) -> Result<Self> {
+impl HotKv {
+    /// A hot cache of so many layers, with buffers of these rows.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`].
+    pub(super) async fn new(gpu: &Gpu, shape: &Shape, layers: u32, rows: &HotRows) -> Result<Self> {
         let HotRows { options, slots, kv, .. } = rows;
-        let (gpu, shape, count) = (maker.gpu, maker.shape, maker.config.layers);
-        let offload = Offload::new(gpu, &shape, count, *slots, options, &rows.offload).await?;
+        let offload = Offload::new(gpu, shape, layers, *slots, options, &rows.offload).await?;
         let buffers = HotBuffers::new(gpu, rows).await?;
-        let cache = KvCache::new(gpu, &shape, count, kv).await?;
+        let cache = KvCache::new(gpu, shape, layers, kv).await?;
         let mut tables = Vec::new();
         for number in 0..cache.layers().len() {
             let words = offload.residents.slot_words(number);
             let words = bytemuck::cast_slice(&words);
             tables.push(gpu.allocate_with(&rows.offload.table, words).await?);
         }
-        let (layout, slots) = (kv.layout, *slots);
-        let (uploads, kv_type) = (&offload.uploads, options.kv_type);
-        let parts = HotParts { buffers: &buffers, uploads, slots, kv_type };
-        let shared = maker.hot_shared_ops(&parts).await?;
-        let mut layers = Vec::new();
-        for (number, weights) in weights.iter().enumerate() {
-            let (segments, table) = (&cache.layers()[number][..], &tables[number]);
-            let wanted = buffers.wanted.layer(number);
-            // In a replay nobody reads what level 1 chooses.
-            let chosen = match maker.options.steered {
-                None => wanted.clone(),
-                Some(_) => Binding::from(&maker.scratch.chosen_blocks),
-            };
-            let blocks = Blocks::Hot(slots, table);
-            let kv = LayerKv { layout, segments, blocks, chosen, candidates: wanted };
-            let layer = HotLayer { number, kv, table, listed: buffers.listed.layer(number) };
-            let index = index.map(|index| &index.layers[number]);
-            let own = maker.hot_ops(&parts, &weights.attention, &layer, index, &shared).await?;
-            layers.push(maker.layer(weights, &layer.kv, index, own).await?);
-        }
-        let unpack = maker.unpack(&parts).await?;
-        let groups = layers.len().div_ceil(GROUP_LAYERS);
+        let groups = cache.layers().len().div_ceil(GROUP_LAYERS);
         let state = HotState {
             offload,
             selections: MappedRing::new(gpu, &rows.selections).await?,
@@ -127,30 +113,69 @@ impl Hot {
             is_stale: false,
             unfinished: None,
         };
-        Ok(Self {
-            options: *options,
-            state: Mutex::new(state),
-            cache,
-            tables,
-            buffers,
-            layers,
-            unpack,
-        })
+        let (options, slots, state) = (*options, *slots, Mutex::new(state));
+        Ok(Self { options, slots, cache, tables, buffers, state })
+    }
+}
+
+impl Hot {
+    /// Makes the operations of a hot cache on a runner, whose scratch the maker has.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    pub(super) async fn new(
+        maker: &mut OpMaker<'_>,
+        runner: &Runner,
+        cache: &Cache,
+        kv: Arc<HotKv>,
+    ) -> Result<Self> {
+        let HotKv { options, slots, cache: segments, tables, buffers, state } = &*kv;
+        let (layout, slots, state) = (segments.layout, *slots, state.lock().await);
+        let (uploads, kv_type) = (&state.offload.uploads, options.kv_type);
+        let parts = HotParts { buffers, uploads, slots, kv_type };
+        let shared = maker.hot_shared_ops(&parts).await?;
+        let mut layers = Vec::new();
+        let weights = runner.model().layers().iter().zip(runner.layers());
+        for (number, (weights, ops)) in weights.enumerate() {
+            let (segments, table) = (&segments.layers()[number][..], &tables[number]);
+            let wanted = buffers.wanted.layer(number);
+            // In a replay nobody reads what level 1 chooses.
+            let chosen = match maker.options.steered {
+                None => wanted.clone(),
+                Some(_) => Binding::from(&maker.scratch.chosen_blocks),
+            };
+            let blocks = Blocks::Hot(slots, table);
+            let layer = LayerKv { layout, segments, blocks, chosen, candidates: wanted };
+            let listed = buffers.listed.layer(number);
+            let layer = HotLayer { number, kv: layer, table, listed };
+            let index = cache.indices().get(number);
+            let own = maker.hot_ops(&parts, &weights.attention, &layer, index, &shared).await?;
+            layers.push(maker.layer(ops, &layer.kv, index, own).await?);
+        }
+        let unpack = maker.unpack(&parts).await?;
+        drop(state);
+        Ok(Self { kv, layers, unpack })
     }
 
-    /// Takes it for the engine's turn. What nobody waited for any more is taken back first.
+    /// Takes it for the runner's turn. What nobody waited for any more is taken back first.
     pub(super) async fn turn<'e>(&'e self, engine: &'e Engine) -> HotTurn<'e> {
-        let mut state = self.state.lock().await;
+        let mut state = self.kv.state.lock().await;
         if state.unfinished.is_some() {
             // A device that cannot do this will not do what is asked next either.
             let _ = state.take_back(&engine.gpu).await;
         }
-        HotTurn { engine, hot: self, state }
+        HotTurn { engine, hot: &self.kv, ops: self, state }
+    }
+
+    /// The window and the hot cache.
+    pub(super) fn cache(&self) -> &KvCache {
+        &self.kv.cache
     }
 
     /// Blocks of one layer that arrive at a time.
     pub(super) fn piece_blocks(&self, shape: &Shape) -> u64 {
-        self.options.piece_blocks(&shape.head_format(self.options.kv_type))
+        let options = &self.kv.options;
+        options.piece_blocks(&shape.head_format(options.kv_type))
     }
 }
 

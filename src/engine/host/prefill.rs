@@ -70,19 +70,19 @@ impl HotTurn<'_> {
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         let layers_at_once = self.engine.layers_at_once(&plan.step);
         let mut pieces = Pieces::new(&self.engine.gpu, goes_on);
-        for (number, layer) in self.hot.layers.iter().enumerate() {
+        for (number, layer) in self.ops.layers.iter().enumerate() {
             let index = self.chunk_layer(&mut encoder, &chunk, &plan, (number, layer)).await?;
             let done = number + 1;
-            let is_piece = done % layers_at_once == 0 && done < self.hot.layers.len();
+            let is_piece = done % layers_at_once == 0 && done < self.ops.layers.len();
             if is_piece && !pieces.follow(index).await? {
                 return Ok(None);
             }
         }
         if want != Want::Nothing {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.engine.record_logits(&mut pass, &plan.step);
+            self.engine.runner.record_logits(&mut pass, &plan.step);
         }
-        let output = self.engine.finish(encoder, &plan.step).await?;
+        let output = self.engine.runner.finish(encoder, &plan.step).await?;
         self.state.offload.complete_all(&self.engine.gpu).await?;
         Ok(Some(output))
     }
@@ -105,7 +105,7 @@ impl HotTurn<'_> {
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             if number == 0 {
-                self.engine.record_embedding(&mut pass, &plan.step);
+                self.engine.runner.record_embedding(&mut pass, &plan.step);
             }
             layer.record(&mut pass, plan, ..=Stage::Attend);
         }
@@ -207,13 +207,13 @@ impl HotTurn<'_> {
         for piece in blocks.chunks(self.state.offload.uploads.piece_blocks() as usize) {
             self.submit(&mut encoder)?;
             self.engine.gpu.write(
-                &self.engine.scratch.step,
+                &self.engine.runner.scratch().step,
                 0,
                 bytemuck::cast_slice(&sealing(first, piece)),
             );
             let segment = SegmentParams::in_order(first as u32, piece.len() as u32, 0, 1);
             self.engine.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
-            for (number, layer) in self.hot.layers.iter().enumerate() {
+            for (number, layer) in self.ops.layers.iter().enumerate() {
                 let upload = loop {
                     match self.state.offload.gather_blocks(&self.engine.gpu, number, piece).await? {
                         Some(upload) => break upload,

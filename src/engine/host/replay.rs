@@ -4,21 +4,22 @@ use super::{Hot, HotTurn};
 use crate::Result;
 use crate::attention::Timing;
 use crate::engine::Session;
+use crate::engine::cache::BlockLists;
 use crate::gpu::Gpu;
 
 impl Hot {
     /// Goes by this rule from now on, and begins with nothing in the hot cache.
-    pub(in crate::engine) async fn begin_replay(
-        &mut self,
-        gpu: &Gpu,
-        timing: Timing,
-        overlaps: bool,
-    ) {
-        let state = self.state.get_mut();
+    pub(in crate::engine) async fn begin_replay(&self, gpu: &Gpu, timing: Timing, overlaps: bool) {
+        let state = &mut *self.kv.state.lock().await;
         let rule = &mut state.offload.rule;
         (rule.timing, rule.overlaps) = (timing, overlaps);
         // A device that cannot do this will not do a step either.
         let _ = state.take_back(gpu).await;
+    }
+
+    /// Where the blocks are listed that a step attends.
+    pub(in crate::engine) fn steered(&self) -> &BlockLists {
+        &self.kv.buffers.wanted
     }
 }
 

@@ -22,7 +22,7 @@ impl<'e> HotTurn<'e> {
 
     /// Gives the host a block.
     pub(in crate::engine) fn write_to_host(&mut self, block: u32, halves: &[u8]) -> Result<()> {
-        let layers: Vec<_> = (0..self.hot.layers.len()).map(|layer| (block, layer)).collect();
+        let layers: Vec<_> = (0..self.ops.layers.len()).map(|layer| (block, layer)).collect();
         self.state.offload.host.store(&layers, halves)
     }
 

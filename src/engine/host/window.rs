@@ -84,7 +84,7 @@ impl HotTurn<'_> {
             )));
         }
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
-        for layer in 0..self.hot.layers.len() {
+        for layer in 0..self.ops.layers.len() {
             for blocks in blocks.chunks(self.state.offload.uploads.piece_blocks() as usize) {
                 let upload = loop {
                     match self.state.offload.gather_blocks(&self.engine.gpu, layer, blocks).await? {
@@ -96,7 +96,7 @@ impl HotTurn<'_> {
                 for &block in blocks {
                     places.push(self.hot.cache.place(layer, self.window_slot(block)?));
                 }
-                if self.hot.unpack.is_none() {
+                if self.ops.unpack.is_none() {
                     self.state.offload.uploads.record_copies(&mut encoder, &upload, &places);
                 } else {
                     self.record_whole(&mut encoder, &upload, blocks.len());
@@ -134,7 +134,7 @@ impl HotTurn<'_> {
         let to = self.admit(new, &needed).await?;
         let from = self.window_slot(old)?;
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
-        self.hot.cache.copy_block(&mut encoder, &self.engine.scratch.moving, (from, to));
+        self.hot.cache.copy_block(&mut encoder, &self.engine.runner.scratch().moving, (from, to));
         self.submit(&mut encoder)
     }
 }
