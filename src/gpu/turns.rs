@@ -4,7 +4,9 @@
 //! own: `vkDestroyDevice` waits for a thread that waits for a lock of theirs.
 
 use super::device::lock;
+use std::future::poll_fn;
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 
 static TURNS: Turns = Turns { state: Mutex::new(State::Compiling(0)), changed: Condvar::new() };
 
@@ -13,65 +15,75 @@ struct Turns {
     changed: Condvar,
 }
 
-#[derive(Clone, Copy)]
 enum State {
     /// So many pipelines are being compiled.
     Compiling(usize),
-    /// A device is being destroyed.
-    Destroying,
+    /// A device is being destroyed, and these wait for it.
+    Destroying(Vec<Waker>),
 }
 
 /// A turn, until it is dropped: on any thread, which a lock's guard could not be.
 #[derive(Debug)]
 pub(super) struct Turn(());
 
-impl Turns {
-    // The next state, as soon as there is one.
-    fn take(&self, next: impl Fn(State) -> Option<State>) -> Turn {
-        let mut state = lock(&self.state);
-        loop {
-            if let Some(next) = next(*state) {
-                *state = next;
-                return Turn(());
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+/// Waits for devices that are being destroyed. The turn is not to be kept where something else is waited for.
+pub(super) async fn compile() -> Turn {
+    poll_fn(|context| match &mut *lock(&TURNS.state) {
+        State::Compiling(turns) => {
+            *turns += 1;
+            Poll::Ready(Turn(()))
         }
-    }
-}
-
-/// Waits for devices that are being destroyed.
-pub(super) fn compile() -> Turn {
-    TURNS.take(|state| match state {
-        State::Compiling(others) => Some(State::Compiling(others + 1)),
-        State::Destroying => None,
+        State::Destroying(waiting) => {
+            waiting.push(context.waker().clone());
+            Poll::Pending
+        }
     })
+    .await
 }
 
-/// Waits for all who compile, and for other devices that are being destroyed.
+/// Waits for all who compile, and for other devices that are being destroyed, and blocks meanwhile: what is dropped cannot do
+/// otherwise.
 pub(super) fn destroy() -> Turn {
-    TURNS.take(|state| matches!(state, State::Compiling(0)).then_some(State::Destroying))
+    let mut state = lock(&TURNS.state);
+    while !matches!(*state, State::Compiling(0)) {
+        state = TURNS.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    }
+    *state = State::Destroying(Vec::new());
+    Turn(())
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut state = lock(&TURNS.state);
-        *state = match *state {
-            State::Compiling(turns) => State::Compiling(turns.saturating_sub(1)),
-            State::Destroying => State::Compiling(0),
+        let waiting = {
+            let mut state = lock(&TURNS.state);
+            match &mut *state {
+                State::Compiling(turns) => {
+                    *turns = turns.saturating_sub(1);
+                    Vec::new()
+                }
+                State::Destroying(waiting) => {
+                    let waiting = std::mem::take(waiting);
+                    *state = State::Compiling(0);
+                    waiting
+                }
+            }
         };
         TURNS.changed.notify_all();
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pollster::block_on;
+    use std::pin::pin;
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
     #[test]
     fn devices_are_destroyed_while_nobody_compiles() {
-        let (first, second) = (compile(), compile());
+        let (first, second) = (block_on(compile()), block_on(compile()));
         let (sender, receiver) = channel();
         let destroyer = std::thread::spawn(move || {
             let turn = destroy();
@@ -84,6 +96,18 @@ mod tests {
         drop(second);
         receiver.recv_timeout(Duration::from_secs(60)).expect("its turn has come");
         destroyer.join().expect("it ended");
-        drop(compile());
+        drop(block_on(compile()));
+    }
+
+    #[test]
+    fn who_compiles_is_woken_when_a_device_is_gone() {
+        let turn = destroy();
+        let mut compiling = pin!(compile());
+        let first = block_on(poll_fn(|context| Poll::Ready(compiling.as_mut().poll(context))));
+        // Tests beside this one may have taken the turn in between, but not this one.
+        assert!(first.is_pending());
+        let other = std::thread::spawn(move || drop(turn));
+        drop(block_on(compiling));
+        other.join().expect("it ended");
     }
 }
