@@ -101,7 +101,7 @@ fn product(channels: u32) -> Stage {
     Stage {
         spec: kernels::block_score(&shape),
         bound: Bound::Product { channels },
-        blocks_a_workgroup: kernels::scored_blocks(&shape) as usize,
+        blocks_a_workgroup: kernels::Scored::codes(&shape).blocks() as usize,
         record: Layout(vec![(count * 4, Fill::Halves), (BLOCK * count / 2, Fill::Bytes)]),
         query: Layout(vec![(SHAPE.head_dim as usize * 4, Fill::Floats)]),
         tolerance: 5e-3,

@@ -11,7 +11,6 @@ const NOTHING: f32 = -1.0e30;
 const NOWHERE: u32 = 0xffffffffu;
 
 @group(0) @binding(1) var<uniform> segment: Segment;
-@group(0) @binding(2) var<storage, read> qkv: array<f32>;
 // [row][query head][segment][split]: o as VALUE_DIM floats, and (m, l)
 @group(0) @binding(4) var<storage, read_write> partial_o: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partial_ml: array<vec2<f32>>;

@@ -1,8 +1,8 @@
 // Approximate logits from the codes of the index: with key ~ zero + u scale,
 //   logit = SCALE (sum_c q[c] zero[c] + sigma sum_c w[c] u[c]),   w[c] = round(q[c] scale[c] / sigma) in int8
 // and sigma = max |q[c] scale[c]| / 127. A block has its own zeros and scales, so that a query is quantised once a block. A
-// workgroup works on BLOCKS blocks of one KV head, LANES lanes a block, and on HEADS queries of the group at a time: all of
-// them, where workgroup memory holds them.
+// workgroup works on BLOCKS blocks of one KV head, LANES lanes a block, and on HEADS queries of the group: all of them, where
+// workgroup memory holds them, or one of PARTS parts.
 //!include <chunk>
 
 const LANES: u32 = 16u;

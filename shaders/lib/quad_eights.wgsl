@@ -3,6 +3,7 @@
 
 const QUADS: u32 = (GROUP + 3u) / 4u;
 
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;
 @group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
 
 // Eight dimensions, each for four heads. Named rather than indexed: an array that a loop indexes would live in memory.

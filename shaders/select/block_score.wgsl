@@ -1,7 +1,7 @@
 // Level 1: a sealed block's score per query head is ln sum exp of its tokens' approximate logits, so that the softmax over
 // blocks is an estimate of the blocks' attention mass. The index is the largest read of a step, so a lane loads
 // the codes of all of its tokens before anything else, once for all heads of the group.
-// Grid: (ceil(most sealed blocks of a row / BLOCKS), KV heads, rows).
+// Grid: (ceil(most sealed blocks of a row / BLOCKS) * PARTS, KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
@@ -29,11 +29,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let kv_head = group.y;
     let row = group.z;
     let sealed = sealed_blocks(row);
-    if group.x * BLOCKS >= sealed {
+    let first_block = group.x / PARTS * BLOCKS;
+    let first = group.x % PARTS * HEADS;
+    if first_block >= sealed {
         return;
     }
     let place = lane / LANES;
-    let block = group.x * BLOCKS + place;
+    let block = first_block + place;
     let slot = row_block(row, min(block, sealed - 1u)) - segment.first;
     let is_here = block < sealed && slot < segment.blocks;
     if lane % LANES == 0u {
@@ -46,45 +48,43 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < TOKENS; i++) {
         tokens[i] = codes_of(first_token + i * LANES * CODE_WORDS);
     }
-    for (var first = 0u; first < GROUP; first += HEADS) {
-        quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
-        for (var h = 0u; h < HEADS; h++) {
-            let query = query_of(place * HEADS + h);
-            let factor = terms[place * HEADS + h].y;
-            var logits = array<i32, TOKENS>();
-            var best = -0x7fffffff;
-            for (var i = 0u; i < TOKENS; i++) {
-                logits[i] = integer_logit(query, tokens[i]);
-                best = max(best, logits[i]);
+    quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
+    for (var h = 0u; h < HEADS; h++) {
+        let query = query_of(place * HEADS + h);
+        let factor = terms[place * HEADS + h].y;
+        var logits = array<i32, TOKENS>();
+        var best = -0x7fffffff;
+        for (var i = 0u; i < TOKENS; i++) {
+            logits[i] = integer_logit(query, tokens[i]);
+            best = max(best, logits[i]);
+        }
+        var sum = 0.0;
+        for (var i = 0u; i < TOKENS; i++) {
+            sum += exp(factor * f32(logits[i] - best));
+        }
+        // Of the lane's tokens: the largest integer logit, and the sum of exponentials relative to it.
+        pairs[h * WORKGROUP + lane] = vec2(f32(best), sum);
+    }
+    workgroupBarrier();
+    // One lane a score, neighbouring lanes neighbouring blocks. It starts at its own place among the block's lanes, so
+    // that lanes meet different banks.
+    for (var item = lane; item < HEADS * BLOCKS; item += WORKGROUP) {
+        let scored = item % BLOCKS;
+        if is_scored[scored] == 1u {
+            let h = item / BLOCKS;
+            let term = terms[scored * HEADS + h];
+            let at = h * WORKGROUP + scored * LANES;
+            var best = pairs[at + item % LANES].x;
+            for (var i = 1u; i < LANES; i++) {
+                best = max(best, pairs[at + (item + i) % LANES].x);
             }
             var sum = 0.0;
-            for (var i = 0u; i < TOKENS; i++) {
-                sum += exp(factor * f32(logits[i] - best));
+            for (var i = 0u; i < LANES; i++) {
+                let state = pairs[at + (item + i) % LANES];
+                sum += state.y * exp(term.y * (state.x - best));
             }
-            // Of the lane's tokens: the largest integer logit, and the sum of exponentials relative to it.
-            pairs[h * WORKGROUP + lane] = vec2(f32(best), sum);
-        }
-        workgroupBarrier();
-        // One lane a score, neighbouring lanes neighbouring blocks. It starts at its own place among the block's lanes, so
-        // that lanes meet different banks.
-        for (var item = lane; item < HEADS * BLOCKS; item += WORKGROUP) {
-            let scored = item % BLOCKS;
-            if is_scored[scored] == 1u {
-                let h = item / BLOCKS;
-                let term = terms[scored * HEADS + h];
-                let at = h * WORKGROUP + scored * LANES;
-                var best = pairs[at + item % LANES].x;
-                for (var i = 1u; i < LANES; i++) {
-                    best = max(best, pairs[at + (item + i) % LANES].x);
-                }
-                var sum = 0.0;
-                for (var i = 0u; i < LANES; i++) {
-                    let state = pairs[at + (item + i) % LANES];
-                    sum += state.y * exp(term.y * (state.x - best));
-                }
-                let head = row * Q_HEADS + kv_head * GROUP + first + h;
-                scores[head * score_rows.stride + group.x * BLOCKS + scored] = term.x + term.y * best + log(sum);
-            }
+            let head = row * Q_HEADS + kv_head * GROUP + first + h;
+            scores[head * score_rows.stride + first_block + scored] = term.x + term.y * best + log(sum);
         }
     }
 }

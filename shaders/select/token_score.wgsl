@@ -1,5 +1,5 @@
 // Level 2: the approximate logit of every token of the chosen blocks, per query head, from the same codes.
-// Grid: (ceil(blocks kept / BLOCKS), KV heads, rows).
+// Grid: (ceil(blocks kept / BLOCKS) * PARTS, KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
@@ -25,27 +25,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let kv_head = group.y;
     let row = group.z;
     let chosen = blocks_chosen(row);
-    if group.x * BLOCKS >= chosen {
+    let first_choice = group.x / PARTS * BLOCKS;
+    let first = group.x % PARTS * HEADS;
+    if first_choice >= chosen {
         return;
     }
     let place = lane / LANES;
-    let choice = group.x * BLOCKS + place;
+    let choice = first_choice + place;
     let block = chosen_blocks[(row * KV_HEADS + kv_head) * step[H_BLOCKS_KEPT] + min(choice, chosen - 1u)];
     let slot = row_block(row, block) - segment.first;
     let is_here = choice < chosen && slot < segment.blocks;
     // The segment's first block stands for one that is not here.
     let some_slot = select(0u, slot, is_here);
-    for (var first = 0u; first < GROUP; first += HEADS) {
-        quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
-        if is_here {
-            for (var token = lane % LANES; token < BLOCK; token += LANES) {
-                let token_codes = codes_of(code_row(slot, kv_head, token));
-                for (var h = 0u; h < HEADS; h++) {
-                    let query = place * HEADS + h;
-                    let logit = terms[query].x + terms[query].y * f32(integer_logit(query_of(query), token_codes));
-                    let head = row * Q_HEADS + kv_head * GROUP + first + h;
-                    scores[head * score_rows.stride + choice * BLOCK + token] = logit;
-                }
+    quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
+    if is_here {
+        for (var token = lane % LANES; token < BLOCK; token += LANES) {
+            let token_codes = codes_of(code_row(slot, kv_head, token));
+            for (var h = 0u; h < HEADS; h++) {
+                let query = place * HEADS + h;
+                let logit = terms[query].x + terms[query].y * f32(integer_logit(query_of(query), token_codes));
+                let head = row * Q_HEADS + kv_head * GROUP + first + h;
+                scores[head * score_rows.stride + choice * BLOCK + token] = logit;
             }
         }
     }

@@ -137,12 +137,12 @@ impl Shape {
         HeadFormat::new(kv_type, values as usize, self.kv_heads as usize)
     }
 
-    /// What a split of one row counts as among the workgroups that fill a device: one for four query heads of a KV head; two where
+    /// What a split of one row counts as among the workgroups that fill a device: one for four query heads of a KV head; four where
     /// all heads share rows, which a large workgroup may read for all of them.
     pub(crate) fn row_workgroups(&self) -> u32 {
         match self.values {
             Values::Own => self.kv_heads * self.group.div_ceil(4),
-            Values::OfKeys(_) => self.kv_heads * 2,
+            Values::OfKeys(_) => self.kv_heads * 4,
         }
     }
 

@@ -189,12 +189,12 @@ async fn scores(
             scores: Data::InOut(&out),
             score_rows: Data::uniform(StrideParams { stride: stride as u32 }),
         };
-        let scored = kernels::scored_blocks(&shape);
+        let scored = kernels::Scored::codes(&shape);
         out = if level == 1 {
-            let grid = (step.sealed.div_ceil(scored), shape.kv_heads, 3);
+            let grid = (scored.workgroups(step.sealed), shape.kv_heads, 3);
             run(gpu, &kernels::block_score(&shape), blocks, grid).await?.scores
         } else {
-            let grid = (step.blocks_kept.div_ceil(scored), shape.kv_heads, 3);
+            let grid = (scored.workgroups(step.blocks_kept), shape.kv_heads, 3);
             let tokens = kernels::TokenScore {
                 step: blocks.step,
                 segment: blocks.segment,
@@ -337,7 +337,7 @@ async fn key_scores(
                 };
                 let summary = twin.scorer.summary().expect("a summary that has a twin");
                 let spec = kernels::summary_score(&shape, summary);
-                let grid = grid(step.sealed.div_ceil(kernels::SCORED_SUMMARIES));
+                let grid = grid(kernels::Scored::SUMMARIES.workgroups(step.sealed));
                 run(gpu, &spec, blocks, grid).await?.scores
             }
             Of::Blocks => {

@@ -114,55 +114,72 @@ crate::bindings! {
     }
 }
 
-/// What a workgroup of [`block_score`] and [`token_score`] works on at a time.
+/// What a workgroup that scores has of a KV head: some blocks, and of its queries one part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Scored {
+pub struct Scored {
     blocks: u32,
-    /// Queries of a group, which are as many again and again.
-    heads: u32,
+    parts: u32,
 }
 
-/// Workgroup memory that every adapter has, less what some back ends add of their own.
-const WORKGROUP_BYTES: u32 = (16 << 10) - 32;
-
 impl Scored {
-    // As many blocks as 128 lanes have, and fewer where the memory for the queries of a group asks for it; where even one
-    // block is too many, the group in equal parts.
-    fn of(shape: &Shape) -> Self {
-        let parts = (1..=shape.group).filter(|parts| shape.group.is_multiple_of(*parts));
-        parts
-            .map(|parts| shape.group / parts)
-            .flat_map(|heads| [8, 4, 2, 1].map(|blocks| Self { blocks, heads }))
-            .find(|scored| scored.workgroup_bytes(shape.index.channels) <= WORKGROUP_BYTES)
-            .unwrap_or(Self { blocks: 1, heads: 1 })
+    /// One block, and all queries.
+    pub const BLOCK: Self = Self { blocks: 1, parts: 1 };
+    /// Of [`summary_score`].
+    pub const SUMMARIES: Self = Self { blocks: 4, parts: 1 };
+
+    /// Of [`block_score`] and [`token_score`]. As many blocks as 128 lanes have, and fewer where the memory for even one query asks
+    /// for it; then as many queries as there is memory for, in equal parts.
+    pub fn codes(shape: &Shape) -> Self {
+        let fits = |scored: &Self| scored.workgroup_bytes(shape) <= WORKGROUP_BYTES;
+        let parts = |blocks| {
+            let whole = move |parts: &u32| shape.group.is_multiple_of(*parts);
+            (1..=shape.group).filter(whole).map(move |parts| Self { blocks, parts })
+        };
+        let least = Self { blocks: 1, parts: shape.group };
+        [8, 4, 2, 1].into_iter().flat_map(parts).find(fits).unwrap_or(least)
     }
 
-    fn workgroup_bytes(self, channels: u32) -> u32 {
-        let Self { blocks, heads } = self;
+    /// Workgroups for so many blocks.
+    pub fn workgroups(self, blocks: u32) -> u32 {
+        blocks.div_ceil(self.blocks) * self.parts
+    }
+
+    /// The most blocks that so many workgroups score.
+    pub fn most_blocks(self, workgroups: u32) -> u32 {
+        workgroups / self.parts * self.blocks
+    }
+
+    /// Blocks that a workgroup has.
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn blocks(self) -> u32 {
+        self.blocks
+    }
+
+    fn heads(self, shape: &Shape) -> u32 {
+        shape.group / self.parts
+    }
+
+    fn workgroup_bytes(self, shape: &Shape) -> u32 {
+        let (blocks, heads, channels) = (self.blocks, self.heads(shape), shape.index.channels);
         // Queries; per block its scales and flag, and per query of it lanes' pairs, codes and terms.
         heads * channels * 4 + blocks * (channels * 4 + 4 + heads * (16 * 8 + channels + 8))
     }
 }
 
-/// Blocks that one workgroup of [`block_score`] or [`token_score`] scores.
-pub fn scored_blocks(shape: &Shape) -> u32 {
-    Scored::of(shape).blocks
-}
+/// Workgroup memory that every adapter has, less what some back ends add of their own.
+const WORKGROUP_BYTES: u32 = (16 << 10) - 32;
 
-/// Grid: (ceil(sealed blocks / [`scored_blocks`]), KV heads, rows).
+/// Grid: ([`Scored::codes`] of the sealed blocks, KV heads, rows).
 pub fn block_score(shape: &Shape) -> ShaderSpec {
     code_spec("select/block_score.wgsl", shape)
 }
 
-/// Grid: (ceil(blocks kept / [`scored_blocks`]), KV heads, rows).
+/// Grid: ([`Scored::codes`] of the blocks kept, KV heads, rows).
 pub fn token_score(shape: &Shape) -> ShaderSpec {
     code_spec("select/token_score.wgsl", shape)
 }
 
-/// Blocks that one workgroup of [`summary_score`] scores.
-pub const SCORED_SUMMARIES: u32 = 4;
-
-/// Grid: (ceil(sealed blocks / [`SCORED_SUMMARIES`]), KV heads, rows).
+/// Grid: ([`Scored::SUMMARIES`] of the sealed blocks, KV heads, rows).
 pub fn summary_score(shape: &Shape, summary: &Summary) -> ShaderSpec {
     let spec = kv_spec("select/summary_score.wgsl", shape)
         .slot("fold", summary.fold)
@@ -213,7 +230,7 @@ fn top_k(tier: &Tier, shape: &Shape) -> ShaderSpec {
 
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     let chunk = shape.index.chunk();
-    let scored = Scored::of(shape);
+    let scored = Scored::codes(shape);
     let chunks = match chunk {
         1 => "lib/chunk_word.wgsl",
         2 => "lib/chunk_vec2.wgsl",
@@ -225,6 +242,7 @@ fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
         .constant("BITS", shape.index.bits)
         .constant("CHUNK_WORDS", chunk)
         .constant("BLOCKS", scored.blocks)
-        .constant("HEADS", scored.heads)
+        .constant("PARTS", scored.parts)
+        .constant("HEADS", scored.heads(shape))
         .constant("SCALE", shape.scale())
 }

@@ -4,7 +4,8 @@ use super::plan::Kind;
 use super::recording::Words;
 use super::{Pass, Selector};
 use crate::gpu::Op;
-use crate::{Error, Result, kernels};
+use crate::kernels::{self, Scored};
+use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Tensors of one layer, bound to the kernels of a [`Decode`](super::Decode).
@@ -22,9 +23,9 @@ pub struct Bound {
 
 /// One level of selection.
 pub(super) struct Level {
-    /// Scores `scored` blocks a workgroup; nothing where everything is kept.
+    /// Scores `scored` a workgroup; nothing where everything is kept.
     pub(super) score: Vec<Op>,
-    pub(super) scored: u32,
+    pub(super) scored: Scored,
     pub(super) top_k: Op,
 }
 
@@ -74,7 +75,7 @@ impl Level {
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, blocks: Option<u32>, heads: u32, rows: u32) {
         if let Some(blocks) = blocks {
             for score in &self.score {
-                score.record(pass, blocks.div_ceil(self.scored), heads, rows);
+                score.record(pass, self.scored.workgroups(blocks), heads, rows);
             }
         }
         self.top_k.record(pass, heads, rows, 1);

@@ -3,7 +3,7 @@
 use super::tensors::most_bytes;
 use crate::attention::{BlockScorer, Reads, Shape, Summary, TokenScorer};
 use crate::gpu::Gpu;
-use crate::kernels::SegmentParams;
+use crate::kernels::{Scored, SegmentParams};
 use crate::memory::{Row, step};
 use crate::{Error, Result};
 
@@ -126,6 +126,12 @@ impl Options {
                 shape.head_dim
             );
             return Err(Error::argument("the stride of queries", self.query_stride, limit));
+        }
+        let scored = Scored::codes(shape);
+        if scored.workgroups(limits.tokens.div_ceil(shape.block)) > MOST_WORKGROUPS {
+            let most = scored.most_blocks(MOST_WORKGROUPS) * shape.block;
+            let limit = format!("a dispatch scores at most {most} of this shape");
+            return Err(Error::argument("the most tokens of a sequence", limits.tokens, limit));
         }
         // What a plan counts in u32.
         let tiles = u64::from(limits.tokens.div_ceil(shape.tile_tokens()));

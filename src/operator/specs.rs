@@ -3,7 +3,7 @@
 use super::{Options, Selector};
 use crate::attention::{BlockScorer, Reads, TokenScorer};
 use crate::gpu::{Gpu, ShaderSpec};
-use crate::kernels::{self, Place, with_row_width};
+use crate::kernels::{self, Place, Scored, with_row_width};
 
 /// The kernels, for queries that lie as the options say.
 pub(super) struct Specs<'s> {
@@ -43,20 +43,20 @@ impl<'s> Specs<'s> {
         Some(self.strided(spec))
     }
 
-    // Blocks that a workgroup scores at level 1.
-    pub(super) fn scored_blocks(&self, scorer: BlockScorer) -> u32 {
+    // What a workgroup scores at level 1.
+    pub(super) fn scored_blocks(&self, scorer: BlockScorer) -> Scored {
         match scorer.reads() {
-            Reads::Codes => kernels::scored_blocks(&self.options.shape),
-            Reads::Summary(_) => kernels::SCORED_SUMMARIES,
-            Reads::Nothing | Reads::Keys => 1,
+            Reads::Codes => Scored::codes(&self.options.shape),
+            Reads::Summary(_) => Scored::SUMMARIES,
+            Reads::Nothing | Reads::Keys => Scored::BLOCK,
         }
     }
 
-    // Blocks of candidates that a workgroup scores at level 2.
-    pub(super) fn scored_candidates(&self, scorer: TokenScorer) -> u32 {
+    // What of the candidates a workgroup scores at level 2.
+    pub(super) fn scored_candidates(&self, scorer: TokenScorer) -> Scored {
         match scorer {
-            TokenScorer::Codes => kernels::scored_blocks(&self.options.shape),
-            TokenScorer::None | TokenScorer::Oracle => 1,
+            TokenScorer::Codes => Scored::codes(&self.options.shape),
+            TokenScorer::None | TokenScorer::Oracle => Scored::BLOCK,
         }
     }
 

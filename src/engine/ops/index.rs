@@ -5,7 +5,7 @@ use crate::Result;
 use crate::attention::{BlockScorer, Rank, Reads, TokenScorer};
 use crate::engine::scratch::Scratch;
 use crate::gpu::{Binding, Op};
-use crate::kernels::{self, FreezeParams, StrideParams};
+use crate::kernels::{self, FreezeParams, Scored, StrideParams};
 use crate::kv::{CacheLayout, LayerIndex};
 
 /// In the order of their numbers.
@@ -26,15 +26,15 @@ pub(in crate::engine) struct IndexOps {
 /// Scores of blocks by one scorer.
 struct BlockScoreOps {
     scorer: BlockScorer,
-    /// Blocks that a workgroup scores.
-    blocks: u32,
+    /// What a workgroup scores.
+    scored: Scored,
     ops: Vec<Op>,
 }
 
 /// Level 2 over the candidates of one list.
 pub(in crate::engine) struct TokenOps {
-    /// Blocks that a workgroup scores by their codes.
-    scored_blocks: u32,
+    /// What a workgroup scores by codes.
+    scored: Scored,
     code_score: Vec<Op>,
     /// Where all keys are on the GPU.
     exact_score: Vec<Op>,
@@ -52,7 +52,7 @@ impl TokenOps {
         rows: u32,
     ) {
         let (ops, x) = match scorer.reads() {
-            Reads::Codes => (&self.code_score, blocks.div_ceil(self.scored_blocks)),
+            Reads::Codes => (&self.code_score, self.scored.workgroups(blocks)),
             Reads::Keys => (&self.exact_score, blocks),
             Reads::Summary(_) | Reads::Nothing => return,
         };
@@ -101,7 +101,7 @@ impl IndexOps {
     ) {
         for scores in self.block_scores.iter().filter(|scores| scores.scorer == scorer) {
             for op in &scores.ops {
-                op.record(pass, sealed.div_ceil(scores.blocks), kv_heads, rows);
+                op.record(pass, scores.scored.workgroups(sealed), kv_heads, rows);
             }
         }
     }
@@ -187,7 +187,7 @@ impl OpMaker<'_> {
             ..top_k(scratch, &stride, (&scratch.chosen_tokens).into())
         };
         let mut ops = TokenOps {
-            scored_blocks: kernels::scored_blocks(&shape),
+            scored: Scored::codes(&shape),
             code_score: Vec::new(),
             exact_score: Vec::new(),
             top_k: gpu.op(&kernels::top_k_tokens(gpu.tier, &shape), choice).await?,
@@ -236,11 +236,11 @@ impl OpMaker<'_> {
         let [step, qkv, scores] =
             [&self.scratch.step, &self.scratch.rows, &self.scratch.scores].map(Binding::from);
         let score_rows = Binding::from(score_rows);
-        let mut made = BlockScoreOps { scorer, blocks: 1, ops: Vec::new() };
+        let mut made = BlockScoreOps { scorer, scored: Scored::BLOCK, ops: Vec::new() };
         match scorer.reads() {
             Reads::Nothing => {}
             Reads::Codes => {
-                made.blocks = kernels::scored_blocks(shape);
+                made.scored = Scored::codes(shape);
                 let spec = kernels::block_score(shape);
                 let codes = self.segments(layout, &index.codes, shape.block_code_bytes()).await?;
                 for (segment, codes) in &codes {
@@ -257,7 +257,7 @@ impl OpMaker<'_> {
                 }
             }
             Reads::Summary(summary) => {
-                made.blocks = kernels::SCORED_SUMMARIES;
+                made.scored = Scored::SUMMARIES;
                 let spec = kernels::summary_score(shape, summary);
                 let bytes = summary.block_bytes(shape);
                 let segments = self.segments(layout, index.summary(summary), bytes).await?;
