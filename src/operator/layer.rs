@@ -4,6 +4,7 @@ use super::bound::Level;
 use super::decode::Decode;
 use super::scratch::LevelScratch;
 use super::specs::Specs;
+use super::tensors::BoundKv;
 use crate::attention::{BlockScorer, Reads, TokenScorer};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::{Error, Result, kernels};
@@ -12,8 +13,7 @@ use crate::{Error, Result, kernels};
 pub(super) struct Layer<'l> {
     pub(super) decode: &'l Decode,
     pub(super) qkv: Binding<'l>,
-    /// Segment by segment.
-    pub(super) kv: Vec<Binding<'l>>,
+    pub(super) kv: BoundKv<'l>,
     pub(super) codes: Option<(wgpu::Buffer, Binding<'l>)>,
     pub(super) summary: Option<Binding<'l>>,
 }
@@ -32,10 +32,10 @@ impl Layer<'_> {
         (&self.decode.scratch.uniforms.whole).into()
     }
 
-    // Each segment of the cache: what says which blocks it holds, and their keys and values.
+    // Each segment of the cache: what says which blocks it holds, and their keys.
     fn segments(&self) -> impl Iterator<Item = (Binding<'_>, Binding<'_>)> {
         let segments = self.decode.scratch.uniforms.segments.iter().map(Binding::from);
-        segments.zip(self.kv.iter().cloned())
+        segments.zip(self.kv.keys.iter().cloned())
     }
 
     fn stride(&self) -> Binding<'_> {
@@ -57,12 +57,14 @@ impl Layer<'_> {
     ) -> Result<Vec<Op>> {
         let scratch = &self.decode.scratch;
         let mut splits = Vec::new();
-        for (segment, kv) in self.segments() {
+        let segments = scratch.uniforms.segments.iter().map(Binding::from);
+        for (segment, (kv, values_in)) in segments.zip(self.kv.segments()) {
             let split = kernels::Split {
                 step: self.step(),
                 segment,
                 qkv: self.qkv.clone(),
                 kv,
+                values_in,
                 partial_o: (&scratch.partials.partial_o).into(),
                 partial_ml: (&scratch.partials.partial_ml).into(),
                 chosen_tokens: chosen_tokens.map(Binding::from),
@@ -185,7 +187,7 @@ impl Layer<'_> {
     }
 
     pub(super) async fn index(&self) -> Result<Vec<Op>> {
-        let shape = &self.decode.options.shape;
+        let specs = Specs::new(self.gpu(), &self.decode.options);
         let mut ops = Vec::new();
         for (segment, kv) in self.segments() {
             if self.codes.is_some() {
@@ -198,7 +200,7 @@ impl Layer<'_> {
                     codes,
                     index_segment: self.whole(),
                 };
-                ops.push(self.gpu().op(&kernels::token_codes(shape), build).await?);
+                ops.push(self.gpu().op(&specs.token_codes(), build).await?);
             }
             if let (Some(kept), Some(summary)) = (self.decode.selector.summary(), &self.summary) {
                 let build = kernels::BlockSummary {
@@ -208,7 +210,7 @@ impl Layer<'_> {
                     summary: summary.clone(),
                     index_segment: self.whole(),
                 };
-                ops.push(self.gpu().op(&kernels::block_summary(shape, kept), build).await?);
+                ops.push(self.gpu().op(&specs.block_summary(kept), build).await?);
             }
         }
         Ok(ops)

@@ -1,9 +1,9 @@
 //! The kernels of decode attention.
 
 use super::{Options, Selector};
-use crate::attention::{BlockScorer, Reads, TokenScorer};
+use crate::attention::{BlockScorer, Reads, Summary, TokenScorer};
 use crate::gpu::{Gpu, ShaderSpec};
-use crate::kernels::{self, Place, with_row_width};
+use crate::kernels::{self, Place, with_layout, with_row_width};
 
 /// The kernels, for queries that lie as the options say.
 pub(super) struct Specs<'s> {
@@ -20,12 +20,19 @@ impl<'s> Specs<'s> {
         with_row_width(spec, self.options.query_stride)
     }
 
+    // Of a kernel that reads keys.
+    fn laid_out(&self, spec: ShaderSpec) -> ShaderSpec {
+        with_layout(spec, self.options.layout)
+    }
+
     pub(super) fn dense(&self) -> ShaderSpec {
-        self.strided(kernels::dense_split(self.gpu.tier, &self.options.shape, Place::Paged))
+        let (tier, shape) = (self.gpu.tier, &self.options.shape);
+        self.laid_out(self.strided(kernels::dense_split(tier, shape, Place::Paged)))
     }
 
     pub(super) fn sparse(&self) -> ShaderSpec {
-        self.strided(kernels::sparse_split(self.gpu.tier, &self.options.shape, Place::Paged))
+        let (tier, shape) = (self.gpu.tier, &self.options.shape);
+        self.laid_out(self.strided(kernels::sparse_split(tier, shape, Place::Paged)))
     }
 
     pub(super) fn merge(&self) -> ShaderSpec {
@@ -37,7 +44,7 @@ impl<'s> Specs<'s> {
         let spec = match scorer.reads() {
             Reads::Codes => kernels::block_score(shape),
             Reads::Summary(summary) => kernels::summary_score(shape, summary),
-            Reads::Keys => kernels::exact_block_score(shape),
+            Reads::Keys => self.laid_out(kernels::exact_block_score(shape)),
             Reads::Nothing => return None,
         };
         Some(self.strided(spec))
@@ -61,12 +68,13 @@ impl<'s> Specs<'s> {
     }
 
     pub(super) fn token_score(&self, scorer: TokenScorer) -> Option<ShaderSpec> {
-        let kernel = match scorer {
-            TokenScorer::Codes => kernels::token_score,
-            TokenScorer::Oracle => kernels::exact_token_score,
+        let shape = &self.options.shape;
+        let spec = match scorer {
+            TokenScorer::Codes => kernels::token_score(shape),
+            TokenScorer::Oracle => self.laid_out(kernels::exact_token_score(shape)),
             TokenScorer::None => return None,
         };
-        Some(self.strided(kernel(&self.options.shape)))
+        Some(self.strided(spec))
     }
 
     pub(super) fn top_k_blocks(&self, scorer: BlockScorer) -> ShaderSpec {
@@ -75,6 +83,14 @@ impl<'s> Specs<'s> {
 
     pub(super) fn top_k_tokens(&self) -> ShaderSpec {
         kernels::top_k_tokens(self.gpu.tier, &self.options.shape)
+    }
+
+    pub(super) fn token_codes(&self) -> ShaderSpec {
+        self.laid_out(kernels::token_codes(&self.options.shape))
+    }
+
+    pub(super) fn block_summary(&self, kept: &Summary) -> ShaderSpec {
+        self.laid_out(kernels::block_summary(&self.options.shape, kept))
     }
 }
 
@@ -91,10 +107,10 @@ pub(super) fn specs(gpu: &Gpu, options: &Options, selector: Selector) -> Vec<Sha
         all.extend(specs.token_score(tokens));
     }
     if selector.reads_codes() {
-        all.push(kernels::token_codes(&options.shape));
+        all.push(specs.token_codes());
     }
     if let Some(summary) = selector.summary() {
-        all.push(kernels::block_summary(&options.shape, summary));
+        all.push(specs.block_summary(summary));
     }
     all
 }
