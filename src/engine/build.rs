@@ -1,14 +1,15 @@
 //! Making an engine.
 
-use super::memory::MemoryPlan;
-use super::ops::{EndOps, OpMaker};
+use super::cache::Cache;
+use super::memory::{MemoryPlan, ResidencyRows};
+use super::ops::OpMaker;
 use super::residency::Residency;
-use super::scratch::Scratch;
+use super::runner::Runner;
 use super::{Model, ModelOptions};
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
 use crate::formats::Quantise;
 use crate::gpu::{DeviceFacts, Gpu};
-use crate::kv::{HostOptions, Index, Pool};
+use crate::kv::{HostOptions, IndexRows};
 use crate::model::rope::RopeChange;
 use crate::model::{ModelConfig, ModelFile};
 use crate::{Error, Result};
@@ -181,6 +182,20 @@ impl EngineOptions {
         Ok(plan)
     }
 
+    // The same, of an engine that runs a loaded model.
+    fn plan_of(&mut self, gpu: &Gpu, model: &Model) -> Result<MemoryPlan> {
+        if !gpu.is_same_device(model.gpu()) {
+            return Err(Error::argument(
+                "the device",
+                gpu.label(),
+                "a model runs on the device that it was loaded to",
+            ));
+        }
+        let ModelOptions { quantise, rope } = model.options();
+        (self.quantise, self.rope) = (quantise, rope);
+        self.plan(gpu, model.config())
+    }
+
     fn validate_host(host: &HostOptions) -> Result<()> {
         for (what, value, most) in
             [("the hot cache", host.hot_blocks, 65536), ("the ring", host.ring_slots, 64)]
@@ -238,21 +253,17 @@ impl EngineOptions {
     }
 }
 
-/// A model on a device.
+/// A model on a device, with sessions of its own: a cache, and a runner that takes steps over it.
 pub struct Engine {
     /// The model's shapes.
     pub config: ModelConfig,
     /// The options that the engine was built with.
     pub options: EngineOptions,
     pub(super) shape: Shape,
-    pub(super) pool: Pool,
-    pub(super) scratch: Scratch,
-    pub(super) index: Option<Index>,
+    pub(super) cache: Cache,
+    pub(super) runner: Arc<Runner>,
+    /// The operations of this cache on this runner.
     pub(super) residency: Residency,
-    pub(super) ends: EndOps,
-    pub(super) model: Arc<Model>,
-    // Two steps at a time would share the scratch.
-    pub(super) turn: futures::lock::Mutex<()>,
     /// The device: the last field, since a device goes after all that was made on it.
     pub gpu: Gpu,
 }
@@ -281,47 +292,45 @@ impl Engine {
     /// # Errors
     /// [`Error::Argument`] for options of which there can be no engine, and for another device; [`Error::OutOfMemory`].
     pub async fn new(gpu: Gpu, model: Arc<Model>, mut options: EngineOptions) -> Result<Self> {
-        if !gpu.is_same_device(&model.gpu) {
-            return Err(Error::argument(
-                "the device",
-                gpu.label(),
-                "a model runs on the device that it was loaded to",
-            ));
-        }
-        let config = model.config.clone();
-        (options.quantise, options.rope) = (model.options.quantise, model.options.rope);
-        let plan = options.plan(&gpu, &config)?;
+        let MemoryPlan { residency, index, scratch } = options.plan_of(&gpu, &model)?;
+        let runner = Arc::new(Runner::new(&gpu, model, &options, scratch).await?);
+        Self::join(gpu, runner, options, index, residency).await
+    }
+
+    /// Another engine of the same model, with a cache of its own in whatever residency, and without a scratch: its steps and this
+    /// one's take turns on one. `gpu` is as for [`Engine::new`].
+    ///
+    /// # Errors
+    /// As [`Engine::new`]; [`Error::Argument`] for options of which a step would need more scratch than there is.
+    pub async fn beside(&self, gpu: Gpu, mut options: EngineOptions) -> Result<Self> {
+        let MemoryPlan { residency, index, scratch } =
+            options.plan_of(&gpu, self.runner.model())?;
+        self.runner.check(&scratch)?;
+        Self::join(gpu, self.runner.clone(), options, index, residency).await
+    }
+
+    // An engine with a new cache on a runner.
+    async fn join(
+        gpu: Gpu,
+        runner: Arc<Runner>,
+        options: EngineOptions,
+        index: Option<IndexRows>,
+        residency: ResidencyRows,
+    ) -> Result<Self> {
+        let config = runner.model().config().clone();
         let shape = options.shape(&config);
-        let scratch = Scratch::new(&gpu, &plan.scratch).await?;
-        let index = match &plan.index {
-            None => None,
-            Some(rows) => Some(Index::new(&gpu, config.layers, rows).await?),
-        };
+        let cache = Cache::new(&gpu, &config, &options, index.as_ref(), &residency).await?;
         let mut maker = OpMaker {
             gpu: &gpu,
             config: &config,
             options: &options,
             shape,
-            scratch: &scratch,
+            scratch: runner.scratch(),
             uniforms: HashMap::new(),
         };
-        let ends = maker.ends(&model).await?;
-        let residency =
-            Residency::new(&mut maker, &plan.residency, &model.layers, index.as_ref()).await?;
+        let residency = Residency::new(&mut maker, &runner, &cache).await?;
         gpu.check()?;
-        Ok(Self {
-            pool: Pool::new(options.blocks(), options.block, options.sessions),
-            gpu,
-            model,
-            config,
-            options,
-            shape,
-            scratch,
-            index,
-            residency,
-            ends,
-            turn: futures::lock::Mutex::new(()),
-        })
+        Ok(Self { config, options, shape, cache, runner, residency, gpu })
     }
 
     /// The shape that the kernels are made for.
@@ -332,7 +341,7 @@ impl Engine {
 
     /// The model's weights, for another engine that runs it.
     pub fn model(&self) -> &Arc<Model> {
-        &self.model
+        self.runner.model()
     }
 
     pub(super) fn op_maker(&self) -> OpMaker<'_> {
@@ -341,7 +350,7 @@ impl Engine {
             config: &self.config,
             options: &self.options,
             shape: self.shape,
-            scratch: &self.scratch,
+            scratch: self.runner.scratch(),
             uniforms: HashMap::new(),
         }
     }

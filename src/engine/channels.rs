@@ -1,19 +1,14 @@
 //! Index channels of sessions: chosen from a session's first tokens, or stored.
 
 use super::residency::Residency;
+use super::session::Recounted;
 use super::{Engine, Session, Want};
 use crate::attention::ChannelStats;
 use crate::attention::{ChannelSet, Span};
-use crate::kv::LayerIndex;
 use crate::{Error, Result};
 use std::sync::Arc;
 
 impl Engine {
-    /// The index of each layer; none where no index is kept.
-    pub(super) fn layer_indices(&self) -> &[LayerIndex] {
-        self.index.as_ref().map_or(&[], |index| &index.layers)
-    }
-
     /// The index channels of a session, which are chosen now if they are not yet.
     ///
     /// # Errors
@@ -33,7 +28,7 @@ impl Engine {
         }
         self.recount(session).await?;
         self.freeze(session).await?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         self.read_channels(session.slot.index).await
     }
 
@@ -45,7 +40,7 @@ impl Engine {
     pub(crate) async fn statistics(&self, session: &mut Session) -> Result<Vec<Vec<ChannelStats>>> {
         self.check_owner(session)?;
         self.recount(session).await?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         let (group, d) = (self.shape.group as usize, self.shape.head_dim as usize);
         let head = |rows: &[f32]| {
             let mut rows = rows.chunks_exact(d).map(<[f32]>::to_vec);
@@ -62,9 +57,9 @@ impl Engine {
     pub(super) async fn read_statistics(&self, slot: u32) -> Result<Vec<u32>> {
         let bytes = self.shape.stats_len() * 4;
         let mut all = Vec::new();
-        for index in self.layer_indices() {
+        for index in self.cache.indices() {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            let (from, staging) = (u64::from(slot) * bytes, &self.scratch.moving);
+            let (from, staging) = (u64::from(slot) * bytes, &self.runner.scratch().moving);
             encoder.copy_buffer_to_buffer(&index.state.stats, from, staging, 0, bytes);
             self.gpu.submit(encoder)?;
             all.extend(super::words(&self.gpu.download(staging, bytes).await?));
@@ -78,7 +73,7 @@ impl Engine {
             return;
         };
         let at = u64::from(session.slot.index) * self.shape.channels_len() * 4;
-        for (layer, index) in self.layer_indices().iter().enumerate() {
+        for (layer, index) in self.cache.indices().iter().enumerate() {
             self.gpu.write(&index.state.channels, at, bytemuck::cast_slice(&set.words(layer)));
         }
         session.channels = Some(set.clone());
@@ -87,12 +82,8 @@ impl Engine {
     /// Computes what is left of a rewound session a second time, where its index channels would else follow from tokens
     /// that it no longer has.
     pub(super) async fn recount(&self, session: &mut Session) -> Result<()> {
-        let left = session.take_miscounted();
-        let made = self.extend(session, &left, Want::Nothing, &mut |_| true).await;
-        if made.is_err() {
-            session.put_back(left);
-        }
-        made.map(drop)
+        let Recounted { session, left } = &mut session.recounted();
+        self.extend(session, left, Want::Nothing, &mut |_| true).await.map(drop)
     }
 
     /// Chooses a session's index channels from what was gathered so far, and builds the index of its sealed blocks. Done
@@ -101,10 +92,10 @@ impl Engine {
         if session.channels.is_some() {
             return Ok(());
         }
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         let mut maker = self.op_maker();
         let mut choices = Vec::new();
-        for index in self.layer_indices() {
+        for index in self.cache.indices() {
             choices.push(maker.choose_channels(index, session.slot.index).await?);
         }
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
@@ -144,11 +135,11 @@ impl Engine {
                     let places = (first as u32..).zip(piece).map(|(place, &block)| [block, place]);
                     step_of(&places.collect::<Vec<_>>()).words
                 };
-                return hot.turn(self).await.build_index(sealed, words);
+                return hot.turn(self).await.build_index(sealed, words).await;
             }
         };
         let step = step_of(&sealed.iter().map(|&block| [block, block]).collect::<Vec<_>>());
-        self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
+        self.gpu.write(&self.runner.scratch().step, 0, bytemuck::cast_slice(&step.words));
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -164,19 +155,19 @@ impl Engine {
         let bytes = self.shape.channels_len() * 4;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         let mut to = 0;
-        for index in self.layer_indices() {
+        for index in self.cache.indices() {
             let from = u64::from(slot) * bytes;
             encoder.copy_buffer_to_buffer(
                 &index.state.channels,
                 from,
-                &self.scratch.staging,
+                &self.runner.scratch().staging,
                 to,
                 bytes,
             );
             to += bytes;
         }
         self.gpu.submit(encoder)?;
-        let data = self.gpu.read(&self.scratch.staging, to).await?;
+        let data = self.gpu.read(&self.runner.scratch().staging, to).await?;
         let words = super::words(&data);
         Ok(ChannelSet::from_words(&self.shape, words.chunks_exact(bytes as usize / 4)))
     }

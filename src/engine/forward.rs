@@ -2,8 +2,7 @@
 
 use super::record::{Mode, Plan, Role};
 use super::residency::{Residency, Whole};
-use super::scratch::CommonScratch;
-use super::{Engine, Session, words};
+use super::{Engine, Session};
 use crate::attention::{
     Attended, Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel, Want,
 };
@@ -21,9 +20,6 @@ pub struct Output {
     /// Logits, a row a position.
     pub logits: Vec<Vec<f32>>,
 }
-
-// What `arg_max` writes where no token can be chosen.
-const NO_TOKEN: u32 = u32::MAX;
 
 impl Output {
     /// The most likely next token.
@@ -55,7 +51,8 @@ impl Engine {
     /// with the same number between the pieces of it that are submitted ([`EngineOptions::piece`](super::EngineOptions)).
     /// When it returns false the prompt ends there, and the session holds the chunks that were done. What
     /// [`Session::rewind`] left to be computed again comes first, as a part of the prompt of which no progress is told; it
-    /// stays in the session whenever the prompt ends.
+    /// stays in the session whenever the prompt ends. Where nobody waits for it any more, its future being dropped, the session
+    /// holds the chunks that were done too.
     ///
     /// # Errors
     /// [`Error::Argument`] for no tokens, unknown tokens, or more than the context holds; else what the device answers.
@@ -67,17 +64,12 @@ impl Engine {
         progress: &mut (dyn FnMut(u32) -> bool + Send),
     ) -> Result<Output> {
         self.check_tokens(session, tokens)?;
-        let left = session.take_miscounted();
-        let again = left.len();
+        let recounted = session.recounted();
+        let again = recounted.left.len();
         // In one piece with the prompt, so that it is cut as it would be had it not been there before.
-        let all = [&left, tokens].concat();
+        let all = [&recounted.left, tokens].concat();
         let mut of_prompt = |done: u32| progress(done.saturating_sub(again as u32));
-        let made = self.extend(session, &all, want, &mut of_prompt).await;
-        let is_short = (session.len() as usize) < again;
-        if again > 0 && (made.is_err() || is_short) {
-            session.put_back(left);
-        }
-        let mut output = made?;
+        let mut output = self.extend(recounted.session, &all, want, &mut of_prompt).await?;
         if want.is_of_every_row() {
             output.tokens.drain(..again.min(output.tokens.len()));
             output.logits.drain(..again.min(output.logits.len()));
@@ -188,24 +180,28 @@ impl Engine {
     }
 
     /// Makes room for the tokens of every session, or of none.
-    pub(super) fn prepare(&self, batch: &mut [(&mut Session, &[u32])]) -> Result<Vec<Prepared>> {
-        let mut prepared = Vec::with_capacity(batch.len());
-        for i in 0..batch.len() {
-            let (session, tokens) = &mut batch[i];
+    pub(super) fn begin<'a, 's, 't>(
+        &self,
+        batch: &'a mut [(&'s mut Session, &'t [u32])],
+    ) -> Result<Begun<'a, 's, 't>> {
+        let mut begun = Begun { prepared: Vec::with_capacity(batch.len()), batch };
+        for (session, tokens) in begun.batch.iter_mut() {
             let from = session.len();
-            match session.table.prepare(from, from + tokens.len() as u32) {
-                Ok(one) => prepared.push(one),
-                Err(error) => {
-                    settle(batch, prepared, false);
-                    return Err(error);
-                }
-            }
+            begun.prepared.push(session.table.prepare(from, from + tokens.len() as u32)?);
         }
-        Ok(prepared)
+        Ok(begun)
     }
 
-    /// Notes that a session holds these tokens too.
-    pub(super) fn advance(&self, session: &mut Session, tokens: &[u32]) {
+    /// Ends a step that was computed: its sessions hold the tokens too.
+    pub(super) fn end(&self, mut begun: Begun<'_, '_, '_>) {
+        let prepared = std::mem::take(&mut begun.prepared);
+        for ((session, tokens), prepared) in begun.batch.iter_mut().zip(prepared) {
+            session.table.commit(prepared);
+            self.advance(session, tokens);
+        }
+    }
+
+    fn advance(&self, session: &mut Session, tokens: &[u32]) {
         session.tokens.extend_from_slice(tokens);
         if session.channels.is_some() {
             session.indexed = session.len() / self.shape.block;
@@ -296,8 +292,9 @@ impl Engine {
         let gathers_stats = self.options.index.as_ref().is_some_and(|index| {
             index.stored.is_none() && spans.iter().any(|span| span.position < index.stats_tokens)
         });
-        self.gpu.write(&self.scratch.step, 0, bytemuck::cast_slice(&step.words));
-        if let Some(latent) = self.scratch.latent.as_ref().filter(|_| step.prompt_tiles > 0) {
+        self.gpu.write(&self.runner.scratch().step, 0, bytemuck::cast_slice(&step.words));
+        let latent = self.runner.scratch().latent.as_ref();
+        if let Some(latent) = latent.filter(|_| step.prompt_tiles > 0) {
             self.gpu.write(&latent.slab_tables, 0, bytemuck::cast_slice(&step.over_slabs()));
         }
         let is_chunk = matches!(over, Over::Chunk);
@@ -312,7 +309,7 @@ impl Engine {
         prepared: &[Prepared],
     ) {
         for copied in prepared.iter().filter_map(|prepared| prepared.copied) {
-            whole.cache.copy_block(encoder, &self.scratch.moving, copied);
+            whole.kv.blocks().copy_block(encoder, &self.runner.scratch().moving, copied);
         }
     }
 
@@ -320,17 +317,17 @@ impl Engine {
     /// the same.
     pub(super) async fn run(
         &self,
-        batch: &[(&mut Session, &[u32])],
-        prepared: &[Prepared],
+        begun: &Begun<'_, '_, '_>,
         roles: &[Role],
         selection: Option<&TwoLevel>,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Output>> {
+        let Begun { batch, prepared } = begun;
         let whole = match &self.residency {
             Residency::Whole(whole) => whole,
             Residency::Hot(hot) => {
                 let mut hot = hot.turn(self).await;
-                return hot.step(batch, prepared, roles, selection, goes_on).await;
+                return hot.step(begun, roles, selection, goes_on).await;
             }
         };
         let plan = self.plan_roles(batch, roles, selection, Over::Cache);
@@ -349,31 +346,31 @@ impl Engine {
             {
                 let mut pass = self.gpu.pass(&mut encoder, "layers", i * layers_at_once);
                 if i == 0 {
-                    self.record_embedding(&mut pass, &plan.step);
+                    self.runner.record_embedding(&mut pass, &plan.step);
                 }
                 for layer in *group {
                     layer.record(&mut pass, &plan, ..);
                 }
                 if is_last {
-                    self.record_logits(&mut pass, &plan.step);
+                    self.runner.record_logits(&mut pass, &plan.step);
                 }
             }
             if !is_last {
                 let index = self.gpu.submit(encoder)?;
-                if reads_prompt && !pieces.follow(index)? {
+                if reads_prompt && !pieces.follow(index).await? {
                     return Ok(None);
                 }
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
             }
         }
-        self.finish(encoder, &plan.step).await.map(Some)
+        self.runner.finish(encoder, &plan.step).await.map(Some)
     }
 
     pub(super) fn step_of(&self, spans: &[Span<'_>], budget: Option<&Budget>, epoch: u32) -> Step {
         let target_workgroups = self.options.target_workgroups;
         let settings = StepSettings { budget, target_workgroups, epoch };
         Step::new(&self.shape, spans, &settings, |position, out| {
-            self.model.rotations.append(position, out);
+            self.runner.model().rotate(position, out);
         })
     }
 
@@ -388,62 +385,6 @@ impl Engine {
     // Floating-point operations of a layer's weights for one row.
     fn row_of_weights(&self) -> u64 {
         2 * self.config.active_weights() / u64::from(self.config.layers)
-    }
-
-    // Submits the step and reads back what is wanted.
-    pub(super) async fn finish(
-        &self,
-        encoder: wgpu::CommandEncoder,
-        step: &Step,
-    ) -> Result<Output> {
-        let index = self.submit_wanted(encoder, step)?;
-        self.read_wanted(index, step).await
-    }
-
-    // Bytes of the tokens that are wanted, and of the logits.
-    fn wanted_bytes(&self, step: &Step) -> (u64, u64) {
-        let logits = u64::from(step.outputs - step.winners) * u64::from(self.config.vocabulary);
-        (u64::from(step.winners) * 4, logits * 4)
-    }
-
-    /// Submits the end of a step.
-    pub(super) fn submit_wanted(
-        &self,
-        mut encoder: wgpu::CommandEncoder,
-        step: &Step,
-    ) -> Result<wgpu::SubmissionIndex> {
-        let CommonScratch { winners, logits, staging, .. } = &*self.scratch;
-        let (tokens, bytes) = self.wanted_bytes(step);
-        if tokens > 0 {
-            encoder.copy_buffer_to_buffer(winners, 0, staging, 0, tokens);
-        }
-        if bytes > 0 {
-            // Those of rows whose tokens are wanted come first, and take more room than the tokens.
-            let first = tokens * u64::from(self.config.vocabulary);
-            encoder.copy_buffer_to_buffer(logits, first, staging, tokens, bytes);
-        }
-        self.gpu.submit(encoder)
-    }
-
-    /// Waits for the end of a step and reads what is wanted.
-    pub(super) async fn read_wanted(
-        &self,
-        index: wgpu::SubmissionIndex,
-        step: &Step,
-    ) -> Result<Output> {
-        let (tokens, logits) = self.wanted_bytes(step);
-        if tokens + logits == 0 {
-            self.gpu.wait(index)?;
-            return Ok(Output::default());
-        }
-        let words = words(&self.gpu.read(&self.scratch.staging, tokens + logits).await?);
-        let (tokens, logits) = words.split_at(step.winners as usize);
-        let token = |&word: &u32| (word != NO_TOKEN).then_some(word);
-        let row = |row: &[u32]| row.iter().map(|&word| f32::from_bits(word)).collect();
-        Ok(Output {
-            tokens: tokens.iter().map(token).collect(),
-            logits: logits.chunks_exact(self.config.vocabulary as usize).map(row).collect(),
-        })
     }
 }
 
@@ -463,9 +404,9 @@ impl<'a> Pieces<'a> {
     }
 
     /// Takes note of a piece that was submitted; whether there shall be another.
-    pub(super) fn follow(&mut self, index: wgpu::SubmissionIndex) -> Result<bool> {
+    pub(super) async fn follow(&mut self, index: wgpu::SubmissionIndex) -> Result<bool> {
         if let Some(before) = self.before.replace(index) {
-            self.gpu.wait(before)?;
+            self.gpu.wait(before).await?;
         }
         Ok((self.goes_on)())
     }
@@ -476,12 +417,15 @@ fn selects(session: &Session, selection: Option<&TwoLevel>) -> bool {
     selection.is_some_and(|two_level| session.len() + 1 > two_level.budget.dense_below)
 }
 
-/// Keeps what was prepared, or takes it back.
-pub(super) fn settle(batch: &mut [(&mut Session, &[u32])], prepared: Vec<Prepared>, is_done: bool) {
-    for ((session, _), prepared) in batch.iter_mut().zip(prepared) {
-        if is_done {
-            session.table.commit(prepared);
-        } else {
+/// Sessions with room for the tokens of a step, which is taken back where the step fails, or nobody waits for it any more.
+pub(super) struct Begun<'a, 's, 't> {
+    pub(super) batch: &'a mut [(&'s mut Session, &'t [u32])],
+    pub(super) prepared: Vec<Prepared>,
+}
+
+impl Drop for Begun<'_, '_, '_> {
+    fn drop(&mut self) {
+        for ((session, _), prepared) in self.batch.iter_mut().zip(self.prepared.drain(..)) {
             session.table.undo(prepared);
             session.distrust_count();
         }

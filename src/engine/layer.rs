@@ -1,12 +1,13 @@
 //! One layer of a model: its operations, made once, and the one order of stages in which every step records them. Steps differ in
 //! what they transfer between the stages, and in the stages that have nothing to do.
 
-use super::ops::{AttentionOps, FfnOps, IndexOps, Norm, Product, SealingOps, TokenOps};
+use super::ops::{AttentionOps, IndexOps, SealingOps, TokenOps, WeightOps};
 use super::record::Plan;
 use crate::attention::{BlockScorer, Shape, Step, Timing, TwoLevel};
 use crate::gpu::Op;
 use crate::kernels;
 use std::ops::RangeBounds;
+use std::sync::Arc;
 
 /// The stages of a layer, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,17 +71,13 @@ pub(super) trait KvOps {
     }
 }
 
-/// The operations of one layer; vectors hold one a segment of the cache.
+/// The operations of one layer over a cache; vectors hold one a segment of it.
 pub(super) struct Layer<K> {
     pub(super) shape: Shape,
-    pub(super) attn_norm: Norm,
-    pub(super) attention: AttentionOps,
+    pub(super) weights: Arc<WeightOps>,
     pub(super) dense_split: Vec<Op>,
     pub(super) merge: Op,
     pub(super) index: Option<IndexOps>,
-    pub(super) output: Product,
-    pub(super) ffn_norm: Norm,
-    pub(super) ffn: FfnOps,
     /// What depends on where keys and values live.
     pub(super) kv: K,
 }
@@ -102,10 +99,10 @@ impl<K: KvOps> Layer<K> {
                 Stage::Attend => self.attend(pass, plan),
                 Stage::Merge => self.merge(pass, plan, &self.merge),
                 Stage::SelectNext => self.select_next(pass, plan),
-                Stage::Project => self.output.record(pass, plan.step.rows),
+                Stage::Project => self.weights.output.record(pass, plan.step.rows),
                 Stage::FeedForward => {
-                    self.ffn_norm.record(pass, plan.step.rows);
-                    self.ffn.record(pass, plan.step.rows);
+                    self.weights.ffn_norm.record(pass, plan.step.rows);
+                    self.weights.ffn.record(pass, plan.step.rows);
                 }
             }
         }
@@ -113,8 +110,8 @@ impl<K: KvOps> Layer<K> {
 
     fn append(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         let rows = plan.step.rows;
-        self.attn_norm.record(pass, rows);
-        let heads = match &self.attention {
+        self.weights.attn_norm.record(pass, rows);
+        let heads = match &self.weights.attention {
             AttentionOps::Grouped(qkv) => {
                 qkv.record(pass, rows);
                 self.shape.q_heads() + 2 * self.shape.kv_heads
@@ -126,7 +123,7 @@ impl<K: KvOps> Layer<K> {
         };
         self.kv.append(pass, plan, heads);
         // What absorbed attention and the index need.
-        if let AttentionOps::Latent(latent) = &self.attention
+        if let AttentionOps::Latent(latent) = &self.weights.attention
             && (plan.step.decoding > 0 || plan.gathers_stats)
         {
             latent.absorb.record(pass, rows);
@@ -197,7 +194,7 @@ impl<K: KvOps> Layer<K> {
             return;
         }
         merge.record(pass, shape.q_heads(), rows, kernels::merge_parts(shape));
-        if let AttentionOps::Latent(latent) = &self.attention {
+        if let AttentionOps::Latent(latent) = &self.weights.attention {
             latent.record_values(pass, rows);
         }
     }

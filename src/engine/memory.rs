@@ -236,7 +236,7 @@ fn step_row(what: &'static str, options: &EngineOptions, shape: &Shape) -> Row {
 }
 
 impl ScratchRows {
-    fn rows(&self) -> impl Iterator<Item = &Row> {
+    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
         let latent = self.latent.iter().flat_map(|(rows, _)| rows.rows());
         let experts = self.experts.iter().flat_map(ExpertScratch::rows);
         self.common.rows().chain(latent).chain(experts)

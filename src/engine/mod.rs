@@ -1,6 +1,7 @@
 //! The engine: a model on a device, sessions that hold its state, and the steps that move them forward.
 
 mod build;
+mod cache;
 mod channels;
 mod fit;
 mod forward;
@@ -15,6 +16,7 @@ mod record;
 #[cfg(feature = "measure")]
 mod replay;
 mod residency;
+mod runner;
 mod saved;
 mod scratch;
 mod session;

@@ -19,19 +19,19 @@ pub struct ModelOptions {
     pub rope: Option<RopeChange>,
 }
 
-/// A model's weights on a device. Nothing of it changes: any number of [`Engine`](super::Engine)s run it, each with a context,
-/// a residency and a scratch of its own.
+/// A model's weights on a device. Nothing of it changes: any number of [`Engine`](super::Engine)s run it, each with a context and
+/// a residency of its own.
 pub struct Model {
-    pub(super) config: ModelConfig,
-    pub(super) options: ModelOptions,
-    pub(super) rotations: Rotations,
-    pub(super) embedding: Matrix,
-    pub(super) layers: Vec<LayerWeights>,
-    pub(super) output_norm: wgpu::Buffer,
+    config: ModelConfig,
+    options: ModelOptions,
+    rotations: Rotations,
+    embedding: Matrix,
+    layers: Vec<LayerWeights>,
+    output_norm: wgpu::Buffer,
     // That of a model whose embedding is not its output too.
     own_output: Option<Matrix>,
     // The device: last, since a device goes after all that was made on it.
-    pub(super) gpu: Gpu,
+    gpu: Gpu,
 }
 
 impl Model {
@@ -61,7 +61,7 @@ impl Model {
             None => None,
             Some(output) => Some(loader.matrix(output).await?),
         };
-        loader.flush(0)?;
+        loader.flush(0).await?;
         let rotations = config.rope.rotations();
         let gpu = gpu.share();
         Ok(Self { config, options, rotations, embedding, layers, output_norm, own_output, gpu })
@@ -70,6 +70,33 @@ impl Model {
     /// Its shapes.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What was made of the file's weights and metadata.
+    pub(super) fn options(&self) -> ModelOptions {
+        self.options
+    }
+
+    /// A handle on its device.
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Appends the rotary angles of a position.
+    pub(super) fn rotate(&self, position: u32, out: &mut Vec<[f32; 2]>) {
+        self.rotations.append(position, out);
+    }
+
+    pub(super) fn embedding(&self) -> &Matrix {
+        &self.embedding
+    }
+
+    pub(super) fn layers(&self) -> &[LayerWeights] {
+        &self.layers
+    }
+
+    pub(super) fn output_norm(&self) -> &wgpu::Buffer {
+        &self.output_norm
     }
 
     pub(super) fn output(&self) -> &Matrix {

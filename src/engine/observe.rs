@@ -1,6 +1,6 @@
 //! Decode steps seen from inside, and steps whose tokens the host selects: for measuring selectors, not for speed.
 
-use super::forward::{Over, settle};
+use super::forward::{Begun, Over};
 use super::layer::Stage;
 use super::record::{Mode, Plan};
 use super::residency::{Residency, Whole};
@@ -77,24 +77,25 @@ impl Engine {
             Attention::Dense => None,
         };
         let tokens = [token];
-        let turn = self.turn.lock().await;
+        let turn = self.runner.turn().await;
         self.gpu.check()?;
         let mut batch = [(&mut *session, &tokens[..])];
-        let prepared = self.prepare(&mut batch)?;
+        let begun = self.begin(&mut batch)?;
+        let Begun { batch, prepared } = &begun;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(two_level), want, Over::Cache);
+            let plan = self.plan(batch, Mode::Decode(two_level), want, Over::Cache);
             let places = self.places(&plan);
             let bytes = places.total * 4 * whole.layers.len() as u64;
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-            let seen = self.gpu.buffer("an observation", bytes, usage).await?;
+            let seen = self.gpu.lend("an observation", bytes, usage).await?;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.record_copies(&mut encoder, whole, &prepared);
+            self.record_copies(&mut encoder, whole, prepared);
             for (i, layer) in whole.layers.iter().enumerate() {
                 let base = places.total * i as u64;
                 {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     if i == 0 {
-                        self.record_embedding(&mut pass, &plan.step);
+                        self.runner.record_embedding(&mut pass, &plan.step);
                     }
                     layer.record(&mut pass, &plan, ..=Stage::SelectBlocks);
                 }
@@ -103,7 +104,7 @@ impl Engine {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     layer.record(&mut pass, &plan, Stage::SelectTokens..=Stage::Merge);
                 }
-                let scratch = &self.scratch;
+                let scratch = &self.runner.scratch();
                 for (from, to, end) in [
                     (&scratch.rows, places.qkv, places.attended),
                     (scratch.merged(), places.attended, places.scores),
@@ -118,10 +119,10 @@ impl Engine {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 layer.record(&mut pass, &plan, Stage::SelectNext..);
                 if i + 1 == whole.layers.len() {
-                    self.record_logits(&mut pass, &plan.step);
+                    self.runner.record_logits(&mut pass, &plan.step);
                 }
             }
-            let output = self.finish(encoder, &plan.step).await?;
+            let output = self.runner.finish(encoder, &plan.step).await?;
             let data = words(&self.gpu.read(&seen, bytes).await?);
             let row =
                 two_level.map(|t| t.effective_budget().row(batch[0].0.len(), self.shape.block));
@@ -131,9 +132,8 @@ impl Engine {
             Ok((output, views.collect()))
         }
         .await;
-        settle(&mut batch, prepared, made.is_ok());
         let made = made?;
-        self.advance(session, &tokens);
+        self.end(begun);
         drop(turn);
         Ok(made)
     }
@@ -156,32 +156,33 @@ impl Engine {
         let tokens = [token];
         self.check_tokens(session, &tokens)?;
         self.recount(session).await?;
-        let turn = self.turn.lock().await;
+        let turn = self.runner.turn().await;
         self.gpu.check()?;
         let mut batch = [(&mut *session, &tokens[..])];
-        let prepared = self.prepare(&mut batch)?;
+        let begun = self.begin(&mut batch)?;
+        let Begun { batch, prepared } = &begun;
         let made = async {
-            let plan = self.plan(&batch, Mode::Decode(Some(&two_level)), want, Over::Cache);
+            let plan = self.plan(batch, Mode::Decode(Some(&two_level)), want, Over::Cache);
             let row = budget.row(batch[0].0.len(), self.shape.block);
             let bytes = u64::from(self.shape.row_width()) * 4;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            self.record_copies(&mut encoder, whole, &prepared);
+            self.record_copies(&mut encoder, whole, prepared);
             for (i, layer) in whole.layers.iter().enumerate() {
                 {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     if i == 0 {
-                        self.record_embedding(&mut pass, &plan.step);
+                        self.runner.record_embedding(&mut pass, &plan.step);
                     }
                     layer.record(&mut pass, &plan, ..=Stage::Index);
                 }
-                let staging = &self.scratch.staging;
-                encoder.copy_buffer_to_buffer(&self.scratch.rows, 0, staging, 0, bytes);
+                let staging = &self.runner.scratch().staging;
+                encoder.copy_buffer_to_buffer(&self.runner.scratch().rows, 0, staging, 0, bytes);
                 self.gpu.submit(encoder)?;
                 let qkv = words(&self.gpu.read(staging, bytes).await?);
                 let chosen = select(i, &self.projections(&qkv), &row);
                 self.check_choice(&chosen, &row)?;
                 self.gpu.write(
-                    &self.scratch.chosen_tokens,
+                    &self.runner.scratch().chosen_tokens,
                     0,
                     bytemuck::cast_slice(&chosen.concat()),
                 );
@@ -189,15 +190,14 @@ impl Engine {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 layer.record(&mut pass, &plan, Stage::Attend..);
                 if i + 1 == whole.layers.len() {
-                    self.record_logits(&mut pass, &plan.step);
+                    self.runner.record_logits(&mut pass, &plan.step);
                 }
             }
-            self.finish(encoder, &plan.step).await
+            self.runner.finish(encoder, &plan.step).await
         }
         .await;
-        settle(&mut batch, prepared, made.is_ok());
         let output = made?;
-        self.advance(session, &tokens);
+        self.end(begun);
         drop(turn);
         Ok(output)
     }
@@ -209,7 +209,7 @@ impl Engine {
     pub async fn read_cache(&self, session: &Session) -> Result<Vec<LayerCacheView>> {
         self.check_owner(session)?;
         let whole = self.whole()?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         let block_bytes = self.shape.block_bytes();
         let blocks = session.table.blocks();
         if session.lacks_cache() {
@@ -217,13 +217,13 @@ impl Engine {
         }
         let bytes = (blocks.len() as u64 * block_bytes).max(4);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let seen = self.gpu.buffer("a copy of the cache", bytes, usage).await?;
-        let layers = whole.cache.layers().len();
+        let seen = self.gpu.lend("a copy of the cache", bytes, usage).await?;
+        let layers = whole.kv.blocks().layers().len();
         let mut views = Vec::with_capacity(layers);
         for layer in 0..layers {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             for (i, &block) in blocks.iter().enumerate() {
-                let (buffer, from) = whole.cache.place(layer, block);
+                let (buffer, from) = whole.kv.blocks().place(layer, block);
                 let to = i as u64 * block_bytes;
                 encoder.copy_buffer_to_buffer(buffer, from, &seen, to, block_bytes);
             }
@@ -292,7 +292,7 @@ impl Engine {
         let bytes = u64::from(plan.step.sealed) * 4;
         let stride = self.shape.score_stride(self.options.context) * 4;
         for head in 0..u64::from(self.shape.q_heads()) {
-            let scores = &self.scratch.scores;
+            let scores = &self.runner.scratch().scores;
             encoder.copy_buffer_to_buffer(
                 scores,
                 head * stride,

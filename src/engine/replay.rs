@@ -48,7 +48,7 @@ impl Engine {
         let mut session = self.session()?;
         let all = vec![0; tokens as usize];
         self.check_tokens(&session, &all)?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         let prepared = session.table.prepare(0, tokens)?;
         session.table.commit(prepared);
         session.tokens = all;
@@ -57,12 +57,12 @@ impl Engine {
         let source = self.gpu.storage_with("noise", &noise.bytes).await?;
         let blocks = session.table.blocks();
         match &self.residency {
-            Residency::Whole(whole) => self.spread(whole, &noise, &source, blocks)?,
+            Residency::Whole(whole) => self.spread(whole, &noise, &source, blocks).await?,
             Residency::Hot(hot) => {
                 hot.turn(self).await.pretend(blocks, |block, layer| noise.of(block, layer))?;
             }
         }
-        for index in self.layer_indices() {
+        for index in self.cache.indices() {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             for codes in index.buffers() {
                 let step = source.size();
@@ -78,7 +78,7 @@ impl Engine {
     }
 
     // The same keys and values as the host would hold.
-    fn spread(
+    async fn spread(
         &self,
         whole: &Whole,
         noise: &Noise,
@@ -89,11 +89,11 @@ impl Engine {
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             for &block in blocks {
                 let (from, bytes) = (noise.place(block, layer), self.shape.block_bytes());
-                let (to, at) = whole.cache.place(layer, block);
+                let (to, at) = whole.kv.blocks().place(layer, block);
                 encoder.copy_buffer_to_buffer(source, from, to, at, bytes);
             }
             let index = self.gpu.submit(encoder)?;
-            self.gpu.wait(index)?;
+            self.gpu.wait(index).await?;
         }
         Ok(())
     }
@@ -110,8 +110,8 @@ impl Engine {
     /// [`Error::Argument`] where it was not, or for lists that are too long.
     pub fn steer(&self, lists: &[Vec<Vec<u32>>]) -> Result<()> {
         let to = match &self.residency {
-            Residency::Whole(whole) => whole.steered.as_ref(),
-            Residency::Hot(hot) => Some(&hot.buffers.wanted),
+            Residency::Whole(whole) => whole.kv.steered(),
+            Residency::Hot(hot) => Some(hot.steered()),
         };
         let (Some(to), Some(most)) = (to, self.options.steered) else {
             return Err(Error::argument("the engine", "not steered", "it was built to choose"));
@@ -137,9 +137,9 @@ impl Engine {
 
     /// From now on steps go by this rule, with transfers that overlap with them or not, and begin with nothing in the hot
     /// cache.
-    pub fn begin_replay(&mut self, timing: Timing, overlaps: bool) {
-        if let Residency::Hot(hot) = &mut self.residency {
-            hot.begin_replay(&self.gpu, timing, overlaps);
+    pub async fn begin_replay(&mut self, timing: Timing, overlaps: bool) {
+        if let Residency::Hot(hot) = &self.residency {
+            hot.begin_replay(&self.gpu, timing, overlaps).await;
         }
     }
 
@@ -149,10 +149,10 @@ impl Engine {
     /// # Errors
     /// Errors of the device.
     pub async fn begin_unloaded(&mut self, timing: Timing) -> Result<()> {
-        self.begin_replay(timing, true);
+        self.begin_replay(timing, true).await;
         match &self.residency {
             Residency::Whole(_) => Ok(()),
-            Residency::Hot(hot) => hot.turn(self).await.unload(),
+            Residency::Hot(hot) => hot.turn(self).await.unload().await,
         }
     }
 
@@ -171,7 +171,7 @@ impl Engine {
     pub async fn chosen_tokens(&self, budget: &RowBudget, kept: u32) -> Result<Vec<Vec<u32>>> {
         let kept = kept.min(budget.blocks * self.shape.block);
         let bytes = u64::from(self.shape.kv_heads * kept) * 4;
-        let data = words(&self.gpu.download(&self.scratch.chosen_tokens, bytes).await?);
+        let data = words(&self.gpu.download(&self.runner.scratch().chosen_tokens, bytes).await?);
         let of_head = |data: &[u32]| data[..budget.tokens as usize].to_vec();
         Ok(data.chunks(kept as usize).map(of_head).collect())
     }

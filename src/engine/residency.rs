@@ -1,77 +1,54 @@
-//! Where an engine's keys and values live. Decided once, when the engine is built: each residency has its own buffers,
-//! operations and state, and nothing of the other's.
+//! The operations of a cache on a runner: what has to be bound to both is made here, once, when an engine is built. They differ by
+//! where keys and values live.
 
 use super::Engine;
+use super::cache::{Cache, Kv, WholeKv};
 use super::host::{GROUP_LAYERS, Hot};
 use super::layer::Layer;
-use super::memory::{MemoryPlan, ResidencyRows, WholeRows};
-use super::ops::{Blocks, LayerKv, LayerWeights, OpMaker, WholeOps};
+use super::memory::MemoryPlan;
+use super::ops::{Blocks, LayerKv, OpMaker, WholeOps};
+use super::runner::Runner;
 use crate::Result;
 use crate::gpu::Binding;
-use crate::kv::{Index, KvCache, OffloadStats};
+use crate::kv::{KvCache, OffloadStats};
 use crate::memory::Group;
+use std::sync::Arc;
 
 /// One of the two.
 pub(super) enum Residency {
     /// All on the GPU.
     Whole(Whole),
     /// In CPU memory, with a hot cache on the GPU.
-    Hot(Box<Hot>),
+    Hot(Hot),
 }
 
 /// All keys and values on the GPU.
 pub(super) struct Whole {
-    pub(super) cache: KvCache,
+    pub(super) kv: Arc<WholeKv>,
     pub(super) layers: Vec<Layer<WholeOps>>,
-    /// In a replay: what each layer attends.
-    pub(super) steered: Option<BlockLists>,
-}
-
-/// Lists of blocks of every layer.
-pub(super) struct BlockLists {
-    pub(super) buffer: wgpu::Buffer,
-    /// Bytes from a layer's lists to the next.
-    pub(super) stride: u64,
-}
-
-impl BlockLists {
-    /// Where a layer's lists begin.
-    pub(super) fn at(&self, layer: usize) -> u64 {
-        layer as u64 * self.stride
-    }
-
-    /// Those of a layer.
-    pub(super) fn layer(&self, number: usize) -> Binding<'_> {
-        Binding::range(&self.buffer, self.at(number), self.stride)
-    }
 }
 
 impl Residency {
-    /// Makes what the options ask for.
+    /// Makes those of this cache on this runner, whose scratch the maker has.
     ///
     /// # Errors
-    /// [`crate::Error::OutOfMemory`].
+    /// Errors of the device.
     pub(super) async fn new(
         maker: &mut OpMaker<'_>,
-        rows: &ResidencyRows,
-        weights: &[LayerWeights],
-        index: Option<&Index>,
+        runner: &Runner,
+        cache: &Cache,
     ) -> Result<Self> {
-        Ok(match rows {
-            ResidencyRows::Whole(rows) => {
-                Self::Whole(Whole::new(maker, rows, weights, index).await?)
-            }
-            ResidencyRows::Hot(rows) => {
-                Self::Hot(Box::new(Hot::new(maker, rows, weights, index).await?))
-            }
+        Ok(match cache.kv() {
+            Kv::Whole(kv) => Self::Whole(Whole::new(maker, runner, cache, kv.clone()).await?),
+            Kv::Hot(kv) => Self::Hot(Hot::new(maker, runner, cache, kv.clone()).await?),
         })
     }
 
     /// What of the cache is on the GPU.
     pub(super) fn cache(&self) -> &KvCache {
         match self {
-            Self::Whole(whole) => &whole.cache,
-            Self::Hot(hot) => &hot.cache,
+            Self::Whole(whole) => whole.kv.blocks(),
+            Self::Hot(hot) => hot.cache(),
         }
     }
 }
@@ -114,31 +91,24 @@ impl Engine {
 impl Whole {
     async fn new(
         maker: &mut OpMaker<'_>,
-        rows: &WholeRows,
-        weights: &[LayerWeights],
-        index: Option<&Index>,
+        runner: &Runner,
+        cache: &Cache,
+        kv: Arc<WholeKv>,
     ) -> Result<Self> {
-        let (gpu, scratch, layout) = (maker.gpu, maker.scratch, rows.kv.layout);
-        let cache = KvCache::new(gpu, &maker.shape, maker.config.layers, &rows.kv).await?;
-        let steered = match &rows.steered {
-            None => None,
-            Some(lists) => {
-                let buffer = gpu.allocate(&lists.row).await?;
-                Some(BlockLists { buffer, stride: lists.stride })
-            }
-        };
+        let layout = kv.blocks().layout;
         let mut layers = Vec::new();
-        for (number, (weights, segments)) in weights.iter().zip(cache.layers()).enumerate() {
-            let chosen = Binding::from(&scratch.chosen_blocks);
-            let candidates = match &steered {
+        let weights = runner.model().layers().iter().zip(runner.layers());
+        for (number, ((weights, ops), segments)) in weights.zip(kv.blocks().layers()).enumerate() {
+            let chosen = Binding::from(&maker.scratch.chosen_blocks);
+            let candidates = match kv.steered() {
                 None => chosen.clone(),
                 Some(lists) => lists.layer(number),
             };
-            let kv = LayerKv { layout, segments, blocks: Blocks::Paged, chosen, candidates };
-            let index = index.map(|index| &index.layers[number]);
-            let own = maker.whole_ops(&weights.attention, &kv, index).await?;
-            layers.push(maker.layer(weights, &kv, index, own).await?);
+            let layer = LayerKv { layout, segments, blocks: Blocks::Paged, chosen, candidates };
+            let index = cache.indices().get(number);
+            let own = maker.whole_ops(&weights.attention, &layer, index).await?;
+            layers.push(maker.layer(ops, &layer, index, own).await?);
         }
-        Ok(Self { cache, layers, steered })
+        Ok(Self { kv, layers })
     }
 }

@@ -12,6 +12,7 @@ use super::host::HotTurn;
 use super::residency::{Residency, Whole};
 use super::{Engine, Session};
 use crate::attention::ChannelSet;
+use crate::gpu::Gpu;
 use crate::kv::{KvCache, SessionFile};
 use crate::{Error, Result};
 use format::Record;
@@ -61,7 +62,7 @@ impl Engine {
     ) -> Result<()> {
         self.check_owner(session)?;
         self.recount(session).await?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         let mut kv = self.stored_kv().await;
         match (self.gpu.check(), &kv) {
             (Err(lost), StoredKv::Hot(hot)) if lost.is_loss() => {
@@ -70,7 +71,7 @@ impl Engine {
             (checked, _) => checked?,
         }
         if let StoredKv::Hot(hot) = &mut kv {
-            hot.complete()?;
+            hot.complete().await?;
         }
         let state = self.index_state(session).await?.before(state);
         let record = self.record();
@@ -80,23 +81,18 @@ impl Engine {
         let missing = &table[next as usize..];
         let piece = (PIECE_BYTES / record.bytes()).clamp(1, missing.len().max(1) as u64);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.gpu.buffer("blocks on their way", piece * record.bytes(), usage).await?;
-        let written = async {
-            let mut append = file.append()?;
-            for blocks in missing.chunks(piece as usize) {
-                let indexed = session.indexed.saturating_sub(next) as usize;
-                let data = self.read_blocks(&kv, blocks, indexed, &staging).await?;
-                for content in data.chunks_exact(record.bytes() as usize) {
-                    append.block(next, content)?;
-                    next += 1;
-                    progress(record.bytes());
-                }
+        let staging = self.gpu.lend("blocks on their way", piece * record.bytes(), usage).await?;
+        let mut append = file.append()?;
+        for blocks in missing.chunks(piece as usize) {
+            let indexed = session.indexed.saturating_sub(next) as usize;
+            let data = self.read_blocks(&kv, blocks, indexed, &staging).await?;
+            for content in data.chunks_exact(record.bytes() as usize) {
+                append.block(next, content)?;
+                next += 1;
+                progress(record.bytes());
             }
-            append.commit(next, &session.tokens, &state)
         }
-        .await;
-        self.gpu.release(&staging);
-        written?;
+        append.commit(next, &session.tokens, &state)?;
         // An index that is still to be built changes a block; the open block changes with the next token.
         let lasting = match self.options.index {
             Some(_) => session.indexed,
@@ -125,7 +121,7 @@ impl Engine {
         self.check_saved(file, &session)?;
         let state = IndexState::of(file)?;
         self.write_index_state(file, &mut session, &state)?;
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         self.gpu.check()?;
         let prepared = session.table.prepare(0, file.tokens().len() as u32)?;
         session.table.commit(prepared);
@@ -134,35 +130,33 @@ impl Engine {
         session.indexed = if session.channels.is_some() { sealed.min(state.indexed) } else { 0 };
         let mut kv = self.stored_kv().await;
         if let StoredKv::Hot(hot) = &mut kv {
-            hot.take_blocks(session.table.blocks())?;
+            hot.take_blocks(session.table.blocks()).await?;
         }
         let record = self.record();
-        let arriving = self.gpu.storage("a block that arrives", record.bytes()).await?;
-        let read = (|| {
-            let mut before = None;
-            let mut damage = None;
-            for (i, &block) in (0..).zip(session.table.blocks()) {
-                let content = match file.block(i) {
-                    Ok(content) => content,
-                    Err(error) => {
-                        damage = Some((i, error));
-                        break;
-                    }
-                };
-                let is_indexed = i < session.indexed;
-                let index = self.write_block(&mut kv, block, content, is_indexed, &arriving)?;
-                // One block is copied while the next is read, and no more of them wait.
-                if let Some(before) = before.replace(index) {
-                    self.gpu.wait(before)?;
+        let (what, usage) = ("a block that arrives", Gpu::STORAGE);
+        let arriving = self.gpu.lend(what, record.bytes(), usage).await?;
+        let mut before = None;
+        let mut damage = None;
+        for (i, &block) in (0..).zip(session.table.blocks()) {
+            let content = match file.block(i) {
+                Ok(content) => content,
+                Err(error) => {
+                    damage = Some((i, error));
+                    break;
                 }
-                progress(record.bytes());
+            };
+            let is_indexed = i < session.indexed;
+            let index = self.write_block(&mut kv, block, content, is_indexed, &arriving)?;
+            // One block is copied while the next is read, and no more of them wait.
+            if let Some(before) = before.replace(index) {
+                self.gpu.wait(before).await?;
             }
-            before.map_or(Ok(()), |last| self.gpu.wait(last))?;
-            Ok(damage)
-        })();
-        self.gpu.release(&arriving);
-        let damage = read?;
-        drop(kv);
+            progress(record.bytes());
+        }
+        if let Some(last) = before {
+            self.gpu.wait(last).await?;
+        }
+        drop((arriving, kv));
         session.saved = Some(Saved { stamp: file.stamp(), blocks: sealed });
         let damage = match damage {
             None => None,
@@ -229,7 +223,7 @@ impl Engine {
         state: &IndexState,
     ) -> Result<()> {
         let slot = u64::from(session.slot.index);
-        let indexed = self.layer_indices();
+        let indexed = self.cache.indices();
         let lengths = [self.shape.channels_len(), self.shape.stats_len()].map(|n| n as usize);
         let whole = lengths.map(|words| words * indexed.len());
         let found = [state.channels.len(), state.statistics.len()];
@@ -288,7 +282,7 @@ impl Engine {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for (i, &block) in blocks.iter().enumerate() {
             let on_gpu = match kv {
-                StoredKv::Whole(whole) => self.kv_parts(&whole.cache, block),
+                StoredKv::Whole(whole) => self.kv_parts(whole.kv.blocks(), block),
                 StoredKv::Hot(hot) => match hot.host_holds(block) {
                     true => Vec::new(),
                     false => self.kv_parts(hot.cache(), hot.window_slot(block)?),
@@ -327,7 +321,7 @@ impl Engine {
     ) -> Result<wgpu::SubmissionIndex> {
         let kv_bytes = self.record().kv_bytes() as usize;
         let (to, from) = match kv {
-            StoredKv::Whole(whole) => (self.kv_parts(&whole.cache, block), 0),
+            StoredKv::Whole(whole) => (self.kv_parts(whole.kv.blocks(), block), 0),
             StoredKv::Hot(hot) => {
                 // The open block too, as after a rewind into it: the window takes it from there.
                 hot.write_to_host(block, &content[..kv_bytes])?;
@@ -366,7 +360,7 @@ impl Engine {
         let record = self.record();
         let mut in_block = record.kv_bytes();
         let mut parts = Vec::new();
-        for index in self.layer_indices() {
+        for index in self.cache.indices() {
             let (segment, place) = index.layout.place(block);
             let codes = std::iter::once((&index.codes, record.codes));
             let summaries = index.summaries.iter().map(|(_, segments)| segments);

@@ -87,18 +87,19 @@ impl Session {
         self.table.blocks().len() < needed as usize
     }
 
-    /// Takes the tokens that have to be counted anew, if there are any: the session is empty then.
-    pub(super) fn take_miscounted(&mut self) -> Vec<u32> {
+    /// Takes out the tokens that have to be counted anew, if there are any: the session is empty then.
+    pub(super) fn recounted(&mut self) -> Recounted<'_> {
         if !std::mem::take(&mut self.is_miscounted) {
-            return Vec::new();
+            return Recounted { session: self, left: Vec::new() };
         }
         self.table.truncate(0);
         self.counted = 0;
-        std::mem::take(&mut self.tokens)
+        let left = std::mem::take(&mut self.tokens);
+        Recounted { session: self, left }
     }
 
-    /// Puts them back: they are still to be computed, whatever was of it.
-    pub(super) fn put_back(&mut self, tokens: Vec<u32>) {
+    // Puts them back: they are still to be computed, whatever was of it.
+    fn put_back(&mut self, tokens: Vec<u32>) {
         self.table.truncate(0);
         self.channels = None;
         self.indexed = 0;
@@ -113,10 +114,24 @@ impl Session {
     }
 }
 
+/// Tokens of a session that are computed a second time. They stay the session's where that fails, or nobody waits for it any more.
+pub(super) struct Recounted<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) left: Vec<u32>,
+}
+
+impl Drop for Recounted<'_> {
+    fn drop(&mut self) {
+        if (self.session.len() as usize) < self.left.len() {
+            self.session.put_back(std::mem::take(&mut self.left));
+        }
+    }
+}
+
 impl Engine {
     // Another engine's slots and blocks would lie outside this one's buffers.
     pub(super) fn check_owner(&self, session: &Session) -> Result<()> {
-        if self.pool.owns(&session.table) {
+        if self.cache.pool().owns(&session.table) {
             return Ok(());
         }
         Err(Error::argument(
@@ -132,8 +147,8 @@ impl Engine {
     /// [`Error::Argument`] when all are in use.
     pub fn session(&self) -> Result<Session> {
         let mut session = Session {
-            slot: self.pool.slot()?,
-            table: self.pool.table(),
+            slot: self.cache.pool().slot()?,
+            table: self.cache.pool().table(),
             tokens: Vec::new(),
             channels: None,
             counted: 0,
@@ -153,14 +168,14 @@ impl Engine {
     pub async fn fork(&self, session: &mut Session) -> Result<Session> {
         self.check_owner(session)?;
         self.recount(session).await?;
-        let slot = self.pool.slot()?;
+        let slot = self.cache.pool().slot()?;
         if self.options.index.is_some() && session.len() >= self.shape.block {
             self.freeze(session).await?;
         }
-        let _turn = self.turn.lock().await;
+        let _turn = self.runner.turn().await;
         let shape = &self.shape;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        for index in self.layer_indices() {
+        for index in self.cache.indices() {
             for (buffer, words) in [
                 (&index.state.stats, shape.stats_len()),
                 (&index.state.channels, shape.channels_len()),
@@ -168,8 +183,14 @@ impl Engine {
                 let bytes = words * 4;
                 let (from, to) =
                     (u64::from(session.slot.index) * bytes, u64::from(slot.index) * bytes);
-                encoder.copy_buffer_to_buffer(buffer, from, &self.scratch.moving, 0, bytes);
-                encoder.copy_buffer_to_buffer(&self.scratch.moving, 0, buffer, to, bytes);
+                encoder.copy_buffer_to_buffer(
+                    buffer,
+                    from,
+                    &self.runner.scratch().moving,
+                    0,
+                    bytes,
+                );
+                encoder.copy_buffer_to_buffer(&self.runner.scratch().moving, 0, buffer, to, bytes);
             }
         }
         self.gpu.submit(encoder)?;

@@ -1,6 +1,6 @@
 //! A step over any work: chunks of prompts, next tokens and drafts, of many sessions at a time.
 
-use super::forward::{GoesOn, settle};
+use super::forward::GoesOn;
 use super::record::Role;
 use super::residency::Residency;
 use super::{Engine, Output, Session};
@@ -67,7 +67,8 @@ impl Engine {
     /// # Errors
     /// [`Error::Argument`] for a work without tokens, unknown tokens, more tokens than the context holds, and more rows than
     /// the engine was built for (`chunk`, `decode_rows` and `logit_rows` of its [options](super::EngineOptions),
-    /// [`Engine::chunk_tokens`] for prompts); else what the device answers. Every session then has the tokens that it had.
+    /// [`Engine::chunk_tokens`] for prompts); else what the device answers. Every session then has the tokens that it had, as it
+    /// has where nobody waits for the step any more, its future being dropped.
     pub async fn step(&self, works: &mut [Work<'_>], attention: &Attention) -> Result<Vec<Output>> {
         let selection = match attention {
             Attention::Dense => None,
@@ -77,14 +78,9 @@ impl Engine {
             self.check_selection(two_level)?;
         }
         self.check_works(works)?;
-        let lengths: Vec<u32> = works.iter().map(|work| work.session.len()).collect();
-        let made = self.step_by_rounds(works, selection).await;
-        if made.is_err() {
-            let is_longer = |(work, length): &(&mut Work<'_>, u32)| work.session.len() > *length;
-            for (work, length) in works.iter_mut().zip(lengths).filter(is_longer) {
-                work.session.rewind(length)?;
-            }
-        }
+        let mut rounds = Rounds::begin(works);
+        let made = self.step_by_rounds(rounds.works, selection).await;
+        rounds.are_done = made.is_ok();
         made
     }
 
@@ -215,15 +211,12 @@ impl Engine {
         selection: Option<&TwoLevel>,
         goes_on: GoesOn<'_>,
     ) -> Result<Option<Output>> {
-        let turn = self.turn.lock().await;
+        let turn = self.runner.turn().await;
         self.gpu.check()?;
-        let prepared = self.prepare(batch)?;
-        let made = self.run(batch, &prepared, roles, selection, goes_on).await;
-        settle(batch, prepared, matches!(made, Ok(Some(_))));
-        let Some(output) = made? else { return Ok(None) };
-        for (session, tokens) in batch.iter_mut() {
-            self.advance(session, tokens);
-        }
+        let begun = self.begin(batch)?;
+        let made = self.run(&begun, roles, selection, goes_on).await?;
+        let Some(output) = made else { return Ok(None) };
+        self.end(begun);
         drop(turn);
         for ((session, tokens), role) in batch.iter_mut().zip(roles) {
             let drafts = if role.attended == Attended::Prompt { 0 } else { tokens.len() - 1 };
@@ -233,6 +226,33 @@ impl Engine {
             }
         }
         Ok(Some(output))
+    }
+}
+
+/// The works of a step, which goes round by round: sessions that some have extended have their tokens back where another fails,
+/// or nobody waits for it any more.
+struct Rounds<'a, 'w> {
+    works: &'a mut [Work<'w>],
+    lengths: Vec<u32>,
+    are_done: bool,
+}
+
+impl<'a, 'w> Rounds<'a, 'w> {
+    fn begin(works: &'a mut [Work<'w>]) -> Self {
+        let lengths = works.iter().map(|work| work.session.len()).collect();
+        Self { works, lengths, are_done: false }
+    }
+}
+
+impl Drop for Rounds<'_, '_> {
+    fn drop(&mut self) {
+        if self.are_done {
+            return;
+        }
+        for (work, &length) in self.works.iter_mut().zip(&self.lengths) {
+            // Of one that is no longer than it was there is nothing to take back.
+            let _ = work.session.rewind(length);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use super::device::{Gpu, lock};
 use crate::Result;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Something that took its time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,13 +160,7 @@ impl Gpu {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             self.timed(&mut encoder, "anchor", 0, |_| ());
             let index = self.submit(encoder)?;
-            let ended = wgpu::PollType::Wait {
-                submission_index: Some(index),
-                timeout: Some(Duration::ZERO),
-            };
-            while let Err(wgpu::PollError::Timeout) = self.device.poll(ended.clone()) {
-                self.check()?;
-            }
+            self.wait(index).await?;
             seen.push(Instant::now());
         }
         let Some(running) = lock(&clock.running).take() else { return Ok(Vec::new()) };

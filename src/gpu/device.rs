@@ -6,6 +6,7 @@ use super::pipeline::Pipeline;
 use super::shader::ShaderSpec;
 use super::tier::{Disable, Tier};
 use super::turns;
+use super::wait::Waits;
 use crate::memory::allocated;
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -60,10 +61,13 @@ pub struct OpenDevice {
     /// Time stamps, where the device was opened with them.
     pub(crate) clock: Option<Arc<Clock>>,
     fault: Arc<Mutex<Option<Fault>>>,
+    /// The latest submission that was made here.
+    submitted: Mutex<Option<wgpu::SubmissionIndex>>,
+    pub(super) waits: Arc<Waits>,
     pub(super) pipelines: Mutex<HashMap<ShaderSpec, Arc<Pipeline>>>,
     pub(super) compile_time: Mutex<Duration>,
     // Behind all that holds the device: taken when this begins to be dropped, and given back when all of that is gone.
-    alone: Option<turns::Turn>,
+    alone: Option<turns::Destroying>,
 }
 
 impl Deref for Gpu {
@@ -76,12 +80,41 @@ impl Deref for Gpu {
 
 impl Drop for OpenDevice {
     fn drop(&mut self) {
+        self.waits.end();
         self.alone = Some(turns::destroy());
     }
 }
 
-// How long a wait asks before it sleeps.
-const SPIN: Duration = Duration::from_micros(300);
+/// A buffer that is out of the account again once this is dropped.
+pub(crate) struct Lent<'a> {
+    buffer: wgpu::Buffer,
+    gpu: &'a Gpu,
+}
+
+impl Deref for Lent<'_> {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.gpu.allocated.fetch_sub(self.buffer.size(), Ordering::Relaxed);
+    }
+}
+
+/// A buffer that is mapped, or will be, until this is dropped: be it that nobody waits for it any more.
+struct Mapped<'a>(Option<&'a wgpu::Buffer>);
+
+impl Drop for Mapped<'_> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.0 {
+            buffer.unmap();
+        }
+    }
+}
 
 // The first fault is the cause; what follows are its consequences.
 #[derive(Clone, Debug)]
@@ -177,7 +210,8 @@ impl Gpu {
     /// limits that the device has ([`Gpu::descriptor`] names those of the best).
     ///
     /// The device's callbacks stay the caller's: that it was lost, or an error outside of the calls made here, is for the
-    /// caller to see there.
+    /// caller to see there. So is when it is destroyed: NVIDIA's Vulkan driver (580.159) never returns from destroying a device
+    /// while other threads compile for theirs.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming the limit that is too low.
@@ -210,6 +244,8 @@ impl Gpu {
             limits,
             clock: has_clock.then(|| Arc::new(Clock::new(&device))),
             fault,
+            submitted: Mutex::new(None),
+            waits: Arc::default(),
             pipelines: Mutex::new(HashMap::new()),
             compile_time: Mutex::new(Duration::ZERO),
             device,
@@ -221,6 +257,11 @@ impl Gpu {
 
     fn on(open: Arc<OpenDevice>) -> Self {
         Self { open, allocated: AtomicU64::new(0), parameters: AtomicU64::new(0) }
+    }
+
+    /// Those who wait for the device, whom callbacks wake.
+    pub(crate) fn waits(&self) -> &Arc<Waits> {
+        &self.waits
     }
 
     /// Another handle on the same device, for another engine: pipelines are shared, the account of memory is its own.
@@ -361,7 +402,7 @@ impl Gpu {
     }
 
     /// The usage of buffers for kernels, which can be copied from and to.
-    pub(super) const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+    pub(crate) const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
         .union(wgpu::BufferUsages::COPY_DST)
         .union(wgpu::BufferUsages::COPY_SRC);
 
@@ -428,46 +469,9 @@ impl Gpu {
         commands: [wgpu::CommandBuffer; N],
     ) -> Result<wgpu::SubmissionIndex> {
         let index = self.queue.submit(commands);
+        *lock(&self.submitted) = Some(index.clone());
         self.check()?;
         Ok(index)
-    }
-
-    /// Waits until a submission has finished, without blocking the thread on more than it.
-    ///
-    /// # Errors
-    /// As [`Gpu::check`].
-    #[cfg_attr(feature = "measure", visibility::make(pub))]
-    pub(crate) fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
-        let waited =
-            self.device.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None });
-        self.check()?;
-        waited.map(drop).map_err(|e| Error::Gpu(e.to_string()))
-    }
-
-    /// Lets callbacks of what has finished run.
-    ///
-    /// # Errors
-    /// As [`Gpu::check`].
-    pub(crate) fn poll(&self) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::Poll);
-        self.check()?;
-        polled.map(drop).map_err(|e| Error::Gpu(e.to_string()))
-    }
-
-    /// Asks again and again, for as long as an answer is likely near: a sleeping wait costs about 100 us on a discrete card.
-    ///
-    /// # Errors
-    /// Errors of `is_done`.
-    pub(crate) fn spin(&self, mut is_done: impl FnMut() -> Result<bool>) -> Result<bool> {
-        let began = Instant::now();
-        loop {
-            if is_done()? {
-                return Ok(true);
-            }
-            if self.is_cpu() || began.elapsed() >= SPIN {
-                return Ok(false);
-            }
-        }
     }
 
     /// Reads `bytes` bytes of a mappable buffer once the work submitted so far has filled it.
@@ -475,50 +479,33 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::check`].
     pub(crate) async fn read(&self, staging: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
-        let (sender, receiver) = futures::channel::oneshot::channel();
+        let (sender, mut receiver) = futures::channel::oneshot::channel();
+        let waits = self.waits.clone();
         staging.map_async(wgpu::MapMode::Read, 0..bytes, move |result| {
             // The receiver is only gone when the caller has given up.
             let _ = sender.send(result);
+            waits.wake();
         });
-        self.drive(receiver).await??;
-        let view = staging
-            .get_mapped_range(0..bytes)
-            .map_err(|e| Error::Gpu(format!("mapping for read-back: {e}")))?;
-        let data = view.to_vec();
-        drop(view);
-        staging.unmap();
-        Ok(data)
-    }
-
-    // Polls until the callback has come: spins while it is likely near (a sleeping wait costs about 100 us on a
-    // discrete card), then sleeps in the driver.
-    async fn drive(
-        &self,
-        mut receiver: futures::channel::oneshot::Receiver<
-            std::result::Result<(), wgpu::BufferAsyncError>,
-        >,
-    ) -> Result<Result<()>> {
-        let began = Instant::now();
-        loop {
-            let poll = if cfg!(target_arch = "wasm32") || (!self.is_cpu() && began.elapsed() < SPIN)
-            {
-                wgpu::PollType::Poll
-            } else {
-                wgpu::PollType::wait_indefinitely()
-            };
-            let polled = self.device.poll(poll);
-            if let Ok(Some(result)) = receiver.try_recv() {
-                self.check()?;
-                return Ok(result.map_err(|e| Error::Gpu(format!("mapping for read-back: {e}"))));
-            }
-            self.check()?;
-            polled.map_err(|e| Error::Gpu(e.to_string()))?;
-            if cfg!(target_arch = "wasm32") {
-                // The browser runs callbacks only when control returns to it.
-                let result = (&mut receiver).await.map_err(|e| Error::Gpu(e.to_string()))?;
-                return Ok(result.map_err(|e| Error::Gpu(format!("mapping for read-back: {e}"))));
-            }
+        let mut mapped = Mapped(Some(staging));
+        let submitted = lock(&self.submitted).clone();
+        let result = self.until(submitted, || {
+            self.poll()?;
+            receiver.try_recv().map_err(|e| Error::Gpu(e.to_string()))
+        });
+        let failed = |e: String| Error::Gpu(format!("mapping for read-back: {e}"));
+        if let Err(error) = result.await? {
+            mapped.0 = None;
+            return Err(failed(error.to_string()));
         }
+        let view = match staging.get_mapped_range(0..bytes) {
+            Ok(view) => view,
+            Err(error) => {
+                // A device that was destroyed since says so first.
+                self.check()?;
+                return Err(failed(error.to_string()));
+            }
+        };
+        Ok(view.to_vec())
     }
 
     /// Copies the first `bytes` bytes of a buffer to the host: for tests and rare reads, it makes its own staging.
@@ -526,23 +513,25 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::check`]; [`Error::OutOfMemory`] for want of a buffer to copy through.
     pub async fn download(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
-        let staging = self
-            .buffer("download", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)
-            .await?;
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.lend("download", bytes, usage).await?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes);
         self.submit(encoder)?;
-        let data = self.read(&staging, bytes).await;
-        self.release(&staging);
-        data
+        self.read(&staging, bytes).await
     }
 
-    /// Takes a buffer that was made here, and that nobody will use again, out of the account.
-    pub(crate) fn release(&self, buffer: &wgpu::Buffer) {
-        self.allocated.fetch_sub(buffer.size(), Ordering::Relaxed);
+    /// As [`Gpu::buffer`], for a while.
+    pub(crate) async fn lend(
+        &self,
+        what: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Lent<'_>> {
+        Ok(Lent { buffer: self.buffer(what, bytes, usage).await?, gpu: self })
     }
 
-    /// Runs operations one after the other in one pass, with their grids, and waits for them: the time from their submission
+    /// Runs operations one after the other in one pass, with their grids, and blocks until they are done: the time from their submission
     /// on.
     ///
     /// # Errors
@@ -559,13 +548,15 @@ impl Gpu {
         let commands = encoder.finish();
         let began = Instant::now();
         let index = self.submit_all([commands])?;
-        self.wait(index)?;
+        self.block(index)?;
         Ok(began.elapsed())
     }
 
     /// Destroys the device, as a driver reset would: every later call answers [`Error::DeviceLost`].
     #[cfg_attr(feature = "measure", visibility::make(pub))]
     pub(crate) fn destroy(&self) {
+        // The device's own word comes once its work has ended.
+        lock(&self.fault).get_or_insert_with(|| Fault::Lost("it was destroyed".into()));
         self.device.destroy();
     }
 }

@@ -12,6 +12,7 @@ mod shader;
 mod shader_files;
 mod tier;
 mod turns;
+mod wait;
 
 pub use adapter::{Adapter, adapters};
 pub(crate) use buffers::buffers;
@@ -22,6 +23,7 @@ pub(crate) use host_memory::host_memory_bytes;
 #[cfg(test)]
 pub(crate) use pipeline::completed;
 pub use tier::Disable;
+pub(crate) use wait::Waits;
 
 // Names of the inside, which those have who check and measure.
 #[cfg_attr(feature = "measure", visibility::make(pub))]

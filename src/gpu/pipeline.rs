@@ -104,6 +104,8 @@ impl Gpu {
         }
         let bindings = assembled.bindings();
         let layout = self.layout(spec.file, &bindings);
+        // What follows waits for nothing: error scopes are of this thread.
+        let turn = turns::compile().await;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(spec.file),
@@ -127,7 +129,6 @@ impl Gpu {
             bind_group_layouts: &[Some(&layout)],
             ..Default::default()
         });
-        let turn = turns::compile();
         let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(spec.file),
             layout: Some(&pipeline_layout),

@@ -3,11 +3,10 @@
 //! it, and when that has finished the slot is mapped again.
 
 use super::gatherers::Gatherers;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Waits};
 use crate::memory::{Row, Usage};
 use crate::{Error, Result};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 // Bytes below which a thread more costs more than it saves.
 const LEAST_SHARE: usize = 128 << 10;
@@ -29,6 +28,8 @@ enum State {
     Taken,
     /// Recorded, as the how-manieth; the submission once it is known.
     InFlight(u64, Option<wgpu::SubmissionIndex>),
+    /// Of a ring that goes up: about to be mapped without a submission.
+    Returning,
     /// Of a ring that goes down: mapped, and not yet read.
     Complete,
 }
@@ -48,25 +49,45 @@ enum News {
     Failed(usize, String),
 }
 
+/// News that nobody has read yet, and who waits for some.
+struct Mail {
+    news: Mutex<Vec<News>>,
+    waits: Arc<Waits>,
+}
+
+impl Mail {
+    fn send(&self, news: News) {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).push(news);
+        self.waits.wake();
+    }
+
+    fn take(&self) -> Vec<News> {
+        std::mem::take(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Sends news of its slot once, whatever happens to the encoder that holds it.
 struct Return {
     slot: usize,
-    sender: Sender<News>,
+    mail: Arc<Mail>,
     is_told: bool,
 }
 
 impl Return {
-    fn tell(mut self, news: News) {
+    fn tell(mut self, mapped: std::result::Result<(), wgpu::BufferAsyncError>) {
         self.is_told = true;
-        // The ring is only gone when nobody waits for its slots any more.
-        let _ = self.sender.send(news);
+        let news = match mapped {
+            Ok(()) => News::Mapped(self.slot),
+            Err(error) => News::Failed(self.slot, error.to_string()),
+        };
+        self.mail.send(news);
     }
 }
 
 impl Drop for Return {
     fn drop(&mut self) {
         if !self.is_told {
-            let _ = self.sender.send(News::Dropped(self.slot));
+            self.mail.send(News::Dropped(self.slot));
         }
     }
 }
@@ -76,7 +97,7 @@ pub struct MappedRing {
     way: Way,
     slots: Vec<Slot>,
     bytes: u64,
-    news: (Sender<News>, Receiver<News>),
+    mail: Arc<Mail>,
     sent: u64,
     /// How often a slot was waited for.
     pub stalls: u64,
@@ -89,8 +110,8 @@ impl MappedRing {
     /// [`Error::OutOfMemory`].
     pub(crate) async fn new(gpu: &Gpu, row: &Row) -> Result<Self> {
         let way = if row.usage == Usage::Upload { Way::Up } else { Way::Down };
-        let slots = Vec::new();
-        let mut ring = Self { way, slots, bytes: row.bytes, news: channel(), sent: 0, stalls: 0 };
+        let mail = Arc::new(Mail { news: Mutex::default(), waits: gpu.waits().clone() });
+        let mut ring = Self { way, slots: Vec::new(), bytes: row.bytes, mail, sent: 0, stalls: 0 };
         for _ in 0..row.count {
             let buffer = gpu.allocate(row).await?;
             ring.slots.push(Slot { buffer, state: State::Free, bytes: 0 });
@@ -108,18 +129,22 @@ impl MappedRing {
     ///
     /// # Errors
     /// Errors of the device.
-    pub fn take(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
+    pub async fn take(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
         loop {
             self.poll(gpu)?;
             if let Some(slot) = self.take_free() {
                 return Ok(Some(slot));
             }
-            let Some(oldest) = self.oldest().filter(|_| !self.has_completed()) else {
+            let oldest = self.oldest();
+            if self.has_completed() || (oldest.is_none() && !self.has_returning()) {
                 return Ok(None);
-            };
+            }
             self.stalls += 1;
-            gpu.wait(oldest)?;
-            self.listen(gpu)?;
+            gpu.until(oldest, || {
+                self.poll(gpu)?;
+                Ok((self.has_free() || self.has_completed()).then_some(()))
+            })
+            .await?;
         }
     }
 
@@ -185,18 +210,13 @@ impl MappedRing {
 
     /// Says that `encoder` uses the first `bytes` bytes of a taken slot: they are mapped when its submission has finished.
     pub fn send(&mut self, slot: usize, bytes: u64, encoder: &wgpu::CommandEncoder) {
-        let back = Return { slot, sender: self.news.0.clone(), is_told: false };
+        let back = self.back(slot);
         let (mode, mapped) = match self.way {
             Way::Up => (wgpu::MapMode::Write, self.bytes),
             Way::Down => (wgpu::MapMode::Read, bytes),
         };
         let entry = &mut self.slots[slot];
-        encoder.map_buffer_on_submit(&entry.buffer, mode, 0..mapped, move |result| {
-            back.tell(match result {
-                Ok(()) => News::Mapped(slot),
-                Err(error) => News::Failed(slot, error.to_string()),
-            });
-        });
+        encoder.map_buffer_on_submit(&entry.buffer, mode, 0..mapped, |result| back.tell(result));
         self.sent += 1;
         entry.state = State::InFlight(self.sent, None);
         entry.bytes = bytes;
@@ -204,8 +224,6 @@ impl MappedRing {
 
     /// Takes back a slot of a ring that goes up, which was filled and will not be recorded.
     pub fn give_back(&mut self, slot: usize) {
-        self.sent += 1;
-        self.slots[slot].state = State::InFlight(self.sent, None);
         self.map_again(slot);
     }
 
@@ -224,10 +242,8 @@ impl MappedRing {
     /// Errors of the device.
     pub fn poll(&mut self, gpu: &Gpu) -> Result<()> {
         gpu.poll()?;
-        while let Ok(news) = self.news.1.try_recv() {
-            self.note(gpu, news)?;
-        }
-        Ok(())
+        let all = self.mail.take().into_iter();
+        all.map(|news| self.note(gpu, news)).fold(Ok(()), Result::and)
     }
 
     fn note(&mut self, gpu: &Gpu, news: News) -> Result<()> {
@@ -236,7 +252,9 @@ impl MappedRing {
             (News::Mapped(slot), Way::Down) => self.slots[slot].state = State::Complete,
             (News::Dropped(slot), Way::Down) => self.slots[slot].state = State::Free,
             (News::Dropped(slot), Way::Up) => self.map_again(slot),
-            (News::Failed(slot, why), _) => {
+            (News::Failed(slot, why), way) => {
+                // What cannot be filled is out of use.
+                self.slots[slot].state = if way == Way::Up { State::Taken } else { State::Free };
                 gpu.check()?;
                 return Err(Error::Gpu(format!("mapping slot {slot} of a ring: {why}")));
             }
@@ -244,24 +262,25 @@ impl MappedRing {
         Ok(())
     }
 
-    // For news that are due. Another thread of the same device may have found that the work is done, and call back a moment
-    // later.
-    fn listen(&mut self, gpu: &Gpu) -> Result<()> {
-        match self.news.1.recv_timeout(Duration::from_millis(1)) {
-            Ok(news) => self.note(gpu, news),
-            Err(_) => self.poll(gpu),
-        }
-    }
-
     // Maps a slot whose encoder was never submitted, which would have done so.
     fn map_again(&mut self, slot: usize) {
-        let back = Return { slot, sender: self.news.0.clone(), is_told: false };
-        self.slots[slot].buffer.map_async(wgpu::MapMode::Write, 0..self.bytes, move |result| {
-            back.tell(match result {
-                Ok(()) => News::Mapped(slot),
-                Err(error) => News::Failed(slot, error.to_string()),
-            });
-        });
+        let back = self.back(slot);
+        let entry = &mut self.slots[slot];
+        entry.state = State::Returning;
+        let (mode, all) = (wgpu::MapMode::Write, 0..self.bytes);
+        entry.buffer.map_async(mode, all, |result| back.tell(result));
+    }
+
+    fn back(&self, slot: usize) -> Return {
+        Return { slot, mail: self.mail.clone(), is_told: false }
+    }
+
+    fn has_returning(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.state, State::Returning))
+    }
+
+    fn has_free(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.state, State::Free))
     }
 
     fn has_completed(&self) -> bool {
@@ -295,27 +314,59 @@ impl MappedRing {
     ///
     /// # Errors
     /// Errors of the device; [`Error::Gpu`] for a slot that was never submitted.
-    pub fn wait(&mut self, gpu: &Gpu, slot: usize) -> Result<()> {
-        gpu.spin(|| {
+    pub async fn wait(&mut self, gpu: &Gpu, slot: usize) -> Result<()> {
+        let index = match &self.slots[slot].state {
+            State::InFlight(_, None) => {
+                return Err(Error::Gpu("a slot is waited for that nobody submitted".into()));
+            }
+            State::InFlight(_, index) => index.clone(),
+            _ => return Ok(()),
+        };
+        gpu.until(index, || {
             self.poll(gpu)?;
-            Ok(!matches!(self.slots[slot].state, State::InFlight(..)))
-        })?;
-        while let State::InFlight(_, index) = &self.slots[slot].state {
-            let index = index.clone();
-            let unsubmitted = || Error::Gpu("a slot is waited for that nobody submitted".into());
-            gpu.wait(index.ok_or_else(unsubmitted)?)?;
-            self.listen(gpu)?;
+            let is_in_flight = matches!(self.slots[slot].state, State::InFlight(..));
+            Ok((!is_in_flight).then_some(()))
+        })
+        .await
+    }
+
+    /// Frees every slot of a ring that goes down, whatever it carries. What was recorded has been submitted or dropped.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    pub async fn clear(&mut self, gpu: &Gpu) -> Result<()> {
+        self.poll(gpu)?;
+        for slot in 0..self.slots.len() {
+            if matches!(self.slots[slot].state, State::Taken) {
+                self.slots[slot].state = State::Free;
+            }
+            self.wait(gpu, slot).await?;
+            if matches!(self.slots[slot].state, State::Complete) {
+                self.read(slot, |_| Ok(()))?;
+            }
         }
         Ok(())
     }
 
-    /// Whether anything is in flight or waits to be read.
-    pub fn is_busy(&self) -> bool {
+    /// Waits until a slot has completed, unless none is in flight.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    pub async fn settle(&mut self, gpu: &Gpu) -> Result<()> {
+        gpu.until(self.oldest(), || {
+            self.poll(gpu)?;
+            Ok((self.has_completed() || !self.is_busy()).then_some(()))
+        })
+        .await
+    }
+
+    // Whether anything is in flight or waits to be read.
+    fn is_busy(&self) -> bool {
         self.slots.iter().any(|slot| matches!(slot.state, State::InFlight(..) | State::Complete))
     }
 
-    /// The oldest submission in flight.
-    pub fn oldest(&self) -> Option<wgpu::SubmissionIndex> {
+    // The oldest submission in flight.
+    fn oldest(&self) -> Option<wgpu::SubmissionIndex> {
         let in_flight = self.slots.iter().filter_map(|slot| match &slot.state {
             State::InFlight(flight, Some(index)) => Some((*flight, index)),
             _ => None,

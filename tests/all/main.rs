@@ -35,6 +35,7 @@ mod text;
 mod tiny_models;
 #[cfg(feature = "text")]
 mod tokenizers;
+mod waits;
 
 use common::peak_memory::PeakMemory;
 

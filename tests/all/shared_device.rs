@@ -1,10 +1,11 @@
 //! Engines that share a device, which their caller opened.
 
 use crate::common::device::{adapter, decode, own_gpu, prefill};
+use crate::common::own_process::is_alone;
 use crate::common::steps::token;
 use asynctls::Error;
 use asynctls::attention::{Attention, Blocks, Budget};
-use asynctls::engine::{Engine, EngineOptions, HostOptions, Model, ModelOptions, Want};
+use asynctls::engine::{Engine, EngineOptions, Fit, HostOptions, Model, ModelOptions, Want};
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier};
 use asynctls::model::ModelFile;
 use asynctls::wgpu;
@@ -100,6 +101,95 @@ fn engines_of_any_context_and_residency_share_a_models_weights() {
     assert!(run(&engines[0].0) == want && run(&engines[1].0).len() == want.len());
 }
 
+/// Engines over one scratch: a cache in CPU memory, one on the GPU and one without an index, of other contexts and sessions.
+#[test]
+fn caches_of_a_model_take_turns_on_one_runner() {
+    for model in ["qwen3/model.gguf", "glm4-moe-lite/model"] {
+        let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
+        let gpu = own_gpu(GpuOptions::default());
+        let weights = load_model(&gpu, &file);
+        let host = HostOptions { ring_bytes: 10 << 10, ..HostOptions::new(9, 0, 4096) };
+        let plain = EngineOptions { block: 16, ..EngineOptions::new(&gpu, 192) };
+        let all = [
+            EngineOptions {
+                context: 384,
+                total_tokens: 768,
+                sessions: 2,
+                host: Some(host),
+                ..plain.clone()
+            },
+            EngineOptions { index: None, ..plain.clone() },
+            plain,
+        ];
+        let alone = all.clone().map(|options| {
+            let made = Engine::new(gpu.share(), weights.clone(), options);
+            pollster::block_on(made).expect("an engine")
+        });
+        let [wide, others @ ..] = all;
+        let made = Engine::new(gpu.share(), weights.clone(), wide.clone());
+        let first = pollster::block_on(made).expect("an engine");
+        let mut engines = vec![first];
+        for options in others {
+            let made = engines[0].beside(gpu.share(), options);
+            engines.push(pollster::block_on(made).expect("an engine"));
+        }
+        let budget = Budget { dense_below: 0, ..Budget::for_context(192) };
+        let run_in_turns = |engines: &[Engine]| -> Vec<Vec<f32>> {
+            let mut sessions: Vec<_> =
+                engines.iter().map(|engine| engine.session().expect("a session")).collect();
+            let prompt: Vec<u32> = (3..123).map(|i| i % 90 + 3).collect();
+            for (engine, session) in engines.iter().zip(&mut sessions) {
+                prefill(engine, session, &prompt, Want::Nothing).expect("a prompt");
+            }
+            let steps = (0..12).flat_map(|step| {
+                let pairs = engines.iter().zip(&mut sessions);
+                let of_engine = |(engine, session): (&Engine, &mut _)| {
+                    let attention = match engine.options.index {
+                        Some(_) => Attention::from(budget),
+                        None => Attention::Dense,
+                    };
+                    decode(engine, session, token(step), &attention)
+                };
+                pairs.map(of_engine).collect::<Vec<_>>()
+            });
+            steps.collect()
+        };
+        let want = run_in_turns(&alone);
+        assert!(run_in_turns(&engines) == want, "{model}: not the same bits");
+        // Whoever comes first has the turn.
+        std::thread::scope(|scope| {
+            let of_each = |at: usize| {
+                let engines = &engines[at..=at];
+                let every = want.iter().skip(at).step_by(3);
+                let is_same = move || run_in_turns(engines).iter().eq(every);
+                scope.spawn(is_same)
+            };
+            let runs: Vec<_> = (0..3).map(of_each).collect();
+            for run in runs {
+                assert!(run.join().expect("no panic"), "{model}: not the same bits");
+            }
+        });
+        // A cache is all that another engine takes.
+        for (engine, alone) in engines.iter().zip(&alone).skip(1) {
+            let planned = Fit::new(&file, &engine.config, &engine.options).expect("a plan");
+            let [made, whole] = [engine, alone]
+                .map(|engine| &engine.gpu)
+                .map(|gpu| gpu.allocated_bytes() - gpu.parameter_bytes());
+            assert!(made < planned.kv_bytes + planned.index_bytes + (64 << 10), "{model}: {made}");
+            assert_eq!(whole, planned.total_bytes() - planned.weight_bytes, "{model}");
+        }
+        let large = EngineOptions { chunk: 2 * wide.chunk, ..wide };
+        let made = engines[0].beside(gpu.share(), large);
+        let error = pollster::block_on(made).err().expect("too large a chunk").to_string();
+        assert!(error.contains("scratch"), "{error}");
+        // The runner goes with the last of them.
+        let last = engines.pop().expect("three");
+        drop((engines, weights));
+        let got = run_in_turns(std::slice::from_ref(&last));
+        assert!(got.iter().eq(want.iter().skip(2).step_by(3)), "{model}: not the same bits");
+    }
+}
+
 #[test]
 fn a_model_runs_on_no_device_but_its_own() {
     let file = ModelFile::open(Path::new("tests/goldens/tiny/llama/model")).expect("a model");
@@ -158,6 +248,10 @@ fn which_kernels_run_follows_from_what_the_device_has() {
 
 #[test]
 fn a_device_with_too_low_a_limit_is_refused_by_its_name() {
+    // It is destroyed as a caller's, at any time.
+    if !is_alone("shared_device::a_device_with_too_low_a_limit_is_refused_by_its_name") {
+        return;
+    }
     let adapter = callers_adapter();
     let low = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
     let descriptor = wgpu::DeviceDescriptor { required_limits: low, ..Default::default() };

@@ -103,7 +103,7 @@ pub async fn measure(
     progress: &mut impl FnMut(),
 ) -> Result<Measured> {
     let (timing, overlaps) = rule.timing();
-    engine.begin_replay(timing, overlaps);
+    engine.begin_replay(timing, overlaps).await;
     let start = session.len();
     let attention = Attention::TwoLevel(*two_level);
     let mut measured = Measured::default();

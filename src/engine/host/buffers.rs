@@ -1,8 +1,8 @@
 //! The buffers that steps over a hot cache work in, besides the scratch.
 
 use crate::Result;
+use crate::engine::cache::BlockLists;
 use crate::engine::memory::HotRows;
-use crate::engine::residency::BlockLists;
 use crate::gpu::{Gpu, buffers};
 use crate::kernels::SegmentParams;
 

@@ -59,7 +59,7 @@ impl HotTurn<'_> {
     /// Records what places an upload's head-blocks once it has arrived.
     pub(super) fn record_place(&self, pass: &mut wgpu::ComputePass<'_>, upload: &Upload) {
         for (layer, items) in &upload.parts {
-            self.hot.layers[*layer].place(pass, items.len() as u32);
+            self.ops.layers[*layer].place(pass, items.len() as u32);
         }
     }
 
@@ -71,14 +71,14 @@ impl HotTurn<'_> {
         blocks: usize,
     ) {
         self.state.offload.uploads.record_arrival(encoder, upload);
-        if let Some(unpack) = &self.hot.unpack {
+        if let Some(unpack) = &self.ops.unpack {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             unpack.record(&mut pass, self.engine.shape.kv_heads, blocks as u32, 1);
         }
     }
 
     /// Records everything that is on its way for a group, and waits for the rest of it.
-    pub(super) fn record_group(
+    pub(super) async fn record_group(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         group: usize,
@@ -88,17 +88,17 @@ impl HotTurn<'_> {
         }
         let mut items = std::mem::take(&mut self.state.groups[group].items);
         // Behind the first group the GPU has the layers before to do.
-        self.record_items(encoder, &mut items, group > 0)
+        self.record_items(encoder, &mut items, group > 0).await
     }
 
     /// Gathers head-blocks and records their placement, slot after slot.
-    pub(super) fn record_items(
+    pub(super) async fn record_items(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         items: &mut Vec<Items>,
         is_hidden: bool,
     ) -> Result<()> {
-        while let Some(upload) = self.load_next(encoder, items)? {
+        while let Some(upload) = self.load_next(encoder, items).await? {
             self.record_upload(encoder, &upload);
             self.state.offload.fill(&upload, is_hidden, || ())?;
         }
@@ -106,13 +106,15 @@ impl HotTurn<'_> {
     }
 
     /// A slot of the ring for as many head-blocks as it holds: what was recorded is submitted where all slots wait for that.
-    pub(super) fn load_next(
+    pub(super) async fn load_next(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         items: &mut Vec<Items>,
     ) -> Result<Option<Upload>> {
         while !items.is_empty() {
-            if let Some(upload) = self.state.offload.uploads.load(Some(&self.engine.gpu), items)? {
+            if let Some(upload) =
+                self.state.offload.uploads.load(Some(&self.engine.gpu), items).await?
+            {
                 return Ok(Some(upload));
             }
             self.submit_uploads(encoder)?;

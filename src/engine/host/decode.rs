@@ -79,9 +79,9 @@ impl HotTurn<'_> {
         };
         let continued = self.state.lag.take().filter(leads_here);
         if continued.is_none() {
-            self.finish_pending()?;
+            self.finish_pending().await?;
         }
-        self.bring_window(&sessions)?;
+        self.bring_window(&sessions).await?;
         self.state.offload.residents.begin_step();
         let windows: Vec<Vec<u32>> = sessions
             .iter()
@@ -112,32 +112,32 @@ impl HotTurn<'_> {
         };
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         match selection {
-            None => self.decode_dense(&mut encoder, &decode, &rows)?,
+            None => self.decode_dense(&mut encoder, &decode, &rows).await?,
             Some(two_level) => {
                 let kept = decode.plan.step.blocks_kept * decode.plan.step.rows;
                 self.check_hot_blocks(kept, "the blocks that level 1 keeps")?;
                 match continued {
-                    Some(lag) => self.decode_behind(&mut encoder, &decode, lag)?,
-                    None => self.decode_exact(&mut encoder, &decode, two_level)?,
+                    Some(lag) => self.decode_behind(&mut encoder, &decode, lag).await?,
+                    None => self.decode_exact(&mut encoder, &decode, two_level).await?,
                 }
             }
         }
-        self.write_back(&mut encoder, &sessions)?;
+        self.write_back(&mut encoder, &sessions).await?;
         self.submit(&mut encoder)?;
         if want != Want::Nothing {
             let mut pass = self.engine.gpu.pass(&mut encoder, "logits", 0);
-            self.engine.record_logits(&mut pass, &decode.plan.step);
+            self.engine.runner.record_logits(&mut pass, &decode.plan.step);
             drop(pass);
         }
-        let end = self.engine.submit_wanted(encoder, &decode.plan.step)?;
+        let end = self.engine.runner.submit_wanted(encoder, &decode.plan.step)?;
         if !self.state.offload.rule.overlaps {
-            let output = self.engine.read_wanted(end, &decode.plan.step).await?;
-            self.bring_ahead(&decode)?;
+            let output = self.engine.runner.read_wanted(end, &decode.plan.step).await?;
+            self.bring_ahead(&decode).await?;
             return Ok(output);
         }
         // While the GPU ends the step, the next one's blocks are gathered.
-        self.gather_ahead(&decode)?;
-        self.engine.read_wanted(end, &decode.plan.step).await
+        self.gather_ahead(&decode).await?;
+        self.engine.runner.read_wanted(end, &decode.plan.step).await
     }
 
     fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
@@ -175,7 +175,7 @@ impl HotTurn<'_> {
     }
 
     // Dense attention: every block has to be on the GPU.
-    fn decode_dense(
+    async fn decode_dense(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         decode: &Decode<'_>,
@@ -195,19 +195,19 @@ impl HotTurn<'_> {
         self.check_hot_blocks(all.len() as u32, "the blocks of dense attention")?;
         let wanted = vec![all; self.engine.shape.kv_heads as usize];
         let mut items = Vec::new();
-        for layer in 0..self.hot.layers.len() {
+        for layer in 0..self.ops.layers.len() {
             self.state.offload.residents.want(layer, &wanted, &mut items);
         }
         if self.state.offload.lacks(&items) {
-            self.state.offload.complete_all(&self.engine.gpu)?;
+            self.state.offload.complete_all(&self.engine.gpu).await?;
         }
-        self.record_items(encoder, &mut items, false)?;
-        let groups = self.hot.layers.chunks(GROUP_LAYERS);
+        self.record_items(encoder, &mut items, false).await?;
+        let groups = self.ops.layers.chunks(GROUP_LAYERS);
         for (i, group) in groups.enumerate() {
             {
                 let mut pass = self.engine.gpu.pass(encoder, "layers", i * GROUP_LAYERS);
                 if i == 0 {
-                    self.engine.record_embedding(&mut pass, &decode.plan.step);
+                    self.engine.runner.record_embedding(&mut pass, &decode.plan.step);
                 }
                 for layer in group {
                     layer.record(&mut pass, &decode.plan, ..);
@@ -220,7 +220,7 @@ impl HotTurn<'_> {
 
     // Three parts a layer: A chooses blocks; B chooses their tokens and attends what is here, while the CPU gathers what is
     // not; C attends what arrived.
-    fn decode_exact(
+    async fn decode_exact(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         decode: &Decode<'_>,
@@ -228,14 +228,14 @@ impl HotTurn<'_> {
     ) -> Result<()> {
         {
             let mut pass = self.engine.gpu.pass(encoder, "choose", 0);
-            self.engine.record_embedding(&mut pass, &decode.plan.step);
-            self.hot.layers[0].record(&mut pass, &decode.plan, ..=Stage::SelectBlocks);
+            self.engine.runner.record_embedding(&mut pass, &decode.plan.step);
+            self.ops.layers[0].record(&mut pass, &decode.plan, ..=Stage::SelectBlocks);
         }
-        let mut slot = self.record_choice_back(encoder, 0, decode)?;
+        let mut slot = self.record_choice_back(encoder, 0, decode).await?;
         self.submit(encoder)?;
-        let mut lists = Vec::with_capacity(self.hot.layers.len());
+        let mut lists = Vec::with_capacity(self.ops.layers.len());
         let mut has_missed = false;
-        for (number, layer) in self.hot.layers.iter().enumerate() {
+        for (number, layer) in self.ops.layers.iter().enumerate() {
             {
                 let mut pass = self.engine.gpu.pass(encoder, "attend", number);
                 layer.record(&mut pass, &decode.plan, Stage::SelectTokens..=Stage::Attend);
@@ -243,7 +243,7 @@ impl HotTurn<'_> {
             self.submit(encoder)?;
             // The GPU waits for the CPU from here on: what does not depend on the choice is ready before it comes.
             let mut rest = self.engine.gpu.device.create_command_encoder(&Default::default());
-            let following = self.hot.layers.get(number + 1);
+            let following = self.ops.layers.get(number + 1);
             {
                 let what = if following.is_some() { "finish, choose" } else { "finish" };
                 let mut pass = self.engine.gpu.pass(&mut rest, what, number);
@@ -254,27 +254,27 @@ impl HotTurn<'_> {
             }
             let next = match following {
                 None => None,
-                Some(_) => Some(self.record_choice_back(&mut rest, number + 1, decode)?),
+                Some(_) => Some(self.record_choice_back(&mut rest, number + 1, decode).await?),
             };
             let rest = rest.finish();
             if has_missed {
                 self.state.offload.uploads.stand_by();
             }
-            self.state.selections.wait(&self.engine.gpu, slot)?;
+            self.state.selections.wait(&self.engine.gpu, slot).await?;
             let chosen = self.state.selections.read(slot, |bytes| Ok(decode.read_lists(bytes)))?;
             let mut items = Vec::new();
             let wanted = decode.wanted(&chosen);
             self.state.offload.residents.want(number, &wanted, &mut items);
             has_missed = !items.is_empty();
             if self.state.offload.lacks(&items) {
-                self.state.offload.complete_all(&self.engine.gpu)?;
+                self.state.offload.complete_all(&self.engine.gpu).await?;
             }
             // The last slot of the ring is filled while the commands that use it are put together.
-            let mut unfilled = self.load_next(encoder, &mut items)?;
+            let mut unfilled = self.load_next(encoder, &mut items).await?;
             while let (false, Some(upload)) = (items.is_empty(), &unfilled) {
                 self.record_upload(encoder, upload);
                 self.state.offload.fill(upload, false, || ())?;
-                unfilled = self.load_next(encoder, &mut items)?;
+                unfilled = self.load_next(encoder, &mut items).await?;
             }
             if let Some(upload) = &unfilled {
                 self.record_arrival(encoder, upload);
@@ -292,17 +292,17 @@ impl HotTurn<'_> {
             lists.push(chosen);
             slot = next.unwrap_or(slot);
         }
-        self.note_lists(decode, two_level, lists)
+        self.note_lists(decode, two_level, lists).await
     }
 
     // Records the way of a layer's choice to the CPU: the slot it comes in.
-    fn record_choice_back(
+    async fn record_choice_back(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         layer: usize,
         decode: &Decode<'_>,
     ) -> Result<usize> {
-        let slot = self.take_selection_slot()?;
+        let slot = self.take_selection_slot().await?;
         let to = self.state.selections.buffer(slot);
         let (wanted, bytes) = (&self.hot.buffers.wanted, decode.list_bytes());
         encoder.copy_buffer_to_buffer(&wanted.buffer, wanted.at(layer), to, 0, bytes);
@@ -311,29 +311,29 @@ impl HotTurn<'_> {
     }
 
     // What the step before chose is fetched by now, or is waited for; what this one chooses is read back while it runs on.
-    fn decode_behind(
+    async fn decode_behind(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         decode: &Decode<'_>,
         mut lag: Lag,
     ) -> Result<()> {
         let wanted = &self.hot.buffers.wanted;
-        for (group, layers) in self.hot.layers.chunks(GROUP_LAYERS).enumerate() {
+        for (group, layers) in self.ops.layers.chunks(GROUP_LAYERS).enumerate() {
             let first = group * GROUP_LAYERS;
-            self.record_group(encoder, group)?;
+            self.record_group(encoder, group).await?;
             if decode.plan.timing == Timing::Lagged {
                 self.write_lists(&lag.lists[first..][..layers.len()], first, decode);
             }
             {
                 let mut pass = self.engine.gpu.pass(encoder, "layers", first);
                 if group == 0 {
-                    self.engine.record_embedding(&mut pass, &decode.plan.step);
+                    self.engine.runner.record_embedding(&mut pass, &decode.plan.step);
                 }
                 for layer in layers {
                     layer.record(&mut pass, &decode.plan, ..);
                 }
             }
-            let slot = self.take_selection_slot()?;
+            let slot = self.take_selection_slot().await?;
             let to = self.state.selections.buffer(slot);
             let bytes = wanted.at(layers.len() - 1) + decode.list_bytes();
             encoder.copy_buffer_to_buffer(&wanted.buffer, wanted.at(first), to, 0, bytes);
@@ -346,28 +346,28 @@ impl HotTurn<'_> {
         Ok(())
     }
 
-    fn take_selection_slot(&mut self) -> Result<usize> {
+    async fn take_selection_slot(&mut self) -> Result<usize> {
         let none = || Error::Gpu("every slot for selections is in use".into());
-        self.state.selections.take(&self.engine.gpu)?.ok_or_else(none)
+        self.state.selections.take(&self.engine.gpu).await?.ok_or_else(none)
     }
 
     // Reads what level 1 chose for a group, and notes what has to be fetched.
-    fn take_selection(&mut self, decode: &Decode<'_>, group: usize) -> Result<()> {
+    async fn take_selection(&mut self, decode: &Decode<'_>, group: usize) -> Result<()> {
         let Some(slot) = self.state.groups[group].selection.take() else { return Ok(()) };
-        self.state.selections.wait(&self.engine.gpu, slot)?;
+        self.state.selections.wait(&self.engine.gpu, slot).await?;
         let stride = self.hot.buffers.wanted.stride as usize;
         let lists = self.state.selections.read(slot, |bytes| {
             let layers = bytes.chunks(stride);
             Ok(layers.map(|bytes| decode.read_lists(bytes)).collect::<Vec<_>>())
         })?;
         for (i, chosen) in lists.into_iter().enumerate() {
-            self.note_layer(decode, group * GROUP_LAYERS + i, chosen)?;
+            self.note_layer(decode, group * GROUP_LAYERS + i, chosen).await?;
         }
         Ok(())
     }
 
     // What a layer chose: the next step's lists, and what they lack on the GPU.
-    fn note_layer(&mut self, decode: &Decode<'_>, layer: usize, chosen: Lists) -> Result<()> {
+    async fn note_layer(&mut self, decode: &Decode<'_>, layer: usize, chosen: Lists) -> Result<()> {
         let mut next = chosen;
         for (row, (_, budget)) in next.iter_mut().zip(&decode.budgets) {
             for list in row {
@@ -384,19 +384,19 @@ impl HotTurn<'_> {
             let lists = before.iter().flatten().zip(lag.lists[layer].iter().flatten());
             offload.residents.count_kept(lists.map(|(a, b)| in_both(a, b)).sum::<u64>());
         }
-        self.complete_items(group)
+        self.complete_items(group).await
     }
 
     // A block that was sealed a moment ago may still be on its way to the host.
-    fn complete_items(&mut self, group: usize) -> Result<()> {
+    async fn complete_items(&mut self, group: usize) -> Result<()> {
         if self.state.offload.lacks(&self.state.groups[group].items) {
-            self.state.offload.complete_all(&self.engine.gpu)?;
+            self.state.offload.complete_all(&self.engine.gpu).await?;
         }
         Ok(())
     }
 
     // What an exact step chose, for a step that follows it by another rule.
-    fn note_lists(
+    async fn note_lists(
         &mut self,
         decode: &Decode<'_>,
         two_level: &TwoLevel,
@@ -407,10 +407,10 @@ impl HotTurn<'_> {
             self.state.lag = Some(Lag { two_level: *two_level, rows, lists });
             return Ok(());
         }
-        let nothing = vec![Vec::new(); self.hot.layers.len()];
+        let nothing = vec![Vec::new(); self.ops.layers.len()];
         self.state.lag = Some(Lag { two_level: *two_level, rows, lists: nothing });
         for (layer, chosen) in lists.into_iter().enumerate() {
-            self.note_layer(decode, layer, chosen)?;
+            self.note_layer(decode, layer, chosen).await?;
         }
         Ok(())
     }
@@ -418,17 +418,17 @@ impl HotTurn<'_> {
     // Notes what the next step wants, and gathers of it as much as the ring holds, the group that is due first first. What the
     // last group wants is known only when the GPU has hardly anything left to do: the next step gathers it, beside the groups
     // before.
-    fn gather_ahead(&mut self, decode: &Decode<'_>) -> Result<()> {
+    async fn gather_ahead(&mut self, decode: &Decode<'_>) -> Result<()> {
         let mut is_full = false;
         let ahead = (self.state.groups.len() - 1).max(1);
         for group in 0..self.state.groups.len() {
-            self.take_selection(decode, group)?;
+            self.take_selection(decode, group).await?;
             self.state.offload.uploads.poll(&self.engine.gpu)?;
             is_full |= group == ahead;
             let HotState { offload, groups, .. } = &mut *self.state;
             let group = &mut groups[group];
             while !is_full && !group.items.is_empty() {
-                match offload.uploads.load(None, &mut group.items)? {
+                match offload.uploads.load(None, &mut group.items).await? {
                     Some(upload) => {
                         offload.fill(&upload, true, || ())?;
                         group.uploads.push(upload);
@@ -441,14 +441,14 @@ impl HotTurn<'_> {
     }
 
     // Brings all that the next step wants, and waits until it is there.
-    fn bring_ahead(&mut self, decode: &Decode<'_>) -> Result<()> {
+    async fn bring_ahead(&mut self, decode: &Decode<'_>) -> Result<()> {
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         for group in 0..self.state.groups.len() {
-            self.take_selection(decode, group)?;
-            self.record_group(&mut encoder, group)?;
+            self.take_selection(decode, group).await?;
+            self.record_group(&mut encoder, group).await?;
             self.submit(&mut encoder)?;
         }
-        self.engine.gpu.wait(self.engine.gpu.submit(encoder)?)
+        self.engine.gpu.wait(self.engine.gpu.submit(encoder)?).await
     }
 
     // Lists the candidates of the layers from `first` on, as the step before chose them.
@@ -467,7 +467,7 @@ impl HotTurn<'_> {
     }
 
     // Copies the blocks that this step seals to the host.
-    fn write_back(
+    async fn write_back(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         sessions: &[(&Session, u32)],
@@ -480,11 +480,11 @@ impl HotTurn<'_> {
             }
             let physical = session.table.blocks()[(position / block) as usize];
             let slot = self.window_slot(physical)?;
-            for layer in 0..self.hot.layers.len() {
+            for layer in 0..self.ops.layers.len() {
                 let (buffer, at) = self.hot.cache.place(layer, slot);
                 write_back.push((buffer, at, physical, layer));
             }
         }
-        self.record_write_back(encoder, &write_back)
+        self.record_write_back(encoder, &write_back).await
     }
 }

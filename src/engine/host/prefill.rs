@@ -42,9 +42,9 @@ impl HotTurn<'_> {
         let first = position / block;
         let is_open = !position.is_multiple_of(block);
         if is_open {
-            self.bring_window(&[(&**session, position)])?;
+            self.bring_window(&[(&**session, position)]).await?;
         }
-        self.state.offload.complete_all(&self.engine.gpu)?;
+        self.state.offload.complete_all(&self.engine.gpu).await?;
         let plan = self.engine.plan(batch, Mode::Prefill, want, Over::Chunk);
         let own = &self.hot.buffers;
         let over_chunk = plan.step.over_slabs();
@@ -63,31 +63,31 @@ impl HotTurn<'_> {
         let mut window = Vec::new();
         for logical in self.window_blocks(end).into_iter().filter(|&b| b >= first) {
             if let Some(&physical) = table.get(logical as usize) {
-                window.push((logical, self.admit(physical, &needed)?));
+                window.push((logical, self.admit(physical, &needed).await?));
             }
         }
         let chunk = Chunk { table, first, is_open, sealed: end / block, window };
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         let layers_at_once = self.engine.layers_at_once(&plan.step);
         let mut pieces = Pieces::new(&self.engine.gpu, goes_on);
-        for (number, layer) in self.hot.layers.iter().enumerate() {
-            let index = self.chunk_layer(&mut encoder, &chunk, &plan, (number, layer))?;
+        for (number, layer) in self.ops.layers.iter().enumerate() {
+            let index = self.chunk_layer(&mut encoder, &chunk, &plan, (number, layer)).await?;
             let done = number + 1;
-            let is_piece = done % layers_at_once == 0 && done < self.hot.layers.len();
-            if is_piece && !pieces.follow(index)? {
+            let is_piece = done % layers_at_once == 0 && done < self.ops.layers.len();
+            if is_piece && !pieces.follow(index).await? {
                 return Ok(None);
             }
         }
         if want != Want::Nothing {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.engine.record_logits(&mut pass, &plan.step);
+            self.engine.runner.record_logits(&mut pass, &plan.step);
         }
-        let output = self.engine.finish(encoder, &plan.step).await?;
-        self.state.offload.complete_all(&self.engine.gpu)?;
+        let output = self.engine.runner.finish(encoder, &plan.step).await?;
+        self.state.offload.complete_all(&self.engine.gpu).await?;
         Ok(Some(output))
     }
 
-    fn chunk_layer(
+    async fn chunk_layer(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         chunk: &Chunk<'_>,
@@ -105,7 +105,7 @@ impl HotTurn<'_> {
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             if number == 0 {
-                self.engine.record_embedding(&mut pass, &plan.step);
+                self.engine.runner.record_embedding(&mut pass, &plan.step);
             }
             layer.record(&mut pass, plan, ..=Stage::Attend);
         }
@@ -117,7 +117,7 @@ impl HotTurn<'_> {
                     let blocks = piece.min(chunk.first - at);
                     // Behind the chunk's own states.
                     let segment = SegmentParams::in_order(at, blocks, 1, 2);
-                    self.bring_piece(encoder, chunk, number, segment)?;
+                    self.bring_piece(encoder, chunk, number, segment).await?;
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     layer.attend_piece(&mut pass, plan, pieces);
                     at += blocks;
@@ -131,7 +131,7 @@ impl HotTurn<'_> {
                     let parts = (came_before > 0, came_before < slab_blocks);
                     if parts.0 {
                         let segment = SegmentParams::in_order(first, came_before, 0, 2);
-                        self.bring_piece(encoder, chunk, number, segment)?;
+                        self.bring_piece(encoder, chunk, number, segment).await?;
                     }
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     gather.attend(&mut pass, slabs, slab as usize, parts, plan.step.prompt_tiles);
@@ -153,13 +153,13 @@ impl HotTurn<'_> {
                 (&own.chunk, at, chunk.table[logical as usize], number)
             })
             .collect();
-        self.record_write_back(encoder, &write_back)?;
+        self.record_write_back(encoder, &write_back).await?;
         // A prompt chooses nothing, so no choice is on its way.
         self.submit_uploads(encoder)
     }
 
     // Brings the blocks of a segment to where what arrives is attended: what was recorded before goes first.
-    fn bring_piece(
+    async fn bring_piece(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         chunk: &Chunk<'_>,
@@ -170,21 +170,21 @@ impl HotTurn<'_> {
         self.submit(encoder)?;
         self.engine.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
         let blocks = &chunk.table[segment.first as usize..][..segment.blocks as usize];
-        let upload = self.state.offload.gather_blocks(&self.engine.gpu, layer, blocks)?;
+        let upload = self.state.offload.gather_blocks(&self.engine.gpu, layer, blocks).await?;
         let none = || Error::Gpu("every slot of the ring is in use".into());
         self.record_whole(encoder, &upload.ok_or_else(none)?, blocks.len());
         Ok(())
     }
 
     /// Records the copies of blocks that are written back, as many slots as they need.
-    pub(super) fn record_write_back(
+    pub(super) async fn record_write_back(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         blocks: &[(&wgpu::Buffer, u64, u32, usize)],
     ) -> Result<()> {
         for blocks in blocks.chunks(self.state.offload.write_back.blocks()) {
             let slot = loop {
-                match self.state.offload.take_write_back(&self.engine.gpu)? {
+                match self.state.offload.take_write_back(&self.engine.gpu).await? {
                     Some(slot) => break slot,
                     None => self.submit(encoder)?,
                 }
@@ -195,27 +195,27 @@ impl HotTurn<'_> {
     }
 
     /// Builds the index of blocks that the host holds, by step words that name them: those from which block on.
-    pub(in crate::engine) fn build_index(
+    pub(in crate::engine) async fn build_index(
         &mut self,
         blocks: &[u32],
-        sealing: impl Fn(usize, &[u32]) -> Vec<u32>,
+        sealing: impl Fn(usize, &[u32]) -> Vec<u32> + Send + Sync,
     ) -> Result<()> {
-        self.state.offload.complete_all(&self.engine.gpu)?;
+        self.state.offload.complete_all(&self.engine.gpu).await?;
         let own = &self.hot.buffers;
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         let mut first = 0;
         for piece in blocks.chunks(self.state.offload.uploads.piece_blocks() as usize) {
             self.submit(&mut encoder)?;
             self.engine.gpu.write(
-                &self.engine.scratch.step,
+                &self.engine.runner.scratch().step,
                 0,
                 bytemuck::cast_slice(&sealing(first, piece)),
             );
             let segment = SegmentParams::in_order(first as u32, piece.len() as u32, 0, 1);
             self.engine.gpu.write(&own.arrived_segment, 0, bytemuck::bytes_of(&segment));
-            for (number, layer) in self.hot.layers.iter().enumerate() {
+            for (number, layer) in self.ops.layers.iter().enumerate() {
                 let upload = loop {
-                    match self.state.offload.gather_blocks(&self.engine.gpu, number, piece)? {
+                    match self.state.offload.gather_blocks(&self.engine.gpu, number, piece).await? {
                         Some(upload) => break upload,
                         None => self.submit(&mut encoder)?,
                     }

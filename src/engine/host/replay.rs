@@ -4,27 +4,34 @@ use super::{Hot, HotTurn};
 use crate::Result;
 use crate::attention::Timing;
 use crate::engine::Session;
+use crate::engine::cache::BlockLists;
 use crate::gpu::Gpu;
 
 impl Hot {
     /// Goes by this rule from now on, and begins with nothing in the hot cache.
-    pub(in crate::engine) fn begin_replay(&mut self, gpu: &Gpu, timing: Timing, overlaps: bool) {
-        let state = self.state.get_mut();
+    pub(in crate::engine) async fn begin_replay(&self, gpu: &Gpu, timing: Timing, overlaps: bool) {
+        let state = &mut *self.kv.state.lock().await;
         let rule = &mut state.offload.rule;
         (rule.timing, rule.overlaps) = (timing, overlaps);
-        state.abandon(gpu);
+        // A device that cannot do this will not do a step either.
+        let _ = state.take_back(gpu).await;
+    }
+
+    /// Where the blocks are listed that a step attends.
+    pub(in crate::engine) fn steered(&self) -> &BlockLists {
+        &self.kv.buffers.wanted
     }
 }
 
 impl HotTurn<'_> {
     /// Leaves nothing on the GPU that the CPU holds too, or nobody needs, and forgets what was wanted: what comes does not depend
     /// on what was.
-    pub(in crate::engine) fn unload(&mut self) -> Result<()> {
+    pub(in crate::engine) async fn unload(&mut self) -> Result<()> {
         let engine = self.engine;
         let offload = &mut self.state.offload;
-        offload.complete_all(&engine.gpu)?;
+        offload.complete_all(&engine.gpu).await?;
         let host = &offload.host;
-        offload.window.keep(|block| engine.pool.is_held(block) && !host.holds(block));
+        offload.window.keep(|block| engine.cache.pool().is_held(block) && !host.holds(block));
         offload.residents.restart();
         Ok(())
     }

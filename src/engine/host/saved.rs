@@ -22,25 +22,27 @@ impl<'e> HotTurn<'e> {
 
     /// Gives the host a block.
     pub(in crate::engine) fn write_to_host(&mut self, block: u32, halves: &[u8]) -> Result<()> {
-        let layers: Vec<_> = (0..self.hot.layers.len()).map(|layer| (block, layer)).collect();
+        let layers: Vec<_> = (0..self.ops.layers.len()).map(|layer| (block, layer)).collect();
         self.state.offload.host.store(&layers, halves)
     }
 
     /// Waits until the host holds everything that is written back.
-    pub(in crate::engine) fn complete(&mut self) -> Result<()> {
-        self.state.offload.complete_all(&self.engine.gpu)
+    pub(in crate::engine) async fn complete(&mut self) -> Result<()> {
+        self.state.offload.complete_all(&self.engine.gpu).await
     }
 
     /// Makes blocks of the pool a new session's: whatever their numbers stood for is forgotten.
-    pub(in crate::engine) fn take_blocks(&mut self, blocks: &[u32]) -> Result<()> {
+    pub(in crate::engine) async fn take_blocks(&mut self, blocks: &[u32]) -> Result<()> {
+        self.state.unfinished = Some(blocks.to_vec());
         // What is still on its way to the host under one of these numbers is not of this session.
-        self.state.offload.complete_all(&self.engine.gpu)?;
+        self.state.offload.complete_all(&self.engine.gpu).await?;
         for &block in blocks {
             self.state.is_stale |= self.state.offload.forget(block);
         }
-        self.settle_slots()?;
+        self.settle_slots().await?;
         // Another session may have had the slot, and ended where this one goes on.
         self.state.lag = None;
+        self.state.unfinished = None;
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ impl HotTurn<'_> {
 
     /// Makes sure that the windows of these sessions, each at its position, lie on the GPU; what a session writes to is no
     /// longer what the host holds of it.
-    pub(super) fn bring_window(&mut self, sessions: &[(&Session, u32)]) -> Result<()> {
+    pub(super) async fn bring_window(&mut self, sessions: &[(&Session, u32)]) -> Result<()> {
         let block = self.engine.shape.block;
         let needed: Vec<(u32, bool)> = sessions
             .iter()
@@ -35,23 +35,23 @@ impl HotTurn<'_> {
             if self.state.offload.window.slot(physical).is_some() {
                 continue;
             }
-            self.admit(physical, &needed)?;
+            self.admit(physical, &needed).await?;
             if is_written {
                 missing.push(physical);
             }
         }
-        self.load_window(&missing)?;
+        self.load_window(&missing).await?;
         for (session, position) in sessions {
             let open = session.table.blocks().get((position / block) as usize);
             if let Some(&open) = open.filter(|_| position % block != 0) {
                 self.state.is_stale |= self.state.offload.reopen(open);
             }
         }
-        self.settle_slots()
+        self.settle_slots().await
     }
 
     // A slot of the window for a block, that of one that nobody needs now.
-    pub(super) fn admit(&mut self, physical: u32, needed: &[(u32, bool)]) -> Result<u32> {
+    pub(super) async fn admit(&mut self, physical: u32, needed: &[(u32, bool)]) -> Result<u32> {
         for is_last in [false, true] {
             let offload = &mut self.state.offload;
             let held = &offload.host;
@@ -62,7 +62,7 @@ impl HotTurn<'_> {
             }
             if !is_last {
                 // A block may be replaced once the host holds it.
-                self.state.offload.complete_all(&self.engine.gpu)?;
+                self.state.offload.complete_all(&self.engine.gpu).await?;
             }
         }
         Err(Error::argument(
@@ -73,21 +73,21 @@ impl HotTurn<'_> {
     }
 
     // Copies blocks that the host holds into their slots of the window.
-    fn load_window(&mut self, blocks: &[u32]) -> Result<()> {
+    async fn load_window(&mut self, blocks: &[u32]) -> Result<()> {
         if blocks.is_empty() {
             return Ok(());
         }
-        self.state.offload.complete_all(&self.engine.gpu)?;
+        self.state.offload.complete_all(&self.engine.gpu).await?;
         if let Some(lost) = blocks.iter().find(|&&block| !self.state.offload.host.holds(block)) {
             return Err(Error::Gpu(format!(
                 "block {lost} is neither on the GPU nor with the host"
             )));
         }
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
-        for layer in 0..self.hot.layers.len() {
+        for layer in 0..self.ops.layers.len() {
             for blocks in blocks.chunks(self.state.offload.uploads.piece_blocks() as usize) {
                 let upload = loop {
-                    match self.state.offload.gather_blocks(&self.engine.gpu, layer, blocks)? {
+                    match self.state.offload.gather_blocks(&self.engine.gpu, layer, blocks).await? {
                         Some(upload) => break upload,
                         None => self.submit(&mut encoder)?,
                     }
@@ -96,7 +96,7 @@ impl HotTurn<'_> {
                 for &block in blocks {
                     places.push(self.hot.cache.place(layer, self.window_slot(block)?));
                 }
-                if self.hot.unpack.is_none() {
+                if self.ops.unpack.is_none() {
                     self.state.offload.uploads.record_copies(&mut encoder, &upload, &places);
                 } else {
                     self.record_whole(&mut encoder, &upload, blocks.len());
@@ -114,7 +114,7 @@ impl HotTurn<'_> {
     }
 
     // The open block `old` of a fork, copied to `new`, which is written to from now on.
-    pub(super) fn copy_open_block(
+    pub(super) async fn copy_open_block(
         &mut self,
         batch: &[(&mut Session, &[u32])],
         old: u32,
@@ -128,13 +128,13 @@ impl HotTurn<'_> {
             );
         }
         if self.state.offload.window.slot(old).is_none() {
-            self.admit(old, &needed)?;
-            self.load_window(&[old])?;
+            self.admit(old, &needed).await?;
+            self.load_window(&[old]).await?;
         }
-        let to = self.admit(new, &needed)?;
+        let to = self.admit(new, &needed).await?;
         let from = self.window_slot(old)?;
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
-        self.hot.cache.copy_block(&mut encoder, &self.engine.scratch.moving, (from, to));
+        self.hot.cache.copy_block(&mut encoder, &self.engine.runner.scratch().moving, (from, to));
         self.submit(&mut encoder)
     }
 }

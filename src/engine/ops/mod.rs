@@ -32,6 +32,7 @@ use crate::kernels::{
 use crate::kv::{CacheLayout, LayerIndex};
 use crate::model::ModelConfig;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The weights of one layer.
 pub(super) struct LayerWeights {
@@ -40,6 +41,17 @@ pub(super) struct LayerWeights {
     pub(super) output: Matrix,
     pub(super) ffn_norm: wgpu::Buffer,
     pub(super) ffn: FfnWeights,
+}
+
+/// What a layer does that needs its weights and the scratch alone.
+pub(super) struct WeightOps {
+    pub(super) attn_norm: Norm,
+    /// What makes queries, keys and values.
+    pub(super) attention: AttentionOps,
+    /// The output projection.
+    pub(super) output: Product,
+    pub(super) ffn_norm: Norm,
+    pub(super) ffn: FfnOps,
 }
 
 /// What stands before and after the layers.
@@ -149,7 +161,7 @@ impl OpMaker<'_> {
         let scratch = self.scratch;
         let strides = Strides::new(self.config);
         let mut embed = Vec::new();
-        for part in &model.embedding.parts {
+        for part in &model.embedding().parts {
             let params =
                 EmbedParams { units: part.units, rows: part.rows, first_row: part.first_row };
             let uniform = self.uniform(params).await?;
@@ -179,7 +191,7 @@ impl OpMaker<'_> {
         let normed = (&scratch.normed, strides.hidden);
         Ok(EndOps {
             embed,
-            output_norm: self.norm(true, size, stream, &model.output_norm, normed).await?,
+            output_norm: self.norm(true, size, stream, model.output_norm(), normed).await?,
             logits: {
                 let to = (&scratch.logits, vocabulary, 0);
                 let of = (Output::Store, Tokens::Outputs as fn(u32) -> Tokens);
@@ -190,15 +202,8 @@ impl OpMaker<'_> {
         })
     }
 
-    /// A layer, of which `own` is what it does in the way of its residency.
-    pub(super) async fn layer<K>(
-        &mut self,
-        weights: &LayerWeights,
-        kv: &LayerKv<'_>,
-        index: Option<&LayerIndex>,
-        own: K,
-    ) -> Result<Layer<K>> {
-        let (scratch, shape) = (self.scratch, self.shape);
+    /// What of a layer needs no cache.
+    pub(super) async fn weight_ops(&mut self, weights: &LayerWeights) -> Result<WeightOps> {
         let strides = Strides::new(self.config);
         let few = matvec_tokens(self.gpu.tier);
         let (attn_norm, normed) = self.stream_norm(few, &weights.attn_norm).await?;
@@ -206,17 +211,29 @@ impl OpMaker<'_> {
         let (ffn_norm, normed) =
             self.stream_norm(weights.ffn.matvec_tokens(few), &weights.ffn_norm).await?;
         let ffn = self.ffn(&weights.ffn, normed).await?;
+        let attended = (&self.scratch.attended, strides.attention);
+        let stream = (&self.scratch.x, strides.hidden);
+        let output = self.product(&weights.output, attended, stream, Output::Add).await?;
+        Ok(WeightOps { attn_norm, attention, output, ffn_norm, ffn })
+    }
+
+    /// A layer over a cache, of which `own` is what it does in the way of its residency.
+    pub(super) async fn layer<K>(
+        &mut self,
+        weights: &Arc<WeightOps>,
+        kv: &LayerKv<'_>,
+        index: Option<&LayerIndex>,
+        own: K,
+    ) -> Result<Layer<K>> {
+        let shape = self.shape;
         let spec = kernels::dense_split(self.gpu.tier, &shape, kv.blocks.place());
         let mut dense_split = Vec::new();
         for segment in 0..kv.segments.len() {
             dense_split.push(self.split(&spec, kv, segment, None, 0).await?);
         }
-        let attended = (&scratch.attended, strides.attention);
-        let stream = (&scratch.x, strides.hidden);
         Ok(Layer {
             shape,
-            attn_norm,
-            attention,
+            weights: weights.clone(),
             dense_split,
             merge: self.merge(kv, kv.layout.segments).await?,
             index: match (index, &self.options.index) {
@@ -225,9 +242,6 @@ impl OpMaker<'_> {
                 }
                 _ => None,
             },
-            output: self.product(&weights.output, attended, stream, Output::Add).await?,
-            ffn_norm,
-            ffn,
             kv: own,
         })
     }

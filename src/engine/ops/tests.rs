@@ -40,16 +40,17 @@ fn a_segment_that_is_too_short_is_told_with_kernel_and_variable() {
             chosen: (&list).into(),
             candidates: (&list).into(),
         };
-        let weights = &engine.model.layers[0].attention;
+        let model = engine.model().clone();
+        let weights = &model.layers()[0].attention;
         let mut maker = engine.op_maker();
-        let step = &engine.scratch.step;
+        let step = &engine.runner.scratch().step;
         tells(maker.appends(weights, step, &kv).await, "kv/rope_append", "kv");
         let spec = kernels::dense_split(engine.gpu.tier, &engine.shape, Place::Paged);
         tells(maker.split(&spec, &kv, 0, None, 0).await, "attend/dense_split", "kv");
         let segments = maker.kv_segments(layout, &short).await.unwrap();
         let (segment, bound) = &segments[0];
         tells(maker.prefill(step, segment, bound).await, "attend/prefill", "kv");
-        let index = &engine.index.as_ref().unwrap().layers[0];
+        let index = &engine.cache.indices()[0];
         tells(maker.sealing(index, bound, segment).await, "index/token_codes", "kv");
         tells(maker.token_ops(&kv, index, &kv.candidates).await, "select/exact_token_score", "kv");
         tells(maker.index(&kv, index, 64).await, "select/exact_token_score", "kv");
@@ -61,19 +62,19 @@ fn a_segment_that_is_too_short_is_told_with_kernel_and_variable() {
         let long = [long.await.unwrap()];
         let kv =
             LayerKv { segments: &long, chosen: (&list).into(), candidates: (&list).into(), ..kv };
-        let layer = &mut engine.index.as_mut().unwrap().layers[0];
+        let layer = &mut engine.cache.indices_mut()[0];
         let kept = std::mem::replace(&mut layer.summaries[0].1, short.to_vec());
         let mut maker = engine.op_maker();
-        let index = &engine.index.as_ref().unwrap().layers[0];
+        let index = &engine.cache.indices()[0];
         let segments = maker.kv_segments(layout, &long).await.unwrap();
         let (segment, bound) = &segments[0];
         tells(maker.sealing(index, bound, segment).await, "index/block_summary", "summary");
         tells(maker.index(&kv, index, 64).await, "select/summary_score", "summary");
-        let layer = &mut engine.index.as_mut().unwrap().layers[0];
+        let layer = &mut engine.cache.indices_mut()[0];
         layer.summaries[0].1 = kept;
         layer.codes = short.to_vec();
         let mut maker = engine.op_maker();
-        let index = &engine.index.as_ref().unwrap().layers[0];
+        let index = &engine.cache.indices()[0];
         tells(maker.token_ops(&kv, index, &kv.candidates).await, "select/token_score", "codes");
         tells(maker.sealing(index, bound, segment).await, "index/token_codes", "codes");
     });
@@ -86,11 +87,11 @@ fn so_is_one_of_latents() {
         let engine = engine(&adapter, "glm4-moe-lite").await;
         let short = engine.gpu.storage("too short", 16).await.unwrap();
         let short = Binding::from(&short).holding(engine.shape.block_bytes());
-        let AttentionWeights::Latent(weights) = &engine.model.layers[0].attention else {
+        let AttentionWeights::Latent(weights) = &engine.model().layers()[0].attention else {
             panic!("a model with latent attention");
         };
         let mut maker = engine.op_maker();
-        let step = &engine.scratch.step;
+        let step = &engine.runner.scratch().step;
         let segment = maker.uniform(CacheLayout::new(64, 4, 1 << 30).segment(0)).await.unwrap();
         let append = maker.latent_append(weights, step, &segment, &short).await;
         tells(append, "kv/latent_append", "kv");

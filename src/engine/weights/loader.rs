@@ -66,9 +66,9 @@ impl Loader<'_> {
             let (first, count) = (rows.start, rows.len() as u32);
             // Rows that the GPU stores as the file does need no packing.
             if is_float(run.kind) && run.length.is_multiple_of(WeightFormat::UNIT) {
-                self.copy(&mut reader, rows, &buffer)?;
+                self.copy(&mut reader, rows, &buffer).await?;
             } else {
-                self.pack(&mut reader, rows, &buffer, scales_at)?;
+                self.pack(&mut reader, rows, &buffer, scales_at).await?;
             }
             let first_row = first_row + first;
             made.push(Part {
@@ -84,7 +84,7 @@ impl Loader<'_> {
         Ok(())
     }
 
-    fn copy(
+    async fn copy(
         &mut self,
         reader: &mut Reader<'_, '_>,
         rows: Range<u32>,
@@ -98,13 +98,13 @@ impl Loader<'_> {
             if bytes.len() as u64 >= MOST_PACKED || row + 1 == rows.end {
                 self.write(buffer, &mut to, &bytes);
                 bytes.clear();
-                self.flush(MOST_STAGED)?;
+                self.flush(MOST_STAGED).await?;
             }
         }
         Ok(())
     }
 
-    fn pack(
+    async fn pack(
         &mut self,
         reader: &mut Reader<'_, '_>,
         rows: Range<u32>,
@@ -122,7 +122,7 @@ impl Loader<'_> {
                 self.write(buffer, &mut scales_to, bytemuck::cast_slice(&packed.scales));
                 packed.weights.clear();
                 packed.scales.clear();
-                self.flush(MOST_STAGED)?;
+                self.flush(MOST_STAGED).await?;
             }
         }
         Ok(())
@@ -154,12 +154,12 @@ impl Loader<'_> {
     }
 
     /// Lets the driver finish its copies when more than `most` bytes are staged.
-    pub(in crate::engine) fn flush(&mut self, most: u64) -> Result<()> {
+    pub(in crate::engine) async fn flush(&mut self, most: u64) -> Result<()> {
         if self.unflushed > most {
             self.unflushed = 0;
             let index =
                 self.gpu.submit(self.gpu.device.create_command_encoder(&Default::default()))?;
-            self.gpu.wait(index)?;
+            self.gpu.wait(index).await?;
         }
         Ok(())
     }

@@ -124,21 +124,21 @@ impl Offload {
     ///
     /// # Errors
     /// Errors of the device.
-    pub fn gather_blocks(
+    pub async fn gather_blocks(
         &mut self,
         gpu: &Gpu,
         layer: usize,
         blocks: &[u32],
     ) -> Result<Option<Upload>> {
-        self.uploads.gather(gpu, &self.host, layer, blocks)
+        self.uploads.gather(gpu, &self.host, layer, blocks).await
     }
 
     /// A slot for blocks that are written back, or none where the caller has to submit first.
     ///
     /// # Errors
     /// As [`Offload::complete`].
-    pub fn take_write_back(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
-        self.write_back.take(gpu, &mut self.host)
+    pub async fn take_write_back(&mut self, gpu: &Gpu) -> Result<Option<usize>> {
+        self.write_back.take(gpu, &mut self.host).await
     }
 
     /// Stores what has left the GPU; whether there was something.
@@ -153,8 +153,8 @@ impl Offload {
     ///
     /// # Errors
     /// As [`Offload::complete`].
-    pub fn complete_all(&mut self, gpu: &Gpu) -> Result<()> {
-        self.write_back.complete_all(gpu, &mut self.host)
+    pub async fn complete_all(&mut self, gpu: &Gpu) -> Result<()> {
+        self.write_back.complete_all(gpu, &mut self.host).await
     }
 
     /// Says which submission what was recorded went with.

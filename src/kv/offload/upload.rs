@@ -95,12 +95,16 @@ impl Uploads {
     ///
     /// # Errors
     /// Errors of the device.
-    pub fn load(&mut self, gpu: Option<&Gpu>, items: &mut Vec<Items>) -> Result<Option<Upload>> {
+    pub async fn load(
+        &mut self,
+        gpu: Option<&Gpu>,
+        items: &mut Vec<Items>,
+    ) -> Result<Option<Upload>> {
         if items.is_empty() {
             return Ok(None);
         }
         let slot = match gpu {
-            Some(gpu) => self.ring.take(gpu)?,
+            Some(gpu) => self.ring.take(gpu).await?,
             None => self.ring.take_free(),
         };
         let Some(slot) = slot else { return Ok(None) };
@@ -166,14 +170,14 @@ impl Uploads {
     }
 
     /// Gathers one layer of consecutive blocks, whole, into a slot of the ring; none where the caller has to submit first.
-    pub(super) fn gather(
+    pub(super) async fn gather(
         &mut self,
         gpu: &Gpu,
         host: &HostCache,
         layer: usize,
         blocks: &[u32],
     ) -> Result<Option<Upload>> {
-        let Some(slot) = self.ring.take(gpu)? else { return Ok(None) };
+        let Some(slot) = self.ring.take(gpu).await? else { return Ok(None) };
         let began = Instant::now();
         let bytes = self.format.block_bytes() * blocks.len() as u64;
         let pieces: Vec<&[u8]> = blocks.iter().map(|&b| host.layer(b, layer)).collect();

@@ -29,10 +29,10 @@ impl WriteBack {
     }
 
     /// A slot for blocks, or none where the caller has to submit first.
-    pub(super) fn take(&mut self, gpu: &Gpu, host: &mut HostCache) -> Result<Option<usize>> {
+    pub(super) async fn take(&mut self, gpu: &Gpu, host: &mut HostCache) -> Result<Option<usize>> {
         self.complete(gpu, host)?;
         loop {
-            if let Some(slot) = self.ring.take(gpu)? {
+            if let Some(slot) = self.ring.take(gpu).await? {
                 return Ok(Some(slot));
             }
             if !self.complete(gpu, host)? {
@@ -70,15 +70,13 @@ impl WriteBack {
     }
 
     /// Waits until everything is stored.
-    pub(super) fn complete_all(&mut self, gpu: &Gpu, host: &mut HostCache) -> Result<()> {
-        while self.ring.is_busy() {
-            if !self.complete(gpu, host)?
-                && let Some(oldest) = self.ring.oldest()
-            {
-                gpu.wait(oldest)?;
+    pub(super) async fn complete_all(&mut self, gpu: &Gpu, host: &mut HostCache) -> Result<()> {
+        loop {
+            self.ring.settle(gpu).await?;
+            if !self.complete(gpu, host)? {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     pub(super) fn submitted(&mut self, index: &wgpu::SubmissionIndex) {

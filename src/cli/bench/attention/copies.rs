@@ -87,7 +87,7 @@ impl Copies {
                 let blocks = options.segment_blocks.min(limits.cache_blocks - first);
                 let bytes = u64::from(blocks) * shape.block_bytes();
                 let segment = gpu.storage("keys and values", bytes).await?;
-                fill(gpu, &noise, &segment, shape.block_bytes(), &mut random)?;
+                fill(gpu, &noise, &segment, shape.block_bytes(), &mut random).await?;
                 kv.push(segment);
             }
             let codes = match codes_bytes {
@@ -148,7 +148,7 @@ fn noise(random: &mut Pcg64) -> Vec<u8> {
 }
 
 // Every block from another place of the noise.
-fn fill(
+async fn fill(
     gpu: &Gpu,
     noise: &wgpu::Buffer,
     to: &wgpu::Buffer,
@@ -163,5 +163,5 @@ fn fill(
         encoder.copy_buffer_to_buffer(noise, from, to, at, bytes);
     }
     let index = gpu.submit(encoder)?;
-    gpu.wait(index)
+    gpu.wait(index).await
 }

@@ -48,7 +48,7 @@ pub(super) async fn take(
         layers.push(decode.bind(&copies.tensors(copy, method.selector())).await?);
     }
     if method.two_level.is_some() {
-        index(gpu, copies, &decode, &tables, &layers)?;
+        index(gpu, copies, &decode, &tables, &layers).await?;
     }
     let sequences: Vec<Sequence<'_>> = tables
         .iter()
@@ -92,7 +92,7 @@ async fn sample(
     drop(pass);
     let began = Instant::now();
     let index = gpu.submit(encoder)?;
-    gpu.wait(index)?;
+    gpu.wait(index).await?;
     let elapsed = began.elapsed().as_secs_f64();
     let spans = gpu.stop_clock().await?;
     let on_gpu: f64 =
@@ -101,7 +101,7 @@ async fn sample(
 }
 
 // Builds the index of every copy.
-fn index(
+async fn index(
     gpu: &Gpu,
     copies: &Copies,
     decode: &Decode,
@@ -123,7 +123,7 @@ fn index(
             }
             drop(pass);
             let submitted = gpu.submit(encoder)?;
-            gpu.wait(submitted)?;
+            gpu.wait(submitted).await?;
         }
     }
     Ok(())
