@@ -8,6 +8,7 @@ mod latent;
 mod matrix;
 mod model;
 mod select;
+mod selection;
 mod stream;
 mod tiers;
 
@@ -41,7 +42,7 @@ pub use select::{
     block_score, exact_block_score, exact_token_score, scored_blocks, summary_score, token_score,
     top_k_blocks, top_k_tokens,
 };
-
+pub(crate) use selection::{ScoreOps, Scoring, Segment, Selection};
 pub use stream::{STREAM_VECS, Stream, stream};
 pub use tiers::has_matrix_units;
 

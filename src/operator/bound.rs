@@ -4,7 +4,8 @@ use super::plan::Kind;
 use super::recording::Words;
 use super::{Pass, Selector};
 use crate::gpu::Op;
-use crate::{Error, Result, kernels};
+use crate::kernels::{self, ScoreOps};
+use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Tensors of one layer, bound to the kernels of a [`Decode`](super::Decode).
@@ -22,9 +23,7 @@ pub struct Bound {
 
 /// One level of selection.
 pub(super) struct Level {
-    /// Scores `scored` blocks a workgroup; nothing where everything is kept.
-    pub(super) score: Vec<Op>,
-    pub(super) scored: u32,
+    pub(super) score: ScoreOps,
     pub(super) top_k: Op,
 }
 
@@ -72,9 +71,7 @@ impl Level {
     // `blocks` are those to score, where there is a choice.
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, blocks: Option<u32>, heads: u32, rows: u32) {
         if let Some(blocks) = blocks {
-            for score in &self.score {
-                score.record(pass, blocks.div_ceil(self.scored), heads, rows);
-            }
+            self.score.record(pass, blocks, heads, rows);
         }
         self.top_k.record(pass, heads, rows, 1);
     }
