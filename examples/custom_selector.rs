@@ -6,8 +6,8 @@
 #[allow(dead_code, reason = "it is a program of its own")]
 pub mod embed_operator;
 
-use asynctls::attention::Shape;
-use asynctls::operator::{Batch, Decode, Limits, Options, Select, Selector, Sequence, Tensors};
+use asynctls::attention::{KvLayout, Shape};
+use asynctls::operator::{Batch, Decode, Kv, Limits, Options, Select, Selector, Sequence, Tensors};
 use asynctls::reference::attend::attention;
 use embed_operator::{floats, open, paged, words};
 use rand_pcg::Pcg32;
@@ -45,13 +45,13 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
 
     let limits = Limits { rows: 1, sequences: 1, tokens: length, cache_blocks: blocks };
     let decode = Decode::new(&gpu, Options::new(&gpu, shape, limits), Selector::Caller).await?;
-    let cache = paged(&shape, &keys, &values);
+    let cache = paged(&shape, KvLayout::Joined, &keys, &values).concat();
     let q = gpu.storage_with("queries", bytemuck::cast_slice(&queries)).await?;
     let kv = gpu.storage_with("keys and values", bytemuck::cast_slice(&cache)).await?;
     let output = gpu.storage("output", (queries.len() * 4) as u64).await?;
     let tensors = Tensors {
         queries: q.as_entire_buffer_binding(),
-        kv: vec![kv.as_entire_buffer_binding()],
+        kv: Kv::Joined(vec![kv.as_entire_buffer_binding()]),
         output: output.as_entire_buffer_binding(),
         codes: None,
         summary: None,

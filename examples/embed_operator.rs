@@ -1,11 +1,11 @@
-//! Two-level attention in a program of one's own: on its device, over its buffers, checked against the CPU twin.
+//! Two-level attention in a program of one's own: on its device, over its buffers, checked against the CPU twin. Keys and values
+//! lie in one buffer first, and then in two.
 //! `cargo run --release --example embed_operator`; `ASYNCTLS_ADAPTER` names the adapter by a part of its label.
 
-use asynctls::attention::{BlockScorer, Blocks, Budget, Shape, TokenScorer, TwoLevel};
+use asynctls::attention::{BlockScorer, Blocks, Budget, KvLayout, Shape, TokenScorer, TwoLevel};
 use asynctls::gpu::{Adapter, Gpu, GpuOptions};
 use asynctls::operator::{
-    Batch, Codes, Decode, Limits, Options, Select, Selector, Sequence, Tensors, choose_channels,
-    key_offset, value_offset,
+    Batch, Codes, Decode, Kv, Limits, Options, Select, Selector, Sequence, Tensors, choose_channels,
 };
 use asynctls::reference::attend::attention;
 use asynctls::wgpu::{self, util::DeviceExt};
@@ -14,9 +14,15 @@ use rand_pcg::{Pcg32, rand_core::Rng};
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("{}", pollster::block_on(run(std::env::var("ASYNCTLS_ADAPTER").ok().as_deref()))?);
+    let wanted = std::env::var("ASYNCTLS_ADAPTER").ok();
+    for layout in LAYOUTS {
+        println!("{}", pollster::block_on(run(wanted.as_deref(), layout))?);
+    }
     Ok(())
 }
+
+/// How keys and values may lie: in one buffer, or in two tensors \[block\]\[KV head\]\[token\]\[dimension\].
+pub const LAYOUTS: [fn(&Shape) -> KvLayout; 2] = [|_| KvLayout::Joined, KvLayout::apart];
 
 /// A device that the program opens as it likes, here with the features and limits of the best kernels, and the library's
 /// handle on it.
@@ -51,28 +57,32 @@ pub fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
-/// A layer's keys and values as an operator reads them, in blocks that follow one another; given as
+/// A layer's keys and values as an operator reads them, in blocks that follow one another, in one buffer or two; given as
 /// \[token\]\[KV head\]\[dimension\].
-pub fn paged(shape: &Shape, keys: &[f32], values: &[f32]) -> Vec<f16> {
+pub fn paged(shape: &Shape, layout: KvLayout, keys: &[f32], values: &[f32]) -> Vec<Vec<f16>> {
     let (heads, dim) = (shape.kv_heads, shape.head_dim as usize);
     let tokens = (keys.len() / dim) as u32 / heads;
-    let bytes = u64::from(tokens.div_ceil(shape.block)) * shape.block_bytes();
-    let mut cache = vec![f16::ZERO; bytes as usize / 2];
-    let mut put = |offset: u64, row: &[f32]| {
-        let at = offset as usize / 2;
-        cache[at..at + dim].iter_mut().zip(row).for_each(|(to, &x)| *to = f16::from_f32(x));
+    let halves = layout.bytes(shape, tokens.div_ceil(shape.block)) as usize / 2;
+    let buffers = if layout == KvLayout::Joined { 1 } else { 2 };
+    let mut cache = vec![vec![f16::ZERO; halves]; buffers];
+    let mut put = |buffer: usize, offset: u64, row: &[f32]| {
+        let to = cache[buffer][offset as usize / 2..].iter_mut();
+        to.zip(row).for_each(|(to, &x)| *to = f16::from_f32(x));
     };
     for (i, (key, value)) in keys.chunks_exact(dim).zip(values.chunks_exact(dim)).enumerate() {
         let (token, head) = (i as u32 / heads, i as u32 % heads);
         let (block, token) = (token / shape.block, token % shape.block);
-        put(key_offset(shape, block, head, token), key);
-        put(value_offset(shape, block, head, token), value);
+        put(0, layout.key_offset(shape, block, head, token), key);
+        put(buffers - 1, layout.value_offset(shape, block, head, token), value);
     }
     cache
 }
 
 /// The whole of it; says what it did.
-pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
+pub async fn run(
+    wanted: Option<&str>,
+    layout: fn(&Shape) -> KvLayout,
+) -> Result<String, Box<dyn Error>> {
     let (device, queue, gpu) = open(wanted).await?;
     // Two KV heads, four query heads each, and one sequence of 3,000 tokens.
     let (shape, length, random) = (Shape::new(2, 4, 64, false), 3000, &mut Pcg32::new(1, 2));
@@ -84,7 +94,8 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
 
     // The operator, for batches of one row.
     let limits = Limits { rows: 1, sequences: 1, tokens: length as u32, cache_blocks: blocks };
-    let options = Options::new(&gpu, shape, limits);
+    let layout = layout(&shape);
+    let options = Options::with_layout(&gpu, shape, layout, limits);
     let (scorer, token_scorer) = (BlockScorer::Codes, TokenScorer::Codes);
     let selector = Selector::TwoLevel { blocks: scorer, tokens: token_scorer };
     let decode = Decode::new(&gpu, options, selector).await?;
@@ -105,7 +116,9 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
         device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation })
     };
     let q = filled("queries", bytemuck::cast_slice(&queries));
-    let kv = filled("keys and values", bytemuck::cast_slice(&paged(&shape, &keys, &values)));
+    let kv = paged(&shape, layout, &keys, &values);
+    let kv = kv.iter().map(|halves| filled("keys and values", bytemuck::cast_slice(halves)));
+    let kv: Vec<wgpu::Buffer> = kv.collect();
     let codes = empty("codes", u64::from(blocks) * shape.block_code_bytes());
     let output = empty("output", (heads * group * dim * 4) as u64);
     // Channels are chosen by some tokens' queries and keys; here by the only queries there are.
@@ -113,7 +126,13 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
     let index = Codes { channels: &channels, codes: codes.as_entire_buffer_binding() };
     let tensors = Tensors {
         queries: q.as_entire_buffer_binding(),
-        kv: vec![kv.as_entire_buffer_binding()],
+        kv: match &kv[..] {
+            [keys, values] => Kv::Apart {
+                keys: vec![keys.as_entire_buffer_binding()],
+                values: vec![values.as_entire_buffer_binding()],
+            },
+            both => Kv::Joined(both.iter().map(wgpu::Buffer::as_entire_buffer_binding).collect()),
+        },
         output: output.as_entire_buffer_binding(),
         codes: Some(index),
         summary: None,
@@ -156,7 +175,8 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
     }
     let scratch = Decode::scratch_bytes(&options, selector)?;
     Ok(format!(
-        "{}: attended {attended} of {length} tokens a KV head, within {difference:.1e} of the twin; {scratch} bytes of scratch",
-        gpu.label()
+        "{}: attended {attended} of {length} tokens a KV head, in {} of keys and values, within {difference:.1e} of the twin; {scratch} bytes of scratch",
+        gpu.label(),
+        if kv.len() == 1 { "one buffer" } else { "two buffers" },
     ))
 }

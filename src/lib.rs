@@ -40,7 +40,7 @@
 //! ```no_run
 //! use asynctls::attention::{BlockScorer, Budget, Shape, TokenScorer, TwoLevel};
 //! use asynctls::gpu::Gpu;
-//! use asynctls::operator::{Batch, Codes, Decode, Limits, Options, Select, Selector, Sequence, Tensors};
+//! use asynctls::operator::{Batch, Codes, Decode, Kv, Limits, Options, Select, Selector, Sequence, Tensors};
 //! use asynctls::wgpu;
 //!
 //! # async fn run(
@@ -56,7 +56,7 @@
 //! let layer = decode
 //!     .bind(&Tensors {
 //!         queries: queries.as_entire_buffer_binding(),
-//!         kv: vec![kv.as_entire_buffer_binding()],
+//!         kv: Kv::Joined(vec![kv.as_entire_buffer_binding()]),
 //!         output: output.as_entire_buffer_binding(),
 //!         codes: Some(Codes { channels, codes: codes.as_entire_buffer_binding() }),
 //!         summary: None,

@@ -165,8 +165,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let token = v + i / ROW_VECS;
                 let written = place_here(place, token) && tile + token <= last_position;
                 // A head-block's values follow its keys.
-                let value = place_rows(place, token) + (v + BLOCK) * ROW_VECS + i;
-                let eight = select(vec4(0u), kv[value], written);
+                let value = place_rows(place, token) + (v + $first_value(BLOCK)) * ROW_VECS + i;
+                let eight = select(vec4(0u), $values(kv)[value], written);
                 stage[i * 2u] = kv_low(eight);
                 stage[i * 2u + 1u] = kv_high(eight);
             }

@@ -243,7 +243,7 @@ fn key_at(place: Place, i: u32) -> vec4<f16> {
 fn value_at(place: Place, i: u32, tile: u32, last_position: u32) -> vec4<f16> {
     let token = i / VECS;
     let written = place_here(place, token) && tile + token <= last_position;
-    return select(vec4<f16>(), kv[2u * place_rows(place, token) + BLOCK * VECS + i], written);
+    return select(vec4<f16>(), $values(kv)[2u * place_rows(place, token) + $first_value(BLOCK) * VECS + i], written);
 }
 
 fn stage_pair(i: u32, key: vec4<f16>, value: vec4<f16>) {

@@ -111,7 +111,7 @@ fn main(
         l_a = l_a * rescale_a + dot(w.a_near + w.a_far, vec4(1.0));
         l_b = l_b * rescale_b + dot(w.b_near + w.b_far, vec4(1.0));
         for (var i = 0u; i < ROW_VECS; i++) {
-            o[i] = add_values(scale8(o[i], rescale_a, rescale_b), w, spread(kv[value + i]));
+            o[i] = add_values(scale8(o[i], rescale_a, rescale_b), w, spread($values(kv)[value + i]));
         }
     }
     if a < rows {

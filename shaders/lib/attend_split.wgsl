@@ -100,9 +100,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < LANES; i++) {
             let at = key_rows[team * LANES + i];
             let w = weights[team * LANES + i];
-            o0 = add8(o0, w, load8(at, KEY_TO_VALUE + member));
+            o0 = add8(o0, w, $value8(load8)(at, KEY_TO_VALUE + member));
             if PARTS > 1u {
-                o1 = add8(o1, w, load8(at, KEY_TO_VALUE + second));
+                o1 = add8(o1, w, $value8(load8)(at, KEY_TO_VALUE + second));
             }
         }
         // The next tile overwrites what this one reads.

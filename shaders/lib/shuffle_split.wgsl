@@ -74,7 +74,7 @@ fn main(
             // Values, and the keys of the next round, are on their way while this round's logits are made.
             let counts = subgroupShuffle(own, source + own_token) != NOWHERE;
             //!repeat ROUND t
-            let value{t} = load8(at{t}, KEY_TO_VALUE + part);
+            let value{t} = $value8(load8)(at{t}, KEY_TO_VALUE + part);
             let x{t} = dot8(q, key{t});
             //!end
             source += STRIDE;

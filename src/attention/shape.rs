@@ -77,8 +77,12 @@ impl Shape {
                 self.head_dim
             )));
         }
-        let value_dim = self.value_dim();
-        if value_dim > self.head_dim || value_dim == 0 || !value_dim.is_multiple_of(32) {
+        let sound = |value_dim: u32| {
+            (1..=self.head_dim).contains(&value_dim) && value_dim.is_multiple_of(32)
+        };
+        if let Values::OfKeys(value_dim) = self.values
+            && !sound(value_dim)
+        {
             return Err(Error::Model(format!(
                 "values have {value_dim} dimensions, but a multiple of 32 up to the keys' {} is supported",
                 self.head_dim
@@ -196,5 +200,26 @@ impl Shape {
     #[cfg_attr(feature = "conformance", visibility::make(pub))]
     pub(crate) fn channels_len(&self) -> u64 {
         u64::from(self.kv_heads) * u64::from(self.index.channels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_head_dimension_that_is_named_is_accepted_with_values_of_its_own() {
+        for head_dim in [32, 64, 80, 96, 128, 192, 256, 576] {
+            Shape::new(2, 3, head_dim, false).validate().unwrap();
+        }
+        for (latent, message) in [
+            (0, "values have 0 dimensions, but a multiple of 32 up to the keys' 96"),
+            (80, "values have 80 dimensions, but"),
+            (128, "values have 128 dimensions, but"),
+        ] {
+            let values = Values::OfKeys(latent);
+            let error = Shape { values, ..Shape::latent(4, 64, 32, 64) }.validate().unwrap_err();
+            assert!(error.to_string().contains(message), "{error}");
+        }
     }
 }

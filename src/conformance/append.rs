@@ -54,7 +54,7 @@ impl Rows {
     }
 }
 
-/// Whether the segments of a cache hold these rows of a batch, and nothing more.
+/// Whether the buffers of a cache, all of keys before those of values, hold these rows of a batch, and nothing more.
 pub(super) fn check_appended(
     cache: &Cache,
     counts: &[u32],
@@ -74,8 +74,7 @@ pub(super) fn check_appended(
                     let first = want.len() - 2 * angles.len();
                     rope(&mut want[first..], &angles, shape.rope_interleaved);
                 }
-                let (segment, to) =
-                    cache.place(sequence, position, head * shape.cached_rows() + which);
+                let (segment, to) = cache.row_place((sequence, position), head, which == 1);
                 for (place, two) in expected[segment][to..].iter_mut().zip(want.chunks_exact(2)) {
                     *place = Some([two[0], two[1]]);
                 }

@@ -1,6 +1,6 @@
 //! Cases of `dense_split`, `sparse_split`, `merge` and `prefill`.
 
-use super::cache::{Cache, Family, latent_shapes, shape_label, shapes, sizes};
+use super::cache::{Cache, Family, Lie, latent_shapes, shape_label, shapes, sizes};
 use super::rig::{Data, POISON, Random, bits, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
@@ -43,6 +43,18 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         }
         for (segments, family) in contents {
             decode_cases(cases, shape, &large_batch(shape.block), segments, family);
+        }
+    }
+    // Two buffers matter where data is laid out as well.
+    let lies = [Lie::Apart, Lie::Roomy, Lie::HeadsFirst];
+    let some = shapes().into_iter().step_by(3).chain(sizes().into_iter().step_by(2));
+    for (shape, lie) in some.zip(lies.into_iter().cycle()) {
+        for kernel in ["dense_split", "sparse_split", "prefill"] {
+            let label = format!("{} {lie:?}", shape_label(&shape));
+            let (batch, contents) = (large_batch(shape.block), (3, Family::Random));
+            cases.push(Case::new(kernel, label, true, move |gpu| {
+                Box::pin(async move { attend(gpu, kernel, (shape, lie), &batch, contents).await })
+            }));
         }
     }
     for shape in [Shape::new(2, 3, 64, true), Shape { block: 16, ..Shape::new(1, 4, 128, false) }]
@@ -113,7 +125,10 @@ fn kernel_cases(
         let lengths = lengths.to_vec();
         cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
             let lengths = lengths.clone();
-            Box::pin(async move { attend(gpu, kernel, shape, &lengths, segments, family).await })
+            let contents = (segments, family);
+            Box::pin(
+                async move { attend(gpu, kernel, (shape, Lie::Joined), &lengths, contents).await },
+            )
         }));
     }
 }
@@ -125,12 +140,11 @@ pub(super) fn random_qkv(shape: &Shape, rows: usize) -> Vec<f32> {
 async fn attend(
     gpu: &Gpu,
     kernel: &str,
-    shape: Shape,
+    (shape, lie): (Shape, Lie),
     lengths: &[u32],
-    segments: u32,
-    family: Family,
+    (segments, family): (u32, Family),
 ) -> Result<Verdict> {
-    let cache = Cache::new(shape, lengths, segments, family);
+    let cache = Cache::new(shape, lengths, segments, family).lying(lie);
     // Prefill works on up to the last 150 tokens of each sequence, decode on the last one.
     let counts: Vec<u32> =
         lengths.iter().map(|&n| if kernel == "prefill" { n.min(150) } else { 1 }).collect();
@@ -238,16 +252,18 @@ async fn run_prefill(
     let qkv = bits(qkv);
     for segment in 0..cache.segments {
         let params = cache.segment(segment);
-        let kv = cache.segment_words(segment);
+        let (kv, values) = cache.buffers(segment);
         let data = kernels::Prefill {
             step: Data::In(&step.words),
             segment: Data::uniform(params),
             qkv: Data::In(&qkv),
             kv: Data::In(&kv),
+            values_in: values.as_deref().map(Data::In),
             out: Data::InOut(&out),
             states: Data::InOut(&states),
         };
         let spec = kernels::prefill(gpu.tier, shape, shape.row_width());
+        let spec = kernels::with_layout(spec, cache.layout);
         let results = run(gpu, &spec, data, grid).await?;
         (out, states) = (results.out, results.states);
     }
@@ -274,14 +290,16 @@ async fn run_splits(
             true => kernels::sparse_split(gpu.tier, shape, Place::Paged),
             false => kernels::dense_split(gpu.tier, shape, Place::Paged),
         };
+        let spec = kernels::with_layout(spec, cache.layout);
         for segment in 0..cache.segments {
             let params = cache.segment(segment);
-            let kv = cache.segment_words(segment);
+            let (kv, values) = cache.buffers(segment);
             let data = kernels::Split {
                 step: Data::In(&step.words),
                 segment: Data::uniform(params),
                 qkv: Data::In(&qkv),
                 kv: Data::In(&kv),
+                values_in: values.as_deref().map(Data::In),
                 partial_o: Data::InOut(&partial_o),
                 partial_ml: Data::InOut(&partial_ml),
                 chosen_tokens: selects.then_some(Data::In(chosen)),

@@ -1,7 +1,9 @@
 //! A paged key and value cache with known contents, spread over segments in shuffled order, for attention cases.
 
 use super::rig::Random;
-use crate::attention::{Attended, Budget, IndexFormat, Shape, Span, Step, StepSettings, Values};
+use crate::attention::{
+    Attended, Budget, IndexFormat, KvLayout, Shape, Span, Step, StepSettings, Strides, Values,
+};
 use crate::kernels::SegmentParams;
 use crate::reference::summary::SummaryTwin;
 use half::f16;
@@ -20,8 +22,22 @@ pub(super) enum Family {
     NotFinite,
 }
 
+/// How keys and values lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lie {
+    /// In one buffer.
+    Joined,
+    /// In two, without room between.
+    Apart,
+    /// In two, with room after each KV head and after each block.
+    Roomy,
+    /// In two, each KV head's blocks together.
+    HeadsFirst,
+}
+
 pub(super) struct Cache {
     pub(super) shape: Shape,
+    pub(super) layout: KvLayout,
     /// Tokens of each sequence.
     lengths: Vec<u32>,
     /// [sequence][KV head][token] rows.
@@ -93,6 +109,7 @@ impl Cache {
             .collect();
         Self {
             shape,
+            layout: KvLayout::Joined,
             lengths: lengths.to_vec(),
             keys,
             values,
@@ -117,7 +134,21 @@ impl Cache {
         let (keys, values) = (rows(0), rows(1));
         let (lengths, tables, ids) = (self.lengths.clone(), self.tables.clone(), self.ids.clone());
         let (segments, blocks_a_segment) = (self.segments, self.blocks_a_segment);
-        Self { shape, lengths, keys, values, tables, segments, blocks_a_segment, ids }
+        let layout = KvLayout::Joined;
+        Self { shape, layout, lengths, keys, values, tables, segments, blocks_a_segment, ids }
+    }
+
+    /// The same cache, whose keys and values lie so.
+    pub(super) fn lying(self, lie: Lie) -> Self {
+        let rows = self.shape.block * self.shape.head_dim;
+        let strides = |block, head| KvLayout::Apart(Strides { block, head });
+        let layout = match lie {
+            Lie::Joined => KvLayout::Joined,
+            Lie::Apart => KvLayout::apart(&self.shape),
+            Lie::Roomy => strides(self.shape.kv_heads * (rows + 24) + 8, rows + 24),
+            Lie::HeadsFirst => strides(rows + 16, self.blocks_a_segment * (rows + 16)),
+        };
+        Self { layout, ..self }
     }
 
     pub(super) fn key(&self, sequence: usize, head: usize, token: u32) -> &[f32] {
@@ -143,7 +174,41 @@ impl Cache {
         params(index * self.blocks_a_segment, self.blocks_a_segment, index, self.segments)
     }
 
-    /// One segment's words; blocks that nobody uses hold NaN.
+    /// What a segment's buffers hold: keys, or keys and values; and values where they are apart.
+    pub(super) fn buffers(&self, index: u32) -> (Vec<u32>, Option<Vec<u32>>) {
+        let KvLayout::Apart(strides) = self.layout else {
+            return (self.segment_words(index), None);
+        };
+        let words = |rows| self.apart_words(index, rows, strides);
+        (words(&self.keys), Some(words(&self.values)))
+    }
+
+    /// Keys or values of a segment; all else holds NaN.
+    fn apart_words(&self, index: u32, rows: &[Vec<Vec<Vec<f32>>>], strides: Strides) -> Vec<u32> {
+        let Shape { kv_heads, head_dim, block, .. } = self.shape;
+        let first = |slot: u32, head: u32| (slot * strides.block + head * strides.head) as usize;
+        let end = first(self.blocks_a_segment - 1, kv_heads - 1) + (block * head_dim) as usize;
+        let mut halves = vec![f16::NAN; end];
+        for (sequence, table) in self.tables.iter().enumerate() {
+            for token in 0..self.lengths[sequence] {
+                let physical = table[(token / block) as usize];
+                if physical / self.blocks_a_segment != index {
+                    continue;
+                }
+                for head in 0..kv_heads {
+                    let at = first(physical % self.blocks_a_segment, head);
+                    let at = at + (token % block * head_dim) as usize;
+                    let row = &rows[sequence][head as usize][token as usize];
+                    for (to, from) in halves[at..].iter_mut().zip(row) {
+                        *to = f16::from_f32(*from);
+                    }
+                }
+            }
+        }
+        words(&halves)
+    }
+
+    /// One segment's words, in one buffer; blocks that nobody uses hold NaN.
     pub(super) fn segment_words(&self, index: u32) -> Vec<u32> {
         let d = self.shape.head_dim as usize;
         let block_halves = self.shape.block_bytes() as usize / 2;
@@ -267,6 +332,23 @@ impl Cache {
         let slot = physical % self.blocks_a_segment;
         let token = (slot * kv_heads * self.shape.cached_rows() + row) * block + position % block;
         ((physical / self.blocks_a_segment) as usize, (token * head_dim / 2) as usize)
+    }
+
+    /// Of a key, or of a value, the number of its buffer, those of all keys before those of values, and its first word there.
+    pub(super) fn row_place(
+        &self,
+        (sequence, position): (usize, u32),
+        head: u32,
+        is_value: bool,
+    ) -> (usize, usize) {
+        let (segment, at) =
+            self.place(sequence, position, head * self.shape.cached_rows() + u32::from(is_value));
+        let KvLayout::Apart(strides) = self.layout else { return (segment, at) };
+        let Shape { block, head_dim, .. } = self.shape;
+        let slot = self.tables[sequence][(position / block) as usize] % self.blocks_a_segment;
+        let number = slot * strides.block + head * strides.head + position % block * head_dim;
+        let values = if is_value { self.segments as usize } else { 0 };
+        (segment + values, number as usize / 2)
     }
 
     /// Sequence and position of each row of such a step.

@@ -280,6 +280,7 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
                 segment: Data::uniform(segment),
                 qkv: Data::In(&qkv_bits),
                 kv: Data::In(&kv),
+                values_in: None,
                 partial_o: Data::InOut(&partial_o),
                 partial_ml: Data::InOut(&partial_ml),
                 chosen_tokens: Some(Data::In(&chosen)),

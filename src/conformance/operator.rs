@@ -2,7 +2,7 @@
 
 use super::append::{Rows, check_appended};
 use super::attend::{Tokens, check_attention, random_qkv};
-use super::cache::{Cache, Family, latent_shapes, shape_label};
+use super::cache::{Cache, Family, Lie, latent_shapes, shape_label};
 use super::index::random_channels;
 use super::rig::{POISON, Random, bits, untouched};
 use super::{Case, Verdict};
@@ -15,7 +15,7 @@ use crate::attention::{softmax_mean, top_k};
 use crate::gpu::Gpu;
 use crate::kernels;
 use crate::operator::{
-    AppendTensors, Batch, Codes, Decode, LatentOptions, LatentPrefill, LatentTensors, Limits,
+    AppendTensors, Batch, Codes, Decode, Kv, LatentOptions, LatentPrefill, LatentTensors, Limits,
     Number, Options, Prefill, PrefillTensors, Select, Selector, Sequence, Tensors,
 };
 use crate::reference::model::dot;
@@ -37,15 +37,16 @@ const TWO_LEVELS: [(BlockScorer, TokenScorer); 7] = [
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     // Kernels have cases of their own: that lanes are reversed is nothing to what stands around them.
-    let mut add = |shape: Shape, selector: Selector, rows: u32, segments: u32| {
+    let mut add_lying = |shape: Shape, selector: Selector, rows: u32, segments: u32, lie: Lie| {
         let what = match selector {
             Selector::TwoLevel { blocks, tokens } => format!("{blocks} {tokens}"),
             Selector::Dense => "dense".into(),
             Selector::Caller => "caller".into(),
         };
-        let label = format!("{} {what} rows {rows} segments {segments}", shape_label(&shape));
+        let lies = if lie == Lie::Joined { String::new() } else { format!(" {lie:?}") };
+        let label = format!("{} {what} rows {rows} segments {segments}{lies}", shape_label(&shape));
         cases.push(Case::new("operator", label, false, move |gpu| {
-            Box::pin(decode(gpu, shape, selector, (rows, segments)))
+            Box::pin(decode(gpu, shape, selector, (rows, segments, lie)))
         }));
     };
     let two_level = |(blocks, tokens)| Selector::TwoLevel { blocks, tokens };
@@ -53,6 +54,24 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     let exact = |channels| IndexFormat { channels, bits: 8 };
     let small = Shape { index: exact(32), block: 16, ..Shape::new(2, 5, 32, true) };
     let large = Shape::new(1, 4, 128, false);
+    // All that reads keys or values reads them from two buffers.
+    let uneven = Shape { index: exact(80), block: 16, ..Shape::new(2, 3, 80, false) };
+    let by_codes = two_level(TWO_LEVELS[0]);
+    for (shape, lie, selectors) in [
+        (small, Lie::Roomy, [Selector::Dense, by_codes]),
+        (uneven, Lie::HeadsFirst, [Selector::Caller, by_codes]),
+        (large, Lie::Apart, [Selector::Dense, two_level(ORACLES)]),
+    ] {
+        for selector in selectors {
+            add_lying(shape, selector, 2, 2, lie);
+        }
+    }
+    for scorers in [TWO_LEVELS[3], TWO_LEVELS[4]] {
+        add_lying(small, two_level(scorers), 1, 1, Lie::Apart);
+    }
+    let mut add = |shape, selector, rows, segments| {
+        add_lying(shape, selector, rows, segments, Lie::Joined);
+    };
     // Several rows of a sequence, as drafts are verified, and one.
     add(small, Selector::Dense, 3, 1);
     add(small, Selector::Caller, 3, 3);
@@ -63,15 +82,24 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     add(latent, Selector::Dense, 1, 2);
     add(latent, two_level(TWO_LEVELS[0]), 1, 2);
     add(large, two_level(ORACLES), 1, 2);
-    for (shape, segments) in [(small, 3), (large, 1)] {
-        let label = format!("{} prefill segments {segments}", shape_label(&shape));
+    for (shape, segments, lie) in [
+        (small, 3, Lie::Joined),
+        (large, 1, Lie::Joined),
+        (small, 1, Lie::Apart),
+        (large, 2, Lie::Roomy),
+        (uneven, 2, Lie::HeadsFirst),
+    ] {
+        let lies = if lie == Lie::Joined { String::new() } else { format!(" {lie:?}") };
+        let of = (segments, lie);
+        let label = format!("{} prefill segments {segments}{lies}", shape_label(&shape));
         cases.push(Case::new("operator", label, false, move |gpu| {
-            Box::pin(prefill(gpu, shape, segments))
+            Box::pin(prefill(gpu, shape, of))
         }));
         for number in [Number::F32, Number::F16] {
-            let label = format!("{} append {number:?} segments {segments}", shape_label(&shape));
+            let what = format!("append {number:?} segments {segments}{lies}");
+            let label = format!("{} {what}", shape_label(&shape));
             cases.push(Case::new("operator", label, false, move |gpu| {
-                Box::pin(append(gpu, shape, number, segments))
+                Box::pin(append(gpu, shape, number, of))
             }));
         }
     }
@@ -90,6 +118,8 @@ struct Buffers {
     queries: wgpu::Buffer,
     /// Segment by segment.
     kv: Vec<wgpu::Buffer>,
+    /// Likewise, where they are apart.
+    values: Vec<wgpu::Buffer>,
     output: wgpu::Buffer,
     codes: wgpu::Buffer,
     summary: wgpu::Buffer,
@@ -130,17 +160,26 @@ impl Buffers {
         let buffer = async |what: &str, words: &[u32]| {
             gpu.storage_with(what, bytemuck::cast_slice(&filled(words))).await
         };
-        let mut kv = Vec::new();
+        let (mut kv, mut values) = (Vec::new(), Vec::new());
         for segment in 0..cache.segments {
-            kv.push(buffer("keys and values", &cache.segment_words(segment)).await?);
+            let (words, apart) = cache.buffers(segment);
+            kv.push(buffer("keys and values", &words).await?);
+            if let Some(words) = apart {
+                values.push(buffer("values", &words).await?);
+            }
         }
         Ok(Self {
             queries: buffer("queries", &queries).await?,
             kv,
+            values,
             output: buffer("the output", &outputs).await?,
             codes: buffer("codes", &codes).await?,
             summary: buffer("summary", &summary).await?,
         })
+    }
+
+    fn kv(&self) -> Kv<'_> {
+        ranges(&self.kv, &self.values)
     }
 
     /// The output; what lies around it must be as it was.
@@ -156,6 +195,13 @@ impl Buffers {
             .and_then(|()| untouched("what follows the output", &rest[used..used + 7]));
         Ok(around.map(|()| rest[..used].to_vec()))
     }
+}
+
+/// Keys, or keys and values, and values where they are apart.
+fn ranges<'b>(keys: &'b [wgpu::Buffer], values: &'b [wgpu::Buffer]) -> Kv<'b> {
+    let [keys, values]: [Vec<_>; 2] =
+        [keys, values].map(|buffers| buffers.iter().map(after).collect());
+    if values.is_empty() { Kv::Joined(keys) } else { Kv::Apart { keys, values } }
 }
 
 fn words(bytes: &[u8]) -> Vec<u32> {
@@ -177,7 +223,7 @@ fn setting(gpu: &Gpu, cache: &Cache, lengths: &[u32], rows: u32) -> Options {
         query_stride: stride,
         segment_blocks,
         workgroups: 5,
-        ..Options::new(gpu, shape, limits)
+        ..Options::with_layout(gpu, shape, cache.layout, limits)
     }
 }
 
@@ -204,13 +250,13 @@ async fn decode(
     gpu: &Gpu,
     shape: Shape,
     selector: Selector,
-    (rows, segments): (u32, u32),
+    (rows, segments, lie): (u32, u32, Lie),
 ) -> Result<Verdict> {
     let block = shape.block;
     // Many blocks, one sealed block and nothing more, a few, and a lone token.
     let lengths = [9 * block + 5, block, 2 * block + 3, 1];
     let counts = lengths.map(|length| rows.min(length));
-    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random).lying(lie);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
     let qkv = random_qkv(&shape, places.len());
@@ -222,7 +268,7 @@ async fn decode(
     let bound = decode
         .bind(&Tensors {
             queries: after(&buffers.queries),
-            kv: buffers.kv.iter().map(after).collect(),
+            kv: buffers.kv(),
             output: after(&buffers.output),
             codes: selector
                 .reads_codes()
@@ -412,11 +458,11 @@ fn mean_of(heads: &[Vec<f32>]) -> Vec<f64> {
     softmax_mean(&heads.iter().map(Vec::as_slice).collect::<Vec<_>>())
 }
 
-async fn prefill(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
+async fn prefill(gpu: &Gpu, shape: Shape, (segments, lie): (u32, Lie)) -> Result<Verdict> {
     let block = shape.block;
     let lengths = [5 * block + 13, block, 2 * block + 2, 1];
     let counts = lengths.map(|length| length.min(70));
-    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random).lying(lie);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
     let qkv = random_qkv(&shape, places.len());
@@ -425,7 +471,7 @@ async fn prefill(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
     let bound = prefill
         .bind(&PrefillTensors {
             queries: after(&buffers.queries),
-            kv: buffers.kv.iter().map(after).collect(),
+            kv: buffers.kv(),
             output: after(&buffers.output),
         })
         .await?;
@@ -449,11 +495,16 @@ async fn prefill(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
 
 /// Rows of a ragged batch are appended, turned on the way, to a cache in which nothing was; what the kernel read is checked
 /// with what it wrote.
-async fn append(gpu: &Gpu, shape: Shape, number: Number, segments: u32) -> Result<Verdict> {
+async fn append(
+    gpu: &Gpu,
+    shape: Shape,
+    number: Number,
+    (segments, lie): (u32, Lie),
+) -> Result<Verdict> {
     let block = shape.block;
     let lengths = [2 * block + 5, 1, block];
     let counts = [block + 9, 1, 3];
-    let cache = Cache::new(shape, &lengths, segments, Family::Random);
+    let cache = Cache::new(shape, &lengths, segments, Family::Random).lying(lie);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let mut random = Random::new(23);
     let (rows, width) = (options.limits.rows as usize, shape.kv_heads * shape.head_dim);
@@ -463,13 +514,16 @@ async fn append(gpu: &Gpu, shape: Shape, number: Number, segments: u32) -> Resul
     let buffer = async |what: &str, words: &[u32]| {
         gpu.storage_with(what, bytemuck::cast_slice(&with_room(words))).await
     };
-    let blank = vec![POISON; cache.segment_words(0).len()];
+    let (of_keys, of_values) = cache.buffers(0);
+    let blank = vec![POISON; of_keys.len()];
     let key_buffer = buffer("keys", &keys.words).await?;
     let value_buffer = buffer("values", &values.words).await?;
+    // All of keys, then those of values where they are apart.
     let mut kv = Vec::new();
-    for _ in 0..segments {
+    for _ in 0..if of_values.is_some() { 2 * segments } else { segments } {
         kv.push(buffer("the cache", &blank).await?);
     }
+    let (cached_keys, cached_values) = kv.split_at(segments as usize);
     let decode = Decode::new(gpu, options, Selector::Dense).await?;
     let bound = decode
         .bind_append(&AppendTensors {
@@ -479,7 +533,7 @@ async fn append(gpu: &Gpu, shape: Shape, number: Number, segments: u32) -> Resul
             key_stride: keys.stride,
             value_stride: values.stride,
             turns: true,
-            kv: kv.iter().map(after).collect(),
+            kv: ranges(cached_keys, cached_values),
         })
         .await?;
     let sequences = sequences(&cache, &lengths, &counts, false);

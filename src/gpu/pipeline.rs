@@ -47,6 +47,14 @@ impl<'a> Binding<'a> {
         Self { needed: bytes, ..self }
     }
 
+    fn resource(&self) -> wgpu::BindingResource<'a> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: self.buffer,
+            offset: self.offset,
+            size: self.size.and_then(wgpu::BufferSize::new),
+        })
+    }
+
     fn bytes(&self) -> u64 {
         self.size.unwrap_or_else(|| self.buffer.size().saturating_sub(self.offset))
     }
@@ -167,6 +175,29 @@ impl Gpu {
         })
     }
 
+    /// Whether a range of a storage buffer can be bound on this device.
+    pub(crate) async fn binds(&self, range: &Binding<'_>) -> bool {
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let ty = wgpu::BufferBindingType::Storage { read_only: true };
+        let entry = wgpu::BindGroupLayoutEntry {
+            binding: 0,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: None,
+            entries: &[entry],
+        });
+        let _group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &layout,
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: range.resource() }],
+        });
+        let refused = scope.pop();
+        refused.await.is_none()
+    }
+
     /// Binds buffers to a kernel, by the names of its variables.
     ///
     /// # Errors
@@ -198,14 +229,8 @@ impl Gpu {
                     detail: format!("a kernel sees at most {} of one here", size(most)),
                 },
             })?;
-            entries.push(wgpu::BindGroupEntry {
-                binding: binding.number,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: bound.buffer,
-                    offset: bound.offset,
-                    size: bound.size.and_then(wgpu::BufferSize::new),
-                }),
-            });
+            entries
+                .push(wgpu::BindGroupEntry { binding: binding.number, resource: bound.resource() });
         }
         if let Some((name, _)) = given.first() {
             return Err(Error::Gpu(format!("{file}: {name} is bound, but this variant has none")));

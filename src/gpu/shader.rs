@@ -2,7 +2,8 @@
 //!
 //! `//!include lib/x.wgsl` pastes a file; `//!include <slot>` pastes the file that the caller chose for that slot, which
 //! is how variants (weight formats, subgroup reductions, epilogues) are data rather than conditional text. A file that
-//! is unknown, included twice or that includes itself, and a slot that nobody fills or nobody uses, are errors. `enable`
+//! is unknown, included twice or that includes itself, and a slot that nobody fills or nobody uses, are errors. A slot of a
+//! word stands in a line, `$slot(usual)`: the usual word, where the caller chose no other. `enable`
 //! directives go to the top, where WGSL wants them. `//!repeat` repeats lines (`repeat.rs`), and `//!words StepRow R` writes
 //! constants that name the words of one of [`STEP`]'s structs: `R_POSITION` and so on, and `R_WORDS`, how many there are.
 
@@ -46,7 +47,7 @@ impl From<bool> for Constant {
 pub struct ShaderSpec {
     /// The kernel's file under `shaders/`.
     pub file: &'static str,
-    /// Slot name and the file that fills it.
+    /// Slot name and the file, or the word, that fills it.
     pub slots: Vec<(&'static str, &'static str)>,
     /// Constants, in the order in which they are declared.
     pub constants: Vec<(&'static str, Constant)>,
@@ -78,7 +79,7 @@ impl ShaderSpec {
         self.source(self.file).is_some_and(|(_, source)| source.lines().any(is_it))
     }
 
-    /// Fills a slot.
+    /// Fills a slot, with a file or with a word.
     #[must_use]
     pub fn slot(mut self, slot: &'static str, file: &'static str) -> Self {
         self.slots.push((slot, file));
@@ -209,6 +210,8 @@ fn paste(file: &str, spec: &ShaderSpec, from: Place, pasted: &mut Pasted) -> Res
             continue;
         }
         let Some(target) = line.strip_prefix(INCLUDE) else {
+            let line = with_words(&line, spec, &mut pasted.used)
+                .ok_or_else(|| shader_error(name, number, format!("no word in {line}")))?;
             let to =
                 if line.starts_with("enable ") { &mut pasted.directives } else { &mut pasted.body };
             to.push((line + "\n", here));
@@ -229,6 +232,21 @@ fn paste(file: &str, spec: &ShaderSpec, from: Place, pasted: &mut Pasted) -> Res
         paste(target, spec, here, pasted)?;
     }
     Ok(())
+}
+
+// A line with its slots of words filled.
+fn with_words(line: &str, spec: &ShaderSpec, used: &mut Vec<&'static str>) -> Option<String> {
+    let mut parts = line.split('$');
+    let mut text = parts.next()?.to_owned();
+    for part in parts {
+        let (slot, rest) = part.split_once('(')?;
+        let (usual, rest) = rest.split_once(')')?;
+        let filled = spec.slots.iter().find(|(name, _)| *name == slot);
+        used.extend(filled.map(|(name, _)| name));
+        text += filled.map_or(usual, |(_, word)| word);
+        text += rest;
+    }
+    Some(text)
 }
 
 // The constants of `StepRow R`.
@@ -307,6 +325,21 @@ mod tests {
         assert_eq!(assembled.origin(5), Some(("right.wgsl", 3)));
         let spec = ShaderSpec::new("own.wgsl").sources(OWN);
         assert_eq!(error(&spec), "shader own_step.wgsl:1: no struct for StepRows R");
+    }
+
+    #[test]
+    fn a_slot_of_a_word_has_its_usual_one_where_it_is_not_filled() {
+        const WORDS: &[(&str, &str)] = &[
+            ("words.wgsl", "const A: u32 = 1u;\nconst B: u32 = $first(A) + $second(A);"),
+            ("broken.wgsl", "const A: u32 = $first;"),
+        ];
+        let spec = ShaderSpec::new("words.wgsl").sources(WORDS);
+        let text = |spec: &ShaderSpec| assemble(spec).unwrap().text;
+        assert!(text(&spec).ends_with("const B: u32 = A + A;\n"));
+        assert!(text(&spec.clone().slot("second", "7u")).ends_with("const B: u32 = A + 7u;\n"));
+        assert!(error(&spec.slot("third", "7u")).contains("nothing includes the slot <third>"));
+        let broken = ShaderSpec::new("broken.wgsl").sources(WORDS);
+        assert_eq!(error(&broken), "shader broken.wgsl:1: no word in const A: u32 = $first;");
     }
 
     #[test]

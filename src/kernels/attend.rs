@@ -1,7 +1,7 @@
 //! `shaders/attend` and `shaders/kv`.
 
 use super::tiers::{self, LatentSplit, Prefill as Kernel};
-use crate::attention::Shape;
+use crate::attention::{KvLayout, Shape, Strides};
 use crate::formats::KvType;
 use crate::gpu::{ShaderSpec, Tier};
 
@@ -81,6 +81,8 @@ crate::bindings! {
         qkv: read,
         /// As in [`RopeAppend`]. Of latent attention keys alone, whose first numbers are the values.
         kv: read,
+        /// The values of the segment, where `kv` has the keys alone ([`with_layout`]).
+        values_in: optional read,
         /// \[row\]\[query head\]\[segment\]\[split\]\[dimension of a value\], f32.
         partial_o: write,
         /// \[row\]\[query head\]\[segment\]\[split\]: maximum and sum, f32.
@@ -115,6 +117,8 @@ crate::bindings! {
         qkv: read,
         /// As in [`RopeAppend`].
         kv: read,
+        /// As in [`Split`].
+        values_in: optional read,
         /// \[row\]\[query head\]\[dimension\], f32; what earlier segments left is merged with.
         out: write,
         /// \[row\]\[query head\]: maximum and sum, f32, for the segments that follow.
@@ -227,6 +231,31 @@ pub fn with_row_width(mut spec: ShaderSpec, row_width: u32) -> ShaderSpec {
     spec
 }
 
+/// A kernel over keys and values that lie so. One that reads or writes only keys takes their buffer for `kv`; one of attention takes
+/// that of the values for `values_in`.
+pub fn with_layout(mut spec: ShaderSpec, layout: KvLayout) -> ShaderSpec {
+    let KvLayout::Apart(Strides { block, head }) = layout else { return spec };
+    let (file, words): (_, &[(&str, &str)]) = match spec.file {
+        "attend/dense_split.wgsl" | "attend/sparse_split.wgsl" => {
+            ("lib/kv_apart_split.wgsl", &[("value8", "value8")])
+        }
+        "attend/prefill.wgsl" => {
+            ("lib/kv_apart_vecs.wgsl", &[("values", "values_in"), ("first_value", "0u")])
+        }
+        "attend/prefill_cooperative.wgsl" => {
+            ("lib/kv_apart_halves.wgsl", &[("values", "values_in"), ("first_value", "0u")])
+        }
+        "attend/prefill_subgroup8.wgsl" => ("lib/kv_apart_vecs.wgsl", &[("values", "values_in")]),
+        _ => ("lib/kv_apart.wgsl", &[]),
+    };
+    for (_, filled) in spec.slots.iter_mut().filter(|(slot, _)| *slot == "kv") {
+        *filled = file;
+    }
+    spec.slots.extend(words);
+    // A vec4 has eight numbers.
+    spec.constant("BLOCK_STRIDE", block / 8).constant("HEAD_STRIDE", head / 8)
+}
+
 // How keys and values are stored: packed f16 needs no feature.
 pub(super) fn kv_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     spec(file, shape).slot("kv", "lib/kv_packed_f16.wgsl")
@@ -269,12 +298,34 @@ impl Number {
 /// Keys every `strides[0]` numbers and values every `strides[1]`; keys are turned where they are not yet. Grid: (KV heads, rows
 /// that a token has in the cache, rows).
 pub fn append_rows(shape: &Shape, number: Number, strides: [u32; 2], turns: bool) -> ShaderSpec {
+    let values =
+        if shape.shares_values() { "lib/values_of_keys.wgsl" } else { "lib/values_own.wgsl" };
+    append_spec(shape, number, strides, turns, values)
+}
+
+/// Keys every `stride` numbers to their buffer; or values, which are then the kernel's keys, to theirs. Grid: (KV heads, 1, rows).
+pub fn append_apart(
+    shape: &Shape,
+    layout: KvLayout,
+    number: Number,
+    stride: u32,
+    turns: bool,
+) -> ShaderSpec {
+    let values = "lib/values_of_keys.wgsl";
+    with_layout(append_spec(shape, number, [stride; 2], turns, values), layout)
+}
+
+fn append_spec(
+    shape: &Shape,
+    number: Number,
+    strides: [u32; 2],
+    turns: bool,
+    values: &'static str,
+) -> ShaderSpec {
     let numbers = match number {
         Number::F32 => "lib/numbers_f32.wgsl",
         Number::F16 => "lib/numbers_f16.wgsl",
     };
-    let values =
-        if shape.shares_values() { "lib/values_of_keys.wgsl" } else { "lib/values_own.wgsl" };
     kv_spec("kv/append_rows.wgsl", shape)
         .constant("ROPE_INTERLEAVED", shape.rope_interleaved)
         .constant("KEY_STRIDE", strides[0])

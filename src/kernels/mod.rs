@@ -8,14 +8,15 @@ mod latent;
 mod matrix;
 mod model;
 mod select;
+mod selection;
 mod stream;
 mod tiers;
 
 pub use attend::{
     AppendRows, HotSlots, Merge, MergeParams, NO_SLOT, Number, PartParams, Place, PlaceBlocks,
-    Prefill, RopeAppend, SegmentParams, Split, UnpackBlocks, append_rows, dense_split, merge,
-    merge_parts, place_blocks, prefill, prefill_rounds, rope_append, sparse_split, split_rounds,
-    split_workgroups, unpack_blocks, with_row_width,
+    Prefill, RopeAppend, SegmentParams, Split, UnpackBlocks, append_apart, append_rows,
+    dense_split, merge, merge_parts, place_blocks, prefill, prefill_rounds, rope_append,
+    sparse_split, split_rounds, split_workgroups, unpack_blocks, with_layout, with_row_width,
 };
 pub use experts::{
     ExpertLists, ExpertSum, Route, expert_list_words, expert_lists, expert_sum, route,
@@ -41,7 +42,7 @@ pub use select::{
     block_score, exact_block_score, exact_token_score, summary_score, token_score, top_k_blocks,
     top_k_tokens,
 };
-
+pub(crate) use selection::{ScoreOps, Scoring, Segment, Selection};
 pub use stream::{STREAM_VECS, Stream, stream};
 pub use tiers::has_matrix_units;
 

@@ -5,7 +5,7 @@ use crate::attention::Gate;
 use crate::attention::{BlockScorer, IndexFormat, Shape};
 use crate::contract::{Bindings, Field, Kind, Words};
 use crate::formats::WeightFormat;
-use crate::gpu::{ShaderSpec, Tier, assemble, mismatch};
+use crate::gpu::{Access, ShaderSpec, Tier, assemble, mismatch};
 use std::collections::HashMap;
 
 fn assert_valid(spec: ShaderSpec) {
@@ -117,6 +117,9 @@ fn every_kernels_bindings_are_those_that_its_shader_declares() {
     for (spec, fields) in &all {
         let bindings = assemble(spec).unwrap_or_else(|e| panic!("{spec:?}: {e}")).bindings();
         assert_eq!(mismatch(fields, &bindings), None, "{spec:?}");
+        // As many as every adapter binds at least.
+        let storage = bindings.iter().filter(|one| !matches!(one.access, Access::Uniform(_)));
+        assert!(storage.count() <= 8, "{spec:?}");
         for field in fields.iter().filter(|field| field.is_optional) {
             let has = bindings.iter().any(|binding| binding.name == field.name);
             let entry: &mut [bool; 2] = seen.entry((fields.as_ptr(), field.name)).or_default();

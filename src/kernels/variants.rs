@@ -1,7 +1,7 @@
 //! Every kernel in every variant: tiers, weight formats, what fills its slots, shapes.
 
 use super::*;
-use crate::attention::{BlockScorer, IndexFormat, Rank, Shape};
+use crate::attention::{BlockScorer, IndexFormat, KvLayout, Rank, Shape};
 use crate::attention::{Experts, Gate, Latent};
 use crate::contract::{Bindings, Field};
 use crate::formats::{KvType, WeightFormat};
@@ -159,6 +159,33 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
     for number in [Number::F32, Number::F16] {
         for turns in [false, true] {
             let append = append_rows(shape, number, [shape.row_width(); 2], turns);
+            all.push((append, fields::<AppendRows<()>>()));
+        }
+    }
+    if !shape.shares_values() {
+        all.extend(of_two_buffers(tier, shape));
+    }
+    all
+}
+
+fn of_two_buffers(tier: &Tier, shape: &Shape) -> Vec<Variant> {
+    let layout = KvLayout::apart(shape);
+    let mut all = vec![
+        (token_codes(shape), fields::<TokenCodes<()>>()),
+        (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
+        (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
+        (dense_split(tier, shape, Place::Paged), fields::<Split<()>>()),
+        (sparse_split(tier, shape, Place::Paged), fields::<Split<()>>()),
+        (prefill(tier, shape, shape.row_width()), fields::<Prefill<()>>()),
+    ];
+    for summary in BlockScorer::all().filter_map(BlockScorer::summary) {
+        all.push((block_summary(shape, summary), fields::<BlockSummary<()>>()));
+    }
+    let laid_out = |(spec, fields)| (with_layout(spec, layout), fields);
+    let mut all: Vec<Variant> = all.into_iter().map(laid_out).collect();
+    for number in [Number::F32, Number::F16] {
+        for turns in [false, true] {
+            let append = append_apart(shape, layout, number, shape.row_width(), turns);
             all.push((append, fields::<AppendRows<()>>()));
         }
     }

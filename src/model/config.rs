@@ -252,6 +252,13 @@ impl ModelConfig {
                 grouped.q_heads, grouped.kv_heads
             )));
         }
+        // The output projection reads whole units of weights.
+        if !self.attended().is_multiple_of(32) {
+            return Err(Error::Model(format!(
+                "the heads' values are {} numbers together, but a multiple of 32 is supported",
+                self.attended()
+            )));
+        }
         if let AttentionConfig::Latent(latent) = self.attention {
             latent.validate()?;
             // The scale of its logits would change too.

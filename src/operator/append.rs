@@ -2,8 +2,8 @@
 
 use super::recording::Words;
 use super::tensors::{self, Access, Given, bind_all};
-use super::{Options, Pass};
-use crate::attention::Shape;
+use super::{Kv, Options, Pass};
+use crate::attention::{KvLayout, Shape};
 use crate::gpu::Op;
 use crate::kernels;
 use crate::{Error, Result};
@@ -29,15 +29,15 @@ pub struct AppendTensors<'a> {
     /// dimensions that are not values as well. They are turned already otherwise.
     pub turns: bool,
     /// The cache, as [`Tensors::kv`](super::Tensors::kv) has it. Written, in buffers that no other tensor is in.
-    pub kv: Vec<wgpu::BufferBinding<'a>>,
+    pub kv: Kv<'a>,
 }
 
 /// Tensors of one layer, bound to the kernel that appends: `bind_append` of an operator.
 pub struct BoundAppend {
     words: Arc<Words>,
-    /// Segment by segment.
+    /// Segment by segment; where values are apart, those of the keys and then those of the values.
     append: Vec<Op>,
-    /// Heads, and rows of each that a token has in the cache.
+    /// Heads, and rows of each that a kernel writes of a token.
     heads: [u32; 2],
     /// Pairs of a key's dimensions that are turned.
     pairs: Option<u32>,
@@ -79,36 +79,52 @@ impl BoundAppend {
             needed,
             access,
         };
-        let kv = tensors::segments(options, "the cache", shape.block_bytes(), kv, Access::Write)?;
+        let cache = tensors::cache((options, shape), tensors::CACHE, kv, Access::Write)?;
         let (kv, bound) = bind_all(
             gpu,
-            &kv,
+            cache,
             [
                 Some(given("keys", keys, bytes(*key_stride), Access::Read)),
                 values
                     .as_ref()
                     .map(|values| given("values", values, bytes(*value_stride), Access::Read)),
             ],
-        )?;
+        )
+        .await?;
         let [Some(keys), values] = bound else {
             unreachable!("keys are there");
         };
-        let spec = kernels::append_rows(shape, *number, [*key_stride, *value_stride], *turns);
+        let part =
+            |stride, turns| kernels::append_apart(shape, options.layout, *number, stride, turns);
+        // What is read, where it is written, and by which kernel.
+        let (parts, cached) = match (values, options.layout) {
+            (Some(values), KvLayout::Apart(_)) => {
+                let of_values = (values, None, kv.values, part(*value_stride, false));
+                (vec![(keys, None, kv.keys, part(*key_stride, *turns)), of_values], 1)
+            }
+            (values, _) => {
+                let strides = [*key_stride, *value_stride];
+                let spec = kernels::append_rows(shape, *number, strides, *turns);
+                (vec![(keys, values, kv.keys, spec)], shape.cached_rows())
+            }
+        };
         let mut append = Vec::new();
-        for (segment, kv) in segments.iter().zip(kv) {
-            let rows = kernels::AppendRows {
-                step: (&words.step).into(),
-                segment: segment.into(),
-                keys: keys.clone(),
-                kv,
-                values: values.clone(),
-            };
-            append.push(gpu.op(&spec, rows).await?);
+        for (keys, values, cache, spec) in parts {
+            for (segment, kv) in segments.iter().zip(cache) {
+                let rows = kernels::AppendRows {
+                    step: (&words.step).into(),
+                    segment: segment.into(),
+                    keys: keys.clone(),
+                    kv,
+                    values: values.clone(),
+                };
+                append.push(gpu.op(&spec, rows).await?);
+            }
         }
         Ok(Self {
             append,
             words: words.clone(),
-            heads: [shape.kv_heads, shape.cached_rows()],
+            heads: [shape.kv_heads, cached],
             pairs: turns.then(|| shape.turned_pairs()),
         })
     }

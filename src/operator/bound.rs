@@ -4,7 +4,7 @@ use super::plan::Kind;
 use super::recording::Words;
 use super::{Pass, Selector};
 use crate::gpu::Op;
-use crate::kernels::{self, Scored};
+use crate::kernels::{self, ScoreOps};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -23,9 +23,7 @@ pub struct Bound {
 
 /// One level of selection.
 pub(super) struct Level {
-    /// Scores `scored` a workgroup; nothing where everything is kept.
-    pub(super) score: Vec<Op>,
-    pub(super) scored: Scored,
+    pub(super) score: ScoreOps,
     pub(super) top_k: Op,
 }
 
@@ -74,9 +72,7 @@ impl Level {
     // `blocks` are those to score, where there is a choice.
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, blocks: Option<u32>, heads: u32, rows: u32) {
         if let Some(blocks) = blocks {
-            for score in &self.score {
-                score.record(pass, self.scored.workgroups(blocks), heads, rows);
-            }
+            self.score.record(pass, blocks, heads, rows);
         }
         self.top_k.record(pass, heads, rows, 1);
     }

@@ -5,7 +5,7 @@ use super::layer::Layer;
 use super::recording::Words;
 use super::scratch::{Scratch, ScratchRows, check};
 use super::specs::{Specs, specs};
-use super::tensors::{Access, Given, bind_all, check_channels, segments};
+use super::tensors::{self, Access, Given, bind_all, check_channels};
 use super::{Batch, Bound, Options, Plan, Recording, Selector, Tensors};
 use crate::gpu::Gpu;
 use crate::memory::sum;
@@ -80,8 +80,8 @@ impl Decode {
     ///
     /// # Errors
     /// [`Error::Argument`] naming the tensor that is missing, too small, not aligned, of the wrong usage, in a buffer with
-    /// another one, or that no kernel reads; channels that are not different dimensions. [`Error::Gpu`] with wgpu's words
-    /// for a buffer of another device; of another `wgpu::Instance` wgpu itself cannot tell.
+    /// another one, of another device, or that no kernel reads; ranges of the cache that share bytes; channels that are not
+    /// different dimensions. Of another `wgpu::Instance` wgpu itself cannot tell.
     pub async fn bind(&self, tensors: &Tensors<'_>) -> Result<Bound> {
         let (options, shape) = (&self.options, &self.options.shape);
         let gpu = &self.words.gpu;
@@ -93,12 +93,11 @@ impl Decode {
             needed,
             access,
         };
-        let kv = (&tensors.kv[..], shape.block_bytes());
-        let kv = segments(options, "keys and values", kv.1, kv.0, Access::Read)?;
+        let cache = tensors::cache((options, shape), tensors::ATTENDED, &tensors.kv, Access::Read)?;
         let output_bytes = options.output_bytes();
         let (kv, bound) = bind_all(
             gpu,
-            &kv,
+            cache,
             [
                 Some(given("queries", &tensors.queries, options.query_bytes(), Access::Read)),
                 Some(given("the output", &tensors.output, output_bytes, Access::Write)),
@@ -111,7 +110,8 @@ impl Decode {
                     given("the summary", summary, bytes, Access::Write)
                 }),
             ],
-        )?;
+        )
+        .await?;
         let [Some(qkv), Some(out), codes_range, summary] = bound else {
             unreachable!("two of them are there");
         };

@@ -10,8 +10,8 @@ use super::prefill::check_kind;
 use super::recording::Words;
 use super::scratch::{check, segments};
 use super::tensors::{self, Access, Given, bind_all};
-use super::{Batch, Limits, Options, Plan, Recording, Select, Sequence};
-use crate::attention::{Latent, Shape};
+use super::{Batch, Kv, Limits, Options, Plan, Recording, Select, Sequence};
+use crate::attention::{KvLayout, Latent, Shape};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec, buffers};
 use crate::kernels::{self, SegmentParams};
 use crate::memory::{LatentSlab, Row, prefill_states, sum};
@@ -66,7 +66,8 @@ impl LatentOptions {
         let shape = latent.prefill_shape(block);
         let limits = Limits { rows, sequences: 1, tokens, cache_blocks };
         let query_stride = latent.heads.saturating_mul(latent.query_dim());
-        Options { shape, limits, query_stride, segment_blocks, workgroups: 1 }
+        let layout = KvLayout::Joined;
+        Options { shape, limits, layout, query_stride, segment_blocks, workgroups: 1 }
     }
 
     // The slabs of the longest sequence.
@@ -203,19 +204,20 @@ impl LatentPrefill {
         let given = |what: &'static str, range, needed, access| {
             Some(Given { what: what.into(), range, needed, access })
         };
-        let bytes = absorbed.block_bytes();
-        let kv = tensors::segments(&attended, "the cache", bytes, &tensors.kv, Access::Read)?;
+        let kv = Kv::Joined(tensors.kv.clone());
+        let cache = tensors::cache((&attended, &absorbed), tensors::CACHE, &kv, Access::Read)?;
         let (latents, made) = (slab.latents().bytes, slab.made().bytes);
         let (kv, bound) = bind_all(
             gpu,
-            &kv,
+            cache,
             [
                 given("queries", &tensors.queries, attended.query_bytes(), Access::Read),
                 given("latents", &tensors.latents, latents, Access::Write),
                 given("what is made of latents", &tensors.made, made, Access::Read),
                 given("the output", &tensors.output, attended.output_bytes(), Access::Write),
             ],
-        )?;
+        )
+        .await?;
         let [Some(qkv), Some(latents), Some(made), Some(out)] = bound else {
             unreachable!("each of them is there");
         };
@@ -232,7 +234,7 @@ impl LatentPrefill {
             let slab = super::scratch::uniform(gpu, "a slab", &params).await?;
             let slab = Binding::from(&slab);
             let mut of_slab = Vec::new();
-            for (segment, kv) in self.segments.iter().zip(&kv) {
+            for (segment, kv) in self.segments.iter().zip(&kv.keys) {
                 let gathered = kernels::LatentGather {
                     step: (&scratch.step).into(),
                     segment: segment.into(),
@@ -249,6 +251,7 @@ impl LatentPrefill {
                 segment: slab,
                 qkv: qkv.clone(),
                 kv: (&scratch.kv).into(),
+                values_in: None,
                 out: out.clone(),
                 states: (&scratch.states).into(),
             };

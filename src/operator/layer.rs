@@ -4,16 +4,17 @@ use super::bound::Level;
 use super::decode::Decode;
 use super::scratch::LevelScratch;
 use super::specs::Specs;
+use super::tensors::BoundKv;
+use crate::Result;
 use crate::attention::{BlockScorer, Reads, TokenScorer};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
-use crate::{Error, Result, kernels};
+use crate::kernels::{self, Scoring, Segment};
 
 /// What is bound of a layer, while its operations are made.
 pub(super) struct Layer<'l> {
     pub(super) decode: &'l Decode,
     pub(super) qkv: Binding<'l>,
-    /// Segment by segment.
-    pub(super) kv: Vec<Binding<'l>>,
+    pub(super) kv: BoundKv<'l>,
     pub(super) codes: Option<(wgpu::Buffer, Binding<'l>)>,
     pub(super) summary: Option<Binding<'l>>,
 }
@@ -32,22 +33,18 @@ impl Layer<'_> {
         (&self.decode.scratch.uniforms.whole).into()
     }
 
-    // Each segment of the cache: what says which blocks it holds, and their keys and values.
+    // Each segment of the cache: what says which blocks it holds, and their keys.
     fn segments(&self) -> impl Iterator<Item = (Binding<'_>, Binding<'_>)> {
         let segments = self.decode.scratch.uniforms.segments.iter().map(Binding::from);
-        segments.zip(self.kv.iter().cloned())
+        segments.zip(self.kv.keys.iter().cloned())
     }
 
     fn stride(&self) -> Binding<'_> {
         (&self.decode.scratch.uniforms.stride).into()
     }
 
-    fn codes(&self) -> Result<(Binding<'_>, Binding<'_>)> {
-        let missing = || Error::Gpu("a selector that reads codes has none".into());
-        self.codes
-            .as_ref()
-            .map(|(channels, codes)| (channels.into(), codes.clone()))
-            .ok_or_else(missing)
+    fn channels(&self) -> Option<Binding<'_>> {
+        self.codes.as_ref().map(|(channels, _)| channels.into())
     }
 
     pub(super) async fn split(
@@ -57,12 +54,14 @@ impl Layer<'_> {
     ) -> Result<Vec<Op>> {
         let scratch = &self.decode.scratch;
         let mut splits = Vec::new();
-        for (segment, kv) in self.segments() {
+        let segments = scratch.uniforms.segments.iter().map(Binding::from);
+        for (segment, (kv, values_in)) in segments.zip(self.kv.segments()) {
             let split = kernels::Split {
                 step: self.step(),
                 segment,
                 qkv: self.qkv.clone(),
                 kv,
+                values_in,
                 partial_o: (&scratch.partials.partial_o).into(),
                 partial_ml: (&scratch.partials.partial_ml).into(),
                 chosen_tokens: chosen_tokens.map(Binding::from),
@@ -73,45 +72,39 @@ impl Layer<'_> {
         Ok(splits)
     }
 
+    // What kernels that score bind.
+    fn scoring<'s>(&'s self, scratch: &'s LevelScratch) -> Scoring<'s> {
+        let scores = Binding::from(&scratch.scores);
+        Scoring { step: self.step(), qkv: self.qkv.clone(), scores, score_rows: self.stride() }
+    }
+
+    // The segments of what is read so.
+    fn read(&self, reads: Reads) -> Vec<Segment<'_>> {
+        match reads {
+            Reads::Nothing => Vec::new(),
+            Reads::Codes => {
+                let codes = self.codes.iter().map(|(_, codes)| codes);
+                codes.map(|codes| (self.whole(), codes.clone())).collect()
+            }
+            Reads::Summary(_) => {
+                self.summary.iter().map(|summary| (self.whole(), summary.clone())).collect()
+            }
+            Reads::Keys => self.segments().collect(),
+        }
+    }
+
     pub(super) async fn level_1(
         &self,
         scorer: BlockScorer,
         scratch: &LevelScratch,
     ) -> Result<Level> {
-        let specs = Specs::new(self.gpu(), &self.decode.options);
-        let (step, segment, score_rows) = (self.step(), self.whole(), self.stride());
-        let (qkv, scores) = (self.qkv.clone(), Binding::from(&scratch.scores));
-        let gpu = self.gpu();
-        let score = match (specs.block_score(scorer), scorer.reads()) {
-            (Some(spec), Reads::Codes) => {
-                let (channels, codes) = self.codes()?;
-                let score =
-                    kernels::BlockScore { step, segment, qkv, channels, codes, scores, score_rows };
-                vec![gpu.op(&spec, score).await?]
-            }
-            (Some(spec), Reads::Summary(_)) => {
-                let missing = || Error::Gpu("a selector that reads a summary has none".into());
-                let summary = self.summary.clone().ok_or_else(missing)?;
-                let score =
-                    kernels::SummaryScore { step, segment, qkv, summary, scores, score_rows };
-                vec![gpu.op(&spec, score).await?]
-            }
-            (Some(spec), _) => {
-                let mut ops = Vec::new();
-                for (segment, kv) in self.segments() {
-                    let (step, qkv, scores) = (step.clone(), qkv.clone(), scores.clone());
-                    let score_rows = score_rows.clone();
-                    let score =
-                        kernels::ExactBlockScore { step, segment, qkv, kv, scores, score_rows };
-                    ops.push(gpu.op(&spec, score).await?);
-                }
-                ops
-            }
-            (None, _) => Vec::new(),
-        };
-        let chosen = &scratch.chosen_blocks;
-        let top_k = self.top_k(&specs.top_k_blocks(scorer), scratch, chosen, None).await?;
-        Ok(Level { score, scored: specs.scored_blocks(scorer), top_k })
+        let (gpu, scoring) = (self.gpu(), self.scoring(scratch));
+        let specs = Specs::new(gpu, &self.decode.options);
+        let (channels, read) = (self.channels(), self.read(scorer.reads()));
+        let scores = specs.selection();
+        let score = scores.block_scores(gpu, scorer, &scoring, channels.as_ref(), &read).await?;
+        let top_k = scoring.top_k((&scratch.keys).into(), (&scratch.chosen_blocks).into());
+        Ok(Level { score, top_k: gpu.op(&specs.top_k_blocks(scorer), top_k).await? })
     }
 
     pub(super) async fn level_2(
@@ -119,96 +112,35 @@ impl Layer<'_> {
         scorer: TokenScorer,
         scratch: &LevelScratch,
     ) -> Result<Level> {
-        let specs = Specs::new(self.gpu(), &self.decode.options);
-        let (step, segment, score_rows) = (self.step(), self.whole(), self.stride());
-        let (qkv, scores) = (self.qkv.clone(), Binding::from(&scratch.scores));
-        let chosen_blocks = Binding::from(&scratch.chosen_blocks);
-        let gpu = self.gpu();
-        let score = match (specs.token_score(scorer), scorer) {
-            (Some(spec), TokenScorer::Codes) => {
-                let (channels, codes) = self.codes()?;
-                let score = kernels::TokenScore {
-                    step,
-                    segment,
-                    qkv,
-                    channels,
-                    codes,
-                    chosen_blocks,
-                    scores,
-                    score_rows,
-                };
-                vec![gpu.op(&spec, score).await?]
-            }
-            (Some(spec), _) => {
-                let mut ops = Vec::new();
-                for (segment, kv) in self.segments() {
-                    let score = kernels::ExactTokenScore {
-                        step: step.clone(),
-                        segment,
-                        qkv: qkv.clone(),
-                        kv,
-                        chosen_blocks: chosen_blocks.clone(),
-                        scores: scores.clone(),
-                        score_rows: score_rows.clone(),
-                    };
-                    ops.push(gpu.op(&spec, score).await?);
-                }
-                ops
-            }
-            (None, _) => Vec::new(),
-        };
+        let (gpu, scoring) = (self.gpu(), self.scoring(scratch));
+        let specs = Specs::new(gpu, &self.decode.options);
+        let (channels, read) = (self.channels(), self.read(scorer.reads()));
+        let blocks = Binding::from(&scratch.chosen_blocks);
+        let (scores, with) = (specs.selection(), (&scoring, &blocks));
+        let score = scores.token_scores(gpu, scorer, with, channels.as_ref(), &read).await?;
         let Some(chosen) = &self.decode.scratch.chosen_tokens else {
             unreachable!("two levels have a list of tokens");
         };
-        let blocks = Some(&scratch.chosen_blocks);
-        let top_k = self.top_k(&specs.top_k_tokens(), scratch, chosen, blocks).await?;
-        Ok(Level { score, scored: specs.scored_candidates(scorer), top_k })
-    }
-
-    async fn top_k(
-        &self,
-        spec: &ShaderSpec,
-        scratch: &LevelScratch,
-        chosen: &wgpu::Buffer,
-        chosen_blocks: Option<&wgpu::Buffer>,
-    ) -> Result<Op> {
         let top_k = kernels::TopK {
-            step: self.step(),
-            score_rows: self.stride(),
-            scores: (&scratch.scores).into(),
-            keys: (&scratch.keys).into(),
-            chosen: chosen.into(),
-            chosen_blocks: chosen_blocks.map(Binding::from),
-            hot_slots: None,
+            chosen_blocks: Some(blocks),
+            ..scoring.top_k((&scratch.keys).into(), chosen.into())
         };
-        self.gpu().op(spec, top_k).await
+        Ok(Level { score, top_k: gpu.op(&specs.top_k_tokens(), top_k).await? })
     }
 
     pub(super) async fn index(&self) -> Result<Vec<Op>> {
-        let shape = &self.decode.options.shape;
+        let gpu = self.gpu();
+        let selection = Specs::new(gpu, &self.decode.options).selection();
         let mut ops = Vec::new();
-        for (segment, kv) in self.segments() {
-            if self.codes.is_some() {
-                let (channels, codes) = self.codes()?;
-                let build = kernels::TokenCodes {
-                    step: self.step(),
-                    segment: segment.clone(),
-                    kv: kv.clone(),
-                    channels,
-                    codes,
-                    index_segment: self.whole(),
-                };
-                ops.push(self.gpu().op(&kernels::token_codes(shape), build).await?);
+        for keys in self.segments() {
+            if let Some((channels, codes)) = &self.codes {
+                let (channels, codes) = (channels.into(), (self.whole(), codes.clone()));
+                let keys = keys.clone();
+                ops.push(selection.build_codes(gpu, self.step(), keys, channels, codes).await?);
             }
             if let (Some(kept), Some(summary)) = (self.decode.selector.summary(), &self.summary) {
-                let build = kernels::BlockSummary {
-                    step: self.step(),
-                    segment,
-                    kv,
-                    summary: summary.clone(),
-                    index_segment: self.whole(),
-                };
-                ops.push(self.gpu().op(&kernels::block_summary(shape, kept), build).await?);
+                let summary = (self.whole(), summary.clone());
+                ops.push(selection.build_summary(gpu, self.step(), keys, kept, summary).await?);
             }
         }
         Ok(ops)

@@ -1,7 +1,7 @@
 //! What an operator is made for: a shape, and the most that a batch may ask of it.
 
 use super::tensors::most_bytes;
-use crate::attention::{BlockScorer, Reads, Shape, Summary, TokenScorer};
+use crate::attention::{BlockScorer, KvLayout, Reads, Shape, Summary, TokenScorer};
 use crate::gpu::Gpu;
 use crate::kernels::{Scored, SegmentParams};
 use crate::memory::{Row, step};
@@ -64,6 +64,8 @@ pub struct Options {
     pub shape: Shape,
     /// The most that a batch may hold.
     pub limits: Limits,
+    /// How keys and values lie in the cache.
+    pub layout: KvLayout,
     /// Floats from one row's queries to the next: a multiple of 4, at least the query heads times their dimensions. More, where
     /// queries lie in one row with other things.
     pub query_stride: u32,
@@ -81,21 +83,30 @@ const CPU_WORKGROUPS: u32 = 16;
 /// The most workgroups of one dimension of a dispatch.
 const MOST_WORKGROUPS: u32 = 65_535;
 
-/// The most blocks of this shape that a kernel sees at a time, of so many.
-pub(super) fn segment_blocks(gpu: &Gpu, shape: &Shape, blocks: u32) -> u32 {
-    let fit = most_bytes(gpu) / shape.block_bytes().max(1);
-    fit.min(blocks.into()).max(1) as u32
+/// The most blocks of this shape that a kernel sees at a time, of so many that lie so.
+fn segment_blocks(gpu: &Gpu, shape: &Shape, layout: KvLayout, blocks: u32) -> u32 {
+    let most = most_bytes(gpu);
+    // Any shape and strides may come here; they are checked where they are used.
+    let [one, two] = [1, 2].map(|blocks| layout.bytes(shape, blocks));
+    let further = most.saturating_sub(one).checked_div(two - one).unwrap_or(u64::MAX);
+    further.saturating_add(1).min(blocks.into()).max(1) as u32
 }
 
 impl Options {
-    /// Queries row after row, as many workgroups as suit the device, and segments of the cache as long as a kernel sees there.
+    /// Keys and values in one buffer, queries row after row, as many workgroups as suit the device, and segments of the cache as
+    /// long as a kernel sees there.
     pub fn new(gpu: &Gpu, shape: Shape, limits: Limits) -> Self {
+        Self::with_layout(gpu, shape, KvLayout::Joined, limits)
+    }
+
+    /// The same for keys and values that lie otherwise.
+    pub fn with_layout(gpu: &Gpu, shape: Shape, layout: KvLayout, limits: Limits) -> Self {
         let workgroups = if gpu.is_cpu() { CPU_WORKGROUPS } else { GPU_WORKGROUPS };
         // Any shape may come here; it is checked where it is used.
         let heads = u64::from(shape.kv_heads) * u64::from(shape.group);
         let query_stride = heads.saturating_mul(shape.head_dim.into()).min(u32::MAX.into()) as u32;
-        let segment_blocks = segment_blocks(gpu, &shape, limits.cache_blocks);
-        Self { shape, limits, query_stride, segment_blocks, workgroups }
+        let segment_blocks = segment_blocks(gpu, &shape, layout, limits.cache_blocks);
+        Self { shape, limits, layout, query_stride, segment_blocks, workgroups }
     }
 
     /// Checks that an operator can be made for this. Pure.
@@ -118,6 +129,7 @@ impl Options {
                 return Err(Error::argument(what, value, format!("it must be from 1 to {most}")));
             }
         }
+        self.layout.validate(shape, self.segment_blocks)?;
         let least = shape.q_heads() * shape.head_dim;
         if self.query_stride < least || !self.query_stride.is_multiple_of(4) {
             let limit = format!(
@@ -199,13 +211,21 @@ impl Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::Strides;
 
     #[test]
     fn what_no_operator_can_be_made_for_is_named_with_its_limit() {
         let limits = Limits { rows: 4, sequences: 2, tokens: 1000, cache_blocks: 40 };
         let shape = Shape::new(2, 3, 64, true);
-        let sound =
-            Options { shape, limits, query_stride: 384, segment_blocks: 40, workgroups: 16 };
+        let layout = KvLayout::Joined;
+        let sound = Options {
+            shape,
+            limits,
+            layout,
+            query_stride: 384,
+            segment_blocks: 40,
+            workgroups: 16,
+        };
         sound.validate().unwrap();
         let with = |limits| Options { limits, ..sound };
         let long = Limits { tokens: 65_535 * 64, rows: 65_535, ..limits };
@@ -224,6 +244,10 @@ mod tests {
             (Options { segment_blocks: 0, ..sound }, "the number of blocks of a segment is 0, but"),
             (Options { segment_blocks: 41, ..sound }, "it must be from 1 to 40"),
             (Options { workgroups: 0, ..sound }, "the number of workgroups is 0, but"),
+            (
+                Options { layout: KvLayout::Apart(Strides { block: 8192, head: 4095 }), ..sound },
+                "the stride of KV heads is 4095, but",
+            ),
             (Options { shape: Shape { head_dim: 65, ..shape }, ..sound }, "head dimension is 65"),
         ] {
             let error = options.validate().unwrap_err().to_string();

@@ -353,13 +353,20 @@ fn fill_up(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::{BlockScorer, Shape, TokenScorer};
+    use crate::attention::{BlockScorer, KvLayout, Shape, TokenScorer};
     use crate::operator::Limits;
 
     fn options() -> Options {
         let limits = Limits { rows: 4, sequences: 3, tokens: 200, cache_blocks: 20 };
         let shape = Shape { block: 16, ..Shape::new(2, 3, 64, true) };
-        Options { shape, limits, query_stride: 384, segment_blocks: 20, workgroups: 16 }
+        Options {
+            shape,
+            limits,
+            layout: KvLayout::Joined,
+            query_stride: 384,
+            segment_blocks: 20,
+            workgroups: 16,
+        }
     }
 
     const TABLE: [u32; 6] = [3, 1, 4, 15, 9, 2];

@@ -87,26 +87,28 @@ impl Prefill {
         let given = |what: &'static str, range, needed, access| {
             Some(Given { what: what.into(), range, needed, access })
         };
-        let bytes = options.shape.block_bytes();
-        let kv = tensors::segments(options, "keys and values", bytes, &tensors.kv, Access::Read)?;
+        let cache = (options, &options.shape);
+        let cache = tensors::cache(cache, tensors::ATTENDED, &tensors.kv, Access::Read)?;
         let (kv, bound) = bind_all(
             gpu,
-            &kv,
+            cache,
             [
                 given("queries", &tensors.queries, options.query_bytes(), Access::Read),
                 given("the output", &tensors.output, options.output_bytes(), Access::Write),
             ],
-        )?;
+        )
+        .await?;
         let [Some(qkv), Some(out)] = bound else {
             unreachable!("each of them is there");
         };
         let mut attend = Vec::new();
-        for (segment, kv) in self.segments.iter().zip(kv) {
+        for (segment, (kv, values_in)) in self.segments.iter().zip(kv.segments()) {
             let prefill = kernels::Prefill {
                 step: Binding::from(&self.words.step),
                 segment: segment.into(),
                 qkv: qkv.clone(),
                 kv,
+                values_in,
                 out: out.clone(),
                 states: (&self.states).into(),
             };
@@ -173,5 +175,6 @@ pub(super) fn check_kind(plan: &Plan, kind: Kind) -> Result<()> {
 }
 
 fn spec(gpu: &Gpu, options: &Options) -> ShaderSpec {
-    kernels::prefill(gpu.tier, &options.shape, options.query_stride)
+    let spec = kernels::prefill(gpu.tier, &options.shape, options.query_stride);
+    kernels::with_layout(spec, options.layout)
 }

@@ -1,9 +1,9 @@
 //! The kernels of decode attention.
 
 use super::{Options, Selector};
-use crate::attention::{BlockScorer, Reads, TokenScorer};
+use crate::attention::BlockScorer;
 use crate::gpu::{Gpu, ShaderSpec};
-use crate::kernels::{self, Place, Scored, with_row_width};
+use crate::kernels::{self, Place, Selection, with_layout, with_row_width};
 
 /// The kernels, for queries that lie as the options say.
 pub(super) struct Specs<'s> {
@@ -20,53 +20,29 @@ impl<'s> Specs<'s> {
         with_row_width(spec, self.options.query_stride)
     }
 
+    // Of a kernel that reads keys.
+    fn laid_out(&self, spec: ShaderSpec) -> ShaderSpec {
+        with_layout(spec, self.options.layout)
+    }
+
     pub(super) fn dense(&self) -> ShaderSpec {
-        self.strided(kernels::dense_split(self.gpu.tier, &self.options.shape, Place::Paged))
+        let (tier, shape) = (self.gpu.tier, &self.options.shape);
+        self.laid_out(self.strided(kernels::dense_split(tier, shape, Place::Paged)))
     }
 
     pub(super) fn sparse(&self) -> ShaderSpec {
-        self.strided(kernels::sparse_split(self.gpu.tier, &self.options.shape, Place::Paged))
+        let (tier, shape) = (self.gpu.tier, &self.options.shape);
+        self.laid_out(self.strided(kernels::sparse_split(tier, shape, Place::Paged)))
     }
 
     pub(super) fn merge(&self) -> ShaderSpec {
         kernels::merge(self.gpu.tier, &self.options.shape)
     }
 
-    pub(super) fn block_score(&self, scorer: BlockScorer) -> Option<ShaderSpec> {
-        let shape = &self.options.shape;
-        let spec = match scorer.reads() {
-            Reads::Codes => kernels::block_score(shape),
-            Reads::Summary(summary) => kernels::summary_score(shape, summary),
-            Reads::Keys => kernels::exact_block_score(shape),
-            Reads::Nothing => return None,
-        };
-        Some(self.strided(spec))
-    }
-
-    // What a workgroup scores at level 1.
-    pub(super) fn scored_blocks(&self, scorer: BlockScorer) -> Scored {
-        match scorer.reads() {
-            Reads::Codes => Scored::codes(&self.options.shape),
-            Reads::Summary(_) => Scored::SUMMARIES,
-            Reads::Nothing | Reads::Keys => Scored::BLOCK,
-        }
-    }
-
-    // What of the candidates a workgroup scores at level 2.
-    pub(super) fn scored_candidates(&self, scorer: TokenScorer) -> Scored {
-        match scorer {
-            TokenScorer::Codes => Scored::codes(&self.options.shape),
-            TokenScorer::None | TokenScorer::Oracle => Scored::BLOCK,
-        }
-    }
-
-    pub(super) fn token_score(&self, scorer: TokenScorer) -> Option<ShaderSpec> {
-        let kernel = match scorer {
-            TokenScorer::Codes => kernels::token_score,
-            TokenScorer::Oracle => kernels::exact_token_score,
-            TokenScorer::None => return None,
-        };
-        Some(self.strided(kernel(&self.options.shape)))
+    /// Of what chooses.
+    pub(super) fn selection(&self) -> Selection<'s> {
+        let Options { shape, query_stride, layout, .. } = self.options;
+        Selection { shape, row_width: *query_stride, layout: *layout }
     }
 
     pub(super) fn top_k_blocks(&self, scorer: BlockScorer) -> ShaderSpec {
@@ -81,20 +57,21 @@ impl<'s> Specs<'s> {
 /// Every kernel that a selector needs.
 pub(super) fn specs(gpu: &Gpu, options: &Options, selector: Selector) -> Vec<ShaderSpec> {
     let specs = Specs::new(gpu, options);
+    let selection = specs.selection();
     let mut all = vec![specs.dense(), specs.merge()];
     if selector != Selector::Dense {
         all.push(specs.sparse());
     }
     if let Selector::TwoLevel { blocks, tokens } = selector {
         all.extend([specs.top_k_blocks(blocks), specs.top_k_tokens()]);
-        all.extend(specs.block_score(blocks));
-        all.extend(specs.token_score(tokens));
+        all.extend(selection.block_score(blocks).map(|(spec, _)| spec));
+        all.extend(selection.token_score(tokens).map(|(spec, _)| spec));
     }
     if selector.reads_codes() {
-        all.push(kernels::token_codes(&options.shape));
+        all.push(selection.token_codes());
     }
     if let Some(summary) = selector.summary() {
-        all.push(kernels::block_summary(&options.shape, summary));
+        all.push(selection.block_summary(summary));
     }
     all
 }

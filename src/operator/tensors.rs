@@ -1,7 +1,7 @@
 //! Ranges of a caller's buffers, checked before they are bound.
 
 use super::Options;
-use crate::attention::Shape;
+use crate::attention::{KvLayout, Shape};
 use crate::gpu::{Binding, Gpu};
 use crate::kernels::SegmentParams;
 use crate::{Error, Result};
@@ -14,11 +14,8 @@ pub struct Tensors<'a> {
     /// Queries, f32, turned already where the model turns them: \[row\]\[query head\]\[dimension\], a row every
     /// [`Options::query_stride`](super::Options::query_stride) floats. Query head `h` belongs to KV head `h / group`.
     pub queries: wgpu::BufferBinding<'a>,
-    /// One layer's keys and values, [`Shape::block_bytes`] a physical block:
-    /// \[block\]\[KV head\]\[keys, values\]\[token of the block\]\[dimension\], f16, little-endian; without values where those are
-    /// the first numbers of the keys ([`key_offset`], [`value_offset`]). One buffer holds both. Keys are turned already. As many
-    /// ranges as there are [segments](super::Options::segments), each of its own blocks.
-    pub kv: Vec<wgpu::BufferBinding<'a>>,
+    /// One layer's keys and values, which lie as [`Options::layout`](super::Options::layout) says. Keys are turned already.
+    pub kv: Kv<'a>,
     /// What is attended, f32: \[row\]\[query head\]\[dimension of a value\]. Written, in a buffer that no other tensor is in.
     pub output: wgpu::BufferBinding<'a>,
     /// The index by codes, for selectors that read it.
@@ -29,17 +26,20 @@ pub struct Tensors<'a> {
     pub summary: Option<wgpu::BufferBinding<'a>>,
 }
 
-/// Bytes from the beginning of a range of [`Tensors::kv`] to the key of a token: the `token`-th of this block of it.
-pub fn key_offset(shape: &Shape, block: u32, kv_head: u32, token: u32) -> u64 {
-    let row = u64::from(shape.head_dim) * 2;
-    let heads = u64::from(block) * u64::from(shape.kv_heads) + u64::from(kv_head);
-    (heads * u64::from(shape.cached_rows() * shape.block) + u64::from(token)) * row
-}
-
-/// Bytes from there to the token's value: of values that are the first numbers of the keys the key itself.
-pub fn value_offset(shape: &Shape, block: u32, kv_head: u32, token: u32) -> u64 {
-    let values = u64::from((shape.cached_rows() - 1) * shape.block * shape.head_dim) * 2;
-    key_offset(shape, block, kv_head, token) + values
+/// One layer's keys and values: as many ranges as there are [segments](super::Options::segments), each of its own blocks, and of
+/// [`KvLayout::bytes`] at least.
+#[derive(Clone, Debug)]
+pub enum Kv<'a> {
+    /// Both, for [`KvLayout::Joined`].
+    Joined(Vec<wgpu::BufferBinding<'a>>),
+    /// Each alone, for [`KvLayout::Apart`]. They may lie in one buffer, even in turn, as long as no byte is a key's and a value's:
+    /// of \[block\]\[keys, values\]\[KV head\]\[token\]\[dimension\] the values' range begins a block's keys later.
+    Apart {
+        /// Keys.
+        keys: Vec<wgpu::BufferBinding<'a>>,
+        /// Values.
+        values: Vec<wgpu::BufferBinding<'a>>,
+    },
 }
 
 /// The index by codes of one layer.
@@ -59,7 +59,7 @@ pub struct PrefillTensors<'a> {
     /// Queries.
     pub queries: wgpu::BufferBinding<'a>,
     /// Keys and values.
-    pub kv: Vec<wgpu::BufferBinding<'a>>,
+    pub kv: Kv<'a>,
     /// What is attended.
     pub output: wgpu::BufferBinding<'a>,
 }
@@ -81,7 +81,7 @@ pub(super) struct Given<'t, 'a> {
 
 impl<'a> Given<'_, 'a> {
     /// What is bound of it: the bytes that are used, and no more, so that a long buffer is not too long to bind.
-    fn bound(&self, gpu: &Gpu) -> Result<Binding<'a>> {
+    async fn bound(&self, gpu: &Gpu) -> Result<Binding<'a>> {
         let Self { what, range, needed, .. } = self;
         let wgpu::BufferBinding { buffer, offset, size } = range;
         let wrong = |part: &str, value: String, limit: String| {
@@ -111,15 +111,82 @@ impl<'a> Given<'_, 'a> {
                 format!("a kernel sees at most {} bytes of one buffer here", most_bytes(gpu));
             return wrong("the size", format!("{needed} bytes"), limit);
         }
-        Ok(Binding::range(buffer, *offset, *needed))
+        let bound = Binding::range(buffer, *offset, *needed);
+        if !gpu.binds(&bound).await {
+            let value = "of another device, or destroyed".into();
+            return wrong("the buffer", value, "it must be of the operator's device".into());
+        }
+        Ok(bound)
     }
 }
 
-/// A cache's segments, for each as many of a block's bytes as it has blocks.
-pub(super) fn segments<'t, 'a>(
-    options: &Options,
+/// A cache, segment by segment: keys, or keys and values in one; and values where they are apart.
+pub(super) struct Cache<'t, 'a> {
+    keys: Vec<Given<'t, 'a>>,
+    values: Vec<Given<'t, 'a>>,
+    /// Whether none is where another is: told after what is wrong with one alone.
+    apart: Result<()>,
+}
+
+/// What the parts of a cache are called: both in one, keys, and values.
+pub(super) type Names = [&'static str; 3];
+
+/// Of a cache that is attended.
+pub(super) const ATTENDED: Names = ["keys and values", "keys", "values"];
+
+/// Of a cache beside which there are other keys and values.
+pub(super) const CACHE: Names = ["the cache", "the cached keys", "the cached values"];
+
+/// A cache of this shape, by the layout and the segments of the options.
+pub(super) fn cache<'t, 'a>(
+    (options, shape): (&Options, &Shape),
+    [both, keys_alone, values_alone]: Names,
+    kv: &'t Kv<'a>,
+    access: Access,
+) -> Result<Cache<'t, 'a>> {
+    let wrong = |value, limit| Err(Error::argument(format!("the layout of {both}"), value, limit));
+    let given = |what, ranges| segments((options, shape), what, ranges, access);
+    let (keys, values) = match (kv, options.layout) {
+        (Kv::Joined(ranges), KvLayout::Joined) => (given(both, ranges)?, Vec::new()),
+        (Kv::Apart { keys, values }, KvLayout::Apart(_)) => {
+            (given(keys_alone, keys)?, given(values_alone, values)?)
+        }
+        (Kv::Joined(_), _) => return wrong("joined", "the operator is made for two buffers"),
+        (Kv::Apart { .. }, _) => return wrong("apart", "the operator is made for one buffer"),
+    };
+    let apart = check_apart((options, shape), &keys, &values);
+    Ok(Cache { keys, values, apart })
+}
+
+/// Checks that no row of a cache is where another one is.
+fn check_apart(
+    (options, shape): (&Options, &Shape),
+    keys: &[Given<'_, '_>],
+    values: &[Given<'_, '_>],
+) -> Result<()> {
+    let with_blocks = |part| {
+        let blocks = options.all_segments().map(|params| params.blocks);
+        std::iter::zip(part, blocks)
+    };
+    let all: Vec<(&Given<'_, '_>, u32)> = with_blocks(keys).chain(with_blocks(values)).collect();
+    for (i, (one, blocks)) in all.iter().enumerate() {
+        for (other, others) in &all[..i] {
+            let [here, there] = [(one, blocks), (other, others)]
+                .map(|(given, blocks)| (given.range.offset, *blocks));
+            if one.range.buffer == other.range.buffer && options.layout.meet(shape, here, there) {
+                let value = format!("where that of {} is", other.what);
+                let limit = "each must have bytes of its own";
+                return Err(Error::argument(format!("the range of {}", one.what), value, limit));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A range a segment, for each as many bytes as its blocks take.
+fn segments<'t, 'a>(
+    (options, shape): (&Options, &Shape),
     what: &'static str,
-    block_bytes: u64,
     ranges: &'t [wgpu::BufferBinding<'a>],
     access: Access,
 ) -> Result<Vec<Given<'t, 'a>>> {
@@ -138,23 +205,39 @@ pub(super) fn segments<'t, 'a>(
             _ => format!("segment {} of {what}", params.index).into(),
         },
         range,
-        needed: u64::from(params.blocks) * block_bytes,
+        needed: options.layout.bytes(shape, params.blocks),
         access,
     };
     Ok(options.all_segments().zip(ranges).map(given).collect())
 }
 
-/// What was bound: segments, and other tensors.
-type AllBound<'a, const N: usize> = (Vec<Binding<'a>>, [Option<Binding<'a>>; N]);
+/// A cache that is bound.
+pub(super) struct BoundKv<'a> {
+    pub(super) keys: Vec<Binding<'a>>,
+    /// None where they are in the buffers of the keys.
+    pub(super) values: Vec<Binding<'a>>,
+}
 
-/// Checks tensors and binds each: the segments of a cache, and others.
-pub(super) fn bind_all<'a, const N: usize>(
+impl<'a> BoundKv<'a> {
+    /// Segment by segment, with the values where they are apart.
+    pub(super) fn segments(&self) -> impl Iterator<Item = (Binding<'a>, Option<Binding<'a>>)> {
+        let values = |i| self.values.get(i).cloned();
+        self.keys.iter().enumerate().map(move |(i, keys)| (keys.clone(), values(i)))
+    }
+}
+
+/// What was bound: a cache, and other tensors.
+type AllBound<'a, const N: usize> = (BoundKv<'a>, [Option<Binding<'a>>; N]);
+
+/// Checks tensors and binds each: a cache, and others.
+pub(super) async fn bind_all<'a, const N: usize>(
     gpu: &Gpu,
-    segments: &[Given<'_, 'a>],
+    cache: Cache<'_, 'a>,
     tensors: [Option<Given<'_, 'a>>; N],
 ) -> Result<AllBound<'a, N>> {
     for (i, one) in tensors.iter().enumerate() {
-        for other in segments.iter().chain(tensors[..i].iter().flatten()) {
+        let segments = cache.keys.iter().chain(&cache.values);
+        for other in segments.chain(tensors[..i].iter().flatten()) {
             let Some(one) = one else { continue };
             let is_written = [one.access, other.access].contains(&Access::Write);
             if is_written && one.range.buffer == other.range.buffer {
@@ -164,10 +247,18 @@ pub(super) fn bind_all<'a, const N: usize>(
             }
         }
     }
-    let kv = segments.iter().map(|segment| segment.bound(gpu)).collect::<Result<_>>()?;
+    let mut kv = BoundKv { keys: Vec::new(), values: Vec::new() };
+    for (to, segments) in [(&mut kv.keys, &cache.keys), (&mut kv.values, &cache.values)] {
+        for segment in segments {
+            to.push(segment.bound(gpu).await?);
+        }
+    }
+    cache.apart?;
     let mut bound = [const { None }; N];
     for (to, tensor) in bound.iter_mut().zip(&tensors) {
-        *to = tensor.as_ref().map(|tensor| tensor.bound(gpu)).transpose()?;
+        if let Some(tensor) = tensor {
+            *to = Some(tensor.bound(gpu).await?);
+        }
     }
     Ok((kv, bound))
 }

@@ -6,10 +6,12 @@ mod custom_selector;
 
 use crate::common::device::{adapter, gpu};
 use crate::common::own_process::is_alone;
-use asynctls::attention::{BlockScorer, Blocks, Budget, Latent, Shape, TokenScorer, TwoLevel};
+use asynctls::attention::{
+    BlockScorer, Blocks, Budget, KvLayout, Latent, Shape, Strides, TokenScorer, TwoLevel,
+};
 use asynctls::gpu::{Adapter, Gpu, GpuOptions, adapters};
 use asynctls::operator::{
-    AppendTensors, Batch, Bound, Codes, Decode, LatentOptions, LatentPrefill, LatentTensors,
+    AppendTensors, Batch, Bound, Codes, Decode, Kv, LatentOptions, LatentPrefill, LatentTensors,
     Limits, Number, Options, Prefill, PrefillTensors, Select, Selector, Sequence, Tensors,
 };
 use asynctls::{Result, wgpu};
@@ -39,7 +41,8 @@ fn the_examples_run_on_every_adapter() {
     assert!(!labels.is_empty(), "no adapter of {ADAPTERS:?} is here");
     for label in &labels {
         for made in [
-            block_on(embed_operator::run(Some(label))),
+            block_on(embed_operator::run(Some(label), embed_operator::LAYOUTS[0])),
+            block_on(embed_operator::run(Some(label), embed_operator::LAYOUTS[1])),
             block_on(custom_selector::run(Some(label))),
         ] {
             let line = made.unwrap_or_else(|error| panic!("{label}: {error}"));
@@ -97,7 +100,7 @@ impl Buffers {
     fn tensors(&self, selector: Selector) -> Tensors<'_> {
         Tensors {
             queries: self.queries.as_entire_buffer_binding(),
-            kv: vec![self.kv.as_entire_buffer_binding()],
+            kv: Kv::Joined(vec![self.kv.as_entire_buffer_binding()]),
             output: self.output.as_entire_buffer_binding(),
             codes: selector.reads_codes().then(|| self.index(&CHANNELS)),
             summary: selector.summary().map(|_| self.summary.as_entire_buffer_binding()),
@@ -134,7 +137,7 @@ fn tensors_are_refused_by_what_is_wrong_with_them() {
         Tensors { queries, ..sound(CODES) },
         "the range of queries is 1020 bytes long, but 1024 bytes are needed",
     ));
-    let kv = vec![short(&base.kv[0])];
+    let kv = Kv::Joined(vec![short(&buffers.kv.as_entire_buffer_binding())]);
     wrong.push((CODES, Tensors { kv, ..sound(CODES) }, "the range of keys and values is 28668"));
     let output = short(&base.output);
     wrong.push((CODES, Tensors { output, ..sound(CODES) }, "the range of the output is 1020"));
@@ -195,7 +198,7 @@ fn tensors_are_refused_by_what_is_wrong_with_them() {
 }
 
 #[test]
-fn a_buffer_of_another_device_is_refused_by_its_label() {
+fn a_buffer_of_another_device_is_refused_by_its_name() {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let here = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     let is_it = |raw: &wgpu::Adapter| Adapter::from(raw.clone()).label() == adapter().label();
@@ -208,11 +211,297 @@ fn a_buffer_of_another_device_is_refused_by_its_label() {
     });
     let (own, foreign) = (Buffers::new(&here), Buffers::new(&there));
     let decode = decode_on(&here, Selector::Dense);
-    let tensors =
-        Tensors { kv: vec![foreign.kv.as_entire_buffer_binding()], ..own.tensors(Selector::Dense) };
-    let error = refused(block_on(decode.bind(&tensors)));
-    assert!(error.contains("dense_split.wgsl") && error.contains("keys and values"), "{error}");
+    let kv = Kv::Joined(vec![foreign.kv.as_entire_buffer_binding()]);
+    let output = foreign.output.as_entire_buffer_binding();
+    for (what, tensors) in [
+        ("keys and values", Tensors { kv, ..own.tensors(Selector::Dense) }),
+        ("the output", Tensors { output, ..own.tensors(Selector::Dense) }),
+    ] {
+        let error = refused(block_on(decode.bind(&tensors)));
+        let problem = "of another device, or destroyed, but it must be of the operator's device";
+        assert_eq!(error, format!("the buffer of {what} is {problem}"));
+    }
+    own.output.destroy();
+    let error = refused(block_on(decode.bind(&own.tensors(Selector::Dense))));
+    assert!(error.starts_with("the buffer of the output is of another device, or"), "{error}");
+    let own = Buffers::new(&here);
     block_on(decode.bind(&own.tensors(Selector::Dense))).expect("its own");
+}
+
+#[test]
+fn two_buffers_are_refused_by_what_is_wrong_with_one() {
+    let gpu = gpu();
+    let layout = KvLayout::apart(&SHAPE);
+    let options = Options::with_layout(&gpu, SHAPE, layout, LIMITS);
+    let decode = block_on(Decode::new(&gpu, options, CODES)).expect("an operator");
+    let prefill = block_on(Prefill::new(&gpu, options)).expect("an operator");
+    let buffers = Buffers::new(&gpu);
+    // Seven blocks of two KV heads of 1,024 bytes each; room for as much before and behind.
+    let bytes = layout.bytes(&SHAPE, LIMITS.cache_blocks);
+    assert_eq!(bytes, 7 * 2048);
+    let storage = |bytes| block_on(gpu.storage("a tensor", bytes)).expect("a buffer");
+    let [keys, values] = [(); 2].map(|()| storage(3 * bytes));
+    let plain = block_on(gpu.buffer("plain", bytes, wgpu::BufferUsages::COPY_SRC)).expect("one");
+    fn range(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BufferBinding<'_> {
+        wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(size) }
+    }
+    let apart = |keys, values| -> Kv<'_> { Kv::Apart { keys: vec![keys], values: vec![values] } };
+    let sound = range(&keys, 256, bytes);
+    let bind = |kv: Kv<'_>| {
+        let tensors = Tensors { kv: kv.clone(), ..buffers.tensors(CODES) };
+        let Tensors { queries, output, .. } = tensors.clone();
+        let prompt = PrefillTensors { queries, output, kv };
+        let made = block_on(decode.bind(&tensors)).map(|_| ());
+        let of_prompt = block_on(prefill.bind(&prompt)).map(|_| ());
+        assert_eq!(
+            made.as_ref().err().map(ToString::to_string),
+            of_prompt.err().map(|e| e.to_string())
+        );
+        made
+    };
+    bind(apart(sound.clone(), range(&values, 0, bytes))).expect("two buffers");
+    bind(apart(sound.clone(), range(&keys, 256 + bytes, bytes))).expect("ranges of one");
+    for (kv, message) in [
+        (
+            Kv::Joined(vec![buffers.kv.as_entire_buffer_binding()]),
+            "the layout of keys and values is joined, but the operator is made for two buffers",
+        ),
+        (
+            Kv::Apart { keys: vec![sound.clone()], values: vec![] },
+            "the number of ranges of values is 0, but the cache has 1 segments of 7 blocks",
+        ),
+        (
+            apart(range(&keys, 0, bytes - 4), range(&values, 0, bytes)),
+            "the range of keys is 14332 bytes long, but 14336 bytes are needed",
+        ),
+        (
+            apart(sound.clone(), range(&values, 0, bytes - 4)),
+            "the range of values is 14332 bytes long, but 14336 bytes are needed",
+        ),
+        (
+            apart(sound.clone(), range(&values, 4, bytes)),
+            "the offset of values is 4, but it must be a multiple of",
+        ),
+        (
+            apart(sound.clone(), plain.as_entire_buffer_binding()),
+            "the usage of values is BufferUsages(COPY_SRC), but it must have STORAGE",
+        ),
+        (
+            apart(sound.clone(), sound.clone()),
+            "the range of values is where that of keys is, but each must have bytes of its own",
+        ),
+        (
+            apart(sound.clone(), range(&keys, bytes, bytes)),
+            "the range of values is where that of keys is",
+        ),
+        (
+            apart(range(&buffers.output, 0, bytes), range(&values, 0, bytes)),
+            "the buffer of the output is that of keys, but",
+        ),
+    ] {
+        let error = refused(bind(kv));
+        assert!(error.starts_with(message), "{error} instead of {message}");
+    }
+    // The other way round.
+    let one = decode_on(&gpu, Selector::Dense);
+    let kv = apart(sound.clone(), range(&values, 0, bytes));
+    let error = refused(block_on(one.bind(&Tensors { kv, ..buffers.tensors(Selector::Dense) })));
+    assert!(error.contains("is apart, but the operator is made for one buffer"), "{error}");
+    // What is appended is named apart from what it is appended to.
+    let rows = |values| AppendTensors {
+        keys: range(&buffers.kv, 0, 512),
+        values: Some(range(&buffers.kv, 0, 512)),
+        number: Number::F32,
+        key_stride: 64,
+        value_stride: 64,
+        turns: false,
+        kv: apart(sound.clone(), values),
+    };
+    block_on(decode.bind_append(&rows(range(&keys, 256 + bytes, bytes)))).expect("one buffer");
+    for (values, message) in [
+        (range(&values, 0, 4), "the range of the cached values is 4 bytes long, but 14336 bytes"),
+        (sound.clone(), "the range of the cached values is where that of the cached keys is, but"),
+        (
+            range(&buffers.kv, 0, bytes),
+            "the buffer of keys is that of the cached values, but what is written",
+        ),
+    ] {
+        let error = refused(block_on(decode.bind_append(&rows(values))));
+        assert!(error.starts_with(message), "{error} instead of {message}");
+    }
+    let latent = Shape::latent(4, 64, 32, 64);
+    let options =
+        Options { layout: KvLayout::apart(&latent), ..Options::new(&gpu, latent, LIMITS) };
+    let error = refused(block_on(Decode::new(&gpu, options, Selector::Dense)));
+    assert!(error.contains("values that are a part of the keys are in their buffer"), "{error}");
+}
+
+/// Where keys and values lie, segment by segment.
+struct Lying {
+    layout: KvLayout,
+    /// Bytes from the beginning of a segment's keys to that of its values, where both are in one buffer.
+    behind: Option<u64>,
+}
+
+/// All that kernels make of the same numbers where keys and values lie so: what is attended by each selector and of a prompt, and
+/// the index. Last the cache, where it is one buffer.
+fn made_where(gpu: &Gpu, shape: Shape, lying: &Lying) -> Vec<(String, Vec<u8>)> {
+    let tokens = LIMITS.tokens;
+    let limits = Limits { rows: tokens, ..LIMITS };
+    let (layout, rows) = (lying.layout, u64::from(tokens));
+    let options = Options { segment_blocks: 3, ..Options::with_layout(gpu, shape, layout, limits) };
+    let mut random = rand_pcg::Pcg32::new(5, 6);
+    let mut numbers = |heads: u32| {
+        let count = tokens * heads * shape.head_dim;
+        let floats = embed_operator::floats(count as usize, &mut random);
+        block_on(gpu.storage_with("rows", bytemuck::cast_slice(&floats))).expect("a buffer")
+    };
+    let [queries, keys, values] =
+        [shape.q_heads(), shape.kv_heads, shape.kv_heads].map(&mut numbers);
+    let storage = |bytes| block_on(gpu.storage("a tensor", bytes)).expect("a buffer");
+    let bytes = |blocks| layout.bytes(&shape, blocks);
+    let segments = [3, 3, 1].map(|blocks| {
+        let values = if let KvLayout::Joined = layout { 4 } else { bytes(blocks) };
+        (storage(bytes(blocks) + lying.behind.unwrap_or(0)), storage(values))
+    });
+    fn from(buffer: &wgpu::Buffer, offset: u64) -> wgpu::BufferBinding<'_> {
+        wgpu::BufferBinding { buffer, offset, size: None }
+    }
+    let kv = || {
+        let all = segments.iter();
+        match (layout, lying.behind) {
+            (KvLayout::Joined, _) => Kv::Joined(all.map(|(both, _)| from(both, 0)).collect()),
+            (_, None) => Kv::Apart {
+                keys: all.clone().map(|(keys, _)| from(keys, 0)).collect(),
+                values: all.map(|(_, values)| from(values, 0)).collect(),
+            },
+            (_, Some(behind)) => Kv::Apart {
+                keys: all.clone().map(|(both, _)| from(both, 0)).collect(),
+                values: all.map(|(both, _)| from(both, behind)).collect(),
+            },
+        }
+    };
+    let submit = |record: &mut dyn FnMut(&mut wgpu::CommandEncoder) -> Result<()>| {
+        let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        record(&mut encoder).expect("a recording");
+        gpu.submit(encoder).expect("a submission");
+    };
+    let download = |buffer: &wgpu::Buffer| {
+        block_on(gpu.download(buffer, buffer.size())).expect("what was made")
+    };
+    let width = u64::from(shape.q_heads() * shape.head_dim);
+    let mut made = Vec::new();
+    let whole = Sequence { length: tokens, rows: tokens, blocks: &TABLE, index: 0..0 };
+
+    // The cache is filled by the kernel, and the prompt attended.
+    let prefill = block_on(Prefill::new(gpu, options)).expect("an operator");
+    let output = storage(rows * width * 4);
+    let new = AppendTensors {
+        keys: keys.as_entire_buffer_binding(),
+        values: Some(values.as_entire_buffer_binding()),
+        number: Number::F32,
+        key_stride: shape.kv_heads * shape.head_dim,
+        value_stride: shape.kv_heads * shape.head_dim,
+        turns: true,
+        kv: kv(),
+    };
+    let append = block_on(prefill.bind_append(&new)).expect("rows");
+    let tensors = PrefillTensors {
+        queries: queries.as_entire_buffer_binding(),
+        kv: kv(),
+        output: output.as_entire_buffer_binding(),
+    };
+    let bound = block_on(prefill.bind(&tensors)).expect("tensors");
+    let sequences = [whole.clone()];
+    let plan = prefill.plan(&Batch { sequences: &sequences, select: Select::Dense });
+    let turn = |position: u32| {
+        let angles = (0..shape.head_dim / 2).map(|pair| position as f32 / (pair + 1) as f32);
+        angles.map(|angle| [angle.cos(), angle.sin()]).collect()
+    };
+    let plan = plan.and_then(|plan| plan.turning(turn)).expect("a plan");
+    submit(&mut |encoder| {
+        let mut recording = prefill.begin(encoder, &plan)?;
+        let mut pass = recording.pass()?;
+        append.append(&mut pass)?;
+        bound.attend(&mut pass)
+    });
+    made.push(("a prompt".into(), download(&output)));
+
+    let oracles = Selector::TwoLevel { blocks: BlockScorer::Oracle, tokens: TokenScorer::Oracle };
+    let lists: Vec<Vec<u32>> = (0..2 * shape.kv_heads).map(|i| vec![i, 40 + i, 77]).collect();
+    let decoding = Sequence { rows: 2, ..whole.clone() };
+    let indexing = Sequence { rows: 0, index: 0..tokens / shape.block, ..whole };
+    for selector in [Selector::Dense, Selector::Caller, CODES, BOUNDS, oracles] {
+        let decode = block_on(Decode::new(gpu, options, selector)).expect("an operator");
+        let blocks = u64::from(limits.cache_blocks);
+        let [output, codes] = [rows * width * 4, blocks * shape.block_code_bytes()].map(storage);
+        let summary = selector.summary().map(|kept| storage(blocks * kept.block_bytes(&shape)));
+        let channels: Vec<u32> =
+            (0..shape.kv_heads).flat_map(|head| head..head + shape.index.channels).collect();
+        let index = Codes { channels: &channels, codes: codes.as_entire_buffer_binding() };
+        let tensors = Tensors {
+            queries: queries.as_entire_buffer_binding(),
+            kv: kv(),
+            output: output.as_entire_buffer_binding(),
+            codes: selector.reads_codes().then_some(index),
+            summary: summary.as_ref().map(wgpu::Buffer::as_entire_buffer_binding),
+        };
+        let bound = block_on(decode.bind(&tensors)).expect("tensors");
+        let has_index = selector.reads_codes() || selector.summary().is_some();
+        let select = match selector {
+            Selector::Caller => Select::Tokens(&lists),
+            _ => two_level(selector),
+        };
+        if has_index {
+            let sequences = [indexing.clone()];
+            let plan = decode.plan(&Batch { sequences: &sequences, select: Select::Dense });
+            let plan = plan.expect("a plan");
+            submit(&mut |encoder| bound.index(&mut decode.begin(encoder, &plan)?.pass()?));
+        }
+        let sequences = [decoding.clone()];
+        let plan = decode.plan(&Batch { sequences: &sequences, select }).expect("a plan");
+        submit(&mut |encoder| bound.attend(&mut decode.begin(encoder, &plan)?.pass()?));
+        made.push((format!("{selector:?}"), download(&output)));
+        made.push((format!("codes of {selector:?}"), download(&codes)));
+        made.extend(summary.map(|buffer| (format!("summary of {selector:?}"), download(&buffer))));
+    }
+    let cache = segments.iter().flat_map(|(both, _)| download(both)).collect();
+    made.push(("the cache".into(), cache));
+    made
+}
+
+#[test]
+fn two_buffers_give_the_bits_of_one_whatever_their_strides() {
+    let gpu = gpu();
+    // Of odd sizes, one layout: strides are the same words for every shape.
+    let odd = Shape { group: 3, head_dim: 80, scaled_by: 80, ..SHAPE };
+    for (shape, only) in [(SHAPE, None), (odd, Some("with room"))] {
+        let one = made_where(&gpu, shape, &Lying { layout: KvLayout::Joined, behind: None });
+        let written = one.iter().filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0));
+        // All but the codes of the four selectors that read none.
+        assert_eq!(written.count(), one.len() - 4);
+        let rows = shape.block * shape.head_dim;
+        let strides = |block, head| KvLayout::Apart(Strides { block, head });
+        let bytes = |numbers: u32| Some(u64::from(numbers) * 2);
+        for (what, layout, behind) in [
+            ("without room", KvLayout::apart(&shape), None),
+            ("with room", strides(2 * rows + 120, rows + 24), None),
+            ("KV heads first", strides(rows, 3 * rows), None),
+            ("a block's keys before its values", strides(4 * rows, rows), bytes(2 * rows)),
+            ("as one buffer has them", strides(4 * rows, 2 * rows), bytes(rows)),
+        ] {
+            if only.is_some_and(|only| only != what) {
+                continue;
+            }
+            let two = made_where(&gpu, shape, &Lying { layout, behind });
+            assert_eq!(one.len(), two.len());
+            for ((name, one), (_, two)) in one.iter().zip(&two) {
+                if name != "the cache" || what == "as one buffer has them" {
+                    assert!(one == two, "{name}, {what}, {} dimensions", shape.head_dim);
+                }
+            }
+        }
+    }
 }
 
 fn sequence(length: u32) -> Sequence<'static> {
@@ -334,7 +623,7 @@ fn what_is_appended_is_refused_by_what_is_wrong_with_it() {
         key_stride: 64,
         value_stride: 64,
         turns: true,
-        kv: vec![buffers.kv.as_entire_buffer_binding()],
+        kv: Kv::Joined(vec![buffers.kv.as_entire_buffer_binding()]),
     };
     let decode = decode_on(&gpu, Selector::Dense);
     let bound = block_on(decode.bind_append(&sound)).expect("sound tensors");
@@ -357,7 +646,7 @@ fn what_is_appended_is_refused_by_what_is_wrong_with_it() {
         ),
         (AppendTensors { values: None, ..sound.clone() }, "the values is missing, but"),
         (
-            AppendTensors { kv: vec![sound.keys.clone()], ..sound.clone() },
+            AppendTensors { kv: Kv::Joined(vec![sound.keys.clone()]), ..sound.clone() },
             "the buffer of keys is that of the cache, but",
         ),
     ];
@@ -494,7 +783,7 @@ fn a_cache_of_several_segments_has_as_many_ranges() {
         offset: first * SHAPE.block_bytes(),
         size: wgpu::BufferSize::new(blocks * SHAPE.block_bytes()),
     };
-    let bind = |kv| block_on(decode.bind(&Tensors { kv, ..sound.clone() }));
+    let bind = |kv| block_on(decode.bind(&Tensors { kv: Kv::Joined(kv), ..sound.clone() }));
     bind(vec![segment(0, 3), segment(3, 3), segment(6, 1)]).expect("a segment each");
     for (kv, message) in [
         (
@@ -504,6 +793,10 @@ fn a_cache_of_several_segments_has_as_many_ranges() {
         (
             vec![segment(0, 3), segment(3, 2), segment(6, 1)],
             "the range of segment 1 of keys and values is 8192 bytes long, but 12288 bytes are needed",
+        ),
+        (
+            vec![segment(0, 3), segment(2, 3), segment(6, 1)],
+            "the range of segment 1 of keys and values is where that of segment 0 of keys and values is, but each must have bytes of its own",
         ),
     ] {
         assert_eq!(refused(bind(kv)), message);

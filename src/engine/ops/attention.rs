@@ -111,6 +111,7 @@ impl OpMaker<'_> {
             segment: segment.into(),
             qkv: (&scratch.rows).into(),
             kv: kv.clone(),
+            values_in: None,
             out: (&scratch.attended).into(),
             states: (&scratch.states).into(),
         };

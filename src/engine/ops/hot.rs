@@ -1,7 +1,7 @@
 //! The operations of a layer whose blocks live in CPU memory: what a chunk of a prompt goes through, and what places blocks
 //! that arrive in the hot cache.
 
-use super::index::{IndexOps, RANKS, SealingOps, TokenOps, top_k};
+use super::index::{IndexOps, RANKS, SealingOps, TokenOps, scoring};
 use super::latent::SlabOps;
 use super::{AttentionWeights, LayerKv, OpMaker};
 use crate::Result;
@@ -190,7 +190,8 @@ impl OpMaker<'_> {
         let stride = self.score_rows().await?;
         let resident = kernels::TopK {
             hot_slots: Some(layer.table.into()),
-            ..top_k(self.scratch, &stride, layer.listed.clone())
+            ..scoring(self.scratch, &stride)
+                .top_k((&self.scratch.keys).into(), layer.listed.clone())
         };
         let [by_softmax, plainly] =
             RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, &shape, rank, Some(parts.slots)));

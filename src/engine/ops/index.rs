@@ -2,10 +2,10 @@
 
 use super::{LayerKv, OpMaker};
 use crate::Result;
-use crate::attention::{BlockScorer, Rank, Reads, TokenScorer};
+use crate::attention::{BlockScorer, KvLayout, Rank, Reads, Shape, TokenScorer};
 use crate::engine::scratch::Scratch;
 use crate::gpu::{Binding, Op};
-use crate::kernels::{self, FreezeParams, Scored, StrideParams};
+use crate::kernels::{self, FreezeParams, ScoreOps, Scoring, Segment, Selection, StrideParams};
 use crate::kv::{CacheLayout, LayerIndex};
 
 /// In the order of their numbers.
@@ -15,7 +15,7 @@ pub(super) const RANKS: [Rank; 2] = [Rank::Softmax, Rank::Plain];
 pub(in crate::engine) struct IndexOps {
     pub(in crate::engine) channel_stats: Op,
     /// Level 1's scores, by each scorer that this engine keeps for what it reads.
-    block_scores: Vec<BlockScoreOps>,
+    block_scores: Vec<(BlockScorer, ScoreOps)>,
     /// Level 1's choice, by [`Rank`].
     top_k_blocks: [Op; 2],
     /// Level 2 over what level 1 chose.
@@ -23,21 +23,11 @@ pub(in crate::engine) struct IndexOps {
     pub(in crate::engine) sparse_split: Vec<Op>,
 }
 
-/// Scores of blocks by one scorer.
-struct BlockScoreOps {
-    scorer: BlockScorer,
-    /// What a workgroup scores.
-    scored: Scored,
-    ops: Vec<Op>,
-}
-
 /// Level 2 over the candidates of one list.
 pub(in crate::engine) struct TokenOps {
-    /// What a workgroup scores by codes.
-    scored: Scored,
-    code_score: Vec<Op>,
+    code_score: ScoreOps,
     /// Where all keys are on the GPU.
-    exact_score: Vec<Op>,
+    exact_score: ScoreOps,
     top_k: Op,
 }
 
@@ -51,13 +41,10 @@ impl TokenOps {
         kv_heads: u32,
         rows: u32,
     ) {
-        let (ops, x) = match scorer.reads() {
-            Reads::Codes => (&self.code_score, self.scored.workgroups(blocks)),
-            Reads::Keys => (&self.exact_score, blocks),
-            Reads::Summary(_) | Reads::Nothing => return,
-        };
-        for op in ops {
-            op.record(pass, x, kv_heads, rows);
+        match scorer {
+            TokenScorer::Codes => self.code_score.record(pass, blocks, kv_heads, rows),
+            TokenScorer::Oracle => self.exact_score.record(pass, blocks, kv_heads, rows),
+            TokenScorer::None => {}
         }
     }
 
@@ -99,10 +86,8 @@ impl IndexOps {
         kv_heads: u32,
         rows: u32,
     ) {
-        for scores in self.block_scores.iter().filter(|scores| scores.scorer == scorer) {
-            for op in &scores.ops {
-                op.record(pass, scores.scored.workgroups(sealed), kv_heads, rows);
-            }
+        for (_, scores) in self.block_scores.iter().filter(|(of, _)| *of == scorer) {
+            scores.record(pass, sealed, kv_heads, rows);
         }
     }
 
@@ -112,21 +97,21 @@ impl IndexOps {
     }
 }
 
-// A choice by this scratch's scores, to or from these lists.
-pub(super) fn top_k<'b>(
-    scratch: &'b Scratch,
-    score_rows: &'b wgpu::Buffer,
-    chosen: Binding<'b>,
-) -> kernels::TopK<Binding<'b>> {
-    kernels::TopK {
-        step: (&scratch.step).into(),
-        score_rows: score_rows.into(),
-        scores: (&scratch.scores).into(),
-        keys: (&scratch.keys).into(),
-        chosen,
-        chosen_blocks: None,
-        hot_slots: None,
-    }
+// The kernels of a selection over the engine's keys and values, which are joined, and its rows of queries, keys and values.
+fn selection(shape: &Shape) -> Selection<'_> {
+    Selection { shape, row_width: shape.row_width(), layout: KvLayout::Joined }
+}
+
+// What kernels that score bind of this scratch.
+pub(super) fn scoring<'b>(scratch: &'b Scratch, score_rows: &'b wgpu::Buffer) -> Scoring<'b> {
+    let [step, qkv, scores, score_rows] =
+        [&scratch.step, &scratch.rows, &scratch.scores, score_rows].map(Binding::from);
+    Scoring { step, qkv, scores, score_rows }
+}
+
+// Segments with their uniforms bound.
+fn bound<'b>(segments: &'b [(wgpu::Buffer, Binding<'b>)]) -> Vec<Segment<'b>> {
+    segments.iter().map(|(holds, segment)| (holds.into(), segment.clone())).collect()
 }
 
 impl OpMaker<'_> {
@@ -138,7 +123,8 @@ impl OpMaker<'_> {
     ) -> Result<IndexOps> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         let stride = self.score_rows().await?;
-        let chosen = top_k(scratch, &stride, kv.chosen.clone());
+        let scoring = scoring(scratch, &stride);
+        let chosen = scoring.top_k((&scratch.keys).into(), kv.chosen.clone());
         let stats_of = kernels::ChannelStats {
             step: &scratch.step,
             qkv: &scratch.rows,
@@ -157,7 +143,8 @@ impl OpMaker<'_> {
             sparse_split: Vec::new(),
         };
         for scorer in BlockScorer::all() {
-            ops.block_scores.push(self.block_scores(scorer, kv, index, &stride).await?);
+            let scores = self.block_scores(scorer, kv, index, &scoring).await?;
+            ops.block_scores.push((scorer, scores));
         }
         let spec = kernels::sparse_split(self.gpu.tier, &shape, kv.blocks.place());
         for segment in 0..kv.segments.len() {
@@ -182,45 +169,22 @@ impl OpMaker<'_> {
     ) -> Result<TokenOps> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         let stride = self.score_rows().await?;
+        let scoring = scoring(scratch, &stride);
         let choice = kernels::TopK {
             chosen_blocks: Some(list.clone()),
-            ..top_k(scratch, &stride, (&scratch.chosen_tokens).into())
+            ..scoring.top_k((&scratch.keys).into(), (&scratch.chosen_tokens).into())
         };
-        let mut ops = TokenOps {
-            scored: Scored::codes(&shape),
-            code_score: Vec::new(),
-            exact_score: Vec::new(),
-            top_k: gpu.op(&kernels::top_k_tokens(gpu.tier, &shape), choice).await?,
-        };
-        let spec = kernels::token_score(&shape);
         let codes = self.segments(index.layout, &index.codes, shape.block_code_bytes()).await?;
-        for (segment, codes) in &codes {
-            let candidates = kernels::TokenScore {
-                step: (&scratch.step).into(),
-                segment: segment.into(),
-                qkv: (&scratch.rows).into(),
-                channels: (&index.state.channels).into(),
-                codes: codes.clone(),
-                chosen_blocks: list.clone(),
-                scores: (&scratch.scores).into(),
-                score_rows: (&stride).into(),
-            };
-            ops.code_score.push(gpu.op(&spec, candidates).await?);
-        }
-        let spec = kernels::exact_token_score(&shape);
-        for (segment, kv) in &self.kv_segments(kv.layout, kv.all_keys()).await? {
-            let candidates = kernels::ExactTokenScore {
-                step: (&scratch.step).into(),
-                segment: segment.into(),
-                qkv: (&scratch.rows).into(),
-                kv: kv.clone(),
-                chosen_blocks: list.clone(),
-                scores: (&scratch.scores).into(),
-                score_rows: (&stride).into(),
-            };
-            ops.exact_score.push(gpu.op(&spec, candidates).await?);
-        }
-        Ok(ops)
+        let keys = self.kv_segments(kv.layout, kv.all_keys()).await?;
+        let (selection, with) = (selection(&shape), (&scoring, list));
+        let channels = Binding::from(&index.state.channels);
+        let [by_codes, exact] = [TokenScorer::Codes, TokenScorer::Oracle];
+        let (channels, codes) = (Some(&channels), bound(&codes));
+        Ok(TokenOps {
+            code_score: selection.token_scores(gpu, by_codes, with, channels, &codes).await?,
+            exact_score: selection.token_scores(gpu, exact, with, None, &bound(&keys)).await?,
+            top_k: gpu.op(&kernels::top_k_tokens(gpu.tier, &shape), choice).await?,
+        })
     }
 
     // Level 1's scores by one scorer, segment by segment of what it reads; none where the engine does not keep that.
@@ -229,66 +193,22 @@ impl OpMaker<'_> {
         scorer: BlockScorer,
         cache: &LayerKv<'_>,
         index: &LayerIndex,
-        score_rows: &wgpu::Buffer,
-    ) -> Result<BlockScoreOps> {
-        let (gpu, layout, shape) = (self.gpu, index.layout, &self.shape.clone());
-        let channels = Binding::from(&index.state.channels);
-        let [step, qkv, scores] =
-            [&self.scratch.step, &self.scratch.rows, &self.scratch.scores].map(Binding::from);
-        let score_rows = Binding::from(score_rows);
-        let mut made = BlockScoreOps { scorer, scored: Scored::BLOCK, ops: Vec::new() };
-        match scorer.reads() {
-            Reads::Nothing => {}
-            Reads::Codes => {
-                made.scored = Scored::codes(shape);
-                let spec = kernels::block_score(shape);
-                let codes = self.segments(layout, &index.codes, shape.block_code_bytes()).await?;
-                for (segment, codes) in &codes {
-                    let blocks = kernels::BlockScore {
-                        step: step.clone(),
-                        segment: segment.into(),
-                        qkv: qkv.clone(),
-                        channels: channels.clone(),
-                        codes: codes.clone(),
-                        scores: scores.clone(),
-                        score_rows: score_rows.clone(),
-                    };
-                    made.ops.push(gpu.op(&spec, blocks).await?);
-                }
-            }
+        scoring: &Scoring<'_>,
+    ) -> Result<ScoreOps> {
+        let (layout, shape) = (index.layout, self.shape);
+        let segments = match scorer.reads() {
+            Reads::Nothing => Vec::new(),
+            Reads::Codes => self.segments(layout, &index.codes, shape.block_code_bytes()).await?,
             Reads::Summary(summary) => {
-                made.scored = Scored::SUMMARIES;
-                let spec = kernels::summary_score(shape, summary);
-                let bytes = summary.block_bytes(shape);
-                let segments = self.segments(layout, index.summary(summary), bytes).await?;
-                for (segment, summary) in &segments {
-                    let blocks = kernels::SummaryScore {
-                        step: step.clone(),
-                        segment: segment.into(),
-                        qkv: qkv.clone(),
-                        summary: summary.clone(),
-                        scores: scores.clone(),
-                        score_rows: score_rows.clone(),
-                    };
-                    made.ops.push(gpu.op(&spec, blocks).await?);
-                }
+                let bytes = summary.block_bytes(&shape);
+                self.segments(layout, index.summary(summary), bytes).await?
             }
-            Reads::Keys => {
-                let spec = kernels::exact_block_score(shape);
-                for (segment, kv) in &self.kv_segments(cache.layout, cache.all_keys()).await? {
-                    let blocks = kernels::ExactBlockScore {
-                        step: step.clone(),
-                        segment: segment.into(),
-                        qkv: qkv.clone(),
-                        kv: kv.clone(),
-                        scores: scores.clone(),
-                        score_rows: score_rows.clone(),
-                    };
-                    made.ops.push(gpu.op(&spec, blocks).await?);
-                }
-            }
-        }
-        Ok(made)
+            Reads::Keys => self.kv_segments(cache.layout, cache.all_keys()).await?,
+        };
+        let channels = Binding::from(&index.state.channels);
+        let segments = bound(&segments);
+        let selection = selection(&shape);
+        selection.block_scores(self.gpu, scorer, scoring, Some(&channels), &segments).await
     }
 
     // Each segment, which must hold so many bytes of each of its blocks, with what says which blocks these are.
@@ -323,31 +243,22 @@ impl OpMaker<'_> {
         kv: &Binding<'_>,
         segment: &wgpu::Buffer,
     ) -> Result<SealingOps> {
-        let (scratch, gpu, shape) = (self.scratch, self.gpu, &self.shape.clone());
+        let (gpu, shape) = (self.gpu, self.shape);
+        let (step, selection) = (Binding::from(&self.scratch.step), selection(&shape));
+        let keys = (Binding::from(segment), kv.clone());
         let mut ops = SealingOps(Vec::new());
         let codes = self.segments(index.layout, &index.codes, shape.block_code_bytes()).await?;
-        for (index_segment, codes) in codes {
-            let build = kernels::TokenCodes {
-                step: (&scratch.step).into(),
-                segment: segment.into(),
-                kv: kv.clone(),
-                channels: (&index.state.channels).into(),
-                codes,
-                index_segment: (&index_segment).into(),
-            };
-            ops.0.push(gpu.op(&kernels::token_codes(shape), build).await?);
+        for codes in bound(&codes) {
+            let (step, keys) = (step.clone(), keys.clone());
+            let channels = (&index.state.channels).into();
+            ops.0.push(selection.build_codes(gpu, step, keys, channels, codes).await?);
         }
         for (kept, segments) in &index.summaries {
-            let bytes = kept.block_bytes(shape);
-            for (index_segment, summary) in self.segments(index.layout, segments, bytes).await? {
-                let build = kernels::BlockSummary {
-                    step: (&scratch.step).into(),
-                    segment: segment.into(),
-                    kv: kv.clone(),
-                    summary,
-                    index_segment: (&index_segment).into(),
-                };
-                ops.0.push(gpu.op(&kernels::block_summary(shape, kept), build).await?);
+            let bytes = kept.block_bytes(&shape);
+            let summaries = self.segments(index.layout, segments, bytes).await?;
+            for summary in bound(&summaries) {
+                let (step, keys) = (step.clone(), keys.clone());
+                ops.0.push(selection.build_summary(gpu, step, keys, kept, summary).await?);
             }
         }
         Ok(ops)

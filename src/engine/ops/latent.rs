@@ -152,6 +152,7 @@ impl OpMaker<'_> {
                 segment: (&slab).into(),
                 qkv: (&own.queries).into(),
                 kv: slab_kv.clone(),
+                values_in: None,
                 out: (&scratch.attended).into(),
                 states: (&scratch.states).into(),
             };

@@ -281,6 +281,7 @@ impl OpMaker<'_> {
             segment: (&uniform).into(),
             qkv: (&scratch.rows).into(),
             kv: Binding::from(&kv.segments[index]).holding(bytes),
+            values_in: None,
             partial_o: (&scratch.partial_o).into(),
             partial_ml: (&scratch.partial_ml).into(),
             chosen_tokens: chosen_tokens.map(Binding::from),

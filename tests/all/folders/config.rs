@@ -131,6 +131,18 @@ fn absurd_values_are_refused_by_name() {
 }
 
 #[test]
+fn heads_of_80_dimensions_are_taken_where_they_fill_units_of_weights() {
+    let fixture = Fixture::of("llama");
+    fixture.edit(CONFIG, |config| config["head_dim"] = json!(80));
+    fixture.refused(&["q_proj.weight has shape", "[96, 480]"]);
+    fixture.edit(CONFIG, |config| {
+        config["num_attention_heads"] = json!(3);
+        config["num_key_value_heads"] = json!(3);
+    });
+    fixture.refused(&["the heads' values are 240 numbers together, but a multiple of 32"]);
+}
+
+#[test]
 fn scaling_that_divides_by_zero_is_refused() {
     let fixture = Fixture::of("qwen3-yarn");
     fixture.edit(CONFIG, |config| {

@@ -3,7 +3,7 @@
 use asynctls::Result;
 use asynctls::attention::{Shape, Summary};
 use asynctls::gpu::Gpu;
-use asynctls::operator::{Codes, Limits, Options, Selector, Tensors};
+use asynctls::operator::{Codes, Kv, Limits, Options, Selector, Tensors};
 use asynctls::wgpu;
 use rand_pcg::{Pcg64, rand_core::Rng};
 
@@ -127,7 +127,7 @@ impl Copies {
         });
         Tensors {
             queries: self.queries.as_entire_buffer_binding(),
-            kv: kv.iter().map(wgpu::Buffer::as_entire_buffer_binding).collect(),
+            kv: Kv::Joined(kv.iter().map(wgpu::Buffer::as_entire_buffer_binding).collect()),
             output: self.output.as_entire_buffer_binding(),
             codes: codes.as_ref().filter(|_| selector.reads_codes()).map(|codes| Codes {
                 channels: &self.channels,
