@@ -7,6 +7,8 @@ mod config;
 mod experts;
 mod index;
 mod latent;
+#[cfg(feature = "engine")]
+mod missed;
 pub(crate) mod plan;
 mod rank;
 mod selector;
@@ -25,6 +27,8 @@ pub use summary::Summary;
 pub use channels::ChannelSet;
 #[cfg(feature = "engine")]
 pub use config::{Attention, Timing};
+#[cfg(feature = "engine")]
+pub use missed::MostMissed;
 
 // Names of the inside, which those have who check and measure.
 #[cfg_attr(feature = "conformance", visibility::make(pub))]

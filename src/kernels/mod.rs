@@ -37,9 +37,9 @@ pub use model::{
     arg_max, arg_max_part, arg_max_parts, embed, rms_norm,
 };
 pub use select::{
-    BlockScore, ExactBlockScore, ExactTokenScore, SCORED_SUMMARIES, SummaryScore, TokenScore, TopK,
-    block_score, exact_block_score, exact_token_score, scored_blocks, summary_score, token_score,
-    top_k_blocks, top_k_tokens,
+    BlockScore, ExactBlockScore, ExactTokenScore, MissedMass, SCORED_SUMMARIES, SummaryScore,
+    TokenScore, TopK, block_score, exact_block_score, exact_token_score, missed_mass,
+    scored_blocks, summary_score, token_score, top_k_blocks, top_k_tokens,
 };
 
 pub use stream::{STREAM_VECS, Stream, stream};
