@@ -3,7 +3,7 @@
 // Work is in tiles of 64 tokens, lane = token. A team of LANES lanes reads one token's row together, one or two vec4 (of
 // eight f16) a lane, and owns the 64 / TEAMS tokens of its own lanes.
 // Grid: (splits, KV heads * QUADS, rows).
-//!include lib/attended.wgsl
+//!include lib/quad_eights.wgsl
 
 const WORKGROUP: u32 = 64u;
 // Twice as many for heads of more than 128 dimensions: a lane's registers hold the queries and outputs of two vec4.

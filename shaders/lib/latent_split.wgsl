@@ -5,7 +5,7 @@
 // Logits: SLICES lanes share a token, each takes every SLICES-th vec4 (of eight f16) of its row. Values: a lane owns one vec4
 // of the output, and the lanes of a value share the tile's tokens among GROUPS.
 // Grid: (splits, KV heads * QUADS, rows).
-//!include lib/attended.wgsl
+//!include lib/quad_eights.wgsl
 
 // Tokens of a tile, which src/attention/shape.rs plans splits by.
 const TILE: u32 = 16u;

@@ -6,7 +6,7 @@
 // ROUND x 4 logits each lane is left with one, (token, head) = (lane / 4, lane % 4). Each subgroup has a share of the split's
 // tokens.
 // Grid: (splits, KV heads * QUADS, rows).
-//!include lib/attended.wgsl
+//!include lib/quad_eights.wgsl
 
 // Tokens of a tile, which src/attention/shape.rs plans splits by.
 const TILE: u32 = 64u;

@@ -137,9 +137,13 @@ impl Shape {
         HeadFormat::new(kv_type, values as usize, self.kv_heads as usize)
     }
 
-    /// Workgroups that decode attention has for a split of one row, each for four query heads of a KV head.
+    /// What a split of one row counts as among the workgroups that fill a device: one for four query heads of a KV head; two where
+    /// all heads share rows, which a large workgroup may read for all of them.
     pub(crate) fn row_workgroups(&self) -> u32 {
-        self.kv_heads * self.group.div_ceil(4)
+        match self.values {
+            Values::Own => self.kv_heads * self.group.div_ceil(4),
+            Values::OfKeys(_) => self.kv_heads * 2,
+        }
     }
 
     /// Scores from one head to the next, for sequences of so many tokens: level 2 may be given every block, so there is room for

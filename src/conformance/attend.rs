@@ -164,7 +164,10 @@ async fn attend(
         // In prefill a value that is not finite also spoils earlier rows of its tile, by 0 * NaN: only other sequences
         // are promised not to notice.
         let spoilt = kernel == "prefill" && family == Family::NotFinite;
-        let rounds = kernel == "prefill" && kernels::prefill_rounds(gpu.tier, &shape);
+        let rounds = match kernel {
+            "prefill" => kernels::prefill_rounds(gpu.tier, &shape),
+            _ => kernels::split_rounds(gpu.tier, &shape),
+        };
         let from = usize::from(spoilt);
         let verdict = check_attention(&cache, &rows, &qkv, &out, &tokens, (from, rounds));
         if verdict.is_err() {
@@ -212,7 +215,8 @@ async fn mixed(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
             out = run_prefill(gpu, &cache, &step, &qkv, out, grid).await?;
         }
         let rows = &rows[..checked];
-        let rounds = kernels::prefill_rounds(gpu.tier, &shape);
+        let rounds =
+            kernels::prefill_rounds(gpu.tier, &shape) || kernels::split_rounds(gpu.tier, &shape);
         let verdict = check_attention(&cache, rows, &qkv, &out, &tokens, (0, rounds));
         if verdict.is_err() {
             return Ok(verdict.map_err(|e| format!("target {target}: {e}")));
@@ -283,7 +287,7 @@ async fn run_splits(
                 chosen_tokens: selects.then_some(Data::In(chosen)),
                 hot_slots: None,
             };
-            let grid = (step.splits, shape.row_workgroups(), rows);
+            let grid = (step.splits, kernels::split_workgroups(gpu.tier, shape), rows);
             let results = run(gpu, &spec, data, grid).await?;
             (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
         }

@@ -285,7 +285,7 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
                 chosen_tokens: Some(Data::In(&chosen)),
                 hot_slots: Some(Data::In(table)),
             };
-            let grid = (step.splits, shape.row_workgroups(), step.rows);
+            let grid = (step.splits, kernels::split_workgroups(gpu.tier, &shape), step.rows);
             let spec = kernels::sparse_split(gpu.tier, &shape, place);
             let results = run(gpu, &spec, data, grid).await?;
             (partial_o, partial_ml) = (results.partial_o, results.partial_ml);
@@ -300,5 +300,12 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
     };
     let grid = (shape.q_heads(), step.rows, kernels::merge_parts(&shape));
     let out = run(gpu, &kernels::merge(gpu.tier, &shape), data, grid).await?.out;
-    Ok(check_attention(&cache, &rows, &qkv, &out, &tokens, (0, false)))
+    Ok(check_attention(
+        &cache,
+        &rows,
+        &qkv,
+        &out,
+        &tokens,
+        (0, kernels::split_rounds(gpu.tier, &shape)),
+    ))
 }

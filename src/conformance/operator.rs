@@ -291,7 +291,14 @@ async fn decode(
         }
         tokens.push(by_head);
     }
-    Ok(check_attention(&cache, &places, &qkv, &out, &tokens, (0, false)))
+    Ok(check_attention(
+        &cache,
+        &places,
+        &qkv,
+        &out,
+        &tokens,
+        (0, kernels::split_rounds(gpu.tier(), &shape)),
+    ))
 }
 
 /// Ascending lists of any length, empty ones among them.

@@ -86,6 +86,8 @@ pub(super) struct Layer<K> {
     pub(super) shape: Shape,
     pub(super) weights: Arc<WeightOps>,
     pub(super) dense_split: Vec<Op>,
+    /// Workgroups of one split of a row.
+    pub(super) split_workgroups: u32,
     pub(super) merge: Op,
     pub(super) index: Option<IndexOps>,
     /// What depends on where keys and values live.
@@ -242,7 +244,7 @@ impl<K: KvOps> Layer<K> {
         rows: u32,
     ) {
         for split in split {
-            split.record(pass, step.splits, self.shape.row_workgroups(), rows);
+            split.record(pass, step.splits, self.split_workgroups, rows);
         }
     }
 

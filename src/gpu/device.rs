@@ -67,7 +67,7 @@ pub struct OpenDevice {
     pub(super) pipelines: Mutex<HashMap<ShaderSpec, Arc<Pipeline>>>,
     pub(super) compile_time: Mutex<Duration>,
     // Behind all that holds the device: taken when this begins to be dropped, and given back when all of that is gone.
-    alone: Option<turns::Turn>,
+    alone: Option<turns::Destroying>,
 }
 
 impl Deref for Gpu {
@@ -210,7 +210,8 @@ impl Gpu {
     /// limits that the device has ([`Gpu::descriptor`] names those of the best).
     ///
     /// The device's callbacks stay the caller's: that it was lost, or an error outside of the calls made here, is for the
-    /// caller to see there.
+    /// caller to see there. So is when it is destroyed: NVIDIA's Vulkan driver (580.159) never returns from destroying a device
+    /// while other threads compile for theirs.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming the limit that is too low.

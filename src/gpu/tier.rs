@@ -62,7 +62,7 @@ pub struct Tier {
     /// fires.
     pub submission: u64,
     /// Bytes of workgroup memory that its kernels use.
-    pub(super) workgroup_bytes: u32,
+    pub(crate) workgroup_bytes: u32,
     /// The most lanes that a workgroup of them has.
     pub(super) workgroup_lanes: u32,
 }

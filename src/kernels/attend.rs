@@ -1,6 +1,6 @@
 //! `shaders/attend` and `shaders/kv`.
 
-use super::tiers::{self, Prefill as Kernel};
+use super::tiers::{self, LatentSplit, Prefill as Kernel};
 use crate::attention::Shape;
 use crate::formats::KvType;
 use crate::gpu::{ShaderSpec, Tier};
@@ -284,12 +284,12 @@ pub fn append_rows(shape: &Shape, number: Number, strides: [u32; 2], turns: bool
         .slot("values", values)
 }
 
-/// Grid: (splits, KV heads * ceil(group / 4), rows).
+/// Grid: (splits, [`split_workgroups`], rows).
 pub fn dense_split(tier: &Tier, shape: &Shape, place: Place) -> ShaderSpec {
     split_spec("attend/dense_split.wgsl", tier, shape, place)
 }
 
-/// Grid: (splits, KV heads * ceil(group / 4), rows).
+/// Grid: (splits, [`split_workgroups`], rows).
 pub fn sparse_split(tier: &Tier, shape: &Shape, place: Place) -> ShaderSpec {
     split_spec("attend/sparse_split.wgsl", tier, shape, place)
 }
@@ -315,7 +315,10 @@ fn stored_spec(file: &'static str, shape: &Shape, kv_type: KvType) -> ShaderSpec
 fn split_spec(file: &'static str, tier: &Tier, shape: &Shape, place: Place) -> ShaderSpec {
     let spec = placed(kv_spec(file, shape).constant("SCALE", shape.scale()), place);
     if shape.shares_values() {
-        return spec.slot("split", "lib/latent_split.wgsl");
+        return match tiers::of(tier).latent_split {
+            LatentSplit::Quads => spec.slot("split", "lib/latent_split.wgsl"),
+            LatentSplit::Matrices => latent_matrices(spec, shape),
+        };
     }
     // Heads whose rows 8 or 16 lanes of one subgroup read.
     let shuffles = |lanes: &u32| matches!(shape.head_dim, 64 | 128) && lanes * 8 >= shape.head_dim;
@@ -326,6 +329,32 @@ fn split_spec(file: &'static str, tier: &Tier, shape: &Shape, place: Place) -> S
             .constant("ROUND", shape.head_dim / 32),
         None => spec.slot("split", "lib/attend_split.wgsl"),
     }
+}
+
+// Eight subgroups share sixteens of dimensions; sixteen lanes share a row's vec4.
+fn latent_matrices(spec: ShaderSpec, shape: &Shape) -> ShaderSpec {
+    let of_subgroup = |dimensions: u32| dimensions.div_ceil(16).div_ceil(8);
+    spec.slot("split", "lib/latent_matrix_split.wgsl")
+        .constant("KEY_STEPS", of_subgroup(shape.head_dim))
+        .constant("VALUE_STEPS", of_subgroup(shape.value_dim()))
+        .constant("LOADS", (shape.head_dim / 4).div_ceil(16))
+}
+
+/// The workgroups of one split of a row.
+pub fn split_workgroups(tier: &Tier, shape: &Shape) -> u32 {
+    match takes_all_heads(tier, shape) {
+        true => shape.kv_heads,
+        false => shape.kv_heads * shape.group.div_ceil(4),
+    }
+}
+
+/// Whether decode attention rounds queries and weights to f16.
+pub fn split_rounds(tier: &Tier, shape: &Shape) -> bool {
+    takes_all_heads(tier, shape)
+}
+
+fn takes_all_heads(tier: &Tier, shape: &Shape) -> bool {
+    shape.shares_values() && tiers::of(tier).latent_split == LatentSplit::Matrices
 }
 
 /// Grid: (query heads, rows, [`merge_parts`]).

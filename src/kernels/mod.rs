@@ -14,8 +14,8 @@ mod tiers;
 pub use attend::{
     AppendRows, HotSlots, Merge, MergeParams, NO_SLOT, Number, PartParams, Place, PlaceBlocks,
     Prefill, RopeAppend, SegmentParams, Split, UnpackBlocks, append_rows, dense_split, merge,
-    merge_parts, place_blocks, prefill, prefill_rounds, rope_append, sparse_split, unpack_blocks,
-    with_row_width,
+    merge_parts, place_blocks, prefill, prefill_rounds, rope_append, sparse_split, split_rounds,
+    split_workgroups, unpack_blocks, with_row_width,
 };
 pub use experts::{
     ExpertLists, ExpertSum, Route, expert_list_words, expert_lists, expert_sum, route,

@@ -42,6 +42,25 @@ fn prefill_on_matrix_units_is_valid_for_every_head_dimension_and_block() {
     }
 }
 
+#[test]
+fn latent_splits_on_matrix_units_are_valid_for_every_group_and_fit_their_tier() {
+    let tier = Tier::named("cooperative").expect("a tier");
+    let slots = HotSlots { pool_blocks: 100, slots: 10 };
+    for (group, (latent, rope)) in
+        [1, 5, 16, 17, 20, 32].into_iter().zip([(512, 64), (64, 32)].into_iter().cycle())
+    {
+        let shape = Shape::latent(group, latent, rope, 64);
+        assert_eq!((split_workgroups(tier, &shape), split_rounds(tier, &shape)), (1, true));
+        for spec in
+            [dense_split(tier, &shape, Place::Paged), sparse_split(tier, &shape, Place::Hot(slots))]
+        {
+            let spec = spec.constant("LANES_REVERSED", false);
+            let assembled = assemble(&spec).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
+            assert!(assembled.workgroup_bytes() <= tier.workgroup_bytes, "{group}");
+        }
+    }
+}
+
 /// The workgroup memory of every adapter, less what some back ends add of their own.
 const PORTABLE_WORKGROUP_BYTES: u32 = 16_352;
 

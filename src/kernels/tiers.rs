@@ -19,8 +19,19 @@ pub(super) struct TierKernels {
     pub(super) prefill: Prefill,
     /// Lanes of its subgroups, where decode attention shuffles among them.
     pub(super) shuffled: Option<u32>,
+    /// How decode attention walks a split of rows that all heads share.
+    pub(super) latent_split: LatentSplit,
     /// How the largest are chosen.
     pub(super) top_k: TopK,
+}
+
+/// How decode attention walks a split of rows that all heads share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LatentSplit {
+    /// Four heads a workgroup.
+    Quads,
+    /// All heads of a KV head in one workgroup, on matrix units.
+    Matrices,
 }
 
 /// How a workgroup chooses the largest.
@@ -81,6 +92,7 @@ const PORTABLE: TierKernels = TierKernels {
     matmul: Matmul::PORTABLE,
     prefill: Prefill::PORTABLE,
     shuffled: None,
+    latent_split: LatentSplit::Quads,
     top_k: TopK::PORTABLE,
 };
 
@@ -93,6 +105,7 @@ const KERNELS: &[TierKernels] = &[
         matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
         prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
         shuffled: Some(8),
+        latent_split: LatentSplit::Quads,
         top_k: TopK { lanes: 64, ..TopK::PORTABLE },
     },
     TierKernels {
@@ -102,6 +115,7 @@ const KERNELS: &[TierKernels] = &[
         matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
         prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
         shuffled: Some(32),
+        latent_split: LatentSplit::Matrices,
         top_k: TopK { lanes: 1024, at_once: 4, ..TopK::SHUFFLED },
         ..PORTABLE
     },

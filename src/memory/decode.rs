@@ -17,11 +17,13 @@ pub(crate) struct DecodeScratch<'s> {
 }
 
 impl DecodeScratch<'_> {
-    // Partial states, of the four query heads that a workgroup works on. Splits are planned for a number of workgroups, so this
-    // bounds them whatever the context.
+    // Partial states, of the query heads that a workgroup works on. Splits are planned for a number of workgroups, so this bounds
+    // them whatever the context.
     fn states(&self) -> [u64; 3] {
-        let of_rows = self.rows.saturating_mul(self.shape.row_workgroups().into());
-        [of_rows.saturating_add(self.workgroups.into()), 4, self.segments]
+        let a_split = self.shape.row_workgroups();
+        let of_rows = self.rows.saturating_mul(a_split.into());
+        let heads = self.shape.q_heads().div_ceil(a_split);
+        [of_rows.saturating_add(self.workgroups.into()), heads.into(), self.segments]
     }
 
     fn words(&self, what: &'static str, counts: &[u64], grows_with: &'static [Grows]) -> Row {

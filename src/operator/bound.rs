@@ -43,8 +43,9 @@ impl Bound {
             level_1.record(pass, step.ranks_blocks.then_some(step.sealed), heads, rows);
             level_2.record(pass, step.ranks_tokens.then_some(step.blocks_kept), heads, rows);
         }
+        let workgroups = kernels::split_workgroups(self.words.gpu.tier(), shape);
         for split in self.selected.as_ref().filter(|_| !is_dense).unwrap_or(&self.dense) {
-            split.record(pass, step.splits, shape.row_workgroups(), rows);
+            split.record(pass, step.splits, workgroups, rows);
         }
         self.merge.record(pass, shape.q_heads(), rows, kernels::merge_parts(shape));
         Ok(())

@@ -1,6 +1,7 @@
 //! Caches whose blocks live in CPU memory: the same answers as with everything on the GPU, whatever is resident.
 
 use crate::common::device::{decode, gpu, own_gpu, prefill, tiny_options};
+use crate::common::own_process::is_alone;
 use crate::common::steps::{self, assert_near, token};
 use asynctls::attention::{
     Attention, BlockScorer, Blocks, Budget, MostMissed, RowBudget, Timing, TokenScorer, TwoLevel,
@@ -384,13 +385,7 @@ fn memory_that_is_not_there_is_one_clear_error() {
 #[test]
 fn gpu_memory_stays_as_planned_and_a_lost_device_is_an_error() {
     // Memory is a process's, and other tests make engines meanwhile: this one has a process of its own.
-    const ALONE: &str = "ASYNCTLS_TEST_ALONE";
-    if std::env::var_os(ALONE).is_none() {
-        let name = "offload::gpu_memory_stays_as_planned_and_a_lost_device_is_an_error";
-        let mut own = std::process::Command::new(std::env::current_exe().expect("a path"));
-        let output = own.args([name, "--exact"]).env(ALONE, "1").output().expect("it starts");
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    if !is_alone("offload::gpu_memory_stays_as_planned_and_a_lost_device_is_an_error") {
         return;
     }
     let engine = load("qwen3/model.gguf", Some(host(9, Timing::Lagged)));

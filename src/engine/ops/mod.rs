@@ -235,6 +235,7 @@ impl OpMaker<'_> {
             shape,
             weights: weights.clone(),
             dense_split,
+            split_workgroups: kernels::split_workgroups(self.gpu.tier, &shape),
             merge: self.merge(kv, kv.layout.segments).await?,
             index: match (index, &self.options.index) {
                 (Some(index), Some(options)) => {
