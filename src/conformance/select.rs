@@ -466,7 +466,7 @@ async fn missed_mass(
         _ => choose_blocks(&rows, &shape, &budget, kept, &mut random),
     };
     let heads = if rank == Rank::Plain { 1 } else { group };
-    let factor = if rank == Rank::Plain { shape.scale() / shape.group as f32 } else { 1.0 };
+    let factor = if rank == Rank::Plain { shape.scale() } else { 1.0 };
     let mut scores = vec![f32::NAN; 3 * kv_heads * group * stride];
     let mut want = Vec::new();
     for (r, &(_, position)) in rows.iter().enumerate() {

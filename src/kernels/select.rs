@@ -196,12 +196,12 @@ pub fn exact_token_score(shape: &Shape) -> ShaderSpec {
     kv_spec("select/exact_token_score.wgsl", shape).constant("SCALE", shape.scale())
 }
 
-/// The share of mass in blocks that are chosen and not listed, where scores rank so. Those that are summed over the group count for
-/// its mean query. Grid: (KV heads, rows).
+/// The share of mass in blocks that are chosen and not listed, where scores rank so. A score that is summed over the group counts
+/// as a logit of one query: what one head turns to shows, and the heads that stay do not hide it. Grid: (KV heads, rows).
 pub fn missed_mass(shape: &Shape, rank: Rank) -> ShaderSpec {
     let (heads, factor) = match rank {
         Rank::Softmax => (shape.group, 1.0),
-        Rank::Plain => (1, shape.scale() / shape.group as f32),
+        Rank::Plain => (1, shape.scale()),
     };
     spec("select/missed_mass.wgsl", shape).constant("HEADS", heads).constant("FACTOR", factor)
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 pub enum Rule {
     /// All of them on the GPU
     Gpu,
-    /// Fetched in the step after the one that chose them, during the step before
+    /// Fetched in the step after the one that chose them, during the step before; every step stands, whatever it misses
     Lagged,
     /// Fetched whenever they have come; steps attend the best of what is there
     Resident,

@@ -16,7 +16,7 @@ use std::str::FromStr;
 pub struct PlaceOptions {
     /// Where the KV cache is, and when chosen blocks must have come that live in CPU memory; each a row of every selection: gpu
     /// (all of it there), exact (before they are attended), lagged (for the next step, which attends among what this one chose; a
-    /// step that misses too much of its attention is done again, as in `generate`; with the most that it may miss, lagged:2%,
+    /// step that misses too much of its attention is done again, as in `generate`; with what it may miss, lagged:80% or lagged:95%/28%,
     /// or lagged:off for the paper's rule), resident (whenever; a step chooses among those that are there)
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "gpu",
         value_parser = option_names::parse::<When>)]
@@ -38,7 +38,7 @@ pub struct PlaceOptions {
 struct When(Option<(Timing, MostMissed)>);
 
 fn error(text: &str) -> Error {
-    let limit = "it must be gpu, exact, lagged, lagged:P% from 0% to 100%, lagged:off or resident";
+    let limit = "it must be gpu, exact, lagged, lagged:P% or lagged:P%/P% from 0% to 100%, lagged:off or resident";
     Error::argument("--timing", text, limit)
 }
 

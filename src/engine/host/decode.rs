@@ -1,7 +1,7 @@
 //! Decode steps over a hot cache. `exact` waits, layer by layer, for the blocks that it lacks; `lagged` and `resident` never
 //! wait for the choice of their own step: what it chose is fetched for the next, a group of layers at a time.
 
-use super::lag::{Lag, in_both, next_list, wanted};
+use super::lag::{Lag, Missed, in_both, next_list, wanted};
 use super::{GROUP_LAYERS, HotBuffers, HotState, HotTurn};
 use crate::attention::{Reads, RowBudget, Timing, TwoLevel};
 use crate::engine::forward::Over;
@@ -409,13 +409,18 @@ impl HotTurn<'_> {
         self.state.selections.take(&self.engine.gpu).await?.ok_or_else(none)
     }
 
-    // Reads what level 1 chose for a group, and notes what has to be fetched; whether the group did not miss too much.
-    async fn take_selection(&mut self, decode: &Decode<'_>, group: usize) -> Result<bool> {
-        let Some(slot) = self.state.groups[group].selection.take() else { return Ok(true) };
+    // Reads what level 1 chose for a group, and notes what has to be fetched, and what was missed.
+    async fn take_selection(
+        &mut self,
+        decode: &Decode<'_>,
+        group: usize,
+        missed_by_step: &mut Missed,
+    ) -> Result<()> {
+        let Some(slot) = self.state.groups[group].selection.take() else { return Ok(()) };
         self.state.selections.wait(&self.engine.gpu, slot).await?;
         let HotBuffers { wanted, missed, .. } = &self.hot.buffers;
         let weighs = decode.plan.weighs_missed;
-        let (lists, shares) = self.state.selections.read(slot, |bytes| {
+        let lists = self.state.selections.read(slot, |bytes| {
             let (lists, shares) = if weighs {
                 bytes.split_at(wanted.at(GROUP_LAYERS) as usize)
             } else {
@@ -423,20 +428,23 @@ impl HotTurn<'_> {
             };
             let lists = lists.chunks(wanted.stride as usize);
             let lists = lists.map(|bytes| decode.read_lists(bytes)).collect::<Vec<_>>();
-            let shares = shares.chunks(missed.stride as usize);
-            let shares = shares.flat_map(|bytes| decode.read_shares(bytes)).collect::<Vec<_>>();
-            Ok((lists, shares))
+            for bytes in shares.chunks(missed.stride as usize) {
+                let shares: Vec<f32> = decode.read_shares(bytes).collect();
+                missed_by_step.add(&shares, decode.kv_heads as usize);
+            }
+            Ok(lists)
         })?;
         let of_group = self.ops.layers.chunks(GROUP_LAYERS).nth(group).unwrap_or_default();
         for (i, chosen) in lists.into_iter().take(of_group.len()).enumerate() {
             self.note_layer(decode, group * GROUP_LAYERS + i, chosen).await?;
         }
-        let mut stands = true;
-        for share in shares {
-            self.state.offload.residents.note_missed(share);
-            stands &= self.state.offload.rule.most_missed.allows(share);
-        }
-        Ok(stands)
+        Ok(())
+    }
+
+    // Whether a step stands that missed this.
+    fn stands(&mut self, missed: &Missed) -> bool {
+        self.state.offload.residents.note_missed(missed.largest);
+        missed.is_allowed(self.state.offload.rule.most_missed)
     }
 
     // What a layer chose: the next step's lists, and what they lack on the GPU.
@@ -499,10 +507,10 @@ impl HotTurn<'_> {
     // last group wants is known only when the GPU has hardly anything left to do: the next step gathers it, beside the groups
     // before.
     async fn gather_ahead(&mut self, decode: &Decode<'_>) -> Result<bool> {
-        let (mut is_full, mut stands) = (false, true);
+        let (mut is_full, mut missed) = (false, Missed::default());
         let ahead = (self.state.groups.len() - 1).max(1);
         for group in 0..self.state.groups.len() {
-            stands &= self.take_selection(decode, group).await?;
+            self.take_selection(decode, group, &mut missed).await?;
             self.state.offload.uploads.poll(&self.engine.gpu)?;
             is_full |= group == ahead;
             let HotState { offload, groups, .. } = &mut *self.state;
@@ -517,20 +525,20 @@ impl HotTurn<'_> {
                 }
             }
         }
-        Ok(stands)
+        Ok(self.stands(&missed))
     }
 
     // Brings all that the next step wants, and waits until it is there.
     async fn bring_ahead(&mut self, decode: &Decode<'_>) -> Result<bool> {
-        let mut stands = true;
+        let mut missed = Missed::default();
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         for group in 0..self.state.groups.len() {
-            stands &= self.take_selection(decode, group).await?;
+            self.take_selection(decode, group, &mut missed).await?;
             self.record_group(&mut encoder, group).await?;
             self.submit(&mut encoder)?;
         }
         self.engine.gpu.wait(self.engine.gpu.submit(encoder)?).await?;
-        Ok(stands)
+        Ok(self.stands(&missed))
     }
 
     // Lists the candidates of the layers from `first` on, as the step before chose them.
