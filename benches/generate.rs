@@ -1,12 +1,12 @@
 //! Prefill and decode speed of the real model: `cargo bench --bench generate -- [--depth N] [--steps N] [--model FILE]
 //! [--quantize q8_0|q4_0] [--chunk N] [--prefills N] [--scorer NAME] [--index-channels N] [--index-bits 2|4|8]
-//! [--blocks N] [--tokens N] [--hot-blocks N] [--timing exact|lagged|resident] [--kv-type f16|q8_0]`. With `--hot-blocks` the
+//! [--blocks N] [--tokens N] [--hot-blocks N] [--timing exact|lagged|resident] [--missed-mass P%|off] [--kv-type f16|q8_0]`. With `--hot-blocks` the
 //! KV cache lives in CPU memory, and decode is two-level alone.
 //!
 //! The adapter is chosen as by the command line (`ASYNCTLS_ADAPTER`). Prints one JSON object a measurement; times are
 //! wall-clock, steps read back the arg-max token, as greedy generation does.
 
-use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Timing, TwoLevel};
+use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, MostMissed, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, IndexOptions, Session, Want};
 use asynctls::formats::KvType;
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, adapters};
@@ -67,7 +67,10 @@ fn main() {
             Some(other) => panic!("no timing is called {other}"),
         };
         let hot = text.parse().expect("a number");
-        HostOptions { timing, ..options.host_options(&config, hot, kv_type) }
+        // Random weights miss much in every step: none is done again unless that is asked for.
+        let most_missed = option("--missed-mass")
+            .map_or(MostMissed::ALL, |text| text.parse().expect("a share of mass, or off"));
+        HostOptions { timing, most_missed, ..options.host_options(&config, hot, kv_type) }
     });
     let offloads = options.host.is_some();
     options.quantise = option("--quantize").map(|name| name.parse().expect("a type"));

@@ -8,6 +8,8 @@ mod experts;
 mod index;
 mod latent;
 mod layout;
+#[cfg(feature = "engine")]
+mod missed;
 pub(crate) mod plan;
 mod rank;
 mod selector;
@@ -27,6 +29,8 @@ pub use summary::Summary;
 pub use channels::ChannelSet;
 #[cfg(feature = "engine")]
 pub use config::{Attention, Timing};
+#[cfg(feature = "engine")]
+pub use missed::MostMissed;
 
 // Names of the inside, which those have who check and measure.
 #[cfg_attr(feature = "conformance", visibility::make(pub))]

@@ -2,7 +2,7 @@
 
 use super::option_names;
 use super::start::Memory;
-use asynctls::attention::{Attention, Reads, Timing, TwoLevel};
+use asynctls::attention::{Attention, MostMissed, Reads, Timing, TwoLevel};
 use asynctls::engine::{EngineOptions, HostRule, Placement};
 use asynctls::formats::KvType;
 use asynctls::model::{ModelConfig, ModelFile};
@@ -29,6 +29,11 @@ pub struct CacheOptions {
     /// step, which attends among what this one chose), resident (whenever; a step chooses among those that are there)
     #[arg(long, value_enum, default_value_t = When::Exact)]
     timing: When,
+    /// What a lagged step may miss of its attention: the share of any head, or that and the mean of all heads. One that misses
+    /// more is done again, and waits for it. 0% gives the answers of exact, off those of the paper's rule
+    #[arg(long, value_name = "P%[/P%]|off", default_value_t = MostMissed::default(), allow_hyphen_values = true,
+        value_parser = option_names::parse::<MostMissed>)]
+    missed_mass: MostMissed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -101,7 +106,7 @@ impl CacheOptions {
             When::Lagged => Timing::Lagged,
             When::Resident => Timing::Resident,
         };
-        let rule = HostRule { timing, kv_type: self.kv_type };
+        let rule = HostRule { timing, most_missed: self.missed_mass, kv_type: self.kv_type };
         options.place(file, config, placement, two_level, rule, room).map_err(
             |error| match error {
                 Error::Argument { what, value, limit }

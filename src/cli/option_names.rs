@@ -4,7 +4,7 @@ use asynctls::{Error, subject};
 use std::str::FromStr;
 
 /// The subject of an error, and the option that says it.
-const OPTIONS: [(&str, &str); 19] = [
+const OPTIONS: [(&str, &str); 20] = [
     (subject::BLOCKS, "--blocks"),
     (subject::TOKENS, "--tokens"),
     (subject::BUDGET, "--budget"),
@@ -18,6 +18,7 @@ const OPTIONS: [(&str, &str); 19] = [
     (subject::ROPE_CHANGE, "--rope-scaling"),
     (subject::KV_TYPE, "--kv-type"),
     (subject::HOT_BLOCKS, "--hot-blocks"),
+    (subject::MISSED_MASS, "--missed-mass"),
     (subject::PREFILL, "--prefill"),
     (subject::TASK, "--tasks"),
     (subject::LENGTH, "--lengths"),

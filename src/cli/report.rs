@@ -170,9 +170,18 @@ pub struct Report<'a> {
 /// The offload engine's counts in one line.
 pub fn offload_line(stats: &OffloadStats) -> String {
     let wanted = (stats.hits + stats.misses).max(1) as f64;
+    let redone = match stats.most_missed > 0.0 || stats.redone > 0 {
+        false => String::new(),
+        true => format!(
+            "; {} of {} steps were done again, {:.1}% of a head's attention was missed at most",
+            stats.redone,
+            stats.steps,
+            100.0 * stats.most_missed
+        ),
+    };
     format!(
         "offload: {:.1}% of {} chosen blocks were not on the GPU, {} up and {} down, gathered {:.2} s beside the GPU's work \
-         and {:.2} s while it waited, {} stalls of the ring; {} of KV cache in CPU memory",
+         and {:.2} s while it waited, {} stalls of the ring; {} of KV cache in CPU memory{redone}",
         100.0 * stats.misses as f64 / wanted,
         stats.hits + stats.misses,
         size(stats.bytes_up),

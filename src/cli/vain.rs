@@ -65,6 +65,7 @@ const SELECTION: &[&str] = &[
     "index_bits",
     "channels",
     "timing",
+    "missed_mass",
 ];
 
 const TABLE: &[Vain] = &[
@@ -147,9 +148,17 @@ const TABLE: &[Vain] = &[
     },
     Vain {
         commands: &["generate"],
-        options: &["timing"],
+        options: &["timing", "missed_mass"],
         when: |line, known| selects(line, known) && known.is_on_gpu,
         why: "where the whole KV cache is on the GPU: --kv host keeps it in CPU memory",
+    },
+    Vain {
+        commands: &["generate"],
+        options: &["missed_mass"],
+        when: |line, known| {
+            selects(line, known) && !known.is_on_gpu && !line.is("timing", "lagged")
+        },
+        why: "without --timing lagged, whose steps alone are weighed",
     },
     Vain {
         commands: &["generate"],

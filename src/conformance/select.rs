@@ -11,7 +11,7 @@ use crate::gpu::Gpu;
 use crate::kernels::{self, StrideParams};
 use crate::reference::index::{BlockQuery, Range, pack_codes};
 use crate::reference::model::dot;
-use crate::reference::select::{check_top_k, log_sum_exp};
+use crate::reference::select::{check_top_k, log_sum_exp, missed_share};
 use crate::reference::summary::SummaryTwin;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
@@ -78,6 +78,21 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                     format!("level {level} {rank:?} {family} blocks {blocks} tokens {tokens}");
                 cases.push(Case::new("top_k", label, true, move |gpu| {
                     Box::pin(top_k(gpu, shape, (level, rank), family, (blocks, tokens), 40))
+                }));
+            }
+        }
+    }
+    for rank in [Rank::Softmax, Rank::Plain] {
+        for family in ["random", "peaked", "equal", "nothing missed", "hidden", "infinite"] {
+            let budgets = match family {
+                "random" => &[Blocks::Count(7), Blocks::Count(90), Blocks::Percent(30.0)][..],
+                _ => &[Blocks::Count(90)],
+            };
+            for &blocks in budgets {
+                let shape = if family == "random" { shapes[4] } else { shapes[1] };
+                let label = format!("{rank:?} {family} blocks {blocks}");
+                cases.push(Case::new("missed_mass", label, true, move |gpu| {
+                    Box::pin(missed_mass(gpu, shape, rank, family, blocks))
                 }));
             }
         }
@@ -427,6 +442,95 @@ async fn key_scores(
 
 fn absolute(values: &[f32]) -> Vec<f32> {
     values.iter().map(|value| value.abs()).collect()
+}
+
+async fn missed_mass(
+    gpu: &Gpu,
+    shape: Shape,
+    rank: Rank,
+    family: &str,
+    blocks: Blocks,
+) -> Result<Verdict> {
+    let mut random = Random::new(43);
+    // Rows with more blocks than lanes, with none beyond sink and recent, and with a single one more.
+    let lengths = [150 * shape.block + 1, shape.block, 6 * shape.block + 5];
+    let cache = Cache::new(shape, &lengths, 1, Family::Equal);
+    let budget = Budget { blocks, ..FEW };
+    let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
+    let rows = cache.rows(&[1, 1, 1]);
+    let (kv_heads, group) = (shape.kv_heads as usize, shape.group as usize);
+    let (kept, stride) = (step.blocks_kept as usize, step.sealed as usize + 3);
+    let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
+    let listed = match family {
+        "nothing missed" => chosen.clone(),
+        _ => choose_blocks(&rows, &shape, &budget, kept, &mut random),
+    };
+    let heads = if rank == Rank::Plain { 1 } else { group };
+    let factor = if rank == Rank::Plain { shape.scale() } else { 1.0 };
+    let mut scores = vec![f32::NAN; 3 * kv_heads * group * stride];
+    let mut want = Vec::new();
+    for (r, &(_, position)) in rows.iter().enumerate() {
+        let row = budget.row(position, shape.block);
+        for head in 0..kv_heads {
+            let at = (r * kv_heads + head) * kept;
+            let list = |lists: &[u32]| lists[at..][..row.blocks as usize].to_vec();
+            let (chosen, listed) = (list(&chosen), list(&listed));
+            let items: Vec<(u32, bool)> = (0..row.sink)
+                .map(|block| (block, false))
+                .chain(chosen.into_iter().map(|block| (block, !listed.contains(&block))))
+                .chain((row.recent_first..row.sealed).map(|block| (block, false)))
+                .collect();
+            let mut largest: f64 = 0.0;
+            for h in 0..heads {
+                let at = ((r * kv_heads + head) * group + h) * stride;
+                let mut logs = Vec::new();
+                for &(block, is_missed) in &items {
+                    let score = match family {
+                        "peaked" => random.float() * 90.0,
+                        "equal" => -2.0,
+                        // Beside the sink no mass of what is missed is a number.
+                        "hidden" => {
+                            if block == 0 {
+                                3e4
+                            } else {
+                                -3e4
+                            }
+                        }
+                        "infinite" if block % 5 == 3 => f32::NEG_INFINITY,
+                        _ => random.float() * 3.0,
+                    };
+                    let score = if rank == Rank::Plain { score / factor } else { score };
+                    scores[at + block as usize] = score;
+                    logs.push((f64::from(factor * score), is_missed));
+                }
+                let share = missed_share(&logs);
+                let is_missed = logs.iter().any(|(_, is_missed)| *is_missed);
+                largest = largest.max(if is_missed { share.max(1e-30) } else { 0.0 });
+            }
+            want.push(largest);
+        }
+    }
+    let score_bits = bits(&scores);
+    let data = kernels::MissedMass {
+        step: Data::In(&step.words),
+        score_rows: Data::uniform(StrideParams { stride: stride as u32 }),
+        scores: Data::In(&score_bits),
+        chosen: Data::In(&chosen),
+        listed: Data::In(&listed),
+        missed: Data::Out(3 * kv_heads),
+    };
+    let spec = kernels::missed_mass(&shape, rank);
+    let got = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?.missed;
+    // What is missed is told from nothing, however little it is.
+    for (i, (&got, &want)) in got.iter().zip(&want).enumerate() {
+        if (f32::from_bits(got) > 0.0) != (want > 0.0) {
+            let got = f32::from_bits(got);
+            return Ok(Err(format!("missed[{i}] is {got:e}, not {want:e}")));
+        }
+    }
+    // exp of at most 180 is within 363 ulp, in each step of joining them, and sums of all items round.
+    let epsilon = (9.0 * 363.0 + 160.0) * 2f64.powi(-23);
+    Ok(compare("missed", &got, &want, |i| want[i] * epsilon + 1e-30))
 }
 
 async fn top_k(

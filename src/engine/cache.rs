@@ -31,7 +31,7 @@ pub(super) struct WholeKv {
     steered: Option<BlockLists>,
 }
 
-/// Lists of blocks of every layer.
+/// Lists of every layer: of blocks, or of a number for each row and KV head.
 pub(super) struct BlockLists {
     pub(super) buffer: wgpu::Buffer,
     /// Bytes from a layer's lists to the next.

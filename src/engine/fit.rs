@@ -3,7 +3,7 @@
 use super::EngineOptions;
 use super::memory::MemoryPlan;
 use super::weights::WeightRows;
-use crate::attention::{Timing, TwoLevel};
+use crate::attention::{MostMissed, Timing, TwoLevel};
 use crate::formats::KvType;
 use crate::kv::HostOptions;
 use crate::memory::{Group, sum};
@@ -121,6 +121,8 @@ pub enum Placement {
 pub struct HostRule {
     /// When chosen blocks have to be on the GPU.
     pub timing: Timing,
+    /// How much of its attention a step of the `lagged` rule may miss that is not done again.
+    pub most_missed: MostMissed,
     /// The stored type.
     pub kv_type: KvType,
 }
@@ -170,7 +172,7 @@ impl EngineOptions {
             let mut host = self.host_options(config, hot_blocks, rule.kv_type);
             host.sink_blocks = budget.sink_blocks;
             host.recent_blocks = budget.recent_blocks;
-            host.timing = rule.timing;
+            (host.timing, host.most_missed) = (rule.timing, rule.most_missed);
             let mut options = Self { host: Some(host), ..self.clone() };
             // All that came before a chunk of a prompt streams by: a chunk twice as long makes that half as often.
             options.chunk *= 2;

@@ -299,7 +299,15 @@ impl Engine {
         }
         let is_chunk = matches!(over, Over::Chunk);
         let selection = selection.filter(|_| step.selecting > 0);
-        Plan { step, selection, timing: Timing::Exact, is_chunk, segments, gathers_stats }
+        Plan {
+            step,
+            selection,
+            timing: Timing::Exact,
+            weighs_missed: false,
+            is_chunk,
+            segments,
+            gathers_stats,
+        }
     }
 
     pub(super) fn record_copies(

@@ -60,6 +60,16 @@ pub(super) trait KvOps {
     /// Level 2 over the blocks that a step of this timing attends.
     fn tokens<'o>(&'o self, index: &'o IndexOps, timing: Timing) -> &'o TokenOps;
 
+    /// Records the weight of what level 1 chose and the step does not attend.
+    fn weigh_missed(
+        &self,
+        _pass: &mut wgpu::ComputePass<'_>,
+        _plan: &Plan<'_>,
+        _scorer: BlockScorer,
+        _kv_heads: u32,
+    ) {
+    }
+
     /// Records level 1's choice among the blocks that are on the GPU, where not all of them are.
     fn choose_resident(
         &self,
@@ -146,6 +156,9 @@ impl<K: KvOps> Layer<K> {
     fn select_next(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         if let (Some((index, two_level)), Timing::Lagged) = (self.selection(plan), plan.timing) {
             self.choose_blocks(pass, index, &plan.step, two_level);
+            if plan.weighs_missed {
+                self.kv.weigh_missed(pass, plan, two_level.block_scorer, self.shape.kv_heads);
+            }
         }
     }
 

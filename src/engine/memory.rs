@@ -43,6 +43,8 @@ pub(super) struct HotRows {
     pub(super) buffers: HostBuffers<Row>,
     /// Bytes from a layer's list of blocks to the next.
     pub(super) list_stride: u64,
+    /// Bytes from a layer's shares of mass to the next.
+    pub(super) share_stride: u64,
 }
 
 /// Lists of blocks of every layer.
@@ -181,8 +183,10 @@ impl HotRows {
         let lists =
             ListRows::new("blocks that are wanted", config, options, shape, host.hot_blocks);
         let (wanted, list_stride) = (lists.row, lists.stride);
+        let shares = ListRows::new("shares of mass that are missed", config, options, shape, 1);
+        let (missed, share_stride) = (shares.row, shares.stride);
         let chunk = product(&[options.chunk_blocks().into(), shape.block_bytes()]);
-        let selections = product(&[list_stride, GROUP_LAYERS as u64]);
+        let selections = product(&[list_stride.saturating_add(share_stride), GROUP_LAYERS as u64]);
         let by_choice = &[Grows::Sessions, Grows::HotBlocks, Grows::Layers];
         let groups = (layers as usize).div_ceil(GROUP_LAYERS) as u64;
         let step = |what: &'static str| step_row(what, options, shape);
@@ -205,14 +209,16 @@ impl HotRows {
                 .of(Group::Rings),
                 listed: Row { what: "blocks that are listed".into(), ..wanted.clone() },
                 wanted,
+                missed,
             },
             list_stride,
+            share_stride,
         }
     }
 }
 
 impl ListRows {
-    // Lists of so many blocks of each row that decodes and KV head.
+    // Lists of so many numbers of each row that decodes and KV head.
     fn new(
         what: &'static str,
         config: &ModelConfig,

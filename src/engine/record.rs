@@ -23,6 +23,8 @@ pub(super) struct Plan<'a> {
     pub(super) selection: Option<&'a TwoLevel>,
     /// Whether a decode step attends the blocks that it chooses itself, or those that were there before.
     pub(super) timing: Timing,
+    /// Whether what it misses by that is weighed.
+    pub(super) weighs_missed: bool,
     /// Whether rows go to the buffer of a chunk, and not to the cache.
     pub(super) is_chunk: bool,
     /// Segments of the cache that rows are appended to.

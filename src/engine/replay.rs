@@ -2,8 +2,8 @@
 //! For measuring what a cache in CPU memory costs, with contexts that would take minutes to prefill.
 
 use super::residency::{Residency, Whole};
-use super::{Engine, Session, words};
-use crate::attention::{RowBudget, Timing, TwoLevel};
+use super::{Engine, HostRule, Session, words};
+use crate::attention::{MostMissed, RowBudget, Timing, TwoLevel};
 use crate::{Error, Result};
 use half::f16;
 use rand_pcg::Pcg64;
@@ -136,10 +136,17 @@ impl Engine {
     }
 
     /// From now on steps go by this rule, with transfers that overlap with them or not, and begin with nothing in the hot
-    /// cache.
+    /// cache. None is done again for what it misses: what a replay lists says nothing of mass.
     pub async fn begin_replay(&mut self, timing: Timing, overlaps: bool) {
+        self.begin_with(timing, MostMissed::ALL, overlaps).await;
+    }
+
+    async fn begin_with(&mut self, timing: Timing, most_missed: MostMissed, overlaps: bool) {
         if let Residency::Hot(hot) = &self.residency {
-            hot.begin_replay(&self.gpu, timing, overlaps).await;
+            hot.begin_with(&self.gpu, |rule| {
+                (rule.timing, rule.most_missed, rule.overlaps) = (timing, most_missed, overlaps);
+            })
+            .await;
         }
     }
 
@@ -148,8 +155,8 @@ impl Engine {
     ///
     /// # Errors
     /// Errors of the device.
-    pub async fn begin_unloaded(&mut self, timing: Timing) -> Result<()> {
-        self.begin_replay(timing, true).await;
+    pub async fn begin_unloaded(&mut self, rule: &HostRule) -> Result<()> {
+        self.begin_with(rule.timing, rule.most_missed, true).await;
         match &self.residency {
             Residency::Whole(_) => Ok(()),
             Residency::Hot(hot) => hot.turn(self).await.unload().await,

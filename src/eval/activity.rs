@@ -2,7 +2,7 @@
 
 use super::Method;
 use crate::Result;
-use crate::attention::{Timing, Want};
+use crate::attention::Want;
 use crate::engine::{Engine, OffloadStats, Output, Session};
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +20,11 @@ pub struct Activity {
     /// Head-blocks that level 1 chose, where the KV cache is in CPU memory. The first step waits for its choice under every
     /// rule, and is not counted.
     pub chosen: u64,
-    /// Of those, the ones that their own step did not attend: under `lagged` what the step before had not chosen, under
-    /// `resident` what was not on the GPU.
+    /// Of those, the ones that their own step did not attend: under `lagged` what the step before had not chosen, unless the
+    /// step was done again for it, under `resident` what was not on the GPU.
     pub missed: u64,
+    /// Steps that were done again, because of what they missed.
+    pub redone: u64,
 }
 
 impl Activity {
@@ -34,6 +36,7 @@ impl Activity {
         self.there += other.there;
         self.chosen += other.chosen;
         self.missed += other.missed;
+        self.redone += other.redone;
     }
 
     /// Tokens attended by a step, in the mean.
@@ -49,6 +52,11 @@ impl Activity {
     /// The share of the chosen head-blocks that their step did not attend; none where the KV cache is all on the GPU.
     pub fn missed_share(&self) -> Option<f64> {
         share(self.missed, self.chosen)
+    }
+
+    /// The share of the steps that were done again.
+    pub fn redone_share(&self) -> Option<f64> {
+        share(self.redone, self.steps)
     }
 }
 
@@ -74,7 +82,7 @@ impl<'e> Steps<'e> {
         method: &'e Method,
     ) -> Result<Self> {
         if let Some(rule) = method.host {
-            engine.begin_unloaded(rule.timing).await?;
+            engine.begin_unloaded(&rule).await?;
         }
         let session = engine.fork(session).await?;
         let (activity, after_first) = (Activity::default(), None);
@@ -105,17 +113,12 @@ impl<'e> Steps<'e> {
 
     /// What they did.
     pub(super) async fn end(mut self) -> Activity {
-        if let (Some(rule), Some(from), Some(_)) =
-            (self.method.host, self.after_first, self.method.selection())
+        if let (Some(from), Some(_)) = (self.after_first, self.method.selection())
             && let Some(to) = self.engine.offload_stats().await
         {
-            let misses = to.misses - from.misses;
-            self.activity.chosen = to.hits - from.hits + misses;
-            self.activity.missed = match rule.timing {
-                Timing::Exact => 0,
-                Timing::Lagged => self.activity.chosen - (to.kept - from.kept),
-                Timing::Resident => misses,
-            };
+            self.activity.chosen = to.chosen - from.chosen;
+            self.activity.missed = to.unattended - from.unattended;
+            self.activity.redone = to.redone - from.redone;
         }
         self.activity
     }
@@ -129,13 +132,21 @@ mod tests {
     fn shares_are_of_all_steps_together() {
         let one =
             Activity { steps: 2, selecting: 1, attended: 30, there: 40, ..Activity::default() };
-        let other =
-            Activity { steps: 2, selecting: 2, attended: 10, there: 60, chosen: 8, missed: 2 };
+        let other = Activity {
+            steps: 2,
+            selecting: 2,
+            attended: 10,
+            there: 60,
+            chosen: 8,
+            missed: 2,
+            redone: 1,
+        };
         let mut sum = one;
         sum.add(&other);
         assert_eq!((sum.steps, sum.selecting), (4, 3));
         assert_eq!((sum.attended_a_step(), sum.attended_share()), (Some(10.0), Some(0.4)));
         assert_eq!((sum.missed_share(), one.missed_share()), (Some(0.25), None));
+        assert_eq!(sum.redone_share(), Some(0.25));
         assert_eq!(Activity::default().attended_a_step(), None);
     }
 }

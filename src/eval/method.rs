@@ -43,10 +43,10 @@ impl Method {
         let mut name = self.name.clone();
         // Dense attention waits for every block, whatever the rule.
         if self.selection().is_some() {
-            name += match rule.timing {
-                Timing::Exact => " exact",
-                Timing::Lagged => " lagged",
-                Timing::Resident => " resident",
+            name += &match rule.timing {
+                Timing::Exact => " exact".to_owned(),
+                Timing::Lagged => format!(" lagged:{}", rule.most_missed),
+                Timing::Resident => " resident".to_owned(),
             };
         }
         if rule.kv_type != KvType::F16 {
@@ -97,6 +97,7 @@ pub fn parse_budget(text: &str) -> Result<(Blocks, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attention::MostMissed;
 
     #[test]
     fn budgets_are_blocks_and_tokens() {
@@ -118,9 +119,13 @@ mod tests {
         assert!(!method.reads_keys());
         let oracle = Method::two_level(BlockScorer::Codes, TokenScorer::Oracle, budget);
         assert!(oracle.reads_keys());
-        let rule = |timing, kv_type| HostRule { timing, kv_type };
+        let rule =
+            |timing, kv_type| HostRule { timing, most_missed: MostMissed::default(), kv_type };
         let lagged = method.over_host(rule(Timing::Lagged, KvType::Q8_0));
-        assert_eq!(lagged.name, "minmax/codes 12.5%+128 lagged q8_0");
+        assert_eq!(lagged.name, "minmax/codes 12.5%+128 lagged:12.5% q8_0");
+        let most_missed = MostMissed::ALL;
+        let papers = HostRule { most_missed, ..rule(Timing::Lagged, KvType::F16) };
+        assert_eq!(method.over_host(papers).name, "minmax/codes 12.5%+128 lagged:off");
         let dense = |kv_type| Method::dense().over_host(rule(Timing::Exact, kv_type)).name;
         assert_eq!(
             (dense(KvType::F16).as_str(), dense(KvType::Q8_0).as_str()),

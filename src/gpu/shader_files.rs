@@ -134,6 +134,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("select/block_score.wgsl", include_str!("../../shaders/select/block_score.wgsl")),
     ("select/exact_block_score.wgsl", include_str!("../../shaders/select/exact_block_score.wgsl")),
     ("select/exact_token_score.wgsl", include_str!("../../shaders/select/exact_token_score.wgsl")),
+    ("select/missed_mass.wgsl", include_str!("../../shaders/select/missed_mass.wgsl")),
     ("select/summary_score.wgsl", include_str!("../../shaders/select/summary_score.wgsl")),
     ("select/token_score.wgsl", include_str!("../../shaders/select/token_score.wgsl")),
     ("select/top_k.wgsl", include_str!("../../shaders/select/top_k.wgsl")),

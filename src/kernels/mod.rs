@@ -38,9 +38,9 @@ pub use model::{
     arg_max, arg_max_part, arg_max_parts, embed, rms_norm,
 };
 pub use select::{
-    BlockScore, ExactBlockScore, ExactTokenScore, Scored, SummaryScore, TokenScore, TopK,
-    block_score, exact_block_score, exact_token_score, summary_score, token_score, top_k_blocks,
-    top_k_tokens,
+    BlockScore, ExactBlockScore, ExactTokenScore, MissedMass, Scored, SummaryScore, TokenScore,
+    TopK, block_score, exact_block_score, exact_token_score, missed_mass, summary_score,
+    token_score, top_k_blocks, top_k_tokens,
 };
 pub(crate) use selection::{ScoreOps, Scoring, Segment, Selection};
 pub use stream::{STREAM_VECS, Stream, stream};

@@ -95,6 +95,22 @@ crate::bindings! {
         score_rows: uniform StrideParams,
     }
 
+    /// Of [`missed_mass`].
+    pub struct MissedMass {
+        /// As in [`BlockScore`].
+        step: read,
+        /// As in [`BlockScore`].
+        score_rows: uniform StrideParams,
+        /// As in [`BlockScore`].
+        scores: read,
+        /// \[row\]\[KV head\]\[`blocks_kept`\]: logical blocks that the row should attend, ascending.
+        chosen: read,
+        /// As many that it does attend.
+        listed: read,
+        /// \[row\]\[KV head\], f32.
+        missed: write,
+    }
+
     /// Of [`top_k_blocks`] and [`top_k_tokens`].
     pub struct TopK {
         /// As in [`BlockScore`].
@@ -195,6 +211,16 @@ pub fn exact_block_score(shape: &Shape) -> ShaderSpec {
 /// Grid: (blocks kept, KV heads, rows).
 pub fn exact_token_score(shape: &Shape) -> ShaderSpec {
     kv_spec("select/exact_token_score.wgsl", shape).constant("SCALE", shape.scale())
+}
+
+/// The share of mass in blocks that are chosen and not listed, where scores rank so. A score that is summed over the group counts
+/// as a logit of one query: what one head turns to shows, and the heads that stay do not hide it. Grid: (KV heads, rows).
+pub fn missed_mass(shape: &Shape, rank: Rank) -> ShaderSpec {
+    let (heads, factor) = match rank {
+        Rank::Softmax => (shape.group, 1.0),
+        Rank::Plain => (1, shape.scale()),
+    };
+    spec("select/missed_mass.wgsl", shape).constant("HEADS", heads).constant("FACTOR", factor)
 }
 
 /// Level 1's top-k of scores that rank so. Grid: (KV heads, rows).

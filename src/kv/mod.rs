@@ -21,6 +21,8 @@ pub(crate) use hot::{HotCache, Placement, Policy};
 pub(crate) use index::{Index, LayerIndex};
 pub(crate) use mapped_ring::MappedRing;
 pub(crate) use memory::{IndexRows, IndexSize, OffloadRows, SegmentRows, kv_rows};
+#[cfg(feature = "measure")]
+pub(crate) use offload::FetchRule;
 pub use offload::{HostOptions, OffloadStats};
 pub(crate) use offload::{Items, Offload, Upload, Uploads};
 pub(crate) use pool::{BlockTable, Pool, Prepared, Slot};

@@ -15,6 +15,14 @@ pub fn log_sum_exp(values: &[f64]) -> f64 {
     largest + values.iter().map(|v| (v - largest).exp()).sum::<f64>().ln()
 }
 
+/// Of the exponentials of these, the share of those that are missed.
+pub fn missed_share(logs: &[(f64, bool)]) -> f64 {
+    let all: Vec<f64> = logs.iter().map(|(log, _)| *log).collect();
+    let missed: Vec<f64> =
+        logs.iter().filter(|(_, is_missed)| *is_missed).map(|one| one.0).collect();
+    if missed.is_empty() { 0.0 } else { (log_sum_exp(&missed) - log_sum_exp(&all)).exp() }
+}
+
 /// Whether `chosen` is a right top-k of scores known to a relative `epsilon`: k distinct indices in ascending order, none
 /// of which scores clearly less than one that was rejected.
 ///

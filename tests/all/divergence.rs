@@ -3,7 +3,9 @@
 use crate::common::device::{decode, gpu, prefill, step, tiny_options};
 use crate::common::steps::tolerance;
 use asynctls::Result;
-use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer};
+use asynctls::attention::{
+    Attention, BlockScorer, Blocks, Budget, MostMissed, RowBudget, Timing, TokenScorer,
+};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, HostRule, LayerView, Want};
 use asynctls::eval::divergence::{Compared, compare, divergence};
 use asynctls::eval::perplexity::losses;
@@ -63,7 +65,8 @@ fn codes(blocks: Blocks, tokens: u32) -> Method {
 }
 
 fn over(method: &Method, timing: Timing, kv_type: KvType) -> Method {
-    method.over_host(HostRule { timing, kv_type })
+    // By the paper's rule every step stands.
+    method.over_host(HostRule { timing, most_missed: MostMissed::ALL, kv_type })
 }
 
 /// Probabilities by the definition, in f64.
@@ -84,7 +87,7 @@ fn alone(mut engine: Engine, method: &Method) -> Vec<Vec<f32>> {
     let mut session = engine.session().expect("a session");
     prefill(&engine, &mut session, &tokens[..PREFILL - 1], Want::Nothing).expect("a prompt");
     if let Some(rule) = method.host {
-        pollster::block_on(engine.begin_unloaded(rule.timing)).expect("unloaded");
+        pollster::block_on(engine.begin_unloaded(&rule)).expect("unloaded");
     }
     let inputs = &tokens[PREFILL - 1..tokens.len() - 1];
     inputs.iter().map(|&token| decode(&engine, &mut session, token, &method.attention)).collect()
@@ -144,9 +147,10 @@ fn divergences_of_forks_are_those_of_separate_runs() {
         for (method, one) in methods.iter().zip(&made) {
             let mut own = options(&gpu());
             let config = ModelConfig::read(&file(model)).expect("a config");
-            own.host = method.host.map(|HostRule { timing, kv_type }| {
+            own.host = method.host.map(|HostRule { timing, most_missed, kv_type }| {
                 let hot_blocks = if method.selection().is_some() { hot_blocks } else { 22 };
-                HostOptions { timing, ..own.host_options(&config, hot_blocks, kv_type) }
+                let own = own.host_options(&config, hot_blocks, kv_type);
+                HostOptions { timing, most_missed, ..own }
             });
             let logits = alone(load(model, own), method);
             let mut swaps = 0;
@@ -187,8 +191,8 @@ fn rows_of_an_evaluation_do_not_depend_on_each_other() {
     let lagged = over(&some, Timing::Lagged, KvType::F16);
     let resident = over(&some, Timing::Resident, KvType::F16);
     let bytes = [&lagged, &Method::dense(), &lagged].map(|of| {
-        let timing = Timing::Lagged;
-        of.over_host(HostRule { timing, kv_type: KvType::Q8_0 })
+        let (timing, most_missed) = (Timing::Lagged, MostMissed::ALL);
+        of.over_host(HostRule { timing, most_missed, kv_type: KvType::Q8_0 })
     });
     let mut both = vec![Method::dense(), lagged.clone(), resident.clone(), lagged.clone()];
     both.extend(bytes);
@@ -305,8 +309,9 @@ fn the_proof_is_what_steps_did() {
     // Head-blocks that a step chose and the one before had not, from the steps' own lists.
     let mut own = options(&gpu());
     let config = ModelConfig::read(&file(model)).expect("a config");
+    let (timing, most_missed) = (Timing::Lagged, MostMissed::ALL);
     own.host =
-        Some(HostOptions { timing: Timing::Lagged, ..own.host_options(&config, 4, KvType::F16) });
+        Some(HostOptions { timing, most_missed, ..own.host_options(&config, 4, KvType::F16) });
     let engine = load(model, own);
     let mut session = engine.session().expect("a session");
     prefill(&engine, &mut session, &tokens[..PREFILL - 1], Want::Nothing).expect("a prompt");

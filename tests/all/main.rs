@@ -23,6 +23,7 @@ mod needle;
 mod offload;
 mod operator;
 mod quantise;
+mod redone;
 mod rewound;
 #[cfg(feature = "text")]
 mod selectors;

@@ -4,7 +4,7 @@ use crate::common::device::{decode, gpu, own_gpu, prefill, tiny_options};
 use crate::common::own_process::is_alone;
 use crate::common::steps::{self, assert_near, token};
 use asynctls::attention::{
-    Attention, BlockScorer, Blocks, Budget, RowBudget, Timing, TokenScorer, TwoLevel,
+    Attention, BlockScorer, Blocks, Budget, MostMissed, RowBudget, Timing, TokenScorer, TwoLevel,
 };
 use asynctls::engine::{
     Engine, EngineOptions, HostOptions, LayerView, OffloadStats, Session, SessionFormat, Want,
@@ -43,7 +43,10 @@ fn try_load_on(gpu: Gpu, model: &str, change: impl FnOnce(&mut EngineOptions)) -
 
 fn host(hot_blocks: u32, timing: Timing) -> HostOptions {
     // So small that what a step fetches needs several slots.
-    HostOptions { timing, ring_bytes: 10 << 10, ..HostOptions::new(hot_blocks, 0, 4096) }
+    let ring_bytes = 10 << 10;
+    // By the paper's rule every step stands.
+    let most_missed = MostMissed::ALL;
+    HostOptions { timing, most_missed, ring_bytes, ..HostOptions::new(hot_blocks, 0, 4096) }
 }
 
 fn two_level(blocks: u32, tokens: u32, dense_below: u32) -> Attention {

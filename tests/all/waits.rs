@@ -2,7 +2,7 @@
 
 use crate::common::device::{decode, gpu, own_gpu, prefill, tiny_options};
 use crate::common::steps::assert_near;
-use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
+use asynctls::attention::{Attention, Blocks, Budget, MostMissed, Timing, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions, HostOptions, Session, SessionFormat, Want, Work};
 use asynctls::gpu::{Gpu, GpuOptions};
 use asynctls::model::{ModelConfig, ModelFile};
@@ -21,23 +21,27 @@ fn file() -> ModelFile {
     ModelFile::open(Path::new("tests/goldens/tiny/qwen3/model.gguf")).expect("a model")
 }
 
-fn options(gpu: &Gpu, timing: Option<Timing>) -> EngineOptions {
+// When chosen blocks have to be there, and how much a step may miss.
+type Rule = (Timing, MostMissed);
+
+fn options(gpu: &Gpu, rule: Option<Rule>) -> EngineOptions {
     let mut options = tiny_options(gpu, 1280, 2, 100);
-    options.host = timing.map(|timing| HostOptions {
+    options.host = rule.map(|(timing, most_missed)| HostOptions {
         timing,
+        most_missed,
         ring_bytes: 32 << 10,
         ..HostOptions::new(9, 0, 4096)
     });
     options
 }
 
-async fn load(gpu: Gpu, timing: Option<Timing>) -> Engine {
+async fn load(gpu: Gpu, timing: Option<Rule>) -> Engine {
     let options = options(&gpu, timing);
     Engine::load(gpu, &file(), options, &mut |_| ()).await.expect("an engine")
 }
 
 // The whole cache on the GPU, and in CPU memory.
-const RESIDENCIES: [Option<Timing>; 2] = [None, Some(Timing::Exact)];
+const RESIDENCIES: [Option<Rule>; 2] = [None, Some((Timing::Exact, MostMissed::ALL))];
 
 fn prompt() -> Vec<u32> {
     (0..1200).map(|i| (i * 7 + i * i % 11) % 90 + 3).collect()
@@ -185,7 +189,7 @@ fn give_up_everywhere<T>(mut attempt: impl FnMut(usize) -> Option<T>) -> T {
 
 // An engine with just the room for two sessions, a session that is a fork, and what its next steps are if nothing else happens:
 // those of the session that it shares its open block with.
-fn forked(timing: Option<Timing>) -> (Engine, Session, Vec<Vec<f32>>) {
+fn forked(timing: Option<Rule>) -> (Engine, Session, Vec<Vec<f32>>) {
     let gpu = gpu();
     let room = EngineOptions { total_tokens: 2 * 288, decode_rows: 4, ..options(&gpu, timing) };
     let engine = pollster::block_on(Engine::load(gpu, &file(), room, &mut |_| ())).unwrap();
@@ -205,8 +209,14 @@ fn steps(engine: &Engine, session: &mut Session) -> Vec<Vec<f32>> {
     (0..6).map(|step| decode(engine, session, step + 5, &two_level())).collect()
 }
 
-const TIMINGS: [Option<Timing>; 4] =
-    [None, Some(Timing::Exact), Some(Timing::Lagged), Some(Timing::Resident)];
+// Under one of them every step that follows another's choice is done again.
+const TIMINGS: [Option<Rule>; 5] = [
+    None,
+    Some((Timing::Exact, MostMissed::ALL)),
+    Some((Timing::Lagged, MostMissed::ALL)),
+    Some((Timing::Lagged, MostMissed::NONE)),
+    Some((Timing::Resident, MostMissed::ALL)),
+];
 
 #[test]
 fn steps_that_nobody_waits_for_any_more_leave_no_trace() {
@@ -269,7 +279,7 @@ fn steps_that_nobody_waits_for_any_more_leave_no_trace() {
         assert_eq!(fork.tokens(), &prompt[..200]);
         let got = steps(&engine, &mut fork);
         // What is there by chance is what that rule attends.
-        if timing != Some(Timing::Resident) {
+        if !matches!(timing, Some((Timing::Resident, _))) {
             assert_near(&what, &got, &want);
         }
         assert_eq!(allocated(&engine), before, "{what}");

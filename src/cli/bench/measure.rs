@@ -15,7 +15,7 @@ use std::time::Instant;
 pub enum Rule {
     /// All of them on the GPU
     Gpu,
-    /// Fetched in the step after the one that chose them, during the step before
+    /// Fetched in the step after the one that chose them, during the step before; every step stands, whatever it misses
     Lagged,
     /// Fetched whenever they have come; steps attend the best of what is there
     Resident,
@@ -171,6 +171,9 @@ fn difference(after: &OffloadStats, before: &OffloadStats) -> OffloadStats {
         misses: after.misses - before.misses,
         left: after.left - before.left,
         kept: after.kept - before.kept,
+        chosen: after.chosen - before.chosen,
+        unattended: after.unattended - before.unattended,
+        redone: after.redone - before.redone,
         bytes_up: after.bytes_up - before.bytes_up,
         bytes_down: after.bytes_down - before.bytes_down,
         hidden_seconds: after.hidden_seconds - before.hidden_seconds,

@@ -1,19 +1,25 @@
 //! The options that say where the KV cache of each row is.
 
 use super::super::option_names;
-use asynctls::attention::Timing;
+use asynctls::attention::{MostMissed, Timing};
 use asynctls::engine::HostRule;
 use asynctls::eval::Method;
 use asynctls::formats::KvType;
 use asynctls::{Error, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
+use std::fmt;
+use std::str::FromStr;
 
 /// Where the KV cache is.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "KV cache")]
 pub struct PlaceOptions {
-    /// Where the KV cache is, and when chosen blocks must have come that live in CPU memory; each a row of every selection
-    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "gpu")]
+    /// Where the KV cache is, and when chosen blocks must have come that live in CPU memory; each a row of every selection: gpu
+    /// (all of it there), exact (before they are attended), lagged (for the next step, which attends among what this one chose; a
+    /// step that misses too much of its attention is done again, as in `generate`; with what it may miss, lagged:80% or lagged:95%/28%,
+    /// or lagged:off for the paper's rule), resident (whenever; a step chooses among those that are there)
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "gpu",
+        value_parser = option_names::parse::<When>)]
     timing: Vec<When>,
     /// What the KV cache in CPU memory is stored as, f16 or q8_0, each a row of every selection; dense attention over q8_0
     /// stands beside
@@ -27,25 +33,40 @@ pub struct PlaceOptions {
     pub hot_blocks: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum When {
-    /// All of it on the GPU
-    Gpu,
-    /// Blocks come before they are attended
-    Exact,
-    /// Blocks come for the next step, which attends among what this one chose
-    Lagged,
-    /// Blocks come whenever; a step chooses among those that are there
-    Resident,
+/// Where the KV cache is: on the GPU, or in CPU memory by this rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct When(Option<(Timing, MostMissed)>);
+
+fn error(text: &str) -> Error {
+    let limit = "it must be gpu, exact, lagged, lagged:P% or lagged:P%/P% from 0% to 100%, lagged:off or resident";
+    Error::argument("--timing", text, limit)
 }
 
-impl When {
-    fn timing(self) -> Option<Timing> {
-        match self {
-            Self::Gpu => None,
-            Self::Exact => Some(Timing::Exact),
-            Self::Lagged => Some(Timing::Lagged),
-            Self::Resident => Some(Timing::Resident),
+impl FromStr for When {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let all = MostMissed::default();
+        Ok(Self(match text {
+            "gpu" => None,
+            "exact" => Some((Timing::Exact, all)),
+            "lagged" => Some((Timing::Lagged, all)),
+            "resident" => Some((Timing::Resident, all)),
+            _ => match text.strip_prefix("lagged:") {
+                Some(most) => Some((Timing::Lagged, most.parse().map_err(|_| error(text))?)),
+                None => return Err(error(text)),
+            },
+        }))
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("gpu"),
+            Some((Timing::Exact, _)) => f.write_str("exact"),
+            Some((Timing::Resident, _)) => f.write_str("resident"),
+            Some((Timing::Lagged, most)) => write!(f, "lagged:{most}"),
         }
     }
 }
@@ -53,15 +74,16 @@ impl When {
 impl PlaceOptions {
     /// Each method in each place. Dense attention stays the first.
     pub fn spread(&self, methods: Vec<Method>) -> Result<Vec<Method>> {
-        unlike("--timing", &self.timing, |when| format!("{when:?}").to_lowercase())?;
+        unlike("--timing", &self.timing, When::to_string)?;
         unlike("--kv-type", &self.kv_type, KvType::to_string)?;
-        let has_gpu = self.timing.contains(&When::Gpu);
+        let has_gpu = self.timing.contains(&When(None));
         let mut all = Vec::new();
         for method in methods {
             if method.selection().is_none() {
                 let stored = self.kv_type.iter().filter(|&&kv_type| kv_type != KvType::F16);
                 let over = |&kv_type: &KvType| {
-                    method.over_host(HostRule { timing: Timing::Exact, kv_type })
+                    let (timing, most_missed) = (Timing::Exact, MostMissed::default());
+                    method.over_host(HostRule { timing, most_missed, kv_type })
                 };
                 let beside: Vec<Method> = stored.map(over).collect();
                 all.push(method);
@@ -72,13 +94,13 @@ impl PlaceOptions {
                 let limit = "exact logits need the whole KV cache on the GPU: name other scorers, or gpu in --timing too";
                 return Err(Error::argument("--scorer", &method.name, limit));
             }
-            for timing in self.timing.iter().map(|when| when.timing()) {
-                match timing {
+            for When(rule) in &self.timing {
+                match *rule {
                     None => all.push(method.clone()),
                     Some(_) if method.reads_keys() => {}
-                    Some(timing) => {
-                        let rules =
-                            self.kv_type.iter().map(|&kv_type| HostRule { timing, kv_type });
+                    Some((timing, most_missed)) => {
+                        let rule = |&kv_type: &KvType| HostRule { timing, most_missed, kv_type };
+                        let rules = self.kv_type.iter().map(rule);
                         all.extend(rules.map(|rule| method.over_host(rule)));
                     }
                 }

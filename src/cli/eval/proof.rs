@@ -1,5 +1,6 @@
 //! Proof that a row's selection was active.
 
+use asynctls::attention::Timing;
 use asynctls::eval::table::Cell;
 use asynctls::eval::{Activity, Method};
 use serde::Serialize;
@@ -19,11 +20,13 @@ pub struct Proof {
     nothing_left_out: Option<bool>,
     /// The share of the chosen head-blocks that their step did not attend, where the KV cache is in CPU memory.
     missed_share: Option<f64>,
+    /// The share of the steps that were done again because of what they missed, where that is weighed.
+    redone_share: Option<f64>,
 }
 
 impl Proof {
     /// The columns of [`Proof::cells`].
-    pub const COLUMNS: [&str; 4] = ["attended", "of cache %", "selecting", "missed %"];
+    pub const COLUMNS: [&str; 5] = ["attended", "of cache %", "selecting", "missed %", "redone %"];
 
     /// Of all these steps of a method together.
     pub fn new<'a>(method: &Method, activities: impl Iterator<Item = &'a Activity>) -> Self {
@@ -36,17 +39,19 @@ impl Proof {
             selecting_steps: all.selecting,
             nothing_left_out: method.selection().map(|_| all.selecting == 0),
             missed_share: all.missed_share(),
+            redone_share: all.redone_share().filter(|_| weighs(method)),
         }
     }
 
     /// The end of a table's row.
-    pub fn cells(&self) -> [Cell; 4] {
+    pub fn cells(&self) -> [Cell; 5] {
         let percent = |share: Option<f64>| Cell::number(share.map(|share| share * 100.0), 1);
         [
             Cell::number(self.attended_tokens, 0),
             percent(self.attended_share),
             format!("{}/{}", self.selecting_steps, self.steps).into(),
             percent(self.missed_share),
+            percent(self.redone_share),
         ]
     }
 
@@ -58,6 +63,12 @@ impl Proof {
         let words = std::iter::once("nothing left out".into());
         words.chain(std::iter::repeat(Cell::Empty)).take(figures.len()).collect()
     }
+}
+
+// Whether a step of this method may be done again.
+fn weighs(method: &Method) -> bool {
+    let rule = method.host.filter(|_| method.selection().is_some());
+    rule.is_some_and(|rule| rule.timing == Timing::Lagged && rule.most_missed.is_limit())
 }
 
 #[cfg(test)]
@@ -81,7 +92,7 @@ mod tests {
         let cells = Proof::new(&method, [idle, busy].iter()).cells();
         assert_eq!(
             cells,
-            [Cell::number(8.0, 0), Cell::number(80.0, 1), "1/10".into(), Cell::Empty]
+            [Cell::number(8.0, 0), Cell::number(80.0, 1), "1/10".into(), Cell::Empty, Cell::Empty]
         );
     }
 }

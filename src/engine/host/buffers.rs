@@ -19,6 +19,8 @@ buffers! {
         wanted,
         /// Candidates of level 2 that are not those, layer by layer.
         listed,
+        /// The shares of mass that rows miss by that, layer by layer.
+        missed,
     }
 }
 
@@ -33,13 +35,14 @@ pub(in crate::engine) struct HotBuffers {
     pub(in crate::engine) arrived_segment: wgpu::Buffer,
     pub(in crate::engine) wanted: BlockLists,
     pub(in crate::engine) listed: BlockLists,
+    pub(in crate::engine) missed: BlockLists,
 }
 
 impl HotBuffers {
     pub(super) async fn new(gpu: &Gpu, rows: &HotRows) -> Result<Self> {
-        let HostBuffers { append_step, tables, chunk, wanted, listed } =
+        let HostBuffers { append_step, tables, chunk, wanted, listed, missed } =
             rows.buffers.allocate(gpu).await?;
-        let stride = rows.list_stride;
+        let (stride, share_stride) = (rows.list_stride, rows.share_stride);
         let nothing = SegmentParams::in_order(0, 0, 0, 2);
         Ok(Self {
             append_step,
@@ -49,6 +52,7 @@ impl HotBuffers {
             arrived_segment: gpu.uniform("the blocks that arrived", nothing).await?,
             wanted: BlockLists { buffer: wanted, stride },
             listed: BlockLists { buffer: listed, stride },
+            missed: BlockLists { buffer: missed, stride: share_stride },
         })
     }
 }

@@ -1,8 +1,8 @@
 //! Decode steps over a hot cache. `exact` waits, layer by layer, for the blocks that it lacks; `lagged` and `resident` never
 //! wait for the choice of their own step: what it chose is fetched for the next, a group of layers at a time.
 
-use super::lag::{Lag, in_both, next_list, wanted};
-use super::{GROUP_LAYERS, HotState, HotTurn};
+use super::lag::{Lag, Missed, in_both, next_list, wanted};
+use super::{GROUP_LAYERS, HotBuffers, HotState, HotTurn};
 use crate::attention::{Reads, RowBudget, Timing, TwoLevel};
 use crate::engine::forward::Over;
 use crate::engine::layer::Stage;
@@ -12,6 +12,11 @@ use crate::{Error, Result, subject};
 
 // Blocks that a layer chose: row, KV head, logical blocks ascending.
 type Lists = Vec<Vec<Vec<u32>>>;
+
+// How many they are.
+fn count(lists: &Lists) -> u64 {
+    lists.iter().flatten().map(|list| list.len() as u64).sum()
+}
 
 // What a decode step has in common for all layers.
 struct Decode<'a> {
@@ -40,6 +45,13 @@ impl Decode<'_> {
             row.chunks(kept).map(of_head).collect()
         };
         self.budgets.iter().zip(words.chunks(heads * kept)).map(of_row).collect()
+    }
+
+    // The shares of mass that a layer's rows missed.
+    fn read_shares<'b>(&self, bytes: &'b [u8]) -> impl Iterator<Item = f32> + use<'b> {
+        let (words, _) = bytes.as_chunks::<4>();
+        let count = self.budgets.len() * self.kv_heads as usize;
+        words.iter().take(count).map(|word| f32::from_le_bytes(*word))
     }
 
     // What a layer's lists want of each KV head.
@@ -83,16 +95,55 @@ impl HotTurn<'_> {
         }
         self.bring_window(&sessions).await?;
         self.state.offload.residents.begin_step();
+        let (output, stands) = self.pass(batch, &sessions, selection, want, continued).await?;
+        if stands {
+            return Ok(output);
+        }
+        // By `exact`, before anybody has the token.
+        self.begin_again(&sessions).await?;
+        self.pass(batch, &sessions, selection, want, None).await.map(|(output, _)| output)
+    }
+
+    // Takes back what a step left that does not stand. Keys, values and index are overwritten where they are.
+    async fn begin_again(&mut self, sessions: &[(&Session, u32)]) -> Result<()> {
+        self.finish_pending().await?;
+        let sealed = self.sealed_blocks(sessions);
+        if !sealed.is_empty() {
+            self.state.offload.complete_all(&self.engine.gpu).await?;
+        }
+        for block in sealed {
+            self.state.is_stale |= self.state.offload.reopen(block);
+        }
+        self.settle_slots().await?;
+        self.state.offload.residents.begin_again();
+        Ok(())
+    }
+
+    // The layers once; whether what they made stands.
+    async fn pass(
+        &mut self,
+        batch: &[(&mut Session, &[u32])],
+        sessions: &[(&Session, u32)],
+        selection: Option<&TwoLevel>,
+        want: Want,
+        continued: Option<Lag>,
+    ) -> Result<(Output, bool)> {
+        let rows: Vec<(u32, u32)> =
+            sessions.iter().map(|(session, position)| (session.slot.index, *position)).collect();
         let windows: Vec<Vec<u32>> = sessions
             .iter()
             .map(|(session, _)| self.state.offload.window.table(session.table.blocks()))
             .collect();
         let mode = Mode::Decode(selection);
         let over = Over::Window(&windows, self.state.offload.residents.epoch());
+        let rule = self.state.offload.rule;
         let plan = Plan {
-            timing: if continued.is_some() { timing } else { Timing::Exact },
+            timing: if continued.is_some() { rule.timing } else { Timing::Exact },
             ..self.engine.plan(batch, mode, want, over)
         };
+        // What keeps every block misses none, and has no scores.
+        let weighs_missed = continued.is_some() && rule.weighs() && plan.step.ranks_blocks;
+        let plan = Plan { weighs_missed, ..plan };
         let own = &self.hot.buffers;
         let over_window = plan.step.over_window();
         self.engine.gpu.write(&own.append_step, 0, bytemuck::cast_slice(&over_window));
@@ -122,7 +173,7 @@ impl HotTurn<'_> {
                 }
             }
         }
-        self.write_back(&mut encoder, &sessions).await?;
+        self.write_back(&mut encoder, sessions).await?;
         self.submit(&mut encoder)?;
         if want != Want::Nothing {
             let mut pass = self.engine.gpu.pass(&mut encoder, "logits", 0);
@@ -130,14 +181,15 @@ impl HotTurn<'_> {
             drop(pass);
         }
         let end = self.engine.runner.submit_wanted(encoder, &decode.plan.step)?;
-        if !self.state.offload.rule.overlaps {
+        if !rule.overlaps {
             let output = self.engine.runner.read_wanted(end, &decode.plan.step).await?;
-            self.bring_ahead(&decode).await?;
-            return Ok(output);
+            let stands = self.bring_ahead(&decode).await?;
+            return Ok((output, stands));
         }
         // While the GPU ends the step, the next one's blocks are gathered.
-        self.gather_ahead(&decode).await?;
-        self.engine.runner.read_wanted(end, &decode.plan.step).await
+        let stands = self.gather_ahead(&decode).await?;
+        let output = self.engine.runner.read_wanted(end, &decode.plan.step).await?;
+        Ok((output, stands))
     }
 
     fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
@@ -289,6 +341,7 @@ impl HotTurn<'_> {
                 }
             }
             self.submit_with(encoder, unfilled, rest)?;
+            self.state.offload.residents.count_chosen(count(&chosen), 0);
             lists.push(chosen);
             slot = next.unwrap_or(slot);
         }
@@ -317,7 +370,7 @@ impl HotTurn<'_> {
         decode: &Decode<'_>,
         mut lag: Lag,
     ) -> Result<()> {
-        let wanted = &self.hot.buffers.wanted;
+        let HotBuffers { wanted, missed, .. } = &self.hot.buffers;
         for (group, layers) in self.ops.layers.chunks(GROUP_LAYERS).enumerate() {
             let first = group * GROUP_LAYERS;
             self.record_group(encoder, group).await?;
@@ -335,8 +388,13 @@ impl HotTurn<'_> {
             }
             let slot = self.take_selection_slot().await?;
             let to = self.state.selections.buffer(slot);
-            let bytes = wanted.at(layers.len() - 1) + decode.list_bytes();
+            let mut bytes = wanted.at(layers.len() - 1) + decode.list_bytes();
             encoder.copy_buffer_to_buffer(&wanted.buffer, wanted.at(first), to, 0, bytes);
+            if decode.plan.weighs_missed {
+                let (shares, behind) = (missed.at(layers.len()), wanted.at(GROUP_LAYERS));
+                encoder.copy_buffer_to_buffer(&missed.buffer, missed.at(first), to, behind, shares);
+                bytes = behind + shares;
+            }
             self.state.selections.send(slot, bytes, encoder);
             self.state.groups[group].selection = Some(slot);
             self.submit(encoder)?;
@@ -351,19 +409,42 @@ impl HotTurn<'_> {
         self.state.selections.take(&self.engine.gpu).await?.ok_or_else(none)
     }
 
-    // Reads what level 1 chose for a group, and notes what has to be fetched.
-    async fn take_selection(&mut self, decode: &Decode<'_>, group: usize) -> Result<()> {
+    // Reads what level 1 chose for a group, and notes what has to be fetched, and what was missed.
+    async fn take_selection(
+        &mut self,
+        decode: &Decode<'_>,
+        group: usize,
+        missed_by_step: &mut Missed,
+    ) -> Result<()> {
         let Some(slot) = self.state.groups[group].selection.take() else { return Ok(()) };
         self.state.selections.wait(&self.engine.gpu, slot).await?;
-        let stride = self.hot.buffers.wanted.stride as usize;
+        let HotBuffers { wanted, missed, .. } = &self.hot.buffers;
+        let weighs = decode.plan.weighs_missed;
         let lists = self.state.selections.read(slot, |bytes| {
-            let layers = bytes.chunks(stride);
-            Ok(layers.map(|bytes| decode.read_lists(bytes)).collect::<Vec<_>>())
+            let (lists, shares) = if weighs {
+                bytes.split_at(wanted.at(GROUP_LAYERS) as usize)
+            } else {
+                (bytes, &[][..])
+            };
+            let lists = lists.chunks(wanted.stride as usize);
+            let lists = lists.map(|bytes| decode.read_lists(bytes)).collect::<Vec<_>>();
+            for bytes in shares.chunks(missed.stride as usize) {
+                let shares: Vec<f32> = decode.read_shares(bytes).collect();
+                missed_by_step.add(&shares, decode.kv_heads as usize);
+            }
+            Ok(lists)
         })?;
-        for (i, chosen) in lists.into_iter().enumerate() {
+        let of_group = self.ops.layers.chunks(GROUP_LAYERS).nth(group).unwrap_or_default();
+        for (i, chosen) in lists.into_iter().take(of_group.len()).enumerate() {
             self.note_layer(decode, group * GROUP_LAYERS + i, chosen).await?;
         }
         Ok(())
+    }
+
+    // Whether a step stands that missed this.
+    fn stands(&mut self, missed: &Missed) -> bool {
+        self.state.offload.residents.note_missed(missed.largest);
+        missed.is_allowed(self.state.offload.rule.most_missed)
     }
 
     // What a layer chose: the next step's lists, and what they lack on the GPU.
@@ -378,11 +459,18 @@ impl HotTurn<'_> {
         let group = layer / GROUP_LAYERS;
         let HotState { offload, groups, lag, .. } = &mut *self.state;
         let policy = offload.rule.ahead();
-        offload.residents.want_next(layer, &wanted, &policy, &mut groups[group].items);
+        let absent = offload.residents.want_next(layer, &wanted, &policy, &mut groups[group].items);
         if let Some(lag) = lag {
             let before = std::mem::replace(&mut lag.lists[layer], next);
             let lists = before.iter().flatten().zip(lag.lists[layer].iter().flatten());
-            offload.residents.count_kept(lists.map(|(a, b)| in_both(a, b)).sum::<u64>());
+            let kept = lists.map(|(a, b)| in_both(a, b)).sum::<u64>();
+            offload.residents.count_kept(kept);
+            let chosen = count(&lag.lists[layer]);
+            match decode.plan.timing {
+                Timing::Exact => {}
+                Timing::Lagged => offload.residents.count_chosen(chosen, chosen - kept),
+                Timing::Resident => offload.residents.count_chosen(chosen, absent),
+            }
         }
         self.complete_items(group).await
     }
@@ -418,11 +506,11 @@ impl HotTurn<'_> {
     // Notes what the next step wants, and gathers of it as much as the ring holds, the group that is due first first. What the
     // last group wants is known only when the GPU has hardly anything left to do: the next step gathers it, beside the groups
     // before.
-    async fn gather_ahead(&mut self, decode: &Decode<'_>) -> Result<()> {
-        let mut is_full = false;
+    async fn gather_ahead(&mut self, decode: &Decode<'_>) -> Result<bool> {
+        let (mut is_full, mut missed) = (false, Missed::default());
         let ahead = (self.state.groups.len() - 1).max(1);
         for group in 0..self.state.groups.len() {
-            self.take_selection(decode, group).await?;
+            self.take_selection(decode, group, &mut missed).await?;
             self.state.offload.uploads.poll(&self.engine.gpu)?;
             is_full |= group == ahead;
             let HotState { offload, groups, .. } = &mut *self.state;
@@ -437,18 +525,20 @@ impl HotTurn<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(self.stands(&missed))
     }
 
     // Brings all that the next step wants, and waits until it is there.
-    async fn bring_ahead(&mut self, decode: &Decode<'_>) -> Result<()> {
+    async fn bring_ahead(&mut self, decode: &Decode<'_>) -> Result<bool> {
+        let mut missed = Missed::default();
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         for group in 0..self.state.groups.len() {
-            self.take_selection(decode, group).await?;
+            self.take_selection(decode, group, &mut missed).await?;
             self.record_group(&mut encoder, group).await?;
             self.submit(&mut encoder)?;
         }
-        self.engine.gpu.wait(self.engine.gpu.submit(encoder)?).await
+        self.engine.gpu.wait(self.engine.gpu.submit(encoder)?).await?;
+        Ok(self.stands(&missed))
     }
 
     // Lists the candidates of the layers from `first` on, as the step before chose them.
@@ -466,19 +556,24 @@ impl HotTurn<'_> {
         self.engine.gpu.write(&listed.buffer, listed.at(first), bytemuck::cast_slice(&data));
     }
 
+    // The blocks that this step seals.
+    fn sealed_blocks(&self, sessions: &[(&Session, u32)]) -> Vec<u32> {
+        let block = self.engine.shape.block;
+        let sealing = sessions.iter().filter(|(_, position)| (position + 1).is_multiple_of(block));
+        let physical = |(session, position): &(&Session, u32)| {
+            session.table.blocks()[(position / block) as usize]
+        };
+        sealing.map(physical).collect()
+    }
+
     // Copies the blocks that this step seals to the host.
     async fn write_back(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         sessions: &[(&Session, u32)],
     ) -> Result<()> {
-        let block = self.engine.shape.block;
         let mut write_back = Vec::new();
-        for (session, position) in sessions {
-            if !(position + 1).is_multiple_of(block) {
-                continue;
-            }
-            let physical = session.table.blocks()[(position / block) as usize];
+        for physical in self.sealed_blocks(sessions) {
             let slot = self.window_slot(physical)?;
             for layer in 0..self.ops.layers.len() {
                 let (buffer, at) = self.hot.cache.place(layer, slot);

@@ -1,6 +1,6 @@
 //! What level 1 chose in one step, which the next one attends or fetches by. Pure.
 
-use crate::attention::{RowBudget, TwoLevel};
+use crate::attention::{MostMissed, RowBudget, TwoLevel};
 
 /// The choice of a step, and what step may follow it.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +49,37 @@ pub(super) fn wanted<'a>(lists: impl Iterator<Item = (&'a [u32], &'a [u32])>) ->
     blocks
 }
 
+/// The shares of mass that a step missed, as its layers tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Missed {
+    /// The largest of all.
+    pub(super) largest: f32,
+    /// Of each row the sum.
+    sums: Vec<f32>,
+    /// Of how many.
+    heads: usize,
+}
+
+impl Missed {
+    /// Takes in those of a layer: of each row one a KV head.
+    pub(super) fn add(&mut self, layer: &[f32], kv_heads: usize) {
+        self.sums.resize(layer.len() / kv_heads, 0.0);
+        for (sum, shares) in self.sums.iter_mut().zip(layer.chunks(kv_heads)) {
+            *sum += shares.iter().sum::<f32>();
+        }
+        // What is not a number stays, as it does in the sum.
+        let larger = |most: f32, &share: &f32| if share <= most { most } else { share };
+        self.largest = layer.iter().fold(self.largest, larger);
+        self.heads += kv_heads;
+    }
+
+    /// Whether the step stands.
+    pub(super) fn is_allowed(&self, most: MostMissed) -> bool {
+        let means = self.sums.iter().map(|sum| sum / self.heads as f32);
+        most.allows(self.largest, 0.0) && means.into_iter().all(|mean| most.allows(0.0, mean))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +103,20 @@ mod tests {
         let lists: [&[u32]; 2] = [&[0, 2], &[0, 1]];
         assert_eq!(wanted(lists.into_iter().zip(tables)), [3, 7, 9]);
         assert_eq!(in_both(&[1, 4, 6], &[0, 4, 5, 6]), 2);
+    }
+
+    #[test]
+    fn a_step_stands_by_its_worst_head_and_its_worst_row() {
+        let mut missed = Missed::default();
+        assert!(missed.is_allowed(MostMissed::NONE));
+        // Two rows of two KV heads, in two layers: means of 0.15 and 0.3.
+        missed.add(&[0.1, 0.0, 0.5, 0.0], 2);
+        missed.add(&[0.2, 0.3, 0.1, 0.6], 2);
+        assert_eq!(missed.largest, 0.6);
+        let allowed = |text: &str| missed.is_allowed(text.parse().unwrap());
+        assert!(allowed("61%") && !allowed("59%") && allowed("off"));
+        assert!(allowed("100%/31%") && !allowed("100%/29%") && !allowed("59%/31%"));
+        missed.add(&[f32::NAN, 0.0, 0.0, 0.0], 2);
+        assert!(!missed.is_allowed("99%".parse().unwrap()) && missed.is_allowed(MostMissed::ALL));
     }
 }

@@ -2,17 +2,16 @@
 
 use super::{Hot, HotTurn};
 use crate::Result;
-use crate::attention::Timing;
 use crate::engine::Session;
 use crate::engine::cache::BlockLists;
 use crate::gpu::Gpu;
+use crate::kv::FetchRule;
 
 impl Hot {
-    /// Goes by this rule from now on, and begins with nothing in the hot cache.
-    pub(in crate::engine) async fn begin_replay(&self, gpu: &Gpu, timing: Timing, overlaps: bool) {
+    /// Goes by the rule as it is changed here from now on, and begins with nothing in the hot cache.
+    pub(in crate::engine) async fn begin_with(&self, gpu: &Gpu, rule: impl FnOnce(&mut FetchRule)) {
         let state = &mut *self.kv.state.lock().await;
-        let rule = &mut state.offload.rule;
-        (rule.timing, rule.overlaps) = (timing, overlaps);
+        rule(&mut state.offload.rule);
         // A device that cannot do this will not do a step either.
         let _ = state.take_back(gpu).await;
     }

@@ -61,6 +61,8 @@ pub(in crate::engine) struct HotIndexOps {
     pub(in crate::engine) arrived_sealing: SealingOps,
     /// Level 1's choice among blocks that have a slot, to where the host lists candidates; by rank.
     top_k_resident: [Op; 2],
+    /// The weight of what level 1 chose and the host does not list; by rank.
+    missed_mass: [Op; 2],
     /// Level 2 over what the host listed, or level 1 chose among blocks that have a slot.
     listed: TokenOps,
     /// Attention of what arrived in this step, and what it and that of the rest come to.
@@ -98,6 +100,19 @@ impl KvOps for HotOps {
         match (&self.index, timing) {
             (None, _) | (_, Timing::Exact) => &index.tokens,
             (Some(own), Timing::Lagged | Timing::Resident) => &own.listed,
+        }
+    }
+
+    fn weigh_missed(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        plan: &Plan<'_>,
+        scorer: BlockScorer,
+        kv_heads: u32,
+    ) {
+        if let Some(index) = &self.index {
+            let missed_mass = &index.missed_mass[scorer.row().rank as usize];
+            missed_mass.record(pass, kv_heads, plan.step.selecting, 1);
         }
     }
 
@@ -195,6 +210,15 @@ impl OpMaker<'_> {
         };
         let [by_softmax, plainly] =
             RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, &shape, rank, Some(parts.slots)));
+        let missed = kernels::MissedMass {
+            step: (&self.scratch.step).into(),
+            score_rows: (&stride).into(),
+            scores: (&self.scratch.scores).into(),
+            chosen: own.wanted.layer(layer.number),
+            listed: layer.listed.clone(),
+            missed: own.missed.layer(layer.number),
+        };
+        let [of_heads, of_groups] = RANKS.map(|rank| kernels::missed_mass(&shape, rank));
         let spec = kernels::sparse_split(gpu.tier, &shape, Place::Arrived(parts.slots));
         let chosen = Some(&self.scratch.chosen_tokens);
         let mut arrived_split = Vec::new();
@@ -211,6 +235,10 @@ impl OpMaker<'_> {
             top_k_resident: [
                 gpu.op(&by_softmax, resident.clone()).await?,
                 gpu.op(&plainly, resident).await?,
+            ],
+            missed_mass: [
+                gpu.op(&of_heads, missed.clone()).await?,
+                gpu.op(&of_groups, missed).await?,
             ],
             listed: self.token_ops(kv, index, &layer.listed).await?,
             arrived_split,

@@ -1,6 +1,6 @@
 //! How a cache in CPU memory is set up.
 
-use crate::attention::Timing;
+use crate::attention::{MostMissed, Timing};
 use crate::formats::{HeadFormat, KvType};
 use crate::kernels::HotSlots;
 use crate::kv::memory::slot_bytes;
@@ -23,6 +23,8 @@ pub struct HostOptions {
     pub kv_type: KvType,
     /// When chosen blocks have to be there.
     pub timing: Timing,
+    /// How much of its attention a step of the `lagged` rule may miss that is not done again.
+    pub most_missed: MostMissed,
     /// In how many steps in a row the `resident` rule must miss a block before it is fetched.
     pub patience: u32,
     /// Most bytes that a step of the `resident` rule fetches.
@@ -46,6 +48,7 @@ impl HostOptions {
             ring_slots: if whole < 1 << 30 { 3 } else { 6 },
             kv_type: KvType::F16,
             timing: Timing::Exact,
+            most_missed: MostMissed::default(),
             patience: 1,
             most_fetched: u64::MAX,
             overlaps: true,

@@ -1,7 +1,7 @@
 //! The rule by which blocks are fetched: when they have to be there, and how eagerly. Pure.
 
 use super::options::HostOptions;
-use crate::attention::Timing;
+use crate::attention::{MostMissed, Timing};
 use crate::kv::Policy;
 
 /// When chosen blocks have to be on the GPU, and what is fetched for a step to come.
@@ -9,6 +9,8 @@ use crate::kv::Policy;
 pub struct FetchRule {
     /// When they have to be there.
     pub timing: Timing,
+    /// How much a lagged step may miss.
+    pub most_missed: MostMissed,
     /// Whether those of the next step are gathered while the GPU works on this one.
     pub overlaps: bool,
     patient: Policy,
@@ -19,7 +21,13 @@ impl FetchRule {
     pub fn new(options: &HostOptions, heads: u64, head_bytes: u64) -> Self {
         let most = (options.most_fetched / head_bytes / heads).clamp(1, u64::from(u32::MAX)) as u32;
         let patient = Policy { patience: options.patience, most };
-        Self { timing: options.timing, overlaps: options.overlaps, patient }
+        let HostOptions { timing, most_missed, overlaps, .. } = *options;
+        Self { timing, most_missed, overlaps, patient }
+    }
+
+    /// Whether what steps of this timing miss is weighed.
+    pub fn weighs(&self) -> bool {
+        self.timing == Timing::Lagged && self.most_missed.is_limit()
     }
 
     /// The limits of what a step fetches for the next one: only `resident` can do without it.

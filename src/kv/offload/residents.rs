@@ -27,6 +27,8 @@ pub struct Residents {
     first_slot: u32,
     step: u64,
     pub(super) counts: Counts,
+    /// What was chosen and not attended before this step.
+    before: (u64, u64),
 }
 
 /// What steps wanted.
@@ -37,6 +39,10 @@ pub(super) struct Counts {
     pub(super) misses: u64,
     pub(super) left: u64,
     pub(super) kept: u64,
+    pub(super) chosen: u64,
+    pub(super) unattended: u64,
+    pub(super) redone: u64,
+    pub(super) most_missed: f32,
 }
 
 impl Residents {
@@ -50,6 +56,7 @@ impl Residents {
             first_slot: slots.slots - hot_blocks,
             step: 0,
             counts: Counts::default(),
+            before: (0, 0),
         }
     }
 
@@ -58,6 +65,14 @@ impl Residents {
         // Between two steps lies what the first wants for the second.
         self.step += 2;
         self.counts.steps += 1;
+        self.before = (self.counts.chosen, self.counts.unattended);
+    }
+
+    /// Begins a step anew, which does not stand: what has come for the next one is there now.
+    pub fn begin_again(&mut self) {
+        self.step += 2;
+        self.counts.redone += 1;
+        (self.counts.chosen, self.counts.unattended) = self.before;
     }
 
     /// The number that tells the head-blocks that arrive in this step from those that were there.
@@ -70,15 +85,17 @@ impl Residents {
         self.want_in(self.step, layer, wanted, &Policy::default(), items);
     }
 
-    /// As [`Residents::want`], for the step that follows and within the limits of a policy.
+    /// As [`Residents::want`], for the step that follows and within the limits of a policy; how many are not there.
     pub fn want_next(
         &mut self,
         layer: usize,
         wanted: &[Vec<u32>],
         policy: &Policy,
         items: &mut Vec<Items>,
-    ) {
+    ) -> u64 {
+        let before = self.counts.misses;
         self.want_in(self.step + 1, layer, wanted, policy, items);
+        self.counts.misses - before
     }
 
     fn want_in(
@@ -111,6 +128,17 @@ impl Residents {
     /// Counts head-blocks that a step wanted and the step before had wanted too.
     pub fn count_kept(&mut self, kept: u64) {
         self.counts.kept += kept;
+    }
+
+    /// Counts head-blocks that a step chose, and of those the ones that it does not attend.
+    pub fn count_chosen(&mut self, chosen: u64, unattended: u64) {
+        self.counts.chosen += chosen;
+        self.counts.unattended += unattended;
+    }
+
+    /// Takes note of the share of a head's mass that a step missed.
+    pub fn note_missed(&mut self, share: f32) {
+        self.counts.most_missed = self.counts.most_missed.max(share);
     }
 
     fn hot(&self, layer: usize, head: u32) -> &HotCache {

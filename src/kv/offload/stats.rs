@@ -15,6 +15,14 @@ pub struct OffloadStats {
     pub left: u64,
     /// Head-blocks that a step wanted and the step before had wanted too.
     pub kept: u64,
+    /// Head-blocks that level 1 chose for its own step.
+    pub chosen: u64,
+    /// Of those, the ones that the step did not attend, which stood all the same.
+    pub unattended: u64,
+    /// Steps that missed too much and were done again.
+    pub redone: u64,
+    /// The largest share of a query head's attention mass that a step missed which was weighed.
+    pub most_missed: f32,
     /// Bytes that went to the GPU.
     pub bytes_up: u64,
     /// Bytes that came from the GPU.

@@ -46,6 +46,8 @@ fn options_out_of_range() {
     refused(&[&["--attention", "sparse"][..], &HI].concat(), &["--attention", "sparse"]);
     for (options, parts) in [
         (&["--kv-type", "q4_0"][..], ["--kv-type is q4_0", "it must be f16 or q8_0"]),
+        (&["--missed-mass", "120%"], ["--missed-mass is 120%", "0% to 100%"]),
+        (&["--missed-mass", "5"], ["--missed-mass is 5", "or off"]),
         (&["--kv-type", "q8_0", "--kv", "gpu"], ["--kv-type is q8_0", "use --kv host"]),
         (&["--kv-type", "q8_0", "--attention", "dense"], ["--kv-type is q8_0", "two-level"]),
         (&["--kv", "host", "--scorer", "oracle"], ["--scorer is oracle", "use --kv gpu"]),

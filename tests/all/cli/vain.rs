@@ -34,7 +34,10 @@ fn generate_says_which_options_change_nothing() {
         &[&offload[..], &["--dense-below", "0"]].concat(),
         &[&format!("note: --timing and --kv-type change nothing {gpu}")],
     );
-    said(&[&offload[..], &["--dense-below", "0", "--kv", "host"]].concat(), &[]);
+    let host = ["--dense-below", "0", "--kv", "host", "--missed-mass", "5%"];
+    said(&[&offload[..], &host].concat(), &[]);
+    let weighed = "without --timing lagged, whose steps alone are weighed";
+    said(&host, &[&format!("note: --missed-mass changes nothing {weighed}")]);
     let one = "without -i or --session: before a single question there is none to forget";
     said(&["--when-full", "drop-oldest"], &[&format!("note: --when-full changes nothing {one}")]);
 }
