@@ -8,27 +8,28 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
     var largest = array<vec4<f32>, QUADS>();
     var factor = array<vec4<f32>, QUADS>();
     for (var quad = 0u; quad < QUADS; quad++) {
-        // Several items at a time, so that a lane does not wait for each of its scores.
+        // Several items at a time, so that a lane does not wait for each of its scores; sums are relative to the largest so far.
         var most = vec4(-3.0e38);
-        for (var i = lane; i < items; i += LANES * AT_ONCE) {
-            //!repeat AT_ONCE j
-            let x{j} = four_scores(first_score, quad, min(i{+j*LANES}, items - 1u));
-            //!end
-            //!repeat AT_ONCE j
-            most = max(most, x{j});
-            //!end
-        }
-        most = lanes_max4(lane, most);
         var sum = vec4(0.0);
         for (var i = lane; i < items; i += LANES * AT_ONCE) {
             //!repeat AT_ONCE j
             let x{j} = four_scores(first_score, quad, min(i{+j*LANES}, items - 1u));
             //!end
+            var next = most;
+            //!repeat AT_ONCE j
+            next = max(next, x{j});
+            //!end
+            if any(next > most) {
+                sum *= exp(most - next);
+                most = next;
+            }
             //!repeat AT_ONCE j
             sum += select(vec4(0.0), exp(x{j} - most), i{+j*LANES} < items);
             //!end
         }
-        sum = lanes_sum4(lane, sum);
+        let own = most;
+        most = lanes_max4(lane, own);
+        sum = lanes_sum4(lane, sum * exp(own - most));
         let counts_once = vec4(quad * 4u) + vec4(0u, 1u, 2u, 3u) < vec4(GROUP);
         largest[quad] = most;
         factor[quad] = select(vec4(0.0), 1.0 / (f32(GROUP) * sum), counts_once);
