@@ -14,6 +14,8 @@ mod known;
 mod latent;
 mod matrix;
 mod model;
+#[cfg(test)]
+mod mutants;
 mod operator;
 mod page;
 mod product;
