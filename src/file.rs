@@ -6,7 +6,10 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// Makes a file of this content, in place of one that may be there: an error leaves that one as it was.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
+///
+/// # Errors
+/// [`Error::Write`] naming the path.
+pub fn replace(path: &Path, content: &[u8]) -> Result<()> {
     // The target of a link is replaced, not the link.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let is_special = fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file());

@@ -87,7 +87,6 @@
 
 pub mod attention;
 mod error;
-mod file;
 pub mod gpu;
 mod memory;
 pub mod operator;
@@ -115,6 +114,10 @@ pub mod contract;
 mod contract;
 #[cfg(feature = "measure")]
 pub mod eval;
+#[cfg(feature = "cli")]
+pub mod file;
+#[cfg(not(feature = "cli"))]
+mod file;
 #[cfg(feature = "conformance")]
 pub mod kernels;
 #[cfg(not(feature = "conformance"))]

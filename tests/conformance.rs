@@ -3,128 +3,122 @@
 //! `ASYNCTLS_TEST_ADAPTERS` lists what must be here (default: lavapipe through Vulkan, llvmpipe through GL and
 //! SwiftShader through Vulkan); one that is not is a failed trial, never a silent skip.
 
-use asynctls::conformance::{Case, cases};
-use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier, adapters};
-use libtest_mimic::{Arguments, Failed, Trial};
-use std::sync::{Arc, Mutex, OnceLock};
+use asynctls::conformance::{About, Choice, KNOWN, Outcome, Runner, Trial, judge, trials};
+use asynctls::gpu::{Adapter, Disable, adapters};
+use libtest_mimic::{Arguments, Failed};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 const EXPECTED: &str = "vulkan:llvmpipe,gl:llvmpipe,vulkan:swiftshader";
 
-/// How the device is opened: every case runs in each mode that could change its result.
-struct Mode {
-    name: &'static str,
-    options: GpuOptions,
-    applies: fn(&Case, &Adapter) -> bool,
-}
-
-fn tier(adapter: &Adapter) -> &'static Tier {
-    Tier::of(adapter, Disable::default())
-}
-
-fn modes() -> Vec<Mode> {
-    let base = GpuOptions::default();
-    let portable = Disable { subgroups: true, ..Disable::default() };
-    let without_matrices = Disable { cooperative: true, ..Disable::default() };
-    vec![
-        Mode { name: "trusted", options: base, applies: |_, _| true },
+/// Whether a trial could come out otherwise than others of these adapters do.
+fn is_worth_it(trial: &Trial, adapter: &Adapter) -> bool {
+    match trial.mode.name {
         // Checks are compiled in by naga, the same for every backend: one adapter of a tier does.
-        Mode {
-            name: "checked",
-            options: GpuOptions { checked: true, ..base },
-            applies: |_, adapter| {
-                adapter.info.backend == wgpu::Backend::Vulkan
-                    && (adapter.info.name.contains("llvmpipe") || has_matrices(adapter))
-            },
-        },
+        "checked" => {
+            adapter.info.backend == wgpu::Backend::Vulkan
+                && (adapter.info.name.contains("llvmpipe") || has_matrices(trial))
+        }
         // What follows is a matter of shaders, of which SwiftShader, the slowest here, has none of its own: llvmpipe runs
         // its products through GL, and its reductions over subgroups.
-        Mode {
-            name: "reversed",
-            options: GpuOptions { lanes_reversed: true, ..base },
-            applies: |case, adapter| case.shares_memory && !is_swiftshader(adapter),
-        },
-        // What an adapter without subgroups runs.
-        Mode {
-            name: "portable",
-            options: GpuOptions { disable: portable, ..base },
-            applies: |_, adapter| tier(adapter).name != "portable" && !is_swiftshader(adapter),
-        },
-        Mode {
-            name: "without matrices",
-            options: GpuOptions { disable: without_matrices, ..base },
-            applies: |case, adapter| has_matrices(adapter) && uses_matrices(case),
-        },
-    ]
+        "reversed" | "portable" => !adapter.info.name.contains("SwiftShader"),
+        _ => true,
+    }
 }
 
-fn is_swiftshader(adapter: &Adapter) -> bool {
-    adapter.info.name.contains("SwiftShader")
+fn has_matrices(trial: &Trial) -> bool {
+    asynctls::kernels::has_matrix_units(trial.tier)
 }
 
-fn has_matrices(adapter: &Adapter) -> bool {
-    asynctls::kernels::has_matrix_units(tier(adapter))
+/// An adapter, and what is to be said of it at the end.
+struct Here {
+    request: String,
+    runner: Runner,
+    about: About,
+    /// A GL context belongs to one thread at a time, and its devices share one.
+    turn: Option<Arc<Mutex<()>>>,
+    /// Reasons why cases cannot run, with how many cannot.
+    unsupported: Mutex<BTreeMap<String, usize>>,
 }
 
-// Whether a variant of the case's kernel uses cooperative matrices.
-fn uses_matrices(case: &Case) -> bool {
-    ["matmul", "prefill"].contains(&case.kernel)
+impl Here {
+    fn run(&self, trial: &Trial) -> Result<(), Failed> {
+        let turn = self.turn.as_ref();
+        let _turn = turn.map(|gl| gl.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut row = pollster::block_on(self.runner.run(trial, false)).row;
+        judge(KNOWN, &self.about, &mut row);
+        let detail = row.detail.unwrap_or_default();
+        match row.outcome {
+            Outcome::Passed | Outcome::KnownFailure => Ok(()),
+            Outcome::Unsupported => {
+                let mut unsupported =
+                    self.unsupported.lock().unwrap_or_else(PoisonError::into_inner);
+                *unsupported.entry(detail).or_default() += 1;
+                Ok(())
+            }
+            Outcome::Failed | Outcome::Flaky => Err(Failed::from(detail)),
+        }
+    }
 }
 
 fn main() {
     let arguments = Arguments::from_args();
     let expected = std::env::var("ASYNCTLS_TEST_ADAPTERS").unwrap_or_else(|_| EXPECTED.into());
-    let here = pollster::block_on(adapters());
-    let cases: Vec<Arc<Case>> = cases().into_iter().map(Arc::new).collect();
-    let mut trials = Vec::new();
-    // A GL context belongs to one thread at a time, and its devices share one.
+    let adapters = pollster::block_on(adapters());
+    let mut ours = Vec::new();
+    let mut all = Vec::new();
     let gl: Arc<Mutex<()>> = Arc::default();
     for request in expected.split(',').filter(|r| !r.is_empty()) {
-        let adapter = match Adapter::choose(&here, Some(request)) {
+        let adapter = match Adapter::choose(&adapters, Some(request)) {
             Ok(adapter) => adapter,
             Err(error) => {
                 let missing = move || Err(Failed::from(error.to_string()));
-                trials.push((0, Trial::test(format!("{request} is here"), missing)));
+                let name = format!("{request} is here");
+                all.push((0, libtest_mimic::Trial::test(name, missing)));
                 continue;
             }
         };
-        if !has_matrices(&adapter) {
+        let here = Arc::new(Here {
+            request: request.to_owned(),
+            runner: Runner::new(adapter.clone(), Disable::default()),
+            about: About::new(&adapter, Disable::default()),
+            turn: (adapter.info.backend == wgpu::Backend::Gl).then(|| gl.clone()),
+            unsupported: Mutex::default(),
+        });
+        ours.push(here.clone());
+        let trials = Choice::default().of(trials(&adapter, Disable::default()));
+        if !trials.iter().any(has_matrices) {
             // Counted as ignored: nothing here runs the kernels that need such an adapter.
-            let skipped = cases.iter().filter(|case| uses_matrices(case)).count();
+            let skipped = trials
+                .iter()
+                .filter(|trial| trial.mode.name == "trusted" && trial.case.uses_matrices())
+                .count();
             let name = format!(
                 "{request} has no cooperative matrices for {skipped} cases of matmul and prefill"
             );
             let missing = || Err(Failed::from("it has none"));
-            trials.push((0, Trial::test(name, missing).with_ignored_flag(true)));
+            all.push((0, libtest_mimic::Trial::test(name, missing).with_ignored_flag(true)));
         }
-        for mode in modes() {
-            // One device a mode, opened by the first trial that needs it.
-            let gpu: Arc<OnceLock<Result<Gpu, String>>> = Arc::default();
-            for (place, case) in
-                cases.iter().enumerate().filter(|(_, case)| (mode.applies)(case, &adapter))
-            {
-                let (gpu, case, adapter, options) =
-                    (gpu.clone(), case.clone(), adapter.clone(), mode.options);
-                let turn = (adapter.info.backend == wgpu::Backend::Gl).then(|| gl.clone());
-                let trial =
-                    Trial::test(format!("{request} {} {}", mode.name, case.name()), move || {
-                        let _turn = turn
-                            .as_ref()
-                            .map(|gl| gl.lock().unwrap_or_else(|failed| failed.into_inner()));
-                        let gpu = gpu.get_or_init(|| {
-                            pollster::block_on(Gpu::open(&adapter, options))
-                                .map_err(|e| e.to_string())
-                        });
-                        let gpu = gpu.as_ref().map_err(|e| Failed::from(e.clone()))?;
-                        pollster::block_on(case.run(gpu))
-                            .map_err(|e| Failed::from(e.to_string()))?
-                            .map_err(Failed::from)
-                    });
-                trials.push((place, trial));
+        // Each case's are neighbours, and begin with the one mode that every case runs in.
+        let mut place = 0;
+        for trial in trials {
+            place += usize::from(trial.mode.name == "trusted");
+            if is_worth_it(&trial, &adapter) {
+                let here = here.clone();
+                let name = format!("{request} {}", trial.name());
+                all.push((place, libtest_mimic::Trial::test(name, move || here.run(&trial))));
             }
         }
     }
     // Case by case rather than adapter by adapter: threads that would wait for GL's turn find other work.
-    trials.sort_by_key(|(place, _)| *place);
-    let trials = trials.into_iter().map(|(_, trial)| trial).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    all.sort_by_key(|(place, _)| *place);
+    let all = all.into_iter().map(|(_, trial)| trial).collect();
+    let conclusion = libtest_mimic::run(&arguments, all);
+    for here in ours {
+        let unsupported = here.unsupported.lock().unwrap_or_else(PoisonError::into_inner);
+        for (why, count) in unsupported.iter() {
+            eprintln!("unsupported: {count} cases of {}: {why}", here.request);
+        }
+    }
+    conclusion.exit();
 }

@@ -5,6 +5,7 @@ mod attention;
 mod bench;
 mod cache;
 mod calibrate;
+mod conformance;
 mod eval;
 mod fit;
 mod generate;
@@ -59,6 +60,8 @@ enum Command {
     Bench(bench::Options),
     /// Choose index channels from a text and store them
     Calibrate(calibrate::Options),
+    /// Tell whether adapters compute right: every kernel against its twin on the CPU
+    Conformance(conformance::Options),
 }
 
 const EXAMPLES: &str = "\
@@ -125,6 +128,7 @@ fn run(command: Command, line: &Line) -> Outcome<ExitCode> {
         Command::Eval(options) => eval::run(&options, line),
         Command::Bench(options) => bench::run(&options, line),
         Command::Calibrate(options) => calibrate::run(&options, line),
+        Command::Conformance(options) => conformance::run(&options, line),
     }
 }
 

@@ -32,7 +32,12 @@ struct Tagged<'a, T: Serialize> {
 
 /// Writes a command's result as one line of JSON to standard output.
 pub fn print_json(command: &str, value: &impl Serialize) -> Outcome<()> {
-    print(&format!("{}\n", to_json(&Tagged { command, schema: SCHEMA, value })?))
+    print(&tagged(command, value)?)
+}
+
+/// A command's result as one line of JSON.
+pub fn tagged(command: &str, value: &impl Serialize) -> Outcome<String> {
+    Ok(format!("{}\n", to_json(&Tagged { command, schema: SCHEMA, value })?))
 }
 
 /// A value as JSON.

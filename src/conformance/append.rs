@@ -1,7 +1,7 @@
 //! Cases of `append_rows`.
 
 use super::cache::{Cache, Family, latent_shapes, shape_label, shapes, sizes};
-use super::rig::{Data, POISON, Random, run};
+use super::rig::{Data, POISON, Random, Wrong, run};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::Shape;
@@ -93,12 +93,15 @@ pub(super) fn check_appended(
                 let most = f64::from(f16::MAX.to_f32());
                 let (got, want) =
                     (f64::from(f16::from_bits(got).to_f32()), want.clamp(-most, most));
-                // Either neighbour, subnormals perhaps as zero; cos, sin, two products and a sum each round to f32, of numbers
-                // that are 1 at most.
+                const WHY: &str = "Either neighbour, subnormals perhaps as zero; cos, sin, two products and a sum each round to f32, of \
+                    numbers that are 1 at most.";
                 let least = f16::MIN_POSITIVE.to_f64();
                 let rounding = if want.abs() < least { least } else { want.abs() * 2f64.powi(-10) };
-                if (got - want).abs() > rounding + 6.0 * 2f64.powi(-22) || got.is_nan() {
-                    return Err(format!("word {i} of segment {segment} is {got}, not {want}"));
+                let tolerance = rounding + 6.0 * 2f64.powi(-22);
+                if (got - want).abs() > tolerance || got.is_nan() {
+                    let part = &format!("words of segment {segment}");
+                    let (index, expected, actual) = (i, want, got);
+                    return Wrong { part, index, expected, actual, tolerance, why: WHY }.verdict();
                 }
             }
         }

@@ -399,9 +399,6 @@ pub(super) fn check_attention(
             let key = |t| cache.key(sequence, kv_head, t);
             let want =
                 attention(q, shape.scale(), tokens, key, |t| cache.value(sequence, kv_head, t));
-            // A logit of size A = scale sum |q k| is off by A (d + 4) 2^-24. A weight is off by twice that, by exp's error
-            // of 3 + 2 |x| ulp at x of at most 2 A, once in its tile and twice in merges, and by the sum over
-            // n tokens. The output is off by twice the weights' relative error times the largest value, which is 1.
             let size = tokens
                 .iter()
                 .map(|&t| q.iter().zip(key(t)).map(|(q, k)| f64::from((q * k).abs())).sum::<f64>())
@@ -413,8 +410,6 @@ pub(super) fn check_attention(
                 + 3.0 * (3.0 + 4.0 * size) * ulp
                 + (tokens.len() as f64 + 64.0) * ulp;
             if rounds {
-                // Queries in f16 are off by 2^-11, and a weight by twice what its logit is; so is the weight in f16, or by
-                // 2^-32 of the largest, which is 1. Matrix units do not round sums to nearest: four times what floats take.
                 let n = tokens.len() as f64;
                 weight += 2.0 * size * (2f64.powi(-11) + (d as f64 + 8.0) * 2f64.powi(-22))
                     + 2f64.powi(-11)
@@ -422,11 +417,31 @@ pub(super) fn check_attention(
             }
             let what = format!("row {r} (sequence {sequence}, position {position}) head {head}");
             let at = (r * shape.q_heads() as usize + head) * want.len();
-            compare(&what, &out[at..], &want, |_| 2.0 * weight)?;
+            compare(&what, &out[at..], &want, why(rounds), |_| 2.0 * weight)?;
         }
     }
     Ok(())
 }
+
+/// Why attention may be off by so much.
+fn why(rounds: bool) -> &'static str {
+    match rounds {
+        false => ATTENDED,
+        true => ROUNDED,
+    }
+}
+
+const ATTENDED: &str = "A logit of size A = scale sum |q k| is off by A (d + 4) 2^-24. A weight is off by twice that, by exp's error of 3 + 2 |x| ulp at \
+     x of at most 2 A, once in its tile and twice in merges, and by the sum over n tokens. The output is off by twice the weights' \
+     relative error times the largest value, which is 1.";
+
+const ROUNDED: &str = "As without matrix units: a logit of size A = scale sum |q k| is off by A (d + 4) 2^-24, a weight by twice that, by exp's error of \
+     3 + 2 |x| ulp and by the sum over n tokens, the output by twice that. Besides, queries in f16 are off by 2^-11, and a weight by twice \
+     what its logit is; so is the weight in f16, or by 2^-32 of the largest, which is 1. Matrix units do not round sums to nearest: four \
+     times what floats take.";
+
+const MERGED: &str =
+    "exp of at most 80 is within 163 ulp, and 210 terms are summed; |o| <= 1 and l >= 0.1.";
 
 async fn merge(gpu: &Gpu, head_dim: u32) -> Result<Verdict> {
     let shape = Shape::new(1, 2, head_dim, false);
@@ -467,10 +482,10 @@ async fn merge(gpu: &Gpu, head_dim: u32) -> Result<Verdict> {
                 weighed.sum::<f64>() / sum
             })
             .collect();
-        // exp of at most 80 is within 163 ulp, and 210 terms are summed; |o| <= 1 and l >= 0.1.
-        let verdict = compare(&format!("head {head}"), &out[head * dimensions..], &want, |_| {
-            20.0 * (163.0 + 210.0) * 2f64.powi(-23)
-        });
+        let verdict =
+            compare(&format!("head {head}"), &out[head * dimensions..], &want, MERGED, |_| {
+                20.0 * (163.0 + 210.0) * 2f64.powi(-23)
+            });
         if verdict.is_err() {
             return Ok(verdict);
         }

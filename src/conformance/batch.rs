@@ -1,7 +1,7 @@
 //! Cases of `matvec` and `matmul` with several matrices: one a head, and experts.
 
 use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units};
-use super::rig::{Data, POISON, Random, bits, run};
+use super::rig::{Data, POISON, Random, bits, needs_lanes, run};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Experts, Gate};
@@ -234,8 +234,8 @@ fn choosers(b: &Batched, slots: &[(u32, f32)]) -> Vec<u32> {
 }
 
 async fn batched(gpu: &Gpu, b: Batched) -> Result<Verdict> {
-    if b.normed && gpu.tier.emulates_lanes() {
-        return Ok(Ok(()));
+    if b.normed {
+        needs_lanes(gpu)?;
     }
     let mut random = Random::new(b.rows as u64 * 100 + b.units as u64);
     let slots = choose(&mut random, b.tokens);

@@ -1,6 +1,6 @@
 //! Cases of `route`, `expert_lists` and `expert_sum`.
 
-use super::rig::{Data, POISON, Random, bits, compare, run};
+use super::rig::{Data, POISON, Random, bits, compare, run, same_words};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Experts, Gate};
@@ -135,10 +135,10 @@ fn check_route(experts: &Experts, scores: &Scores, got: &[u32]) -> Verdict {
     }
     let weights: Vec<u32> = got.iter().copied().skip(1).step_by(2).collect();
     let want: Vec<f64> = want.iter().map(|slot| slot.1).collect();
-    // exp of x is within 3 + 2 |x| ulp, where |x| is at most 8 but in extremes, whose scores are 0 or 1; once more in the
-    // sum, which rounds once an expert; two quotients and a product.
+    const WHY: &str = "exp of x is within 3 + 2 |x| ulp, where |x| is at most 8 but in extremes, whose scores are 0 or 1; once \
+        more in the sum, which rounds once an expert; two quotients and a product.";
     let relative = (2.0 * (3.0 + 2.0 * 8.0) + f64::from(experts.count) + 8.0) * 2f64.powi(-23);
-    compare("weight", &weights, &want, |i| want[i].abs() * relative + 1e-30)
+    compare("weight", &weights, &want, WHY, |i| want[i].abs() * relative + 1e-30)
 }
 
 /// Whether choices are equal or further apart than rounding can bring them: then there is one right order.
@@ -192,10 +192,7 @@ async fn expert_lists(gpu: &Gpu, experts: &Experts, rows: usize) -> Result<Verdi
         list.resize(rows, POISON);
         want.extend(list);
     }
-    Ok(match (0..words).find(|&i| got[i] != want[i]) {
-        None => Ok(()),
-        Some(i) => Err(format!("word {i} is {:#x}, not {:#x}", got[i], want[i])),
-    })
+    Ok(same_words("lists", &got, &want))
 }
 
 async fn expert_sum(gpu: &Gpu, experts: &Experts, width: usize) -> Result<Verdict> {
@@ -224,8 +221,8 @@ async fn expert_sum(gpu: &Gpu, experts: &Experts, width: usize) -> Result<Verdic
         };
         let start = |i: usize| f64::from(before[row * stride + i]);
         let want: Vec<f64> = (0..width).map(|i| start(i) + terms(i).sum::<f64>()).collect();
-        // Every product and every sum rounds.
-        let verdict = compare(&format!("row {row}"), &got[row * stride..], &want, |i| {
+        const WHY: &str = "Every product and every sum rounds.";
+        let verdict = compare(&format!("row {row}"), &got[row * stride..], &want, WHY, |i| {
             let size = start(i).abs() + terms(i).map(f64::abs).sum::<f64>();
             size * (slots as f64 + 2.0) * 2f64.powi(-24)
         });

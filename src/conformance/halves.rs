@@ -1,7 +1,7 @@
 //! Cases of what prepares products on matrix units: `half_rows` and `largest_weight`.
 
 use super::product::{Scales, largest, matrix, whole_units};
-use super::rig::{Data, POISON, Random, bits, run, untouched};
+use super::rig::{Data, POISON, Random, Wrong, bits, compare, last_place, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::formats::TensorType;
@@ -69,8 +69,8 @@ fn check_row(got: &[u32], x: &[f32]) -> Verdict {
             return Err(format!("word {} was not written", i / 2));
         }
         let half = half::f16::from_bits((word >> (i % 2 * 16)) as u16);
-        // Either neighbour will do; a subnormal number may become zero, or be off by two steps of 2^-24, which is 2^-37 of
-        // the largest of a row: SwiftShader makes 2^-23 of what is far below them.
+        const WHY: &str = "Either neighbour will do; a subnormal number may become zero, or be off by two steps of 2^-24, which is \
+            2^-37 of the largest of a row: SwiftShader makes 2^-23 of what is far below them.";
         let is_subnormal = want.to_bits() & 0x7c00 == 0;
         let near = half.to_bits().abs_diff(want.to_bits()) <= 1
             || is_subnormal
@@ -78,7 +78,10 @@ fn check_row(got: &[u32], x: &[f32]) -> Verdict {
                     || (half.to_f32() - want.to_f32()).abs() <= 2f32.powi(-23));
         // A number that is not finite stays so, in one way or the other: SwiftShader packs an infinity as a NaN.
         if !(near || !want.is_finite() && !half.is_finite()) {
-            return Err(format!("number {i} is {half}, not {want}"));
+            let (expected, actual) = (want.to_f64(), half.to_f64());
+            let tolerance = last_place(*want);
+            return Wrong { part: "halves", index: i, expected, actual, tolerance, why: WHY }
+                .verdict();
         }
     }
     let at = x.len() / 2;
@@ -107,12 +110,9 @@ async fn largest_weight(gpu: &Gpu, kind: TensorType, units: usize) -> Result<Ver
         scales: Data::In(&packed.scales),
     };
     let spec = kernels::largest_weight(WeightFormat::of(kind)?);
-    let got = f32::from_bits(run(gpu, &spec, data, (3, 1, 1)).await?.largest[0]);
+    let got = run(gpu, &spec, data, (3, 1, 1)).await?.largest;
     let want = largest(&weights);
-    // d * q + m rounds twice, or once when fused, and |m| is at most eleven times the largest weight.
-    Ok(if (got - want).abs() <= want * 2f32.powi(-20) {
-        Ok(())
-    } else {
-        Err(format!("the largest weight is {got:e}, not {want:e}"))
-    })
+    const WHY: &str = "d * q + m rounds twice, or once when fused, and |m| is at most eleven times the largest weight.";
+    let tolerance = f64::from(want) * 2f64.powi(-20);
+    Ok(compare("largest", &got, &[want.into()], WHY, |_| tolerance))
 }

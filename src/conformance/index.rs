@@ -1,7 +1,7 @@
 //! Cases of `shaders/index`.
 
 use super::cache::{Cache, Family, index_shapes, shape_label};
-use super::rig::{Data, POISON, Random, bits, run, untouched};
+use super::rig::{Data, POISON, Random, Wrong, bits, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::ChannelStats;
@@ -116,11 +116,14 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
             want.extend(stats_words(&[stats]));
         }
     }
-    // Extremes are exact, but for the rounding of a key to f16, which may go to either neighbour.
+    const WHY: &str = "Extremes are exact, but for the rounding of a key to f16, which may go to either neighbour.";
     for (i, (&g, &w)) in got.iter().zip(&want).enumerate() {
         let (g, w) = (f32::from_bits(g), f32::from_bits(w));
         if !(g == w || (g - w).abs() <= w.abs() * 2f32.powi(-10)) {
-            return Ok(Err(format!("stats[{i}] is {g:e}, not {w:e}")));
+            let (expected, actual) = (w.into(), g.into());
+            let tolerance = f64::from(w.abs()) * 2f64.powi(-10);
+            let wrong = Wrong { part: "stats", index: i, expected, actual, tolerance, why: WHY };
+            return Ok(wrong.verdict());
         }
     }
     Ok(Ok(()))
@@ -272,11 +275,15 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
                     let codes = unpack_codes(&index[at..at + row_words], shape.index);
                     for ((&id, range), code) in ids.iter().zip(&stored).zip(codes) {
                         let want = range.exact_code(key(token, id), shape.index);
-                        // Half a code, and the rounding of a difference and a division: 2.5 ulp of 255.
+                        const WHY: &str = "Half a code, and the rounding of a difference and a division: 2.5 ulp of 255.";
                         if (f64::from(code) - want).abs() > 0.5 + 1e-4 {
-                            return Ok(Err(format!(
-                                "block {physical} head {head} token {token} dimension {id}: code {code}, not {want}"
-                            )));
+                            let part = &format!("block {physical} head {head} token {token} codes");
+                            let (expected, actual, tolerance) = (want, code.into(), 0.5 + 1e-4);
+                            let index = id as usize;
+                            let why = WHY;
+                            return Ok(
+                                Wrong { part, index, expected, actual, tolerance, why }.verdict()
+                            );
                         }
                     }
                 }

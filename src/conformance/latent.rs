@@ -1,7 +1,9 @@
 //! Cases of `latent_append`, `latent_gather` and `latent_place`.
 
 use super::cache::{Cache, Family, latent_shapes, shape_label};
-use super::rig::{Data, POISON, Random, bits, compare, compare_packed, packed, run, untouched};
+use super::rig::{
+    Data, NORM, POISON, Random, bits, compare, compare_packed, packed, run, untouched,
+};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::Latent;
@@ -50,7 +52,10 @@ fn floats(words: &[u32]) -> Vec<f32> {
     words.iter().map(|&word| f32::from_bits(word)).collect()
 }
 
-/// Rotates in neighbouring pairs; what results is off by cos, sin, two products and a sum, each rounded to f32.
+/// Why what is rotated may be off by so much.
+const TURNED: &str = "cos, sin, two products and a sum each round to f32.";
+
+/// Rotates in neighbouring pairs, and how far what results may be off.
 fn turn(values: &[f32], angles: &[f64]) -> (Vec<f64>, f64) {
     let mut turned: Vec<f64> = values.iter().map(|&v| f64::from(v)).collect();
     rope(&mut turned, angles, true);
@@ -109,8 +114,8 @@ async fn latent_append(gpu: &Gpu, shape: Shape, latent: Latent, segments: u32) -
             let to = heads_at + head * d;
             let (want, tolerance) = turn(&queries[at + nope..at + query_dim], &angles);
             let what = format!("row {r} head {head}");
-            let verdict = compare(&what, &turned[at + nope..], &want, |_| tolerance)
-                .and(compare(&what, &latents[to + kv_rank..], &want, |_| tolerance))
+            let verdict = compare(&what, &turned[at + nope..], &want, TURNED, |_| tolerance)
+                .and(compare(&what, &latents[to + kv_rank..], &want, TURNED, |_| tolerance))
                 .and(untouched(&format!("{what} latent"), &latents[to..to + kv_rank]));
             if verdict.is_err() {
                 return Ok(verdict);
@@ -122,13 +127,18 @@ async fn latent_append(gpu: &Gpu, shape: Shape, latent: Latent, segments: u32) -
         let made = &down[r * down_stride + latent_at..];
         let row = &latents[heads_at + heads * d..][..d];
         let normed = rms_norm(&made[..kv_rank], &weight, latent.epsilon);
-        // As in the cases of rms_norm.
         let relative = (kv_rank as f64 / 2.0 + 12.0) * 2f64.powi(-24);
         let (key, tolerance) = turn(&made[kv_rank..d], &angles);
-        let verdict = compare(&format!("row {r} latent"), row, &normed, |i| {
+        let verdict = compare(&format!("row {r} latent"), row, &normed, NORM, |i| {
             normed[i].abs() * relative + 1e-30
         })
-        .and(compare(&format!("row {r} shared key"), &row[kv_rank..], &key, |_| tolerance));
+        .and(compare(
+            &format!("row {r} shared key"),
+            &row[kv_rank..],
+            &key,
+            TURNED,
+            |_| tolerance,
+        ));
         if verdict.is_err() {
             return Ok(verdict);
         }
@@ -186,11 +196,11 @@ async fn latent_gather(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict
                 }
                 continue;
             };
-            // Exact, but that WGSL lets subnormals of f16 become zero.
+            const WHY: &str = "Exact, but that WGSL lets subnormals of f16 become zero.";
             let tolerance =
                 |v: f64| if v.abs() < f16::MIN_POSITIVE.to_f64() { v.abs() } else { 0.0 };
-            let verdict = compare(&what, latent, &want[..kv_rank], |i| tolerance(want[i]))
-                .and(compare(&what, key, &want[kv_rank..], |i| tolerance(want[kv_rank + i])));
+            let verdict = compare(&what, latent, &want[..kv_rank], WHY, |i| tolerance(want[i]))
+                .and(compare(&what, key, &want[kv_rank..], WHY, |i| tolerance(want[kv_rank + i])));
             if verdict.is_err() {
                 return Ok(verdict);
             }

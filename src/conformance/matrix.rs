@@ -1,7 +1,7 @@
 //! Cases of `matvec`, `matmul` and `embed`.
 
 use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units};
-use super::rig::{Data, Random, bits, compare, run, untouched};
+use super::rig::{Data, Random, bits, compare, lacking, needs_lanes, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::contract::{StepHeader, StepRow, Words};
@@ -42,7 +42,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             p.rows,
             p.units * 32,
             p.tokens,
-            if p.at_a_time > 1 { format!(" by {}", p.at_a_time) } else { String::new() },
+            ["", "", " by twos", "", " by fours"][p.at_a_time as usize],
             p.family,
             if p.normed { " normed" } else { "" }
         );
@@ -128,8 +128,16 @@ fn at_a_time(gpu: &Gpu, p: &Product) -> u32 {
 }
 
 async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
-    if p.normed && gpu.tier.emulates_lanes() || p.at_a_time > at_a_time(gpu, &p) {
-        return Ok(Ok(()));
+    if p.normed {
+        needs_lanes(gpu)?;
+    }
+    let most = at_a_time(gpu, &p);
+    if p.at_a_time > most {
+        let limit = format!(
+            "products of such rows by {} tokens a workgroup need more of a tier",
+            p.at_a_time
+        );
+        return Err(lacking(gpu, format!("{} (by {most} at most)", gpu.tier.name), limit));
     }
     let mut random = Random::new(p.rows as u64 * 1000 + p.units as u64);
     let columns = p.units * 32;
@@ -283,8 +291,8 @@ async fn embed(gpu: &Gpu, kind: TensorType, first_row: u32, units: usize) -> Res
             Some(r) => {
                 let want: Vec<f64> =
                     weights[r as usize * width..][..width].iter().map(|&w| f64::from(w)).collect();
-                // d * q + m rounds twice, or once when fused.
-                compare("embedding", row, &want, |i| (want[i].abs() + 2.0) * 2f64.powi(-22))
+                const WHY: &str = "d * q + m rounds twice, or once when fused.";
+                compare("embedding", row, &want, WHY, |i| (want[i].abs() + 2.0) * 2f64.powi(-22))
             }
         };
         if verdict.is_err() {

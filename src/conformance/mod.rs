@@ -1,33 +1,57 @@
 //! Conformance: every kernel against its CPU twin, as data. A case is kernel x shape x variant x input family; one runner
-//! checks it on any adapter. The tests run the same cases.
+//! checks it on any adapter, in every mode. `asynctls conformance` and the tests run the same trials.
 
 mod append;
 mod attend;
 mod batch;
 mod cache;
+mod evidence;
 mod experts;
 mod halves;
 mod hot;
 mod index;
+mod known;
 mod latent;
 mod matrix;
 mod model;
+#[cfg(test)]
+mod mutants;
 mod operator;
+mod page;
 mod product;
+mod record;
+mod report;
 mod rig;
 mod rope;
+mod row;
+mod runner;
 mod select;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod translate;
+mod trial;
+mod worker;
 
 use crate::Result;
 use crate::gpu::Gpu;
+pub use evidence::{Evidence, Shader};
 use futures::future::BoxFuture;
+pub use known::{KNOWN, Known, judge};
+pub use page::page;
+pub use record::Worst;
+pub use report::{About, AdapterReport, Report, Settings};
+pub use row::{Outcome, Row, Summary, VariantSummary};
+pub use runner::{Reply, Request, Runner};
 use std::sync::Arc;
+pub use translate::Given;
+pub use trial::{Choice, MODES, Mode, Trial, trials};
+pub use worker::{Run, Worker};
 
 /// The outcome of a case: a difference from the twin beyond the tolerance, in words.
 pub type Verdict = std::result::Result<(), String>;
 
-type Run = dyn Fn(&Gpu) -> BoxFuture<'_, Result<Verdict>> + Send + Sync;
+type Check = dyn Fn(&Gpu) -> BoxFuture<'_, Result<Verdict>> + Send + Sync;
 
 /// One check of one kernel.
 pub struct Case {
@@ -37,11 +61,12 @@ pub struct Case {
     pub label: String,
     /// Whether lanes share workgroup memory, so that the case is run with its lanes reversed too.
     pub shares_memory: bool,
-    run: Arc<Run>,
+    run: Arc<Check>,
 }
 
 impl Case {
-    fn new(
+    /// A case of a kernel: `run` compares what a device makes with what is right.
+    pub fn new(
         kernel: &'static str,
         label: impl Into<String>,
         shares_memory: bool,
@@ -50,9 +75,15 @@ impl Case {
         Self { kernel, label: label.into(), shares_memory, run: Arc::new(run) }
     }
 
-    /// Kernel and label.
+    /// Kernel and label, of characters that no shell reads otherwise.
     pub fn name(&self) -> String {
-        format!("{} {}", self.kernel, self.label)
+        let label: String = self.label.replace(", ", ",").replace(['[', ']'], "");
+        format!("{}/{}", self.kernel, label.split_whitespace().collect::<Vec<_>>().join("-"))
+    }
+
+    /// Whether a variant of the case's kernel uses cooperative matrices.
+    pub fn uses_matrices(&self) -> bool {
+        ["matmul", "prefill"].contains(&self.kernel)
     }
 
     /// Runs the case.

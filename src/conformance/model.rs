@@ -1,6 +1,6 @@
 //! Cases of `rms_norm` and `arg_max`.
 
-use super::rig::{Data, POISON, Random, bits, compare, run};
+use super::rig::{Data, NORM, POISON, Random, bits, compare, run, same_words};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::contract::{StepHeader, Words};
@@ -59,10 +59,8 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
     let y = run(gpu, &kernels::rms_norm(gpu.tier, gather), data, grid).await?.y;
     for (i, &row) in chosen.iter().enumerate() {
         let want = twin::rms_norm(&x[row as usize * stride..][..width], &weight, epsilon);
-        // The mean of n squares is off by at most (n + 8) 2^-24 of itself, its root by half of that; inverseSqrt is
-        // within 2 ulp and two products round.
         let relative = (width as f64 / 2.0 + 12.0) * 2f64.powi(-24);
-        let verdict = compare(&format!("row {row}"), &y[i * stride..], &want, |j| {
+        let verdict = compare(&format!("row {row}"), &y[i * stride..], &want, NORM, |j| {
             want[j].abs() * relative + 1e-30
         });
         if verdict.is_err() {
@@ -124,11 +122,8 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
         winners: Data::Out(rows),
     };
     let winners = run(gpu, &kernels::arg_max(), data, (rows as u32, 1, 1)).await?.winners;
-    for (row, &winner) in winners.iter().enumerate() {
-        let want = twin::arg_max(&values[row * stride..][..width]).map_or(u32::MAX, |at| at as u32);
-        if winner != want {
-            return Ok(Err(format!("row {row}: {winner} instead of {want}")));
-        }
-    }
-    Ok(Ok(()))
+    let want = |row: usize| {
+        twin::arg_max(&values[row * stride..][..width]).map_or(u32::MAX, |at| at as u32)
+    };
+    Ok(same_words("winners", &winners, &(0..rows).map(want).collect::<Vec<_>>()))
 }

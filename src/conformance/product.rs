@@ -135,14 +135,16 @@ pub(super) fn largest(weights: &[f32]) -> f32 {
 pub(super) struct Expected {
     pub(super) values: Vec<f64>,
     pub(super) tolerance: Vec<f64>,
+    /// Why so far.
+    pub(super) why: String,
 }
 
 impl Expected {
     /// W x.
     pub(super) fn product(weights: &[f32], x: &[f32]) -> Self {
         let columns = x.len();
-        // Rounding of a sum of n products: (n + 8) 2^-24 sum |w x|, where a quantised weight's |d q| + |m| can exceed
-        // |w| up to three times.
+        const WHY: &str = "Rounding of a sum of n products: (n + 8) 2^-24 sum |w x|, where a quantised weight's |d q| + |m| can exceed \
+            |w| up to three times.";
         let unit = 2f64.powi(-24) * (columns as f64 + 8.0);
         let sizes: Vec<f32> = weights.iter().map(|w| w.abs()).collect();
         let x_sizes: Vec<f32> = x.iter().map(|x| x.abs()).collect();
@@ -152,7 +154,7 @@ impl Expected {
             .into_iter()
             .map(|s| 3.0 * unit * s + 1e-30)
             .collect();
-        Self { values: matvec(weights, columns, x), tolerance }
+        Self { values: matvec(weights, columns, x), tolerance, why: WHY.into() }
     }
 
     /// W rmsnorm(x), where the first `weight.len()` numbers of x count.
@@ -161,8 +163,8 @@ impl Expected {
         let mut inputs: Vec<f32> = normed.into_iter().map(|v| v as f32).collect();
         inputs.resize(x.len(), 0.0);
         let mut product = Self::product(weights, &inputs);
-        // The norm is off by (n / 2 + 12) 2^-24 of itself, as in the cases of rms_norm, and each input by two roundings more,
-        // where the product's own error is 3 (n + 8) 2^-24 of sum |w x|: less than half as much again.
+        product.why += " The norm is off by (n / 2 + 12) 2^-24 of itself, and each input by two roundings more: less than half as much \
+            again.";
         product.tolerance.iter_mut().for_each(|tolerance| *tolerance *= 1.5);
         product
     }
@@ -178,8 +180,8 @@ impl Expected {
         let (w, x) = (sizes(weights), sizes(x));
         let most = |values: &[f32]| f64::from(values.iter().copied().fold(0.0, f32::max));
         let all_x: f64 = x.iter().map(|&x| f64::from(x)).sum();
-        // Rounding to f16 is off by 2^-11 of a number, or by 2^-28 of the largest where that makes it subnormal. Matrix units
-        // add products without rounding each sum to nearest: (n + 8) 2^-22, four times what floats take.
+        product.why += " Rounding to f16 is off by 2^-11 of a number, or by 2^-28 of the largest where that makes it subnormal. Matrix \
+            units add products without rounding each sum to nearest: (n + 8) 2^-22, four times what floats take.";
         let relative = 2.0 * 2f64.powi(-11) + (columns as f64 + 9.0) * 2f64.powi(-22);
         for (row, tolerance) in w.chunks_exact(columns).zip(&mut product.tolerance) {
             let all_w: f64 = row.iter().map(|&w| f64::from(w)).sum();
@@ -191,7 +193,7 @@ impl Expected {
 
     /// silu(gate) * up of rows (gate, up).
     pub(super) fn swiglu(&self) -> Self {
-        // |d silu(g) u| <= 1.1 |u| dg + |silu(g)| du, and exp adds (3 + 2 |g|) ulp of silu(g) u.
+        const WHY: &str = "|d silu(g) u| <= 1.1 |u| dg + |silu(g)| du, and exp adds (3 + 2 |g|) ulp of silu(g) u.";
         let tolerance = self
             .values
             .chunks(2)
@@ -203,7 +205,7 @@ impl Expected {
                     + 1e-30
             })
             .collect();
-        Self { values: swiglu(&self.values), tolerance }
+        Self { values: swiglu(&self.values), tolerance, why: format!("{} {WHY}", self.why) }
     }
 
     /// silu(gate) * these, of gates that are exact.
@@ -213,7 +215,7 @@ impl Expected {
         };
         let values = beside(&mut gates.iter().map(|&gate| gate.into()), &self.values);
         let tolerance = beside(&mut gates.iter().map(|_| 0.0), &self.tolerance);
-        Self { values, tolerance }.swiglu()
+        Self { values, tolerance, why: self.why.clone() }.swiglu()
     }
 
     /// `start + sum of factor * term`, summed in any order.
@@ -224,7 +226,9 @@ impl Expected {
                 f64::from(start[i]) + sum
             })
             .collect();
-        // Every term is off by its own tolerance; it and every sum that it is part of round.
+        const WHY: &str =
+            "Every term is off by its own tolerance; it and every sum that it is part of round.";
+        let own = terms.first().map_or("", |(_, term)| &term.why);
         let tolerance = (0..start.len())
             .map(|i| {
                 let own: f64 =
@@ -237,11 +241,11 @@ impl Expected {
                 own + size * (terms.len() as f64 + 1.0) * 2f64.powi(-23)
             })
             .collect();
-        Self { values, tolerance }
+        Self { values, tolerance, why: format!("{own} {WHY}") }
     }
 
     /// Compares a kernel's words.
     pub(super) fn check(&self, what: &str, got: &[u32]) -> Verdict {
-        compare(what, got, &self.values, |i| self.tolerance[i])
+        compare(what, got, &self.values, &self.why, |i| self.tolerance[i])
     }
 }

@@ -105,10 +105,12 @@ async fn rope_append(
                 size = want.iter().fold(0.0, |size: f64, v| size.max(v.abs()));
                 rope(&mut want, &cache.angles(position), shape.rope_interleaved);
             }
-            // Each value of a pair is off by what its norm makes it; cos, sin, two products and a sum each round to f32.
-            let verdict = compare(&format!("row {r} head {head}"), &turned[at..], &want, |i| {
-                2.0 * relative * size + (want[i].abs() + 2.0 * size) * 2f64.powi(-22)
-            });
+            const WHY: &str = "Each value of a pair is off by what its norm makes it; cos, sin, two products and a sum each round \
+                to f32.";
+            let verdict =
+                compare(&format!("row {r} head {head}"), &turned[at..], &want, WHY, |i| {
+                    2.0 * relative * size + (want[i].abs() + 2.0 * size) * 2f64.powi(-22)
+                });
             if verdict.is_err() {
                 return Ok(verdict);
             }

@@ -119,6 +119,12 @@ const FEW: Budget = Budget {
     dense_below: 0,
 };
 
+const CODED: &str = "A code of the query may round either way, and sums of f32 round; the exponentials and the logarithm of level 1 are \
+    within some ulp of what they are of.";
+
+const SUMMED: &str = "Products and sums of d terms round: (d + 8) 2^-23 of their absolute sum; that of exponentials and its logarithm is \
+    within a few ulp of at most ln 128 = 5.";
+
 // A head-block's index: a range a channel, and codes by token and channel.
 type HeadIndex = (Vec<Range>, Vec<Vec<u8>>);
 
@@ -262,7 +268,7 @@ async fn scores(
             let values: Vec<f64> = want.iter().map(|w| w.0).collect();
             let got = &out[(r * q_heads + head) * stride..][..stride];
             let verdict =
-                compare(&format!("row {r} head {head}"), got, &values, |i| want[i].1 + 1e-6)
+                compare(&format!("row {r} head {head}"), got, &values, CODED, |i| want[i].1 + 1e-6)
                     .and(untouched("after the scores", &got[want.len()..]));
             if verdict.is_err() {
                 return Ok(verdict);
@@ -382,7 +388,6 @@ async fn key_scores(
             }
         };
     }
-    // Products and sums of d terms round; what rounds is at most their absolute sum.
     let rounding = f64::from(shape.head_dim + 8) * 2f64.powi(-23);
     for (r, &(sequence, position)) in rows.iter().enumerate() {
         let row = budget.row(position, shape.block);
@@ -429,9 +434,10 @@ async fn key_scores(
             };
             let values: Vec<f64> = want.iter().map(|w| w.0).collect();
             let got = &out[(r * q_heads + head) * stride..][..stride];
-            let verdict =
-                compare(&format!("row {r} head {head}"), got, &values, |i| want[i].1 * rounding)
-                    .and(untouched("after the scores", &got[want.len()..]));
+            let verdict = compare(&format!("row {r} head {head}"), got, &values, SUMMED, |i| {
+                want[i].1 * rounding
+            })
+            .and(untouched("after the scores", &got[want.len()..]));
             if verdict.is_err() {
                 return Ok(verdict);
             }
@@ -528,9 +534,9 @@ async fn missed_mass(
             return Ok(Err(format!("missed[{i}] is {got:e}, not {want:e}")));
         }
     }
-    // exp of at most 180 is within 363 ulp, in each step of joining them, and sums of all items round.
+    const WHY: &str = "exp of at most 180 is within 363 ulp, in each step of joining them, and sums of all items round.";
     let epsilon = (9.0 * 363.0 + 160.0) * 2f64.powi(-23);
-    Ok(compare("missed", &got, &want, |i| want[i] * epsilon + 1e-30))
+    Ok(compare("missed", &got, &want, WHY, |i| want[i] * epsilon + 1e-30))
 }
 
 async fn top_k(

@@ -1,6 +1,6 @@
 //! Cases of `stream`.
 
-use super::rig::{Data, Random, run};
+use super::rig::{Data, Random, run, same_words};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::gpu::Gpu;
@@ -24,6 +24,5 @@ async fn stream(gpu: &Gpu, vecs: usize) -> Result<Verdict> {
         let lane = &mut want[i / STREAM_VECS as usize * 256 + i % 256];
         *lane = vec.iter().fold(*lane, |sum, word| sum.wrapping_add(*word));
     }
-    let wrong = (0..want.len()).find(|&i| got[i] != want[i]);
-    Ok(wrong.map_or(Ok(()), |i| Err(format!("sum {i} is {}, not {}", got[i], want[i]))))
+    Ok(same_words("sums", &got, &want))
 }

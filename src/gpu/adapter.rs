@@ -118,9 +118,18 @@ impl Adapter {
     /// # Errors
     /// [`Error::Adapter`] when none or several fit; it lists what is here.
     pub fn choose(adapters: &[Adapter], request: Option<&str>) -> Result<Adapter> {
+        Self::index(adapters, request).map(|i| adapters[i].clone())
+    }
+
+    /// The place of the one that [`Adapter::choose`] takes.
+    ///
+    /// # Errors
+    /// As [`Adapter::choose`].
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn index(adapters: &[Adapter], request: Option<&str>) -> Result<usize> {
         let labels: Vec<_> = adapters.iter().map(Adapter::label).collect();
         let usable: Vec<_> = adapters.iter().map(|a| missing(a).is_none()).collect();
-        choose_index(&labels, &usable, request).map(|i| adapters[i].clone())
+        choose_index(&labels, &usable, request)
     }
 
     /// Bytes of memory that are free on the device, or on the host that it shares it with, where that can be told.

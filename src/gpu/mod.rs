@@ -20,7 +20,6 @@ pub(crate) use buffers::buffers;
 pub use device::DeviceFacts;
 pub use device::{Gpu, GpuOptions};
 pub(crate) use host_memory::host_memory_bytes;
-#[cfg(test)]
 pub(crate) use pipeline::completed;
 pub use tier::Disable;
 pub(crate) use wait::Waits;

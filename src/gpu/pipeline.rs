@@ -152,6 +152,13 @@ impl Gpu {
         Ok(pipeline)
     }
 
+    /// The kernels that were compiled so far, in a fixed order.
+    pub(crate) fn compiled(&self) -> Vec<ShaderSpec> {
+        let mut specs: Vec<ShaderSpec> = lock(&self.pipelines).keys().cloned().collect();
+        specs.sort_by_cached_key(|spec| format!("{spec:?}"));
+        specs
+    }
+
     // Reflection keeps one source of truth for bindings: the shader. An automatic layout would drop bindings that a
     // variant does not use.
     fn layout(&self, label: &str, bindings: &[Reflected]) -> wgpu::BindGroupLayout {
@@ -209,11 +216,19 @@ impl Gpu {
     where
         B: Bindings<Value: Into<Binding<'b>>>,
     {
+        let given = bindings.named().into_iter().map(|(name, value)| (name, value.into()));
+        self.op_named(spec, given.collect()).await
+    }
+
+    /// The same, of any kernel.
+    pub(crate) async fn op_named(
+        &self,
+        spec: &ShaderSpec,
+        mut given: Vec<(&'static str, Binding<'_>)>,
+    ) -> Result<Op> {
         let pipeline = self.pipeline(spec).await?;
         let file = pipeline.file;
         let most = self.device.limits().max_storage_buffer_binding_size;
-        let mut given: Vec<(&str, Binding<'b>)> =
-            bindings.named().into_iter().map(|(name, value)| (name, value.into())).collect();
         let mut entries = Vec::with_capacity(given.len());
         for binding in &pipeline.bindings {
             let name = &binding.name;

@@ -4,6 +4,7 @@
 //! `.models/`. The adapter is `ASYNCTLS_ADAPTER`'s, else lavapipe.
 
 mod bench;
+mod conformance;
 mod describe;
 mod documents;
 mod eval;

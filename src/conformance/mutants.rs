@@ -1,0 +1,169 @@
+//! Mutants: shaders with one fault each, which some case must see. A sample runs with the tests; every barrier is deleted in turn by
+//! `cargo test --release --lib mutants -- --ignored --nocapture`.
+
+use super::record::{Record, mutated, recorded};
+use super::trial::fits;
+use super::{Trial, trials};
+use crate::Error;
+use crate::gpu::{Adapter, Disable, Gpu, adapters, assemble, completed};
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+/// File, a part of its text, what stands there in the mutant, and which cases have to see it.
+const SAMPLE: &[(&str, &str, &str, &str)] = &[
+    // Barriers.
+    (
+        "lib/arg_max.wgsl",
+        "best[lane] = mine;\n    workgroupBarrier();",
+        "best[lane] = mine;",
+        "arg_max/*",
+    ),
+    ("attend/merge.wgsl", "sums[lane] = o;\n    workgroupBarrier();", "sums[lane] = o;", "merge/*"),
+    (
+        "select/top_k.wgsl",
+        "workgroupBarrier();\n        let digit",
+        "let digit",
+        "top_k/level-1-Plain-random*",
+    ),
+    // Bounds.
+    ("model/rms_norm.wgsl", "rms_norm.width % 4u", "0u", "rms_norm/*"),
+    (
+        "attend/merge.wgsl",
+        "if i < count {",
+        "if i + 1u < count {",
+        "dense_split/d64-kv2-group3-lengths-1-*",
+    ),
+    (
+        "select/top_k.wgsl",
+        "eligible_items(row);",
+        "eligible_items(row) + vec2(1u, 0u);",
+        "top_k/*random*",
+    ),
+    // Scales and terms that are dropped.
+    ("model/rms_norm.wgsl", " + rms_norm.epsilon", "", "rms_norm/*"),
+    ("attend/merge.wgsl", "l += state.y * factor;", "l += state.y;", "merge/*"),
+    // Minimum for maximum, and ties that go elsewhere.
+    (
+        "attend/merge.wgsl",
+        "workgroup_max(lane, largest)",
+        "-workgroup_max(lane, -largest)",
+        "merge/*",
+    ),
+    ("lib/arg_max.wgsl", "b.y < a.y", "b.y > a.y", "arg_max/*"),
+    ("select/top_k.wgsl", "tie && equals < wanted", "tie && equals <= wanted", "top_k/*ties*"),
+];
+
+fn text(file: &str) -> String {
+    let shaders = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    std::fs::read_to_string(shaders.join(file)).unwrap()
+}
+
+// The devices of an adapter, by mode.
+struct Bench {
+    adapter: Adapter,
+    devices: HashMap<&'static str, Gpu>,
+}
+
+impl Bench {
+    fn new(adapter: &Adapter) -> Self {
+        Self { adapter: adapter.clone(), devices: HashMap::new() }
+    }
+
+    fn gpu(&mut self, trial: &Trial) -> &Gpu {
+        self.devices.entry(trial.mode.name).or_insert_with(|| {
+            let options = trial.mode.options(Disable::default());
+            pollster::block_on(Gpu::open(&self.adapter, options)).unwrap()
+        })
+    }
+
+    /// The trial that sees a mutant of a file, if one does.
+    fn killer<'t>(
+        &mut self,
+        file: &str,
+        mutant: String,
+        trials: &[&'t Trial],
+    ) -> Option<&'t Trial> {
+        let file: &'static str = file.to_owned().leak();
+        let sources: &'static [_] = vec![(file, &*mutant.leak())].leak();
+        trials.iter().copied().find(|trial| {
+            let gpu = self.gpu(trial);
+            let (result, _) = pollster::block_on(mutated(sources, trial.case.run(gpu)));
+            match result {
+                Ok(verdict) => verdict.is_err(),
+                Err(Error::Unsupported { .. }) => false,
+                Err(error) => panic!("{file}: {error}"),
+            }
+        })
+    }
+}
+
+fn adapter() -> Option<Adapter> {
+    Adapter::choose(&pollster::block_on(adapters()), None).ok()
+}
+
+#[test]
+fn a_sample_of_mutants_is_seen() {
+    let Some(adapter) = adapter() else { return };
+    let all = trials(&adapter, Disable::default());
+    let mut bench = Bench::new(&adapter);
+    for &(file, from, to, cases) in SAMPLE {
+        let sound = text(file);
+        assert_eq!(sound.matches(from).count(), 1, "{file}: {from}");
+        // Checks hide nothing here, and only cost time.
+        let able = |trial: &&Trial| {
+            trial.mode.name != "checked" && fits(&format!("{cases}@*"), &trial.name())
+        };
+        let able: Vec<&Trial> = all.iter().filter(able).collect();
+        let killer = bench.killer(file, sound.replace(from, to), &able);
+        assert!(killer.is_some(), "{file}: {from} can be {to:?}: {} cases see nothing", able.len());
+    }
+}
+
+/// The files of each kernel that a trial ran, included ones too.
+fn files(trial: &Trial, record: &Record) -> BTreeSet<String> {
+    let reversed = trial.mode.options(Disable::default()).lanes_reversed;
+    let mut files = BTreeSet::new();
+    for spec in &record.specs {
+        let assembled = assemble(&completed(spec, trial.tier, reversed)).unwrap();
+        let lines = 1..=assembled.text.lines().count() as u32;
+        files.extend(
+            lines.filter_map(|line| assembled.origin(line)).map(|(file, _)| file.to_owned()),
+        );
+    }
+    files
+}
+
+const BARRIER: &str = "workgroupBarrier();";
+
+#[test]
+#[ignore = "an hour: every barrier of every shader that runs here"]
+fn every_barrier_is_needed() {
+    let adapter = adapter().expect("an adapter");
+    let mut bench = Bench::new(&adapter);
+    let all = trials(&adapter, Disable::default());
+    let mut by_file = HashMap::<String, Vec<&Trial>>::new();
+    for trial in all.iter().filter(|trial| trial.mode.name != "checked") {
+        let gpu = bench.gpu(trial);
+        let (_, record) = pollster::block_on(recorded(false, trial.case.run(gpu)));
+        for file in files(trial, &record) {
+            by_file.entry(file).or_default().push(trial);
+        }
+    }
+    let mut survivors = Vec::new();
+    let mut names: Vec<&String> = by_file.keys().collect();
+    names.sort();
+    for file in names {
+        let sound = text(file);
+        for (at, _) in sound.match_indices(BARRIER) {
+            let line = sound[..at].lines().count();
+            let mutant = format!("{}{}", &sound[..at], &sound[at + BARRIER.len()..]);
+            // A device of its own each, whose kernels go with it.
+            let killer = Bench::new(&adapter).killer(file, mutant, &by_file[file]);
+            println!("{file}:{line}: {}", killer.map_or("SURVIVES".into(), Trial::name));
+            if killer.is_none() {
+                survivors.push(format!("{file}:{line}"));
+            }
+        }
+    }
+    assert!(survivors.is_empty(), "no case sees that these barriers are gone: {survivors:?}");
+}
