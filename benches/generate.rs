@@ -50,7 +50,7 @@ fn main() {
     let mut options = EngineOptions::new(&gpu, depth + 2 * steps + 8);
     options.index = Some(IndexOptions {
         channels: option("--index-channels").map(|text| text.parse().expect("a number")),
-        bits: number("--index-bits", 4),
+        bits: option("--index-bits").map(|text| text.parse().expect("a number")),
         block_scorers: vec![scorer],
         ..IndexOptions::default()
     });

@@ -13,10 +13,14 @@ pub struct IndexFormat {
 }
 
 impl IndexFormat {
-    /// The default of a head dimension: a quarter of it and 4 bits, which kept what dense attention attends where an eighth
-    /// lost it; at most 24 channels, so that a token takes less than 16 bytes (`docs/selection.md`).
+    /// The default of a head dimension, by which a token takes at most 15 bytes (`docs/selection.md`): a quarter of the dimensions
+    /// and 4 bits, which kept what dense attention attends where an eighth lost it; from 128 dimensions on 48 of them and 2 bits,
+    /// which found what 24 and 4 bits lost.
     pub(crate) fn for_head_dim(head_dim: u32) -> Self {
-        Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 24), bits: 4 }
+        match head_dim {
+            128.. => Self { channels: 48, bits: 2 },
+            _ => Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 24), bits: 4 },
+        }
     }
 
     /// The default of latent attention: 128 channels serve all heads (AsyncTLS, arXiv 2604.07815).

@@ -40,12 +40,13 @@ pub struct AttentionOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Index")]
 pub struct IndexFlags {
-    /// Channels of each key that the index keeps, a multiple of 8 [default: a quarter of the head dimension, at most 24]
+    /// Channels of each key that the index keeps, a multiple of 8 [default: a quarter of the head dimension; 48 of heads of 128 or
+    /// more]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     index_channels: Option<u32>,
-    /// Bits of each channel's code: 2, 4 or 8
-    #[arg(long, value_name = "N", default_value_t = 4, allow_negative_numbers = true)]
-    index_bits: u32,
+    /// Bits of each channel's code: 2, 4 or 8 [default: 4; 2 with the 48 channels of heads of 128 or more]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    index_bits: Option<u32>,
     /// Tokens in a block: 16, 32, 64 or 128
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true)]
     block_size: u32,

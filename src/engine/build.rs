@@ -58,8 +58,8 @@ pub struct EngineOptions {
 pub struct IndexOptions {
     /// Channels of a token's codes; none for the default of the head dimension.
     pub channels: Option<u32>,
-    /// Bits of each channel's code.
-    pub bits: u32,
+    /// Bits of each channel's code; none for those of the head dimension's default where channels are as many, and 4 otherwise.
+    pub bits: Option<u32>,
     /// Block scorers that steps may use: the summaries of blocks that these read are kept too. Those that read none are
     /// always there.
     pub block_scorers: Vec<BlockScorer>,
@@ -73,7 +73,7 @@ impl Default for IndexOptions {
     fn default() -> Self {
         Self {
             channels: None,
-            bits: 4,
+            bits: None,
             block_scorers: Vec::new(),
             stored: None,
             stats_tokens: Shape::STATS_TOKENS,
@@ -153,7 +153,8 @@ impl EngineOptions {
         if let Some(index) = &self.index {
             let stored = index.stored.as_ref().map(|set| set.channels());
             let channels = stored.or(index.channels).unwrap_or(shape.index.channels);
-            shape.index = IndexFormat { channels, bits: index.bits };
+            let usual = if channels == shape.index.channels { shape.index.bits } else { 4 };
+            shape.index = IndexFormat { channels, bits: index.bits.unwrap_or(usual) };
         }
         shape
     }

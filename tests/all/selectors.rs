@@ -265,7 +265,7 @@ fn every_block_size_and_format_selects_from_all_and_keeps_what_dense_makes() {
             o.block = block;
             o.sessions = 2;
             o.total_tokens = 1024;
-            with_index(o, |index| (index.channels, index.bits) = (Some(channels), bits));
+            with_index(o, |index| (index.channels, index.bits) = (Some(channels), Some(bits)));
         });
         let mut session = prompt(&engine, 400);
         let mut fork = pollster::block_on(engine.fork(&mut session)).unwrap();

@@ -309,7 +309,7 @@ fn what_an_engine_cannot_go_on_with_is_refused() {
     };
     refused(&|o| o.block = 32, &here.path, "the block size of the session");
     refused(&|o| o.index = None, &here.path, "the index of the session");
-    refused(&index(|i| i.bits = 8), &here.path, "the number of index bits of the session");
+    refused(&index(|i| i.bits = Some(8)), &here.path, "the number of index bits of the session");
     refused(&index(|i| i.stats_tokens = 99), &here.path, "the choice of index channels of the");
     refused(
         &|o| o.quantise = Some(asynctls::formats::Quantise::Q8_0),

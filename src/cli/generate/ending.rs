@@ -108,7 +108,7 @@ impl Talk<'_> {
             scorer: two_level.map(|t| t.block_scorer.name()),
             token_scorer: two_level.map(|t| t.token_scorer.name()),
             index_channels: index.map(|_| engine.shape().index.channels),
-            index_bits: index.map(|i| i.bits),
+            index_bits: index.map(|_| engine.shape().index.bits),
             stored_channels: index.and_then(|i| i.stored.as_ref()).map(|set| set.id().to_string()),
             block_size: engine.options.block,
             kv: if engine.options.host.is_some() { "host" } else { "gpu" },
