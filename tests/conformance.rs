@@ -94,7 +94,7 @@ fn main() {
                 .filter(|trial| trial.mode.name == "trusted" && trial.case.uses_matrices())
                 .count();
             let name = format!(
-                "{request} has no cooperative matrices for {skipped} cases of matmul and prefill"
+                "{request} has no cooperative matrices for {skipped} cases of kernels that use them"
             );
             let missing = || Err(Failed::from("it has none"));
             all.push((0, libtest_mimic::Trial::test(name, missing).with_ignored_flag(true)));

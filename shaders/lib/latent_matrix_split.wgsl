@@ -58,9 +58,11 @@ var<workgroup> floats: array<vec4<f32>, GROWN_AT + 1u>;
 @compute @workgroup_size(WORKGROUP)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_id) number: u32,
     @builtin(subgroup_invocation_id) member: u32,
 ) {
+    // Reversed, subgroups change places; their lanes stay in order, since they shuffle.
+    let subgroup = lane_of(number, PARTS);
     let lane = subgroup * 32u + member;
     let split = group.x;
     let kv_head = group.y;

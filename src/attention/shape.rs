@@ -175,7 +175,8 @@ impl Shape {
         (1.0 / f64::from(self.scaled_by).sqrt()) as f32
     }
 
-    /// Tokens of a tile of decode attention, the least that a split has: `shaders/lib/attend_split` and `latent_split`.
+    /// Tokens of a tile of decode attention, the least that a split has: `shaders/lib/attend_split`, `latent_split` and
+    /// `latent_matrix_split`.
     pub(crate) fn tile_tokens(&self) -> u32 {
         if self.shares_values() { 16 } else { 64 }
     }

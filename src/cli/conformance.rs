@@ -56,7 +56,7 @@ Examples:
   asynctls conformance --adapter 0 --filter top_k/*nan
   asynctls conformance --adapter nvidia --case stream/255-vec4@trusted
 
-Exit codes: 0 where every case passed, cannot run here or is known to fail, 1 where one failed, always or now and then.";
+Exit codes: 0 where every case passed, cannot run here or is known to fail, 1 where one failed, always or now and then,\nor where an adapter was given up.";
 
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
@@ -73,14 +73,18 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         return list(&chosen);
     }
     let others: Vec<_> = options.compare.iter().map(|path| read(path)).collect::<Result<_>>()?;
+    // A run of minutes is not to end in a file that cannot be written.
+    for path in options.json.iter().chain(&options.report).filter(|path| path.as_os_str() != "-") {
+        writable(path)?;
+    }
     let keeping = Keeping::new();
     let report = run_all(options, chosen, disable)?;
     drop(keeping);
     match &options.json {
         Some(path) if path.as_os_str() == "-" => print_json("conformance", &report)?,
         Some(path) => {
-            file::replace(path, tagged("conformance", &report)?.as_bytes())?;
             print(&table::text(&report)?)?;
+            file::replace(path, tagged("conformance", &report)?.as_bytes())?;
         }
         None => print(&table::text(&report)?)?,
     }
@@ -150,9 +154,10 @@ fn run_all(options: &Options, chosen: Vec<Chosen>, disable: Disable) -> Result<R
         let about = About::new(&one.adapter, disable);
         let command = || worker(one.number);
         let run = Run { about, known: KNOWN, explain: options.report.is_some() };
-        let mut worker = Worker::new(&command);
+        let mut workers: Vec<_> =
+            (0..at_a_time(&one.adapter)).map(|_| Worker::new(&command)).collect();
         let report =
-            run.trials(&mut worker, &one.trials, &interrupt::asked, &mut |_| bar.inc(1))?;
+            run.trials(&mut workers, &one.trials, &interrupt::asked, &mut |_| bar.inc(1))?;
         reports.push(report);
     }
     let settings = Settings {
@@ -163,12 +168,33 @@ fn run_all(options: &Options, chosen: Vec<Chosen>, disable: Disable) -> Result<R
     Ok(Report::new(settings, reports))
 }
 
+// Processes that run cases at a time. A GPU's driver compiles for most of a case, on one core; a rasteriser has them all already.
+fn at_a_time(adapter: &Adapter) -> usize {
+    if adapter.info.device_type == wgpu::DeviceType::Cpu
+        || adapter.info.backend == wgpu::Backend::Gl
+    {
+        return 1;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    (cores / 2).clamp(1, 4)
+}
+
 // This program again, for the adapter of this number.
 fn worker(number: usize) -> Command {
     let program = std::env::current_exe().unwrap_or_else(|_| "asynctls".into());
     let mut command = Command::new(program);
     command.args(["conformance", "--worker", "--adapter", &number.to_string()]);
     command
+}
+
+fn writable(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let source = std::io::ErrorKind::NotFound.into();
+    Err(Error::Io { path: folder.to_owned(), source })
 }
 
 /// A report that `--json` wrote, and its name.

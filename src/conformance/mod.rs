@@ -83,7 +83,7 @@ impl Case {
 
     /// Whether a variant of the case's kernel uses cooperative matrices.
     pub fn uses_matrices(&self) -> bool {
-        ["matmul", "prefill"].contains(&self.kernel)
+        ["matmul", "prefill", "dense_split", "sparse_split"].contains(&self.kernel)
     }
 
     /// Runs the case.

@@ -28,7 +28,7 @@ const LAST_WORDS: usize = 2000;
 
 /// The process that runs trials. It reads a [`Request`] a line, and answers each with a [`Reply`] on a line.
 pub struct Worker<'c> {
-    command: &'c dyn Fn() -> Command,
+    command: &'c (dyn Fn() -> Command + Sync),
     limit: Duration,
     running: Option<Running>,
 }
@@ -66,8 +66,10 @@ impl Running {
         let mut err = child.stderr.take().ok_or_else(missing)?;
         let (sender, replies) = channel();
         std::thread::spawn(move || {
-            let lines = BufReader::new(out).lines().map_while(std::io::Result::ok);
-            lines.take_while(|line| sender.send(line.clone()).is_ok()).count();
+            // A driver may say anything, in any encoding.
+            let lines = BufReader::new(out).split(b'\n').map_while(std::io::Result::ok);
+            let mut lines = lines.map(|line| String::from_utf8_lossy(&line).into_owned());
+            lines.all(|line| sender.send(line).is_ok())
         });
         let said = Arc::<Mutex<Vec<u8>>>::default();
         let heard = said.clone();
@@ -100,7 +102,7 @@ impl Running {
 
 impl<'c> Worker<'c> {
     /// A process as this command starts it, again and again where it ends.
-    pub fn new(command: &'c dyn Fn() -> Command) -> Self {
+    pub fn new(command: &'c (dyn Fn() -> Command + Sync)) -> Self {
         Self { command, limit: LIMIT, running: None }
     }
 
@@ -119,31 +121,26 @@ impl<'c> Worker<'c> {
         let began = Instant::now();
         loop {
             match running.replies.recv_timeout(TICK) {
-                Ok(line) => match serde_json::from_str::<Reply>(&line) {
-                    Ok(reply) => {
+                // What else comes is a driver that talks on standard output.
+                Ok(line) => {
+                    if let Ok(reply) = serde_json::from_str::<Reply>(&line) {
                         if reply.is_last {
                             self.running = None;
                         }
                         return Ok(Answer::Reply(Box::new(reply)));
                     }
-                    // A driver that talks on standard output.
-                    Err(_) => continue,
-                },
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     let why = self.running.take().map_or_else(String::new, Running::end);
                     // Ctrl-C ends it too, perhaps before it is noticed here.
                     std::thread::sleep(TICK / 2);
                     return Ok(if stop() { Answer::Stopped } else { Answer::Ended(why) });
                 }
-                Err(RecvTimeoutError::Timeout) if stop() => {
-                    self.running = None;
-                    return Ok(Answer::Stopped);
-                }
-                Err(RecvTimeoutError::Timeout) if began.elapsed() > self.limit => {
-                    self.running = None;
-                    return Ok(Answer::Late);
-                }
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+            if stop() || began.elapsed() > self.limit {
+                self.running = None;
+                return Ok(if stop() { Answer::Stopped } else { Answer::Late });
             }
         }
     }
@@ -160,43 +157,101 @@ pub struct Run<'r> {
 }
 
 impl Run<'_> {
-    /// Runs them, and tells of each row; ends early when `stop` says so.
+    /// Runs them, as many at a time as there are workers, and tells of each row; ends early when `stop` says so.
     ///
     /// # Errors
     /// When no process can be started.
     pub fn trials(
         &self,
-        worker: &mut Worker<'_>,
+        workers: &mut [Worker<'_>],
         trials: &[Trial],
-        stop: &dyn Fn() -> bool,
-        done: &mut dyn FnMut(&Row),
+        stop: &(dyn Fn() -> bool + Sync),
+        done: &mut (dyn FnMut(&Row) + Send),
     ) -> Result<AdapterReport> {
         let began = Instant::now();
+        let course = Mutex::new(Course {
+            done,
+            next: 0,
+            ended: 0,
+            explained: HashMap::new(),
+            made: Vec::new(),
+        });
+        let ran = std::thread::scope(|scope| {
+            let run = |worker| self.some(worker, trials, stop, &course);
+            let threads: Vec<_> =
+                workers.iter_mut().map(|worker| scope.spawn(move || run(worker))).collect();
+            let ends = threads.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            ends.collect::<Result<Vec<()>>>()
+        });
+        ran?;
+        let Course { mut made, ended, .. } =
+            course.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // In the order of the trials, whoever was first.
+        made.sort_by_key(|(number, _)| *number);
+        let gave_up = (ended >= GIVE_UP && made.len() < trials.len())
+            .then(|| format!("{GIVE_UP} cases one after the other hung or ended their process"));
         let (mut rows, mut evidence) = (Vec::new(), Vec::new());
-        let mut explained = HashMap::<(&str, &str), u32>::new();
-        let mut ended = 0;
-        for trial in trials {
-            if stop() || ended == GIVE_UP {
-                break;
-            }
-            let count = explained.entry((trial.case.kernel, trial.mode.name)).or_default();
-            let explain = self.explain && *count < EXPLAINED;
-            let Some(mut made) = attempt(worker, trial, explain, stop)? else { break };
-            judge(self.known, &self.about, &mut made.row);
-            ended = if made.is_ended { ended + 1 } else { 0 };
-            if let Some(found) = made.evidence {
-                *count += 1;
-                evidence.push((made.row.name.clone(), found));
-            }
-            done(&made.row);
+        for (_, made) in made {
+            evidence.extend(made.evidence.map(|found| (made.row.name.clone(), found)));
             rows.push(made.row);
         }
-        let gave_up = (ended == GIVE_UP && rows.len() < trials.len())
-            .then(|| format!("{GIVE_UP} cases one after the other hung or ended their process"));
         let seconds = began.elapsed().as_secs_f64();
         let report = AdapterReport::new(self.about.clone(), trials.len(), rows, seconds);
         Ok(AdapterReport { gave_up, evidence, ..report })
     }
+
+    // Runs one trial after the other that no other worker has taken.
+    fn some<'t>(
+        &self,
+        worker: &mut Worker<'_>,
+        trials: &'t [Trial],
+        stop: &dyn Fn() -> bool,
+        course: &Mutex<Course<'t, '_>>,
+    ) -> Result<()> {
+        let lock = || course.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let (number, trial, explain) = {
+                let mut course = lock();
+                let number = course.next;
+                let Some(trial) = trials.get(number).filter(|_| course.ended < GIVE_UP) else {
+                    return Ok(());
+                };
+                course.next += 1;
+                let count = course.explained.get(&kind(trial)).copied().unwrap_or(0);
+                (number, trial, self.explain && count < EXPLAINED)
+            };
+            if stop() {
+                return Ok(());
+            }
+            let Some(mut made) = attempt(worker, trial, explain, stop)? else { return Ok(()) };
+            judge(self.known, &self.about, &mut made.row);
+            let mut course = lock();
+            course.ended = if made.is_ended { course.ended + 1 } else { 0 };
+            if made.evidence.is_some() {
+                *course.explained.entry(kind(trial)).or_default() += 1;
+            }
+            (course.done)(&made.row);
+            course.made.push((number, made));
+        }
+    }
+}
+
+/// How far a run is, for all its workers.
+struct Course<'t, 'd> {
+    done: &'d mut (dyn FnMut(&Row) + Send),
+    /// The trial that is the next to be taken.
+    next: usize,
+    /// Trials one after the other that ended their process.
+    ended: u32,
+    /// Trials of a kernel and mode of which there is evidence.
+    explained: HashMap<(&'t str, &'t str), u32>,
+    made: Vec<(usize, Made)>,
+}
+
+fn kind(trial: &Trial) -> (&str, &str) {
+    (trial.case.kernel, trial.mode.name)
 }
 
 /// What became of a trial in the end.
@@ -220,7 +275,8 @@ fn attempt(
         let explain = explain && made.is_some() && !is_explained;
         let request = Request { trial: trial.name(), explain };
         let (row, evidence, is_ended, is_late) = match worker.ask(&request, stop)? {
-            Answer::Stopped => return Ok(None),
+            // What it came to before that stands.
+            Answer::Stopped => break,
             Answer::Reply(reply) => (reply.row, reply.evidence, reply.is_last, false),
             Answer::Ended(why) => (Row::failed(trial, why), None, true, false),
             Answer::Late => {
@@ -269,6 +325,10 @@ mod tests {
 
     /// A process that answers the trial of each number as a line of a script has it: `$1` is its reply if it passes, `$2` if not.
     fn report(count: usize, script: &str) -> AdapterReport {
+        report_of(1, count, script)
+    }
+
+    fn report_of(workers: usize, count: usize, script: &str) -> AdapterReport {
         let trials = trials(count);
         let reply = |outcome| {
             let row = Row { name: "NAME".into(), ..Row::of("NAME", outcome) };
@@ -290,10 +350,11 @@ mod tests {
         };
         // Long enough for a busy machine.
         let limit = Duration::from_secs(4);
-        let mut worker = Worker { limit, ..Worker::new(&command) };
+        let worker = || Worker { limit, ..Worker::new(&command) };
+        let mut workers: Vec<_> = (0..workers).map(|_| worker()).collect();
         let run = Run { about: About::default(), known: &[], explain: false };
         let mut seen = 0;
-        let report = run.trials(&mut worker, &trials, &|| false, &mut |_| seen += 1).unwrap();
+        let report = run.trials(&mut workers, &trials, &|| false, &mut |_| seen += 1).unwrap();
         assert_eq!(report.rows.len(), seen);
         report
     }
@@ -336,6 +397,18 @@ mod tests {
     }
 
     #[test]
+    fn workers_share_trials_and_rows_are_in_the_order_of_these() {
+        let script = "case $n in 1|4) fail;; *) pass;; esac";
+        let (alone, shared) = (report_of(1, 12, script), report_of(3, 12, script));
+        assert_eq!(outcomes(&alone), outcomes(&shared));
+        let names = |report: &AdapterReport| {
+            report.rows.iter().map(|row| row.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&alone), names(&shared));
+        assert_eq!(names(&shared)[4], "stream/4@trusted");
+    }
+
+    #[test]
     fn an_adapter_on_which_nothing_ends_well_is_given_up() {
         let report = report(20, "exit 3");
         assert_eq!((report.rows.len(), report.not_run), (8, 12));
@@ -349,9 +422,10 @@ mod tests {
         let trials = trials(3);
         let command = || Command::new("cat");
         let run = Run { about: About::default(), known: &[], explain: false };
-        let asked = std::cell::Cell::new(0);
-        let stop = || asked.replace(asked.get() + 1) > 2;
-        let report = run.trials(&mut Worker::new(&command), &trials, &stop, &mut |_| {}).unwrap();
+        let asked = std::sync::atomic::AtomicU32::new(0);
+        let stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 2;
+        let workers = &mut [Worker::new(&command)];
+        let report = run.trials(workers, &trials, &stop, &mut |_| {}).unwrap();
         assert_eq!((report.rows.len(), report.not_run), (0, 3));
     }
 }

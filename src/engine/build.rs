@@ -9,6 +9,7 @@ use super::{Model, ModelOptions};
 use crate::attention::{BlockScorer, ChannelSet, IndexFormat, Shape, Summary};
 use crate::formats::Quantise;
 use crate::gpu::{DeviceFacts, Gpu};
+use crate::kernels::Scored;
 use crate::kv::{HostOptions, IndexRows};
 use crate::model::rope::RopeChange;
 use crate::model::{ModelConfig, ModelFile};
@@ -243,6 +244,13 @@ impl EngineOptions {
                 let limit = format!("at most {most} can be numbered");
                 return Err(Error::argument(what, format!("{value} tokens"), limit));
             }
+        }
+        let scored = Scored::codes(&shape);
+        let blocks = self.context.div_ceil(self.block);
+        if self.index.is_some() && scored.workgroups(blocks) > 65535 {
+            let most = u64::from(scored.most_blocks(65535)) * u64::from(self.block);
+            let limit = format!("a dispatch scores at most {most} of this model and index");
+            return Err(Error::argument("the context", format!("{} tokens", self.context), limit));
         }
         if let Some(host) = &self.host {
             Self::validate_host(host)?;

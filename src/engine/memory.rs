@@ -163,7 +163,8 @@ impl ResidencyRows {
 impl WholeRows {
     fn new(config: &ModelConfig, options: &EngineOptions, shape: &Shape) -> Self {
         let (blocks, most) = (options.blocks(), options.device.max_binding);
-        let lists = |kept| ListRows::new("blocks of a replay", config, options, shape, kept);
+        let lists =
+            |kept| ListRows::new("blocks of a replay", config, options, shape, kept, BY_CHOICE);
         Self {
             kv: kv_rows(shape, config.layers, blocks, most),
             steered: options.steered.map(lists),
@@ -180,14 +181,21 @@ impl HotRows {
     ) -> Self {
         let (layers, most) = (config.layers, options.device.max_binding);
         let slots = host.slots(options.blocks(), options.sessions);
-        let lists =
-            ListRows::new("blocks that are wanted", config, options, shape, host.hot_blocks);
+        let lists = ListRows::new(
+            "blocks that are wanted",
+            config,
+            options,
+            shape,
+            host.hot_blocks,
+            BY_CHOICE,
+        );
         let (wanted, list_stride) = (lists.row, lists.stride);
-        let shares = ListRows::new("shares of mass that are missed", config, options, shape, 1);
+        let by_row = &[Grows::Sessions, Grows::Layers];
+        let shares =
+            ListRows::new("shares of mass that are missed", config, options, shape, 1, by_row);
         let (missed, share_stride) = (shares.row, shares.stride);
         let chunk = product(&[options.chunk_blocks().into(), shape.block_bytes()]);
         let selections = product(&[list_stride.saturating_add(share_stride), GROUP_LAYERS as u64]);
-        let by_choice = &[Grows::Sessions, Grows::HotBlocks, Grows::Layers];
         let groups = (layers as usize).div_ceil(GROUP_LAYERS) as u64;
         let step = |what: &'static str| step_row(what, options, shape);
         Self {
@@ -195,7 +203,7 @@ impl HotRows {
             slots,
             kv: kv_rows(shape, layers, slots.slots, most),
             offload: OffloadRows::new(host, shape, (slots, layers), options.write_back_blocks()),
-            selections: Row::new("selections", selections, by_choice)
+            selections: Row::new("selections", selections, BY_CHOICE)
                 .used_as(Usage::ReadBack)
                 .times(groups + 1),
             buffers: HostBuffers {
@@ -217,6 +225,8 @@ impl HotRows {
     }
 }
 
+const BY_CHOICE: &[Grows] = &[Grows::Sessions, Grows::HotBlocks, Grows::Layers];
+
 impl ListRows {
     // Lists of so many numbers of each row that decodes and KV head.
     fn new(
@@ -225,12 +235,12 @@ impl ListRows {
         options: &EngineOptions,
         shape: &Shape,
         kept: u32,
+        grows_with: &'static [Grows],
     ) -> Self {
         let rows = options.most_decoding().into();
         let bytes = product(&[rows, shape.kv_heads.into(), kept.into(), 4]);
         let stride = bytes.checked_next_multiple_of(256).unwrap_or(u64::MAX);
         let all = product(&[stride, config.layers.into()]);
-        let grows_with = &[Grows::Sessions, Grows::Layers, Grows::HotBlocks];
         Self { row: Row::new(what, all, grows_with), stride }
     }
 }

@@ -122,7 +122,7 @@ mod tests {
         let rule =
             |timing, kv_type| HostRule { timing, most_missed: MostMissed::default(), kv_type };
         let lagged = method.over_host(rule(Timing::Lagged, KvType::Q8_0));
-        assert_eq!(lagged.name, "minmax/codes 12.5%+128 lagged:12.5% q8_0");
+        assert_eq!(lagged.name, "minmax/codes 12.5%+128 lagged:90% q8_0");
         let most_missed = MostMissed::ALL;
         let papers = HostRule { most_missed, ..rule(Timing::Lagged, KvType::F16) };
         assert_eq!(method.over_host(papers).name, "minmax/codes 12.5%+128 lagged:off");

@@ -112,7 +112,8 @@ impl Gpu {
             let place = place.get_or_insert_with(|| Place::new(&self.waits));
             // What was to bring it has finished, if it was waited for before: a callback is still to come.
             place.wait(&self.device, &mut index, context.waker());
-            Poll::Pending
+            // A callback that another thread ran since then has woken nobody.
+            find(place.has_finished())?.map_or(Poll::Pending, |found| Poll::Ready(Ok(found)))
         })
         .await
     }

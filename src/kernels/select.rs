@@ -272,3 +272,21 @@ fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
         .constant("HEADS", scored.heads(shape))
         .constant("SCALE", shape.scale())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_group_are_equal_and_blocks_are_counted_with_them() {
+        for group in 1..=32 {
+            for shape in [Shape::latent(group, 512, 64, 256), Shape::new(2, group, 128, false)] {
+                let scored = Scored::codes(&shape);
+                assert_eq!(scored.heads(&shape) * scored.parts, group);
+                let most = scored.most_blocks(65535);
+                assert!(scored.workgroups(most) <= 65535, "{shape:?}");
+                assert!(scored.workgroups(most + scored.blocks) > 65535, "{shape:?}");
+            }
+        }
+    }
+}

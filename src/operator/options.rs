@@ -229,6 +229,8 @@ mod tests {
         sound.validate().unwrap();
         let with = |limits| Options { limits, ..sound };
         let long = Limits { tokens: 65_535 * 64, rows: 65_535, ..limits };
+        // So many queries on so many channels that each is a workgroup's own.
+        let parts = Shape::latent(23, 512, 64, 256);
         let many = Limits { tokens: 65_535 * 64, sequences: 65_535, rows: 1, ..limits };
         for (options, message) in [
             (with(Limits { rows: 0, ..limits }), "the most rows of a batch is 0, but"),
@@ -238,6 +240,10 @@ mod tests {
             (with(Limits { tokens: 65_535 * 64 + 1, ..limits }), "from 1 to 4194240"),
             (with(Limits { cache_blocks: 0, ..limits }), "the number of physical blocks is 0, but"),
             (with(long), "fit with as many rows"),
+            (
+                Options { shape: parts, query_stride: 23 * 576, ..with(many) },
+                "a dispatch scores at most",
+            ),
             (with(many), "words, and at most"),
             (Options { query_stride: 380, ..sound }, "the stride of queries is 380, but"),
             (Options { query_stride: 386, ..sound }, "a multiple of 4"),

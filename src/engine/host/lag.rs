@@ -68,7 +68,8 @@ impl Missed {
             *sum += shares.iter().sum::<f32>();
         }
         // What is not a number stays, as it does in the sum.
-        let larger = |most: f32, &share: &f32| if share <= most { most } else { share };
+        let larger =
+            |most: f32, &share: &f32| if share <= most || most.is_nan() { most } else { share };
         self.largest = layer.iter().fold(self.largest, larger);
         self.heads += kv_heads;
     }

@@ -120,7 +120,8 @@ fn rows_grow_with_what_they_say_and_with_nothing_else() {
 fn absurd_sizes_end_in_an_error_that_names_the_limit() {
     let (file, config) = model("llama/model");
     let fit = |options: EngineOptions| Fit::new(&file, &config, &options);
-    let most = 1 << 30;
+    // As many as a dispatch scores, in blocks of 16.
+    let most = 65_535 * 8 * 16;
     for (options, message) in [
         (EngineOptions { context: u32::MAX, ..options() }, "the context is 4294967295 tokens, but"),
         (EngineOptions { total_tokens: u64::MAX, ..options() }, "the room for all sessions is"),
@@ -151,7 +152,7 @@ fn absurd_sizes_end_in_an_error_that_names_the_limit() {
     };
     let host = on_host(KvType::F16, large.clone()).host.map(sparse);
     for options in [large.clone(), EngineOptions { host, ..large }] {
-        // 2^27 sessions x 2^30 tokens x heads.
+        // 2^27 sessions x tokens x heads.
         let heads = u64::from(options.shape(&config).q_heads());
         let scores = DecodeScratch {
             shape: &options.shape(&config),
@@ -161,7 +162,7 @@ fn absurd_sizes_end_in_an_error_that_names_the_limit() {
             segments: 1,
         }
         .scores();
-        assert_eq!(scores.bytes, (1 << 27) * heads * 4 * ((1 << 30) + 16));
+        assert_eq!(scores.bytes, (1 << 27) * heads * 4 * (u64::from(most) + 16));
         let plan = MemoryPlan::new(&config, &options);
         let all: u128 = plan.rows().map(|row| u128::from(row.total())).sum();
         match fit(options) {
