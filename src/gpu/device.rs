@@ -211,7 +211,8 @@ impl Gpu {
     ///
     /// The device's callbacks stay the caller's: that it was lost, or an error outside of the calls made here, is for the
     /// caller to see there. So is when it is destroyed: NVIDIA's Vulkan driver (580.159) never returns from destroying a device
-    /// while other threads compile for theirs.
+    /// while other threads compile for theirs. While a session waits for the GPU, wgpu 30 lets a buffer or texture be destroyed, or a
+    /// surface presented, only when that wait is over.
     ///
     /// # Errors
     /// [`Error::Unsupported`] naming the limit that is too low.
