@@ -206,12 +206,13 @@ fn bad_requests_are_refused_in_one_line() {
         (&["--block-size", "4294967295"], &["--block-size is 4294967295", "16, 32"]),
         (&["--context", "4294967295"], &["--context", "1..=1073741824"]),
         (
-            &["--context", "1073741824", "--timing", "exact"],
-            &["the context is 1073741824 tokens", "GB of CPU memory"],
+            &["--context", "33553920", "--timing", "exact"],
+            &["the context is 33553920 tokens", "GB of CPU memory"],
         ),
+        (&["--context", "33553920", "--timing", "gpu"], &["--context is 33553920 tokens", "GB"]),
         (
             &["--context", "1073741824", "--timing", "gpu"],
-            &["--context is 1073741824 tokens", "GB"],
+            &["the context is 1073741824 tokens", "a dispatch scores at most 33553920"],
         ),
         (&["--blocks", "4294967295"], &["--context is 8192", "4294967295 hot slots"]),
         (&["--hot-blocks", "4294967295"], &["--context is 8192", "steps go before its end"]),
