@@ -83,10 +83,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let all = states[0];
         workgroupBarrier();
         if all.w > 0.0 {
-            let share = max(all.z / all.y, LEAST);
+            let share = all.z / all.y;
             // What is not a number is all of it; compilers may assume that there is none, so the test is on bits.
-            let is_number = (bitcast<u32>(all.z / all.y) & 0x7fffffffu) <= 0x7f800000u;
-            largest = max(largest, select(1.0, share, is_number));
+            let is_number = (bitcast<u32>(share) & 0x7fffffffu) <= 0x7f800000u;
+            largest = max(largest, select(1.0, max(share, LEAST), is_number));
         }
     }
     if lane == 0u {

@@ -83,7 +83,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         }
     }
     for rank in [Rank::Softmax, Rank::Plain] {
-        for family in ["random", "peaked", "equal", "nothing missed", "hidden", "infinite"] {
+        for family in ["random", "peaked", "equal", "nothing missed", "hidden", "infinite", "nan"] {
             let budgets = match family {
                 "random" => &[Blocks::Count(7), Blocks::Count(90), Blocks::Percent(30.0)][..],
                 _ => &[Blocks::Count(90)],
@@ -503,13 +503,16 @@ async fn missed_mass(
                             }
                         }
                         "infinite" if block % 5 == 3 => f32::NEG_INFINITY,
+                        "nan" if block % 5 == 3 => f32::NAN,
                         _ => random.float() * 3.0,
                     };
                     let score = if rank == Rank::Plain { score / factor } else { score };
                     scores[at + block as usize] = score;
                     logs.push((f64::from(factor * score), is_missed));
                 }
-                let share = missed_share(&logs);
+                // What is not a number is all of it.
+                let share =
+                    Some(missed_share(&logs)).filter(|share| !share.is_nan()).unwrap_or(1.0);
                 let is_missed = logs.iter().any(|(_, is_missed)| *is_missed);
                 largest = largest.max(if is_missed { share.max(1e-30) } else { 0.0 });
             }
