@@ -294,6 +294,7 @@ mod tests {
             .slot("rank", "lib/rank_plain.wgsl")
             .constant("LANES_REVERSED", false)
             .constant("AT_ONCE", 1)
+            .constant("LEAVES", true)
             .constant("LANES", 64)
             .constant("KV_HEADS", 1)
             .constant("GROUP", 1);
