@@ -2,10 +2,11 @@
 //! `cargo test --release --lib mutants -- --ignored --nocapture`.
 
 use super::record::{Record, mutated, recorded};
+use super::tests::adapter;
 use super::trial::fits;
 use super::{Trial, trials};
 use crate::Error;
-use crate::gpu::{Adapter, Disable, Gpu, adapters, assemble, completed};
+use crate::gpu::{Adapter, Disable, Gpu, assemble, completed};
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
@@ -97,13 +98,9 @@ impl Bench {
     }
 }
 
-fn adapter() -> Option<Adapter> {
-    Adapter::choose(&pollster::block_on(adapters()), None).ok()
-}
-
 #[test]
 fn a_sample_of_mutants_is_seen() {
-    let Some(adapter) = adapter() else { return };
+    let Some(adapter) = adapter(&format!("{} mutants", SAMPLE.len())) else { return };
     let all = trials(&adapter, Disable::default());
     let mut bench = Bench::new(&adapter);
     for &(file, from, to, cases) in SAMPLE {
@@ -138,7 +135,7 @@ const BARRIER: &str = "workgroupBarrier();";
 #[test]
 #[ignore = "an hour: every barrier of every shader that runs here"]
 fn every_barrier_is_needed() {
-    let adapter = adapter().expect("an adapter");
+    let adapter = adapter("every barrier").expect("an adapter");
     let mut bench = Bench::new(&adapter);
     let all = trials(&adapter, Disable::default());
     let mut by_file = HashMap::<String, Vec<&Trial>>::new();
