@@ -1,5 +1,6 @@
 //! Mutants: shaders with one fault each, which some case must see. A sample runs with the tests; every barrier is deleted in turn by
-//! `cargo test --release --lib mutants -- --ignored --nocapture`.
+//! `cargo test --release --lib mutants -- --ignored --nocapture`, and with `ASYNCTLS_TEST_CASES=top_k/` those of what such cases run, which
+//! alone are asked then.
 
 use super::record::{Record, mutated, recorded};
 use super::tests::adapter;
@@ -137,7 +138,9 @@ const BARRIER: &str = "workgroupBarrier();";
 fn every_barrier_is_needed() {
     let adapter = adapter("every barrier").expect("an adapter");
     let mut bench = Bench::new(&adapter);
-    let all = trials(&adapter, Disable::default());
+    let part = std::env::var("ASYNCTLS_TEST_CASES").unwrap_or_default();
+    let mut all = trials(&adapter, Disable::default());
+    all.retain(|trial| trial.name().contains(&part));
     let mut by_file = HashMap::<String, Vec<&Trial>>::new();
     for trial in all.iter().filter(|trial| trial.mode.name != "checked") {
         let gpu = bench.gpu(trial);
