@@ -124,9 +124,9 @@ fn files(trial: &Trial, record: &Record) -> BTreeSet<String> {
     for spec in &record.specs {
         let assembled = assemble(&completed(spec, trial.tier, reversed)).unwrap();
         let lines = 1..=assembled.text.lines().count() as u32;
-        files.extend(
-            lines.filter_map(|line| assembled.origin(line)).map(|(file, _)| file.to_owned()),
-        );
+        let origins = lines.filter_map(|line| assembled.origin(line));
+        // Constants have lines too, of no file.
+        files.extend(origins.map(|(file, _)| file.to_owned()).filter(|f| f.ends_with(".wgsl")));
     }
     files
 }
