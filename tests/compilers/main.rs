@@ -93,7 +93,9 @@ fn main() {
     let mut by_tiers = HashMap::new();
     for target in TARGETS {
         let label = target.label();
-        let by_kernel = by_tiers.entry(target.tiers).or_insert_with(|| texts(target.tiers, all));
+        let (tiers, checks) = (target.tiers, target.takes_checks());
+        let by_kernel =
+            by_tiers.entry((tiers, checks)).or_insert_with(|| texts(tiers, all, checks));
         let version = match target.how.version() {
             Ok(version) => version,
             Err(missing) => {

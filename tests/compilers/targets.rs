@@ -90,6 +90,11 @@ impl Target {
         }
     }
 
+    /// Whether texts with checks are for it too. FXC takes minutes for some, and nothing but a mode of conformance cases gives them to it.
+    pub fn takes_checks(&self) -> bool {
+        self.name != "FXC"
+    }
+
     /// What it is given for a kernel.
     pub fn given(&self, text: &Text) -> Result<Vec<u8>, String> {
         match self.language {

@@ -31,9 +31,12 @@ impl Sample {
 }
 
 /// The texts of some tiers, each once: by kernel, in the order of their files.
-pub fn texts(tiers: &[&str], all: bool) -> BTreeMap<&'static str, Arc<[Text]>> {
-    let modes: &[(bool, bool)] =
-        if all { &[(false, false), (false, true), (true, false)] } else { &[(false, false)] };
+pub fn texts(tiers: &[&str], all: bool, checks: bool) -> BTreeMap<&'static str, Arc<[Text]>> {
+    let modes: &[(bool, bool)] = match (all, checks) {
+        (false, _) => &[(false, false)],
+        (true, false) => &[(false, false), (false, true)],
+        (true, true) => &[(false, false), (false, true), (true, false)],
+    };
     let mut seen = HashSet::new();
     let mut by_kernel = BTreeMap::<_, Vec<Text>>::new();
     for &(checked, reversed) in modes {
