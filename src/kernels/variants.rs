@@ -97,6 +97,11 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
             for batch in [Batch::One, out, into] {
                 all.push((matmul(tier, format, output, batch), product));
             }
+            for &sixteens in narrow_sixteens(tier, format) {
+                for rows in [960, 24_576] {
+                    all.push((matmul_narrow(format, rows, sixteens, output), product));
+                }
+            }
         }
     }
     all
