@@ -122,12 +122,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var largest_hi = vec4(NOTHING);
         let first = member * LANE_TOKENS;
         let tokens = tile_tokens(place, tile, first);
-        for (var t = 0u; t < LANE_TOKENS; t++) {
-            s_lo[t] = select(vec4(NOTHING), s_lo[t] * SCALE, vec4(tokens[t]) <= position_lo);
-            s_hi[t] = select(vec4(NOTHING), s_hi[t] * SCALE, vec4(tokens[t]) <= position_hi);
-            largest_lo = max(largest_lo, s_lo[t]);
-            largest_hi = max(largest_hi, s_hi[t]);
+        // Constant indices: FXC assigns to no column that a loop chooses.
+        //!repeat 4 t
+        if LANE_TOKENS > {t}u {
+            s_lo[{t}] = select(vec4(NOTHING), s_lo[{t}] * SCALE, vec4(tokens[{t}]) <= position_lo);
+            s_hi[{t}] = select(vec4(NOTHING), s_hi[{t}] * SCALE, vec4(tokens[{t}]) <= position_hi);
+            largest_lo = max(largest_lo, s_lo[{t}]);
+            largest_hi = max(largest_hi, s_hi[{t}]);
         }
+        //!end
         workgroupBarrier();
         stage[quad * TEAM + member] = largest_lo;
         stage[(quad + 1u) * TEAM + member] = largest_hi;
@@ -144,19 +147,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         m_hi = next_hi;
         l_lo *= rescale_lo;
         l_hi *= rescale_hi;
-        for (var t = 0u; t < LANE_TOKENS; t++) {
-            let p_lo = select(vec4(0.0), exp(s_lo[t] - m_lo), vec4(tokens[t]) <= position_lo);
-            let p_hi = select(vec4(0.0), exp(s_hi[t] - m_hi), vec4(tokens[t]) <= position_hi);
+        //!repeat 4 t
+        if LANE_TOKENS > {t}u {
+            let p_lo = select(vec4(0.0), exp(s_lo[{t}] - m_lo), vec4(tokens[{t}]) <= position_lo);
+            let p_hi = select(vec4(0.0), exp(s_hi[{t}] - m_hi), vec4(tokens[{t}]) <= position_hi);
             l_lo += p_lo;
             l_hi += p_hi;
-            p_tile[(first + t) * 16u + quad] = p_lo;
-            p_tile[(first + t) * 16u + quad + 1u] = p_hi;
+            p_tile[(first{+t}) * 16u + quad] = p_lo;
+            p_tile[(first{+t}) * 16u + quad + 1u] = p_hi;
         }
-        // All four: the unused ones are removed by the compiler, and a constant count is unrolled.
-        for (var i = 0u; i < 4u; i++) {
-            o_lo[i] = scale_rows(o_lo[i], rescale_lo);
-            o_hi[i] = scale_rows(o_hi[i], rescale_hi);
-        }
+        //!end
+        // All four: the unused ones are removed by the compiler.
+        //!repeat 4 i
+        o_lo[{i}] = scale_rows(o_lo[{i}], rescale_lo);
+        o_hi[{i}] = scale_rows(o_hi[{i}], rescale_hi);
+        //!end
 
         for (var v = 0u; v < TILE_TOKENS; v += VALUE_TOKENS) {
             workgroupBarrier();

@@ -22,8 +22,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var unit = group.x * 256u + lane; unit < sizes.x; unit += sizes.y) {
         for (var quad = 0u; quad < 8u; quad++) {
             let bits = bitcast<vec4<u32>>(unit_quad(unit, quad)) & vec4(0x7fffffffu);
-            let finite = select(vec4(0u), bits, bits < vec4(INFINITE));
-            most = max(most, max(max(finite.x, finite.y), max(finite.z, finite.w)));
+            // Component by component: a select of integers is no GLSL before 4.50.
+            //!repeat 4 i
+            most = max(most, select(0u, bits.{xyzw[i]}, bits.{xyzw[i]} < INFINITE));
+            //!end
         }
     }
     atomicMax(&of_workgroup, most);

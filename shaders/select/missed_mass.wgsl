@@ -83,8 +83,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             workgroupBarrier();
         }
+        // What counts is lane 0's, which alone writes it for the next head.
         let all = states[0];
-        workgroupBarrier();
         if all.w > 0.0 {
             let share = all.z / all.y;
             // What is not a number is all of it; compilers may assume that there is none, so the test is on bits.

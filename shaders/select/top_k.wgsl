@@ -10,7 +10,9 @@
 //!include <items>
 //!include <rank>
 
-// LANES are many on a GPU and few where lanes are emulated. AT_ONCE loads are begun before any is waited for.
+// LANES are many on a GPU and few where lanes are emulated. AT_ONCE loads are begun before any is waited for. The search LEAVES
+// its loop once it knows enough, but for FXC: that takes barriers in a loop only if all that ends it is plainly uniform, which
+// what lanes told each other is not to it.
 
 struct Scores {
     // Scores from one query head to the next, and keys from one KV head to the next.
@@ -62,26 +64,34 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             atomicStore(&histogram[i], 0u);
         }
         workgroupBarrier();
-        for (var i = range.x + lane; i < range.y; i += LANES * AT_ONCE) {
-            //!repeat AT_ONCE j
-            let key{j} = keys[keys_at + min(i{+j*LANES}, range.y - 1u)];
-            //!end
-            //!repeat AT_ONCE j
-            // The bits above this digit must equal the prefix; shifting by 32 is not defined.
-            if i{+j*LANES} < range.y && (bits == 24u || (key{j} >> (bits + 8u)) == prefix) {
-                atomicAdd(&histogram[(key{j} >> bits) & 255u], 1u);
+        let searches = LEAVES || wanted > 0u;
+        for (var first = range.x; first < range.y; first += LANES * AT_ONCE) {
+            if searches {
+                let i = first + lane;
+                //!repeat AT_ONCE j
+                let key{j} = keys[keys_at + min(i{+j*LANES}, range.y - 1u)];
+                //!end
+                //!repeat AT_ONCE j
+                // The bits above this digit must equal the prefix; shifting by 32 is not defined.
+                if i{+j*LANES} < range.y && (bits == 24u || (key{j} >> (bits + 8u)) == prefix) {
+                    atomicAdd(&histogram[(key{j} >> bits) & 255u], 1u);
+                }
+                //!end
             }
-            //!end
         }
         workgroupBarrier();
         let digit = find_digit(lane, wanted);
-        prefix = (prefix << 8u) | digit.x;
-        wanted -= digit.y;
-        // All keys that begin so are wanted: what follows these bits does not matter.
-        if wanted == digit.z && prefix > 0u {
-            prefix = (prefix << bits) - 1u;
-            wanted = 0u;
-            break;
+        if searches {
+            prefix = (prefix << 8u) | digit.x;
+            wanted -= digit.y;
+            // All keys that begin so are wanted: what follows these bits does not matter.
+            if wanted == digit.z && prefix > 0u {
+                prefix = (prefix << bits) - 1u;
+                wanted = 0u;
+                if LEAVES {
+                    break;
+                }
+            }
         }
     }
 

@@ -41,11 +41,20 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+// The older of DX12's compilers, and how the other one is had.
+const FXC: &str = "FXC, slow and without subgroups; DXC is used where dxcompiler.dll (1.8.2502 or newer) is beside the program: \
+     https://github.com/microsoft/DirectXShaderCompiler/releases";
+
 fn describe(probe: &Probe) -> String {
     let mut text = format!("{}  {}:{}\n", probe.index, probe.backend, visible(&probe.name));
     let mut row = |what: &str, value: &str| text += &format!("     {what:<14}{}\n", visible(value));
     row("kind", &probe.kind);
     row("driver", &probe.driver);
+    match probe.compiler.as_deref() {
+        Some("fxc") => row("compiler", FXC),
+        Some(other) => row("compiler", &other.to_uppercase()),
+        None => {}
+    }
     row(
         "memory",
         &match (probe.memory_bytes, probe.free_memory_bytes) {
@@ -70,4 +79,35 @@ fn describe(probe: &Probe) -> String {
         row("unusable", why);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiler_of_dx12_stands_there_with_what_brings_a_better_one() {
+        let with = |compiler: Option<&str>| {
+            describe(&Probe {
+                index: 0,
+                name: "card".into(),
+                backend: "dx12".into(),
+                kind: "discrete".into(),
+                driver: "1".into(),
+                compiler: compiler.map(Into::into),
+                subgroup_sizes: None,
+                tier: None,
+                unusable: None,
+                max_binding_bytes: 0,
+                max_buffer_bytes: 0,
+                workgroup_bytes: 0,
+                memory_bytes: None,
+                free_memory_bytes: None,
+                features: Vec::new(),
+            })
+        };
+        assert!(with(Some("fxc")).contains("compiler      FXC, slow and without subgroups; DXC"));
+        assert!(with(Some("dxc")).contains("compiler      DXC\n"));
+        assert!(!with(None).contains("compiler"));
+    }
 }

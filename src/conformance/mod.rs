@@ -44,7 +44,7 @@ pub use report::{About, AdapterReport, Report, Settings};
 pub use row::{Outcome, Row, Summary, VariantSummary};
 pub use runner::{Reply, Request, Runner};
 use std::sync::Arc;
-pub use translate::Given;
+pub use translate::{Given, Language, Translated, translated};
 pub use trial::{Choice, MODES, Mode, Trial, trials};
 pub use worker::{Run, Worker};
 

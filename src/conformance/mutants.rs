@@ -1,11 +1,13 @@
 //! Mutants: shaders with one fault each, which some case must see. A sample runs with the tests; every barrier is deleted in turn by
-//! `cargo test --release --lib mutants -- --ignored --nocapture`.
+//! `cargo test --release --lib mutants -- --ignored --nocapture`, and with `ASYNCTLS_TEST_CASES=top_k/` those of what such cases run, which
+//! alone are asked then.
 
 use super::record::{Record, mutated, recorded};
+use super::tests::adapter;
 use super::trial::fits;
 use super::{Trial, trials};
 use crate::Error;
-use crate::gpu::{Adapter, Disable, Gpu, adapters, assemble, completed};
+use crate::gpu::{Adapter, Disable, Gpu, assemble, completed};
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
@@ -97,13 +99,9 @@ impl Bench {
     }
 }
 
-fn adapter() -> Option<Adapter> {
-    Adapter::choose(&pollster::block_on(adapters()), None).ok()
-}
-
 #[test]
 fn a_sample_of_mutants_is_seen() {
-    let Some(adapter) = adapter() else { return };
+    let Some(adapter) = adapter(&format!("{} mutants", SAMPLE.len())) else { return };
     let all = trials(&adapter, Disable::default());
     let mut bench = Bench::new(&adapter);
     for &(file, from, to, cases) in SAMPLE {
@@ -126,9 +124,9 @@ fn files(trial: &Trial, record: &Record) -> BTreeSet<String> {
     for spec in &record.specs {
         let assembled = assemble(&completed(spec, trial.tier, reversed)).unwrap();
         let lines = 1..=assembled.text.lines().count() as u32;
-        files.extend(
-            lines.filter_map(|line| assembled.origin(line)).map(|(file, _)| file.to_owned()),
-        );
+        let origins = lines.filter_map(|line| assembled.origin(line));
+        // Constants have lines too, of no file.
+        files.extend(origins.map(|(file, _)| file.to_owned()).filter(|f| f.ends_with(".wgsl")));
     }
     files
 }
@@ -138,9 +136,11 @@ const BARRIER: &str = "workgroupBarrier();";
 #[test]
 #[ignore = "an hour: every barrier of every shader that runs here"]
 fn every_barrier_is_needed() {
-    let adapter = adapter().expect("an adapter");
+    let adapter = adapter("every barrier").expect("an adapter");
     let mut bench = Bench::new(&adapter);
-    let all = trials(&adapter, Disable::default());
+    let part = std::env::var("ASYNCTLS_TEST_CASES").unwrap_or_default();
+    let mut all = trials(&adapter, Disable::default());
+    all.retain(|trial| trial.name().contains(&part));
     let mut by_file = HashMap::<String, Vec<&Trial>>::new();
     for trial in all.iter().filter(|trial| trial.mode.name != "checked") {
         let gpu = bench.gpu(trial);

@@ -9,6 +9,7 @@ use crate::gpu::{Adapter, Disable, ShaderSpec, Tier, adapters};
 use crate::kernels::{self, RmsNormParams};
 use base64::Engine;
 use serde_json::Value;
+use std::io::Write;
 
 const NAME: &str = "model/rms_norm.wgsl";
 const SOUND: &str = include_str!("../../shaders/model/rms_norm.wgsl");
@@ -43,13 +44,18 @@ fn with(adapter: &Adapter, from: &str, to: &str) -> Reply {
     pollster::block_on(Runner::new(adapter.clone(), Disable::default()).run(&trial, true))
 }
 
-fn adapter() -> Option<Adapter> {
-    Adapter::choose(&pollster::block_on(adapters()), None).ok()
+/// The best adapter. Where there is none, what is skipped for it is said past the harness, which shows nothing of a test that passes.
+pub(super) fn adapter(skipped: &str) -> Option<Adapter> {
+    let found = Adapter::choose(&pollster::block_on(adapters()), None);
+    if let Err(error) = &found {
+        let _ = writeln!(std::io::stderr(), "skipped: {skipped}: {error}");
+    }
+    found.ok()
 }
 
 #[test]
 fn a_report_points_at_a_broken_shader() {
-    let Some(adapter) = adapter() else { return };
+    let Some(adapter) = adapter("a report of a broken shader") else { return };
     let sound = with(&adapter, "* scale", "* scale");
     assert_eq!((sound.row.outcome, sound.evidence), (Outcome::Passed, None), "{:?}", sound.row);
     assert!(sound.row.variant.unwrap().starts_with("rms_norm+reduce_"));
@@ -100,7 +106,7 @@ fn a_report_points_at_a_broken_shader() {
 
 #[test]
 fn a_shader_that_does_not_compile_is_a_failure_with_its_place() {
-    let Some(adapter) = adapter() else { return };
+    let Some(adapter) = adapter("a shader that does not compile") else { return };
     let row = with(&adapter, "* scale * weight[i]", "* scales * weight[i]").row;
     assert_eq!(row.outcome, Outcome::Failed);
     let detail = row.detail.unwrap();

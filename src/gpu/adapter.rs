@@ -31,6 +31,8 @@ pub struct Probe {
     pub kind: String,
     /// Driver name and version.
     pub driver: String,
+    /// Which of DX12's compilers makes its kernels: `dxc` or `fxc`.
+    pub compiler: Option<String>,
     /// Subgroup sizes, when the adapter has subgroups.
     pub subgroup_sizes: Option<(u32, u32)>,
     /// Which variant of the kernels would be used.
@@ -324,6 +326,14 @@ fn unsupported(adapter: &Adapter, what: &str, value: &str, limit: &str) -> Error
     }
 }
 
+// The compiler of an adapter of DX12. wgpu does not tell, but what came after FXC's last shader model only DXC brings: then each
+// adapter has some of it, and with FXC, where dxcompiler.dll is not found, none.
+fn dx12_compiler(backend: wgpu::Backend, features: wgpu::Features) -> Option<&'static str> {
+    let of_dxc = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64;
+    let has_dxc = features.intersects(of_dxc);
+    (backend == wgpu::Backend::Dx12).then_some(if has_dxc { "dxc" } else { "fxc" })
+}
+
 /// Describes every adapter, in the order of `--adapter` indices.
 pub fn probe(adapters: &[Adapter], disable: super::Disable) -> Vec<Probe> {
     adapters
@@ -348,6 +358,7 @@ pub fn probe(adapters: &[Adapter], disable: super::Disable) -> Vec<Probe> {
                 driver: format!("{} {}", adapter.info.driver, adapter.info.driver_info)
                     .trim()
                     .into(),
+                compiler: dx12_compiler(adapter.info.backend, features).map(Into::into),
                 subgroup_sizes: features
                     .contains(wgpu::Features::SUBGROUP)
                     .then_some((adapter.info.subgroup_min_size, adapter.info.subgroup_max_size)),
@@ -387,6 +398,15 @@ mod tests {
         let halves = wgpu::DownlevelFlags::SHADER_F16_IN_F32;
         assert_eq!(lacking(all - halves), Some("unpacking f16 in shaders"));
         assert_eq!(lacking(halves), Some("compute shaders"));
+    }
+
+    #[test]
+    fn the_compiler_of_dx12_is_told_by_what_it_brings() {
+        let with = |features| dx12_compiler(wgpu::Backend::Dx12, features);
+        assert_eq!(with(wgpu::Features::SUBGROUP), Some("dxc"));
+        assert_eq!(with(wgpu::Features::SHADER_INT64), Some("dxc"));
+        assert_eq!(with(wgpu::Features::TIMESTAMP_QUERY), Some("fxc"));
+        assert_eq!(dx12_compiler(wgpu::Backend::Vulkan, wgpu::Features::SUBGROUP), None);
     }
 
     #[test]

@@ -166,6 +166,11 @@ impl Assembled {
         reflect(&self.module)
     }
 
+    /// Lanes of a workgroup.
+    pub fn workgroup_lanes(&self) -> u32 {
+        self.module.entry_points.iter().flat_map(|entry| entry.workgroup_size).product()
+    }
+
     /// Bytes of workgroup memory that the kernel declares, each variable from a multiple of 16 on.
     pub fn workgroup_bytes(&self) -> u32 {
         let variables = self.module.global_variables.iter().map(|(_, variable)| variable);
@@ -294,6 +299,7 @@ mod tests {
             .slot("rank", "lib/rank_plain.wgsl")
             .constant("LANES_REVERSED", false)
             .constant("AT_ONCE", 1)
+            .constant("LEAVES", true)
             .constant("LANES", 64)
             .constant("KV_HEADS", 1)
             .constant("GROUP", 1);

@@ -47,7 +47,10 @@ pub(crate) use selection::{ScoreOps, Scoring, Segment, Selection};
 pub use stream::{STREAM_VECS, Stream, stream};
 pub use tiers::has_matrix_units;
 
+#[cfg(any(test, feature = "conformance"))]
+mod variants;
+#[cfg(feature = "conformance")]
+pub use variants::{Variant, variants};
+
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod variants;

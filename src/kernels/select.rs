@@ -250,11 +250,12 @@ pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
 }
 
 fn top_k(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    let tiers::TopK { file, lanes, at_once } = tiers::of(tier).top_k;
+    let tiers::TopK { file, lanes, at_once, leaves } = tiers::of(tier).top_k;
     spec("select/top_k.wgsl", shape)
         .slot("lanes", file)
         .constant("LANES", lanes)
         .constant("AT_ONCE", at_once)
+        .constant("LEAVES", leaves)
 }
 
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {

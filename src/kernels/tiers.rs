@@ -43,11 +43,16 @@ pub(super) struct TopK {
     pub(super) lanes: u32,
     /// Loads that a lane begins before it waits for any: more where lanes are real.
     pub(super) at_once: u32,
+    /// Whether a loop with barriers may end where the data says so: FXC, which has no subgroups, refuses it.
+    pub(super) leaves: bool,
 }
 
 impl TopK {
-    const PORTABLE: Self = Self { file: "lib/lanes_sixteens.wgsl", lanes: 256, at_once: 1 };
-    const SHUFFLED: Self = Self { file: "lib/lanes_shuffled.wgsl", lanes: 256, at_once: 8 };
+    const PORTABLE: Self =
+        Self { file: "lib/lanes_sixteens.wgsl", lanes: 256, at_once: 1, leaves: false };
+    const SUMMED: Self = Self { leaves: true, ..Self::PORTABLE };
+    const SHUFFLED: Self =
+        Self { file: "lib/lanes_shuffled.wgsl", lanes: 256, at_once: 8, leaves: true };
 }
 
 /// A kernel for products with many tokens.
@@ -106,7 +111,7 @@ const KERNELS: &[TierKernels] = &[
         prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
         shuffled: Some(8),
         latent_split: LatentSplit::Quads,
-        top_k: TopK { lanes: 64, ..TopK::PORTABLE },
+        top_k: TopK { lanes: 64, ..TopK::SUMMED },
     },
     TierKernels {
         tier: "cooperative",
@@ -120,7 +125,7 @@ const KERNELS: &[TierKernels] = &[
         ..PORTABLE
     },
     TierKernels { tier: "subgroups-of-32", shuffled: Some(32), top_k: TopK::SHUFFLED, ..PORTABLE },
-    TierKernels { tier: "subgroups", top_k: TopK { at_once: 8, ..TopK::PORTABLE }, ..PORTABLE },
+    TierKernels { tier: "subgroups", top_k: TopK { at_once: 8, ..TopK::SUMMED }, ..PORTABLE },
     PORTABLE,
 ];
 

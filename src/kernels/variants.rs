@@ -1,4 +1,4 @@
-//! Every kernel in every variant: tiers, weight formats, what fills its slots, shapes.
+//! Every kernel in every variant: tiers, weight formats, what fills its slots, shapes that differ in what decides.
 
 use super::*;
 use crate::attention::{BlockScorer, IndexFormat, KvLayout, Rank, Shape};
@@ -6,9 +6,7 @@ use crate::attention::{Experts, Gate, Latent};
 use crate::contract::{Bindings, Field};
 use crate::formats::{KvType, WeightFormat};
 use crate::gpu::{ShaderSpec, Tier, completed};
-
-const TIERS: [&str; 5] =
-    ["subgroups-of-8", "cooperative", "subgroups-of-32", "subgroups", "portable"];
+use std::collections::HashSet;
 
 pub(super) fn experts(gate: Gate) -> Experts {
     Experts {
@@ -36,31 +34,34 @@ fn shapes() -> Vec<Shape> {
     ]
 }
 
-/// A kernel's variant and the fields of its bindings.
-pub(super) type Variant = (ShaderSpec, &'static [Field]);
+/// A kernel in one of its variants.
+pub struct Variant {
+    /// All that its text is made of.
+    pub spec: ShaderSpec,
+    /// The fields of its bindings.
+    pub fields: &'static [Field],
+}
 
 fn fields<B: Bindings>() -> &'static [Field] {
     B::FIELDS
 }
 
-/// Every variant, once.
-pub(super) fn variants() -> Vec<Variant> {
-    let mut all: Vec<Variant> = Vec::new();
-    for name in TIERS {
-        let tier = Tier::named(name).expect("a tier");
-        let shapes = shapes();
-        let of_shapes = shapes.iter().flat_map(|shape| of_shape(tier, shape));
-        for (spec, fields) in of_tier(tier).into_iter().chain(of_shapes) {
-            let spec = completed(&spec, tier, false);
-            if !all.iter().any(|(other, _)| *other == spec) {
-                all.push((spec, fields));
-            }
-        }
-    }
-    all
+/// Every variant of every kernel that a tier runs, once.
+pub fn variants(tier: &Tier, lanes_reversed: bool) -> Vec<Variant> {
+    let shapes = shapes();
+    let of_shapes = shapes.iter().flat_map(|shape| of_shape(tier, shape));
+    let mut seen = HashSet::new();
+    of_tier(tier)
+        .into_iter()
+        .chain(of_shapes)
+        .map(|(spec, fields)| Variant { spec: completed(&spec, tier, lanes_reversed), fields })
+        .filter(|variant| seen.insert(variant.spec.clone()))
+        .collect()
 }
 
-fn of_tier(tier: &Tier) -> Vec<Variant> {
+type Of = (ShaderSpec, &'static [Field]);
+
+fn of_tier(tier: &Tier) -> Vec<Of> {
     let routed = experts(Gate::Softmax);
     let mut all = vec![
         (half_rows(tier), fields::<HalfRows<()>>()),
@@ -106,7 +107,7 @@ fn of_tier(tier: &Tier) -> Vec<Variant> {
     all
 }
 
-fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
+fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
     let slots = HotSlots { pool_blocks: 100, slots: 10 };
     let mut all = vec![
         (channel_stats(shape, 1024), fields::<ChannelStats<()>>()),
@@ -174,7 +175,7 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
     all
 }
 
-fn of_two_buffers(tier: &Tier, shape: &Shape) -> Vec<Variant> {
+fn of_two_buffers(tier: &Tier, shape: &Shape) -> Vec<Of> {
     let layout = KvLayout::apart(shape);
     let mut all = vec![
         (token_codes(shape), fields::<TokenCodes<()>>()),
@@ -188,7 +189,7 @@ fn of_two_buffers(tier: &Tier, shape: &Shape) -> Vec<Variant> {
         all.push((block_summary(shape, summary), fields::<BlockSummary<()>>()));
     }
     let laid_out = |(spec, fields)| (with_layout(spec, layout), fields);
-    let mut all: Vec<Variant> = all.into_iter().map(laid_out).collect();
+    let mut all: Vec<Of> = all.into_iter().map(laid_out).collect();
     for number in [Number::F32, Number::F16] {
         for turns in [false, true] {
             let append = append_apart(shape, layout, number, shape.row_width(), turns);

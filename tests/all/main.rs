@@ -17,6 +17,8 @@ mod folders;
 #[cfg(feature = "cli")]
 mod generator;
 mod gguf;
+#[cfg(feature = "cli")]
+mod limits;
 mod memory;
 #[cfg(feature = "text")]
 mod needle;
