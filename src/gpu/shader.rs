@@ -166,6 +166,12 @@ impl Assembled {
         reflect(&self.module)
     }
 
+    /// Lanes of a workgroup, in each dimension.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn workgroup_size(&self) -> [u32; 3] {
+        self.module.entry_points.first().map_or([1; 3], |entry| entry.workgroup_size)
+    }
+
     /// Bytes of workgroup memory that the kernel declares, each variable from a multiple of 16 on.
     pub fn workgroup_bytes(&self) -> u32 {
         let variables = self.module.global_variables.iter().map(|(_, variable)| variable);

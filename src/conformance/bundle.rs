@@ -1,0 +1,452 @@
+//! A case as one JSON object that needs none of this program: dispatches with their WGSL, what buffers hold, and what has to come out.
+
+use super::record::script_of;
+use super::rig::Format;
+use super::script::{Check, Dispatch, Holds, Place, Script};
+use super::trial::{Choice, Mode};
+use super::{Case, MODES, Trial, cases, evidence};
+use crate::gpu::{Access, Adapter, Assembled, Gpu, Tier, assemble, completed};
+use crate::memory::allocated;
+use crate::units::size;
+use crate::{Error, Result};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// The version of a bundle's shape.
+pub const BUNDLE: u32 = 2;
+
+/// Bytes of a case's data above which it is left out.
+const MOST_BYTES: usize = 8 << 20;
+
+/// A case that was written down.
+#[derive(Debug)]
+pub struct Exported {
+    /// The case's name, without a mode.
+    pub case: String,
+    /// Its kernel.
+    pub kernel: &'static str,
+    /// The names of its runs, without those of tiers.
+    pub names: BTreeSet<String>,
+    /// The bundle, or why there is none.
+    pub bundle: std::result::Result<String, String>,
+}
+
+/// Kernels that a receiver may run, the best first.
+#[derive(Debug, Serialize)]
+pub struct TierNeeds {
+    /// The tier.
+    pub name: &'static str,
+    /// What a device needs to run it.
+    pub needs: Needs,
+}
+
+/// What a device needs, in WebGPU's words.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Needs {
+    /// Features.
+    pub features: BTreeSet<&'static str>,
+    /// Features of the language.
+    pub language: BTreeSet<&'static str>,
+    /// The one size that subgroups may have.
+    pub subgroup_size: Option<u32>,
+    /// Whether lanes have to be emulated, as fallback adapters do.
+    pub fallback: bool,
+    /// Limits, each at least so large.
+    pub limits: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct Bundle {
+    bundle: u32,
+    case: String,
+    kernel: &'static str,
+    texts: Vec<String>,
+    data: Vec<String>,
+    runs: Vec<Run>,
+}
+
+#[derive(Serialize)]
+struct Run {
+    name: String,
+    mode: &'static str,
+    tier: &'static str,
+    variant: Option<String>,
+    unsupported: Option<String>,
+    needs: Needs,
+    buffers: Vec<Buffer>,
+    dispatches: Vec<Dispatched>,
+    checks: Vec<Checked>,
+}
+
+#[derive(Serialize)]
+struct Buffer {
+    name: &'static str,
+    bytes: u64,
+    /// What it holds, by number; where there is none and no copy, poison.
+    data: Option<usize>,
+    copy: Option<Copied>,
+}
+
+#[derive(Serialize)]
+struct Copied {
+    buffer: usize,
+    first_word: usize,
+    words: usize,
+}
+
+#[derive(Serialize)]
+struct Dispatched {
+    file: &'static str,
+    text: usize,
+    entry_point: &'static str,
+    workgroups: [u32; 3],
+    bindings: Vec<Bound>,
+}
+
+#[derive(Serialize)]
+struct Bound {
+    group: u32,
+    binding: u32,
+    kind: &'static str,
+    buffer: usize,
+}
+
+#[derive(Serialize)]
+struct Checked {
+    part: String,
+    buffer: usize,
+    first_word: Option<usize>,
+    words: Option<usize>,
+    format: &'static str,
+    count: usize,
+    expected: Numbers,
+    tolerance: Numbers,
+    derivation: String,
+}
+
+/// One number for all, or data that have one each.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Numbers {
+    All(f64),
+    Each { data: usize },
+}
+
+/// Texts and data, each once.
+#[derive(Default)]
+struct Store {
+    texts: Vec<String>,
+    data: Vec<Vec<u8>>,
+    known_texts: HashMap<String, usize>,
+    known: HashMap<Vec<u8>, usize>,
+    bytes: usize,
+}
+
+impl Store {
+    fn text(&mut self, text: String) -> usize {
+        let next = self.texts.len();
+        let number = *self.known_texts.entry(text.clone()).or_insert(next);
+        if number == next {
+            self.texts.push(text);
+        }
+        number
+    }
+
+    fn data(&mut self, bytes: Vec<u8>) -> usize {
+        let next = self.data.len();
+        let number = *self.known.entry(bytes.clone()).or_insert(next);
+        if number == next {
+            self.bytes += bytes.len();
+            self.data.push(bytes);
+        }
+        number
+    }
+
+    fn words(&mut self, words: &[u32]) -> usize {
+        self.data(words.iter().flat_map(|word| word.to_le_bytes()).collect())
+    }
+
+    fn numbers(&mut self, numbers: &[f64]) -> Numbers {
+        let first = numbers[0];
+        if first.is_finite() && numbers.iter().all(|number| *number == first) {
+            return Numbers::All(first);
+        }
+        let data = self.data(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
+        Numbers::Each { data }
+    }
+}
+
+/// The tiers that WebGPU has what they need for.
+fn tiers() -> impl Iterator<Item = &'static Tier> {
+    let is_standard =
+        |tier: &&Tier| !tier.features.intersects(wgpu::Features::all_experimental_mask());
+    Tier::all().iter().filter(is_standard)
+}
+
+/// The same, and what each needs.
+pub fn tier_needs() -> Vec<TierNeeds> {
+    tiers().map(|tier| TierNeeds { name: tier.name, needs: needs_of(tier) }).collect()
+}
+
+fn needs_of(tier: &Tier) -> Needs {
+    let named =
+        [(wgpu::Features::SUBGROUP, "subgroups"), (wgpu::Features::SHADER_F16, "shader-f16")];
+    let has = |feature: &(wgpu::Features, _)| tier.features.contains(feature.0);
+    Needs {
+        features: named.into_iter().filter(has).map(|(_, name)| name).collect(),
+        subgroup_size: tier.subgroup_size(),
+        fallback: tier.emulates_lanes(),
+        ..Needs::default()
+    }
+}
+
+/// Devices that stand for tiers, on which cases are written down.
+pub struct Exporter {
+    devices: Vec<Gpu>,
+}
+
+impl Exporter {
+    /// Every case that is chosen, with what runs on each tier, on an adapter that runs nothing of it.
+    ///
+    /// # Errors
+    /// Refusals of the adapter.
+    pub async fn new(adapter: &Adapter) -> Result<Self> {
+        let mut devices = Vec::new();
+        for tier in tiers() {
+            devices.push(Gpu::posing(adapter, tier).await?);
+        }
+        Ok(Self { devices })
+    }
+
+    /// The trials of every case, case by case.
+    pub fn trials(choice: &Choice) -> Vec<Vec<Trial>> {
+        let all = cases().into_iter().flat_map(|case| trials_of(Arc::new(case))).collect();
+        let mut by_case: Vec<Vec<Trial>> = Vec::new();
+        for trial in choice.of(all) {
+            match by_case.last_mut().filter(|last| Arc::ptr_eq(&last[0].case, &trial.case)) {
+                Some(last) => last.push(trial),
+                None => by_case.push(vec![trial]),
+            }
+        }
+        by_case
+    }
+
+    /// Writes a case's trials down.
+    pub async fn export(&self, trials: &[Trial]) -> Exported {
+        let case = &trials[0].case;
+        if let Some(why) = beyond(case) {
+            let (case, kernel, bundle) = (case.name(), case.kernel, Err(why));
+            return Exported { case, kernel, names: BTreeSet::new(), bundle };
+        }
+        let (mut store, mut runs) = (Store::default(), Vec::new());
+        let mut problem = None;
+        for gpu in &self.devices {
+            let of_tier: Vec<&Trial> = trials.iter().filter(|t| t.tier == gpu.tier()).collect();
+            if of_tier.is_empty() {
+                continue;
+            }
+            let (result, script) = script_of(case.run(gpu)).await;
+            for trial in of_tier {
+                match run(trial, &result, &script, &mut store) {
+                    Ok(run) => runs.push(run),
+                    Err(why) => problem = Some(why),
+                }
+            }
+        }
+        let bundle = match (problem, store.bytes > MOST_BYTES) {
+            (Some(why), _) => Err(why),
+            (_, true) => Err(format!("its data are more than {}", size(MOST_BYTES as u64))),
+            _ => text(case, store, runs),
+        };
+        let names = trials.iter().map(Trial::name).collect();
+        Exported { case: case.name(), kernel: case.kernel, names, bundle }
+    }
+}
+
+// Why a case cannot be written down, if so.
+fn beyond(case: &Case) -> Option<String> {
+    (case.kernel == "operator").then(|| "the operator records its kernels itself".into())
+}
+
+/// One trial, as a device has it.
+pub(super) async fn of_trial(gpu: &Gpu, trial: &Trial) -> std::result::Result<String, String> {
+    if let Some(why) = beyond(&trial.case) {
+        return Err(why);
+    }
+    let (result, script) = script_of(trial.case.run(gpu)).await;
+    let mut store = Store::default();
+    let run = run(trial, &result, &script, &mut store)?;
+    match store.bytes > MOST_BYTES {
+        true => Err(format!("its data are more than {}", size(MOST_BYTES as u64))),
+        false => text(&trial.case, store, vec![run]),
+    }
+}
+
+// A receiver runs the best of its tiers, with its lanes reversed too, and what needs nothing. It checks bounds always.
+fn trials_of(case: Arc<Case>) -> Vec<Trial> {
+    let mode = |name: &str| MODES.iter().find(|mode| mode.name == name).expect("a mode");
+    let of = |(tier, mode): (_, &'static Mode)| Trial { case: case.clone(), mode, tier };
+    let with_modes = |tier| {
+        let reversed = case.shares_memory.then(|| (tier, mode("reversed")));
+        [(tier, mode("trusted"))].into_iter().chain(reversed).map(of).collect::<Vec<_>>()
+    };
+    let last = tiers().last().expect("a tier that needs nothing");
+    tiers().flat_map(with_modes).chain([of((last, mode("portable")))]).collect()
+}
+
+fn text(case: &Case, store: Store, runs: Vec<Run>) -> std::result::Result<String, String> {
+    let bundle = Bundle {
+        bundle: BUNDLE,
+        case: case.name(),
+        kernel: case.kernel,
+        texts: store.texts,
+        data: store.data.iter().map(|bytes| BASE64_STANDARD.encode(bytes)).collect(),
+        runs,
+    };
+    serde_json::to_string(&bundle).map_err(|e| e.to_string())
+}
+
+fn run(
+    trial: &Trial,
+    result: &Result<super::Verdict>,
+    script: &Script,
+    store: &mut Store,
+) -> std::result::Result<Run, String> {
+    let specs: Vec<_> = script.dispatches.iter().map(|dispatch| dispatch.spec.clone()).collect();
+    let mut run = Run {
+        name: trial.name(),
+        mode: trial.mode.name,
+        tier: trial.tier.name,
+        variant: evidence::variant(trial, &specs),
+        unsupported: None,
+        needs: needs_of(trial.tier),
+        buffers: Vec::new(),
+        dispatches: Vec::new(),
+        checks: Vec::new(),
+    };
+    match result {
+        Err(Error::Unsupported { what, value, limit, .. }) => {
+            run.unsupported = Some(format!("{what} is {value}, but {limit}"));
+            return Ok(run);
+        }
+        Err(error) => return Err(error.to_string()),
+        // What a case judges by itself is not in a bundle; what it compares is.
+        Ok(_) => {}
+    }
+    if let Some(problem) = &script.problem {
+        return Err(problem.clone());
+    }
+    if script.checks.is_empty() {
+        return Err("what is right is judged by this program alone".into());
+    }
+    let mut most = |name, value: u64| {
+        let limit = run.needs.limits.entry(name).or_default();
+        *limit = value.max(*limit);
+    };
+    for buffer in &script.buffers {
+        most("maxStorageBufferBindingSize", allocated(4 * buffer.words as u64));
+    }
+    for dispatch in &script.dispatches {
+        let reversed = trial.mode.name == "reversed";
+        let assembled = assemble(&completed(&dispatch.spec, trial.tier, reversed))
+            .map_err(|error| error.to_string())?;
+        let (x, y, z) = dispatch.grid;
+        most("maxComputeWorkgroupsPerDimension", x.max(y).max(z).into());
+        most("maxComputeWorkgroupStorageSize", assembled.workgroup_bytes().into());
+        let [x, y, z] = assembled.workgroup_size();
+        most("maxComputeInvocationsPerWorkgroup", (x * y * z).into());
+        most("maxComputeWorkgroupSizeX", x.into());
+        run.dispatches.push(dispatched(dispatch, &assembled, store)?);
+    }
+    for dispatched in &run.dispatches {
+        let storage = dispatched.bindings.iter().filter(|bound| bound.kind != "uniform").count();
+        let limit = run.needs.limits.entry("maxStorageBuffersPerShaderStage").or_default();
+        *limit = (storage as u64).max(*limit);
+        let text = &store.texts[dispatched.text];
+        if text.contains("enable f16;") {
+            run.needs.features.insert("shader-f16");
+        }
+        if text.contains("dot4") || text.contains("4xI8") || text.contains("4x8") {
+            run.needs.language.insert("packed_4x8_integer_dot_product");
+        }
+    }
+    run.buffers = script.buffers.iter().map(|buffer| of_buffer(buffer, store)).collect();
+    run.checks = script.checks.iter().map(|check| checked(check, store)).collect();
+    Ok(run)
+}
+
+fn of_buffer(buffer: &super::script::Buffer, store: &mut Store) -> Buffer {
+    let (data, copy) = match &buffer.holds {
+        Holds::Words(words) => (Some(store.words(words)), None),
+        Holds::Poison => (None, None),
+        &Holds::Copy(from, first_word) => {
+            (None, Some(Copied { buffer: from, first_word, words: buffer.words }))
+        }
+    };
+    Buffer { name: buffer.name, bytes: allocated(4 * buffer.words as u64), data, copy }
+}
+
+fn dispatched(
+    dispatch: &Dispatch,
+    assembled: &Assembled,
+    store: &mut Store,
+) -> std::result::Result<Dispatched, String> {
+    let mut bindings = Vec::new();
+    for variable in assembled.bindings() {
+        let bound = dispatch.bindings.iter().find(|(name, _)| *name == variable.name);
+        let (_, buffer) = bound.ok_or_else(|| format!("nothing is bound to {}", variable.name))?;
+        let kind = match variable.access {
+            Access::Uniform(_) => "uniform",
+            Access::Read => "read-only-storage",
+            Access::Write => "storage",
+        };
+        bindings.push(Bound { group: 0, binding: variable.number, kind, buffer: *buffer });
+    }
+    let (x, y, z) = dispatch.grid;
+    Ok(Dispatched {
+        file: dispatch.spec.file,
+        text: store.text(for_receivers(&assembled.text)),
+        entry_point: "main",
+        workgroups: [x, y, z],
+        bindings,
+    })
+}
+
+// What naga takes without a word, other compilers want to be told.
+fn for_receivers(text: &str) -> String {
+    let uses_subgroups = text
+        .lines()
+        .any(|line| line.split("//").next().is_some_and(|code| code.contains("subgroup")));
+    match uses_subgroups {
+        true => format!("enable subgroups;\n{text}"),
+        false => text.to_owned(),
+    }
+}
+
+fn checked(check: &Check, store: &mut Store) -> Checked {
+    let (first_word, words) = match &check.words {
+        Place::From(first) => (Some(*first), None),
+        Place::Each(words) => (None, Some(store.words(words))),
+    };
+    Checked {
+        part: check.part.clone(),
+        buffer: check.buffer,
+        first_word,
+        words,
+        format: match check.format {
+            Format::F32 => "f32",
+            Format::F16 => "f16",
+            Format::U32 => "u32",
+            Format::Bits(8) => "u8",
+            Format::Bits(4) => "u4",
+            Format::Bits(_) => "u2",
+        },
+        count: check.expected.len(),
+        expected: store.numbers(&check.expected),
+        tolerance: store.numbers(&check.tolerance),
+        derivation: check.why.clone(),
+    }
+}
