@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test lint features wasm spelling dependencies advisories
+.PHONY: demo test web lint features wasm spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -15,8 +15,15 @@ demo:
 
 # On every adapter of this machine, software ones included.
 test:
-	tools/setup model driver test-adapters
+	tools/setup model driver test-adapters web
 	VK_DRIVER_FILES="$(DRIVERS)" cargo test --release --no-fail-fast
+
+# All cases on WebGPU itself, on SwiftShader: under Dawn in Node, and the page in Chromium.
+web:
+	tools/setup driver test-adapters web
+	cargo run --release -- conformance --export web/conformance/bundle
+	VK_DRIVER_FILES=/usr/lib/chromium/vk_swiftshader_icd.json node web/conformance/node.mjs --json target/dawn.json
+	node web/conformance/browser.mjs --json target/chromium.json
 
 # With the profile of the tests, so that what compiles others (macros, build scripts) is made once.
 lint:
