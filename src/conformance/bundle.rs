@@ -1,19 +1,24 @@
 //! A case as one JSON object that needs none of this program: dispatches with their WGSL, what buffers hold, and what has to come out.
 
+mod shape;
+mod store;
+
 use super::record::script_of;
 use super::rig::Format;
 use super::script::{Check, Dispatch, Holds, Place, Script};
 use super::trial::{Choice, Mode};
 use super::{Case, MODES, Trial, cases, evidence};
-use crate::gpu::{Access, Adapter, Assembled, Gpu, Tier, assemble, completed};
+use crate::gpu::{Access, Adapter, Assembled, Gpu, Tier, completed};
 use crate::memory::allocated;
 use crate::units::size;
 use crate::{Error, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use shape::{Bound, Buffer, Bundle, Checked, Copied, Dispatched, Run};
+pub use shape::{Needs, TierNeeds};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use store::{Kernels, Store};
 
 /// The version of a bundle's shape.
 pub const BUNDLE: u32 = 2;
@@ -32,151 +37,6 @@ pub struct Exported {
     pub names: BTreeSet<String>,
     /// The bundle, or why there is none.
     pub bundle: std::result::Result<String, String>,
-}
-
-/// Kernels that a receiver may run, the best first.
-#[derive(Debug, Serialize)]
-pub struct TierNeeds {
-    /// The tier.
-    pub name: &'static str,
-    /// What a device needs to run it.
-    pub needs: Needs,
-}
-
-/// What a device needs, in WebGPU's words.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Needs {
-    /// Features.
-    pub features: BTreeSet<&'static str>,
-    /// Features of the language.
-    pub language: BTreeSet<&'static str>,
-    /// The one size that subgroups may have.
-    pub subgroup_size: Option<u32>,
-    /// Whether lanes have to be emulated, as fallback adapters do.
-    pub fallback: bool,
-    /// Limits, each at least so large.
-    pub limits: BTreeMap<&'static str, u64>,
-}
-
-#[derive(Serialize)]
-struct Bundle {
-    bundle: u32,
-    case: String,
-    kernel: &'static str,
-    texts: Vec<String>,
-    data: Vec<String>,
-    runs: Vec<Run>,
-}
-
-#[derive(Serialize)]
-struct Run {
-    name: String,
-    mode: &'static str,
-    tier: &'static str,
-    variant: Option<String>,
-    unsupported: Option<String>,
-    needs: Needs,
-    buffers: Vec<Buffer>,
-    dispatches: Vec<Dispatched>,
-    checks: Vec<Checked>,
-}
-
-#[derive(Serialize)]
-struct Buffer {
-    name: &'static str,
-    bytes: u64,
-    /// What it holds, by number; where there is none and no copy, poison.
-    data: Option<usize>,
-    copy: Option<Copied>,
-}
-
-#[derive(Serialize)]
-struct Copied {
-    buffer: usize,
-    first_word: usize,
-    words: usize,
-}
-
-#[derive(Serialize)]
-struct Dispatched {
-    file: &'static str,
-    text: usize,
-    entry_point: &'static str,
-    workgroups: [u32; 3],
-    bindings: Vec<Bound>,
-}
-
-#[derive(Serialize)]
-struct Bound {
-    group: u32,
-    binding: u32,
-    kind: &'static str,
-    buffer: usize,
-}
-
-#[derive(Serialize)]
-struct Checked {
-    part: String,
-    buffer: usize,
-    first_word: Option<usize>,
-    words: Option<usize>,
-    format: &'static str,
-    count: usize,
-    expected: Numbers,
-    tolerance: Numbers,
-    derivation: String,
-}
-
-/// One number for all, or data that have one each.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Numbers {
-    All(f64),
-    Each { data: usize },
-}
-
-/// Texts and data, each once.
-#[derive(Default)]
-struct Store {
-    texts: Vec<String>,
-    data: Vec<Vec<u8>>,
-    known_texts: HashMap<String, usize>,
-    known: HashMap<Vec<u8>, usize>,
-    bytes: usize,
-}
-
-impl Store {
-    fn text(&mut self, text: String) -> usize {
-        let next = self.texts.len();
-        let number = *self.known_texts.entry(text.clone()).or_insert(next);
-        if number == next {
-            self.texts.push(text);
-        }
-        number
-    }
-
-    fn data(&mut self, bytes: Vec<u8>) -> usize {
-        let next = self.data.len();
-        let number = *self.known.entry(bytes.clone()).or_insert(next);
-        if number == next {
-            self.bytes += bytes.len();
-            self.data.push(bytes);
-        }
-        number
-    }
-
-    fn words(&mut self, words: &[u32]) -> usize {
-        self.data(words.iter().flat_map(|word| word.to_le_bytes()).collect())
-    }
-
-    fn numbers(&mut self, numbers: &[f64]) -> Numbers {
-        let first = numbers[0];
-        if first.is_finite() && numbers.iter().all(|number| *number == first) {
-            return Numbers::All(first);
-        }
-        let data = self.data(numbers.iter().flat_map(|number| number.to_le_bytes()).collect());
-        Numbers::Each { data }
-    }
 }
 
 /// The tiers that WebGPU has what they need for.
@@ -206,10 +66,11 @@ fn needs_of(tier: &Tier) -> Needs {
 /// Devices that stand for tiers, on which cases are written down.
 pub struct Exporter {
     devices: Vec<Gpu>,
+    kernels: Kernels,
 }
 
 impl Exporter {
-    /// Every case that is chosen, with what runs on each tier, on an adapter that runs nothing of it.
+    /// Devices of an adapter, which runs nothing.
     ///
     /// # Errors
     /// Refusals of the adapter.
@@ -218,10 +79,10 @@ impl Exporter {
         for tier in tiers() {
             devices.push(Gpu::posing(adapter, tier).await?);
         }
-        Ok(Self { devices })
+        Ok(Self { devices, kernels: Kernels::default() })
     }
 
-    /// The trials of every case, case by case.
+    /// The trials that are chosen, case by case.
     pub fn trials(choice: &Choice) -> Vec<Vec<Trial>> {
         let all = cases().into_iter().flat_map(|case| trials_of(Arc::new(case))).collect();
         let mut by_case: Vec<Vec<Trial>> = Vec::new();
@@ -235,7 +96,7 @@ impl Exporter {
     }
 
     /// Writes a case's trials down.
-    pub async fn export(&self, trials: &[Trial]) -> Exported {
+    pub async fn export(&mut self, trials: &[Trial]) -> Exported {
         let case = &trials[0].case;
         if let Some(why) = beyond(case) {
             let (case, kernel, bundle) = (case.name(), case.kernel, Err(why));
@@ -250,7 +111,7 @@ impl Exporter {
             }
             let (result, script) = script_of(case.run(gpu)).await;
             for trial in of_tier {
-                match run(trial, &result, &script, &mut store) {
+                match run(trial, &result, &script, (&mut self.kernels, &mut store)) {
                     Ok(run) => runs.push(run),
                     Err(why) => problem = Some(why),
                 }
@@ -277,8 +138,8 @@ pub(super) async fn of_trial(gpu: &Gpu, trial: &Trial) -> std::result::Result<St
         return Err(why);
     }
     let (result, script) = script_of(trial.case.run(gpu)).await;
-    let mut store = Store::default();
-    let run = run(trial, &result, &script, &mut store)?;
+    let (mut kernels, mut store) = (Kernels::default(), Store::default());
+    let run = run(trial, &result, &script, (&mut kernels, &mut store))?;
     match store.bytes > MOST_BYTES {
         true => Err(format!("its data are more than {}", size(MOST_BYTES as u64))),
         false => text(&trial.case, store, vec![run]),
@@ -313,7 +174,7 @@ fn run(
     trial: &Trial,
     result: &Result<super::Verdict>,
     script: &Script,
-    store: &mut Store,
+    (kernels, store): (&mut Kernels, &mut Store),
 ) -> std::result::Result<Run, String> {
     let specs: Vec<_> = script.dispatches.iter().map(|dispatch| dispatch.spec.clone()).collect();
     let mut run = Run {
@@ -351,15 +212,14 @@ fn run(
     }
     for dispatch in &script.dispatches {
         let reversed = trial.mode.name == "reversed";
-        let assembled = assemble(&completed(&dispatch.spec, trial.tier, reversed))
-            .map_err(|error| error.to_string())?;
+        let assembled = kernels.of(completed(&dispatch.spec, trial.tier, reversed))?;
         let (x, y, z) = dispatch.grid;
         most("maxComputeWorkgroupsPerDimension", x.max(y).max(z).into());
         most("maxComputeWorkgroupStorageSize", assembled.workgroup_bytes().into());
         let [x, y, z] = assembled.workgroup_size();
         most("maxComputeInvocationsPerWorkgroup", (x * y * z).into());
         most("maxComputeWorkgroupSizeX", x.into());
-        run.dispatches.push(dispatched(dispatch, &assembled, store)?);
+        run.dispatches.push(dispatched(dispatch, assembled, store)?);
     }
     for dispatched in &run.dispatches {
         let storage = dispatched.bindings.iter().filter(|bound| bound.kind != "uniform").count();

@@ -267,8 +267,8 @@ fn last_place(value: f16) -> f64 {
 }
 
 /// Why a number in f16 may be off.
-pub(super) const HALF: &str =
-    "Rounding to f16 is to nearest in practice, but WGSL allows either neighbour.";
+pub(super) const HALF: &str = "A stored number is off by what the number is, and by its rounding to f16: to nearest in practice, but WGSL allows either neighbour, \
+     and zero for a subnormal number.";
 
 /// Why a norm may be off by so much.
 pub(super) const NORM: &str = "The mean of n squares is off by at most (n + 8) 2^-24 of itself, its root by half of that; inverseSqrt is within 2 ulp and two \

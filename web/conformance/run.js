@@ -44,7 +44,8 @@ export function indexOf(bundle) {
   const names = [...new Set(bundle.runs.map((run) => run.name))];
   const tiers = [...new Map(bundle.runs.map((run) => [run.tier, { name: run.tier, needs: run.needs }])).values()];
   const entry = { case: bundle.case, kernel: bundle.kernel, file: bundle.case, bytes: 0, names };
-  return { bundle: bundle.bundle, version: '', settings: { case: null, filter: null, quick: false }, tiers, cases: [entry], left_out: [] };
+  // All its runs are wanted, whatever their modes.
+  return { isAlone: true, bundle: bundle.bundle, version: '', settings: { case: null, filter: null, quick: false }, tiers, cases: [entry], left_out: [] };
 }
 
 /// Whether a pattern, in which * stands for any characters, is in a name.
@@ -116,7 +117,7 @@ export class Runner {
   runsOf(bundle) {
     const name = this.tier?.name;
     const isOurs = (run) => (run.mode === 'portable' ? name !== 'portable' : run.tier === name);
-    return bundle.runs.filter(isOurs);
+    return bundle.runs.filter((run) => this.index.isAlone || isOurs(run));
   }
 
   async open() {
@@ -414,7 +415,8 @@ export function chosen(index, { name, filter, isSample }) {
 
 /// How many rows these cases make.
 export function planned(runner, entries) {
-  const isOurs = (name) => runner.tier?.name !== 'portable' || !name.endsWith('@portable');
+  const isPortable = runner.tier?.name === 'portable' && !runner.index.isAlone;
+  const isOurs = (name) => !isPortable || !name.endsWith('@portable');
   return entries.reduce((sum, { names }) => sum + names.filter(isOurs).length, 0);
 }
 

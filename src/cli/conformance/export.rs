@@ -58,7 +58,7 @@ pub fn run(
     let cases = folder.join("cases");
     std::fs::create_dir_all(&cases)
         .map_err(|source| Error::Write { path: cases.clone(), source })?;
-    let exporter = pollster::block_on(Exporter::new(adapter))?;
+    let mut exporter = pollster::block_on(Exporter::new(adapter))?;
     let bar = bar("conformance cases", by_case.len() as u64, false);
     let version = env!("CARGO_PKG_VERSION");
     let (cases, left_out) = (Vec::new(), Vec::new());

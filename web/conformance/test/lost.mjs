@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { create, globals } from 'webgpu';
-import { Runner, chosen, planned, report, runAll, unpacked } from '../run.js';
+import { Runner, chosen, indexOf, planned, report, runAll, unpacked } from '../run.js';
 
 Object.assign(globalThis, globals);
 const load = (file) => readFile(join(process.argv[2], file));
@@ -34,4 +34,17 @@ await runAll(runner, entries, load, ({ row }) => few.push(row));
 assert.ok(few.every(({ outcome, detail }) => outcome === 'failed' && detail.startsWith('the device was lost')));
 const made = report(runner, entries, few, { seconds: 0 });
 assert.equal(made.adapters[0].gave_up === null, !runner.hasGivenUp);
+
+// A bundle that stands alone, as reports have it, of any mode.
+const whole = await unpacked(await load(entries[0].file));
+for (const mode of ['trusted', 'portable']) {
+  const run = whole.runs.findLast((run) => run.mode === mode);
+  const alone = { ...whole, runs: [run] };
+  const single = await Runner.open(create([]), indexOf(alone), 'Dawn');
+  const bytes = new TextEncoder().encode(JSON.stringify(alone));
+  const made = [];
+  await runAll(single, chosen(single.index, {}), () => Promise.resolve(bytes), ({ row }) => made.push(row));
+  assert.deepEqual(made.map(({ name, outcome }) => [name, outcome]), [[run.name, 'passed']]);
+  assert.equal(planned(single, single.index.cases), 1);
+}
 process.exit(0);
