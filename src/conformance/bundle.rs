@@ -9,8 +9,6 @@ use super::script::{Check, Dispatch, Holds, Place, Script};
 use super::trial::{Choice, Mode};
 use super::{Case, MODES, Trial, cases, evidence};
 use crate::gpu::{Access, Adapter, Assembled, Gpu, Tier, completed};
-use crate::memory::allocated;
-use crate::units::size;
 use crate::{Error, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -119,7 +117,7 @@ impl Exporter {
         }
         let bundle = match (problem, store.bytes > MOST_BYTES) {
             (Some(why), _) => Err(why),
-            (_, true) => Err(format!("its data are more than {}", size(MOST_BYTES as u64))),
+            (_, true) => Err(format!("its data are more than {} MiB", MOST_BYTES >> 20)),
             _ => text(case, store, runs),
         };
         let names = trials.iter().map(Trial::name).collect();
@@ -141,7 +139,7 @@ pub(super) async fn of_trial(gpu: &Gpu, trial: &Trial) -> std::result::Result<St
     let (mut kernels, mut store) = (Kernels::default(), Store::default());
     let run = run(trial, &result, &script, (&mut kernels, &mut store))?;
     match store.bytes > MOST_BYTES {
-        true => Err(format!("its data are more than {}", size(MOST_BYTES as u64))),
+        true => Err(format!("its data are more than {} MiB", MOST_BYTES >> 20)),
         false => text(&trial.case, store, vec![run]),
     }
 }
@@ -208,7 +206,7 @@ fn run(
         *limit = value.max(*limit);
     };
     for buffer in &script.buffers {
-        most("maxStorageBufferBindingSize", allocated(4 * buffer.words as u64));
+        most("maxStorageBufferBindingSize", bytes_of(buffer));
     }
     for dispatch in &script.dispatches {
         let reversed = trial.mode.name == "reversed";
@@ -238,6 +236,11 @@ fn run(
     Ok(run)
 }
 
+// Bytes of a buffer: whole vec4s, one at least, as devices here have them.
+fn bytes_of(buffer: &super::script::Buffer) -> u64 {
+    (4 * buffer.words as u64).max(16).next_multiple_of(16)
+}
+
 fn of_buffer(buffer: &super::script::Buffer, store: &mut Store) -> Buffer {
     let (data, copy) = match &buffer.holds {
         Holds::Words(words) => (Some(store.words(words)), None),
@@ -246,7 +249,7 @@ fn of_buffer(buffer: &super::script::Buffer, store: &mut Store) -> Buffer {
             (None, Some(Copied { buffer: from, first_word, words: buffer.words }))
         }
     };
-    Buffer { name: buffer.name, bytes: allocated(4 * buffer.words as u64), data, copy }
+    Buffer { name: buffer.name, bytes: bytes_of(buffer), data, copy }
 }
 
 fn dispatched(
