@@ -50,9 +50,10 @@ fn main() {
             bench.product(format, 6144, 4096, 1);
             bench.product(format, 24576, 4096, 1);
             bench.product(format, 4096, 12288, 1);
-            for tokens in [2, 4, 8, 16, 32] {
+            for tokens in [2, 4, 8, 16, 32, 64] {
                 bench.product(format, 24576, 4096, tokens);
                 bench.product(format, 4096, 12288, tokens);
+                bench.product(format, 6144, 4096, tokens);
             }
             bench.product(format, 6144, 4096, 1024);
             bench.product(format, 24576, 4096, 1024);
@@ -150,26 +151,17 @@ impl Bench {
 
     fn product(&self, format: WeightFormat, rows: u32, columns: u32, tokens: u32) {
         let units = columns / 32;
-        let matrix_units = u64::from(rows * units);
-        let weights_bytes = matrix_units * format.unit_bytes();
-        let scales_bytes = format.scale_bytes(matrix_units);
-        let weights = self.storage(weights_bytes);
-        let scales = self.storage(scales_bytes.max(4));
-        let x = self.storage(u64::from(tokens * columns) * 4);
-        let y = self.storage(u64::from(tokens * rows) * 4);
-        let step = self.storage(size_of::<StepHeader>() as u64);
-        let header = StepHeader { rows: tokens, ..StepHeader::default() };
-        self.gpu.write(&step, 0, bytemuck::bytes_of(&header));
-        let params = self.uniform(MatrixParams {
-            units,
-            rows,
-            x_stride: columns,
-            y_stride: rows,
-            batches: 1,
-            ..MatrixParams::default()
-        });
-        let (kernel, spec, grid) = if tokens <= 16 {
-            let tier = self.gpu.tier();
+        let tier = self.gpu.tier();
+        let narrow = kernels::narrow_sixteens(tier, format).iter().find(|s| **s * 16 >= tokens);
+        let (kernel, spec, grid) = if let Some(&sixteens) = narrow
+            && tokens > 4
+        {
+            (
+                "narrow",
+                kernels::matmul_narrow(format, rows, sixteens, Output::Store),
+                kernels::matmul_narrow_grid(rows, sixteens, tokens),
+            )
+        } else if tokens <= 16 {
             let at_a_time = tokens.next_power_of_two().min(kernels::tokens_at_a_time(tier));
             let of = if at_a_time == 1 { Tokens::One } else { Tokens::Rows(at_a_time) };
             let (size, of) = ((rows, units), (Batch::One, of));
@@ -181,10 +173,33 @@ impl Bench {
         } else {
             (
                 "matmul",
-                kernels::matmul(self.gpu.tier(), format, Output::Store, Batch::One),
-                kernels::matmul_grid(self.gpu.tier(), format, rows, tokens),
+                kernels::matmul(tier, format, Output::Store, Batch::One),
+                kernels::matmul_grid(tier, format, rows, tokens),
             )
         };
+        let name = format!("{kernel} {format:?} {rows}x{columns} tokens {tokens}");
+        // Before matrices are made that nothing reads.
+        if !name.contains(&self.filter) {
+            return;
+        }
+        let matrix_units = u64::from(rows * units);
+        let weights_bytes = matrix_units * format.unit_bytes();
+        let scales_bytes = format.scale_bytes(matrix_units);
+        let weights = self.storage(weights_bytes);
+        let scales = self.storage(scales_bytes.max(4));
+        let x = self.storage(u64::from(tokens * (columns + 32)) * 4);
+        let y = self.storage(u64::from(tokens * rows) * 4);
+        let step = self.storage(size_of::<StepHeader>() as u64);
+        let header = StepHeader { rows: tokens, ..StepHeader::default() };
+        self.gpu.write(&step, 0, bytemuck::bytes_of(&header));
+        let params = self.uniform(MatrixParams {
+            units,
+            rows,
+            x_stride: columns + 32,
+            y_stride: rows,
+            batches: 1,
+            ..MatrixParams::default()
+        });
         let operands = kernels::Product {
             step: &step,
             matrix: &params,
@@ -198,7 +213,6 @@ impl Bench {
         };
         let op = self.op(&spec, operands);
         let work = f64::from(rows) * f64::from(columns);
-        let name = format!("{kernel} {format:?} {rows}x{columns} tokens {tokens}");
         self.time(
             &name,
             &op,

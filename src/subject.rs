@@ -42,7 +42,7 @@ pub const RAW: &str = "raw text";
 /// All that a [`Chat`](crate::generate::Chat) holds, as tokens.
 pub const CONVERSATION: &str = "the conversation";
 /// [`MostMissed`](crate::attention::MostMissed).
-pub const MISSED_MASS: &str = "the most that a lagged step may miss";
+pub const MISSED_MASS: &str = "the most that a step may miss";
 /// GPU memory to make do with.
 pub const GPU_MEMORY: &str = "the GPU memory";
 

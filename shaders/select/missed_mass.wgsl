@@ -1,10 +1,12 @@
 // What a step misses that attends a list of blocks other than its own choice: of a query head's mass in the blocks that the row
-// should attend (sink, recent window and chosen), the share in chosen blocks that are not listed. A block's mass is the exponential
-// of FACTOR times its score. The largest share of a KV head's queries is written: zero if nothing is missed, else above zero.
+// should attend (sink, recent window and chosen), the share in chosen blocks that are not listed, or are nowhere on the GPU. A block's
+// mass is the exponential of FACTOR times its score. The largest share of a KV head's queries is written: zero if nothing is missed,
+// else above zero.
 // Grid: (KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
+//!include lib/place_hot.wgsl
 
 const WORKGROUP: u32 = 64u;
 // What a mass that is lost beside the others is taken for.
@@ -68,7 +70,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 block = i + recent;
             } else if i >= sink {
                 block = chosen[lists_at + i - sink];
-                is_missed = select(1.0, 0.0, is_listed(lists_at, count, block));
+                let is_attended = is_listed(lists_at, count, block) && kv_place(group.y, group.x, block) != NO_SLOT;
+                is_missed = select(1.0, 0.0, is_attended);
             }
             state = joined(state, vec4(FACTOR * scores[scores_at + block], 1.0, is_missed, is_missed));
         }

@@ -1,11 +1,11 @@
-//! How much of its attention a step may miss that attends what another chose.
+//! How much of its attention a step may miss that does not wait for what it chose.
 
 use crate::{Error, Result, subject};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-/// What a `lagged` step may miss of its attention, by the scores of level 1: of a query head's mass in the blocks that the step
+/// What a `lagged` or `resident` step may miss of its attention, by the scores of level 1: of a query head's mass in the blocks that the step
 /// should attend the share in those that it chose and does not attend. A step that misses more is done again, and waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MostMissed {
@@ -51,7 +51,7 @@ impl Serialize for Limit {
 }
 
 impl MostMissed {
-    /// No limit: every step stands, as in the paper's rule.
+    /// No limit: every step stands, as in the paper's rule, which is `lagged`.
     pub const ALL: Self = Self { of_a_head: Limit::ALL, on_average: Limit::ALL };
     /// Nothing: a step stands that attended all that it chose.
     pub const NONE: Self = Self { of_a_head: Limit(0), on_average: Limit::ALL };

@@ -29,8 +29,8 @@ pub struct CacheOptions {
     /// step, which attends among what this one chose), resident (whenever; a step chooses among those that are there)
     #[arg(long, value_enum, default_value_t = When::Exact)]
     timing: When,
-    /// What a lagged step may miss of its attention: the share of any head, or that and the mean of all heads. One that misses
-    /// more is done again, and waits for it. 0% gives the answers of exact, off those of the paper's rule
+    /// What a lagged or resident step may miss of its attention: the share of any head, or that and the mean of all heads. One
+    /// that misses more is done again, and waits for it. 0% gives the answers of exact; with off every step stands
     #[arg(long, value_name = "P%[/P%]|off", default_value_t = MostMissed::default(), allow_hyphen_values = true,
         value_parser = option_names::parse::<MostMissed>)]
     missed_mass: MostMissed,

@@ -155,10 +155,8 @@ const TABLE: &[Vain] = &[
     Vain {
         commands: &["generate"],
         options: &["missed_mass"],
-        when: |line, known| {
-            selects(line, known) && !known.is_on_gpu && !line.is("timing", "lagged")
-        },
-        why: "without --timing lagged, whose steps alone are weighed",
+        when: |line, known| selects(line, known) && !known.is_on_gpu && line.is("timing", "exact"),
+        why: "with --timing exact, whose steps miss nothing",
     },
     Vain {
         commands: &["generate"],

@@ -280,6 +280,32 @@ impl Cache {
         )
     }
 
+    /// A step over the last token of each sequence, whose blocks are these in the pool, and these in the window of a hot cache.
+    pub(super) fn hot_step(
+        &self,
+        (tables, windows): (&[Vec<u32>], &[Vec<u32>]),
+        budget: &Budget,
+        epoch: u32,
+    ) -> Step {
+        let blocks = tables.iter().zip(windows);
+        let spans: Vec<Span<'_>> = (0..)
+            .zip(&self.lengths)
+            .zip(blocks)
+            .map(|((slot, length), (table, window))| Span {
+                slot,
+                position: length - 1,
+                tokens: &[0],
+                table,
+                window: Some(window),
+                ..Default::default()
+            })
+            .collect();
+        let settings = StepSettings { budget: Some(budget), target_workgroups: 64, epoch };
+        Step::new(&self.shape, &spans, &settings, |position, out| {
+            out.extend(self.angles(position).into_iter().map(|_| [1.0, 0.0]));
+        })
+    }
+
     /// A step over so many of the last tokens of each sequence, attended so.
     pub(super) fn mixed_step(
         &self,

@@ -8,7 +8,7 @@ use super::rig::{
 };
 use super::{Case, Verdict};
 use crate::Result;
-use crate::attention::{Blocks, Budget, Shape, Span, Step, StepSettings};
+use crate::attention::{Blocks, Budget, Shape};
 use crate::formats::{HeadFormat, KvType};
 use crate::gpu::Gpu;
 use crate::kernels::{self, HotSlots, MergeParams, NO_SLOT, PartParams, Place, SegmentParams};
@@ -236,22 +236,7 @@ async fn hot_split(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
         recent_blocks: 1,
         dense_below: 0,
     };
-    let spans: Vec<Span<'_>> = lengths
-        .iter()
-        .enumerate()
-        .map(|(i, &length)| Span {
-            slot: i as u32,
-            position: length - 1,
-            tokens: &[0],
-            table: &tables[i],
-            window: Some(&windows[i]),
-            ..Default::default()
-        })
-        .collect();
-    let settings = StepSettings { budget: Some(&budget), target_workgroups: 64, epoch: EPOCH };
-    let step = Step::new(&shape, &spans, &settings, |position, out| {
-        out.extend(cache.angles(position).into_iter().map(|_| [1.0, 0.0]));
-    });
+    let step = cache.hot_step((&tables, &windows), &budget, EPOCH);
     let rows = cache.rows(&[1, 1, 1]);
     let chosen = super::attend::choose_tokens(&rows, &shape, &budget, &step);
     let tokens = sparse_tokens(&rows, &shape, &budget, &step, &chosen);

@@ -1,4 +1,4 @@
-//! Cases of `matvec`, `matmul` and `embed`.
+//! Cases of `matvec`, `matmul`, `matmul_narrow` and `embed`.
 
 use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units};
 use super::rig::{Data, Random, bits, compare, lacking, needs_lanes, run, untouched};
@@ -24,6 +24,15 @@ struct Product {
     at_a_time: u32,
 }
 
+/// The kernel that makes a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    Matvec,
+    Matmul,
+    /// `matmul_narrow`, by so many sixteens of tokens.
+    Narrow(u32),
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Family {
     Random,
@@ -33,20 +42,25 @@ enum Family {
 }
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
-    let mut add = |many: bool, p: Product| {
-        let kernel = if many { "matmul" } else { "matvec" };
+    let mut add = |path: Path, p: Product| {
+        let (kernel, by) = match path {
+            Path::Matvec => ("matvec", ["", "", " by twos", "", " by fours"][p.at_a_time as usize]),
+            Path::Matmul => ("matmul", ""),
+            Path::Narrow(1) => ("matmul_narrow", ""),
+            Path::Narrow(2) => ("matmul_narrow", " by thirty-twos"),
+            Path::Narrow(_) => ("matmul_narrow", " by sixty-fours"),
+        };
         let label = format!(
-            "{} {:?} {}x{} tokens {}{} {:?}{}",
+            "{} {:?} {}x{} tokens {}{by} {:?}{}",
             p.kind,
             p.output,
             p.rows,
             p.units * 32,
             p.tokens,
-            ["", "", " by twos", "", " by fours"][p.at_a_time as usize],
             p.family,
             if p.normed { " normed" } else { "" }
         );
-        cases.push(Case::new(kernel, label, true, move |gpu| Box::pin(product(gpu, many, p))));
+        cases.push(Case::new(kernel, label, true, move |gpu| Box::pin(product(gpu, path, p))));
     };
     let base = Product {
         kind: TensorType::Q4_1,
@@ -58,51 +72,67 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         normed: false,
         at_a_time: 1,
     };
-    for many in [false, true] {
-        let tokens = if many { 67 } else { 3 };
+    for path in [Path::Matvec, Path::Matmul, Path::Narrow(1)] {
+        let tokens = if path == Path::Matmul { 67 } else { 3 };
         for kind in TensorType::SUPPORTED {
-            add(many, Product { kind, tokens, units: whole_units(kind, base.units), ..base });
+            add(path, Product { kind, tokens, units: whole_units(kind, base.units), ..base });
         }
         for output in [Output::Add, Output::SwiGlu, Output::Gated] {
-            add(many, Product { output, tokens, ..base });
+            add(path, Product { output, tokens, ..base });
         }
         for (rows, units) in [(1, 1), (2, 9), (32, 8), (66, 1), (13, 65)] {
-            add(many, Product { rows, units, tokens: 1, ..base });
+            add(path, Product { rows, units, tokens: 1, ..base });
         }
         for family in [Family::NotFinite, Family::Zero] {
-            add(many, Product { family, tokens, ..base });
+            add(path, Product { family, tokens, ..base });
         }
-        add(many, Product { output: Output::SwiGlu, rows: 2, units: 1, tokens: 1, ..base });
-        add(many, Product { rows: 130, units: 5, tokens: 130, kind: TensorType::Q8_0, ..base });
-        add(many, Product { rows: 260, units: 6, tokens: 259, kind: TensorType::BF16, ..base });
+        add(path, Product { output: Output::SwiGlu, rows: 2, units: 1, tokens: 1, ..base });
+        add(path, Product { rows: 130, units: 5, tokens: 130, kind: TensorType::Q8_0, ..base });
+        add(path, Product { rows: 260, units: 6, tokens: 259, kind: TensorType::BF16, ..base });
     }
     // Rows of one unit, of one turn of a team's lanes and of several, in all sizes of teams.
     for units in [1, 5, 18, 65, 130] {
-        add(false, Product { units, normed: true, ..base });
+        add(Path::Matvec, Product { units, normed: true, ..base });
     }
     // Many rows, for which workgroups and teams have other sizes.
     for (rows, units) in [(1030, 3), (1030, 18), (1030, 65), (16_390, 50)] {
-        add(false, Product { rows, units, tokens: 1, ..base });
-        add(false, Product { rows, units, tokens: 1, normed: true, ..base });
+        add(Path::Matvec, Product { rows, units, tokens: 1, ..base });
+        add(Path::Matvec, Product { rows, units, tokens: 1, normed: true, ..base });
     }
     // Several tokens a workgroup: fewer than it may have, as many, and more, whose last workgroup is not full.
     for (at_a_time, tokens) in [(2, 1), (2, 2), (2, 5), (4, 3), (4, 4), (4, 9)] {
         let several = Product { at_a_time, tokens, ..base };
         for kind in TensorType::SUPPORTED {
-            add(false, Product { kind, units: whole_units(kind, base.units), ..several });
+            add(Path::Matvec, Product { kind, units: whole_units(kind, base.units), ..several });
         }
         for output in [Output::Add, Output::SwiGlu, Output::Gated] {
-            add(false, Product { output, normed: true, ..several });
+            add(Path::Matvec, Product { output, normed: true, ..several });
         }
         for (rows, units) in [(1, 1), (70, 9), (13, 130), (1030, 65), (16_390, 5)] {
-            add(false, Product { rows, units, normed: true, ..several });
+            add(Path::Matvec, Product { rows, units, normed: true, ..several });
         }
         if tokens >= 3 {
-            add(false, Product { family: Family::NotFinite, normed: true, ..several });
+            add(Path::Matvec, Product { family: Family::NotFinite, normed: true, ..several });
         }
     }
-    add(false, Product { output: Output::SwiGlu, normed: true, ..base });
-    add(false, Product { family: Family::NotFinite, normed: true, ..base });
+    add(Path::Matvec, Product { output: Output::SwiGlu, normed: true, ..base });
+    add(Path::Matvec, Product { family: Family::NotFinite, normed: true, ..base });
+    // Whole tiles of tokens, one token more and less, and tiles that are hardly filled; rows and units likewise, in both shapes of
+    // workgroups.
+    for (sixteens, tokens) in
+        [(1, 1), (1, 16), (1, 17), (2, 17), (2, 32), (2, 65), (4, 33), (4, 64)]
+    {
+        for (rows, units) in [(1, 1), (70, 2), (48, 25), (130, 64), (16_390, 11)] {
+            let path = Path::Narrow(sixteens);
+            add(path, Product { rows, units, tokens, kind: TensorType::Q8_0, ..base });
+            add(path, Product { rows, units, tokens, output: Output::Add, ..base });
+        }
+        if tokens > 16 {
+            let path = Path::Narrow(sixteens);
+            add(path, Product { tokens, output: Output::SwiGlu, ..base });
+            add(path, Product { tokens, family: Family::NotFinite, ..base });
+        }
+    }
     for kind in TensorType::SUPPORTED {
         for (first_row, units) in [(0, whole_units(kind, 3)), (40, whole_units(kind, 18))] {
             cases.push(Case::new(
@@ -127,9 +157,17 @@ fn at_a_time(gpu: &Gpu, p: &Product) -> u32 {
     kernels::tokens_at_a_time(gpu.tier).max(small)
 }
 
-async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
+async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
     if p.normed {
         needs_lanes(gpu)?;
+    }
+    let format = WeightFormat::of(p.kind)?;
+    if let Path::Narrow(sixteens) = path
+        && !kernels::narrow_sixteens(gpu.tier, format).contains(&sixteens)
+    {
+        let need =
+            format!("narrow tiles of {} need matrix units, and a type that becomes f16", p.kind);
+        return Err(lacking(gpu, format!("{} with {}", gpu.tier.name, p.kind), need));
     }
     let most = at_a_time(gpu, &p);
     if p.at_a_time > most {
@@ -166,7 +204,6 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         }
     }
     let before = random.floats(p.tokens * y_stride);
-    let format = WeightFormat::of(p.kind)?;
     let params = MatrixParams {
         units: p.units as u32,
         rows: p.rows as u32,
@@ -186,13 +223,16 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         more => (Tokens::Outputs(more), StepHeader { outputs: count, ..StepHeader::default() }),
     };
     let groups = count.div_ceil(p.at_a_time);
-    let (spec, grid) = if many {
-        (
+    let (spec, grid) = match path {
+        Path::Matmul => (
             kernels::matmul(gpu.tier, format, p.output, Batch::One),
-            kernels::matmul_grid(gpu.tier, format, p.rows as u32, p.tokens as u32),
-        )
-    } else {
-        (
+            kernels::matmul_grid(gpu.tier, format, p.rows as u32, count),
+        ),
+        Path::Narrow(sixteens) => (
+            kernels::matmul_narrow(format, p.rows as u32, sixteens, p.output),
+            kernels::matmul_narrow_grid(p.rows as u32, sixteens, count),
+        ),
+        Path::Matvec => (
             kernels::matvec(
                 gpu.tier,
                 format,
@@ -202,10 +242,12 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
                 (Batch::One, of),
             ),
             kernels::matvec_grid(gpu.tier, p.units as u32, p.rows as u32, groups),
-        )
+        ),
     };
-    let (x_bits, y_bits) = (bits(&x), bits(&before));
-    let x_bits = if many { inputs(gpu, format, p.units, x_stride, &x_bits).await? } else { x_bits };
+    let (mut x_bits, y_bits) = (bits(&x), bits(&before));
+    if path != Path::Matvec {
+        x_bits = inputs(gpu, format, p.units, x_stride, &x_bits).await?;
+    }
     let y = match p.output {
         Output::Add | Output::Gated => Data::InOut(&y_bits),
         Output::Store | Output::SwiGlu => Data::Out(y_bits.len()),
@@ -228,7 +270,7 @@ async fn product(gpu: &Gpu, many: bool, p: Product) -> Result<Verdict> {
         let x = &x[token * x_stride..][..columns];
         let product = if p.normed {
             Expected::of_normed(&weights, x, &norm_weight[..width], epsilon)
-        } else if many {
+        } else if path != Path::Matvec {
             Expected::many(gpu, format, &weights, x)
         } else {
             Expected::product(&weights, x)

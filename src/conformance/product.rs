@@ -179,13 +179,14 @@ impl Expected {
         let sizes = |values: &[f32]| values.iter().map(|v| v.abs()).collect::<Vec<f32>>();
         let (w, x) = (sizes(weights), sizes(x));
         let most = |values: &[f32]| f64::from(values.iter().copied().fold(0.0, f32::max));
+        let (most_w, most_x) = (most(&w), most(&x));
         let all_x: f64 = x.iter().map(|&x| f64::from(x)).sum();
         product.why += " Rounding to f16 is off by 2^-11 of a number, or by 2^-28 of the largest where that makes it subnormal. Matrix \
             units add products without rounding each sum to nearest: (n + 8) 2^-22, four times what floats take.";
         let relative = 2.0 * 2f64.powi(-11) + (columns as f64 + 9.0) * 2f64.powi(-22);
         for (row, tolerance) in w.chunks_exact(columns).zip(&mut product.tolerance) {
             let all_w: f64 = row.iter().map(|&w| f64::from(w)).sum();
-            let subnormal = (most(&w) * all_x + most(&x) * all_w) * 2f64.powi(-28);
+            let subnormal = (most_w * all_x + most_x * all_w) * 2f64.powi(-28);
             *tolerance += relative * dot(row, &x) + subnormal;
         }
         product

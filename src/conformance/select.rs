@@ -8,7 +8,7 @@ use crate::Result;
 use crate::attention::softmax_mean;
 use crate::attention::{BlockScorer, Blocks, Budget, Rank, Shape};
 use crate::gpu::Gpu;
-use crate::kernels::{self, StrideParams};
+use crate::kernels::{self, HotSlots, NO_SLOT, StrideParams};
 use crate::reference::index::{BlockQuery, Range, pack_codes};
 use crate::reference::model::dot;
 use crate::reference::select::{check_top_k, log_sum_exp, missed_share};
@@ -83,7 +83,16 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         }
     }
     for rank in [Rank::Softmax, Rank::Plain] {
-        for family in ["random", "peaked", "equal", "nothing missed", "hidden", "infinite", "nan"] {
+        for family in [
+            "random",
+            "peaked",
+            "equal",
+            "nothing missed",
+            "listed in vain",
+            "hidden",
+            "infinite",
+            "nan",
+        ] {
             let budgets = match family {
                 "random" => &[Blocks::Count(7), Blocks::Count(90), Blocks::Percent(30.0)][..],
                 _ => &[Blocks::Count(90)],
@@ -462,13 +471,33 @@ async fn missed_mass(
     let lengths = [150 * shape.block + 1, shape.block, 6 * shape.block + 5];
     let cache = Cache::new(shape, &lengths, 1, Family::Equal);
     let budget = Budget { blocks, ..FEW };
-    let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
+    // Some blocks lie in the window, which comes first; of the others some lie nowhere.
+    let is_in_window = |block: u32| block % 5 == 2;
+    let lies_nowhere = |head: usize, block: u32| {
+        family != "nothing missed" && !is_in_window(block) && (block + head as u32) % 7 == 4
+    };
+    let window = |table: &Vec<u32>| -> Vec<u32> {
+        (0..table.len() as u32).map(|b| if is_in_window(b) { 0 } else { NO_SLOT }).collect()
+    };
+    let windows: Vec<Vec<u32>> = cache.tables.iter().map(window).collect();
+    let slots = HotSlots { pool_blocks: cache.blocks_a_segment, slots: 1 };
+    let mut hot_slots = vec![NO_SLOT; slots.words(shape.kv_heads) as usize];
+    for head in 0..shape.kv_heads as usize {
+        for table in &cache.tables {
+            for (block, &physical) in (0..).zip(table) {
+                if !is_in_window(block) && !lies_nowhere(head, block) {
+                    hot_slots[head * slots.pool_blocks as usize + physical as usize] = 0;
+                }
+            }
+        }
+    }
+    let step = cache.hot_step((&cache.tables, &windows), &budget, 0);
     let rows = cache.rows(&[1, 1, 1]);
     let (kv_heads, group) = (shape.kv_heads as usize, shape.group as usize);
     let (kept, stride) = (step.blocks_kept as usize, step.sealed as usize + 3);
     let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
     let listed = match family {
-        "nothing missed" => chosen.clone(),
+        "nothing missed" | "listed in vain" => chosen.clone(),
         _ => choose_blocks(&rows, &shape, &budget, kept, &mut random),
     };
     let heads = if rank == Rank::Plain { 1 } else { group };
@@ -481,9 +510,10 @@ async fn missed_mass(
             let at = (r * kv_heads + head) * kept;
             let list = |lists: &[u32]| lists[at..][..row.blocks as usize].to_vec();
             let (chosen, listed) = (list(&chosen), list(&listed));
+            let is_missed = |block: &u32| !listed.contains(block) || lies_nowhere(head, *block);
             let items: Vec<(u32, bool)> = (0..row.sink)
                 .map(|block| (block, false))
-                .chain(chosen.into_iter().map(|block| (block, !listed.contains(&block))))
+                .chain(chosen.into_iter().map(|block| (block, is_missed(&block))))
                 .chain((row.recent_first..row.sealed).map(|block| (block, false)))
                 .collect();
             let mut largest: f64 = 0.0;
@@ -526,9 +556,10 @@ async fn missed_mass(
         scores: Data::In(&score_bits),
         chosen: Data::In(&chosen),
         listed: Data::In(&listed),
+        hot_slots: Data::In(&hot_slots),
         missed: Data::Out(3 * kv_heads),
     };
-    let spec = kernels::missed_mass(&shape, rank);
+    let spec = kernels::missed_mass(&shape, rank, slots);
     let got = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?.missed;
     const WHY: &str = "exp of at most 180 is within 363 ulp, in each step of joining them, and sums of all items round.";
     let epsilon = (9.0 * 363.0 + 160.0) * 2f64.powi(-23);

@@ -121,7 +121,7 @@ pub enum Placement {
 pub struct HostRule {
     /// When chosen blocks have to be on the GPU.
     pub timing: Timing,
-    /// How much of its attention a step of the `lagged` rule may miss that is not done again.
+    /// How much of its attention a step of the `lagged` or `resident` rule may miss that is not done again.
     pub most_missed: MostMissed,
     /// The stored type.
     pub kv_type: KvType,

@@ -60,18 +60,9 @@ pub(super) trait KvOps {
     /// Level 2 over the blocks that a step of this timing attends.
     fn tokens<'o>(&'o self, index: &'o IndexOps, timing: Timing) -> &'o TokenOps;
 
-    /// Records the weight of what level 1 chose and the step does not attend.
-    fn weigh_missed(
-        &self,
-        _pass: &mut wgpu::ComputePass<'_>,
-        _plan: &Plan<'_>,
-        _scorer: BlockScorer,
-        _kv_heads: u32,
-    ) {
-    }
-
-    /// Records level 1's choice among the blocks that are on the GPU, where not all of them are.
-    fn choose_resident(
+    /// Records what follows level 1's choice where not all blocks are on the GPU: which of those that are a `resident` step attends
+    /// instead, and the weight of what is missed.
+    fn compare_choice(
         &self,
         _pass: &mut wgpu::ComputePass<'_>,
         _plan: &Plan<'_>,
@@ -143,38 +134,27 @@ impl<K: KvOps> Layer<K> {
     }
 
     fn select_blocks(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
-        let Some((index, two_level)) = self.selection(plan) else { return };
-        if plan.timing == Timing::Lagged {
-            return;
-        }
-        self.choose_blocks(pass, index, &plan.step, two_level);
-        if plan.timing == Timing::Resident {
-            self.kv.choose_resident(pass, plan, two_level.block_scorer, self.shape.kv_heads);
+        if plan.timing != Timing::Lagged {
+            self.choose_blocks(pass, plan);
         }
     }
 
     fn select_next(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
-        if let (Some((index, two_level)), Timing::Lagged) = (self.selection(plan), plan.timing) {
-            self.choose_blocks(pass, index, &plan.step, two_level);
-            if plan.weighs_missed {
-                self.kv.weigh_missed(pass, plan, two_level.block_scorer, self.shape.kv_heads);
-            }
+        if plan.timing == Timing::Lagged {
+            self.choose_blocks(pass, plan);
         }
     }
 
     // What keeps every block is not scored.
-    fn choose_blocks(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        index: &IndexOps,
-        step: &Step,
-        two_level: &TwoLevel,
-    ) {
+    fn choose_blocks(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
+        let Some((index, two_level)) = self.selection(plan) else { return };
         let (kv_heads, block_scorer) = (self.shape.kv_heads, two_level.block_scorer);
+        let step = &plan.step;
         if step.ranks_blocks {
             index.record_block_scores(pass, block_scorer, step.sealed, kv_heads, step.selecting);
         }
         index.top_k_blocks(block_scorer).record(pass, kv_heads, step.selecting, 1);
+        self.kv.compare_choice(pass, plan, block_scorer, kv_heads);
     }
 
     fn select_tokens(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {

@@ -46,7 +46,7 @@ impl Method {
             name += &match rule.timing {
                 Timing::Exact => " exact".to_owned(),
                 Timing::Lagged => format!(" lagged:{}", rule.most_missed),
-                Timing::Resident => " resident".to_owned(),
+                Timing::Resident => format!(" resident:{}", rule.most_missed),
             };
         }
         if rule.kv_type != KvType::F16 {
@@ -126,6 +126,8 @@ mod tests {
         let most_missed = MostMissed::ALL;
         let papers = HostRule { most_missed, ..rule(Timing::Lagged, KvType::F16) };
         assert_eq!(method.over_host(papers).name, "minmax/codes 12.5%+128 lagged:off");
+        let resident = HostRule { timing: Timing::Resident, ..papers };
+        assert_eq!(method.over_host(resident).name, "minmax/codes 12.5%+128 resident:off");
         let dense = |kv_type| Method::dense().over_host(rule(Timing::Exact, kv_type)).name;
         assert_eq!(
             (dense(KvType::F16).as_str(), dense(KvType::Q8_0).as_str()),

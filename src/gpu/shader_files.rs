@@ -126,6 +126,7 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("model/largest_weight.wgsl", include_str!("../../shaders/model/largest_weight.wgsl")),
     ("model/matmul.wgsl", include_str!("../../shaders/model/matmul.wgsl")),
     ("model/matmul_cooperative.wgsl", include_str!("../../shaders/model/matmul_cooperative.wgsl")),
+    ("model/matmul_narrow.wgsl", include_str!("../../shaders/model/matmul_narrow.wgsl")),
     ("model/matmul_subgroup8.wgsl", include_str!("../../shaders/model/matmul_subgroup8.wgsl")),
     ("model/matvec.wgsl", include_str!("../../shaders/model/matvec.wgsl")),
     ("model/matvec_subgroup8.wgsl", include_str!("../../shaders/model/matvec_subgroup8.wgsl")),

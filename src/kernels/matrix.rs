@@ -276,6 +276,34 @@ pub fn matmul_grid(tier: &Tier, format: WeightFormat, rows: u32, tokens: u32) ->
     (rows.div_ceil(tile.0), tokens.div_ceil(tile.1))
 }
 
+/// By how many sixteens of tokens [`matmul_narrow`] multiplies weights of this format, ascending; by none where the tier has no
+/// matrix units, or the format does not become f16.
+pub fn narrow_sixteens(tier: &Tier, format: WeightFormat) -> &'static [u32] {
+    if multiplies_halves(tier, format) { &[1, 2, 4] } else { &[] }
+}
+
+/// The product of [`matmul`] with one matrix of `rows` rows for at most 16 times `sixteens` tokens a workgroup, on matrix units:
+/// what few tokens cost there is their weights.
+pub fn matmul_narrow(format: WeightFormat, rows: u32, sixteens: u32, output: Output) -> ShaderSpec {
+    let row_sixteens = narrow_row_sixteens(rows);
+    ShaderSpec::new("model/matmul_narrow.wgsl")
+        .slot("weights", format.file())
+        .slot("output", output.file())
+        .constant("ROW_SIXTEENS", row_sixteens)
+        .constant("TOKEN_SIXTEENS", sixteens)
+        .constant("INPUTS", 4 * sixteens / row_sixteens)
+}
+
+/// The grid of [`matmul_narrow`].
+pub fn matmul_narrow_grid(rows: u32, sixteens: u32, tokens: u32) -> (u32, u32) {
+    (rows.div_ceil(16 * narrow_row_sixteens(rows)), tokens.div_ceil(16 * sixteens))
+}
+
+/// Sixteens of rows that a workgroup of [`matmul_narrow`] makes: more share the inputs that it reads, fewer fill the device.
+fn narrow_row_sixteens(rows: u32) -> u32 {
+    if rows < 8192 { 2 } else { 4 }
+}
+
 /// Whether [`matmul`] takes what [`half_rows`] makes of its inputs, in rows as long as theirs, and needs a
 /// [`MatrixParams::weight_shift`].
 pub fn multiplies_halves(tier: &Tier, format: WeightFormat) -> bool {

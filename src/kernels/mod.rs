@@ -31,7 +31,8 @@ pub use latent::{
 pub use matrix::{
     Batch, HalfRows, Input, LARGEST_WEIGHT_GRID, LargestWeight, LargestWeightParams, MatrixParams,
     Output, Product, Tokens, half_rows, half_rows_params, largest_weight, largest_weight_params,
-    matmul, matmul_grid, matvec, matvec_grid, multiplies_halves, tokens_at_a_time, weight_shift,
+    matmul, matmul_grid, matmul_narrow, matmul_narrow_grid, matvec, matvec_grid, multiplies_halves,
+    narrow_sixteens, tokens_at_a_time, weight_shift,
 };
 pub use model::{
     ArgMax, ArgMaxPart, Embed, EmbedParams, RmsNorm, RmsNormParams, RowsParams, StrideParams,

@@ -105,8 +105,10 @@ crate::bindings! {
         scores: read,
         /// \[row\]\[KV head\]\[`blocks_kept`\]: logical blocks that the row should attend, ascending.
         chosen: read,
-        /// As many that it does attend.
+        /// As many that it does attend, as far as they are on the GPU.
         listed: read,
+        /// As in [`TopK`].
+        hot_slots: read,
         /// \[row\]\[KV head\], f32.
         missed: write,
     }
@@ -213,14 +215,15 @@ pub fn exact_token_score(shape: &Shape) -> ShaderSpec {
     kv_spec("select/exact_token_score.wgsl", shape).constant("SCALE", shape.scale())
 }
 
-/// The share of mass in blocks that are chosen and not listed, where scores rank so. A score that is summed over the group counts
+/// The share of mass in blocks that are chosen and not attended, where scores rank so. A score that is summed over the group counts
 /// as a logit of one query: what one head turns to shows, and the heads that stay do not hide it. Grid: (KV heads, rows).
-pub fn missed_mass(shape: &Shape, rank: Rank) -> ShaderSpec {
+pub fn missed_mass(shape: &Shape, rank: Rank, slots: HotSlots) -> ShaderSpec {
     let (heads, factor) = match rank {
         Rank::Softmax => (shape.group, 1.0),
         Rank::Plain => (1, shape.scale()),
     };
-    spec("select/missed_mass.wgsl", shape).constant("HEADS", heads).constant("FACTOR", factor)
+    let spec = slots.constants(spec("select/missed_mass.wgsl", shape));
+    spec.constant("HEADS", heads).constant("FACTOR", factor)
 }
 
 /// Level 1's top-k of scores that rank so. Grid: (KV heads, rows).

@@ -108,33 +108,8 @@ impl Selection<'_> {
         channels: Option<&Binding<'_>>,
         segments: &[Segment<'_>],
     ) -> Result<ScoreOps> {
-        let Some((spec, scored)) = self.block_score(scorer) else {
-            return Ok(ScoreOps { ops: Vec::new(), scored: Scored::BLOCK });
-        };
-        let mut ops = Vec::new();
-        for (segment, read) in segments.iter().cloned() {
-            let Scoring { step, qkv, scores, score_rows } = with.clone();
-            ops.push(match scorer.reads() {
-                Reads::Codes => {
-                    let channels = codes_of(channels)?;
-                    let codes = read;
-                    let bound =
-                        BlockScore { step, segment, qkv, channels, codes, scores, score_rows };
-                    gpu.op(&spec, bound).await?
-                }
-                Reads::Summary(_) => {
-                    let summary = read;
-                    let bound = SummaryScore { step, segment, qkv, summary, scores, score_rows };
-                    gpu.op(&spec, bound).await?
-                }
-                Reads::Keys | Reads::Nothing => {
-                    let kv = read;
-                    let bound = ExactBlockScore { step, segment, qkv, kv, scores, score_rows };
-                    gpu.op(&spec, bound).await?
-                }
-            });
-        }
-        Ok(ScoreOps { ops, scored })
+        let kernel = (self.block_score(scorer), scorer.reads());
+        scores(gpu, kernel, (with, None), channels, segments).await
     }
 
     /// Level 2's scores, of the tokens of the blocks that are listed; otherwise likewise.
@@ -146,44 +121,8 @@ impl Selection<'_> {
         channels: Option<&Binding<'_>>,
         segments: &[Segment<'_>],
     ) -> Result<ScoreOps> {
-        let Some((spec, scored)) = self.token_score(scorer) else {
-            return Ok(ScoreOps { ops: Vec::new(), scored: Scored::BLOCK });
-        };
-        let mut ops = Vec::new();
-        for (segment, read) in segments.iter().cloned() {
-            let Scoring { step, qkv, scores, score_rows } = with.clone();
-            let chosen_blocks = chosen_blocks.clone();
-            ops.push(match scorer {
-                TokenScorer::Codes => {
-                    let channels = codes_of(channels)?;
-                    let bound = TokenScore {
-                        step,
-                        segment,
-                        qkv,
-                        channels,
-                        codes: read,
-                        chosen_blocks,
-                        scores,
-                        score_rows,
-                    };
-                    gpu.op(&spec, bound).await?
-                }
-                TokenScorer::Oracle | TokenScorer::None => {
-                    let kv = read;
-                    let bound = ExactTokenScore {
-                        step,
-                        segment,
-                        qkv,
-                        kv,
-                        chosen_blocks,
-                        scores,
-                        score_rows,
-                    };
-                    gpu.op(&spec, bound).await?
-                }
-            });
-        }
-        Ok(ScoreOps { ops, scored })
+        let kernel = (self.token_score(scorer), scorer.reads());
+        scores(gpu, kernel, (with, Some(chosen_blocks)), channels, segments).await
     }
 
     /// What builds the codes of the blocks whose keys lie in this segment, in that one of the index.
@@ -211,6 +150,61 @@ impl Selection<'_> {
         let build = BlockSummary { step, segment, kv, summary, index_segment };
         gpu.op(&self.block_summary(kept), build).await
     }
+}
+
+// The scores of a level, by a kernel that reads this: of all blocks, or of the tokens of those that are chosen.
+async fn scores(
+    gpu: &Gpu,
+    (kernel, reads): (Option<(ShaderSpec, Scored)>, Reads),
+    (with, chosen_blocks): (&Scoring<'_>, Option<&Binding<'_>>),
+    channels: Option<&Binding<'_>>,
+    segments: &[Segment<'_>],
+) -> Result<ScoreOps> {
+    let Some((spec, scored)) = kernel else {
+        return Ok(ScoreOps { ops: Vec::new(), scored: Scored::BLOCK });
+    };
+    let mut ops = Vec::new();
+    for (segment, read) in segments.iter().cloned() {
+        let Scoring { step, qkv, scores, score_rows } = with.clone();
+        ops.push(match (reads, chosen_blocks.cloned()) {
+            (Reads::Codes, None) => {
+                let (channels, codes) = (codes_of(channels)?, read);
+                let bound = BlockScore { step, segment, qkv, channels, codes, scores, score_rows };
+                gpu.op(&spec, bound).await?
+            }
+            (Reads::Codes, Some(chosen_blocks)) => {
+                let (channels, codes) = (codes_of(channels)?, read);
+                let bound = TokenScore {
+                    step,
+                    segment,
+                    qkv,
+                    channels,
+                    codes,
+                    chosen_blocks,
+                    scores,
+                    score_rows,
+                };
+                gpu.op(&spec, bound).await?
+            }
+            (Reads::Summary(_), _) => {
+                let summary = read;
+                let bound = SummaryScore { step, segment, qkv, summary, scores, score_rows };
+                gpu.op(&spec, bound).await?
+            }
+            (Reads::Keys | Reads::Nothing, None) => {
+                let kv = read;
+                let bound = ExactBlockScore { step, segment, qkv, kv, scores, score_rows };
+                gpu.op(&spec, bound).await?
+            }
+            (Reads::Keys | Reads::Nothing, Some(chosen_blocks)) => {
+                let kv = read;
+                let bound =
+                    ExactTokenScore { step, segment, qkv, kv, chosen_blocks, scores, score_rows };
+                gpu.op(&spec, bound).await?
+            }
+        });
+    }
+    Ok(ScoreOps { ops, scored })
 }
 
 fn codes_of<'a>(channels: Option<&Binding<'a>>) -> Result<Binding<'a>> {

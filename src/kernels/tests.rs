@@ -30,6 +30,24 @@ fn products_on_matrix_units_are_valid_for_every_format_output_and_batch() {
 }
 
 #[test]
+fn narrow_products_are_valid_for_every_format_output_and_size_and_fit_their_tier() {
+    let tier = Tier::named("cooperative").expect("a tier");
+    for format in WeightFormat::ALL {
+        for output in [Output::Store, Output::Add, Output::SwiGlu, Output::Gated] {
+            for (rows, &sixteens) in [960, 24_576]
+                .into_iter()
+                .flat_map(|rows| narrow_sixteens(tier, format).iter().map(move |s| (rows, s)))
+            {
+                let spec = matmul_narrow(format, rows, sixteens, output);
+                let spec = spec.constant("LANES_REVERSED", false);
+                let assembled = assemble(&spec).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
+                assert!(assembled.workgroup_bytes() <= tier.workgroup_bytes, "{rows}");
+            }
+        }
+    }
+}
+
+#[test]
 fn prefill_on_matrix_units_is_valid_for_every_head_dimension_and_block() {
     let tier = Tier::named("cooperative").expect("a tier");
     for head_dim in [32, 64, 80, 96, 128, 192, 256] {

@@ -96,6 +96,11 @@ fn of_tier(tier: &Tier) -> Vec<Variant> {
             for batch in [Batch::One, out, into] {
                 all.push((matmul(tier, format, output, batch), product));
             }
+            for &sixteens in narrow_sixteens(tier, format) {
+                for rows in [960, 24_576] {
+                    all.push((matmul_narrow(format, rows, sixteens, output), product));
+                }
+            }
         }
     }
     all
@@ -120,7 +125,7 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Variant> {
         all.push((summary_score(shape, summary), fields::<SummaryScore<()>>()));
     }
     for rank in [Rank::Softmax, Rank::Plain] {
-        all.push((missed_mass(shape, rank), fields::<MissedMass<()>>()));
+        all.push((missed_mass(shape, rank, slots), fields::<MissedMass<()>>()));
         for resident in [None, Some(slots)] {
             all.push((top_k_blocks(tier, shape, rank, resident), fields::<TopK<()>>()));
         }

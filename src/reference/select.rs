@@ -18,8 +18,8 @@ pub fn log_sum_exp(values: &[f64]) -> f64 {
 /// Of the exponentials of these, the share of those that are missed.
 pub fn missed_share(logs: &[(f64, bool)]) -> f64 {
     let all: Vec<f64> = logs.iter().map(|(log, _)| *log).collect();
-    let missed: Vec<f64> =
-        logs.iter().filter(|(_, is_missed)| *is_missed).map(|one| one.0).collect();
+    let is_missed = |(log, is_missed): &&(f64, bool)| *is_missed && *log != f64::NEG_INFINITY;
+    let missed: Vec<f64> = logs.iter().filter(is_missed).map(|one| one.0).collect();
     if missed.is_empty() { 0.0 } else { (log_sum_exp(&missed) - log_sum_exp(&all)).exp() }
 }
 

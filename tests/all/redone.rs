@@ -1,4 +1,5 @@
-//! Steps of the `lagged` rule that miss too much, and are done again by `exact`: whatever they sealed, fetched and counted before.
+//! Steps of the `lagged` and `resident` rules that miss too much, and are done again by `exact`: whatever they sealed, fetched and
+//! counted before.
 
 use crate::common::device::{decode, gpu, prefill, tiny_options};
 use crate::common::steps::{assert_near, assert_same_steps, token, tolerance};
@@ -23,22 +24,40 @@ fn load(model: &str, change: impl FnOnce(&mut EngineOptions)) -> Engine {
     pollster::block_on(Engine::load(gpu, &file(model), options, &mut |_| ())).expect("an engine")
 }
 
-fn host(rule: (Timing, MostMissed)) -> HostOptions {
+fn host(rule: Rule) -> HostOptions {
     let (timing, most_missed) = rule;
+    // Of what was chosen before, most is gone: `resident` attends what is left.
+    let hot_blocks = if timing == Timing::Resident { 7 } else { 18 };
     // A ring so small that what a step fetches needs several slots.
-    HostOptions { timing, most_missed, ring_bytes: 10 << 10, ..HostOptions::new(18, 0, 4096) }
+    let ring_bytes = 10 << 10;
+    HostOptions { timing, most_missed, ring_bytes, ..HostOptions::new(hot_blocks, 0, 4096) }
 }
 
-const EXACT: (Timing, MostMissed) = (Timing::Exact, MostMissed::ALL);
-const PAPERS: (Timing, MostMissed) = (Timing::Lagged, MostMissed::ALL);
-const GUARDED: (Timing, MostMissed) = (Timing::Lagged, MostMissed::NONE);
+/// When chosen blocks have to be there, and what a step may miss.
+type Rule = (Timing, MostMissed);
+
+const EXACT: Rule = (Timing::Exact, MostMissed::ALL);
+/// The rules that do not wait.
+const RULES: [Timing; 2] = [Timing::Lagged, Timing::Resident];
+
+fn free(timing: Timing) -> Rule {
+    (timing, MostMissed::ALL)
+}
+
+fn guarded(timing: Timing) -> Rule {
+    (timing, MostMissed::NONE)
+}
 
 fn share(text: &str) -> MostMissed {
     text.parse().expect("a share")
 }
 
 fn two_level(scorer: BlockScorer, recent_blocks: u32) -> Attention {
-    let (blocks, sink_blocks) = (Blocks::Count(5), 1);
+    keeping(5, scorer, recent_blocks)
+}
+
+fn keeping(blocks: u32, scorer: BlockScorer, recent_blocks: u32) -> Attention {
+    let (blocks, sink_blocks) = (Blocks::Count(blocks), 1);
     let budget = Budget { blocks, tokens: 40, sink_blocks, recent_blocks, dense_below: 0 };
     let token_scorer = TokenScorer::Codes;
     Attention::TwoLevel(TwoLevel { budget, block_scorer: scorer, token_scorer })
@@ -81,20 +100,28 @@ fn saved(model: &str, engine: &Engine, session: &mut Session) -> Vec<Vec<f32>> {
 #[test]
 fn steps_that_may_miss_nothing_are_those_of_exact() {
     let (codes, bounds) = (BlockScorer::Codes, BlockScorer::MinMax);
-    // Scores of query heads, of a whole group and of latents, and blocks that are chosen right after they were sealed.
+    // Scores of query heads, of a whole group and of latents; blocks that are chosen right after they were sealed; what comes as bytes.
     let (grouped, latent) = ("qwen3/model.gguf", "glm4-moe-lite/model");
-    for (model, scorer, recent) in
-        [(grouped, codes, 4), (grouped, bounds, 4), (latent, codes, 4), ("llama/model", codes, 0)]
-    {
-        let what = format!("{model}, {scorer}, {recent} recent");
+    let ([lagged, resident], halves) = (RULES, KvType::F16);
+    for (timing, model, scorer, recent, kv_type) in [
+        (lagged, grouped, codes, 4, halves),
+        (lagged, grouped, bounds, 4, halves),
+        (lagged, latent, codes, 4, halves),
+        (lagged, "llama/model", codes, 0, halves),
+        (resident, grouped, bounds, 4, KvType::Q8_0),
+        (resident, latent, codes, 4, halves),
+        (resident, "llama/model", codes, 0, halves),
+    ] {
+        let what = format!("{timing:?}, {model}, {scorer}, {recent} recent, {kv_type}");
         let attention = two_level(scorer, recent);
         let engine = |rule| {
             load(model, |options| {
-                options.host = Some(HostOptions { recent_blocks: recent, ..host(rule) });
+                let recent_blocks = recent;
+                options.host = Some(HostOptions { recent_blocks, kv_type, ..host(rule) });
                 options.index.as_mut().expect("an index").block_scorers = vec![scorer];
             })
         };
-        let engines = [EXACT, GUARDED].map(engine);
+        let engines = [EXACT, guarded(timing)].map(engine);
         let mut sessions = engines.each_ref().map(begun);
         let [exact, guarded] = &mut sessions;
         // So many that blocks which were sealed in steps that were done again leave the recent window.
@@ -114,25 +141,25 @@ fn steps_that_may_miss_nothing_are_those_of_exact() {
             let apart = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(got.len() == want.len() && apart <= most, "{what}: {apart} apart");
         }
-        // The paper's rule attends other blocks.
-        let papers = engine(PAPERS);
-        let mut session = begun(&papers);
+        // Without a limit the rule attends other blocks.
+        let free = engine(free(timing));
+        let mut session = begun(&free);
         for step in 0..20 {
-            decode(&papers, &mut session, token(step), &attention);
+            decode(&free, &mut session, token(step), &attention);
         }
-        let counts = stats(&papers);
+        let counts = stats(&free);
         assert!(counts.unattended > 0 && counts.redone == 0, "{what}: {counts:?}");
     }
 }
 
 #[test]
-fn steps_that_may_miss_nearly_all_are_those_of_the_papers_rule() {
+fn steps_that_may_miss_nearly_all_are_those_of_the_rule_without_a_limit() {
     let attention = two_level(BlockScorer::Codes, 4);
-    for model in ["qwen3/model.gguf", "glm4-moe-lite/model"] {
+    let models = ["qwen3/model.gguf", "glm4-moe-lite/model"];
+    for (timing, model) in RULES.into_iter().flat_map(|timing| models.map(|model| (timing, model)))
+    {
         let made = [MostMissed::ALL, share("99.99%")].map(|most| {
-            let engine = load(model, |options| {
-                options.host = Some(host((Timing::Lagged, most)));
-            });
+            let engine = load(model, |options| options.host = Some(host((timing, most))));
             let mut session = begun(&engine);
             let steps: Vec<_> =
                 (0..60).map(|i| decode(&engine, &mut session, token(i), &attention)).collect();
@@ -143,17 +170,19 @@ fn steps_that_may_miss_nearly_all_are_those_of_the_papers_rule() {
             assert_eq!(counts.most_missed > 0.0, most.is_limit(), "{counts:?}");
             steps
         });
-        assert!(made[0] == made[1], "{model}");
+        assert!(made[0] == made[1], "{timing:?}, {model}");
     }
 }
 
 #[test]
 fn what_a_step_missed_decides_whether_it_stands() {
     let attention = two_level(BlockScorer::Codes, 4);
-    for (model, most) in [("llama/model", "60%"), ("qwen3/model.gguf", "60%")] {
+    let models = ["llama/model", "qwen3/model.gguf"];
+    for (timing, model) in RULES.into_iter().flat_map(|timing| models.map(|model| (timing, model)))
+    {
         let rule = |(timing, most_missed)| HostRule { timing, most_missed, kv_type: KvType::F16 };
-        let guard = rule((Timing::Lagged, share(most)));
-        let mut engine = load(model, |options| options.host = Some(host(GUARDED)));
+        let guard = rule((timing, share("60%")));
+        let mut engine = load(model, |options| options.host = Some(host(guarded(timing))));
         let mut session = begun(&engine);
         let (mut stood, mut was_redone) = (0, 0);
         for step in 0..40 {
@@ -172,18 +201,20 @@ fn what_a_step_missed_decides_whether_it_stands() {
             session.rewind(session.len() - 1).expect("taken back");
             pollster::block_on(engine.begin_unloaded(&rule(EXACT))).expect("begun");
             let want = decode(&engine, &mut session, token(2 * step + 1), &attention);
-            assert_near(&format!("{model}, step {step}"), &[got], &[want]);
+            assert_near(&format!("{timing:?}, {model}, step {step}"), &[got], &[want]);
         }
-        assert!(stood > 3 && was_redone > 3, "{model}: {stood} stood, {was_redone} did not");
+        let what = format!("{timing:?}, {model}: {stood} stood, {was_redone} did not");
+        assert!(stood > 3 && was_redone > 3, "{what}");
     }
 }
 
 #[test]
 fn batches_of_forks_are_done_again_together() {
-    let attention = two_level(BlockScorer::Codes, 4);
-    let [want, got] = [EXACT, GUARDED].map(|rule| {
+    let attention = keeping(3, BlockScorer::Codes, 4);
+    let rules = [EXACT, guarded(Timing::Lagged), guarded(Timing::Resident)];
+    let [want, lagged, resident] = rules.map(|rule| {
         let engine = load("qwen3/model.gguf", |options| {
-            options.host = Some(HostOptions { ring_slots: 1, ..host(rule) });
+            options.host = Some(HostOptions { ring_slots: 1, hot_blocks: 9, ..host(rule) });
         });
         let mut first = begun(&engine);
         let mut second = pollster::block_on(engine.fork(&mut first)).expect("a fork");
@@ -196,8 +227,57 @@ fn batches_of_forks_are_done_again_together() {
             let made = pollster::block_on(engine.decode(batch, &attention, Want::Logits));
             all.extend(made.expect("a step").into_iter().flat_map(|output| output.logits));
         }
-        assert_eq!(stats(&engine).redone > 20, rule == GUARDED);
+        let redone = stats(&engine).redone;
+        assert_eq!(redone > 20, rule != EXACT, "{rule:?}: {redone}");
         all
     });
-    assert_near("three sessions", &got, &want);
+    assert_near("three sessions, lagged", &lagged, &want);
+    assert_near("three sessions, resident", &resident, &want);
+}
+
+#[test]
+fn what_one_session_misses_is_done_again_for_the_others_too() {
+    let attention = two_level(BlockScorer::Codes, 4);
+    for timing in RULES {
+        let [want, got] = [EXACT, guarded(timing)].map(|rule| {
+            let engine = load("qwen3/model.gguf", |options| {
+                options.host = Some(HostOptions { hot_blocks: 10, ..host(rule) });
+            });
+            let mut long = begun(&engine);
+            // As many blocks as it keeps: it attends all, and misses none.
+            let mut short = engine.session().expect("a session");
+            prefill(&engine, &mut short, &prompt(130), Want::Nothing).expect("a prompt");
+            let mut all = Vec::new();
+            for step in 0..24 {
+                let batch = &mut [(&mut long, token(step)), (&mut short, token(step + 7))];
+                let made = pollster::block_on(engine.decode(batch, &attention, Want::Logits));
+                all.extend(made.expect("a step").into_iter().flat_map(|output| output.logits));
+            }
+            assert_eq!(stats(&engine).redone > 5, rule != EXACT, "{:?}", stats(&engine));
+            assert_eq!(stats(&engine).steps, 24);
+            all
+        });
+        assert_near(&format!("{timing:?}"), &got, &want);
+    }
+}
+
+#[test]
+fn what_is_not_fetched_for_the_next_step_is_brought_by_the_one_that_is_done_again() {
+    // A share of the blocks grows: of a list that does, one is nowhere.
+    let (blocks, recent_blocks) = (Blocks::Percent(30.0), 1);
+    let budget = Budget { blocks, tokens: 60, sink_blocks: 1, recent_blocks, dense_below: 0 };
+    let attention = Attention::TwoLevel(TwoLevel::new(budget));
+    let [want, got] = [EXACT, guarded(Timing::Resident)].map(|rule| {
+        let engine = load("qwen3/model.gguf", |options| {
+            let host = HostOptions { hot_blocks: 9, patience: u32::MAX, ..host(rule) };
+            options.host = Some(host);
+        });
+        let mut session = begun(&engine);
+        let steps: Vec<_> =
+            (0..60).map(|i| decode(&engine, &mut session, token(i), &attention)).collect();
+        let counts = stats(&engine);
+        assert_eq!((counts.redone > 10, counts.unattended), (rule != EXACT, 0), "{counts:?}");
+        steps
+    });
+    assert_near("nothing is fetched", &got, &want);
 }

@@ -15,9 +15,10 @@ use std::str::FromStr;
 #[command(next_help_heading = "KV cache")]
 pub struct PlaceOptions {
     /// Where the KV cache is, and when chosen blocks must have come that live in CPU memory; each a row of every selection: gpu
-    /// (all of it there), exact (before they are attended), lagged (for the next step, which attends among what this one chose; a
-    /// step that misses too much of its attention is done again, as in `generate`; with what it may miss, lagged:80% or lagged:95%/28%,
-    /// or lagged:off for the paper's rule), resident (whenever; a step chooses among those that are there)
+    /// (all of it there), exact (before they are attended), lagged (for the next step, which attends among what this one chose),
+    /// resident (whenever; a step chooses among those that are there). A step under the last two that misses too much of its
+    /// attention is done again, as in `generate`; with what it may miss, lagged:80% or resident:95%/28%, or off for every step to
+    /// stand: lagged:off is the paper's rule
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "gpu",
         value_parser = option_names::parse::<When>)]
     timing: Vec<When>,
@@ -38,7 +39,8 @@ pub struct PlaceOptions {
 struct When(Option<(Timing, MostMissed)>);
 
 fn error(text: &str) -> Error {
-    let limit = "it must be gpu, exact, lagged, lagged:P% or lagged:P%/P% from 0% to 100%, lagged:off or resident";
+    let limit = "it must be gpu, exact, lagged or resident, or one of the last two with what it may miss: lagged:P% or \
+                 lagged:P%/P% from 0% to 100%, or lagged:off";
     Error::argument("--timing", text, limit)
 }
 
@@ -46,16 +48,17 @@ impl FromStr for When {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let all = MostMissed::default();
-        Ok(Self(match text {
-            "gpu" => None,
-            "exact" => Some((Timing::Exact, all)),
-            "lagged" => Some((Timing::Lagged, all)),
-            "resident" => Some((Timing::Resident, all)),
-            _ => match text.strip_prefix("lagged:") {
-                Some(most) => Some((Timing::Lagged, most.parse().map_err(|_| error(text))?)),
-                None => return Err(error(text)),
-            },
+        let (name, most) = match text.split_once(':') {
+            Some((name, most)) => (name, Some(most.parse().map_err(|_| error(text))?)),
+            None => (text, None),
+        };
+        let most_missed = most.unwrap_or_default();
+        Ok(Self(match (name, most) {
+            ("gpu", None) => None,
+            ("exact", None) => Some((Timing::Exact, most_missed)),
+            ("lagged", _) => Some((Timing::Lagged, most_missed)),
+            ("resident", _) => Some((Timing::Resident, most_missed)),
+            _ => return Err(error(text)),
         }))
     }
 }
@@ -65,8 +68,8 @@ impl fmt::Display for When {
         match self.0 {
             None => f.write_str("gpu"),
             Some((Timing::Exact, _)) => f.write_str("exact"),
-            Some((Timing::Resident, _)) => f.write_str("resident"),
             Some((Timing::Lagged, most)) => write!(f, "lagged:{most}"),
+            Some((Timing::Resident, most)) => write!(f, "resident:{most}"),
         }
     }
 }

@@ -68,7 +68,7 @@ impl Proof {
 // Whether a step of this method may be done again.
 fn weighs(method: &Method) -> bool {
     let rule = method.host.filter(|_| method.selection().is_some());
-    rule.is_some_and(|rule| rule.timing == Timing::Lagged && rule.most_missed.is_limit())
+    rule.is_some_and(|rule| rule.timing != Timing::Exact && rule.most_missed.is_limit())
 }
 
 #[cfg(test)]

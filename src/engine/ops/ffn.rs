@@ -47,16 +47,6 @@ struct ExpertPart {
     matmul: Matmul,
 }
 
-impl FfnWeights {
-    /// The most tokens of the matvec path, where those of one matrix are `few`.
-    pub(super) fn matvec_tokens(&self, few: u32) -> u32 {
-        match self {
-            Self::Dense { .. } => few,
-            Self::Experts { .. } => MATVEC_TOKENS,
-        }
-    }
-}
-
 impl FfnOps {
     /// Records the network for `rows` tokens.
     pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {

@@ -61,7 +61,7 @@ pub(in crate::engine) struct HotIndexOps {
     pub(in crate::engine) arrived_sealing: SealingOps,
     /// Level 1's choice among blocks that have a slot, to where the host lists candidates; by rank.
     top_k_resident: [Op; 2],
-    /// The weight of what level 1 chose and the host does not list; by rank.
+    /// The weight of what level 1 chose and the step does not attend; by rank.
     missed_mass: [Op; 2],
     /// Level 2 over what the host listed, or level 1 chose among blocks that have a slot.
     listed: TokenOps,
@@ -103,29 +103,20 @@ impl KvOps for HotOps {
         }
     }
 
-    fn weigh_missed(
+    fn compare_choice(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         plan: &Plan<'_>,
         scorer: BlockScorer,
         kv_heads: u32,
     ) {
-        if let Some(index) = &self.index {
-            let missed_mass = &index.missed_mass[scorer.row().rank as usize];
-            missed_mass.record(pass, kv_heads, plan.step.selecting, 1);
+        let Some(index) = &self.index else { return };
+        let rank = scorer.row().rank as usize;
+        if plan.timing == Timing::Resident {
+            index.top_k_resident[rank].record(pass, kv_heads, plan.step.selecting, 1);
         }
-    }
-
-    fn choose_resident(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        plan: &Plan<'_>,
-        scorer: BlockScorer,
-        kv_heads: u32,
-    ) {
-        if let Some(index) = &self.index {
-            let top_k = &index.top_k_resident[scorer.row().rank as usize];
-            top_k.record(pass, kv_heads, plan.step.selecting, 1);
+        if plan.weighs_missed {
+            index.missed_mass[rank].record(pass, kv_heads, plan.step.selecting, 1);
         }
     }
 }
@@ -216,9 +207,11 @@ impl OpMaker<'_> {
             scores: (&self.scratch.scores).into(),
             chosen: own.wanted.layer(layer.number),
             listed: layer.listed.clone(),
+            hot_slots: layer.table.into(),
             missed: own.missed.layer(layer.number),
         };
-        let [of_heads, of_groups] = RANKS.map(|rank| kernels::missed_mass(&shape, rank));
+        let [of_heads, of_groups] =
+            RANKS.map(|rank| kernels::missed_mass(&shape, rank, parts.slots));
         let spec = kernels::sparse_split(gpu.tier, &shape, Place::Arrived(parts.slots));
         let chosen = Some(&self.scratch.chosen_tokens);
         let mut arrived_split = Vec::new();

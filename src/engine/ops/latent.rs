@@ -3,7 +3,7 @@
 //! are made from the cached latents, a slab of tokens at a time, since then a pair of tokens costs half as much.
 
 use super::OpMaker;
-use super::product::{HeadProduct, Inputs, Norm, Product, matvec_tokens};
+use super::product::{HeadProduct, Inputs, Norm, Product};
 use crate::Result;
 use crate::attention::Latent;
 use crate::engine::scratch::{LatentScratch, Strides};
@@ -102,9 +102,8 @@ impl OpMaker<'_> {
         let queries = (&own.queries, heads * query_dim);
         let attended = (&scratch.attended, Strides::new(self.config).attention, value);
         let rows = (&scratch.rows, self.shape.row_width(), self.shape.head_dim);
-        let few = matvec_tokens(self.gpu.tier);
         let (q_norm, q_normed) =
-            self.normed(few, (q_rank, epsilon), down, &weights.q_norm, q_latents).await?;
+            self.normed((q_rank, epsilon), down, &weights.q_norm, q_latents).await?;
         let merged = (&own.merged, heads * kv_rank, kv_rank);
         let own_queries = (queries.0, queries.1, query_dim);
         Ok(LatentOps {

@@ -13,7 +13,6 @@ pub(super) use ffn::{FfnOps, FfnWeights};
 pub(super) use hot::{GatherOps, HotLayer, HotOps, HotParts, HotPrefill, PieceOps};
 pub(super) use index::{IndexOps, SealingOps, TokenOps};
 pub(super) use latent::{LatentWeights, SlabOps};
-use product::matvec_tokens;
 pub(super) use product::{Norm, Product};
 pub(super) use whole::WholeOps;
 
@@ -205,11 +204,9 @@ impl OpMaker<'_> {
     /// What of a layer needs no cache.
     pub(super) async fn weight_ops(&mut self, weights: &LayerWeights) -> Result<WeightOps> {
         let strides = Strides::new(self.config);
-        let few = matvec_tokens(self.gpu.tier);
-        let (attn_norm, normed) = self.stream_norm(few, &weights.attn_norm).await?;
+        let (attn_norm, normed) = self.stream_norm(&weights.attn_norm).await?;
         let attention = self.attention(&weights.attention, normed).await?;
-        let (ffn_norm, normed) =
-            self.stream_norm(weights.ffn.matvec_tokens(few), &weights.ffn_norm).await?;
+        let (ffn_norm, normed) = self.stream_norm(&weights.ffn_norm).await?;
         let ffn = self.ffn(&weights.ffn, normed).await?;
         let attended = (&self.scratch.attended, strides.attention);
         let stream = (&self.scratch.x, strides.hidden);

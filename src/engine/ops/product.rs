@@ -9,16 +9,12 @@ use crate::formats::WeightFormat;
 use crate::gpu::{Binding, Op, Tier};
 use crate::kernels::{self, Batch, Input, MatrixParams, Output, Tokens};
 
-/// Tokens of the matvec path at most where each has matrices of its own, or a workgroup has one token: up to so many, reading
-/// the weights once a token costs less than a tile's idle lanes.
+/// Tokens of the matvec path at most: up to so many, it costs less than a tile's idle lanes, or than what prepares inputs of a tile.
 pub(super) const MATVEC_TOKENS: u32 = 4;
 
-/// Tokens of the matvec path at most where all are multiplied by one matrix.
-pub(super) fn matvec_tokens(tier: &Tier) -> u32 {
-    // Measured where a workgroup has four: gate, up and down projections of 16 tokens take three quarters of what tiles take,
-    // those of 32 half as long again.
-    if kernels::tokens_at_a_time(tier) > 1 { 16 } else { MATVEC_TOKENS }
-}
+/// Likewise of a part whose weights tiles of floats would multiply, where a workgroup has several tokens at a time: a router's, which
+/// has few rows.
+const MATVEC_TOKENS_OF_FLOATS: u32 = 16;
 
 /// What a product multiplies on each path. A matvec norms its inputs itself where lanes are real.
 #[derive(Clone, Copy)]
@@ -54,8 +50,6 @@ impl Norm {
 /// A matrix product, part by part: each with both paths.
 pub(in crate::engine) struct Product {
     parts: Vec<ProductPart>,
-    /// The most tokens of the matvec path.
-    few: u32,
     /// Makes f16 of many tokens' inputs, where a part multiplies those.
     halves: Option<Op>,
 }
@@ -63,6 +57,8 @@ pub(in crate::engine) struct Product {
 struct ProductPart {
     matvec: Matvec,
     matmul: Matmul,
+    /// The most tokens of the matvec path.
+    few: u32,
 }
 
 /// One part of a product on the matmul path: many tokens.
@@ -71,11 +67,17 @@ pub(super) struct Matmul {
     format: WeightFormat,
     rows: u32,
     op: Op,
+    /// Where tokens fill a part of a tile of `op`: by sixteens of tokens, ascending.
+    narrow: Vec<(u32, Op)>,
 }
 
 impl Matmul {
     /// `matrices`: experts, or one.
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32, matrices: u32) {
+        if let Some((sixteens, op)) = self.narrow.iter().find(|(s, _)| 16 * s >= tokens) {
+            let (x, y) = kernels::matmul_narrow_grid(self.rows, *sixteens, tokens);
+            return op.record(pass, x, y, matrices);
+        }
         let (x, y) = kernels::matmul_grid(self.tier, self.format, self.rows, tokens);
         self.op.record(pass, x, y, matrices);
     }
@@ -101,14 +103,17 @@ impl Matvec {
 impl Product {
     /// Records the product for `tokens` tokens.
     pub(in crate::engine) fn record(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        if tokens <= self.few {
-            return self.record_matvec(pass, tokens);
-        }
-        if let Some(halves) = &self.halves {
+        if let Some(halves) = &self.halves
+            && tokens > MATVEC_TOKENS
+        {
             halves.record(pass, tokens, 1, 1);
         }
         for part in &self.parts {
-            part.matmul.record(pass, tokens, 1);
+            if tokens <= part.few {
+                part.matvec.record(pass, tokens, 1);
+            } else {
+                part.matmul.record(pass, tokens, 1);
+            }
         }
     }
 
@@ -167,18 +172,16 @@ pub(super) fn batched(part: &Part, rows: u32, x: (u32, u32), y: (u32, u32)) -> M
 }
 
 impl<'a> OpMaker<'a> {
-    // RMSNorm of rows of `width` floats, and what products of the results multiply, all by the matvec path for up to `few`
-    // tokens.
+    // RMSNorm of rows of `width` floats, and what products of the results multiply.
     pub(super) async fn normed<'b>(
         &mut self,
-        few: u32,
         (width, epsilon): (u32, f32),
         x: Vectors<'b>,
         weight: &'b wgpu::Buffer,
         y: Vectors<'b>,
     ) -> Result<(Norm, Inputs<'b>)> {
         let op = self.norm(false, (width, epsilon), x, weight, y).await?;
-        let fused = if self.gpu.tier.emulates_lanes() { 0 } else { few };
+        let fused = if self.gpu.tier.emulates_lanes() { 0 } else { MATVEC_TOKENS };
         let inputs = if fused > 0 {
             let norm = Some((Input::Normed { width, epsilon }, weight));
             Inputs { matvec: x, matmul: y, norm }
@@ -191,7 +194,6 @@ impl<'a> OpMaker<'a> {
     // RMSNorm of the residual stream.
     pub(super) async fn stream_norm<'b>(
         &mut self,
-        few: u32,
         weight: &'b wgpu::Buffer,
     ) -> Result<(Norm, Inputs<'b>)>
     where
@@ -200,7 +202,7 @@ impl<'a> OpMaker<'a> {
         let scratch = self.scratch;
         let stride = Strides::new(self.config).hidden;
         let size = (self.config.hidden, self.config.epsilon);
-        self.normed(few, size, (&scratch.x, stride), weight, (&scratch.normed, stride)).await
+        self.normed(size, (&scratch.x, stride), weight, (&scratch.normed, stride)).await
     }
 }
 
@@ -226,8 +228,7 @@ impl OpMaker<'_> {
         of: (Output, fn(u32) -> Tokens),
     ) -> Result<Product> {
         let parts = self.product_parts(step, matrix, x, (y, y_stride, offset), of).await?;
-        let few = matvec_tokens(self.gpu.tier);
-        Ok(Product { parts, few, halves: self.halves(&matrix.parts, x.matmul).await? })
+        Ok(Product { parts, halves: self.halves(&matrix.parts, x.matmul).await? })
     }
 
     async fn product_parts(
@@ -246,9 +247,15 @@ impl OpMaker<'_> {
             };
             let (matvec, matmul) = (params(x.matvec.1), params(x.matmul.1));
             let of_many = (output, Batch::One);
+            let tier = self.gpu.tier;
+            let floats = !kernels::multiplies_halves(tier, part.format);
             parts.push(ProductPart {
                 matvec: self.matvec_of(part, matvec, (output, tokens), step, (x, y)).await?,
                 matmul: self.matmul(part, matmul, of_many, step, (x.matmul.0, y), None).await?,
+                few: match kernels::tokens_at_a_time(tier) {
+                    2.. if floats => MATVEC_TOKENS_OF_FLOATS,
+                    _ => MATVEC_TOKENS,
+                },
             });
         }
         Ok(parts)
@@ -268,9 +275,8 @@ impl OpMaker<'_> {
             let of = (*output, Tokens::Rows as fn(u32) -> Tokens);
             parts.extend(self.product_parts(&step, matrix, x, y, of).await?);
         }
-        let few = matvec_tokens(self.gpu.tier);
         let all = gate_up.iter().flat_map(|(matrix, _)| &matrix.parts);
-        Ok(Product { parts, few, halves: self.halves(all, x.matmul).await? })
+        Ok(Product { parts, halves: self.halves(all, x.matmul).await? })
     }
 
     // `rows` rows a head; strides and each head's share of a row.
@@ -374,8 +380,15 @@ impl OpMaker<'_> {
             lists: lists.map(Binding::from),
             ..operands(part, &matrix, step, (from, y))
         };
+        let mut narrow = Vec::new();
+        if let Batch::One = batch {
+            for &sixteens in kernels::narrow_sixteens(tier, part.format) {
+                let spec = kernels::matmul_narrow(part.format, params.rows, sixteens, output);
+                narrow.push((sixteens, self.gpu.op(&spec, operands.clone()).await?));
+            }
+        }
         let op = self.gpu.op(&spec, operands).await?;
-        Ok(Matmul { tier, format: part.format, rows: params.rows, op })
+        Ok(Matmul { tier, format: part.format, rows: params.rows, op, narrow })
     }
 
     // Makes f16 of the inputs of a matrix, if a part of it multiplies those.

@@ -23,7 +23,7 @@ pub struct HostOptions {
     pub kv_type: KvType,
     /// When chosen blocks have to be there.
     pub timing: Timing,
-    /// How much of its attention a step of the `lagged` rule may miss that is not done again.
+    /// How much of its attention a step of the `lagged` or `resident` rule may miss that is not done again.
     pub most_missed: MostMissed,
     /// In how many steps in a row the `resident` rule must miss a block before it is fetched.
     pub patience: u32,

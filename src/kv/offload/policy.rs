@@ -9,7 +9,7 @@ use crate::kv::Policy;
 pub struct FetchRule {
     /// When they have to be there.
     pub timing: Timing,
-    /// How much a lagged step may miss.
+    /// How much a step may miss that does not wait.
     pub most_missed: MostMissed,
     /// Whether those of the next step are gathered while the GPU works on this one.
     pub overlaps: bool,
@@ -27,7 +27,7 @@ impl FetchRule {
 
     /// Whether what steps of this timing miss is weighed.
     pub fn weighs(&self) -> bool {
-        self.timing == Timing::Lagged && self.most_missed.is_limit()
+        self.timing != Timing::Exact && self.most_missed.is_limit()
     }
 
     /// The limits of what a step fetches for the next one: only `resident` can do without it.

@@ -52,7 +52,8 @@ fn divergence_has_a_row_for_every_place_and_says_what_it_attended() {
     let tiny = Tiny::new(&json!({}));
     let folder = tempfile::tempdir().unwrap();
     let (csv, plot) = (folder.path().join("d.csv"), folder.path().join("d.svg"));
-    let places = ["--timing", "gpu,exact,lagged:off,lagged:0.5%,resident", "--kv-type", "f16,q8_0"];
+    let places = ["--timing", "gpu,exact,lagged:off,lagged:0.5%,resident:off,resident:0.5%"];
+    let places = [&places[..], &["--kv-type", "f16,q8_0"]].concat();
     let outputs = ["--json", "--csv", text(&csv), "--plot", text(&plot), "--hot-blocks", "4"];
     let report = eval(&tiny, "divergence", &[&DIVERGENCE, &SOME, &places, &outputs]).fine().json();
     let names: Vec<&str> =
@@ -69,8 +70,10 @@ fn divergence_has_a_row_for_every_place_and_says_what_it_attended() {
             "codes/codes 3+20 lagged:off q8_0",
             "codes/codes 3+20 lagged:0.5%",
             "codes/codes 3+20 lagged:0.5% q8_0",
-            "codes/codes 3+20 resident",
-            "codes/codes 3+20 resident q8_0",
+            "codes/codes 3+20 resident:off",
+            "codes/codes 3+20 resident:off q8_0",
+            "codes/codes 3+20 resident:0.5%",
+            "codes/codes 3+20 resident:0.5% q8_0",
         ]
     );
     assert_eq!(
@@ -100,18 +103,21 @@ fn divergence_has_a_row_for_every_place_and_says_what_it_attended() {
     let missed =
         |name: &str| row(&report, &format!("codes/codes 3+20{name}"))["missed_share"].clone();
     assert_eq!((missed(""), missed(" exact")), (Value::Null, json!(0.0)));
-    for name in [" lagged:off", " resident"] {
-        let share = missed(name).as_f64().unwrap();
-        assert!(share > 0.0 && share < 1.0, "{name}: {share}");
+    for rule in ["lagged", "resident"] {
+        let share = missed(&format!(" {rule}:off")).as_f64().unwrap();
+        assert!(share > 0.0 && share < 1.0, "{rule}: {share}");
+        // What is done again is as `exact` has it.
+        let name = format!("codes/codes 3+20 {rule}:0.5%");
+        let guarded = row(&report, &name);
+        assert!(number(guarded, "/redone_share") > 0.3, "{guarded}");
+        assert!(number(guarded, "/missed_share") < 0.05, "{guarded}");
+        let free = row(&report, &format!("codes/codes 3+20 {rule}:off"));
+        assert_eq!(free["redone_share"], Value::Null);
+        let apart = lost(&name) - lost("codes/codes 3+20 exact");
+        assert!(apart.abs() <= 0.05 * lost("codes/codes 3+20 exact"), "{report}");
     }
-    // What is done again is as `exact` has it.
-    let guarded = row(&report, "codes/codes 3+20 lagged:0.5%");
-    assert!(number(guarded, "/redone_share") > 0.5 && number(guarded, "/missed_share") < 0.05);
-    assert_eq!(row(&report, "codes/codes 3+20 lagged:off")["redone_share"], Value::Null);
-    let apart = lost("codes/codes 3+20 lagged:0.5%") - lost("codes/codes 3+20 exact");
-    assert!(apart.abs() <= 0.05 * lost("codes/codes 3+20 exact"), "{report}");
-    // Three windows of 40 tokens under eleven methods.
-    assert_eq!(fs::read_to_string(&csv).unwrap().lines().count(), 1 + 3 * 40 * 11);
+    // Three windows of 40 tokens under thirteen methods.
+    assert_eq!(fs::read_to_string(&csv).unwrap().lines().count(), 1 + 3 * 40 * 13);
     assert!(fs::read_to_string(&plot).unwrap().contains("<svg"));
 }
 
@@ -222,12 +228,15 @@ fn what_left_nothing_out_says_so_in_every_table() {
 fn perplexity_over_the_host_is_that_over_the_gpu() {
     let tiny = Tiny::new(&json!({}));
     let window = ["--text", ESSAY, "--length", "330", "--prefill", "270", "--block-size", "16"];
-    let places = ["--timing", "gpu,exact,lagged:off,lagged:0%,resident", "--json"];
+    let timing = "gpu,exact,lagged:off,lagged:0%,resident:off,resident:0%";
+    let places = ["--timing", timing, "--json"];
     let report = eval(&tiny, "perplexity", &[&window, &SOME, &places]).fine().json();
     let of = |name: &str| number(row(&report, &format!("codes/codes 3+20{name}")), "/perplexity");
     assert!((of(" exact") / of("") - 1.0).abs() < 1e-3, "{report}");
-    assert!((of(" lagged:0%") / of(" exact") - 1.0).abs() < 1e-3, "{report}");
-    assert!(of(" lagged:off") != of(" exact"), "{report}");
+    for rule in ["lagged", "resident"] {
+        let apart = of(&format!(" {rule}:0%")) / of(" exact") - 1.0;
+        assert!(apart.abs() < 1e-3 && of(&format!(" {rule}:off")) != of(" exact"), "{report}");
+    }
     assert_eq!(report["perplexity"], row(&report, "codes/codes 3+20")["perplexity"]);
 }
 
@@ -246,7 +255,10 @@ fn bad_requests_name_the_option_the_value_and_the_limit() {
     divergence(&["--lengths", "400", "--timing", "gpu,gpu"], &["--timing is gpu", "named twice"]);
     divergence(&["--timing", "lagged:off,lagged:100%"], &["--timing is lagged:off", "named twice"]);
     divergence(&["--timing", "lagged:120%"], &["--timing", "lagged:120%", "0% to 100%"]);
-    divergence(&["--timing", "soon"], &["--timing is soon", "lagged:P%"]);
+    divergence(&["--timing", "resident,resident:90%"], &["resident:90%", "named twice"]);
+    for bad in ["soon", "exact:5%", "gpu:off", "resident:", "soon:5%"] {
+        divergence(&["--timing", bad], &[&format!("--timing is {bad}"), "lagged:P%"]);
+    }
     divergence(&["--lengths", "400", "--kv-type", "q4_0"], &["--kv-type", "f16 or q8_0"]);
     let oracle = ["--lengths", "400", "--scorer", "oracle/oracle", "--timing", "lagged"];
     divergence(&oracle, &["--scorer is oracle/oracle", "gpu in --timing"]);

@@ -36,8 +36,9 @@ fn generate_says_which_options_change_nothing() {
     );
     let host = ["--dense-below", "0", "--kv", "host", "--missed-mass", "5%"];
     said(&[&offload[..], &host].concat(), &[]);
-    let weighed = "without --timing lagged, whose steps alone are weighed";
-    said(&host, &[&format!("note: --missed-mass changes nothing {weighed}")]);
+    said(&[&host[..], &["--timing", "resident"]].concat(), &[]);
+    let exact = "with --timing exact, whose steps miss nothing";
+    said(&host, &[&format!("note: --missed-mass changes nothing {exact}")]);
     let one = "without -i or --session: before a single question there is none to forget";
     said(&["--when-full", "drop-oldest"], &[&format!("note: --when-full changes nothing {one}")]);
 }
