@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test compilers lint features wasm spelling dependencies advisories
+.PHONY: demo test compilers web lint features wasm spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -15,13 +15,20 @@ demo:
 
 # On every adapter of this machine, software ones included.
 test:
-	tools/setup model driver test-adapters compilers
+	tools/setup model driver test-adapters compilers web
 	VK_DRIVER_FILES="$(DRIVERS)" cargo test --release --no-fail-fast
 
 # Every text of every kernel, in each mode, by every compiler that can be had: those of the gate, DX12's under Wine, and a browser's.
 compilers:
 	tools/setup compilers all-compilers
 	ASYNCTLS_TEST_TEXTS=all cargo test --release --test compilers
+
+# All cases on WebGPU itself, on SwiftShader: under Dawn in Node, and the page in Chromium.
+web:
+	tools/setup driver test-adapters web
+	cargo run --release -- conformance --export web/conformance/bundle
+	VK_DRIVER_FILES=/usr/lib/chromium/vk_swiftshader_icd.json node web/conformance/node.mjs --json target/dawn.json
+	node web/conformance/browser.mjs --json target/chromium.json
 
 # With the profile of the tests, so that what compiles others (macros, build scripts) is made once.
 lint:

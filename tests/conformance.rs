@@ -1,7 +1,11 @@
 //! Every conformance case on every adapter of this machine, one trial each.
 //!
 //! `ASYNCTLS_TEST_ADAPTERS` lists what must be here (default: lavapipe through Vulkan, llvmpipe through GL and
-//! SwiftShader through Vulkan); one that is not is a failed trial, never a silent skip.
+//! SwiftShader through Vulkan); one that is not is a failed trial, never a silent skip. A sample runs on WebGPU itself, under Dawn and
+//! in a browser; where these are not installed, that is counted as ignored.
+
+#[path = "conformance/web.rs"]
+mod web;
 
 use asynctls::conformance::{About, Choice, KNOWN, Outcome, Runner, Trial, judge, trials};
 use asynctls::gpu::{Adapter, Disable, adapters};
@@ -110,6 +114,7 @@ fn main() {
             }
         }
     }
+    all.extend(web::trials().into_iter().map(|trial| (0, trial)));
     // Case by case rather than adapter by adapter: threads that would wait for GL's turn find other work.
     all.sort_by_key(|(place, _)| *place);
     let all = all.into_iter().map(|(_, trial)| trial).collect();

@@ -1,5 +1,6 @@
 //! `asynctls conformance`: whether adapters compute right, kernel by kernel.
 
+mod export;
 mod serve;
 mod table;
 
@@ -10,7 +11,7 @@ use super::progress::bar;
 use super::terminal::{SCHEMA, note, print, print_json, tagged};
 use super::vain::{self, Known};
 use asynctls::conformance::{
-    About, Choice, KNOWN, Report, Run, Settings, Trial, Worker, page, trials,
+    About, Choice, KNOWN, Report, Run, Settings, Trial, Worker, page, placed, standing, trials,
 };
 use asynctls::gpu::{Adapter, Disable, adapters};
 use asynctls::{Error, Result, file};
@@ -38,13 +39,19 @@ pub struct Options {
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     json: Option<PathBuf>,
     /// Write a page that shows what failed, with all that it came from
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", group = "page")]
     report: Option<PathBuf>,
     /// Show these reports, which --json wrote, beside this one on the page
-    #[arg(long, value_name = "FILES", value_delimiter = ',', requires = "report")]
+    #[arg(long, value_name = "FILES", value_delimiter = ',', requires = "page")]
     compare: Vec<PathBuf>,
+    /// Run nothing, but write a table of the reports that --compare names to this page, between its markers
+    #[arg(long, value_name = "FILE.md", requires = "compare", group = "page", conflicts_with_all = ["filter", "case", "quick", "list", "json", "export"])]
+    matrix: Option<PathBuf>,
+    /// Run nothing, but write the cases to this folder, as files that run without this program (web/conformance)
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["json", "report", "list"])]
+    export: Option<PathBuf>,
     /// Run what standard input asks for: the process that may hang or crash
-    #[arg(long, hide = true, conflicts_with_all = ["filter", "case", "quick", "list", "json", "report"])]
+    #[arg(long, hide = true, conflicts_with_all = ["filter", "case", "quick", "list", "json", "report", "export"])]
     worker: bool,
 }
 
@@ -55,12 +62,18 @@ Examples:
   asynctls conformance --adapter all --json report.json
   asynctls conformance --adapter 0 --filter top_k/*nan
   asynctls conformance --adapter nvidia --case stream/255-vec4@trusted
+  asynctls conformance --quick --export web/conformance/bundle
+  asynctls conformance --compare a.json,b.json --matrix docs/conformance.md
 
 Exit codes: 0 where every case passed, cannot run here or is known to fail, 1 where one failed, always or now and then,\nor where an adapter was given up.";
 
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     vain::warn(line, &Known::default());
+    let others: Vec<_> = options.compare.iter().map(|path| read(path)).collect::<Result<_>>()?;
+    if let Some(path) = &options.matrix {
+        return matrix(path, others);
+    }
     let disable = Disable::from_env()?;
     let here = pollster::block_on(adapters());
     if options.worker {
@@ -68,11 +81,15 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     }
     let choice =
         Choice { name: options.case.clone(), filter: options.filter.clone(), quick: options.quick };
+    if let Some(folder) = &options.export {
+        // Any will do: nothing runs.
+        let adapter = Adapter::choose(&here, line.adapter())?;
+        return export::run(folder, &adapter, &choice, settings(options));
+    }
     let chosen = chosen(&here, line.adapter(), &choice, disable)?;
     if options.list {
         return list(&chosen);
     }
-    let others: Vec<_> = options.compare.iter().map(|path| read(path)).collect::<Result<_>>()?;
     // A run of minutes is not to end in a file that cannot be written.
     for path in options.json.iter().chain(&options.report).filter(|path| path.as_os_str() != "-") {
         writable(path)?;
@@ -98,6 +115,16 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     }
     let is_whole = report.adapters.iter().all(|adapter| adapter.gave_up.is_none());
     Ok(ExitCode::from(u8::from(!(report.summary.is_fine() && is_whole))))
+}
+
+fn matrix(path: &Path, reports: Vec<(String, Report)>) -> Outcome<ExitCode> {
+    let page = std::fs::read_to_string(path)
+        .map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let reports: Vec<Report> = reports.into_iter().map(|(_, report)| report).collect();
+    let page = placed(&page, &standing(&reports))
+        .map_err(|problem| Error::argument("--matrix", path.display(), problem))?;
+    file::replace(path, page.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An adapter, by its number too, and its trials.
@@ -127,13 +154,23 @@ fn chosen(
     if chosen.iter().any(|one| !one.trials.is_empty()) {
         return Ok(chosen);
     }
+    match (&choice.name, &choice.filter) {
+        (None, None) => Ok(chosen),
+        _ => Err(no_such_case(choice)),
+    }
+}
+
+fn no_such_case(choice: &Choice) -> Error {
     let (option, value) = match (&choice.name, &choice.filter) {
-        (Some(name), _) => ("--case", name),
-        (_, Some(part)) => ("--filter", part),
-        _ => return Ok(chosen),
+        (Some(name), _) => ("--case", name.as_str()),
+        (_, part) => ("--filter", part.as_deref().unwrap_or_default()),
     };
     let limit = "no case here has such a name; --list shows those that there are";
-    Err(Error::argument(option, value, limit))
+    Error::argument(option, value, limit)
+}
+
+fn settings(options: &Options) -> Settings {
+    Settings { case: options.case.clone(), filter: options.filter.clone(), quick: options.quick }
 }
 
 fn list(chosen: &[Chosen]) -> Outcome<ExitCode> {
@@ -160,12 +197,8 @@ fn run_all(options: &Options, chosen: Vec<Chosen>, disable: Disable) -> Result<R
             run.trials(&mut workers, &one.trials, &interrupt::asked, &mut |_| bar.inc(1))?;
         reports.push(report);
     }
-    let settings = Settings {
-        case: options.case.clone(),
-        filter: options.filter.clone(),
-        quick: options.quick,
-    };
-    Ok(Report::new(settings, reports))
+    let date = Some(jiff::Zoned::now().date().to_string());
+    Ok(Report { date, ..Report::new(settings(options), reports) })
 }
 
 // Processes that run cases at a time. A GPU's driver compiles for most of a case, on one core; a rasteriser has them all already.

@@ -1,7 +1,7 @@
 //! Cases of `append_rows`.
 
 use super::cache::{Cache, Family, latent_shapes, shape_label, shapes, sizes};
-use super::rig::{Data, POISON, Random, Wrong, run};
+use super::rig::{Data, Halves, POISON, Random, compare_halves, run, stored};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::Shape;
@@ -63,7 +63,7 @@ pub(super) fn check_appended(
     segments: &[Vec<u32>],
 ) -> Verdict {
     let shape = &cache.shape;
-    let mut expected: Vec<Vec<Option<[f64; 2]>>> =
+    let mut expected: Vec<Vec<Halves>> =
         segments.iter().map(|words| vec![None; words.len()]).collect();
     for (row, (sequence, position)) in cache.rows(counts).into_iter().enumerate() {
         for head in 0..shape.kv_heads {
@@ -76,35 +76,16 @@ pub(super) fn check_appended(
                 }
                 let (segment, to) = cache.row_place((sequence, position), head, which == 1);
                 for (place, two) in expected[segment][to..].iter_mut().zip(want.chunks_exact(2)) {
-                    *place = Some([two[0], two[1]]);
+                    // cos, sin, two products and a sum, of numbers that are 1 at most.
+                    *place = Some([two[0], two[1]].map(|v| stored(v, 6.0 * 2f64.powi(-22))));
                 }
             }
         }
     }
     for (segment, (got, want)) in segments.iter().zip(&expected).enumerate() {
-        for (i, (&got, want)) in got.iter().zip(want).enumerate() {
-            let Some(want) = want else {
-                if got == POISON {
-                    continue;
-                }
-                return Err(format!("word {i} of segment {segment} was written"));
-            };
-            for (got, want) in [got as u16, (got >> 16) as u16].into_iter().zip(want) {
-                let most = f64::from(f16::MAX.to_f32());
-                let (got, want) =
-                    (f64::from(f16::from_bits(got).to_f32()), want.clamp(-most, most));
-                const WHY: &str = "Either neighbour, subnormals perhaps as zero; cos, sin, two products and a sum each round to f32, of \
-                    numbers that are 1 at most.";
-                let least = f16::MIN_POSITIVE.to_f64();
-                let rounding = if want.abs() < least { least } else { want.abs() * 2f64.powi(-10) };
-                let tolerance = rounding + 6.0 * 2f64.powi(-22);
-                if (got - want).abs() > tolerance || got.is_nan() {
-                    let part = &format!("words of segment {segment}");
-                    let (index, expected, actual) = (i, want, got);
-                    return Wrong { part, index, expected, actual, tolerance, why: WHY }.verdict();
-                }
-            }
-        }
+        const WHY: &str = "Either neighbour, subnormals perhaps as zero; cos, sin, two products and a sum each round to f32, of numbers \
+            that are 1 at most.";
+        compare_halves(&format!("segment {segment}"), got, want, WHY)?;
     }
     Ok(())
 }

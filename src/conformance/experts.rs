@@ -130,9 +130,7 @@ fn check_route(experts: &Experts, scores: &Scores, got: &[u32]) -> Verdict {
     let want = scores.route(experts);
     let chosen: Vec<u32> = got.iter().copied().step_by(2).collect();
     let right: Vec<u32> = want.iter().map(|slot| slot.0).collect();
-    if chosen != right {
-        return Err(format!("experts {chosen:?} instead of {right:?}"));
-    }
+    same_words("experts", &chosen, &right)?;
     let weights: Vec<u32> = got.iter().copied().skip(1).step_by(2).collect();
     let want: Vec<f64> = want.iter().map(|slot| slot.1).collect();
     const WHY: &str = "exp of x is within 3 + 2 |x| ulp, where |x| is at most 8 but in extremes, whose scores are 0 or 1; once \
@@ -230,8 +228,13 @@ async fn expert_sum(gpu: &Gpu, experts: &Experts, width: usize) -> Result<Verdic
             return Ok(verdict);
         }
         let beside = row * stride + width..(row + 1) * stride;
-        if got[beside.clone()] != before_bits[beside] {
-            return Ok(Err(format!("row {row}: the padding was written")));
+        let verdict = same_words(
+            &format!("row {row}: the padding"),
+            &got[beside.clone()],
+            &before_bits[beside],
+        );
+        if verdict.is_err() {
+            return Ok(verdict);
         }
     }
     Ok(Ok(()))

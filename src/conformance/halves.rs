@@ -1,7 +1,7 @@
 //! Cases of what prepares products on matrix units: `half_rows` and `largest_weight`.
 
 use super::product::{Scales, largest, matrix, whole_units};
-use super::rig::{Data, POISON, Random, Wrong, bits, compare, last_place, run, untouched};
+use super::rig::{Data, Elements, Format, Random, bits, compare, half_rounding, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::formats::TensorType;
@@ -63,32 +63,25 @@ async fn half_rows(gpu: &Gpu, width: usize) -> Result<Verdict> {
 
 fn check_row(got: &[u32], x: &[f32]) -> Verdict {
     let (halves, shift) = half_row(x);
-    for (i, want) in halves.iter().enumerate() {
-        let word = got[i / 2];
-        if word == POISON {
-            return Err(format!("word {} was not written", i / 2));
-        }
-        let half = half::f16::from_bits((word >> (i % 2 * 16)) as u16);
-        const WHY: &str = "Either neighbour will do; a subnormal number may become zero, or be off by two steps of 2^-24, which is \
-            2^-37 of the largest of a row: SwiftShader makes 2^-23 of what is far below them.";
-        let is_subnormal = want.to_bits() & 0x7c00 == 0;
-        let near = half.to_bits().abs_diff(want.to_bits()) <= 1
-            || is_subnormal
-                && (half.to_bits() & 0x7fff == 0
-                    || (half.to_f32() - want.to_f32()).abs() <= 2f32.powi(-23));
-        // A number that is not finite stays so, in one way or the other: SwiftShader packs an infinity as a NaN.
-        if !(near || !want.is_finite() && !half.is_finite()) {
-            let (expected, actual) = (want.to_f64(), half.to_f64());
-            let tolerance = last_place(*want);
-            return Wrong { part: "halves", index: i, expected, actual, tolerance, why: WHY }
-                .verdict();
-        }
-    }
-    let at = x.len() / 2;
-    let got_shift = half::f16::from_bits(got[at] as u16).to_f32();
-    if got_shift != shift as f32 {
-        return Err(format!("the shift is {got_shift}, not {shift}"));
-    }
+    const WHY: &str = "Either neighbour will do; a subnormal number may become zero, or be off by two steps of 2^-24, which is 2^-37 of \
+        the largest of a row: SwiftShader makes 2^-23 of what is far below them. What is not finite stays so, in one way or the other.";
+    let want: Vec<f64> = halves.iter().map(|half| half.to_f64()).collect();
+    let tolerance: Vec<f64> = want.iter().map(|&value| half_rounding(value)).collect();
+    let part = "halves";
+    let of_row = Elements {
+        part,
+        format: Format::F16,
+        words: got,
+        want: &want,
+        tolerance: &tolerance,
+        why: WHY,
+    };
+    of_row.compare()?;
+    // The other half of its word is nothing.
+    let (at, part, why) = (x.len() / 2, "the shift", "It is exact.");
+    let want = &[f64::from(shift), 0.0];
+    let tolerance = &[0.0, f64::INFINITY];
+    Elements { part, format: Format::F16, words: &got[at..], want, tolerance, why }.compare()?;
     untouched("after the shift", &got[at + 2..])
 }
 

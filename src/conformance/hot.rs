@@ -3,7 +3,9 @@
 
 use super::attend::{check_attention, random_qkv, sparse_tokens};
 use super::cache::{Cache, Family, latent_shapes, shape_label, shapes};
-use super::rig::{Data, POISON, Random, bits, run, untouched};
+use super::rig::{
+    Data, Halves, POISON, Random, bits, compare_halves, half_rounding, run, same_words, untouched,
+};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Blocks, Budget, Shape};
@@ -106,25 +108,15 @@ async fn unpack_blocks(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
     Ok(Ok(()))
 }
 
-// A product of a scale and a byte is exact in f32. Rounding it to f16 is to nearest in practice, but WGSL allows either
-// neighbour, and zero, or what is 2^-23 off, for subnormal numbers (SwiftShader makes the latter).
+// What is stored, and what is stored as bytes with a scale.
 fn same_halves(what: &str, got: &[u32], want: &[u32]) -> Verdict {
-    for (i, (&got_word, &want)) in got.iter().zip(want).enumerate() {
-        if got_word == POISON {
-            return Err(format!("{what}: word {i} was not written"));
-        }
-        for shift in [0, 16] {
-            let [got, want] = [got_word, want].map(|word| f16::from_bits((word >> shift) as u16));
-            let is_subnormal = want.to_f32().abs() < 2f32.powi(-14);
-            let near = got.to_bits().abs_diff(want.to_bits()) <= 1
-                || is_subnormal
-                    && (got == f16::ZERO || (got.to_f32() - want.to_f32()).abs() <= 2f32.powi(-23));
-            if !near {
-                return Err(format!("{what}: word {i} has {got}, not {want}"));
-            }
-        }
-    }
-    Ok(())
+    const WHY: &str = "A product of a scale and a byte is exact in f32. Rounding it to f16 is to nearest in practice, but WGSL allows \
+        either neighbour, and zero, or what is 2^-23 off, for subnormal numbers (SwiftShader makes the latter).";
+    let half = |word: u32| f64::from(f16::from_bits(word as u16));
+    let element = |value: f64| (value, half_rounding(value));
+    let pair = |&word: &u32| Some([element(half(word)), element(half(word >> 16))]);
+    let want: Vec<Halves> = want.iter().map(pair).collect();
+    compare_halves(what, got, &want, WHY)
 }
 
 async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32, kv_type: KvType) -> Result<Verdict> {
@@ -178,15 +170,16 @@ async fn place_blocks(gpu: &Gpu, shape: Shape, segments: u32, kv_type: KvType) -
                 want_kv[(place * shape.kv_heads + head) as usize] = Some(data);
             }
         }
-        if got_table != want_table {
-            return Ok(Err(format!("segment {index}: wrong slots or epochs")));
+        let verdict =
+            same_words(&format!("slots and epochs, segment {index}"), &got_table, &want_table);
+        if verdict.is_err() {
+            return Ok(verdict);
         }
         for (i, (got, want)) in kv.chunks(head_words).zip(want_kv).enumerate() {
             let what = format!("segment {index} head-block {i}");
             let verdict = match want {
                 Some(want) if kv_type == KvType::Q8_0 => same_halves(&what, got, &want.cached),
-                Some(want) if got == want.cached => Ok(()),
-                Some(_) => Err(format!("{what} is not what arrived")),
+                Some(want) => same_words(&what, got, &want.cached),
                 None => untouched(&what, got),
             };
             if verdict.is_err() {

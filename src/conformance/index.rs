@@ -1,7 +1,9 @@
 //! Cases of `shaders/index`.
 
 use super::cache::{Cache, Family, index_shapes, shape_label};
-use super::rig::{Data, POISON, Random, Wrong, bits, run, untouched};
+use super::rig::{
+    Data, Elements, Format, POISON, Random, bits, compare, is_run, run, same_words, untouched,
+};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::ChannelStats;
@@ -9,7 +11,7 @@ use crate::attention::{BlockScorer, Shape};
 use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
 use crate::kernels::{self, FreezeParams};
-use crate::reference::index::{Range, unpack_codes};
+use crate::reference::index::{Range, pack_codes, unpack_codes};
 use crate::reference::summary::{self, SummaryTwin};
 use half::f16;
 
@@ -117,16 +119,8 @@ async fn channel_stats(gpu: &Gpu, shape: Shape) -> Result<Verdict> {
         }
     }
     const WHY: &str = "Extremes are exact, but for the rounding of a key to f16, which may go to either neighbour.";
-    for (i, (&g, &w)) in got.iter().zip(&want).enumerate() {
-        let (g, w) = (f32::from_bits(g), f32::from_bits(w));
-        if !(g == w || (g - w).abs() <= w.abs() * 2f32.powi(-10)) {
-            let (expected, actual) = (w.into(), g.into());
-            let tolerance = f64::from(w.abs()) * 2f64.powi(-10);
-            let wrong = Wrong { part: "stats", index: i, expected, actual, tolerance, why: WHY };
-            return Ok(wrong.verdict());
-        }
-    }
-    Ok(Ok(()))
+    let want: Vec<f64> = want.iter().map(|&word| f32::from_bits(word).into()).collect();
+    Ok(compare("stats", &got, &want, WHY, |i| want[i].abs() * 2f64.powi(-10)))
 }
 
 async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdict> {
@@ -163,23 +157,26 @@ async fn choose_channels(gpu: &Gpu, shape: Shape, family: &str) -> Result<Verdic
     };
     let grid = (shape.kv_heads, 1, 1);
     let got = run(gpu, &kernels::choose_channels(&shape), data, grid).await?.channels;
-    if got[..per_slot].iter().any(|&w| w != POISON) {
-        return Ok(Err("another sequence's channels were written".into()));
+    let verdict = untouched("another sequence's channels", &got[..per_slot]);
+    if verdict.is_err() {
+        return Ok(verdict);
     }
     let count = shape.index.channels as usize;
     for head in 0..shape.kv_heads as usize {
         let stats = &heads[shape.kv_heads as usize + head];
         let want = stats.choose(shape.index.channels, shape.rope_interleaved);
         let got = &got[per_slot + head * count..][..count];
+        let verdict = same_words(&format!("head {head}: channels"), got, &want);
+        if verdict.is_ok() {
+            continue;
+        }
         let score =
             |ids: &[u32]| -> f64 { ids.iter().map(|&i| f64::from(stats.score(i as usize))).sum() };
         let is_a_set = got.iter().all(|&id| id < shape.head_dim)
             && (1..count).all(|i| !got[..i].contains(&got[i]));
         // Scores that differ by rounding alone may swap.
-        let alike = *got == want
-            || (family == "random" && is_a_set && (score(got) - score(&want)).abs() < 1e-5);
-        if !alike {
-            return Ok(Err(format!("head {head}: channels {got:?}, not {want:?}")));
+        if family != "random" || !is_a_set || (score(got) - score(&want)).abs() >= 1e-5 {
+            return Ok(verdict);
         }
     }
     Ok(Ok(()))
@@ -235,10 +232,9 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
             let sequence = sealing.iter().position(|blocks| blocks.contains(&physical));
             let block = &got[slot as usize * block_words..][..block_words];
             let Some(sequence) = sequence else {
-                if block.iter().any(|&w| w != POISON) {
-                    return Ok(Err(format!(
-                        "block {physical} was not to be sealed, but its codes were written"
-                    )));
+                let verdict = untouched(&format!("block {physical}, not to be sealed,"), block);
+                if verdict.is_err() {
+                    return Ok(verdict);
                 }
                 continue;
             };
@@ -260,30 +256,25 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
                         Range { zero: f16(zero), scale: f16(step) }
                     })
                     .collect();
-                for (&id, range) in ids.iter().zip(&stored) {
-                    let want = Range::of((0..shape.block).map(|t| key(t, id)), shape.index);
-                    // A division is within 2.5 ulp, which may move what rounds to f16 to its neighbour.
-                    let near = |a: f32, b: f32| (a - b).abs() <= b.abs() * 2f32.powi(-10) + 1e-7;
-                    if !near(range.zero, want.zero) || !near(range.scale, want.scale) {
-                        return Ok(Err(format!(
-                            "block {physical} head {head} dimension {id}: {range:?}, not {want:?}"
-                        )));
-                    }
+                let verdict = check_index(
+                    &format!("block {physical} head {head}"),
+                    index,
+                    shape,
+                    |channel, token| key(token, ids[channel]),
+                );
+                if verdict.is_err() {
+                    return Ok(verdict);
                 }
-                for token in 0..shape.block {
+                // By the ranges that are stored, of which a script has none.
+                for token in (0..shape.block).filter(|_| is_run()) {
                     let at = ids.len() + token as usize * row_words;
                     let codes = unpack_codes(&index[at..at + row_words], shape.index);
                     for ((&id, range), code) in ids.iter().zip(&stored).zip(codes) {
                         let want = range.exact_code(key(token, id), shape.index);
-                        const WHY: &str = "Half a code, and the rounding of a difference and a division: 2.5 ulp of 255.";
                         if (f64::from(code) - want).abs() > 0.5 + 1e-4 {
-                            let part = &format!("block {physical} head {head} token {token} codes");
-                            let (expected, actual, tolerance) = (want, code.into(), 0.5 + 1e-4);
-                            let index = id as usize;
-                            let why = WHY;
-                            return Ok(
-                                Wrong { part, index, expected, actual, tolerance, why }.verdict()
-                            );
+                            return Ok(Err(format!(
+                                "block {physical} head {head} token {token} dimension {id}: code {code}, not {want}"
+                            )));
                         }
                     }
                 }
@@ -291,6 +282,67 @@ async fn token_codes(gpu: &Gpu, shape: Shape, segments: u32, family: Family) -> 
         }
     }
     Ok(Ok(()))
+}
+
+// The index of a head-block: ranges, and the codes that follow from them, where rounding leaves no choice.
+fn check_index(
+    part: &str,
+    index: &[u32],
+    shape: Shape,
+    key: impl Fn(usize, u32) -> f32,
+) -> Verdict {
+    let (format, channels) = (shape.index, shape.index.channels as usize);
+    let range = |channel| Range::of((0..shape.block).map(|token| key(channel, token)), format);
+    let ranges: Vec<Range> = (0..channels).map(range).collect();
+    let want: Vec<f64> =
+        ranges.iter().flat_map(|range| [range.zero.into(), range.scale.into()]).collect();
+    let tolerance: Vec<f64> = want.iter().map(|want| want.abs() * 2f64.powi(-10) + 1e-7).collect();
+    const WHY: &str =
+        "A division is within 2.5 ulp, which may move what rounds to f16 to its neighbour.";
+    let (ranges_part, tolerance) = (format!("{part} ranges"), &*tolerance);
+    Elements {
+        part: &ranges_part,
+        format: Format::F16,
+        words: index,
+        want: &want,
+        tolerance,
+        why: WHY,
+    }
+    .compare()?;
+    // Where a range is a neighbour of this one, codes move by so much.
+    let is_doubtful = |channel: usize, exact: f64| {
+        let Range { zero, scale } = ranges[channel];
+        let steps = f64::from(zero.abs()) / f64::from(scale) + f64::from(format.largest());
+        // Not so where there is no step, or no number.
+        let is_sure = (exact.fract() - 0.5).abs() > 1e-4 + steps * 2f64.powi(-10);
+        !is_sure
+    };
+    let (mut want, mut tolerance) = (Vec::new(), Vec::new());
+    for token in 0..shape.block {
+        let exact: Vec<f64> = (0..channels)
+            .map(|channel| ranges[channel].exact_code(key(channel, token), format))
+            .collect();
+        let codes: Vec<u8> = exact.iter().map(|exact| exact.round() as u8).collect();
+        let sure = |(channel, &exact): (usize, &f64)| match is_doubtful(channel, exact) {
+            true => 0,
+            false => format.largest() as u8,
+        };
+        let sure: Vec<u8> = exact.iter().enumerate().map(sure).collect();
+        let zeros = pack_codes(&vec![0; channels], format);
+        let words =
+            pack_codes(&codes, format).into_iter().zip(pack_codes(&sure, format)).zip(zeros);
+        for ((word, sure), zero) in words {
+            for shift in (0..32).step_by(format.bits as usize) {
+                let of = |word: u32| word >> shift & format.largest();
+                want.push(of(word).into());
+                tolerance.push(if of(sure ^ zero) == 0 { f64::INFINITY } else { 0.0 });
+            }
+        }
+    }
+    const CODED: &str = "What is half-way between codes, or may be, is not compared.";
+    let (part, words) = (&*format!("{part} codes"), &index[channels..]);
+    let format = Format::Bits(format.bits);
+    Elements { part, format, words, want: &want, tolerance: &tolerance, why: CODED }.compare()
 }
 
 async fn block_summary(
@@ -331,28 +383,31 @@ async fn block_summary(
                 }
                 continue;
             };
-            let half = |i: usize| f64::from(f16::from_bits((got[i / 2] >> (i % 2 * 16)) as u16));
+            // What is not finite must not be noticed elsewhere; where it is, anything may be.
+            let elements = heads * summary.rows as usize * d;
+            let (mut want, mut tolerance) = (vec![0.0; elements], vec![f64::INFINITY; elements]);
             for (head, dimension) in (0..heads).flat_map(|head| (0..d).map(move |d| (head, d))) {
                 let keys =
                     summary::dimension(&cache.block_keys(sequence, head, logical), dimension);
-                // What is not finite must not be noticed elsewhere.
                 if keys.iter().any(|key| !key.is_finite()) {
                     continue;
                 }
-                let want = (twin.summarise)(&keys);
-                for (row, &want) in want.iter().enumerate() {
-                    let got = half((head * summary.rows as usize + row) * d + dimension);
+                for (row, value) in (twin.summarise)(&keys).into_iter().enumerate() {
+                    let at = (head * summary.rows as usize + row) * d + dimension;
                     // What f16 has is stored as it is; else WGSL allows either neighbour.
-                    let rounds = f64::from(f16::from_f64(want)) != want;
+                    let rounds = f64::from(f16::from_f64(value)) != value;
                     let rounding =
-                        if rounds { want.abs() * 2f64.powi(-10) + 2f64.powi(-24) } else { 0.0 };
-                    let allowed = (twin.doubt)(&keys) + rounding;
-                    if (got - want).abs() > allowed {
-                        return Ok(Err(format!(
-                            "block {physical} head {head} row {row} dimension {dimension}: {got:e}, not {want:e} within {allowed:e}"
-                        )));
-                    }
+                        if rounds { value.abs() * 2f64.powi(-10) + 2f64.powi(-24) } else { 0.0 };
+                    (want[at], tolerance[at]) = (value, (twin.doubt)(&keys) + rounding);
                 }
+            }
+            const WHY: &str = "A summary rounds as its twin says, and once more to f16.";
+            let (part, format) = (&*format!("block {physical}"), Format::F16);
+            let (want, tolerance) = (&*want, &*tolerance);
+            let verdict =
+                Elements { part, format, words: got, want, tolerance, why: WHY }.compare();
+            if verdict.is_err() {
+                return Ok(verdict);
             }
         }
     }

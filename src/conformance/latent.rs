@@ -2,7 +2,8 @@
 
 use super::cache::{Cache, Family, latent_shapes, shape_label};
 use super::rig::{
-    Data, NORM, POISON, Random, bits, compare, compare_packed, packed, run, untouched,
+    Data, HALF, NORM, POISON, Random, bits, compare, compare_halves, run, same_words, stored,
+    stored_row, untouched,
 };
 use super::{Case, Verdict};
 use crate::Result;
@@ -46,10 +47,6 @@ fn latent(shape: &Shape, q_rank: u32) -> Latent {
         value: shape.scaled_by,
         epsilon: 1e-5,
     }
-}
-
-fn floats(words: &[u32]) -> Vec<f32> {
-    words.iter().map(|&word| f32::from_bits(word)).collect()
 }
 
 /// Why what is rotated may be off by so much.
@@ -120,8 +117,10 @@ async fn latent_append(gpu: &Gpu, shape: Shape, latent: Latent, segments: u32) -
             if verdict.is_err() {
                 return Ok(verdict);
             }
-            if turned[at..at + nope] != query_bits[at..at + nope] {
-                return Ok(Err(format!("{what}: what is not rotated was written")));
+            let rest = &query_bits[at..at + nope];
+            let verdict = same_words(&format!("{what}, not rotated,"), &turned[at..], rest);
+            if verdict.is_err() {
+                return Ok(verdict);
             }
         }
         let made = &down[r * down_stride + latent_at..];
@@ -143,12 +142,14 @@ async fn latent_append(gpu: &Gpu, shape: Shape, latent: Latent, segments: u32) -
             return Ok(verdict);
         }
         let (segment, to) = cache.place(sequence, position, 0);
-        for (place, want) in expected[segment][to..].iter_mut().zip(packed(&floats(row))) {
-            *place = Some(want);
+        let latent = normed.iter().map(|&v| stored(v, v.abs() * relative + 1e-30));
+        let row: Vec<_> = latent.chain(key.iter().map(|&v| stored(v, tolerance))).collect();
+        for (place, pair) in expected[segment][to..].iter_mut().zip(row.chunks_exact(2)) {
+            *place = Some([pair[0], pair[1]]);
         }
     }
     for (segment, (got, want)) in caches.iter().zip(&expected).enumerate() {
-        let verdict = compare_packed(&format!("segment {segment}"), got, want);
+        let verdict = compare_halves(&format!("segment {segment}"), got, want, HALF);
         if verdict.is_err() {
             return Ok(verdict);
         }
@@ -240,11 +241,11 @@ async fn latent_place(gpu: &Gpu, block: u32, latent: Latent) -> Result<Verdict> 
             let value = &made[heads * nope + head * d..][..d];
             for (which, row) in [&key[..], value].into_iter().enumerate() {
                 let to = ((slot * heads + head) * 2 + which) * block as usize + in_block;
-                for (place, want) in expected[to * d / 2..].iter_mut().zip(packed(row)) {
-                    *place = Some(want);
+                for (place, want) in expected[to * d / 2..].iter_mut().zip(stored_row(row)) {
+                    *place = want;
                 }
             }
         }
     }
-    Ok(compare_packed("word", &got, &expected))
+    Ok(compare_halves("the cache's", &got, &expected, HALF))
 }

@@ -4,6 +4,7 @@
 mod append;
 mod attend;
 mod batch;
+mod bundle;
 mod cache;
 mod evidence;
 mod experts;
@@ -25,7 +26,9 @@ mod rig;
 mod rope;
 mod row;
 mod runner;
+mod script;
 mod select;
+mod standing;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -35,6 +38,7 @@ mod worker;
 
 use crate::Result;
 use crate::gpu::Gpu;
+pub use bundle::{BUNDLE, Exported, Exporter, Needs, TierNeeds, tier_needs};
 pub use evidence::{Evidence, Shader};
 use futures::future::BoxFuture;
 pub use known::{KNOWN, Known, judge};
@@ -43,6 +47,7 @@ pub use record::Worst;
 pub use report::{About, AdapterReport, Report, Settings};
 pub use row::{Outcome, Row, Summary, VariantSummary};
 pub use runner::{Reply, Request, Runner};
+pub use standing::{MARKERS, placed, standing};
 use std::sync::Arc;
 pub use translate::{Given, Language, Translated, translated};
 pub use trial::{Choice, MODES, Mode, Trial, trials};

@@ -1,6 +1,6 @@
 //! Cases of `rms_norm` and `arg_max`.
 
-use super::rig::{Data, NORM, POISON, Random, bits, compare, run, same_words};
+use super::rig::{Data, NORM, Random, bits, compare, run, same_words, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::contract::{StepHeader, Words};
@@ -66,8 +66,10 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
         if verdict.is_err() {
             return Ok(verdict);
         }
-        if y[i * stride + width..(i + 1) * stride].iter().any(|&w| w != POISON) {
-            return Ok(Err(format!("row {row}: the padding was written")));
+        let padding = &y[i * stride + width..(i + 1) * stride];
+        let verdict = untouched(&format!("row {row}: the padding"), padding);
+        if verdict.is_err() {
+            return Ok(verdict);
         }
     }
     Ok(Ok(()))

@@ -144,7 +144,7 @@ fn every_barrier_is_needed() {
     let mut by_file = HashMap::<String, Vec<&Trial>>::new();
     for trial in all.iter().filter(|trial| trial.mode.name != "checked") {
         let gpu = bench.gpu(trial);
-        let (_, record) = pollster::block_on(recorded(false, trial.case.run(gpu)));
+        let (_, record) = pollster::block_on(recorded(trial.case.run(gpu)));
         for file in files(trial, &record) {
             by_file.entry(file).or_default().push(trial);
         }

@@ -1,5 +1,6 @@
 //! What a case did, for who explains its result: the kernels that ran, on what, and what was not as its twin has it.
 
+use super::script::Script;
 use crate::gpu::ShaderSpec;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -9,35 +10,14 @@ use std::pin::pin;
 /// What a case did.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// Whether the data of dispatches are kept too, which may be many bytes.
-    keeps_data: bool,
     /// The kernels that ran, in order.
     pub(super) specs: Vec<ShaderSpec>,
-    /// What they ran on, where that is kept.
-    pub(super) dispatches: Vec<Dispatch>,
     /// The last comparison that did not agree.
-    pub(super) difference: Option<Difference>,
+    pub(super) worst: Option<Worst>,
     /// Texts that stand in for shaders of these names: mutants.
     sources: &'static [(&'static str, &'static str)],
-}
-
-/// A kernel that ran.
-#[derive(Clone, Debug)]
-pub(super) struct Dispatch {
-    pub(super) spec: ShaderSpec,
-    pub(super) grid: (u32, u32, u32),
-    /// Variable, its words before, and after where they were read back.
-    pub(super) bindings: Vec<(&'static str, Vec<u32>, Vec<u32>)>,
-}
-
-/// A comparison that did not agree.
-#[derive(Clone, Debug)]
-pub(super) struct Difference {
-    pub(super) worst: Worst,
-    /// The words that were compared, as numbers of these types.
-    pub(super) got: Vec<u32>,
-    pub(super) want: Vec<f64>,
-    pub(super) tolerance: Vec<f64>,
+    /// What the case would do, where it is not run.
+    script: Option<Script>,
 }
 
 /// The element that is farthest from what it should be, as a multiple of its tolerance.
@@ -80,14 +60,9 @@ pub(super) fn note(add: impl FnOnce(&mut Record)) {
     });
 }
 
-/// Adds a dispatch; its data are made only where they are kept.
-pub(super) fn note_dispatch(spec: &ShaderSpec, dispatch: impl FnOnce() -> Dispatch) {
-    note(|record| {
-        record.specs.push(spec.clone());
-        if record.keeps_data {
-            record.dispatches.push(dispatch());
-        }
-    });
+/// Adds to the script of the case, where it is written down instead of run.
+pub(super) fn scripted<T>(add: impl FnOnce(&mut Script) -> T) -> Option<T> {
+    CURRENT.with_borrow_mut(|record| record.as_mut()?.script.as_mut().map(add))
 }
 
 /// The kernel as the case that runs has it: of other texts, where it has any.
@@ -98,8 +73,15 @@ pub(super) fn of_case(spec: &ShaderSpec) -> ShaderSpec {
 }
 
 /// Runs a case and records what it does.
-pub(super) async fn recorded<T>(keeps_data: bool, case: impl Future<Output = T>) -> (T, Record) {
-    record_in(Record { keeps_data, ..Record::default() }, case).await
+pub(super) async fn recorded<T>(case: impl Future<Output = T>) -> (T, Record) {
+    record_in(Record::default(), case).await
+}
+
+/// Writes down what a case would do; nothing runs.
+pub(super) async fn script_of<T>(case: impl Future<Output = T>) -> (T, Script) {
+    let script = Some(Script::default());
+    let (result, record) = record_in(Record { script, ..Record::default() }, case).await;
+    (result, record.script.unwrap_or_default())
 }
 
 /// Runs a case with these texts instead of the shaders of their names.
@@ -131,14 +113,7 @@ mod tests {
 
     #[test]
     fn cases_that_take_turns_have_records_of_their_own() {
-        let dispatch = |file| {
-            let spec = ShaderSpec::new(file);
-            note_dispatch(&spec, || Dispatch {
-                spec: spec.clone(),
-                grid: (1, 1, 1),
-                bindings: vec![],
-            });
-        };
+        let dispatch = |file| note(|record| record.specs.push(ShaderSpec::new(file)));
         let case = async |file| {
             dispatch(file);
             let mut waits = true;
@@ -149,11 +124,10 @@ mod tests {
             .await;
             dispatch(file);
         };
-        let both = join(recorded(true, case("a")), recorded(false, case("b")));
+        let both = join(recorded(case("a")), recorded(case("b")));
         let (((), a), ((), b)) = pollster::block_on(both);
         assert_eq!(a.specs.iter().map(|spec| spec.file).collect::<Vec<_>>(), ["a", "a"]);
         assert_eq!(b.specs.iter().map(|spec| spec.file).collect::<Vec<_>>(), ["b", "b"]);
-        assert_eq!((a.dispatches.len(), b.dispatches.len()), (2, 0));
         // Nobody records now.
         dispatch("c");
     }

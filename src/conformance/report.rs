@@ -114,6 +114,8 @@ impl AdapterReport {
 pub struct Report {
     /// This program's version.
     pub version: String,
+    /// The day that it ran, where that is known.
+    pub date: Option<String>,
     /// What ran.
     pub settings: Settings,
     /// How many trials became what, of all adapters.
@@ -131,6 +133,7 @@ impl Report {
     pub fn new(settings: Settings, adapters: Vec<AdapterReport>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            date: None,
             settings,
             summary: Summary::of(adapters.iter().flat_map(|adapter| &adapter.rows)),
             not_run: adapters.iter().map(|adapter| adapter.not_run).sum(),

@@ -1,7 +1,8 @@
 //! Running one kernel on data: outputs are poisoned first, so that what a kernel should have written and did not is seen.
 
 use super::Verdict;
-use super::record::{Difference, Dispatch, Worst, finite, note, note_dispatch, of_case};
+use super::record::{Worst, finite, note, of_case, scripted};
+use super::script::{Dispatch, Holds, Script};
 use crate::contract::{Bindings, Words};
 use crate::gpu::{Binding, Gpu, ShaderSpec};
 use crate::{Error, Result};
@@ -29,15 +30,6 @@ impl Data<'_> {
         words[..value.words().len()].copy_from_slice(value.words());
         Self::Uniform(words)
     }
-
-    /// What the kernel finds.
-    fn words(&self) -> Vec<u32> {
-        match self {
-            Self::In(words) | Self::InOut(words) => words.to_vec(),
-            Self::Uniform(words) => words.to_vec(),
-            Self::Out(words) => vec![POISON; *words],
-        }
-    }
 }
 
 /// Runs a kernel and returns the words of its `Out` and `InOut` bindings; none of the others.
@@ -62,6 +54,10 @@ async fn run_named(
     grid: (u32, u32, u32),
 ) -> Result<Vec<Vec<u32>>> {
     let spec = &of_case(spec);
+    note(|record| record.specs.push(spec.clone()));
+    if let Some(marks) = scripted(|script| written_down(script, spec, &items, grid)) {
+        return Ok(marks);
+    }
     let mut buffers = Vec::new();
     for (name, item) in &items {
         let what = format!("{name} of {}", spec.file);
@@ -99,128 +95,180 @@ async fn run_named(
             bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         );
     }
-    note_dispatch(spec, || {
-        let both = items.iter().zip(&results);
-        let bindings = both.map(|((name, data), after)| (*name, data.words(), after.clone()));
-        Dispatch { spec: spec.clone(), grid, bindings: bindings.collect() }
-    });
     Ok(results)
 }
 
-/// Compares floats with a twin's values, each within its own tolerance, of which is said why it is so large. A value that is not
-/// finite must be met by one that is not finite.
+/// Whether the case runs, and is not just written down.
+pub(super) fn is_run() -> bool {
+    scripted(|_| ()).is_none()
+}
+
+// What would run, and what it would leave.
+fn written_down(
+    script: &mut Script,
+    spec: &ShaderSpec,
+    items: &[(&'static str, Data<'_>)],
+    grid: (u32, u32, u32),
+) -> Vec<Vec<u32>> {
+    let of = |(name, data): &(&'static str, Data<'_>)| {
+        let buffer = match data {
+            Data::In(words) => script.found(name, words.to_vec(), false),
+            Data::InOut(words) => script.found(name, words.to_vec(), true),
+            Data::Uniform(words) => script.found(name, words.to_vec(), false),
+            Data::Out(words) => script.add(name, *words, Holds::Poison),
+        };
+        (*name, buffer)
+    };
+    let bindings: Vec<_> = items.iter().map(of).collect();
+    let left = |(&(_, data), &(_, buffer)): (&(_, Data<'_>), &(_, usize))| match data {
+        Data::Out(_) | Data::InOut(_) => script.left(buffer),
+        _ => Vec::new(),
+    };
+    let marks = items.iter().zip(&bindings).map(left).collect();
+    script.dispatches.push(Dispatch { spec: spec.clone(), grid, bindings });
+    marks
+}
+
+/// How words hold the elements of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    F32,
+    F16,
+    U32,
+    /// Natural numbers of so many bits, the lowest first.
+    Bits(u32),
+}
+
+impl Format {
+    /// Elements of a word.
+    fn of_word(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 1,
+            Self::F16 => 2,
+            Self::Bits(bits) => 32 / bits as usize,
+        }
+    }
+
+    fn value(self, words: &[u32], index: usize) -> f64 {
+        let (word, at) = (words[index / self.of_word()], (index % self.of_word()) as u32);
+        match self {
+            Self::F32 => f32::from_bits(word).into(),
+            Self::U32 => word.into(),
+            Self::F16 => f16::from_bits((word >> (16 * at)) as u16).into(),
+            Self::Bits(bits) => (u64::from(word) >> (bits * at) & ((1 << bits) - 1)) as f64,
+        }
+    }
+}
+
+/// Elements of a result, and what they have to be.
+#[derive(Clone, Copy)]
+pub(super) struct Elements<'e> {
+    /// The part of the result.
+    pub(super) part: &'e str,
+    pub(super) format: Format,
+    /// What the kernel left; there may be more than is compared.
+    pub(super) words: &'e [u32],
+    /// The twin's values.
+    pub(super) want: &'e [f64],
+    /// How far each may be off. One without bounds may be anything.
+    pub(super) tolerance: &'e [f64],
+    /// Why so far.
+    pub(super) why: &'e str,
+}
+
+impl Elements<'_> {
+    /// Words that are compared.
+    pub(super) fn words_used(&self) -> usize {
+        self.want.len().div_ceil(self.format.of_word())
+    }
+
+    // Whether a word stands as it was before the kernel. Whoever wants natural numbers may want that.
+    fn is_poison(&self, index: usize) -> bool {
+        let is_float = matches!(self.format, Format::F32 | Format::F16);
+        is_float && self.words[index / self.format.of_word()] == POISON
+    }
+
+    // How often its tolerance an element is off. A value that is not finite must be met by one that is not finite.
+    fn off(&self, index: usize) -> f64 {
+        let (got, want) = (self.format.value(self.words, index), self.want[index]);
+        let tolerance = self.tolerance[index];
+        match (self.is_poison(index), want.is_finite(), got.is_finite()) {
+            _ if tolerance == f64::INFINITY => 0.0,
+            (false, true, true) if (got - want).abs() <= tolerance => 0.0,
+            (false, false, false) => 0.0,
+            (false, true, true) => (got - want).abs() / tolerance,
+            _ => f64::INFINITY,
+        }
+    }
+
+    /// Compares them, and notes the one that is farthest off.
+    pub(super) fn compare(&self) -> Verdict {
+        let Self { part, format, words, want, tolerance, why } = *self;
+        if words.len() < self.words_used() {
+            return Err(format!("{part}: {} values instead of {}", words.len(), want.len()));
+        }
+        if scripted(|script| script.check(self)).is_some() {
+            return Ok(());
+        }
+        let wrong: Vec<(usize, f64)> =
+            (0..want.len()).map(|i| (i, self.off(i))).filter(|&(_, off)| off != 0.0).collect();
+        let Some(&first) = wrong.first() else { return Ok(()) };
+        let (i, _) =
+            wrong.iter().fold(first, |worst, &one| if one.1 > worst.1 { one } else { worst });
+        let (got, want, tolerance) = (format.value(words, i), want[i], tolerance[i]);
+        let worst = Worst {
+            part: part.to_owned(),
+            index: i,
+            expected: finite(want),
+            actual: finite(got),
+            tolerance: finite(tolerance),
+            derivation: why.to_owned(),
+            wrong: wrong.len(),
+            of: self.want.len(),
+        };
+        note(|record| record.worst = Some(worst));
+        let others = match wrong.len() {
+            1 => String::new(),
+            many => format!("; {many} of {} are wrong", self.want.len()),
+        };
+        Err(if self.is_poison(i) || got == f64::from(POISON) {
+            format!("{part}[{i}] was not written{others}")
+        } else if tolerance == 0.0 {
+            format!("{part}[{i}] is {got}, not {want}{others}")
+        } else {
+            format!("{part}[{i}] is {got:e}, not {want:e} within {tolerance:e}{others}")
+        })
+    }
+}
+
+/// Compares floats with a twin's values, each within its own tolerance, of which is said why it is so large.
 pub(super) fn compare(
-    what: &str,
-    got: &[u32],
+    part: &str,
+    words: &[u32],
     want: &[f64],
     why: &str,
     tolerance: impl Fn(usize) -> f64,
 ) -> Verdict {
     let tolerance: Vec<f64> = (0..want.len()).map(tolerance).collect();
-    compare_within(what, got, want, why, &tolerance)
-}
-
-fn compare_within(what: &str, got: &[u32], want: &[f64], why: &str, tolerance: &[f64]) -> Verdict {
-    if got.len() < want.len() {
-        return Err(format!("{what}: {} values instead of {}", got.len(), want.len()));
-    }
-    let value = |i: usize| f64::from(f32::from_bits(got[i]));
-    // How often the tolerance each is off.
-    let off = |i: usize| match (got[i] == POISON, want[i].is_finite(), value(i).is_finite()) {
-        (false, true, true) if (value(i) - want[i]).abs() <= tolerance[i] => 0.0,
-        (false, false, false) => 0.0,
-        (false, true, true) => (value(i) - want[i]).abs() / tolerance[i],
-        _ => f64::INFINITY,
-    };
-    let wrong: Vec<(usize, f64)> =
-        (0..want.len()).map(|i| (i, off(i))).filter(|&(_, off)| off != 0.0).collect();
-    let Some(&first) = wrong.first() else { return Ok(()) };
-    let (i, _) = wrong.iter().fold(first, |worst, &one| if one.1 > worst.1 { one } else { worst });
-    let worst = Worst {
-        part: what.to_owned(),
-        index: i,
-        expected: finite(want[i]),
-        actual: finite(value(i)),
-        tolerance: finite(tolerance[i]),
-        derivation: why.to_owned(),
-        wrong: wrong.len(),
-        of: want.len(),
-    };
-    note(|record| {
-        record.difference = Some(Difference {
-            worst,
-            got: got[..want.len()].to_vec(),
-            want: want.to_vec(),
-            tolerance: tolerance.to_vec(),
-        });
-    });
-    let others = match wrong.len() {
-        1 => String::new(),
-        many => format!("; {many} of {} are wrong", want.len()),
-    };
-    Err(match got[i] {
-        POISON => format!("{what}[{i}] was not written{others}"),
-        _ => format!(
-            "{what}[{i}] is {:e}, not {:e} within {:e}{others}",
-            value(i),
-            want[i],
-            tolerance[i]
-        ),
-    })
-}
-
-/// One element that is wrong, by a comparison of its own.
-pub(super) struct Wrong<'w> {
-    pub(super) part: &'w str,
-    pub(super) index: usize,
-    pub(super) expected: f64,
-    pub(super) actual: f64,
-    pub(super) tolerance: f64,
-    pub(super) why: &'w str,
-}
-
-impl Wrong<'_> {
-    /// The verdict.
-    pub(super) fn verdict(&self) -> Verdict {
-        let Self { part, index, expected, actual, tolerance, why } = *self;
-        let worst = Worst {
-            part: part.to_owned(),
-            index,
-            expected: finite(expected),
-            actual: finite(actual),
-            tolerance: finite(tolerance),
-            derivation: why.to_owned(),
-            wrong: 1,
-            of: 1,
-        };
-        let (got, want, tolerances) = (Vec::new(), Vec::new(), Vec::new());
-        note(|record| {
-            record.difference = Some(Difference { worst, got, want, tolerance: tolerances });
-        });
-        Err(match tolerance {
-            0.0 => format!("{part}[{index}] is {actual}, not {expected}"),
-            _ => format!("{part}[{index}] is {actual:e}, not {expected:e} within {tolerance:e}"),
-        })
-    }
+    Elements { part, format: Format::F32, words, want, tolerance: &tolerance, why }.compare()
 }
 
 /// Compares words that have to be the same.
-pub(super) fn same_words(part: &str, got: &[u32], want: &[u32]) -> Verdict {
-    let wrong = got.iter().zip(want).enumerate().find(|(_, (got, want))| got != want);
-    let Some((index, (&actual, &expected))) = wrong else { return Ok(()) };
-    let (expected, actual) = (expected.into(), actual.into());
-    Wrong { part, index, expected, actual, tolerance: 0.0, why: "Integers are exact." }.verdict()
+pub(super) fn same_words(part: &str, words: &[u32], want: &[u32]) -> Verdict {
+    let want: Vec<f64> = want.iter().map(|&word| word.into()).collect();
+    let (tolerance, why) = (&*vec![0.0; want.len()], "Integers are exact.");
+    Elements { part, format: Format::U32, words, want: &want, tolerance, why }.compare()
 }
 
 /// The last place of a number in f16.
-pub(super) fn last_place(value: f16) -> f64 {
+fn last_place(value: f16) -> f64 {
     let next = f16::from_bits(value.to_bits() & 0x7fff).to_f64();
     (f16::from_bits((value.to_bits() & 0x7fff) + 1).to_f64() - next).abs()
 }
 
 /// Why a number in f16 may be off.
-pub(super) const HALF: &str =
-    "Rounding to f16 is to nearest in practice, but WGSL allows either neighbour.";
+pub(super) const HALF: &str = "A stored number is off by what the number is, and by its rounding to f16: to nearest in practice, but WGSL allows either neighbour, \
+     and zero for a subnormal number.";
 
 /// Why a norm may be off by so much.
 pub(super) const NORM: &str = "The mean of n squares is off by at most (n + 8) 2^-24 of itself, its root by half of that; inverseSqrt is within 2 ulp and two \
@@ -246,38 +294,48 @@ pub(super) fn needs_lanes(gpu: &Gpu) -> Result<()> {
 
 /// Whether words that no lane should write are still poison.
 pub(super) fn untouched(what: &str, words: &[u32]) -> Verdict {
-    match words.iter().position(|&w| w != POISON) {
-        None => Ok(()),
-        Some(i) => Err(format!("{what}[{i}] was written, but nothing belongs there")),
+    same_words(what, words, &vec![POISON; words.len()]).map_err(|_| {
+        let at = words.iter().position(|&word| word != POISON).unwrap_or_default();
+        format!("{what}[{at}] was written, but nothing belongs there")
+    })
+}
+
+/// What a word of two halves has to hold, and how far each may be off; none where nothing must be written.
+pub(super) type Halves = Option<[(f64, f64); 2]>;
+
+/// A number as the cache stores it, which is within so much of this one: what f16 cannot hold as the largest that it can, and rounded
+/// to either neighbour. A subnormal number may become zero, or be off by two steps: SwiftShader makes such.
+pub(super) fn stored(value: f64, within: f64) -> (f64, f64) {
+    let most = f64::from(f16::MAX);
+    let value = value.clamp(-most, most);
+    (value, within + half_rounding(value))
+}
+
+/// How far from a number its neighbours in f16 are.
+pub(super) fn half_rounding(value: f64) -> f64 {
+    match value.abs() < f16::MIN_POSITIVE.to_f64() {
+        true => value.abs().max(2f64.powi(-23)),
+        // Of what f16 cannot hold there is no next one.
+        false => last_place(f16::from_f64(value)).min(32.0),
     }
 }
 
-/// Floats as the cache stores them: f16 in pairs, what is larger as the largest.
-pub(super) fn packed(values: &[f32]) -> impl Iterator<Item = u32> + '_ {
-    let half = |value: f32| {
-        u32::from(f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_bits())
-    };
-    values.chunks_exact(2).map(move |pair| half(pair[0]) | half(pair[1]) << 16)
+/// The words of rows that are stored as they are.
+pub(super) fn stored_row(values: &[f32]) -> impl Iterator<Item = Halves> + '_ {
+    let pair = |pair: &[f32]| Some([stored(pair[0].into(), 0.0), stored(pair[1].into(), 0.0)]);
+    values.chunks_exact(2).map(pair)
 }
 
-/// Compares pairs of f16 with those of [`packed`]; where nothing is wanted, nothing must be written.
-pub(super) fn compare_packed(what: &str, got: &[u32], want: &[Option<u32>]) -> Verdict {
-    for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
-        let Some(want) = want else {
-            untouched(&format!("{what} from word {i}"), &[got])?;
-            continue;
-        };
-        for at in 0..2 {
-            let half = |word: u32| f16::from_bits((word >> (at * 16)) as u16);
-            let (got, want) = (half(got), half(want));
-            if got.to_bits().abs_diff(want.to_bits()) > 1 {
-                let (expected, actual, tolerance) = (want.into(), got.into(), last_place(want));
-                let (part, index) = (&*format!("{what} halves"), 2 * i + at);
-                return Wrong { part, index, expected, actual, tolerance, why: HALF }.verdict();
-            }
-        }
-    }
-    Ok(())
+/// Compares words of halves.
+pub(super) fn compare_halves(what: &str, got: &[u32], want: &[Halves], why: &str) -> Verdict {
+    let all = || got.iter().zip(want);
+    let beside: Vec<u32> =
+        all().filter(|(_, want)| want.is_none()).map(|(&word, _)| word).collect();
+    let words: Vec<u32> = all().filter(|(_, want)| want.is_some()).map(|(&word, _)| word).collect();
+    let (want, tolerance): (Vec<f64>, Vec<f64>) = want.iter().flatten().flatten().copied().unzip();
+    untouched(&format!("{what} beside what is stored"), &beside)?;
+    let (part, words) = (&*format!("{what} halves"), &*words);
+    Elements { part, format: Format::F16, words, want: &want, tolerance: &tolerance, why }.compare()
 }
 
 /// Bits of floats.

@@ -2,7 +2,7 @@
 
 use super::attend::random_qkv;
 use super::cache::{Cache, Family, shape_label, shapes, sizes};
-use super::rig::{Data, POISON, Random, bits, compare, compare_packed, packed, run};
+use super::rig::{Data, HALF, POISON, Random, bits, compare, compare_halves, run, stored};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::Shape;
@@ -105,11 +105,12 @@ async fn rope_append(
                 size = want.iter().fold(0.0, |size: f64, v| size.max(v.abs()));
                 rope(&mut want, &cache.angles(position), shape.rope_interleaved);
             }
+            let off = |v: f64| 2.0 * relative * size + (v.abs() + 2.0 * size) * 2f64.powi(-22);
             const WHY: &str = "Each value of a pair is off by what its norm makes it; cos, sin, two products and a sum each round \
                 to f32.";
             let verdict =
                 compare(&format!("row {r} head {head}"), &turned[at..], &want, WHY, |i| {
-                    2.0 * relative * size + (want[i].abs() + 2.0 * size) * 2f64.powi(-22)
+                    off(want[i])
                 });
             if verdict.is_err() {
                 return Ok(verdict);
@@ -117,14 +118,13 @@ async fn rope_append(
             let Some(kv_head) = kv_head else { continue };
             let (kv_head, which) = (kv_head % shape.kv_heads, kv_head / shape.kv_heads);
             let (segment, to) = cache.place(sequence, position, kv_head * 2 + which);
-            let values: Vec<f32> = turned[at..at + d].iter().map(|&v| f32::from_bits(v)).collect();
-            for (place, want) in expected[segment][to..].iter_mut().zip(packed(&values)) {
-                *place = Some(want);
+            for (place, pair) in expected[segment][to..].iter_mut().zip(want.chunks_exact(2)) {
+                *place = Some([pair[0], pair[1]].map(|v| stored(v, off(v))));
             }
         }
     }
     for (segment, (got, want)) in caches.iter().zip(&expected).enumerate() {
-        let verdict = compare_packed(&format!("segment {segment}"), got, want);
+        let verdict = compare_halves(&format!("segment {segment}"), got, want, HALF);
         if verdict.is_err() {
             return Ok(verdict);
         }

@@ -57,10 +57,13 @@ impl Runner {
                 return Reply { row, evidence: None, is_last: false };
             }
         };
-        let (result, record) = trial.run(&gpu, explain).await;
+        let (result, record) = trial.run(&gpu).await;
         let row = Self::row(trial, &result, &record, began);
         let is_wrong = row.outcome == Outcome::Failed;
-        let evidence = (explain && is_wrong).then(|| Evidence::new(&gpu, trial, record));
+        let evidence = match explain && is_wrong {
+            true => Some(Evidence::new(&gpu, trial).await),
+            false => None,
+        };
         Reply { row, evidence, is_last: gpu.check().is_err() }
     }
 
@@ -88,10 +91,10 @@ impl Runner {
             }
             Err(error) => (Outcome::Failed, Some(error.to_string())),
         };
-        let difference = record.difference.as_ref().filter(|_| outcome == Outcome::Failed);
+        let worst = record.worst.clone().filter(|_| outcome == Outcome::Failed);
         Row {
             variant: variant(trial, &record.specs),
-            worst: difference.map(|difference| difference.worst.clone()),
+            worst,
             seconds: began.elapsed().as_secs_f64(),
             ..Row::new(trial, outcome, detail)
         }

@@ -1,6 +1,5 @@
 //! Cases of shaders that are wrong on purpose: what a report says of them.
 
-use super::record::Difference;
 use super::report::AdapterReport;
 use super::rig::{Data, bits, compare, run};
 use super::*;
@@ -82,18 +81,27 @@ fn a_report_points_at_a_broken_shader() {
     assert!(!matches!(shader.given, Given::Nothing(_)), "{:?}", shader.given);
 
     let bundle: Value = serde_json::from_str(evidence.bundle.as_deref().unwrap()).unwrap();
-    assert_eq!((&bundle["bundle"], &bundle["case"]), (&1.into(), &row.name.as_str().into()));
-    let dispatch = &bundle["dispatches"][0];
-    assert!(dispatch["wgsl"].as_str().unwrap().contains(broken));
+    assert_eq!((&bundle["bundle"], &bundle["case"]), (&BUNDLE.into(), &"rms_norm/of-eight".into()));
+    let run = &bundle["runs"][0];
+    assert_eq!(run["name"], row.name.as_str());
+    let dispatch = &run["dispatches"][0];
+    let text = &bundle["texts"][dispatch["text"].as_u64().unwrap() as usize];
+    assert!(text.as_str().unwrap().contains(broken));
     assert_eq!(dispatch["workgroups"], serde_json::json!([1, 1, 1]));
-    let x = &dispatch["bindings"][2];
-    assert_eq!((&x["name"], &x["binding"]), (&"x".into(), &2.into()));
-    let bytes = base64::prelude::BASE64_STANDARD.decode(x["base64"].as_str().unwrap()).unwrap();
-    assert_eq!(bytes[..8], [1f32.to_le_bytes(), 2f32.to_le_bytes()].concat());
-    let check = &bundle["check"];
-    let place = (&check["dispatch"], &check["binding"], &check["first_word"]);
-    assert_eq!(place, (&0.into(), &"y".into(), &0.into()));
-    assert_eq!(check["expected"].as_array().unwrap().len(), 8);
+    let numbered = |list: &Value, number: &Value| list[number.as_u64().unwrap() as usize].clone();
+    let bytes = |data: &Value| {
+        let text = numbered(&bundle["data"], data);
+        base64::prelude::BASE64_STANDARD.decode(text.as_str().unwrap()).unwrap()
+    };
+    let x = numbered(&run["buffers"], &dispatch["bindings"][2]["buffer"]);
+    assert_eq!((&x["name"], &x["bytes"]), (&"x".into(), &32.into()));
+    assert_eq!(bytes(&x["data"])[..8], [1f32.to_le_bytes(), 2f32.to_le_bytes()].concat());
+    let check = &run["checks"][0];
+    let y = numbered(&run["buffers"], &check["buffer"]);
+    assert_eq!((&y["name"], &y["data"], &y["copy"]), (&"y".into(), &Value::Null, &Value::Null));
+    let place = (&check["first_word"], &check["count"], &check["format"], &check["tolerance"]);
+    assert_eq!(place, (&0.into(), &8.into(), &"f32".into(), &1e-5.into()));
+    assert_eq!(bytes(&check["expected"]["data"])[56..], expected.to_le_bytes());
 
     let about = About::new(&adapter, Disable::default());
     let mut report = AdapterReport::new(about, 1, vec![row], 0.1);
@@ -118,11 +126,9 @@ fn the_worst_element_is_the_one_farthest_beyond_its_tolerance() {
     let compared = |got: &[f32], want: &[f64], tolerance: f64| {
         let case =
             async { compare("part", &bits(got), want, "why", |i| tolerance * (i + 1) as f64) };
-        let (verdict, record) = pollster::block_on(record::recorded(false, case));
-        assert_eq!(verdict.is_err(), record.difference.is_some());
-        record
-            .difference
-            .map(|Difference { worst, .. }| (worst.index, worst.wrong, verdict.unwrap_err()))
+        let (verdict, record) = pollster::block_on(record::recorded(case));
+        assert_eq!(verdict.is_err(), record.worst.is_some());
+        record.worst.map(|worst| (worst.index, worst.wrong, verdict.unwrap_err()))
     };
     assert_eq!(compared(&[1.0, 2.0], &[1.5, 2.9], 0.5), None);
     // The first is off by twice its tolerance, the second by one and a half of its own, which is larger.

@@ -83,9 +83,9 @@ impl Trial {
         format!("{}@{}", self.case.name(), self.mode.name)
     }
 
-    /// Runs the case; with `keeps_data`, what its kernels work on is recorded too.
-    pub(super) async fn run(&self, gpu: &Gpu, keeps_data: bool) -> (Result<Verdict>, Record) {
-        recorded(keeps_data, self.case.run(gpu)).await
+    /// Runs the case.
+    pub(super) async fn run(&self, gpu: &Gpu) -> (Result<Verdict>, Record) {
+        recorded(self.case.run(gpu)).await
     }
 }
 

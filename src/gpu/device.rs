@@ -170,6 +170,19 @@ impl Gpu {
         Ok(Self::new(adapter, device, queue, fault, options))
     }
 
+    /// A device that stands for those of a tier: to write down what would run there.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    #[cfg(feature = "conformance")]
+    pub(crate) async fn posing(adapter: &Adapter, tier: &'static Tier) -> Result<Self> {
+        let mut gpu = Self::open(adapter, GpuOptions::default()).await?;
+        if let Some(open) = Arc::get_mut(&mut gpu.open) {
+            open.tier = tier;
+        }
+        Ok(gpu)
+    }
+
     /// The request for a device on which the best kernels can run: features and limits may be added.
     ///
     /// # Errors

@@ -166,9 +166,9 @@ impl Assembled {
         reflect(&self.module)
     }
 
-    /// Lanes of a workgroup.
-    pub fn workgroup_lanes(&self) -> u32 {
-        self.module.entry_points.iter().flat_map(|entry| entry.workgroup_size).product()
+    /// Lanes of a workgroup, in each dimension.
+    pub fn workgroup_size(&self) -> [u32; 3] {
+        self.module.entry_points.first().map_or([1; 3], |entry| entry.workgroup_size)
     }
 
     /// Bytes of workgroup memory that the kernel declares, each variable from a multiple of 16 on.

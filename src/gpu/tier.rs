@@ -140,6 +140,12 @@ impl Tier {
         self.software
     }
 
+    /// The one subgroup size that it is for, if it is for one.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn subgroup_size(&self) -> Option<u32> {
+        self.subgroup_size
+    }
+
     /// Every tier, the best first.
     pub fn all() -> &'static [Tier] {
         TIERS

@@ -26,7 +26,7 @@ impl Asks {
         Self {
             storage: bindings.len() - uniforms,
             uniforms,
-            lanes: text.workgroup_lanes(),
+            lanes: text.workgroup_size().iter().product(),
             bytes: text.workgroup_bytes(),
         }
     }

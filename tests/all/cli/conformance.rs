@@ -10,6 +10,7 @@ fn conformance(more: &[&str]) -> Run {
 /// The report without its times.
 fn timeless(mut report: Value) -> Value {
     report["seconds"] = 0.into();
+    report["date"] = "".into();
     for adapter in report["adapters"].as_array_mut().unwrap() {
         adapter["seconds"] = 0.into();
         adapter["rows"]
@@ -116,6 +117,121 @@ fn reports_are_files_that_stand_side_by_side() {
     let refused = conformance(&["--report", "-", "--compare", "Cargo.toml"]);
     assert!(refused.error().starts_with("--compare is Cargo.toml, but a report"), "{refused:?}");
     assert_eq!(refused.code, Some(2));
+}
+
+/// A file of an exported folder.
+fn exported(path: &std::path::Path) -> Value {
+    let bytes = std::fs::read(path).unwrap();
+    if path.extension().is_some_and(|end| end == "json") {
+        return serde_json::from_slice(&bytes).unwrap();
+    }
+    serde_json::from_reader(flate2::read::GzDecoder::new(&bytes[..])).unwrap()
+}
+
+#[test]
+fn cases_are_written_to_files_that_need_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle");
+    // Splits that a merge joins, an index of codes, and products that not every tier can run.
+    let cases = [
+        "dense_split/d32-*-segments-3-Random@",
+        "token_codes/*Random@",
+        "matvec/Q4_1-Store-70x32-*-normed@",
+    ];
+    let mut found = std::collections::BTreeSet::new();
+    for part in cases {
+        let said = conformance(&["--filter", part, "--export", text(&bundle)]).fine().out;
+        let index = exported(&bundle.join("index.json"));
+        let listed = index["cases"].as_array().unwrap();
+        assert!(
+            said.starts_with(&format!("{} cases, ", listed.len())) && !listed.is_empty(),
+            "{said}"
+        );
+        assert_eq!(
+            (&index["left_out"], &index["settings"]["filter"]),
+            (&Value::Array(vec![]), &part.into())
+        );
+        super::json::check_as("index.json", &index);
+        let tiers: Vec<&str> = index["tiers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tier| tier["name"].as_str().unwrap())
+            .collect();
+        // The cooperative tier is none of WebGPU's.
+        assert_eq!(tiers, ["subgroups-of-8", "subgroups-of-32", "subgroups", "portable"]);
+        for entry in listed {
+            let case = exported(&bundle.join(entry["file"].as_str().unwrap()));
+            found.extend(super::json::check_as("cases/*.json.gz", &case));
+            let runs = case["runs"].as_array().unwrap();
+            let of = |tier: &str, mode: &str| {
+                runs.iter().find(|run| run["tier"] == tier && run["mode"] == mode).unwrap()
+            };
+            for tier in tiers.iter().copied() {
+                let run = of(tier, "trusted");
+                if !run["unsupported"].is_null() {
+                    let why = run["unsupported"].as_str().unwrap();
+                    assert!(
+                        tier == "subgroups-of-8" && why.contains("need lanes that run at once"),
+                        "{why}"
+                    );
+                    continue;
+                }
+                assert!(!run["checks"].as_array().unwrap().is_empty(), "{run}");
+                for dispatch in run["dispatches"].as_array().unwrap() {
+                    let number = dispatch["text"].as_u64().unwrap() as usize;
+                    let wgsl = case["texts"][number].as_str().unwrap();
+                    let calls = wgsl.contains("subgroupAdd(") || wgsl.contains("subgroupMax(");
+                    assert!(!calls || wgsl.starts_with("enable subgroups;\n"), "{wgsl}");
+                    assert!(!wgsl.starts_with("enable") || tier != "portable");
+                }
+            }
+            assert_eq!(of("portable", "portable")["checks"], of("portable", "trusted")["checks"]);
+            if part.starts_with("dense_split") {
+                // What splits leave is what the merge finds.
+                let run = of("subgroups", "trusted");
+                let dispatches = run["dispatches"].as_array().unwrap();
+                let buffer = |dispatch: usize, name: &str| -> u64 {
+                    let numbers = dispatches[dispatch]["bindings"].as_array().unwrap().iter();
+                    let mut numbers = numbers.map(|bound| bound["buffer"].as_u64().unwrap());
+                    numbers
+                        .rfind(|&number| run["buffers"][number as usize]["name"] == name)
+                        .unwrap()
+                };
+                assert_eq!(buffer(2, "partial_o"), buffer(3, "partial_o"));
+                let copied = &run["buffers"][buffer(1, "partial_o") as usize]["copy"];
+                assert_eq!(copied["buffer"], buffer(0, "partial_o"));
+            }
+        }
+    }
+    // No words of these are listed one by one.
+    let rest = super::json::missing("cases/*.json.gz", &found);
+    assert_eq!(rest, ["runs[].needs.limits.*"]);
+    let refused = conformance(&["--filter", "no such", "--export", text(&bundle)]);
+    assert!(refused.error().starts_with("--filter is no such, but no case here"), "{refused:?}");
+}
+
+#[test]
+fn reports_are_a_table_of_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, page) = (folder.path().join("a.json"), folder.path().join("a.md"));
+    conformance(&["--filter", "stream/1-vec4", "--json", text(&json)]).fine();
+    let [begin, end] = asynctls::conformance::MARKERS;
+    std::fs::write(&page, format!("before\n{begin}\n{end}\nafter\n")).unwrap();
+    let files = format!("{0},{0}", text(&json));
+    conformance(&["--compare", &files, "--matrix", text(&page)]).fine();
+    let page = std::fs::read_to_string(&page).unwrap();
+    assert!(page.starts_with("before\n") && page.ends_with("after\n"), "{page}");
+    assert!(
+        page.contains("| stream | ") && page.matches("| vulkan:llvmpipe").count() == 2,
+        "{page}"
+    );
+    let refused = conformance(&["--compare", text(&json), "--matrix", "Cargo.toml"]);
+    assert!(
+        refused.error().starts_with("--matrix is Cargo.toml, but it has no line <!--"),
+        "{refused:?}"
+    );
+    assert_eq!(conformance(&["--compare", text(&json)]).code, Some(2));
 }
 
 #[cfg(unix)]

@@ -41,17 +41,24 @@ fn fields(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 pub fn check(object: &Value) -> BTreeSet<String> {
     assert_eq!(object["schema"], 1, "{object}");
     let command = object["command"].as_str().unwrap_or_else(|| panic!("no command: {object}"));
-    let commands = documented();
-    let known = commands.get(command).unwrap_or_else(|| panic!("{command} is not documented"));
-    let mut found = BTreeSet::new();
-    fields(object, "", &mut found);
+    let mut found = check_as(command, object);
     found.remove("command");
     found.remove("schema");
+    found
+}
+
+/// Checks an object against the part of the page with this title; its fields.
+pub fn check_as(title: &str, object: &Value) -> BTreeSet<String> {
+    let titles = documented();
+    let known = titles.get(title).unwrap_or_else(|| panic!("{title} is not documented"));
+    let mut found = BTreeSet::new();
+    fields(object, "", &mut found);
     for field in &found {
         let is_any =
             |known: &&str| known.strip_suffix('*').is_some_and(|prefix| field.starts_with(prefix));
-        let is_known = known.contains(field.as_str()) || known.iter().any(is_any);
-        assert!(is_known, "{command}: {field} is not documented");
+        let is_tag = ["command", "schema"].contains(&field.as_str());
+        let is_known = is_tag || known.contains(field.as_str()) || known.iter().any(is_any);
+        assert!(is_known, "{title}: {field} is not documented");
     }
     found
 }
@@ -70,6 +77,11 @@ const ATTENTION: [&str; 12] = [
     "--json",
     "--scorer=codes",
 ];
+
+/// Fields that the page has in the part with this title, and an object does not.
+pub fn missing(title: &str, found: &BTreeSet<String>) -> Vec<&'static str> {
+    documented()[title].iter().copied().filter(|field| !found.contains(*field)).collect()
+}
 
 /// Names of limits, and what a case has that failed.
 const WORST: [&str; 9] = [

@@ -1,0 +1,71 @@
+#!/usr/bin/env node
+// Runs the page in Chromium, without a window: node browser.mjs [FOLDER] [--case NAME] [--filter PART] [--sample] [--json FILE] [--screenshot FILE.png]
+// CHROMIUM names the program; on SwiftShader, unless ADAPTER names another of Chromium's (see --use-webgpu-adapter).
+import { createReadStream } from 'node:fs';
+import { access, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { extname, join, normalize, resolve, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { chromium } from 'playwright-core';
+
+const PAGE = fileURLToPath(new URL('.', import.meta.url));
+const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.json': 'application/json' };
+
+// The page's files, and under /bundle/ those of a folder.
+function serve(folder) {
+  const server = createServer(async (request, response) => {
+    const path = normalize(decodeURIComponent(new URL(request.url, 'http://localhost').pathname));
+    const [root, rest] = path.startsWith('/bundle/') ? [folder, path.slice(7)] : [PAGE, path === '/' ? 'index.html' : path];
+    const file = join(root, rest);
+    const isThere = file.startsWith(resolve(root) + sep) && await access(file).then(() => true, () => false);
+    response.writeHead(isThere ? 200 : 404, { 'content-type': TYPES[extname(file)] ?? 'application/octet-stream' });
+    if (isThere) createReadStream(file).pipe(response);
+    else response.end();
+  });
+  return new Promise((done) => server.listen(0, '127.0.0.1', () => done(server)));
+}
+
+async function main() {
+  const text = { type: 'string' };
+  const options = { case: text, filter: text, json: text, screenshot: text, sample: { type: 'boolean' } };
+  const { values, positionals } = parseArgs({ options, allowPositionals: true });
+  const server = await serve(resolve(positionals[0] ?? join(PAGE, 'bundle')));
+  const adapter = process.env.ADAPTER ?? 'swiftshader';
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    args: ['--enable-unsafe-webgpu', `--use-webgpu-adapter=${adapter}`, '--enable-features=Vulkan', '--no-sandbox'],
+  });
+  try {
+    const page = await browser.newPage({ viewport: { width: 1000, height: 640 } });
+    const problems = [];
+    page.on('pageerror', (error) => problems.push(error.message));
+    page.on('console', (message) => message.type() === 'error' && problems.push(message.text()));
+    await page.goto(`http://localhost:${server.address().port}/${values.sample ? '?sample' : ''}`);
+    const isReady = () => !document.querySelector('#start').disabled || !document.querySelector('#problem').hidden;
+    await page.waitForFunction(isReady);
+    await page.fill('#filter', values.case ?? values.filter ?? '');
+    if (await page.isEnabled('#start')) await page.keyboard.press('Enter');
+    const isOver = () => globalThis.conformanceReport || !document.querySelector('#problem').hidden;
+    await page.waitForFunction(isOver, null, { timeout: 0, polling: 200 });
+    if (values.screenshot) await page.screenshot({ path: values.screenshot });
+    const problem = await page.textContent('#problem');
+    if (problem || problems.length > 0) throw new Error([problem, ...problems].filter(Boolean).join('; '));
+    const report = await page.evaluate(() => globalThis.conformanceReport);
+    for (const row of report.adapters[0].rows.filter(({ outcome }) => outcome === 'failed' || outcome === 'flaky')) {
+      console.log(`${row.outcome}: ${row.name}: ${row.detail}`);
+    }
+    const { about } = report.adapters[0];
+    console.log(`${about.adapter}; driver ${about.driver}; kernels ${about.tier}: ${await page.textContent('#status')}`);
+    if (values.json) await writeFile(values.json, `${JSON.stringify(report)}\n`);
+    return report.summary.failed + report.summary.flaky + report.not_run === 0 ? 0 : 1;
+  } finally {
+    await browser.close();
+    server.close();
+  }
+}
+
+main().then((code) => process.exit(code), (error) => {
+  console.error(`error: ${error.message}`);
+  process.exit(2);
+});
