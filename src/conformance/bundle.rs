@@ -135,6 +135,9 @@ pub(super) async fn of_trial(gpu: &Gpu, trial: &Trial) -> std::result::Result<St
     if let Some(why) = beyond(&trial.case) {
         return Err(why);
     }
+    if trial.tier.features.intersects(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return Err("WebGPU has no cooperative matrices".into());
+    }
     let (result, script) = script_of(trial.case.run(gpu)).await;
     let (mut kernels, mut store) = (Kernels::default(), Store::default());
     let run = run(trial, &result, &script, (&mut kernels, &mut store))?;

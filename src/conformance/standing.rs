@@ -21,18 +21,24 @@ pub fn standing(reports: &[Report]) -> String {
     );
     for (number, (report, adapter)) in adapters.iter().enumerate() {
         let Summary { passed, failed, unsupported, known_failures, flaky } = adapter.summary;
-        let cases = match (report.settings.quick, adapter.not_run) {
-            (true, _) => "a sample".to_owned(),
-            (_, 0) => "all".to_owned(),
-            (_, more) => format!("all but {more}"),
+        let settings = &report.settings;
+        let chosen = match (settings.quick, settings.case.is_some() || settings.filter.is_some()) {
+            (_, true) => "some",
+            (true, _) => "a sample",
+            (false, false) => "all",
+        };
+        let cases = match adapter.not_run {
+            0 => chosen.to_owned(),
+            more => format!("{chosen} but {more}"),
         };
         let date = report.date.as_deref().unwrap_or("undated");
         text += &format!(
-            "| {} | {} | {} | {}, {date} | {cases} | {passed} | {failed} | {unsupported} | {known_failures} | {flaky} |\n",
+            "| {} | {} | {} | {}, {} | {cases} | {passed} | {failed} | {unsupported} | {known_failures} | {flaky} |\n",
             number + 1,
             cell(&adapter.about.adapter),
             cell(&adapter.about.driver),
             cell(&report.version),
+            cell(date),
         );
     }
     let mut rows = BTreeMap::<(&str, &str), Vec<Vec<&VariantSummary>>>::new();

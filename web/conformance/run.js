@@ -124,7 +124,7 @@ export class Runner {
     if (this.device) return this.device;
     // An adapter makes one device.
     if (this.isUsed) this.adapter = await this.gpu.requestAdapter(this.options);
-    if (!this.adapter) throw new Wrong('the adapter is gone');
+    if (!this.adapter) throw new Wrong('the adapter is gone', { isDead: true });
     this.isUsed = true;
     const requiredFeatures = ['subgroups', 'shader-f16'].filter((name) => this.tier?.needs.features.includes(name));
     const requiredLimits = Object.fromEntries(RAISED.map((name) => [name, this.adapter.limits[name]]));

@@ -11,7 +11,7 @@ use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Bytes of a case's file above which a sample does without it: those of all cases are some tens of megabytes then.
@@ -58,6 +58,7 @@ pub fn run(
     let cases = folder.join("cases");
     std::fs::create_dir_all(&cases)
         .map_err(|source| Error::Write { path: cases.clone(), source })?;
+    remove_former(folder)?;
     let mut exporter = pollster::block_on(Exporter::new(adapter))?;
     let bar = bar("conformance cases", by_case.len() as u64, false);
     let version = env!("CARGO_PKG_VERSION");
@@ -89,9 +90,37 @@ pub fn run(
         }
         bar.inc(1);
     }
+    if let (true, Some(LeftOut { case, why })) = (index.cases.is_empty(), index.left_out.first()) {
+        return Err(Error::argument(
+            "--export",
+            case,
+            format!("none of its cases can be written down: {why}"),
+        )
+        .into());
+    }
     file::replace(&folder.join("index.json"), to_json(&index)?.as_bytes())?;
     print(&said(&index, folder))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes what an earlier export wrote: its index first, which names the rest.
+fn remove_former(folder: &Path) -> Outcome<()> {
+    let remove = |path: PathBuf| match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::Write { path, source })
+        }
+        _ => Ok(()),
+    };
+    remove(folder.join("index.json"))?;
+    let cases = folder.join("cases");
+    let unread = |source| Error::Write { path: cases.clone(), source };
+    for entry in std::fs::read_dir(&cases).map_err(unread)? {
+        let path = entry.map_err(unread)?.path();
+        if path.to_string_lossy().ends_with(".json.gz") {
+            remove(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn packed(text: &str) -> Vec<u8> {
