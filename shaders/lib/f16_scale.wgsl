@@ -12,3 +12,9 @@ fn f16_shift(largest: f32) -> i32 {
 fn power_of_two(exponent: i32) -> f32 {
     return bitcast<f32>(u32(exponent + 127) << 23u);
 }
+
+// Sums of products of what was divided by these two powers of two. The smaller first: what fits in the end does not overflow on the
+// way.
+fn scaled_back(sums: vec4<f32>, a: f32, b: f32) -> vec4<f32> {
+    return sums * min(a, b) * max(a, b);
+}

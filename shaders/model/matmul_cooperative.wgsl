@@ -150,11 +150,8 @@ fn write(place: Place, rows: u32, tokens: u32, stored: u32) {
     let shift_at = 2u * token_x(place.batch, min(token, place.tokens - 1u)) + matrix.units * 8u;
     let x_factor = power_of_two(i32(x[shift_at].x));
     let w_factor = power_of_two(matrix.weight_shift);
-    // The smaller first: what fits in the end does not overflow on the way.
-    let small = min(x_factor, w_factor);
-    let large = max(x_factor, w_factor);
-    let low = sums[stored] * small * large;
-    let high = sums[stored + 1u] * small * large;
+    let low = scaled_back(sums[stored], x_factor, w_factor);
+    let high = scaled_back(sums[stored + 1u], x_factor, w_factor);
     output8(place.batch, token, place.row + rows, place.tokens, low, high);
     workgroupBarrier();
 }

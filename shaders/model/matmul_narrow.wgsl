@@ -1,6 +1,6 @@
 // The product of matmul_cooperative.wgsl for a few tokens, which reads the weights once. A workgroup makes ROWS rows x TOKENS tokens
 // from four units of 32 columns at a time in workgroup memory: small tiles, so that many workgroups take turns at memory and at
-// matrix units. Two subgroups have the same sixteen rows, each with two of the four units.
+// matrix units. Two subgroups have the same sixteen rows, each with half of each of the four units.
 // Grid: (ceil(rows / ROWS), ceil(tokens / TOKENS)).
 //
 // Range and precision: as in matmul_cooperative.wgsl.
@@ -26,8 +26,8 @@ const QUARTERS: u32 = UNITS * 4u;
 // From one row (token) of a tile to the next, in vec4: the units, and two more, so that eight rows lie in different banks.
 const ROW: u32 = UNITS * 8u + 2u;
 const SIXTEEN: u32 = 16u * ROW;
-// Two pairs of units.
-const PAIR: u32 = 16u;
+// From the first halves of the units to the second ones, in vec4.
+const HALF: u32 = UNITS * 4u;
 
 // [ROWS, then TOKENS][ROW]: columns in the order of `column`.
 var<workgroup> tile: array<vec4<f16>, (ROWS + TOKENS) * ROW>;
@@ -60,16 +60,16 @@ fn main(
     let inputs_to{i} = (ROWS + token{i}) * ROW + column(quarter{i} / 4u, quarter{i} % 4u * 2u);
     //!end
     // Computing.
-    let w_at = subgroup / 2u * SIXTEEN + subgroup % 2u * PAIR;
-    let x_at = ROWS * ROW + subgroup % 2u * PAIR;
+    let w_at = subgroup / 2u * SIXTEEN + subgroup % 2u * HALF;
+    let x_at = ROWS * ROW + subgroup % 2u * HALF;
 
     // Sums of [16 rows][16 tokens].
     //!repeat TOKEN_SIXTEENS t
     var s{t}: coop_mat16x16<f32, C>;
     //!end
 
-    // What is multiplied in a turn was asked for two turns before. Beyond a row its last unit is read once more, and its weights count as
-    // zero.
+    // What is multiplied in a turn was asked for two turns before; of weights that are floats, inputs alone, since those are loaded as
+    // they are used. Beyond a row its last unit is read once more, and its weights count as zero.
     //!repeat 2 d
     var bits{d} = unit_bits(row + min(own{+d*UNITS}, last));
     //!repeat INPUTS i
@@ -95,7 +95,7 @@ fn main(
         y{d}_{i} = x[input{i} + min(next{d} + quarter{i} / 4u, last) * 8u + 1u];
         //!end
         workgroupBarrier();
-        for (var k = 0u; k < PAIR; k += 4u) {
+        for (var k = 0u; k < HALF; k += 4u) {
             let a = coopLoadT<coop_mat16x16<f16, A>>(&tile[w_at + k], ROW);
             //!repeat TOKEN_SIXTEENS t
             s{t} = coopMultiplyAdd(a, coopLoad<coop_mat16x16<f16, B>>(&tile[x_at + {t}u * SIXTEEN + k], ROW), s{t});
@@ -130,7 +130,6 @@ fn write(lane: u32, first_row: u32, first_token: u32, tokens: u32) {
         let w_factor = power_of_two(matrix.weight_shift);
         let x_factor = power_of_two(i32(x[2u * token_x(0u, token) + matrix.units * 8u].x));
         let sum = sums[both] + sums[both + 64u];
-        // The smaller first: what fits in the end does not overflow on the way.
-        output4(token_y(0u, token), row, sum * min(x_factor, w_factor) * max(x_factor, w_factor));
+        output4(token_y(0u, token), row, scaled_back(sum, x_factor, w_factor));
     }
 }

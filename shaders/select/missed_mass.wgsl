@@ -83,9 +83,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             workgroupBarrier();
         }
-        // What counts is lane 0's, which alone writes it for the next head.
-        let all = states[0];
-        if all.w > 0.0 {
+        // Lane 0 alone writes it for the next head, so that none may read it then.
+        if lane == 0u && states[0].w > 0.0 {
+            let all = states[0];
             let share = all.z / all.y;
             // What is not a number is all of it; compilers may assume that there is none, so the test is on bits.
             let is_number = (bitcast<u32>(share) & 0x7fffffffu) <= 0x7f800000u;

@@ -5,8 +5,9 @@ use serde::{Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-/// What a `lagged` or `resident` step may miss of its attention, by the scores of level 1: of a query head's mass in the blocks that the step
-/// should attend the share in those that it chose and does not attend. A step that misses more is done again, and waits for them.
+/// What a `lagged` or `resident` step may miss of its attention, by the scores of level 1: of a query head's mass in the blocks
+/// that the step should attend the share in those that it chose and does not attend. A step that misses more is done again, and
+/// waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MostMissed {
     /// The largest share of any query head: one that turns away from all that it has.
