@@ -153,15 +153,8 @@ impl Bench {
         let units = columns / 32;
         let tier = self.gpu.tier();
         let narrow = kernels::narrow_sixteens(tier, format).iter().find(|s| **s * 16 >= tokens);
-        let (kernel, spec, grid) = if let Some(&sixteens) = narrow
-            && tokens > 4
-        {
-            (
-                "narrow",
-                kernels::matmul_narrow(format, rows, sixteens, Output::Store),
-                kernels::matmul_narrow_grid(rows, sixteens, tokens),
-            )
-        } else if tokens <= 16 {
+        // What the engine runs.
+        let (kernel, spec, grid) = if tokens <= kernels::matvec_tokens(tier, format) {
             let at_a_time = tokens.next_power_of_two().min(kernels::tokens_at_a_time(tier));
             let of = if at_a_time == 1 { Tokens::One } else { Tokens::Rows(at_a_time) };
             let (size, of) = ((rows, units), (Batch::One, of));
@@ -169,6 +162,12 @@ impl Bench {
                 "matvec",
                 kernels::matvec(tier, format, size, Input::Plain, Output::Store, of),
                 kernels::matvec_grid(tier, units, rows, tokens.div_ceil(at_a_time)),
+            )
+        } else if let Some(&sixteens) = narrow {
+            (
+                "narrow",
+                kernels::matmul_narrow(format, rows, sixteens, Output::Store),
+                kernels::matmul_narrow_grid(rows, sixteens, tokens),
             )
         } else {
             (

@@ -1,6 +1,6 @@
 //! The attention of a decode step: dense, or by budget and scorers.
 
-use super::{BlockScorer, Reads, TokenScorer};
+use super::{BlockScorer, MostMissed, Reads, TokenScorer};
 use crate::{Error, Result, subject};
 use serde::Serialize;
 use std::fmt;
@@ -102,6 +102,13 @@ pub enum Timing {
     Lagged,
     /// Whenever they have come: a step attends among the best of the blocks that are there.
     Resident,
+}
+
+impl Timing {
+    /// Whether what its steps miss is weighed, where so much may be missed: those that wait miss nothing.
+    pub fn weighs(self, most_missed: MostMissed) -> bool {
+        self != Self::Exact && most_missed.is_limit()
+    }
 }
 
 /// The budgets of two-level attention.

@@ -20,8 +20,8 @@ pub struct Activity {
     /// Head-blocks that level 1 chose, where the KV cache is in CPU memory. The first step waits for its choice under every
     /// rule, and is not counted.
     pub chosen: u64,
-    /// Of those, the ones that their own step did not attend: under `lagged` what the step before had not chosen, unless the
-    /// step was done again for it, under `resident` what was not on the GPU.
+    /// Of those, the ones that their own step did not attend: under `lagged` what the step before had not chosen, under `resident`
+    /// what was not on the GPU; none of a step that was done again.
     pub missed: u64,
     /// Steps that were done again, because of what they missed.
     pub redone: u64,

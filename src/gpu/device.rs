@@ -177,9 +177,7 @@ impl Gpu {
     #[cfg(feature = "conformance")]
     pub(crate) async fn posing(adapter: &Adapter, tier: &'static Tier) -> Result<Self> {
         let mut gpu = Self::open(adapter, GpuOptions::default()).await?;
-        if let Some(open) = Arc::get_mut(&mut gpu.open) {
-            open.tier = tier;
-        }
+        Arc::get_mut(&mut gpu.open).expect("nobody else has what was just opened").tier = tier;
         Ok(gpu)
     }
 

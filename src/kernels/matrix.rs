@@ -190,6 +190,16 @@ fn matvec_lanes(rows: u32, units: u32) -> (u32, u32) {
     (workgroup, team)
 }
 
+/// Tokens of [`matvec`] at most: up to so many, it costs less than a tile's idle lanes, or than what prepares inputs of a tile.
+pub const MATVEC_TOKENS: u32 = 4;
+
+/// Tokens of [`matvec`] at most where one matrix of this format multiplies them; [`matmul_narrow`] or [`matmul`] takes more.
+pub fn matvec_tokens(tier: &Tier, format: WeightFormat) -> u32 {
+    // Tiles of floats multiply what does not become f16: a router's weights, which has few rows.
+    let floats = tokens_at_a_time(tier) > 1 && !multiplies_halves(tier, format);
+    if floats { 16 } else { MATVEC_TOKENS }
+}
+
 /// A few tokens at a time, by the kernel that suits the adapter's tier and `rows` rows of `units` units. A workgroup has
 /// several tokens only where all are multiplied by one matrix, and at most [`tokens_at_a_time`].
 pub fn matvec(

@@ -29,10 +29,10 @@ pub use latent::{
     LatentAppend, LatentGather, LatentPlace, down_row, latent_append, latent_gather, latent_place,
 };
 pub use matrix::{
-    Batch, HalfRows, Input, LARGEST_WEIGHT_GRID, LargestWeight, LargestWeightParams, MatrixParams,
-    Output, Product, Tokens, half_rows, half_rows_params, largest_weight, largest_weight_params,
-    matmul, matmul_grid, matmul_narrow, matmul_narrow_grid, matvec, matvec_grid, multiplies_halves,
-    narrow_sixteens, tokens_at_a_time, weight_shift,
+    Batch, HalfRows, Input, LARGEST_WEIGHT_GRID, LargestWeight, LargestWeightParams, MATVEC_TOKENS,
+    MatrixParams, Output, Product, Tokens, half_rows, half_rows_params, largest_weight,
+    largest_weight_params, matmul, matmul_grid, matmul_narrow, matmul_narrow_grid, matvec,
+    matvec_grid, matvec_tokens, multiplies_halves, narrow_sixteens, tokens_at_a_time, weight_shift,
 };
 pub use model::{
     ArgMax, ArgMaxPart, Embed, EmbedParams, RmsNorm, RmsNormParams, RowsParams, StrideParams,

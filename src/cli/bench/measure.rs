@@ -17,7 +17,7 @@ pub enum Rule {
     Gpu,
     /// Fetched in the step after the one that chose them, during the step before; every step stands, whatever it misses
     Lagged,
-    /// Fetched whenever they have come; steps attend the best of what is there
+    /// Fetched whenever they have come; steps attend the best of what is there, and every step stands
     Resident,
     /// Fetched before they are attended
     Exact,

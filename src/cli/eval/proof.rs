@@ -1,6 +1,5 @@
 //! Proof that a row's selection was active.
 
-use asynctls::attention::Timing;
 use asynctls::eval::table::Cell;
 use asynctls::eval::{Activity, Method};
 use serde::Serialize;
@@ -68,7 +67,7 @@ impl Proof {
 // Whether a step of this method may be done again.
 fn weighs(method: &Method) -> bool {
     let rule = method.host.filter(|_| method.selection().is_some());
-    rule.is_some_and(|rule| rule.timing != Timing::Exact && rule.most_missed.is_limit())
+    rule.is_some_and(|rule| rule.timing.weighs(rule.most_missed))
 }
 
 #[cfg(test)]

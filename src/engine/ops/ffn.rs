@@ -1,13 +1,13 @@
 //! The feed-forward network of a layer: one for every token, or experts.
 
 use super::OpMaker;
-use super::product::{Inputs, MATVEC_TOKENS, Matmul, Matvec, Product, batched};
+use super::product::{Inputs, Matmul, Matvec, Product, batched};
 use crate::Result;
 use crate::attention::Experts;
 use crate::engine::scratch::Strides;
 use crate::engine::weights::{Matrix, Part};
 use crate::gpu::Op;
-use crate::kernels::{self, Batch, MatrixParams, Output, RowsParams, StrideParams};
+use crate::kernels::{self, Batch, MATVEC_TOKENS, MatrixParams, Output, RowsParams, StrideParams};
 
 /// Weights of a feed-forward network.
 pub(in crate::engine) enum FfnWeights {

@@ -7,14 +7,7 @@ use crate::engine::scratch::Strides;
 use crate::engine::weights::{Matrix, Part};
 use crate::formats::WeightFormat;
 use crate::gpu::{Binding, Op, Tier};
-use crate::kernels::{self, Batch, Input, MatrixParams, Output, Tokens};
-
-/// Tokens of the matvec path at most: up to so many, it costs less than a tile's idle lanes, or than what prepares inputs of a tile.
-pub(super) const MATVEC_TOKENS: u32 = 4;
-
-/// Likewise of a part whose weights tiles of floats would multiply, where a workgroup has several tokens at a time: a router's, which
-/// has few rows.
-const MATVEC_TOKENS_OF_FLOATS: u32 = 16;
+use crate::kernels::{self, Batch, Input, MATVEC_TOKENS, MatrixParams, Output, Tokens};
 
 /// What a product multiplies on each path. A matvec norms its inputs itself where lanes are real.
 #[derive(Clone, Copy)]
@@ -247,15 +240,10 @@ impl OpMaker<'_> {
             };
             let (matvec, matmul) = (params(x.matvec.1), params(x.matmul.1));
             let of_many = (output, Batch::One);
-            let tier = self.gpu.tier;
-            let floats = !kernels::multiplies_halves(tier, part.format);
             parts.push(ProductPart {
                 matvec: self.matvec_of(part, matvec, (output, tokens), step, (x, y)).await?,
                 matmul: self.matmul(part, matmul, of_many, step, (x.matmul.0, y), None).await?,
-                few: match kernels::tokens_at_a_time(tier) {
-                    2.. if floats => MATVEC_TOKENS_OF_FLOATS,
-                    _ => MATVEC_TOKENS,
-                },
+                few: kernels::matvec_tokens(self.gpu.tier, part.format),
             });
         }
         Ok(parts)

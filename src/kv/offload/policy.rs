@@ -27,7 +27,7 @@ impl FetchRule {
 
     /// Whether what steps of this timing miss is weighed.
     pub fn weighs(&self) -> bool {
-        self.timing != Timing::Exact && self.most_missed.is_limit()
+        self.timing.weighs(self.most_missed)
     }
 
     /// The limits of what a step fetches for the next one: only `resident` can do without it.
