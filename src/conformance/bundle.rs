@@ -6,12 +6,11 @@ mod store;
 use super::record::script_of;
 use super::rig::Format;
 use super::script::{Check, Dispatch, Holds, Place, Script};
+use super::translate::base64;
 use super::trial::{Choice, Mode};
-use super::{Case, MODES, Trial, cases, evidence};
+use super::{Case, MODES, Trial, cases};
 use crate::gpu::{Access, Adapter, Assembled, Gpu, Tier, completed};
 use crate::{Error, Result};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use shape::{Bound, Buffer, Bundle, Checked, Copied, Dispatched, Run};
 pub use shape::{Needs, TierNeeds};
 use std::collections::BTreeSet;
@@ -37,11 +36,14 @@ pub struct Exported {
     pub bundle: std::result::Result<String, String>,
 }
 
+/// Whether WebGPU has what a tier needs.
+fn is_standard(tier: &Tier) -> bool {
+    !tier.features.intersects(wgpu::Features::all_experimental_mask())
+}
+
 /// The tiers that WebGPU has what they need for.
 fn tiers() -> impl Iterator<Item = &'static Tier> {
-    let is_standard =
-        |tier: &&Tier| !tier.features.intersects(wgpu::Features::all_experimental_mask());
-    Tier::all().iter().filter(is_standard)
+    Tier::all().iter().filter(|tier| is_standard(tier))
 }
 
 /// The same, and what each needs.
@@ -115,10 +117,9 @@ impl Exporter {
                 }
             }
         }
-        let bundle = match (problem, store.bytes > MOST_BYTES) {
-            (Some(why), _) => Err(why),
-            (_, true) => Err(format!("its data are more than {} MiB", MOST_BYTES >> 20)),
-            _ => text(case, store, runs),
+        let bundle = match problem {
+            Some(why) => Err(why),
+            None => text(case, store, runs),
         };
         let names = trials.iter().map(Trial::name).collect();
         Exported { case: case.name(), kernel: case.kernel, names, bundle }
@@ -135,16 +136,13 @@ pub(super) async fn of_trial(gpu: &Gpu, trial: &Trial) -> std::result::Result<St
     if let Some(why) = beyond(&trial.case) {
         return Err(why);
     }
-    if trial.tier.features.intersects(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-        return Err("WebGPU has no cooperative matrices".into());
+    if !is_standard(trial.tier) {
+        return Err(format!("WebGPU lacks what the tier {} needs", trial.tier.name));
     }
     let (result, script) = script_of(trial.case.run(gpu)).await;
     let (mut kernels, mut store) = (Kernels::default(), Store::default());
     let run = run(trial, &result, &script, (&mut kernels, &mut store))?;
-    match store.bytes > MOST_BYTES {
-        true => Err(format!("its data are more than {} MiB", MOST_BYTES >> 20)),
-        false => text(&trial.case, store, vec![run]),
-    }
+    text(&trial.case, store, vec![run])
 }
 
 // A receiver runs the best of its tiers, with its lanes reversed too, and what needs nothing. It checks bounds always.
@@ -160,12 +158,15 @@ fn trials_of(case: Arc<Case>) -> Vec<Trial> {
 }
 
 fn text(case: &Case, store: Store, runs: Vec<Run>) -> std::result::Result<String, String> {
+    if store.bytes > MOST_BYTES {
+        return Err(format!("its data are more than {} MiB", MOST_BYTES >> 20));
+    }
     let bundle = Bundle {
         bundle: BUNDLE,
         case: case.name(),
         kernel: case.kernel,
         texts: store.texts,
-        data: store.data.iter().map(|bytes| BASE64_STANDARD.encode(bytes)).collect(),
+        data: store.data.iter().map(|bytes| base64(bytes)).collect(),
         runs,
     };
     serde_json::to_string(&bundle).map_err(|e| e.to_string())
@@ -182,7 +183,7 @@ fn run(
         name: trial.name(),
         mode: trial.mode.name,
         tier: trial.tier.name,
-        variant: evidence::variant(trial, &specs),
+        variant: trial.variant(&specs),
         unsupported: None,
         needs: needs_of(trial.tier),
         buffers: Vec::new(),
@@ -274,20 +275,24 @@ fn dispatched(
     let (x, y, z) = dispatch.grid;
     Ok(Dispatched {
         file: dispatch.spec.file,
-        text: store.text(for_receivers(&assembled.text)),
+        text: store.text(for_webgpu(&assembled.text)),
         entry_point: "main",
         workgroups: [x, y, z],
         bindings,
     })
 }
 
-// What naga takes without a word, other compilers want to be told.
-fn for_receivers(text: &str) -> String {
+// That subgroups come together where all their lanes do is what cases with lanes reversed see; a browser's compiler cannot tell where each
+// of them ends a loop for itself.
+const SUBGROUPS: &str = "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
+
+/// A kernel's text for WebGPU: what naga takes without a word, a browser's compiler wants to be told.
+pub fn for_webgpu(text: &str) -> String {
     let uses_subgroups = text
         .lines()
         .any(|line| line.split("//").next().is_some_and(|code| code.contains("subgroup")));
     match uses_subgroups {
-        true => format!("enable subgroups;\n{text}"),
+        true => format!("{SUBGROUPS}{text}"),
         false => text.to_owned(),
     }
 }

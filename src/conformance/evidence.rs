@@ -3,8 +3,6 @@
 use super::translate::{Given, translate};
 use super::{Trial, bundle};
 use crate::gpu::{Gpu, ShaderSpec, assemble, completed};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 /// What a wrong result came from.
@@ -54,22 +52,4 @@ fn text(gpu: &Gpu, trial: &Trial, spec: &ShaderSpec) -> String {
         Ok(assembled) => assembled.text,
         Err(error) => format!("// {error}\n"),
     }
-}
-
-/// Names the variant of the kernel that a case is of: its file, and the files that fill its slots.
-pub(super) fn variant(trial: &Trial, specs: &[ShaderSpec]) -> Option<String> {
-    let stem = |file: &str| {
-        let name = file.rsplit('/').next().unwrap_or(file);
-        name.trim_end_matches(".wgsl").to_owned()
-    };
-    let is_its = |spec: &&ShaderSpec| stem(spec.file).starts_with(trial.case.kernel);
-    let spec = specs.iter().find(is_its).or(specs.first())?;
-    let slots = completed(spec, trial.tier, false).slots;
-    let files = slots.iter().map(|(_, file)| stem(file));
-    Some([stem(spec.file)].into_iter().chain(files).collect::<Vec<_>>().join("+"))
-}
-
-/// Base64 of bytes, for what a page carries with it.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    BASE64_STANDARD.encode(bytes)
 }

@@ -2,7 +2,7 @@
 
 use super::cache::{Cache, Family, latent_shapes, shape_label};
 use super::rig::{
-    Data, HALF, NORM, POISON, Random, bits, compare, compare_halves, run, same_words, stored,
+    Data, HALF, NORM, POISON, Random, bits, compare, compare_halves, kept, run, same_words,
     stored_row, untouched,
 };
 use super::{Case, Verdict};
@@ -124,16 +124,16 @@ async fn latent_append(gpu: &Gpu, shape: Shape, latent: Latent, segments: u32) -
             }
         }
         let made = &down[r * down_stride + latent_at..];
-        let row = &latents[heads_at + heads * d..][..d];
+        let left = &latents[heads_at + heads * d..][..d];
         let normed = rms_norm(&made[..kv_rank], &weight, latent.epsilon);
         let relative = (kv_rank as f64 / 2.0 + 12.0) * 2f64.powi(-24);
         let (key, tolerance) = turn(&made[kv_rank..d], &angles);
-        let verdict = compare(&format!("row {r} latent"), row, &normed, NORM, |i| {
+        let verdict = compare(&format!("row {r} latent"), left, &normed, NORM, |i| {
             normed[i].abs() * relative + 1e-30
         })
         .and(compare(
             &format!("row {r} shared key"),
-            &row[kv_rank..],
+            &left[kv_rank..],
             &key,
             TURNED,
             |_| tolerance,
@@ -142,8 +142,10 @@ async fn latent_append(gpu: &Gpu, shape: Shape, latent: Latent, segments: u32) -
             return Ok(verdict);
         }
         let (segment, to) = cache.place(sequence, position, 0);
-        let latent = normed.iter().map(|&v| stored(v, v.abs() * relative + 1e-30));
-        let row: Vec<_> = latent.chain(key.iter().map(|&v| stored(v, tolerance))).collect();
+        let latent = normed.iter().map(|&v| (v, v.abs() * relative + 1e-30));
+        let twins = latent.chain(key.iter().map(|&v| (v, tolerance)));
+        let row: Vec<_> =
+            left.iter().zip(twins).map(|(&left, (v, within))| kept(left, v, within)).collect();
         for (place, pair) in expected[segment][to..].iter_mut().zip(row.chunks_exact(2)) {
             *place = Some([pair[0], pair[1]]);
         }

@@ -38,7 +38,7 @@ mod worker;
 
 use crate::Result;
 use crate::gpu::Gpu;
-pub use bundle::{BUNDLE, Exported, Exporter, Needs, TierNeeds, tier_needs};
+pub use bundle::{BUNDLE, Exported, Exporter, Needs, TierNeeds, for_webgpu, tier_needs};
 pub use evidence::{Evidence, Shader};
 use futures::future::BoxFuture;
 pub use known::{KNOWN, Known, judge};

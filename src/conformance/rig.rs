@@ -311,6 +311,12 @@ pub(super) fn stored(value: f64, within: f64) -> (f64, f64) {
     (value, within + half_rounding(value))
 }
 
+/// The same of a number that the kernel left elsewhere too: by that one, where it ran; where it is only written down by its twin's,
+/// which is within so much.
+pub(super) fn kept(left: u32, twin: f64, within: f64) -> (f64, f64) {
+    if is_run() { stored(f32::from_bits(left).into(), 0.0) } else { stored(twin, within) }
+}
+
 /// How far from a number its neighbours in f16 are.
 pub(super) fn half_rounding(value: f64) -> f64 {
     match value.abs() < f16::MIN_POSITIVE.to_f64() {

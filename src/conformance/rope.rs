@@ -2,7 +2,7 @@
 
 use super::attend::random_qkv;
 use super::cache::{Cache, Family, shape_label, shapes, sizes};
-use super::rig::{Data, HALF, POISON, Random, bits, compare, compare_halves, run, stored};
+use super::rig::{Data, HALF, POISON, Random, bits, compare, compare_halves, kept, run};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::Shape;
@@ -118,8 +118,10 @@ async fn rope_append(
             let Some(kv_head) = kv_head else { continue };
             let (kv_head, which) = (kv_head % shape.kv_heads, kv_head / shape.kv_heads);
             let (segment, to) = cache.place(sequence, position, kv_head * 2 + which);
-            for (place, pair) in expected[segment][to..].iter_mut().zip(want.chunks_exact(2)) {
-                *place = Some([pair[0], pair[1]].map(|v| stored(v, off(v))));
+            let row: Vec<_> =
+                turned[at..].iter().zip(&want).map(|(&left, &v)| kept(left, v, off(v))).collect();
+            for (place, pair) in expected[segment][to..].iter_mut().zip(row.chunks_exact(2)) {
+                *place = Some([pair[0], pair[1]]);
             }
         }
     }

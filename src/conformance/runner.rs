@@ -1,6 +1,6 @@
 //! Running trials on one adapter: devices by mode, opened when they are first needed.
 
-use super::evidence::{Evidence, variant};
+use super::evidence::Evidence;
 use super::record::Record;
 use super::row::{Outcome, Row};
 use super::{Trial, Verdict};
@@ -93,7 +93,7 @@ impl Runner {
         };
         let worst = record.worst.clone().filter(|_| outcome == Outcome::Failed);
         Row {
-            variant: variant(trial, &record.specs),
+            variant: trial.variant(&record.specs),
             worst,
             seconds: began.elapsed().as_secs_f64(),
             ..Row::new(trial, outcome, detail)

@@ -1,6 +1,7 @@
 //! What a backend's compiler is given: naga's translation, by the writers that wgpu uses.
 
-use super::evidence::base64;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use naga::back::{glsl, hlsl, msl, spv};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -63,6 +64,11 @@ pub(super) fn translate(wgsl: &str, backend: wgpu::Backend, checked: bool) -> Gi
         Ok(Translated::Words(bytes)) => Given::Words(language.to_string(), base64(&bytes)),
         Err(problem) => Given::Nothing(problem),
     }
+}
+
+/// Base64 of bytes, for what JSON and pages carry with them.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    BASE64_STANDARD.encode(bytes)
 }
 
 /// A kernel in another language.

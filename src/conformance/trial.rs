@@ -2,7 +2,7 @@
 
 use super::record::{Record, recorded};
 use super::{Case, Verdict, cases};
-use crate::gpu::{Adapter, Disable, Gpu, GpuOptions, Tier};
+use crate::gpu::{Adapter, Disable, Gpu, GpuOptions, ShaderSpec, Tier, completed};
 use crate::{Result, kernels};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -81,6 +81,19 @@ impl Trial {
     /// The name, which no other trial of an adapter has, of characters that no shell reads otherwise.
     pub fn name(&self) -> String {
         format!("{}@{}", self.case.name(), self.mode.name)
+    }
+
+    /// Names the variant of the kernel that it is of, among those that run for it: the kernel's file, and those that fill its slots.
+    pub(super) fn variant(&self, specs: &[ShaderSpec]) -> Option<String> {
+        let stem = |file: &str| {
+            let name = file.rsplit('/').next().unwrap_or(file);
+            name.trim_end_matches(".wgsl").to_owned()
+        };
+        let is_its = |spec: &&ShaderSpec| stem(spec.file).starts_with(self.case.kernel);
+        let spec = specs.iter().find(is_its).or(specs.first())?;
+        let slots = completed(spec, self.tier, false).slots;
+        let files = slots.iter().map(|(_, file)| stem(file));
+        Some([stem(spec.file)].into_iter().chain(files).collect::<Vec<_>>().join("+"))
     }
 
     /// Runs the case.

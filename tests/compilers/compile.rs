@@ -7,6 +7,8 @@ use std::time::Instant;
 
 // What `tools/setup all-compilers` makes.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.compilers");
+// What runs the page's cases in Node, too.
+const DAWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/web/conformance/node_modules/webgpu");
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/compilers");
 
 /// How a compiler is run.
@@ -70,20 +72,19 @@ impl How {
                 Ok(command)
             }
             Self::Dawn => {
-                let package = tool("webgpu");
+                let package = Path::new(DAWN);
                 if !package.is_dir() {
-                    return Err("webgpu (tools/setup all-compilers)".into());
+                    return Err("npm's webgpu (tools/setup web)".into());
                 }
                 let mut command = Command::new(program("node").ok_or("node")?);
                 command.arg(Path::new(TOOLS).join("wgsl.mjs")).arg(package);
                 Ok(command)
             }
-            Self::Nothing => Ok(Command::new("")),
+            Self::Nothing => Err("a compiler".into()),
         }
     }
 
     pub fn version(&self) -> Result<String, String> {
-        let command = self.command()?;
         match self {
             Self::Each(name, _) => {
                 let mut command = Command::new(Self::program(name)?);
@@ -94,7 +95,7 @@ impl How {
                 Ok(numbered.unwrap_or("unknown").to_owned())
             }
             Self::Dx12(_) | Self::Dawn => {
-                Server::start(command).map(|server| server.version.clone())
+                Server::start(self.command()?).map(|server| server.version.clone())
             }
             Self::Nothing => Ok("translated only".into()),
         }

@@ -2,7 +2,7 @@
 
 use crate::compile::How;
 use crate::texts::Text;
-use asynctls::conformance::{Language, translated};
+use asynctls::conformance::{Language, for_webgpu, translated};
 
 const PORTABLE: &[&str] = &["portable"];
 const SUBGROUPS: &[&str] = &["portable", "subgroups", "subgroups-of-32", "subgroups-of-8"];
@@ -17,60 +17,49 @@ pub struct Target {
     pub how: How,
 }
 
-const GLSLANG: How = How::Each("glslangValidator", &["-S", "comp"]);
+const fn target(
+    name: &'static str,
+    language: Option<Language>,
+    tiers: &'static [&'static str],
+    how: How,
+) -> Target {
+    Target { name, language, tiers, how }
+}
+
+const fn glslang(language: Language) -> Target {
+    target("glslang", Some(language), SUBGROUPS, How::Each("glslangValidator", &["-S", "comp"]))
+}
+
+const fn dx12(
+    language: Language,
+    tiers: &'static [&'static str],
+    words: &'static [&'static str],
+) -> Target {
+    let name = if let Language::Hlsl(5, _) = language { "FXC" } else { "DXC" };
+    target(name, Some(language), tiers, How::Dx12(words))
+}
+
+const fn spirv_val(language: Language, arguments: &'static [&'static str]) -> Target {
+    target("spirv-val", Some(language), SUBGROUPS, How::Each("spirv-val", arguments))
+}
+
+const fn translated_only(language: Language, tiers: &'static [&'static str]) -> Target {
+    target("naga", Some(language), tiers, How::Nothing)
+}
 
 pub const TARGETS: &[Target] = &[
-    Target {
-        name: "FXC",
-        language: Some(Language::Hlsl(5, 1)),
-        tiers: PORTABLE,
-        how: How::Dx12(&["fxc", "cs_5_1"]),
-    },
-    Target {
-        name: "DXC",
-        language: Some(Language::Hlsl(6, 0)),
-        tiers: SUBGROUPS,
-        how: How::Dx12(&["dxc", "cs_6_0"]),
-    },
-    Target {
-        name: "DXC",
-        language: Some(Language::Hlsl(6, 6)),
-        tiers: SUBGROUPS,
-        how: How::Dx12(&["dxc", "cs_6_6"]),
-    },
-    Target {
-        name: "glslang",
-        language: Some(Language::GlslEs(310)),
-        tiers: SUBGROUPS,
-        how: GLSLANG,
-    },
-    Target { name: "glslang", language: Some(Language::Glsl(430)), tiers: SUBGROUPS, how: GLSLANG },
-    Target {
-        name: "spirv-val",
-        language: Some(Language::Spirv(1, 3)),
-        tiers: SUBGROUPS,
-        how: How::Each("spirv-val", &["--target-env", "vulkan1.1"]),
-    },
-    Target {
-        name: "spirv-val",
-        language: Some(Language::Spirv(1, 6)),
-        tiers: SUBGROUPS,
-        how: How::Each("spirv-val", &["--target-env", "vulkan1.3"]),
-    },
-    Target { name: "Tint", language: None, tiers: SUBGROUPS, how: How::Dawn },
-    Target {
-        name: "naga",
-        language: Some(Language::Msl(2, 4)),
-        tiers: SUBGROUPS,
-        how: How::Nothing,
-    },
-    Target { name: "naga", language: Some(Language::Msl(4, 0)), tiers: ALL, how: How::Nothing },
-    Target { name: "naga", language: Some(Language::Spirv(1, 6)), tiers: ALL, how: How::Nothing },
+    dx12(Language::Hlsl(5, 1), PORTABLE, &["fxc", "cs_5_1"]),
+    dx12(Language::Hlsl(6, 0), SUBGROUPS, &["dxc", "cs_6_0"]),
+    dx12(Language::Hlsl(6, 6), SUBGROUPS, &["dxc", "cs_6_6"]),
+    glslang(Language::GlslEs(310)),
+    glslang(Language::Glsl(430)),
+    spirv_val(Language::Spirv(1, 3), &["--target-env", "vulkan1.1"]),
+    spirv_val(Language::Spirv(1, 6), &["--target-env", "vulkan1.3"]),
+    target("Tint", None, SUBGROUPS, How::Dawn),
+    translated_only(Language::Msl(2, 4), SUBGROUPS),
+    translated_only(Language::Msl(4, 0), ALL),
+    translated_only(Language::Spirv(1, 6), ALL),
 ];
-
-// What a browser asks of a text with subgroup operations, and naga refuses; that those stand where all lanes of a subgroup come
-// is what the conformance cases see.
-const HEADER: &str = "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
 
 impl Target {
     /// Its name and language.
@@ -99,10 +88,7 @@ impl Target {
     pub fn given(&self, text: &Text) -> Result<Vec<u8>, String> {
         match self.language {
             Some(language) => Ok(translated(&text.wgsl, language, text.checked)?.bytes().to_vec()),
-            None if text.wgsl.contains("subgroup") => {
-                Ok(format!("{HEADER}{}", text.wgsl).into_bytes())
-            }
-            None => Ok(text.wgsl.clone().into_bytes()),
+            None => Ok(for_webgpu(&text.wgsl).into_bytes()),
         }
     }
 }

@@ -8,6 +8,7 @@ import { extname, join, normalize, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { chromium } from 'playwright-core';
+import { isFine } from './run.js';
 
 const PAGE = fileURLToPath(new URL('.', import.meta.url));
 const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.json': 'application/json' };
@@ -58,7 +59,7 @@ async function main() {
     const { about } = report.adapters[0];
     console.log(`${about.adapter}; driver ${about.driver}; kernels ${about.tier}: ${await page.textContent('#status')}`);
     if (values.json) await writeFile(values.json, `${JSON.stringify(report)}\n`);
-    return report.summary.failed + report.summary.flaky + report.not_run === 0 ? 0 : 1;
+    return isFine(report) ? 0 : 1;
   } finally {
     await browser.close();
     server.close();

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { create, globals } from 'webgpu';
-import { Runner, chosen, indexOf, report, runAll, summary, unpacked } from './run.js';
+import { Runner, chosen, indexOf, isFine, reasons, report, runAll, unpacked } from './run.js';
 
 Object.assign(globalThis, globals);
 
@@ -47,20 +47,11 @@ async function main() {
   process.once('SIGINT', () => { isStopped = true; });
   await runAll(runner, entries, load, done, () => isStopped);
   const seconds = (performance.now() - began) / 1000;
-  const counts = summary(rows);
-  for (const [why, count] of reasons(rows)) console.log(`unsupported: ${count}: ${why}`);
-  console.log(`${Object.entries(counts).map(([name, count]) => `${count} ${name.replace('_', ' ')}`).join(', ')} in ${seconds.toFixed(0)} s`);
   const made = report(runner, entries, rows, { ...choice, seconds });
+  for (const [why, count] of reasons(rows)) console.log(`unsupported: ${count}: ${why}`);
+  console.log(`${Object.entries(made.summary).map(([name, count]) => `${count} ${name.replace('_', ' ')}`).join(', ')} in ${seconds.toFixed(0)} s`);
   if (values.json) await writeFile(values.json, `${JSON.stringify(made)}\n`);
-  return counts.failed + counts.flaky + made.not_run === 0 ? 0 : 1;
-}
-
-function reasons(rows) {
-  const counts = new Map();
-  for (const row of rows.filter(({ outcome }) => outcome === 'unsupported')) {
-    counts.set(row.detail, (counts.get(row.detail) ?? 0) + 1);
-  }
-  return counts;
+  return isFine(made) ? 0 : 1;
 }
 
 main().then((code) => process.exit(code), (error) => {

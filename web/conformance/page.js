@@ -1,5 +1,5 @@
 // The page: what is chosen, how far it is, what came out.
-import { Runner, chosen, report, runAll, summary, unpacked, variants } from './run.js';
+import { Runner, chosen, isFine, reasons, report, runAll, unpacked, variants } from './run.js';
 
 const SHOWN = 50;
 const $ = (id) => document.getElementById(id);
@@ -62,10 +62,9 @@ function showRows(rows) {
   });
   $('kernels').replaceChildren(...table);
   $('table').hidden = table.length === 0;
-  const reasons = new Map();
-  for (const { detail } of rows.filter(({ outcome }) => outcome === 'unsupported')) reasons.set(detail, (reasons.get(detail) ?? 0) + 1);
-  $('reasons').hidden = reasons.size === 0;
-  $('reasons').querySelector('ul').replaceChildren(...[...reasons].map(([why, count]) => element('li', `${count}: ${why}`)));
+  const counts = reasons(rows);
+  $('reasons').hidden = counts.size === 0;
+  $('reasons').querySelector('ul').replaceChildren(...[...counts].map(([why, count]) => element('li', `${count}: ${why}`)));
 }
 
 function showFailure({ row, shader }) {
@@ -139,11 +138,9 @@ async function run(runner, choice) {
   const notRun = made.not_run;
   if (!notRun) last = entries.length;
   show();
-  const counts = summary(rows);
-  const words = Object.entries(counts).filter(([name, number]) => number > 0 || ['passed', 'failed'].includes(name));
-  const isFine = counts.failed + counts.flaky === 0 && notRun === 0;
+  const words = Object.entries(made.summary).filter(([name, number]) => number > 0 || ['passed', 'failed'].includes(name));
   $('status').textContent = `${words.map(([name, number]) => `${number} ${name.replace('_', ' ')}`).join(', ')} in ${seconds.toFixed(0)} s${notRun ? `; ${notRun} cases did not run` : ''}.`;
-  $('status').className = isFine ? 'good' : 'bad';
+  $('status').className = isFine(made) ? 'good' : 'bad';
   $('download').onclick = () => offer(made);
   [$('start').disabled, $('stop').disabled, $('download').disabled] = [false, true, false];
   // For who drives the page.

@@ -449,7 +449,21 @@ export function summary(rows) {
   return counts;
 }
 
-/// The same, by kernel, variant and tier.
+/// Why cases are unsupported, and how many are.
+export function reasons(rows) {
+  const counts = new Map();
+  for (const { detail } of rows.filter(({ outcome }) => outcome === 'unsupported')) {
+    counts.set(detail, (counts.get(detail) ?? 0) + 1);
+  }
+  return counts;
+}
+
+/// Whether nothing of a report is wrong, and all of it ran.
+export function isFine({ summary: counts, not_run: notRun }) {
+  return counts.failed + counts.flaky + notRun === 0;
+}
+
+/// How many rows came to what, by kernel, variant and tier.
 export function variants(rows) {
   const groups = new Map();
   for (const row of rows) {

@@ -1,8 +1,9 @@
 //! A case that failed, with what a driver's engineer needs of it.
 
-use super::super::evidence::{Evidence, Shader, base64};
+use super::super::evidence::{Evidence, Shader};
 use super::super::report::About;
 use super::super::row::Row;
+use super::super::translate::base64;
 use super::super::{Given, Worst};
 use super::{Text, pairs, put};
 
