@@ -57,8 +57,16 @@ fn two_level(scorer: BlockScorer, recent_blocks: u32) -> Attention {
 }
 
 fn keeping(blocks: u32, scorer: BlockScorer, recent_blocks: u32) -> Attention {
+    keeping_tokens((blocks, 40), scorer, recent_blocks)
+}
+
+fn keeping_tokens(
+    (blocks, tokens): (u32, u32),
+    scorer: BlockScorer,
+    recent_blocks: u32,
+) -> Attention {
     let (blocks, sink_blocks) = (Blocks::Count(blocks), 1);
-    let budget = Budget { blocks, tokens: 40, sink_blocks, recent_blocks, dense_below: 0 };
+    let budget = Budget { blocks, tokens, sink_blocks, recent_blocks, dense_below: 0 };
     let token_scorer = TokenScorer::Codes;
     Attention::TwoLevel(TwoLevel { budget, block_scorer: scorer, token_scorer })
 }
@@ -280,4 +288,39 @@ fn what_is_not_fetched_for_the_next_step_is_brought_by_the_one_that_is_done_agai
         steps
     });
     assert_near("nothing is fetched", &got, &want);
+}
+
+#[test]
+fn a_step_that_keeps_every_block_attends_every_block_however_little_is_fetched() {
+    // Blocks leave the recent window, or are sealed and chosen at once.
+    for (recent, most_missed) in [(1, MostMissed::NONE), (0, MostMissed::default())] {
+        let attention = keeping_tokens((40, 640), BlockScorer::Codes, recent);
+        let (two, step_tokens) = (2, 60);
+        let run = |host: Option<HostOptions>| {
+            let engine = load("qwen3/model.gguf", |options| options.host = host);
+            // Both seal their blocks in the same steps.
+            let mut sessions = [begun(&engine), begun(&engine)];
+            let mut all = Vec::new();
+            for step in 0..step_tokens {
+                let mut batch: Vec<_> =
+                    (0..two).zip(&mut sessions).map(|(i, s)| (s, token(step + 7 * i))).collect();
+                let made = pollster::block_on(engine.decode(&mut batch, &attention, Want::Logits));
+                all.extend(made.expect("a step").into_iter().flat_map(|output| output.logits));
+            }
+            (all, pollster::block_on(engine.offload_stats()).map_or(0, |stats| stats.left))
+        };
+        let want = run(None).0;
+        for (patience, most_fetched) in [(u32::MAX, u64::MAX), (3, u64::MAX), (1, 1)] {
+            let own = HostOptions {
+                hot_blocks: 80,
+                recent_blocks: recent,
+                ..host(free(Timing::Resident))
+            };
+            let host = HostOptions { patience, most_fetched, most_missed, ..own };
+            let what = format!("{recent} recent, patience {patience}, {most_fetched} bytes");
+            let (got, left) = run(Some(host));
+            assert_near(&what, &got, &want);
+            assert_eq!(left, 0, "{what}");
+        }
+    }
 }

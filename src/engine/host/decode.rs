@@ -8,6 +8,7 @@ use crate::engine::forward::Over;
 use crate::engine::layer::Stage;
 use crate::engine::record::{Mode, Plan};
 use crate::engine::{Output, Session, Want};
+use crate::kv::Policy;
 use crate::{Error, Result, subject};
 
 // Blocks that a layer chose: row, KV head, logical blocks ascending.
@@ -458,7 +459,9 @@ impl HotTurn<'_> {
         let wanted = decode.wanted(&next);
         let group = layer / GROUP_LAYERS;
         let HotState { offload, groups, lag, .. } = &mut *self.state;
-        let policy = offload.rule.ahead();
+        // A next step that keeps every block is not weighed: nothing would tell what it lacks.
+        let is_weighed = decode.budgets.iter().any(|(_, next)| next.ranks_blocks());
+        let policy = if is_weighed { offload.rule.ahead() } else { Policy::default() };
         let absent = offload.residents.want_next(layer, &wanted, &policy, &mut groups[group].items);
         if let Some(lag) = lag {
             let before = std::mem::replace(&mut lag.lists[layer], next);
