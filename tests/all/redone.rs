@@ -324,3 +324,24 @@ fn a_step_that_keeps_every_block_attends_every_block_however_little_is_fetched()
         }
     }
 }
+
+#[test]
+fn patience_ends_after_so_many_steps() {
+    let attention = two_level(BlockScorer::Codes, 4);
+    let fetched = |patience| {
+        let engine = load("qwen3/model.gguf", |options| {
+            options.host = Some(HostOptions { patience, ..host(free(Timing::Resident)) });
+        });
+        let mut session = begun(&engine);
+        // This one waits for its choice.
+        decode(&engine, &mut session, token(0), &attention);
+        let before = stats(&engine);
+        for step in 1..60 {
+            decode(&engine, &mut session, token(step), &attention);
+        }
+        let after = stats(&engine);
+        (after.misses - before.misses) - (after.left - before.left)
+    };
+    let of = [1, 2, 3, u32::MAX].map(fetched);
+    assert!(of.is_sorted_by(|more, fewer| more > fewer) && of[3] == 0, "{of:?}");
+}
