@@ -109,8 +109,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
 
-    // Merge the teams: their maxima first, then sums and accumulators scaled to the common maximum.
-    workgroupBarrier();
+    // Merge the teams: their maxima first, then sums and accumulators scaled to the common maximum. What the last tile left has
+    // been read: each tile ends with a barrier.
     weights[lane] = m;
     workgroupBarrier();
     var joint = weights[0];

@@ -52,8 +52,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     // s_i, as ordered keys.
     rank_items(lane, row, kv_head, items, range);
+    // Nothing but keys is read by other lanes before the next barrier.
     storageBarrier();
-    workgroupBarrier();
 
     // The k-th largest key, eight bits at a time from the top; wanted counts down to its rank among its equals.
     var prefix = 0u;
