@@ -74,7 +74,8 @@ impl Plan<'_> {
             context: largest,
             quantise: self.smaller(room)?,
             to_host: self.to_host.filter(|_| {
-                self.options.index.is_some() && self.options.host.is_none() && !memory.is_shared
+                let may = self.options.index.is_some() && self.config.sliding_window().is_none();
+                may && self.options.host.is_none() && !memory.is_shared
             }),
         };
         Err(refusal(&fit, self.what, self.options.context, memory, &ways))
