@@ -257,7 +257,7 @@ fn unknown_pre_tokenizers_are_refused_with_the_known_ones() {
     assert_eq!(
         message,
         "the pre-tokenizer (tokenizer.ggml.pre) is `klingon`, but only these are supported: smollm, \
-         qwen2, deepseek-r1-qwen, glm4, chatglm-bpe, llama-bpe, llama3, llama-v3"
+         qwen2, deepseek-r1-qwen, glm4, chatglm-bpe, llama-bpe, llama3, llama-v3, tekken"
     );
 }
 
@@ -295,7 +295,7 @@ fn families_differ_in_digits_contractions_and_line_ends() {
     let cut = |rule: &str, text: &str| {
         let words = pre::rule(rule).unwrap().words().unwrap();
         let mut parts = tokenizers::PreTokenizedString::from(text);
-        words.cut(&mut parts).unwrap();
+        words.cut(&mut parts, true).unwrap();
         let pieces = parts
             .get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::None)
             .into_iter()
