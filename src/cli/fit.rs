@@ -89,6 +89,9 @@ impl Plan<'_> {
         let quantises = options.quantise.is_none() || bytes(options)? != bytes(&kept)?;
         let is_same = |own: ModelConfig| own.rope() == config.rope();
         Ok(Known {
+            has_windows: config.sliding_window().is_some_and(|sliding| {
+                sliding.tokens < options.context && !sliding.layers.contains(&false)
+            }),
             is_on_gpu: options.host.is_none(),
             quantises,
             rescales: options.rope.is_none() || !ModelConfig::read(file).is_ok_and(is_same),

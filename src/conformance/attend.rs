@@ -45,13 +45,18 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             decode_cases(cases, shape, &large_batch(shape.block), segments, family);
         }
     }
-    // Sliding windows.
-    for shape in shapes().into_iter().step_by(2) {
+    // Sliding windows: shorter than a block and a tile of keys, a block, no multiple of one, longer than every sequence.
+    for shape in shapes().into_iter().step_by(3) {
         let block = shape.block;
-        window_cases(cases, shape, &[1, 9, block, 2 * block + 37, 100 * block]);
+        let batch = large_batch(block);
+        for window in [1, 9, block, 2 * block + 37, 100 * block] {
+            window_cases(cases, shape, &batch, window);
+        }
+        // Prompts of one sequence alone lie in order.
+        window_cases(cases, shape, &batch[..1], block + 21);
     }
     for shape in sizes() {
-        window_cases(cases, shape, &[7, shape.block + 21]);
+        window_cases(cases, shape, &large_batch(shape.block), shape.block + 21);
     }
     // Two buffers matter where data is laid out as well.
     let lies = [Lie::Apart, Lie::Roomy, Lie::HeadsFirst];
@@ -143,23 +148,16 @@ fn kernel_cases(
     }
 }
 
-// Shorter than a block and a tile of keys, a block, no multiple of one, and longer than every sequence.
-fn window_cases(cases: &mut Vec<Case>, shape: Shape, windows: &[u32]) {
-    let batch = large_batch(shape.block);
-    for &window in windows {
-        // Prompts of one sequence alone lie in order.
-        let of_kernels =
-            [("window_split", &batch[..]), ("prefill", &batch[..]), ("prefill", &batch[..1])];
-        for (kernel, lengths) in of_kernels {
-            let label = format!("{} lengths {lengths:?} window {window}", shape_label(&shape));
-            let lengths = lengths.to_vec();
-            cases.push(Case::new(kernel, label, true, move |gpu| {
-                let lengths = lengths.clone();
-                let (attention, contents) = ((kernel, Some(window)), (3, Family::Random));
-                let shape = (shape, Lie::Joined);
-                Box::pin(async move { attend(gpu, attention, shape, &lengths, contents).await })
-            }));
-        }
+fn window_cases(cases: &mut Vec<Case>, shape: Shape, lengths: &[u32], window: u32) {
+    let label = format!("{} lengths {lengths:?} window {window}", shape_label(&shape));
+    for kernel in ["window_split", "prefill"] {
+        let lengths = lengths.to_vec();
+        cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+            let lengths = lengths.clone();
+            let (attention, contents) = ((kernel, Some(window)), (3, Family::Random));
+            let shape = (shape, Lie::Joined);
+            Box::pin(async move { attend(gpu, attention, shape, &lengths, contents).await })
+        }));
     }
 }
 

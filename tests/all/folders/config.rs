@@ -219,11 +219,14 @@ fn windows(config: &ModelConfig) -> Value {
     serde_json::to_value(config).unwrap()["sliding_window"].take()
 }
 
+/// A model, keys with what is put there, and the sliding windows that it then has.
+type Windowed<'c> = (&'c str, &'c [(&'c str, Value)], Value);
+
 #[test]
 fn sliding_windows_are_those_of_transformers() {
     let window = |tokens: u32, layers: &[bool]| json!({"tokens": tokens, "layers": layers});
     let (every, later) = (&[true; 3], &[false, true, true]);
-    let cases: &[(&str, &[(&str, Value)], Value)] = &[
+    let cases: &[Windowed<'_>] = &[
         ("mistral", &[], window(51, every)),
         ("mistral", &[("sliding_window", json!(null))], json!(null)),
         ("mistral", &[("sliding_window", json!(1))], window(1, every)),
