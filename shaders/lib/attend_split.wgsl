@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let member = lane % LANES;
     let team = lane / LANES;
     let total = token_count(row, kv_head);
-    let split_tokens = step[H_SPLIT_TILES] * WORKGROUP;
+    let split_tokens = split_tiles((total + WORKGROUP - 1u) / WORKGROUP) * WORKGROUP;
     let begin = min(split * split_tokens, total);
     let end = min(begin + split_tokens, total);
 

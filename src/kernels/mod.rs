@@ -16,7 +16,8 @@ pub use attend::{
     AppendRows, HotSlots, Merge, MergeParams, NO_SLOT, Number, PartParams, Place, PlaceBlocks,
     Prefill, RopeAppend, SegmentParams, Split, UnpackBlocks, append_apart, append_rows,
     dense_split, merge, merge_parts, place_blocks, prefill, prefill_rounds, rope_append,
-    sparse_split, split_rounds, split_workgroups, unpack_blocks, with_layout, with_row_width,
+    sparse_split, split_rounds, split_workgroups, unpack_blocks, window_split, with_layout,
+    with_row_width, with_window,
 };
 pub use experts::{
     ExpertLists, ExpertSum, Route, expert_list_words, expert_lists, expert_sum, route,

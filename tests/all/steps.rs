@@ -16,8 +16,9 @@ const CONTEXT: u32 = 640;
 /// The tokens that index channels are chosen by.
 const COUNTED: u32 = 100;
 
-/// Grouped queries in two formats, and latent attention.
-const MODELS: [&str; 3] = ["llama/model", "qwen3/model.gguf", "glm4-moe-lite/model"];
+/// Grouped queries in two formats, latent attention, and sliding windows in some layers.
+const MODELS: [&str; 4] =
+    ["llama/model", "qwen3/model.gguf", "glm4-moe-lite/model", "qwen2-windows/model"];
 
 fn load(model: &str, change: impl FnOnce(&mut EngineOptions)) -> Engine {
     let file = ModelFile::open(&Path::new("tests/goldens/tiny").join(model)).expect("a model");
@@ -46,12 +47,13 @@ fn two_level(blocks: Blocks, tokens: u32, always: (u32, u32), dense_below: u32) 
 }
 
 /// What each model is tried with: the first with everything, the others with what differs in them.
-fn cases() -> [(&'static str, Vec<Attention>); 3] {
+fn cases() -> [(&'static str, Vec<Attention>); 4] {
     let [dense, some, share, no_window] = attentions();
     [
         (MODELS[0], vec![dense, some, share, no_window]),
         (MODELS[1], vec![some]),
         (MODELS[2], vec![dense, share]),
+        (MODELS[3], vec![some]),
     ]
 }
 
