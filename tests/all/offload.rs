@@ -2,7 +2,7 @@
 
 use crate::common::device::{decode, gpu, own_gpu, prefill, tiny_options};
 use crate::common::own_process::is_alone;
-use crate::common::steps::{self, assert_near, token};
+use crate::common::steps::{self, assert_near, token, tokens_kept};
 use asynctls::attention::{
     Attention, BlockScorer, Blocks, Budget, MostMissed, RowBudget, Timing, TokenScorer, TwoLevel,
 };
@@ -87,7 +87,7 @@ fn assert_same_steps(
 #[test]
 fn exact_attends_the_same_tokens_whatever_is_resident() {
     for model in MODELS {
-        let attention = two_level(6, 40, 0);
+        let attention = two_level(6, tokens_kept(40), 0);
         let loaded = |hot| load(model, Some(host(hot, Timing::Exact)));
         for hot in [6, 9] {
             let what = format!("{model}, {hot} slots");

@@ -2,7 +2,7 @@
 //! counted before.
 
 use crate::common::device::{decode, gpu, prefill, tiny_options};
-use crate::common::steps::{assert_near, assert_same_steps, token, tolerance};
+use crate::common::steps::{assert_near, assert_same_steps, token, tokens_kept, tolerance};
 use asynctls::attention::{
     Attention, BlockScorer, Blocks, Budget, MostMissed, Timing, TokenScorer, TwoLevel,
 };
@@ -57,7 +57,7 @@ fn two_level(scorer: BlockScorer, recent_blocks: u32) -> Attention {
 }
 
 fn keeping(blocks: u32, scorer: BlockScorer, recent_blocks: u32) -> Attention {
-    keeping_tokens((blocks, 40), scorer, recent_blocks)
+    keeping_tokens((blocks, tokens_kept(40)), scorer, recent_blocks)
 }
 
 fn keeping_tokens(

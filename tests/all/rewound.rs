@@ -1,7 +1,7 @@
 //! Sessions that forgot a part of their past: they are as if it had never been.
 
 use crate::common::device::{decode, gpu, prefill, tiny_options};
-use crate::common::steps::{assert_same_steps, token};
+use crate::common::steps::{assert_same_steps, token, tokens_kept};
 use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
 use asynctls::engine::{Engine, HostOptions, Session, SessionFormat, Want};
 use asynctls::model::ModelFile;
@@ -49,7 +49,8 @@ fn read(engine: &Engine, session: &mut Session, tokens: &[u32]) {
 fn two_level() -> Attention {
     let (sink_blocks, recent_blocks) = (1, 2);
     let blocks = Blocks::Count(4);
-    let budget = Budget { blocks, tokens: 30, sink_blocks, recent_blocks, dense_below: 0 };
+    let tokens = tokens_kept(30);
+    let budget = Budget { blocks, tokens, sink_blocks, recent_blocks, dense_below: 0 };
     Attention::TwoLevel(TwoLevel::new(budget))
 }
 
