@@ -29,6 +29,12 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
         "let digit",
         "top_k/level-1-Plain-random*",
     ),
+    (
+        "select/top_k_shuffled.wgsl",
+        "workgroupBarrier();\n        // A subgroup adds",
+        "// A subgroup adds",
+        "top_k_shuffled/*random*",
+    ),
     // Bounds.
     ("model/rms_norm.wgsl", "rms_norm.width % 4u", "0u", "rms_norm/*"),
     (
@@ -45,6 +51,7 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
     ),
     // Scales and terms that are dropped.
     ("model/rms_norm.wgsl", " + rms_norm.epsilon", "", "rms_norm/*"),
+    ("model/matvec_quants.wgsl", "high * 256 + low", "high * 256", "matvec_quants/*"),
     ("attend/merge.wgsl", "l += state.y * factor;", "l += state.y;", "merge/*"),
     // Minimum for maximum, and ties that go elsewhere.
     (
@@ -55,6 +62,7 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
     ),
     ("lib/arg_max.wgsl", "b.y < a.y", "b.y > a.y", "arg_max/*"),
     ("select/top_k.wgsl", "tie && equals < wanted", "tie && equals <= wanted", "top_k/*ties*"),
+    ("select/top_k_shuffled.wgsl", "all.y < wanted", "all.y <= wanted", "top_k_shuffled/*ties*"),
 ];
 
 /// Barriers that are needed, and that no case sees the want of on adapters which run lanes one after the other: the file, a part of its
