@@ -116,7 +116,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
+    pub(crate) fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
         two_level.budget.validate()?;
         let Some(index) = &self.options.index else {
             let limit = "this engine was built without an index";

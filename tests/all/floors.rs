@@ -40,6 +40,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("generate", &["attention", "engine", "error", "kv", "model", "subject"]),
+    ("serve", &["attention", "engine", "error", "generate", "model", "subject"]),
     (
         "conformance",
         &[
