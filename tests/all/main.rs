@@ -29,6 +29,8 @@ mod redone;
 mod rewound;
 #[cfg(feature = "text")]
 mod selectors;
+#[cfg(feature = "text")]
+mod serve;
 mod session;
 mod shared_device;
 mod smollm2;
