@@ -421,7 +421,7 @@ impl<'a> Pieces<'a> {
 }
 
 // Whether the next token of a session is attended by selection.
-fn selects(session: &Session, selection: Option<&TwoLevel>) -> bool {
+pub(super) fn selects(session: &Session, selection: Option<&TwoLevel>) -> bool {
     selection.is_some_and(|two_level| session.len() + 1 > two_level.budget.dense_below)
 }
 

@@ -1,6 +1,8 @@
 //! Which blocks sessions share, for who runs many of them at a time.
 
+use super::forward::selects;
 use super::{Engine, Session};
+use crate::attention::Attention;
 
 /// Blocks that some sessions hold, those that they share counted once.
 #[derive(Debug)]
@@ -51,6 +53,25 @@ impl Engine {
         let least = self.least_reused();
         least == 0
             || (session.channels.is_some() && session.counted == least && !session.is_miscounted)
+    }
+}
+
+impl Engine {
+    /// Blocks of a KV head that have a slot in the hot cache at a time, where there is one: those of all tokens that a step
+    /// attends alike.
+    pub(crate) fn hot_blocks(&self) -> Option<u32> {
+        self.options.host.map(|host| host.hot_blocks)
+    }
+
+    /// Whether a session's next token selects what it attends, and the blocks that have to have a slot for it.
+    pub(crate) fn hot_needs(&self, session: &Session, attention: &Attention) -> (bool, u32) {
+        let sealed = session.len() / self.shape.block;
+        match attention {
+            Attention::TwoLevel(two_level) if selects(session, Some(two_level)) => {
+                (true, two_level.effective_budget().blocks_kept(sealed + 1))
+            }
+            _ => (false, sealed),
+        }
     }
 }
 

@@ -215,6 +215,7 @@ impl Driver {
                 length: active.session.len(),
                 prompt,
                 decode,
+                hot: self.engine.hot_needs(&active.session, &self.options.attention),
                 needs: active.session.blocks_to(self.reserved(&active.job)),
                 alone: active.session.blocks_alone(),
                 moved: active.moved,
@@ -232,6 +233,7 @@ impl Driver {
             running: self.options.running as usize,
             rows: (self.options.step_tokens as usize).min(options.most_rows() as usize),
             decoding,
+            hot: self.engine.hot_blocks(),
             chunk: &chunk,
             patience: self.options.patience,
         };

@@ -57,6 +57,8 @@ pub(super) struct Running {
     pub(super) prompt: u32,
     /// Tokens to decode, once those are: one, or those that it had when it was preempted.
     pub(super) decode: u32,
+    /// Whether its next token selects what it attends, and the blocks that have to be in the hot cache for it.
+    pub(super) hot: (bool, u32),
     /// Blocks that it takes until it has its reserve.
     pub(super) needs: u32,
     /// Blocks that no other session holds.
@@ -73,6 +75,8 @@ pub(super) struct Limits<'a> {
     pub(super) rows: usize,
     /// Of these, those that decode.
     pub(super) decoding: usize,
+    /// Blocks of the hot cache, where there is one, for tokens that select; and again for those that do not.
+    pub(super) hot: Option<u32>,
     /// Tokens of prompts in a step with a session of so many tokens.
     pub(super) chunk: &'a dyn Fn(u32) -> usize,
     pub(super) patience: u32,
@@ -145,8 +149,10 @@ pub(super) fn step(running: &[Running], limits: &Limits<'_>) -> Vec<Share> {
     let kept = usize::from(!reads.is_empty() && limits.rows > 1);
     let left = limits.decoding.min(limits.rows - kept);
     let mut rows = limits.rows;
+    let decodes = within_hot_cache(decodes, limits.hot);
     let first = decodes.len().min(left);
-    let mut spare = left - first;
+    // Over a hot cache a token of each goes through the layers at a time anyway.
+    let mut spare = if limits.hot.is_some() { 0 } else { left - first };
     for one in &decodes[..first] {
         // Tokens that a preempted request had go again in what rows nobody else decodes.
         let more = (one.decode as usize - 1).min(spare);
@@ -167,6 +173,29 @@ pub(super) fn step(running: &[Running], limits: &Limits<'_>) -> Vec<Share> {
         shares.push(Share { number: one.rank.number(), tokens, is_prompt: true });
     }
     shares
+}
+
+// Those of the first whose blocks the hot cache can hold together; the first of each kind in any case.
+fn within_hot_cache(mut decodes: Vec<&Running>, hot: Option<u32>) -> Vec<&Running> {
+    let Some(hot) = hot else { return decodes };
+    let (mut selecting, mut most, mut dense) = (0, 0, 0);
+    decodes.retain(|one| {
+        let (selects, blocks) = one.hot;
+        if selects {
+            // Each has room for as many as the one that keeps the most.
+            let all = (selecting + 1) * most.max(blocks);
+            let fits = selecting == 0 || all <= hot;
+            if fits {
+                (selecting, most) = (selecting + 1, most.max(blocks));
+            }
+            fits
+        } else {
+            let fits = dense == 0 || dense + blocks <= hot;
+            dense += if fits { blocks } else { 0 };
+            fits
+        }
+    });
+    decodes
 }
 
 /// Who is preempted where a step finds too few blocks: the highest rank, but never the only one.

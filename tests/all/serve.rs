@@ -173,6 +173,11 @@ fn batched_answers_are_those_of_one_request_at_a_time() {
     }
     let hot = model(|options| options.host = Some(host()));
     check_alike(&hot, two_level(), |_| ());
+    // A hot cache that two tokens fill, of those that select as of those that do not.
+    let narrow = |options: &mut EngineOptions| {
+        options.host = Some(HostOptions { hot_blocks: 7, ..host() });
+    };
+    check_alike(&model(narrow), two_level(), |_| ());
 }
 
 #[test]

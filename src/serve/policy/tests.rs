@@ -28,6 +28,7 @@ struct World {
     sessions: usize,
     rows: usize,
     reserve: u32,
+    hot: Option<u32>,
     /// The step that fails, with all that it works on.
     fails: u64,
 }
@@ -116,6 +117,11 @@ fn is_read(request: &Request, running: &[Request]) -> bool {
     running.iter().filter(reads).map(later).max().unwrap_or(0) > found(request, running)
 }
 
+// Up to 12 tokens are attended densely.
+fn hot_of(one: &Request) -> (bool, u32) {
+    if one.length < 12 { (false, one.length / BLOCK) } else { (true, 1 + one.length / 12) }
+}
+
 fn snapshot(running: &[Request], reserve: u32) -> Vec<Running> {
     let of = |one: &Request| Running {
         rank: one.rank,
@@ -123,6 +129,7 @@ fn snapshot(running: &[Request], reserve: u32) -> Vec<Running> {
         length: one.length,
         prompt: one.left(),
         decode: (one.known() - one.length).saturating_sub(one.left()),
+        hot: hot_of(one),
         needs: one.reserved(reserve).div_ceil(BLOCK) - one.length.div_ceil(BLOCK),
         alone: one.own_blocks(),
         moved: one.moved,
@@ -140,6 +147,7 @@ impl World {
             running: self.sessions,
             rows: self.rows.max(if self.sessions > 1 { 2 } else { 1 }),
             decoding: self.sessions + 2,
+            hot: self.hot,
             chunk: &chunk,
             patience: PATIENCE,
         }
@@ -267,6 +275,14 @@ impl World {
         let most = read.map(|share| chunk(of(share).length)).min().unwrap_or(0);
         assert!(sum(true) <= most, "too long a piece of prompts: {shares:?}");
         assert!(sum(false) <= limits.decoding && sum(true) + sum(false) <= limits.rows);
+        let decoding =
+            || shares.iter().filter(|share| !share.is_prompt).map(|share| hot_of(&of(share)));
+        let dense: Vec<u32> = decoding().filter(|hot| !hot.0).map(|hot| hot.1).collect();
+        let kept: Vec<u32> = decoding().filter(|hot| hot.0).map(|hot| hot.1).collect();
+        let most = kept.iter().max().unwrap_or(&0) * kept.len() as u32;
+        let hot = limits.hot.unwrap_or(u32::MAX);
+        assert!(dense.len() < 2 || dense.iter().sum::<u32>() <= hot, "{dense:?} in {hot}");
+        assert!(kept.len() < 2 || most <= hot, "{kept:?} in {hot}");
         for share in shares {
             let one = of(share);
             let left = if share.is_prompt { one.left() } else { one.known() - one.length };
@@ -305,8 +321,8 @@ fn rank(number: u64, steps: u64, priority: i32) -> Rank {
 // One that decodes, with 10 blocks.
 fn decodes(number: u64, steps: u64, priority: i32) -> Running {
     let rank = rank(number, steps, priority);
-    let (needs, alone, decode) = (0, 10, 1);
-    Running { rank, priority, length: 40, prompt: 0, decode, needs, alone, moved: steps }
+    let (needs, alone, decode, hot) = (0, 10, 1, (true, 2));
+    Running { rank, priority, length: 40, prompt: 0, decode, hot, needs, alone, moved: steps }
 }
 
 fn waits(number: u64, steps: u64, priority: i32) -> Waiting {
@@ -315,7 +331,8 @@ fn waits(number: u64, steps: u64, priority: i32) -> Waiting {
 
 #[test]
 fn the_lowest_priority_then_the_youngest_makes_room() {
-    let limits = Limits { running: 8, rows: 32, decoding: 8, chunk: &chunk, patience: PATIENCE };
+    let limits =
+        Limits { running: 8, rows: 32, decoding: 8, hot: None, chunk: &chunk, patience: PATIENCE };
     let running = [decodes(0, 0, 0), decodes(1, 1, -1), decodes(2, 2, -1), decodes(3, 3, 1)];
     let next = |waiting: &[Waiting], needed: u32| {
         admission(waiting, &running, 5, &limits, &mut |_| Needs::Blocks(needed))
@@ -340,7 +357,8 @@ fn waiting_makes_up_for_priority() {
 
 #[test]
 fn one_that_is_held_back_holds_nobody_up() {
-    let limits = Limits { running: 8, rows: 32, decoding: 8, chunk: &chunk, patience: PATIENCE };
+    let limits =
+        Limits { running: 8, rows: 32, decoding: 8, hot: None, chunk: &chunk, patience: PATIENCE };
     let mut needs = |number: u64| if number == 1 { Needs::Another } else { Needs::Blocks(3) };
     let waiting = [waits(2, 1, 0), waits(1, 0, 0)];
     let change = admission(&waiting, &[decodes(0, 0, 0)], 3, &limits, &mut needs);
@@ -349,7 +367,8 @@ fn one_that_is_held_back_holds_nobody_up() {
 
 #[test]
 fn prompts_take_what_decoding_leaves_in_turn() {
-    let limits = Limits { running: 8, rows: 12, decoding: 8, chunk: &chunk, patience: PATIENCE };
+    let limits =
+        Limits { running: 8, rows: 12, decoding: 8, hot: None, chunk: &chunk, patience: PATIENCE };
     let reads =
         |number, moved, left| Running { prompt: left, moved, length: 0, ..decodes(number, 0, 0) };
     // The third began anew, with 3 tokens that it had.
