@@ -41,6 +41,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     ("generate", &["attention", "engine", "error", "kv", "model", "subject"]),
     ("serve", &["attention", "engine", "error", "generate", "model", "subject"]),
+    ("server", &["attention", "engine", "error", "generate", "model", "serve", "subject"]),
     (
         "conformance",
         &[
