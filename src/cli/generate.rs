@@ -4,7 +4,7 @@ mod command;
 mod documents;
 mod ending;
 mod questions;
-mod sampling;
+pub mod sampling;
 mod talk;
 
 use super::attention::{AttentionOptions, is_short};
