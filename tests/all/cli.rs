@@ -20,7 +20,7 @@ mod interrupt;
 mod json;
 mod logits;
 mod not_numbers;
-mod program;
+pub mod program;
 mod refused;
 mod rope;
 mod sampling;

@@ -31,6 +31,8 @@ mod rewound;
 mod selectors;
 #[cfg(feature = "text")]
 mod serve;
+#[cfg(feature = "server")]
+mod server;
 mod session;
 mod shared_device;
 mod smollm2;
