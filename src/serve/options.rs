@@ -58,8 +58,11 @@ impl BatchOptions {
             let limit = format!("the engine has {sessions} sessions, and at least one is needed");
             return Err(Error::argument("the requests at a time", self.running, limit));
         }
-        if self.step_tokens == 0 {
-            return Err(Error::argument("the tokens of a step", 0, "at least one is needed"));
+        // A row for those that decode, and one for a prompt beside them.
+        let least = self.running.min(2);
+        if self.step_tokens < least {
+            let limit = format!("at least {least} are needed");
+            return Err(Error::argument("the tokens of a step", self.step_tokens, limit));
         }
         if let Attention::TwoLevel(two_level) = &self.attention {
             engine.check_selection(two_level)?;

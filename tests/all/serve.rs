@@ -1,10 +1,10 @@
 //! Many requests at a time over one engine: what each is answered alone, whatever the others do.
 
 use crate::cli::tiny::Tiny;
-use crate::common::device::{gpu, own_gpu, tiny_options};
+use crate::common::device::{gpu, own_gpu, prefill, tiny_options};
 use asynctls::Error;
 use asynctls::attention::{Attention, Blocks, Budget, Timing, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, HostOptions};
+use asynctls::engine::{Engine, EngineOptions, HostOptions, Want};
 use asynctls::generate::{AnswerOptions, End, Framing, Generator};
 use asynctls::gpu::GpuOptions;
 use asynctls::model::{ModelFile, SamplerSettings};
@@ -270,11 +270,11 @@ fn what_cannot_be_answered_is_refused_at_once() {
     let error = batcher.submit(dense(prompt(1, 3))).expect_err("full");
     assert!(matches!(error, Error::Busy(_)), "{error}");
     assert_eq!(error.to_string(), "the queue is full: 2 requests are there; try again later");
-    for bad in [0, 7] {
+    for (running, step_tokens) in [(0, 64), (7, 64), (2, 1), (1, 0)] {
         let mut options = BatchOptions::new(&model.engine, Attention::Dense);
-        options.running = bad;
+        (options.running, options.step_tokens) = (running, step_tokens);
         let made = Batcher::new(model.engine.clone(), model.framing.clone(), options);
-        assert!(made.is_err(), "{bad}");
+        assert!(made.is_err(), "{running} {step_tokens}");
     }
 }
 
@@ -300,4 +300,66 @@ fn a_lost_device_fails_requests_one_by_one() {
     };
     let stats = block_on(join(steps, read)).1;
     assert_eq!(stats.failed, 4, "{stats:?}");
+}
+
+// Requests that come, end and are dropped at random: none fails, nothing is left. How many were answered.
+fn churn(all: u64, seed: u64) -> u64 {
+    let model = model(|options| options.total_tokens = 700);
+    let (batcher, steps) = model.batcher(two_level(), |options| options.reserve = 4);
+    let mut state = seed;
+    let mut draw = move |below: u64| {
+        // A step of a linear congruential generator is as random as this needs.
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    let read = async {
+        let mut held: Vec<Events> = Vec::new();
+        let mut asked = 0;
+        while asked < all || !held.is_empty() {
+            while asked < all && held.len() < 12 {
+                let shared = prompt(draw(3) as u32, [0, 64, 90][draw(3) as usize]);
+                let tokens = [shared, prompt(draw(50) as u32, 1 + draw(20) as u32)].concat();
+                let mut request = request(tokens, 1 + draw(8) as u32, two_level());
+                request.priority = draw(3) as i32;
+                held.push(batcher.submit(request).expect("a place"));
+                asked += 1;
+            }
+            let at = draw(held.len() as u64) as usize;
+            if draw(10) == 0 {
+                drop(held.swap_remove(at));
+                continue;
+            }
+            match held[at].next().await.expect("an event") {
+                Event::End(_) => drop(held.swap_remove(at)),
+                Event::Failed(error) => panic!("{error}"),
+                Event::Piece(_) | Event::Prefill { .. } => {}
+            }
+        }
+        batcher.drain().await;
+        let stats = batcher.stats();
+        drop(batcher);
+        stats
+    };
+    let stats = block_on(join(steps, read)).1;
+    assert_eq!(stats.ended + stats.cancelled, all, "{stats:?}");
+    assert!(stats.failed == 0 && stats.hits > 0 && stats.cancelled > 0, "{stats:?}");
+    assert_eq!((stats.queued, stats.running), (0, 0), "{stats:?}");
+    // Every slot and every block can be had again.
+    let mut sessions: Vec<_> = (0..6).map(|_| model.engine.session().expect("a slot")).collect();
+    for (session, tokens) in sessions.iter_mut().zip([300, 300, 100]) {
+        prefill(&model.engine, session, &prompt(1, tokens), Want::Nothing).expect("room");
+    }
+    println!("{stats:?}");
+    stats.ended
+}
+
+#[test]
+fn requests_at_random_leave_nothing_behind() {
+    assert!(churn(200, 1) > 60);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn ten_thousand_requests_at_random_leave_nothing_behind() {
+    assert!(churn(10_000, 2) > 3000);
 }

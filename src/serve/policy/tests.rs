@@ -40,16 +40,17 @@ fn world() -> impl Strategy<Value = World> {
         let shared = shared.min(prompt - 1) / BLOCK * BLOCK;
         Plan { comes, priority, prompt, answer, shared, group, gone }
     });
-    (vec(plan, 1..40), 16..40u32, 1..8usize, 2..24usize, 0..24u32, 0..400u64).prop_map(
-        |(plans, blocks, sessions, rows, reserve, fails)| World {
-            plans,
-            blocks,
-            sessions,
-            rows,
-            reserve,
-            fails,
-        },
-    )
+    let hot = proptest::option::of(4..12u32);
+    let all = (vec(plan, 1..40), 16..40u32, 1..8usize, 2..24usize, 0..24u32, hot, 0..400u64);
+    all.prop_map(|(plans, blocks, sessions, rows, reserve, hot, fails)| World {
+        plans,
+        blocks,
+        sessions,
+        rows,
+        reserve,
+        hot,
+        fails,
+    })
 }
 
 #[derive(Clone, Copy, Debug)]
