@@ -47,7 +47,7 @@ def by_openai():
 
 def by_anthropic(model, said):
     client = anthropic.Anthropic(base_url=BASE, api_key=KEY, max_retries=0)
-    asked = {"model": model, "messages": MESSAGES, "max_tokens": 16, "temperature": 0}
+    asked = {"model": model, "messages": MESSAGES, "max_tokens": 16, "extra_body": {"temperature": 0}}
     whole = client.messages.create(**asked)
     check("a message", whole.content[0].text == said and whole.stop_reason == "max_tokens", whole)
     with client.messages.stream(**asked) as stream:
