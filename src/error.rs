@@ -77,6 +77,9 @@ pub enum Error {
     /// The device is gone: a driver reset, an unplugged card or a destroyed device.
     #[error("the GPU device was lost: {0}; run again, or choose another adapter")]
     DeviceLost(String),
+    /// No request is taken at present.
+    #[error("{0}; try again later")]
+    Busy(String),
     /// A shader does not compile; the place is in the original source file.
     #[error("shader {file}:{line}: {message}")]
     Shader {

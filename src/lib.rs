@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | none | who has a device and buffers, and wants attention | [`operator`], [`attention`], [`gpu`] |
 //! | `engine` | who runs models: files, the KV cache, steps of many sessions | `engine`, `model`, `formats` |
-//! | `text` | who wants text: tokenizers, chats, answers piece by piece | `generate` |
+//! | `text` | who wants text: tokenizers, chats, answers piece by piece, many at a time | `generate`, `serve` |
+//! | `server` | who wants them over HTTP | `server` |
 //!
 //! What `conformance`, `measure` and `cli` add is for this project's checks, measurements and program: it changes as they do.
 //!
@@ -104,6 +105,10 @@ pub mod generate;
 mod kv;
 #[cfg(feature = "engine")]
 pub mod model;
+#[cfg(feature = "text")]
+pub mod serve;
+#[cfg(feature = "server")]
+pub mod server;
 
 // Kernels one by one, what a selection loses, and what messages share: for those who check or measure them, and for the program.
 #[cfg(feature = "conformance")]

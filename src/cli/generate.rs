@@ -1,10 +1,11 @@
 //! `asynctls generate`: answers to a prompt or to questions one after the other.
 
+mod batch;
 mod command;
 mod documents;
 mod ending;
 mod questions;
-mod sampling;
+pub mod sampling;
 mod talk;
 
 use super::attention::{AttentionOptions, is_short};
@@ -19,9 +20,12 @@ use super::terminal::note;
 use super::vain::{self, Known};
 use super::{Outcome, prompt};
 use asynctls::Error;
+use asynctls::attention::Attention;
 use asynctls::engine::{EngineOptions, SessionFormat};
 use asynctls::generate::{Chat, Framing};
-use asynctls::gpu::Disable;
+use asynctls::gpu::{Disable, Gpu};
+use asynctls::model::RopeChange;
+use asynctls::model::SuggestedSampling;
 use asynctls::model::{ChatTemplate, ModelConfig, ModelFile, Tokenizer};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
@@ -30,6 +34,7 @@ use sampling::SamplingOptions;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 use talk::Talk;
 
@@ -52,8 +57,19 @@ pub struct Options {
     #[arg(value_name = "-", value_parser = ["-"], hide_possible_values = true, group = "source",
         conflicts_with = "interactive")]
     stdin: Option<String>,
+    /// Answer each line of this file, a JSON object with a prompt or messages, several at a time; - is standard input
+    #[arg(long, value_name = "FILE", group = "source", requires = "out",
+        conflicts_with_all = ["document", "session", "json", "context", "when_full"])]
+    batch: Option<PathBuf>,
+    /// The file that gets a line of JSON for each line of --batch, in the same order. It goes on where an earlier run ended
+    #[arg(long, value_name = "FILE", requires = "batch")]
+    out: Option<PathBuf>,
+    /// Lines of --batch that are answered at a time [default: 8, or what fits]
+    #[arg(long, value_name = "N", requires = "batch", allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    parallel: Option<u32>,
     /// Keep asking: each line of standard input is a question in the same conversation; /help lists what else there is
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "batch")]
     interactive: bool,
     /// What the model is told before the prompt
     #[arg(long, value_name = "TEXT", conflicts_with = "raw", allow_hyphen_values = true)]
@@ -121,10 +137,25 @@ Examples:
   asynctls generate --model model.gguf --prompt-file book.txt --kv host --gpu-memory 4G --timing lagged
   git diff | asynctls generate --model model.gguf --system \"Summarise.\" -
   asynctls generate --model model.gguf -i
+  asynctls generate --model model.gguf --batch prompts.jsonl --out results.jsonl --parallel 16
   asynctls generate --model model.gguf --session talk.kv --prompt \"And why is it red in the evening?\"
 
 Ctrl-C, SIGTERM and SIGHUP end the answer and keep what was made so far. With -i on a terminal the conversation goes on
 after Ctrl-C; where nothing is typed it leaves with exit code 130, Ctrl-D or /bye with 0.";
+
+/// What a run answers with, before there is a device.
+struct Model {
+    file: ModelFile,
+    config: ModelConfig,
+    rope: Option<RopeChange>,
+    attention: Attention,
+    suggested: SuggestedSampling,
+    framing: Framing,
+    /// Without a question yet.
+    chat: Chat,
+    /// How long it took to read.
+    reading: Duration,
+}
 
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
@@ -133,25 +164,15 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     options.attention.check()?;
     options.cache.check()?;
     Disable::from_env()?;
-    let rope = options.model.rope()?;
+    if let (Some(prompts), Some(out)) = (&options.batch, &options.out) {
+        return batch::run(options, line, prompts, out);
+    }
     let first = options.first_prompt()?;
     let documents = documents::read(&options.document)?;
-
-    let reading = Instant::now();
-    let file = ModelFile::open(&options.model.path()?)?;
-    let config = ModelConfig::read_changed(&file, rope.as_ref())?;
-    let attention = options.attention.of(config.context_length)?;
-    let tokenizer = super::model::tokenizer(&file)?;
-    let suggested = file.suggested_sampling()?;
-    let template = options.template(&file)?;
-    let (framing, mut chat) = options.begin(tokenizer, template)?;
-    let reading = reading.elapsed();
-
+    let model = options.read()?;
     let Machine { gpu, memory, time: open } = Machine::open(line.adapter())?;
-    let mut engine_options = EngineOptions::new(&gpu, 1);
-    engine_options.quantise = options.model.quantise();
-    engine_options.rope = rope;
-    options.attention.set_up(&attention, &mut engine_options)?;
+    let mut engine_options = options.engine_options(&model, &gpu)?;
+    let Model { file, config, attention, suggested, framing, mut chat, reading, .. } = model;
     let format = SessionFormat::new(&file, &config, &engine_options);
     let saved = match &options.session {
         None => None,
@@ -161,9 +182,6 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     };
     let seed = saved.as_ref().and_then(Saved::seed);
     let sampling = options.sampling.settings(&suggested, seed);
-    for line in &suggested.unused {
-        note(&format!("note: {line}"));
-    }
     if options.stats {
         note(&options.sampling.line(&suggested, &sampling));
     }
@@ -211,6 +229,31 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
 }
 
 impl Options {
+    fn read(&self) -> asynctls::Result<Model> {
+        let reading = Instant::now();
+        let rope = self.model.rope()?;
+        let file = ModelFile::open(&self.model.path()?)?;
+        let config = ModelConfig::read_changed(&file, rope.as_ref())?;
+        let attention = self.attention.of(config.context_length)?;
+        let tokenizer = super::model::tokenizer(&file)?;
+        let suggested = file.suggested_sampling()?;
+        let (framing, chat) = self.begin(tokenizer, self.template(&file)?)?;
+        for line in &suggested.unused {
+            note(&format!("note: {line}"));
+        }
+        let reading = reading.elapsed();
+        Ok(Model { file, config, rope, attention, suggested, framing, chat, reading })
+    }
+
+    // Those of an engine whose context is still to be told.
+    fn engine_options(&self, model: &Model, gpu: &Gpu) -> asynctls::Result<EngineOptions> {
+        let mut options = EngineOptions::new(gpu, 1);
+        options.quantise = self.model.quantise();
+        options.rope = model.rope;
+        self.attention.set_up(&model.attention, &mut options)?;
+        Ok(options)
+    }
+
     fn template(&self, file: &ModelFile) -> asynctls::Result<Option<ChatTemplate>> {
         match &self.chat_template {
             _ if self.raw => Ok(None),
@@ -260,6 +303,7 @@ impl Options {
         let files = self.document.iter().chain(&self.prompt_file);
         let mut readers: Vec<&str> =
             files.filter(|path| prompt::is_stdin(path)).map(|_| "-").collect();
+        readers.extend(self.batch.as_ref().filter(|path| prompt::is_stdin(path)).map(|_| "-"));
         readers.extend(self.stdin.as_deref());
         readers.extend(self.interactive.then_some("-i"));
         if readers.len() > 1 && readers.contains(&"-") {
@@ -279,7 +323,7 @@ impl Options {
                 return Err(Error::argument(
                     "the prompt",
                     "missing",
-                    "--prompt TEXT, --prompt-file FILE, - (standard input) or -i is needed",
+                    "--prompt TEXT, --prompt-file FILE, - (standard input), --batch FILE or -i is needed",
                 ));
             }
         }))

@@ -24,6 +24,8 @@ mod prompt;
 mod report;
 mod rope;
 mod saved;
+#[cfg(feature = "server")]
+mod serve;
 mod start;
 mod terminal;
 mod vain;
@@ -48,6 +50,9 @@ struct Cli {
 enum Command {
     /// Answer a prompt, or questions one after the other
     Generate(generate::Options),
+    /// Answer over HTTP, many requests at a time
+    #[cfg(feature = "server")]
+    Serve(serve::Options),
     /// List what adapters are here, what each can do and which kernels it would run
     Adapters(adapters::Options),
     /// Show what is in a GGUF file or model folder, and whether it can run
@@ -74,6 +79,7 @@ Examples:
 
 Environment:
   ASYNCTLS_ADAPTER    the adapter, where --adapter is not given
+  ASYNCTLS_API_KEY    the keys of `asynctls serve`, with commas between them, where --api-key is not given
   ASYNCTLS_DISABLE    features to do without: subgroups, cooperative
   HF_HOME             where --hf keeps models [default: ~/.cache/huggingface]
   HF_TOKEN            the token for --hf, where a login has left none
@@ -122,6 +128,8 @@ pub fn main() -> ExitCode {
 fn run(command: Command, line: &Line) -> Outcome<ExitCode> {
     match command {
         Command::Generate(options) => generate::run(&options, line),
+        #[cfg(feature = "server")]
+        Command::Serve(options) => serve::run(&options, line),
         Command::Adapters(options) => adapters::run(&options, line),
         Command::Inspect(options) => inspect::run(&options, line),
         Command::Logits(options) => logits::run(&options, line),

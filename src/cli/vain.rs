@@ -52,6 +52,7 @@ struct Vain {
 
 const MODEL: &[&str] = &[
     "generate",
+    "serve",
     "logits",
     "calibrate",
     "eval perplexity",
@@ -60,12 +61,13 @@ const MODEL: &[&str] = &[
     "eval recall",
     "eval trace",
 ];
-const ATTENTION: &[&str] = &["generate", "logits"];
+const ATTENTION: &[&str] = &["generate", "serve", "logits"];
+const TEXT: &[&str] = &["generate", "serve"];
 const EVAL: &[&str] =
     &["eval perplexity", "eval divergence", "eval retrieval", "eval recall", "eval trace"];
 const BESIDE_DENSE: &[&str] = &["eval perplexity", "eval divergence", "eval retrieval"];
 const MAYBE_DENSE: &[&str] =
-    &["generate", "logits", "eval perplexity", "eval divergence", "eval retrieval"];
+    &["generate", "serve", "logits", "eval perplexity", "eval divergence", "eval retrieval"];
 const INDEX: &[&str] = &["index_channels", "index_bits", "channels"];
 const SELECTION: &[&str] = &[
     "blocks",
@@ -164,19 +166,19 @@ const TABLE: &[Vain] = &[
         why: "where the whole KV cache is on the GPU, as f16: --timing exact keeps it in CPU memory",
     },
     Vain {
-        commands: &["generate"],
+        commands: TEXT,
         options: &["timing", "missed_mass"],
         when: |line, known| selects(line, known) && known.is_on_gpu,
         why: "where the whole KV cache is on the GPU: --kv host keeps it in CPU memory",
     },
     Vain {
-        commands: &["generate"],
+        commands: TEXT,
         options: &["missed_mass"],
         when: |line, known| selects(line, known) && !known.is_on_gpu && line.is("timing", "exact"),
         why: "with --timing exact, whose steps miss nothing",
     },
     Vain {
-        commands: &["generate"],
+        commands: TEXT,
         options: &["kv_type"],
         // On the GPU it is f16 anyway.
         when: |line, known| known.is_on_gpu && !line.is("kv_type", "f16"),

@@ -123,12 +123,12 @@ impl EngineOptions {
     }
 
     /// Rows of a step that decode.
-    pub(super) fn most_decoding(&self) -> u32 {
+    pub(crate) fn most_decoding(&self) -> u32 {
         self.decode_rows.max(self.sessions)
     }
 
     /// Rows of a step: a chunk of a prompt, or tokens that decode, or some of both.
-    pub(super) fn most_rows(&self) -> u32 {
+    pub(crate) fn most_rows(&self) -> u32 {
         self.chunk.max(self.most_decoding())
     }
 

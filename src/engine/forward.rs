@@ -123,7 +123,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
+    pub(crate) fn check_selection(&self, two_level: &TwoLevel) -> Result<()> {
         two_level.budget.validate()?;
         let Some(index) = &self.options.index else {
             let limit = "this engine was built without an index";
@@ -428,7 +428,7 @@ impl<'a> Pieces<'a> {
 }
 
 // Whether the next token of a session is attended by selection.
-fn selects(session: &Session, selection: Option<&TwoLevel>) -> bool {
+pub(super) fn selects(session: &Session, selection: Option<&TwoLevel>) -> bool {
     selection.is_some_and(|two_level| session.len() + 1 > two_level.budget.dense_below)
 }
 

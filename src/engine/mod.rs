@@ -20,6 +20,7 @@ mod runner;
 mod saved;
 mod scratch;
 mod session;
+mod sharing;
 mod step;
 mod weights;
 

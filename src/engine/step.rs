@@ -104,7 +104,12 @@ impl Engine {
     /// Tokens of a prompt that one step takes at most of a session as long as this one. Those of several prompts in a step are
     /// together as many as that of the longest session allows.
     pub fn chunk_tokens(&self, session: &Session) -> usize {
-        self.chunk(session.len(), Want::Nothing)
+        self.chunk_tokens_at(session.len())
+    }
+
+    /// The same, of a session of so many tokens.
+    pub(crate) fn chunk_tokens_at(&self, length: u32) -> usize {
+        self.chunk(length, Want::Nothing)
     }
 
     fn check_works(&self, works: &[Work<'_>]) -> Result<()> {

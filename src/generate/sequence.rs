@@ -133,6 +133,16 @@ impl Sequence {
         if self.end.is_some() { &[] } else { &self.tokens[self.computed..] }
     }
 
+    /// The prompt, then the answer's tokens so far.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The most tokens that a session ever holds of it: the last of an answer is not computed.
+    pub(crate) fn most_tokens(&self) -> usize {
+        self.prompt + self.max_tokens.min(self.room) - 1
+    }
+
     /// What the step that computes the last of them has to give back. The likeliest token is found on the GPU; for draws
     /// and penalties, logits are needed.
     pub fn want(&self) -> Want {

@@ -63,7 +63,6 @@ impl Pool {
     }
 
     /// Blocks that no sequence holds.
-    #[cfg(test)]
     pub fn free_blocks(&self) -> u32 {
         self.lock().free.len() as u32
     }
@@ -188,6 +187,18 @@ impl BlockTable {
         for block in self.blocks.drain(keep.min(self.blocks.len())..) {
             state.release(block);
         }
+    }
+
+    /// Blocks that no other table holds.
+    pub fn alone(&self) -> u32 {
+        let state = self.pool.lock();
+        self.blocks.iter().filter(|block| state.holders[**block as usize] == 1).count() as u32
+    }
+
+    /// Whether the block that is written to after so many tokens is another table's too.
+    pub fn shares_open(&self, tokens: u32) -> bool {
+        let open = self.blocks.get((tokens / self.pool.block_tokens) as usize);
+        open.is_some_and(|block| self.pool.lock().holders[*block as usize] > 1)
     }
 
     /// A table that shares all blocks.

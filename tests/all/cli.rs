@@ -3,6 +3,7 @@
 //! The model is SmolLM2-135M-Instruct.Q4_1.gguf: its path is in `ASYNCTLS_MODEL`, or `tools/setup model` puts it in
 //! `.models/`. The adapter is `ASYNCTLS_ADAPTER`'s, else lavapipe.
 
+mod batch;
 mod bench;
 mod conformance;
 mod describe;
@@ -20,7 +21,7 @@ mod interrupt;
 mod json;
 mod logits;
 mod not_numbers;
-mod program;
+pub mod program;
 mod refused;
 mod rope;
 mod sampling;

@@ -40,6 +40,8 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("generate", &["attention", "engine", "error", "kv", "model", "subject"]),
+    ("serve", &["attention", "engine", "error", "generate", "model", "subject"]),
+    ("server", &["attention", "engine", "error", "generate", "model", "serve", "subject"]),
     (
         "conformance",
         &[

@@ -29,6 +29,10 @@ mod redone;
 mod rewound;
 #[cfg(feature = "text")]
 mod selectors;
+#[cfg(feature = "text")]
+mod serve;
+#[cfg(feature = "server")]
+mod server;
 mod session;
 mod shared_device;
 mod smollm2;

@@ -93,6 +93,15 @@ impl SamplingOptions {
         settings
     }
 
+    /// The seed that was given.
+    #[cfg(feature = "server")]
+    pub fn fixed_seed(&self) -> Option<u64> {
+        match self.seed {
+            Some(Seed::Fixed(seed)) => Some(seed),
+            Some(Seed::Random) | None => None,
+        }
+    }
+
     /// How tokens are chosen, and who says so, in one line.
     pub fn line(&self, suggested: &SuggestedSampling, settings: &SamplerSettings) -> String {
         let mut line = String::from("sampling:");

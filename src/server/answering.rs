@@ -1,0 +1,214 @@
+//! One answer on its way from the batcher to an interface.
+
+use super::fault::{Fault, Kind, Read};
+use super::reasoning::{Reasoning, Told};
+use super::slots::Slot;
+use crate::generate::{End, Piece};
+use crate::model::Tokenizer;
+use crate::serve::{Ended, Event, Events};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// Tokens that were read and made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) prompt: u32,
+    /// Of these, those that were there already.
+    pub(super) cached: u32,
+    pub(super) answer: u32,
+    /// Of these, those of reasoning.
+    pub(super) reasoning: u32,
+}
+
+/// How an answer ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Finish {
+    pub(super) end: End,
+    /// The stop text that ended it.
+    pub(super) stop: Option<String>,
+    pub(super) usage: Usage,
+}
+
+/// A part of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Part {
+    /// The prompt goes on: tokens that were there already, computed so far, and all.
+    Prefill {
+        reused: u32,
+        computed: u32,
+        all: u32,
+    },
+    Reasoning(String),
+    Text(String),
+    End(Finish),
+    Failed(Fault),
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Whole {
+    pub(super) reasoning: String,
+    pub(super) text: String,
+    pub(super) finish: Finish,
+}
+
+/// An answer in the making. Dropping it cancels it.
+pub(super) struct Answering {
+    events: Events,
+    tokenizer: Arc<Tokenizer>,
+    reasoning: Reasoning,
+    stops: Vec<String>,
+    tokens: Vec<u32>,
+    reasoning_tokens: u32,
+    shown: usize,
+    ready: VecDeque<Part>,
+    is_over: bool,
+    deadline: Option<Instant>,
+    longest: Duration,
+    ending: watch::Receiver<bool>,
+    slot: Slot,
+}
+
+impl Answering {
+    pub(super) fn new(
+        events: Events,
+        tokenizer: Arc<Tokenizer>,
+        reasoning: Reasoning,
+        stops: Vec<String>,
+        longest: Duration,
+        ending: watch::Receiver<bool>,
+        slot: Slot,
+    ) -> Self {
+        Self {
+            events,
+            tokenizer,
+            reasoning,
+            stops,
+            tokens: Vec::new(),
+            reasoning_tokens: 0,
+            shown: 0,
+            ready: VecDeque::new(),
+            is_over: false,
+            // None where it is further away than a clock goes.
+            deadline: Instant::now().checked_add(longest),
+            longest,
+            ending,
+            slot,
+        }
+    }
+
+    /// The next part; `None` after the last. Nothing is lost where this is dropped while it waits.
+    pub(super) async fn next(&mut self) -> Option<Part> {
+        loop {
+            if let Some(part) = self.ready.pop_front() {
+                return Some(part);
+            }
+            if self.is_over {
+                return None;
+            }
+            let late = async {
+                match self.deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.events.next() => self.take(event),
+                () = late => {
+                    let seconds = self.longest.as_secs();
+                    let message = format!("the answer took more than {seconds} seconds, which is the longest it may");
+                    self.fail(Fault::new(Kind::TimedOut, message));
+                }
+                () = ending(&mut self.ending) => {
+                    self.fail(Fault::new(Kind::Stopping, "the server stops"));
+                }
+            }
+        }
+    }
+
+    /// All of it.
+    pub(super) async fn whole(mut self) -> Read<Whole> {
+        let (mut reasoning, mut text) = (String::new(), String::new());
+        while let Some(part) = self.next().await {
+            match part {
+                Part::Prefill { .. } => {}
+                Part::Reasoning(more) => reasoning += &more,
+                Part::Text(more) => text += &more,
+                Part::End(finish) => return Ok(Whole { reasoning, text, finish }),
+                Part::Failed(fault) => return Err(fault),
+            }
+        }
+        Err(Fault::new(Kind::Broken, "the answer has no end"))
+    }
+
+    fn fail(&mut self, fault: Fault) {
+        self.is_over = true;
+        self.ready.push_back(Part::Failed(fault));
+    }
+
+    fn take(&mut self, event: Option<Event>) {
+        match event {
+            None => self.fail(Fault::new(
+                Kind::Broken,
+                "the answer broke off: no steps are taken any more",
+            )),
+            Some(Event::Failed(error)) => self.fail(error.into()),
+            Some(Event::Prefill { reused, computed, all }) => {
+                self.slot.prefill(reused, computed, all);
+                self.ready.push_back(Part::Prefill { reused, computed, all });
+            }
+            Some(Event::Piece(piece)) => self.piece(&piece),
+            Some(Event::End(ended)) => self.end(&ended),
+        }
+    }
+
+    fn piece(&mut self, piece: &Piece) {
+        self.tokens.extend(&piece.tokens);
+        self.slot.answered(self.tokens.len() as u32);
+        self.shown += piece.text.len();
+        let was_inside = self.reasoning.is_inside();
+        let told = self.reasoning.push(&piece.text);
+        if was_inside || self.reasoning.is_inside() {
+            self.reasoning_tokens += piece.tokens.len() as u32;
+        }
+        self.tell(told);
+    }
+
+    fn tell(&mut self, told: Told) {
+        let Told { reasoning, answer } = told;
+        self.ready.extend((!reasoning.is_empty()).then_some(Part::Reasoning(reasoning)));
+        self.ready.extend((!answer.is_empty()).then_some(Part::Text(answer)));
+    }
+
+    fn end(&mut self, ended: &Ended) {
+        let told = self.reasoning.finish();
+        self.tell(told);
+        let stop = (ended.end == End::StopText).then(|| self.stop_text()).flatten();
+        let usage = Usage {
+            prompt: ended.prompt_tokens,
+            cached: ended.reused_tokens,
+            answer: ended.answer_tokens,
+            reasoning: self.reasoning_tokens,
+        };
+        self.slot.ended(ended);
+        self.is_over = true;
+        self.ready.push_back(Part::End(Finish { end: ended.end, stop, usage }));
+    }
+
+    // The stop text that follows what was shown.
+    fn stop_text(&self) -> Option<String> {
+        let mut decoder = self.tokenizer.decoder(true);
+        let mut text: String = self.tokens.iter().map(|token| decoder.push(*token)).collect();
+        text += &decoder.finish();
+        let rest = text.get(self.shown..)?;
+        self.stops.iter().find(|stop| rest.starts_with(stop.as_str())).cloned()
+    }
+}
+
+// An error says that the server is gone.
+async fn ending(is_ending: &mut watch::Receiver<bool>) {
+    let _ = is_ending.wait_for(|ending| *ending).await;
+}

@@ -1,0 +1,135 @@
+//! `/v1/chat/completions`.
+
+use super::{common, error, reason, role, stream, text, usage};
+use crate::generate::Turn;
+use crate::server::answering::{Finish, Part, Whole};
+use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
+use crate::server::fault::{Fault, Read};
+use crate::server::fields::Fields;
+use crate::server::frame::{Frame, Shape};
+use crate::server::{Boxed, Naming};
+use serde_json::{Value, json};
+
+/// Reads a request.
+pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)> {
+    let mut fields = Fields::body(body)?;
+    check_model(&mut fields, &naming.model)?;
+    let messages = fields.list("messages")?;
+    let messages = fields.needed("messages", messages)?;
+    let (stream, include_usage) = stream(&mut fields)?;
+    let max_tokens = fields.tokens("max_tokens")?;
+    let max_tokens = fields.tokens("max_completion_tokens")?.or(max_tokens);
+    let wishes = Wishes { max_tokens, ..Wishes::read_open_ai(&mut fields)? };
+    common(&mut fields)?;
+    // Nothing is stored, which is what false asks for; true asks for a look at it later.
+    fields.only("store", &[false.into()])?;
+    fields.only("logprobs", &[false.into()])?;
+    fields.only("top_logprobs", &[0.into()])?;
+    fields.only("logit_bias", &[json!({})])?;
+    fields.only("modalities", &[json!(["text"])])?;
+    fields.only("response_format", &[json!({"type": "text"})])?;
+    fields.only("tools", &[json!([])])?;
+    fields.only("tool_choice", &["none".into(), "auto".into()])?;
+    fields.only("parallel_tool_calls", &[true.into(), false.into()])?;
+    fields.end()?;
+    let shape = Chat { naming: naming.clone(), include_usage };
+    Ok((Ask { prompt: Prompt::Messages(turns(messages)?), wishes, stream }, Box::new(shape)))
+}
+
+fn turns(messages: Vec<Value>) -> Read<Vec<Turn>> {
+    if messages.is_empty() {
+        return Err(Fault::field("messages", "[]", "at least one is needed"));
+    }
+    let mut turns = Vec::new();
+    for (at, message) in messages.into_iter().enumerate() {
+        let mut fields = Fields::of(&format!("messages[{at}]"), message)?;
+        let said = fields.text("role")?;
+        let said = fields.needed("role", said)?;
+        let role = role(&fields.path(""), &said)?;
+        let content = fields.take("content");
+        let content = fields.needed("content", content)?;
+        let content = text(&fields.path("content"), content, &["text"])?;
+        if role == "assistant" {
+            // What clients send back of an answer. Templates leave earlier reasoning out.
+            fields.pass(&["reasoning_content"]);
+            fields.only("tool_calls", &[json!([])])?;
+            fields.only("annotations", &[json!([])])?;
+        }
+        fields.end()?;
+        turns.push(turn(role, content));
+    }
+    Ok(turns)
+}
+
+#[derive(Debug)]
+pub(super) struct Chat {
+    pub(super) naming: Naming,
+    pub(super) include_usage: bool,
+}
+
+impl Chat {
+    fn chunk(&self, choices: Value, used: Value) -> Frame {
+        let Naming { id, created, model } = &self.naming;
+        let mut chunk = json!({
+            "id": format!("chatcmpl-{id}"),
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": model,
+            "choices": choices,
+        });
+        if self.include_usage {
+            chunk["usage"] = used;
+        }
+        Frame::Data(chunk)
+    }
+
+    fn delta(&self, delta: Value, finish: Option<&str>) -> Frame {
+        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish});
+        self.chunk(json!([choice]), Value::Null)
+    }
+}
+
+impl Shape for Chat {
+    fn begin(&mut self, _: u32) -> Vec<Frame> {
+        vec![self.delta(json!({"role": "assistant", "content": ""}), None)]
+    }
+
+    fn part(&mut self, part: Part) -> Vec<Frame> {
+        match part {
+            Part::Prefill { .. } => Vec::new(),
+            Part::Reasoning(text) => vec![self.delta(json!({"reasoning_content": text}), None)],
+            Part::Text(text) => vec![self.delta(json!({"content": text}), None)],
+            Part::End(Finish { end, usage: used, .. }) => {
+                let mut frames = vec![self.delta(json!({}), Some(reason(end)))];
+                if self.include_usage {
+                    frames.push(self.chunk(json!([]), usage(&used)));
+                }
+                frames.push(Frame::Done);
+                frames
+            }
+            Part::Failed(fault) => vec![Frame::Data(error(&fault))],
+        }
+    }
+
+    fn whole(&self, whole: &Whole) -> Value {
+        let Naming { id, created, model } = &self.naming;
+        let mut message = json!({"role": "assistant", "content": whole.text, "refusal": null});
+        if !whole.reasoning.is_empty() {
+            message["reasoning_content"] = whole.reasoning.as_str().into();
+        }
+        let choice = json!({
+            "index": 0,
+            "message": message,
+            "logprobs": null,
+            "finish_reason": reason(whole.finish.end),
+        });
+        json!({
+            "id": format!("chatcmpl-{id}"),
+            "object": "chat.completion",
+            "created": created,
+            "model": model,
+            "choices": [choice],
+            "usage": usage(&whole.finish.usage),
+        })
+    }
+}

@@ -1,0 +1,433 @@
+//! Shapes, as OpenAI's documentation has them.
+
+use super::{chat, completions, error, responses};
+use crate::generate::End;
+use crate::server::answering::{Finish, Part, Usage, Whole};
+use crate::server::ask::{Ask, Prompt};
+use crate::server::fault::{Fault, Kind, Read};
+use crate::server::frame::{Frame, Shape};
+use crate::server::{Boxed, Naming};
+use serde_json::{Value, json};
+
+fn naming() -> Naming {
+    Naming { id: "1".into(), created: 1_741_569_952, model: "m".into() }
+}
+
+fn finish(end: End) -> Finish {
+    let usage = Usage { prompt: 19, cached: 16, answer: 10, reasoning: 2 };
+    Finish { end, stop: None, usage }
+}
+
+fn whole(end: End) -> Whole {
+    let (reasoning, text) = ("Hm".into(), "Hello! How can I assist you today?".into());
+    Whole { reasoning, text, finish: finish(end) }
+}
+
+fn ask(read: Read<(Ask, Boxed)>) -> Ask {
+    read.map(|(ask, _)| ask).unwrap_or_else(|fault| panic!("{fault:?}"))
+}
+
+fn refused(read: Read<(Ask, Boxed)>) -> String {
+    read.err().expect("it is refused").message
+}
+
+fn chat_of(body: &Value) -> Read<(Ask, Boxed)> {
+    chat::read(body.to_string().as_bytes(), &naming())
+}
+
+// All events of an answer, as they are sent.
+fn stream(shape: &mut dyn Shape, end: End) -> Vec<String> {
+    let mut frames = shape.begin(19);
+    for part in [Part::Reasoning("Hm".into()), Part::Text("Hel".into()), Part::Text("lo".into())] {
+        frames.extend(shape.part(part));
+    }
+    frames.extend(shape.part(Part::End(finish(end))));
+    frames.iter().map(Frame::to_string).collect()
+}
+
+fn data(event: &str) -> Value {
+    let json = event.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    serde_json::from_str(json).unwrap()
+}
+
+#[test]
+fn a_chat_is_read() {
+    let asked = ask(chat_of(&json!({
+        "model": "m",
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]},
+            {"role": "assistant", "content": "Hi", "refusal": null, "tool_calls": []},
+            {"role": "user", "content": "?"},
+        ],
+        "max_completion_tokens": 7, "temperature": 0.5, "top_p": 0.9, "seed": -1, "stop": "\n",
+        "n": 1, "user": "u", "store": false, "logit_bias": {}, "presence_penalty": -2, "stream": true,
+        "stream_options": {"include_usage": true}, "response_format": {"type": "text"},
+    })));
+    let Prompt::Messages(turns) = &asked.prompt else { panic!("{asked:?}") };
+    let said: Vec<_> = turns.iter().map(|t| (t.role.as_str(), t.content.as_str())).collect();
+    assert_eq!(
+        said,
+        [("system", "Be brief."), ("user", "Hello!"), ("assistant", "Hi"), ("user", "?")]
+    );
+    let wishes = &asked.wishes;
+    assert_eq!((wishes.max_tokens, wishes.seed), (Some(7), Some(u64::MAX)));
+    assert_eq!((wishes.temperature, wishes.stop.as_slice()), (Some(0.5), &["\n".to_owned()][..]));
+    assert!(asked.stream);
+}
+
+#[test]
+fn what_is_wrong_with_a_chat_is_named() {
+    let user = json!([{"role": "user", "content": "Hi"}]);
+    for (more, said) in [
+        (json!({"messages": []}), "messages is [], but at least one is needed"),
+        (json!({"messages": "Hi"}), "messages is \"Hi\", but it must be a list"),
+        (json!({"messages": [7]}), "messages[0] is 7, but it must be an object"),
+        (json!({"messages": [{"content": "Hi"}]}), "messages[0].role is missing, but it is needed"),
+        (
+            json!({"messages": [{"role": "tool", "content": "Hi"}]}),
+            "messages[0].role is \"tool\", but only system, developer, user and assistant are supported",
+        ),
+        (
+            json!({"messages": [{"role": "user"}]}),
+            "messages[0].content is missing, but it is needed",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
+            "messages[0].content[0].type is \"image_url\", but only text is supported",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "x", "name": "y"}]}),
+            "messages[0].name is \"y\", but that is not supported",
+        ),
+        (json!({"temperature": 2.5}), "temperature is 2.5, but it must be a number from 0 to 2"),
+        (json!({"top_p": 0}), "top_p is 0, but it must be a number above 0 and at most 1"),
+        (
+            json!({"max_tokens": 0}),
+            "max_tokens is 0, but it must be a whole number from 1 to 4294967295",
+        ),
+        (json!({"n": 2}), "n is 2, but that is not supported"),
+        (json!({"logprobs": true}), "logprobs is true, but that is not supported"),
+        (
+            json!({"tools": [{"type": "function"}]}),
+            "tools is [{\"type\":\"function\"}], but that is not supported",
+        ),
+        (
+            json!({"response_format": {"type": "json_object"}}),
+            "response_format is {\"type\":\"json_object\"}, but that is not supported",
+        ),
+        (json!({"stream_options": {}}), "stream_options is given, but stream is not true"),
+        (json!({"temprature": 1}), "temprature is 1, but that is not supported"),
+        (
+            json!({"stop": ["", "a"]}),
+            "stop is [\"\",\"a\"], but it must be a text or a list of up to 16 texts, none of them empty",
+        ),
+        (json!({"model": "gpt"}), "model is \"gpt\", but this server has \"m\""),
+    ] {
+        let mut body = json!({"messages": user});
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        assert_eq!(refused(chat_of(&body)), said);
+    }
+    assert!(refused(chat_of(&json!({}))).starts_with("messages is missing"));
+}
+
+#[test]
+fn a_chat_at_once() {
+    let shape = chat::Chat { naming: naming(), include_usage: false };
+    assert_eq!(
+        shape.whole(&whole(End::StopToken)),
+        json!({
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1_741_569_952,
+            "model": "m",
+            "choices": [{
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": "Hello! How can I assist you today?",
+                    "refusal": null,
+                    "reasoning_content": "Hm",
+                },
+                "logprobs": null,
+                "finish_reason": "stop",
+            }],
+            "usage": {
+                "prompt_tokens": 19,
+                "completion_tokens": 10,
+                "total_tokens": 29,
+                "prompt_tokens_details": {"cached_tokens": 16},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            },
+        })
+    );
+    for (end, reason) in
+        [(End::StopText, "stop"), (End::Length, "length"), (End::ContextFull, "length")]
+    {
+        assert_eq!(shape.whole(&whole(end))["choices"][0]["finish_reason"], reason);
+    }
+}
+
+#[test]
+fn a_chat_as_a_stream() {
+    let mut shape = chat::Chat { naming: naming(), include_usage: true };
+    let events = stream(&mut shape, End::Length);
+    assert_eq!(
+        data(&events[0]),
+        json!({
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1_741_569_952,
+            "model": "m",
+            "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null}],
+            "usage": null,
+        })
+    );
+    let delta = |at: usize| data(&events[at])["choices"][0]["delta"].clone();
+    assert_eq!(delta(1), json!({"reasoning_content": "Hm"}));
+    assert_eq!((delta(2), delta(3)), (json!({"content": "Hel"}), json!({"content": "lo"})));
+    assert_eq!(delta(4), json!({}));
+    assert_eq!(data(&events[4])["choices"][0]["finish_reason"], "length");
+    assert_eq!(data(&events[5])["choices"], json!([]));
+    assert_eq!(data(&events[5])["usage"]["total_tokens"], 29);
+    assert_eq!(events[6..], ["data: [DONE]\n\n"]);
+    // Who did not ask for the usage has no field of it.
+    let mut plain = chat::Chat { naming: naming(), include_usage: false };
+    let events = stream(&mut plain, End::StopToken);
+    assert_eq!(events.len(), 6);
+    assert!(data(&events[0]).get("usage").is_none());
+    let fault = Fault::new(Kind::TimedOut, "too late");
+    let failed = plain.part(Part::Failed(fault)).iter().map(Frame::to_string).collect::<String>();
+    assert_eq!(data(&failed)["error"]["type"], "server_error");
+}
+
+#[test]
+fn a_completion() {
+    let read = |body: Value| completions::read(body.to_string().as_bytes(), &naming());
+    let asked = ask(read(json!({"model": "m", "prompt": "Once"})));
+    assert_eq!((asked.prompt, asked.wishes.max_tokens), (Prompt::Text("Once".into()), Some(16)));
+    assert_eq!(ask(read(json!({"prompt": ["Once"]}))).prompt, Prompt::Text("Once".into()));
+    for tokens in [json!([1, 2]), json!([[1, 2]])] {
+        assert_eq!(ask(read(json!({"prompt": tokens}))).prompt, Prompt::Tokens(vec![1, 2]));
+    }
+    for prompt in [json!(["a", "b"]), json!([-1]), json!([1.5]), json!({}), json!([[[["a"]], 1]])] {
+        assert!(refused(read(json!({"prompt": prompt}))).starts_with("prompt is "), "{prompt}");
+    }
+    assert_eq!(
+        refused(read(json!({"prompt": "a", "echo": true}))),
+        "echo is true, but that is not supported"
+    );
+    assert_eq!(
+        refused(read(json!({"prompt": "a", "logprobs": 1}))),
+        "logprobs is 1, but that is not supported"
+    );
+
+    let mut shape = completions::Completion { naming: naming(), include_usage: true };
+    assert_eq!(
+        shape.whole(&whole(End::Length)),
+        json!({
+            "id": "cmpl-1",
+            "object": "text_completion",
+            "created": 1_741_569_952,
+            "model": "m",
+            "choices": [{
+                "text": "Hello! How can I assist you today?",
+                "index": 0,
+                "logprobs": null,
+                "finish_reason": "length",
+            }],
+            "usage": {
+                "prompt_tokens": 19,
+                "completion_tokens": 10,
+                "total_tokens": 29,
+                "prompt_tokens_details": {"cached_tokens": 16},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            },
+        })
+    );
+    let events = stream(&mut shape, End::StopText);
+    let texts: Vec<Value> =
+        events[..4].iter().map(|event| data(event)["choices"][0]["text"].clone()).collect();
+    assert_eq!(texts, ["Hm", "Hel", "lo", ""]);
+    assert_eq!(data(&events[3])["choices"][0]["finish_reason"], "stop");
+    assert_eq!((data(&events[4])["usage"]["prompt_tokens"].clone(), events.len()), (json!(19), 6));
+}
+
+#[test]
+fn a_response() {
+    let read = |body: Value| responses::read(body.to_string().as_bytes(), &naming());
+    let asked = ask(read(json!({
+        "model": "m", "instructions": "Be brief.", "max_output_tokens": 9,
+        "input": [
+            {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+            {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
+                "content": [{"type": "output_text", "text": "Hello", "annotations": []}]},
+            {"role": "user", "content": "?"},
+        ],
+    })));
+    let Prompt::Messages(turns) = &asked.prompt else { panic!("{asked:?}") };
+    let said: Vec<_> = turns.iter().map(|t| (t.role.as_str(), t.content.as_str())).collect();
+    assert_eq!(
+        said,
+        [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "?")]
+    );
+    for (body, said) in [
+        (
+            json!({"input": "a", "previous_response_id": "r"}),
+            "previous_response_id is \"r\", but that is not supported",
+        ),
+        (
+            json!({"input": []}),
+            "input is [], but it must be a text or a list of messages, at least one",
+        ),
+        (
+            json!({"input": "a", "background": true}),
+            "background is true, but that is not supported",
+        ),
+        (
+            json!({"input": [{"type": "item_reference"}]}),
+            "input[0].type is \"item_reference\", but that is not supported",
+        ),
+    ] {
+        assert_eq!(refused(read(body)), said);
+    }
+
+    let shape = responses::Response::new(naming(), Some(9));
+    let object = shape.whole(&whole(End::StopToken));
+    assert_eq!(
+        (object["object"].clone(), object["status"].clone()),
+        (json!("response"), json!("completed"))
+    );
+    assert_eq!(
+        object["output"],
+        json!([{
+            "type": "message",
+            "id": "msg_1",
+            "status": "completed",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "Hello! How can I assist you today?", "annotations": []}],
+        }])
+    );
+    assert_eq!(
+        object["usage"],
+        json!({
+            "input_tokens": 19, "input_tokens_details": {"cached_tokens": 16}, "output_tokens": 10,
+            "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 29,
+        })
+    );
+    let cut = shape.whole(&whole(End::Length));
+    assert_eq!(cut["incomplete_details"], json!({"reason": "max_output_tokens"}));
+
+    let mut shape = responses::Response::new(naming(), None);
+    let events = stream(&mut shape, End::StopToken);
+    let names: Vec<&str> = events.iter().map(|event| event.lines().next().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "event: response.created",
+            "event: response.in_progress",
+            "event: response.output_item.added",
+            "event: response.content_part.added",
+            "event: response.output_text.delta",
+            "event: response.output_text.delta",
+            "event: response.output_text.done",
+            "event: response.content_part.done",
+            "event: response.output_item.done",
+            "event: response.completed",
+        ]
+    );
+    for (at, event) in events.iter().enumerate() {
+        let data = data(event);
+        assert_eq!(data["sequence_number"], at);
+        assert_eq!(names[at], format!("event: {}", data["type"].as_str().unwrap()));
+    }
+    assert_eq!(data(&events[6])["text"], "Hello");
+    assert_eq!(data(&events[9])["response"]["output"][0]["content"][0]["text"], "Hello");
+}
+
+#[test]
+fn faults() {
+    let fault = Fault::field("temperature", 3, "it must be less");
+    assert_eq!(
+        error(&fault),
+        json!({"error": {
+            "message": "temperature is 3, but it must be less",
+            "type": "invalid_request_error",
+            "param": "temperature",
+            "code": null,
+        }})
+    );
+    for (kind, status, class, code) in [
+        (Kind::TooLong, 400, "invalid_request_error", json!("context_length_exceeded")),
+        (Kind::Key, 401, "invalid_request_error", json!("invalid_api_key")),
+        (Kind::Busy, 429, "rate_limit_error", json!("rate_limit_exceeded")),
+        (Kind::Stopping, 503, "server_error", Value::Null),
+    ] {
+        let error = &error(&Fault::new(kind, "x"))["error"];
+        assert_eq!((kind.status(), &error["type"], &error["code"]), (status, &json!(class), &code));
+    }
+}
+
+mod broken {
+    use super::*;
+    use crate::server::anthropic;
+    use proptest::prelude::*;
+
+    // Values that a field may have to make do with.
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+            "(text|user|system|assistant|message|input_text)".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec(("(type|text|role|content|x)", inner), 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    const NAMES: &str = "(messages|prompt|input|system|model|max_tokens|max_completion_tokens|temperature|top_p|\
+        top_k|min_p|stop|stop_sequences|stream|stream_options|seed|n|tools|thinking|response_format|logit_bias|other)";
+
+    fn all_read(body: &[u8]) {
+        for read in [chat::read, completions::read, responses::read, anthropic::read] {
+            if let Err(fault) = read(body, &naming()) {
+                assert!((400..500).contains(&fault.kind.status()), "{fault:?}");
+                let is_line = !fault.message.contains('\n') && fault.message.len() < 700;
+                assert!(is_line && fault.message.contains(" is "), "{}", fault.message);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn any_fields_are_read_or_refused(fields in prop::collection::vec((NAMES, value()), 0..6)) {
+            let body = Value::Object(fields.into_iter().collect()).to_string();
+            all_read(body.as_bytes());
+        }
+
+        #[test]
+        fn any_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            all_read(&bytes);
+        }
+
+        #[test]
+        fn a_request_that_is_cut_or_changed_is_read_or_refused(at in 0usize..120, byte in any::<u8>(), cut in any::<bool>()) {
+            let body = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9, "stop": ["a"]});
+            let mut body = body.to_string().into_bytes();
+            let at = at % body.len();
+            if cut { body.truncate(at) } else { body[at] = byte }
+            all_read(&body);
+        }
+    }
+}

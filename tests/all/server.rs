@@ -1,0 +1,9 @@
+//! `asynctls serve` with a tiny model, as its clients see it.
+
+mod answers;
+mod client;
+mod clients;
+mod doors;
+mod ends;
+mod malformed;
+mod page;

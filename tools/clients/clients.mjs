@@ -1,0 +1,28 @@
+#!/usr/bin/env node
+// Asks a running `asynctls serve` by npm's `ai`: clients.mjs http://127.0.0.1:8080 [KEY]
+import { createAnthropic } from '@ai-sdk/anthropic';
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
+import { generateText, streamText } from 'ai';
+
+const [base, apiKey = 'none'] = process.argv.slice(2);
+const headers = { authorization: `Bearer ${apiKey}` };
+const { data } = await (await fetch(`${base}/v1/models`, { headers })).json();
+const prompt = 'Name three colours, and say a sentence about each of them.';
+const check = (what, holds, detail) => {
+  if (!holds) throw new Error(`${what} is wrong: ${JSON.stringify(detail)}`);
+  console.log(`fine: ${what}`);
+};
+
+const openai = createOpenAICompatible({ name: 'asynctls', baseURL: `${base}/v1`, apiKey, includeUsage: true });
+const anthropic = createAnthropic({ baseURL: `${base}/v1`, apiKey });
+let said;
+for (const [name, model] of [['OpenAI', openai(data[0].id)], ['Anthropic', anthropic(data[0].id)]]) {
+  const asked = { model, prompt, maxOutputTokens: 16, temperature: 0, maxRetries: 0 };
+  const whole = await generateText(asked);
+  said ??= whole.text;
+  check(`ai, ${name}`, whole.text === said && whole.finishReason === 'length' && whole.usage.outputTokens === 16, whole.usage);
+  let text = '';
+  const stream = streamText(asked);
+  for await (const part of stream.textStream) text += part;
+  check(`ai, ${name}, as a stream`, text === said && (await stream.usage).outputTokens === 16, text);
+}

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Asks a running `asynctls serve` by the clients that OpenAI and Anthropic publish: clients.py http://127.0.0.1:8080 [KEY]."""
+
+import sys
+
+import anthropic
+import openai
+
+BASE, KEY = sys.argv[1].rstrip("/"), (sys.argv[2:] or ["none"])[0]
+MESSAGES = [{"role": "user", "content": "Name three colours, and say a sentence about each of them. " * 8}]
+
+
+def check(what, holds, detail=""):
+    if not holds:
+        sys.exit(f"{what} is wrong: {detail}")
+    print(f"fine: {what}")
+
+
+def by_openai():
+    client = openai.OpenAI(base_url=f"{BASE}/v1", api_key=KEY, max_retries=0)
+    models = client.models.list().data
+    check("models", len(models) == 1, models)
+    model = models[0].id
+    asked = {"model": model, "messages": MESSAGES, "max_tokens": 16, "temperature": 0}
+    whole = client.chat.completions.create(**asked)
+    said = whole.choices[0].message.content
+    check("a chat", whole.usage.completion_tokens == 16 and whole.choices[0].finish_reason == "length", whole)
+    stream = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    check("a chat as a stream", text == said, f"{text!r} is not {said!r}")
+    usage = stream[-1].usage
+    check("cached tokens", 0 <= usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens, usage)
+    completion = client.completions.create(model=model, prompt="Once upon a time", max_tokens=4, seed=1)
+    check("a completion", completion.usage.completion_tokens == 4, completion)
+    response = client.responses.create(model=model, input=MESSAGES, max_output_tokens=16, temperature=0)
+    check("a response", response.output_text == said and response.status == "incomplete", response)
+    with client.responses.stream(model=model, input=MESSAGES, max_output_tokens=16, temperature=0) as events:
+        deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    check("a response as a stream", deltas == said, deltas)
+    try:
+        client.chat.completions.create(model=model, messages=[])
+        check("a refusal", False)
+    except openai.BadRequestError as error:
+        check("a refusal", "messages is []" in error.message, error)
+    return model, said
+
+
+def by_anthropic(model, said):
+    client = anthropic.Anthropic(base_url=BASE, api_key=KEY, max_retries=0)
+    asked = {"model": model, "messages": MESSAGES, "max_tokens": 16, "extra_body": {"temperature": 0}}
+    whole = client.messages.create(**asked)
+    check("a message", whole.content[0].text == said and whole.stop_reason == "max_tokens", whole)
+    with client.messages.stream(**asked) as stream:
+        text = "".join(stream.text_stream)
+        last = stream.get_final_message()
+    check("a message as a stream", text == said and last.usage.output_tokens == 16, last)
+    counted = client.messages.count_tokens(model=model, messages=MESSAGES)
+    used = whole.usage.input_tokens + whole.usage.cache_read_input_tokens
+    check("counted tokens", counted.input_tokens == used, counted)
+    try:
+        client.messages.create(**{**asked, "max_tokens": 0})
+        check("a refusal", False)
+    except anthropic.BadRequestError as error:
+        check("a refusal", "max_tokens is 0" in str(error), error)
+
+
+by_anthropic(*by_openai())
