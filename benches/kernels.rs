@@ -161,7 +161,7 @@ impl Bench {
             (
                 "matvec",
                 kernels::matvec(tier, format, size, Input::Plain, Output::Store, of),
-                kernels::matvec_grid(tier, units, rows, tokens.div_ceil(at_a_time)),
+                kernels::matvec_grid(tier, format, size, tokens.div_ceil(at_a_time)),
             )
         } else if let Some(&sixteens) = narrow {
             (

@@ -43,6 +43,8 @@ pub const RAW: &str = "raw text";
 pub const CONVERSATION: &str = "the conversation";
 /// [`MostMissed`](crate::attention::MostMissed).
 pub const MISSED_MASS: &str = "the most that a step may miss";
+/// Where keys and values live.
+pub const KV_CACHE: &str = "the KV cache";
 /// GPU memory to make do with.
 pub const GPU_MEMORY: &str = "the GPU memory";
 

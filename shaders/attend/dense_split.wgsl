@@ -16,3 +16,7 @@ fn token_count(row: u32, kv_head: u32) -> u32 {
 fn token_at(row: u32, kv_head: u32, i: u32) -> u32 {
     return i;
 }
+
+fn split_tiles(tiles: u32) -> u32 {
+    return step[H_SPLIT_TILES];
+}

@@ -6,6 +6,7 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
+//!include <causal>
 //!include lib/tile_place.wgsl
 
 // Lanes of a team. Twice as many for heads of more than 128 dimensions: a lane's registers hold 8 rows x 16 dimensions.
@@ -59,11 +60,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var m_hi = vec4(NOTHING);
     var l_lo = vec4(0.0);
     var l_hi = vec4(0.0);
-    let position_lo = vec4(first_position + team * 8u) + vec4(0u, 1u, 2u, 3u);
-    let position_hi = position_lo + 4u;
+    // The tokens of each row end behind its own.
+    let end_lo = vec4(first_position + team * 8u) + vec4(1u, 2u, 3u, 4u);
+    let end_hi = end_lo + 4u;
 
     let until = tiles_end(last_position);
-    for (var tile = tiles_begin(); tile < until; tile += TILE_TOKENS) {
+    for (var tile = tiles_begin(first_position); tile < until; tile += TILE_TOKENS) {
         let place = place_of(first_row, kv_head, tile, last_position);
         if !place.near_here && !place.far_here {
             continue;
@@ -125,8 +127,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // Constant indices: FXC assigns to no column that a loop chooses.
         //!repeat 4 t
         if LANE_TOKENS > {t}u {
-            s_lo[{t}] = select(vec4(NOTHING), s_lo[{t}] * SCALE, vec4(tokens[{t}]) <= position_lo);
-            s_hi[{t}] = select(vec4(NOTHING), s_hi[{t}] * SCALE, vec4(tokens[{t}]) <= position_hi);
+            s_lo[{t}] = select(vec4(NOTHING), s_lo[{t}] * SCALE, attends(vec4(tokens[{t}]), end_lo));
+            s_hi[{t}] = select(vec4(NOTHING), s_hi[{t}] * SCALE, attends(vec4(tokens[{t}]), end_hi));
             largest_lo = max(largest_lo, s_lo[{t}]);
             largest_hi = max(largest_hi, s_hi[{t}]);
         }
@@ -149,8 +151,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         l_hi *= rescale_hi;
         //!repeat 4 t
         if LANE_TOKENS > {t}u {
-            let p_lo = select(vec4(0.0), exp(s_lo[{t}] - m_lo), vec4(tokens[{t}]) <= position_lo);
-            let p_hi = select(vec4(0.0), exp(s_hi[{t}] - m_hi), vec4(tokens[{t}]) <= position_hi);
+            let p_lo = select(vec4(0.0), exp(s_lo[{t}] - m_lo), attends(vec4(tokens[{t}]), end_lo));
+            let p_hi = select(vec4(0.0), exp(s_hi[{t}] - m_hi), attends(vec4(tokens[{t}]), end_hi));
             l_lo += p_lo;
             l_hi += p_hi;
             p_tile[(first{+t}) * 16u + quad] = p_lo;

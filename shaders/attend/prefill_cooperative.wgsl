@@ -13,6 +13,7 @@ enable wgpu_cooperative_matrix;
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
+//!include <causal>
 //!include lib/tile_place.wgsl
 //!include lib/merge_segment.wgsl
 //!include lib/f16_scale.wgsl
@@ -111,7 +112,7 @@ fn main(
     var k{i}: vec4<f16>;
     var v{i}: vec4<f16>;
     //!end
-    let begin = tiles_begin();
+    let begin = tiles_begin(first_position);
     let until = tiles_end(last_position);
     var place = place_of(first_row, kv_head, begin, last_position);
     if place.near_here || place.far_here {
@@ -270,15 +271,15 @@ fn add_values(
     return coopMultiplyAdd(far, further, coopMultiplyAdd(near, values, sums));
 }
 
-// Logits of four tokens from `first` on, as far as they are before `end`.
+// Logits of four tokens from `first` on, as far as a row attends them whose tokens end there.
 fn masked(at: u32, grow: f32, first: u32, end: u32) -> vec4<f32> {
     let tokens = vec4(first) + vec4(0u, 1u, 2u, 3u);
-    return select(vec4(NOTHING), logits[at] * SCALE * grow, tokens < vec4(end));
+    return select(vec4(NOTHING), logits[at] * SCALE * grow, attends(tokens, vec4(end)));
 }
 
 fn weights_of(s: vec4<f32>, m: f32, first: u32, end: u32) -> vec4<f32> {
     let tokens = vec4(first) + vec4(0u, 1u, 2u, 3u);
-    return select(vec4(0.0), exp(s - m) * WEIGHT_SCALE, tokens < vec4(end));
+    return select(vec4(0.0), exp(s - m) * WEIGHT_SCALE, attends(tokens, vec4(end)));
 }
 
 // Outputs of sixteen dimensions, each row multiplied by its lanes' factor.

@@ -6,6 +6,7 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <kv>
+//!include <causal>
 //!include lib/merge_segment.wgsl
 
 const Q_HEADS: u32 = KV_HEADS * GROUP;
@@ -54,13 +55,15 @@ fn main(
     let tile_at = step[H_TILES_AT] + group.y * T_WORDS;
     let first_row = step[tile_at + T_FIRST_ROW];
     let rows = step[tile_at + T_ROWS];
-    let last_position = row_position(first_row) + rows - 1u;
+    let first_position = row_position(first_row);
+    let last_position = first_position + rows - 1u;
     let a = lane_of(local, 32u) / 8u * 16u + lane;
     let b = a + 8u;
     let row_a = first_row + min(a, rows - 1u);
     let row_b = first_row + min(b, rows - 1u);
-    let position_a = row_position(row_a);
-    let position_b = row_position(row_b);
+    // The tokens of each row end behind its own.
+    let end_a = vec4(row_position(row_a) + 1u);
+    let end_b = vec4(row_position(row_b) + 1u);
 
     // As long as the loops over them, which are then unrolled: an array in memory would be dear.
     var q = array<Eight, ROW_VECS>();
@@ -74,7 +77,7 @@ fn main(
     var l_b = 0.0;
     let near = vec4(0u, 1u, 2u, 3u);
 
-    let begin = segment.first_logical * BLOCK;
+    let begin = max(segment.first_logical * BLOCK, first_attended(first_position)) / 8u * 8u;
     let until = min(last_position + 1u, segment.end_logical * BLOCK);
     for (var tile = begin; tile < until; tile += 8u) {
         let slot = row_block(first_row, tile / BLOCK) - segment.first;
@@ -90,10 +93,10 @@ fn main(
         for (var i = 0u; i < ROW_VECS; i++) {
             w = add_logits(w, q[i], spread(kv[key + i]));
         }
-        let counts_a_near = vec4(tile) + near <= vec4(position_a);
-        let counts_a_far = vec4(tile + 4u) + near <= vec4(position_a);
-        let counts_b_near = vec4(tile) + near <= vec4(position_b);
-        let counts_b_far = vec4(tile + 4u) + near <= vec4(position_b);
+        let counts_a_near = attends(vec4(tile) + near, end_a);
+        let counts_a_far = attends(vec4(tile + 4u) + near, end_a);
+        let counts_b_near = attends(vec4(tile) + near, end_b);
+        let counts_b_far = attends(vec4(tile + 4u) + near, end_b);
         w.a_near = select(vec4(NOTHING), w.a_near, counts_a_near);
         w.a_far = select(vec4(NOTHING), w.a_far, counts_a_far);
         w.b_near = select(vec4(NOTHING), w.b_near, counts_b_near);

@@ -37,3 +37,7 @@ fn token_at(row: u32, kv_head: u32, i: u32) -> u32 {
     }
     return chosen_tokens[(row * KV_HEADS + kv_head) * step[H_TOKENS_KEPT] + i - sink - recent];
 }
+
+fn split_tiles(tiles: u32) -> u32 {
+    return step[H_SPLIT_TILES];
+}

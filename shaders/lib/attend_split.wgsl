@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let member = lane % LANES;
     let team = lane / LANES;
     let total = token_count(row, kv_head);
-    let split_tokens = step[H_SPLIT_TILES] * WORKGROUP;
+    let split_tokens = split_tiles((total + WORKGROUP - 1u) / WORKGROUP) * WORKGROUP;
     let begin = min(split * split_tokens, total);
     let end = min(begin + split_tokens, total);
 
@@ -109,8 +109,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
 
-    // Merge the teams: their maxima first, then sums and accumulators scaled to the common maximum.
-    workgroupBarrier();
+    // Merge the teams: their maxima first, then sums and accumulators scaled to the common maximum. What the last tile left has
+    // been read: each tile ends with a barrier.
     weights[lane] = m;
     workgroupBarrier();
     var joint = weights[0];

@@ -4,6 +4,7 @@
 //   fn row_of(i: u32) -> u32                               the i-th row that is attended so
 //   fn token_count(row: u32, kv_head: u32) -> u32
 //   fn token_at(row: u32, kv_head: u32, i: u32) -> u32     position of the i-th attended token
+//   fn split_tiles(tiles: u32) -> u32                      tiles of a split, of so many in all
 const Q_HEADS: u32 = KV_HEADS * GROUP;
 const VALUE_VECS: u32 = VALUE_DIM / 8u;
 // Below every logit of finite keys, and finite: exp(NOTHING - NOTHING) must not be NaN.

@@ -68,7 +68,7 @@ fn main(
     let kv_head = group.y;
     let row = row_of(group.z);
     let total = token_count(row, kv_head);
-    let split_tokens = step[H_SPLIT_TILES] * TILE;
+    let split_tokens = split_tiles((total + TILE - 1u) / TILE) * TILE;
     let begin = min(split * split_tokens, total);
     let end = min(begin + split_tokens, total);
 

@@ -55,7 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         shared_vecs[i % 8u * QUERY_ROW + i / 8u] = query(q_at + i, quad);
     }
     let total = token_count(row, kv_head);
-    let split_tokens = step[H_SPLIT_TILES] * TILE;
+    let split_tokens = split_tiles((total + TILE - 1u) / TILE) * TILE;
     let begin = min(split * split_tokens, total);
     let end = min(begin + split_tokens, total);
     var o = Eight();

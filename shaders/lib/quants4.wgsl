@@ -23,14 +23,14 @@ fn unit_scale(unit: u32) -> vec2<f32> {
     return scale_of(scale_bits(unit));
 }
 
-fn fours(word: u32, quad: u32) -> vec4<f32> {
-    return byte_floats(low_nibbles(word >> ((quad & 1u) * 4u)));
+fn fours(word: u32, quad: u32) -> u32 {
+    return low_nibbles(word >> ((quad & 1u) * 4u));
 }
 
-fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+fn bits_bytes(bits: UnitBits, quad: u32) -> u32 {
     return fours(bits.quants[quad / 2u], quad);
 }
 
 fn quad_quants(unit: u32, quad: u32) -> vec4<f32> {
-    return fours(weights[unit][quad / 2u], quad);
+    return byte_floats(fours(weights[unit][quad / 2u], quad));
 }

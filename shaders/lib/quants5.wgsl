@@ -25,15 +25,15 @@ fn unit_scale(unit: u32) -> vec2<f32> {
     return scale_of(scale_bits(unit));
 }
 
-fn fives(word: u32, fifth: u32, quad: u32) -> vec4<f32> {
+fn fives(word: u32, fifth: u32, quad: u32) -> u32 {
     let low = low_nibbles(word >> ((quad & 1u) * 4u));
-    return byte_floats(low | (((fifth >> quad) & 0x01010101u) << 4u));
+    return low | (((fifth >> quad) & 0x01010101u) << 4u);
 }
 
-fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+fn bits_bytes(bits: UnitBits, quad: u32) -> u32 {
     return fives(bits.quants[quad / 2u], fifth_of(bits.scale), quad);
 }
 
 fn quad_quants(unit: u32, quad: u32) -> vec4<f32> {
-    return fives(weights[unit][quad / 2u], fifth_of(scale_bits(unit)), quad);
+    return byte_floats(fives(weights[unit][quad / 2u], fifth_of(scale_bits(unit)), quad));
 }

@@ -1,9 +1,9 @@
 // Scores are softmaxed per query head over all items and averaged over the group: s_i = (1/G) sum_h softmax_h(x_h)[i].
+//!include lib/four_scores.wgsl
 const QUADS: u32 = (GROUP + 3u) / 4u;
 
 fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
     let keys_at = (row * KV_HEADS + kv_head) * score_rows.stride;
-    // Four query heads are the components of a vec4; a group's last quad may repeat its last head, which counts once.
     let first_score = (row * KV_HEADS + kv_head) * GROUP * score_rows.stride;
     var largest = array<vec4<f32>, QUADS>();
     var factor = array<vec4<f32>, QUADS>();
@@ -30,9 +30,8 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
         let own = most;
         most = lanes_max4(lane, own);
         sum = lanes_sum4(lane, sum * exp(own - most));
-        let counts_once = vec4(quad * 4u) + vec4(0u, 1u, 2u, 3u) < vec4(GROUP);
         largest[quad] = most;
-        factor[quad] = select(vec4(0.0), 1.0 / (f32(GROUP) * sum), counts_once);
+        factor[quad] = head_factors(quad, sum);
     }
     for (var i = range.x + lane; i < range.y; i += LANES * AT_ONCE) {
         //!repeat AT_ONCE j
@@ -52,13 +51,4 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
         }
         //!end
     }
-}
-
-fn four_scores(first: u32, quad: u32, item: u32) -> vec4<f32> {
-    let h = quad * 4u;
-    return vec4(
-        //!repeat 4 i
-        scores[first + min(h{+i}, GROUP - 1u) * score_rows.stride + item],
-        //!end
-    );
 }

@@ -1,5 +1,6 @@
 // Reductions over the WORKGROUP lanes of a workgroup, in workgroup memory: needs no feature. Every lane must call,
-// and every lane receives the result. The tree's order is fixed, so the same input gives the same bits.
+// and every lane receives the result. The tree's order is fixed, so the same input gives the same bits. Between
+// two calls lanes have to wait at a barrier, as they do in every kernel that calls twice: the next one overwrites what is read here.
 var<workgroup> reduce_scratch: array<f32, WORKGROUP>;
 
 fn workgroup_sum(lane: u32, value: f32) -> f32 {
@@ -11,9 +12,7 @@ fn workgroup_sum(lane: u32, value: f32) -> f32 {
         }
         workgroupBarrier();
     }
-    let total = reduce_scratch[0];
-    workgroupBarrier();
-    return total;
+    return reduce_scratch[0];
 }
 
 fn workgroup_max(lane: u32, value: f32) -> f32 {
@@ -25,7 +24,5 @@ fn workgroup_max(lane: u32, value: f32) -> f32 {
         }
         workgroupBarrier();
     }
-    let largest = reduce_scratch[0];
-    workgroupBarrier();
-    return largest;
+    return reduce_scratch[0];
 }

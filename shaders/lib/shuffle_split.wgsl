@@ -39,7 +39,7 @@ fn main(
     let own_token = part / 4u;
     let first_lane = team * LANES;
     let total = token_count(row, kv_head);
-    let split_tokens = step[H_SPLIT_TILES] * TILE;
+    let split_tokens = split_tiles((total + TILE - 1u) / TILE) * TILE;
     let begin = min(split * split_tokens, total);
     let end = min(begin + split_tokens, total);
     let share = (end - begin + SUBGROUPS * STRIDE - 1u) / (SUBGROUPS * STRIDE) * STRIDE;

@@ -3,9 +3,9 @@ const TILE_TOKENS: u32 = 32u;
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 
-// Where the first tile begins that may have tokens in this segment, and where they end, for rows up to this position.
-fn tiles_begin() -> u32 {
-    return segment.first_logical * BLOCK / TILE_TOKENS * TILE_TOKENS;
+// Where the first tile begins that may have tokens in this segment, and where they end, for rows from one position to another.
+fn tiles_begin(first_position: u32) -> u32 {
+    return max(segment.first_logical * BLOCK, first_attended(first_position)) / TILE_TOKENS * TILE_TOKENS;
 }
 
 fn tiles_end(last_position: u32) -> u32 {

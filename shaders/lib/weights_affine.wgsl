@@ -2,11 +2,16 @@
 //   struct UnitBits                                          what is stored of one unit, as loaded
 //   fn unit_bits(unit: u32) -> UnitBits
 //   fn bits_scale(bits: UnitBits) -> vec2<f32>               d and m
-//   fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32>     q 4 * quad .. 4 * quad + 3
+//   fn bits_bytes(bits: UnitBits, quad: u32) -> u32          q 4 * quad .. 4 * quad + 3, a byte each
 //   fn unit_scale(unit: u32) -> vec2<f32>                    d and m of one unit
 //   fn quad_quants(unit: u32, quad: u32) -> vec4<f32>        likewise, of one unit
 
 const HAVE_OFFSETS: bool = true;
+const TWO_SCALES: bool = false;
+
+fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+    return byte_floats(bits_bytes(bits, quad));
+}
 
 // d of the first four quads and of the last, and m.
 fn bits_factors(bits: UnitBits) -> vec3<f32> {

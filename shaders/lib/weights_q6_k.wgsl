@@ -7,8 +7,8 @@
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
 // Four q from their low bits, as bytes, and their upper bits, in the upper bits of bytes: bytes of 4 q take the sign along.
-fn sixes(low: u32, upper: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xI8((low << 2u) | (upper & 0xc0c0c0c0u)));
+fn sixes(low: u32, upper: u32) -> u32 {
+    return (low << 2u) | (upper & 0xc0c0c0c0u);
 }
 
 // The stored words of one unit, as loaded.
@@ -34,13 +34,18 @@ fn scales_of(bits: vec2<u32>) -> vec2<f32> {
     return unpack2x16float(bits.x).x * 0.25 * vec2<f32>(unpack4xI8(bits.y).xy);
 }
 
-// 4 q, of weights 4 * quad .. 4 * quad + 3.
-fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+// 4 q, of weights 4 * quad .. 4 * quad + 3, a byte each.
+fn bits_bytes(bits: UnitBits, quad: u32) -> u32 {
     let low = low_nibbles(bits.low[quad / 2u] >> ((quad & 1u) * 4u));
     return sixes(low, bits.upper[quad / 4u] << (6u - 2u * (quad & 3u)));
 }
 
+fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xI8(bits_bytes(bits, quad)));
+}
+
 const HAVE_OFFSETS: bool = false;
+const TWO_SCALES: bool = true;
 
 // The factors of the first four of bits_quad and of the last.
 fn bits_factors(bits: UnitBits) -> vec3<f32> {

@@ -18,10 +18,15 @@ fn unit_bits(unit: u32) -> UnitBits {
 }
 
 const HAVE_OFFSETS: bool = false;
+const TWO_SCALES: bool = false;
 
-// q 4 * quad .. 4 * quad + 3.
+// q 4 * quad .. 4 * quad + 3, a byte each.
+fn bits_bytes(bits: UnitBits, quad: u32) -> u32 {
+    return select(bits.a, bits.b, quad >= 4u)[quad & 3u];
+}
+
 fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
-    return signed_bytes(select(bits.a, bits.b, quad >= 4u)[quad & 3u]);
+    return signed_bytes(bits_bytes(bits, quad));
 }
 
 // d, of the first four quads and of the last.

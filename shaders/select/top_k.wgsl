@@ -1,12 +1,12 @@
 // Exact top-k of one row and KV head: the k items of the eligible range with the largest s_i are written in ascending
 // order of index, ties to the lowest index. A radix select over the order-preserving image of s, eight bits a pass. One
-// slot says what the items are (blocks at level 1, tokens at level 2), one how their scores make s, and one how lanes sum.
+// slot says what the items are (blocks at level 1, tokens at level 2), one how their scores make s.
 // Grid: (KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include lib/ordered_key.wgsl
-//!include <lanes>
+//!include lib/lanes_sixteens.wgsl
 //!include <items>
 //!include <rank>
 
@@ -52,8 +52,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     // s_i, as ordered keys.
     rank_items(lane, row, kv_head, items, range);
+    // Nothing but keys is read by other lanes before the next barrier.
     storageBarrier();
-    workgroupBarrier();
 
     // The k-th largest key, eight bits at a time from the top; wanted counts down to its rank among its equals.
     var prefix = 0u;

@@ -221,6 +221,11 @@ impl RowBudget {
         let attended = sink * block + position + 1 - recent_first * block + tokens;
         Self { sealed, sink, recent_first, blocks, tokens, attended }
     }
+
+    /// Whether level 1 has more blocks to choose from than it keeps.
+    pub(crate) fn ranks_blocks(&self) -> bool {
+        self.blocks < self.recent_first - self.sink
+    }
 }
 
 #[cfg(test)]

@@ -205,7 +205,7 @@ impl Step {
                     Some(budget) => {
                         blocks_kept = blocks_kept.max(row_kept);
                         let row = budget.row(position, shape.block);
-                        ranks_blocks |= row.blocks < row.recent_first - row.sink;
+                        ranks_blocks |= row.ranks_blocks();
                         ranks_tokens |= row.tokens < row.blocks * shape.block;
                         row.attended
                     }

@@ -114,6 +114,11 @@ impl CacheOptions {
                 {
                     Error::Argument { what: "--gpu-memory".into(), value, limit }
                 }
+                Error::Argument { what, limit, .. }
+                    if what == subject::KV_CACHE && self.kv == Kv::Host =>
+                {
+                    Error::argument("--kv", "host", limit)
+                }
                 other => other,
             },
         )?;

@@ -74,7 +74,8 @@ impl Plan<'_> {
             context: largest,
             quantise: self.smaller(room)?,
             to_host: self.to_host.filter(|_| {
-                self.options.index.is_some() && self.options.host.is_none() && !memory.is_shared
+                let may = self.options.index.is_some() && self.config.sliding_window().is_none();
+                may && self.options.host.is_none() && !memory.is_shared
             }),
         };
         Err(refusal(&fit, self.what, self.options.context, memory, &ways))
@@ -88,6 +89,9 @@ impl Plan<'_> {
         let quantises = options.quantise.is_none() || bytes(options)? != bytes(&kept)?;
         let is_same = |own: ModelConfig| own.rope() == config.rope();
         Ok(Known {
+            has_windows: config.sliding_window().is_some_and(|sliding| {
+                sliding.tokens < options.context && !sliding.layers.contains(&false)
+            }),
             is_on_gpu: options.host.is_none(),
             quantises,
             rescales: options.rope.is_none() || !ModelConfig::read(file).is_ok_and(is_same),

@@ -8,6 +8,8 @@ use asynctls::attention::{BlockScorer, Reads, TokenScorer};
 pub struct Known {
     /// Whether the whole context is so short that all of it is attended.
     pub is_short: bool,
+    /// Whether every layer attends a sliding window.
+    pub has_windows: bool,
     /// Whether the whole KV cache is on the GPU.
     pub is_on_gpu: bool,
     /// Whether tokens are drawn.
@@ -25,9 +27,18 @@ pub struct Known {
 impl Default for Known {
     /// Nothing that makes an option vain.
     fn default() -> Self {
-        let (is_short, is_on_gpu) = (false, false);
+        let (is_short, has_windows, is_on_gpu) = (false, false, false);
         let (draws, penalises, quantises, rescales) = (true, true, true, true);
-        Self { is_short, is_on_gpu, draws, penalises, quantises, rescales, has_clock: true }
+        Self {
+            is_short,
+            has_windows,
+            is_on_gpu,
+            draws,
+            penalises,
+            quantises,
+            rescales,
+            has_clock: true,
+        }
     }
 }
 
@@ -86,6 +97,12 @@ const TABLE: &[Vain] = &[
         options: SELECTION,
         when: |line, known| !is_dense(line) && known.is_short,
         why: "here: a context of no more than --dense-below tokens is attended whole",
+    },
+    Vain {
+        commands: ATTENTION,
+        options: SELECTION,
+        when: |line, known| !is_dense(line) && !known.is_short && known.has_windows,
+        why: "with this model and context, of which every layer attends a sliding window",
     },
     Vain {
         commands: ATTENTION,
@@ -251,7 +268,7 @@ fn is_gpu_alone(line: &Line) -> bool {
 
 // Whether anything is left out of what is attended.
 fn selects(line: &Line, known: &Known) -> bool {
-    !is_dense(line) && !known.is_short
+    !is_dense(line) && !known.is_short && !known.has_windows
 }
 
 // What the scorer of level 1 reads.
@@ -341,6 +358,7 @@ mod tests {
     fn defaults_are_not_given() {
         let nothing = Known {
             is_short: true,
+            has_windows: true,
             is_on_gpu: true,
             draws: false,
             penalises: false,

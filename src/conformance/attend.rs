@@ -45,6 +45,19 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             decode_cases(cases, shape, &large_batch(shape.block), segments, family);
         }
     }
+    // Sliding windows: shorter than a block and a tile of keys, a block, no multiple of one, longer than every sequence.
+    for shape in shapes().into_iter().step_by(3) {
+        let block = shape.block;
+        let batch = large_batch(block);
+        for window in [1, 9, block, 2 * block + 37, 100 * block] {
+            window_cases(cases, shape, &batch, window);
+        }
+        // Prompts of one sequence alone lie in order.
+        window_cases(cases, shape, &batch[..1], block + 21);
+    }
+    for shape in sizes() {
+        window_cases(cases, shape, &large_batch(shape.block), shape.block + 21);
+    }
     // Two buffers matter where data is laid out as well.
     let lies = [Lie::Apart, Lie::Roomy, Lie::HeadsFirst];
     let some = shapes().into_iter().step_by(3).chain(sizes().into_iter().step_by(2));
@@ -53,7 +66,10 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             let label = format!("{} {lie:?}", shape_label(&shape));
             let (batch, contents) = (large_batch(shape.block), (3, Family::Random));
             cases.push(Case::new(kernel, label, true, move |gpu| {
-                Box::pin(async move { attend(gpu, kernel, (shape, lie), &batch, contents).await })
+                let attention = (kernel, None);
+                Box::pin(
+                    async move { attend(gpu, attention, (shape, lie), &batch, contents).await },
+                )
             }));
         }
     }
@@ -125,10 +141,22 @@ fn kernel_cases(
         let lengths = lengths.to_vec();
         cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
             let lengths = lengths.clone();
-            let contents = (segments, family);
-            Box::pin(
-                async move { attend(gpu, kernel, (shape, Lie::Joined), &lengths, contents).await },
-            )
+            let (attention, contents) = ((kernel, None), (segments, family));
+            let shape = (shape, Lie::Joined);
+            Box::pin(async move { attend(gpu, attention, shape, &lengths, contents).await })
+        }));
+    }
+}
+
+fn window_cases(cases: &mut Vec<Case>, shape: Shape, lengths: &[u32], window: u32) {
+    let label = format!("{} lengths {lengths:?} window {window}", shape_label(&shape));
+    for kernel in ["window_split", "prefill"] {
+        let lengths = lengths.to_vec();
+        cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+            let lengths = lengths.clone();
+            let (attention, contents) = ((kernel, Some(window)), (3, Family::Random));
+            let shape = (shape, Lie::Joined);
+            Box::pin(async move { attend(gpu, attention, shape, &lengths, contents).await })
         }));
     }
 }
@@ -139,7 +167,7 @@ pub(super) fn random_qkv(shape: &Shape, rows: usize) -> Vec<f32> {
 
 async fn attend(
     gpu: &Gpu,
-    kernel: &str,
+    (kernel, window): (&str, Option<u32>),
     (shape, lie): (Shape, Lie),
     lengths: &[u32],
     (segments, family): (u32, Family),
@@ -155,7 +183,8 @@ async fn attend(
         recent_blocks: 1,
         dense_below: 0,
     };
-    let sparse = (kernel == "sparse_split").then_some(&budget);
+    // Rows of a layer with a window select nothing, and are planned as those of other layers.
+    let sparse = matches!(kernel, "sparse_split" | "window_split").then_some(&budget);
     // Few workgroups make long splits, many make one tile a split: both must do.
     for target in [2, 4096] {
         let step = cache.step(&counts, sparse, &[], target);
@@ -165,15 +194,17 @@ async fn attend(
             let heads = step.rows * shape.q_heads();
             let out = vec![POISON; (heads * shape.head_dim) as usize];
             let grid = (shape.q_heads(), step.tiles, 1);
-            (run_prefill(gpu, &cache, &step, &qkv, out, grid).await?, dense_tokens(&rows, shape))
+            let out = run_prefill(gpu, &cache, (&step, window), &qkv, out, grid).await?;
+            (out, window_tokens(&rows, shape, window))
         } else {
             let chosen = choose_tokens(&rows, &shape, &budget, &step);
-            let tokens = match sparse {
-                None => dense_tokens(&rows, shape),
-                Some(budget) => sparse_tokens(&rows, &shape, budget, &step, &chosen),
+            let tokens = match kernel {
+                "sparse_split" => sparse_tokens(&rows, &shape, &budget, &step, &chosen),
+                _ => window_tokens(&rows, shape, window),
             };
             let splits = [(kernel, step.rows)];
-            (run_splits(gpu, &splits, &cache, &step, &qkv, &chosen).await?, tokens)
+            let out = run_splits(gpu, &splits, &cache, (&step, window), &qkv, &chosen).await?;
+            (out, tokens)
         };
         // In prefill a value that is not finite also spoils earlier rows of its tile, by 0 * NaN: only other sequences
         // are promised not to notice.
@@ -220,13 +251,13 @@ async fn mixed(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
         let (selecting, dense) = rows.split_at(step.selecting as usize);
         let chosen = choose_tokens(selecting, &shape, &budget, &step);
         let mut tokens = sparse_tokens(selecting, &shape, &budget, &step, &chosen);
-        tokens.extend(dense_tokens(dense, shape));
+        tokens.extend(window_tokens(dense, shape, None));
         let splits =
             [("sparse_split", step.selecting), ("dense_split", step.decoding - step.selecting)];
-        let mut out = run_splits(gpu, &splits, &cache, &step, &qkv, &chosen).await?;
+        let mut out = run_splits(gpu, &splits, &cache, (&step, None), &qkv, &chosen).await?;
         if checked > step.decoding as usize {
             let grid = (shape.q_heads(), step.prompt_tiles, 1);
-            out = run_prefill(gpu, &cache, &step, &qkv, out, grid).await?;
+            out = run_prefill(gpu, &cache, (&step, None), &qkv, out, grid).await?;
         }
         let rows = &rows[..checked];
         let rounds =
@@ -242,7 +273,7 @@ async fn mixed(gpu: &Gpu, shape: Shape, segments: u32) -> Result<Verdict> {
 async fn run_prefill(
     gpu: &Gpu,
     cache: &Cache,
-    step: &Step,
+    (step, window): (&Step, Option<u32>),
     qkv: &[f32],
     mut out: Vec<u32>,
     grid: (u32, u32, u32),
@@ -262,7 +293,10 @@ async fn run_prefill(
             out: Data::InOut(&out),
             states: Data::InOut(&states),
         };
-        let spec = kernels::prefill(gpu.tier, shape, shape.row_width());
+        let mut spec = kernels::prefill(gpu.tier, shape, shape.row_width());
+        if let Some(window) = window {
+            spec = kernels::with_window(spec, window);
+        }
         let spec = kernels::with_layout(spec, cache.layout);
         let results = run(gpu, &spec, data, grid).await?;
         (out, states) = (results.out, results.states);
@@ -275,7 +309,7 @@ async fn run_splits(
     gpu: &Gpu,
     splits: &[(&str, u32)],
     cache: &Cache,
-    step: &Step,
+    (step, window): (&Step, Option<u32>),
     qkv: &[f32],
     chosen: &[u32],
 ) -> Result<Vec<u32>> {
@@ -286,9 +320,10 @@ async fn run_splits(
     let qkv = bits(qkv);
     for &(kernel, rows) in splits {
         let selects = kernel == "sparse_split";
-        let spec = match selects {
-            true => kernels::sparse_split(gpu.tier, shape, Place::Paged),
-            false => kernels::dense_split(gpu.tier, shape, Place::Paged),
+        let spec = match window {
+            Some(window) => kernels::window_split(gpu.tier, shape, window),
+            None if selects => kernels::sparse_split(gpu.tier, shape, Place::Paged),
+            None => kernels::dense_split(gpu.tier, shape, Place::Paged),
         };
         let spec = kernels::with_layout(spec, cache.layout);
         for segment in 0..cache.segments {
@@ -324,9 +359,12 @@ async fn run_splits(
 /// Tokens of each row and KV head.
 pub(super) type Tokens = Vec<Vec<Vec<u32>>>;
 
-fn dense_tokens(rows: &[(usize, u32)], shape: Shape) -> Tokens {
+// All tokens up to a row's own, or the latest of them.
+fn window_tokens(rows: &[(usize, u32)], shape: Shape, window: Option<u32>) -> Tokens {
+    let of_row =
+        |position: u32| (position + 1).saturating_sub(window.unwrap_or(u32::MAX))..=position;
     rows.iter()
-        .map(|&(_, position)| vec![(0..=position).collect(); shape.kv_heads as usize])
+        .map(|&(_, position)| vec![of_row(position).collect(); shape.kv_heads as usize])
         .collect()
 }
 

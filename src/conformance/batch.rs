@@ -321,7 +321,7 @@ async fn product_of_part(
                 b.output(),
                 (batch, Tokens::One),
             ),
-            kernels::matvec_grid(gpu.tier, b.units as u32, rows, tokens),
+            kernels::matvec_grid(gpu.tier, format, (rows, b.units as u32), tokens),
         )
     };
     let step = StepHeader { rows: tokens, ..StepHeader::default() };
@@ -372,11 +372,11 @@ fn check(
                 let weights = &weights[term.matrix * b.rows * columns..][..b.rows * columns];
                 let x = &x[term.x..][..columns];
                 let product = if b.normed {
-                    Expected::of_normed(weights, x, &norm, EPSILON)
+                    Expected::of_normed(gpu.tier, format, weights, x, (&norm, EPSILON))
                 } else if b.many {
                     Expected::many(gpu, format, weights, x)
                 } else {
-                    Expected::product(weights, x)
+                    Expected::few(gpu.tier, format, weights, x)
                 };
                 (term.factor, product)
             })

@@ -1,7 +1,9 @@
 //! Cases of `matvec`, `matmul`, `matmul_narrow` and `embed`.
 
 use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units};
-use super::rig::{Data, Random, bits, compare, lacking, needs_lanes, run, untouched};
+use super::rig::{
+    Data, Random, bits, compare, in_eights, lacking, needs_lanes, of_32, run, untouched,
+};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::contract::{StepHeader, StepRow, Words};
@@ -31,6 +33,8 @@ enum Path {
     Matmul,
     /// `matmul_narrow`, by so many sixteens of tokens.
     Narrow(u32),
+    /// `matvec_quants`, in subgroups of 8.
+    Eights,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +53,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             Path::Narrow(1) => ("matmul_narrow", ""),
             Path::Narrow(2) => ("matmul_narrow", " by thirty-twos"),
             Path::Narrow(_) => ("matmul_narrow", " by sixty-fours"),
+            Path::Eights => ("matvec_quants", [" by ones", " by fours"][p.at_a_time as usize / 4]),
         };
         let label = format!(
             "{} {:?} {}x{} tokens {}{by} {:?}{}",
@@ -117,6 +122,21 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
     add(Path::Matvec, Product { output: Output::SwiGlu, normed: true, ..base });
     add(Path::Matvec, Product { family: Family::NotFinite, normed: true, ..base });
+    for at_a_time in [1, 4] {
+        let base = Product { at_a_time, tokens: at_a_time as usize + 2, ..base };
+        for kind in TensorType::SUPPORTED {
+            if WeightFormat::of(kind).is_ok_and(WeightFormat::is_quantised) {
+                add(Path::Eights, Product { kind, units: whole_units(kind, base.units), ..base });
+            }
+        }
+        for (rows, units) in [(1, 1), (2, 9), (70, 32), (13, 65), (34, 130)] {
+            add(Path::Eights, Product { rows, units, normed: true, ..base });
+            add(Path::Eights, Product { rows, units, output: Output::Add, ..base });
+        }
+        for family in [Family::NotFinite, Family::Zero] {
+            add(Path::Eights, Product { family, ..base });
+        }
+    }
     // Whole tiles of tokens, one token more and less, and tiles that are hardly filled; rows and units likewise, in both shapes of
     // workgroups.
     for (sixteens, tokens) in
@@ -158,7 +178,7 @@ fn at_a_time(gpu: &Gpu, p: &Product) -> u32 {
 }
 
 async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
-    if p.normed {
+    if p.normed && path != Path::Eights {
         needs_lanes(gpu)?;
     }
     let format = WeightFormat::of(p.kind)?;
@@ -170,7 +190,7 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         return Err(lacking(gpu, format!("{} with {}", gpu.tier.name, p.kind), need));
     }
     let most = at_a_time(gpu, &p);
-    if p.at_a_time > most {
+    if p.at_a_time > most && path != Path::Eights {
         let limit = format!(
             "products of such rows by {} tokens a workgroup need more of a tier",
             p.at_a_time
@@ -232,6 +252,12 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
             kernels::matmul_narrow(format, p.rows as u32, sixteens, p.output),
             kernels::matmul_narrow_grid(p.rows as u32, sixteens, count),
         ),
+        Path::Eights => {
+            let (tier, size) = (of_32(), (p.rows as u32, p.units as u32));
+            let spec = kernels::matvec(tier, format, size, input, p.output, (Batch::One, of));
+            let lanes = [("WORKGROUP", 64), ("LANES", 8), ("PORTION", 32)];
+            (in_eights(gpu, spec, &lanes)?, ((p.rows as u32).div_ceil(32), groups))
+        }
         Path::Matvec => (
             kernels::matvec(
                 gpu.tier,
@@ -241,11 +267,11 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
                 p.output,
                 (Batch::One, of),
             ),
-            kernels::matvec_grid(gpu.tier, p.units as u32, p.rows as u32, groups),
+            kernels::matvec_grid(gpu.tier, format, (p.rows as u32, p.units as u32), groups),
         ),
     };
     let (mut x_bits, y_bits) = (bits(&x), bits(&before));
-    if path != Path::Matvec {
+    if !matches!(path, Path::Matvec | Path::Eights) {
         x_bits = inputs(gpu, format, p.units, x_stride, &x_bits).await?;
     }
     let y = match p.output {
@@ -265,15 +291,16 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         norm_weight: p.normed.then_some(Data::In(&norm_bits)),
     };
     let y = run(gpu, &spec, data, (grid.0, grid.1, 1)).await?.y;
+    let tier = if path == Path::Eights { of_32() } else { gpu.tier };
 
     for token in 0..p.tokens {
         let x = &x[token * x_stride..][..columns];
         let product = if p.normed {
-            Expected::of_normed(&weights, x, &norm_weight[..width], epsilon)
-        } else if path != Path::Matvec {
+            Expected::of_normed(tier, format, &weights, x, (&norm_weight[..width], epsilon))
+        } else if !matches!(path, Path::Matvec | Path::Eights) {
             Expected::many(gpu, format, &weights, x)
         } else {
-            Expected::product(&weights, x)
+            Expected::few(tier, format, &weights, x)
         };
         let mut first = first_row as usize;
         let want = match p.output {

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::formats::TensorType;
 use crate::formats::dequantise;
 use crate::formats::{Packed, WeightFormat, pack_row};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Tier};
 use crate::kernels;
 use crate::reference::model::{dot, matvec, rms_norm, swiglu};
 use half::{bf16, f16};
@@ -157,12 +157,37 @@ impl Expected {
         Self { values: matvec(weights, columns, x), tolerance, why: WHY.into() }
     }
 
-    /// W rmsnorm(x), where the first `weight.len()` numbers of x count.
-    pub(super) fn of_normed(weights: &[f32], x: &[f32], weight: &[f32], epsilon: f32) -> Self {
+    /// W x by the kernel of few tokens, which may make integers of x.
+    pub(super) fn few(tier: &Tier, format: WeightFormat, weights: &[f32], x: &[f32]) -> Self {
+        let mut product = Self::product(weights, x);
+        if !kernels::quantises_inputs(tier, format) {
+            return product;
+        }
+        product.why += " An input as an integer of 16 bits is off by 1 / 65024 of the largest of its unit of 32, or of 1e-30.";
+        let off: Vec<f32> = x
+            .chunks(32)
+            .flat_map(|unit| [largest(unit).max(1e-30) / 65024.0 * 1.001; 32])
+            .take(x.len())
+            .collect();
+        let sizes: Vec<f32> = weights.iter().map(|w| w.abs()).collect();
+        for (tolerance, off) in product.tolerance.iter_mut().zip(matvec(&sizes, x.len(), &off)) {
+            *tolerance += off;
+        }
+        product
+    }
+
+    /// W rmsnorm(x) by that kernel, where the first numbers of x count, as many as the norm has weights.
+    pub(super) fn of_normed(
+        tier: &Tier,
+        format: WeightFormat,
+        weights: &[f32],
+        x: &[f32],
+        (weight, epsilon): (&[f32], f32),
+    ) -> Self {
         let normed = rms_norm(&x[..weight.len()], weight, epsilon);
         let mut inputs: Vec<f32> = normed.into_iter().map(|v| v as f32).collect();
         inputs.resize(x.len(), 0.0);
-        let mut product = Self::product(weights, &inputs);
+        let mut product = Self::few(tier, format, weights, &inputs);
         product.why += " The norm is off by (n / 2 + 12) 2^-24 of itself, and each input by two roundings more: less than half as much \
             again.";
         product.tolerance.iter_mut().for_each(|tolerance| *tolerance *= 1.5);

@@ -4,7 +4,7 @@ use super::Verdict;
 use super::record::{Worst, finite, note, of_case, scripted};
 use super::script::{Dispatch, Holds, Script};
 use crate::contract::{Bindings, Words};
-use crate::gpu::{Binding, Gpu, ShaderSpec};
+use crate::gpu::{Binding, Gpu, ShaderSpec, Tier};
 use crate::{Error, Result};
 use half::f16;
 
@@ -290,6 +290,28 @@ pub(super) fn needs_lanes(gpu: &Gpu) -> Result<()> {
             "products that norm their inputs need lanes that run at once",
         )),
     }
+}
+
+/// A kernel for subgroups of 32 lanes, for those of 8 that rasterisers have: these constants say how many lanes there are.
+pub(super) fn in_eights(
+    gpu: &Gpu,
+    mut spec: ShaderSpec,
+    constants: &[(&str, u32)],
+) -> Result<ShaderSpec> {
+    if gpu.tier.subgroup_size() != Some(8) {
+        let limit = "cases of kernels for larger ones, made smaller, need subgroups of 8 lanes";
+        return Err(lacking(gpu, gpu.tier.name.into(), limit));
+    }
+    for &(name, value) in constants {
+        let constant = spec.constants.iter_mut().find(|(known, _)| *known == name);
+        constant.expect("a constant of the kernel").1 = value.into();
+    }
+    Ok(spec)
+}
+
+/// The tier of subgroups of 32 lanes.
+pub(super) fn of_32() -> &'static Tier {
+    Tier::named("subgroups-of-32").expect("a tier")
 }
 
 /// Whether words that no lane should write are still poison.

@@ -2,7 +2,9 @@
 
 use super::cache::{Cache, Family, index_shapes, shape_label, shapes};
 use super::index::random_channels;
-use super::rig::{Data, POISON, Random, bits, compare, is_run, run, same_words, untouched};
+use super::rig::{
+    Data, POISON, Random, bits, compare, in_eights, is_run, of_32, run, same_words, untouched,
+};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::softmax_mean;
@@ -76,9 +78,12 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                 };
                 let label =
                     format!("level {level} {rank:?} {family} blocks {blocks} tokens {tokens}");
-                cases.push(Case::new("top_k", label, true, move |gpu| {
-                    Box::pin(top_k(gpu, shape, (level, rank), family, (blocks, tokens), 40))
-                }));
+                for kernel in ["top_k", "top_k_shuffled"] {
+                    cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+                        let budget = (blocks, tokens);
+                        Box::pin(top_k(gpu, (kernel, shape), (level, rank), family, budget, 40))
+                    }));
+                }
             }
         }
     }
@@ -112,9 +117,11 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         for family in ["random", "ties", "nan"] {
             let label = format!("level 2 {family} of {most_blocks} blocks tokens {tokens}");
             let (rank, budget) = ((2, Rank::Softmax), (Blocks::Count(most_blocks), tokens));
-            cases.push(Case::new("top_k", label, true, move |gpu| {
-                Box::pin(top_k(gpu, small, rank, family, budget, most_blocks))
-            }));
+            for kernel in ["top_k", "top_k_shuffled"] {
+                cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+                    Box::pin(top_k(gpu, (kernel, small), rank, family, budget, most_blocks))
+                }));
+            }
         }
     }
 }
@@ -570,7 +577,7 @@ async fn missed_mass(
 
 async fn top_k(
     gpu: &Gpu,
-    shape: Shape,
+    (kernel, shape): (&str, Shape),
     (level, rank): (u32, Rank),
     family: &str,
     (blocks, tokens): (Blocks, u32),
@@ -627,10 +634,15 @@ async fn top_k(
         chosen_blocks: (level == 2).then_some(Data::In(&chosen_blocks)),
         hot_slots: None,
     };
-    let spec = match level {
-        1 => kernels::top_k_blocks(gpu.tier, &shape, rank, None),
-        _ => kernels::top_k_tokens(gpu.tier, &shape),
+    let is_shuffled = kernel == "top_k_shuffled";
+    let tier = if is_shuffled { of_32() } else { gpu.tier };
+    let mut spec = match level {
+        1 => kernels::top_k_blocks(tier, &shape, rank, None),
+        _ => kernels::top_k_tokens(tier, &shape),
     };
+    if is_shuffled {
+        spec = in_eights(gpu, spec, &[("SUBGROUP", 8), ("LANES", 64)])?;
+    }
     let out = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?.chosen;
     for (r, &(_, position)) in rows.iter().enumerate() {
         let (count, from, to, k) = items(position);

@@ -13,7 +13,7 @@ use crate::kernels::Scored;
 use crate::kv::{HostOptions, IndexRows};
 use crate::model::rope::RopeChange;
 use crate::model::{ModelConfig, ModelFile};
-use crate::{Error, Result};
+use crate::{Error, Result, subject};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -160,6 +160,11 @@ impl EngineOptions {
         shape
     }
 
+    /// The most tokens that a token of this layer attends. A sliding window that no context exceeds limits nothing.
+    pub(super) fn window(&self, config: &ModelConfig, layer: u32) -> Option<u32> {
+        config.layer(layer).window.filter(|&window| window < self.context)
+    }
+
     /// Makes the ring's slots as large as what has to arrive at once: a block of one layer, or a slab of latents, of which
     /// prefill makes keys and values.
     pub(super) fn widen_ring(&mut self, config: &ModelConfig) {
@@ -210,6 +215,20 @@ impl EngineOptions {
         Ok(())
     }
 
+    /// Refuses layers whose sliding window would have to be on the GPU where the KV cache is not.
+    fn check_windows(&self, config: &ModelConfig) -> Result<()> {
+        let Some(sliding) = config.sliding_window().filter(|s| s.tokens < self.context) else {
+            return Ok(());
+        };
+        let tokens = sliding.tokens;
+        let limit = "need all of it on the GPU: keep it there, or shorten the context to as many";
+        Err(Error::argument(
+            subject::KV_CACHE,
+            "in CPU memory",
+            format!("this model's sliding windows of {tokens} tokens {limit}"),
+        ))
+    }
+
     pub(super) fn validate(&self, config: &ModelConfig) -> Result<()> {
         for (what, value) in [
             ("the context", self.context),
@@ -254,6 +273,7 @@ impl EngineOptions {
         }
         if let Some(host) = &self.host {
             Self::validate_host(host)?;
+            self.check_windows(config)?;
         }
         match self.index.as_ref().and_then(|index| index.stored.as_ref()) {
             Some(stored) => stored.check_model(&shape, config.layers),

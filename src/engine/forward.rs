@@ -106,13 +106,20 @@ impl Engine {
         Ok(output)
     }
 
-    /// How many tokens a decode step attends that appends one token to `session`.
+    /// How many tokens a decode step attends that appends one token to `session`: in layers without a sliding window, if there
+    /// are any.
     pub fn attended_tokens(&self, session: &Session, attention: &Attention) -> u32 {
+        let all = session.len() + 1;
+        let windows = (0..self.config.layers).map(|i| self.options.window(&self.config, i));
         match attention {
+            // Sliding windows of every layer.
+            _ if windows.clone().all(|window| window.is_some()) => {
+                windows.flatten().max().map_or(all, |window| window.min(all))
+            }
             Attention::TwoLevel(two_level) if selects(session, Some(two_level)) => {
                 two_level.effective_budget().row(session.len(), self.shape.block).attended
             }
-            _ => session.len() + 1,
+            _ => all,
         }
     }
 

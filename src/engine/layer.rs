@@ -76,6 +76,9 @@ pub(super) trait KvOps {
 pub(super) struct Layer<K> {
     pub(super) shape: Shape,
     pub(super) weights: Arc<WeightOps>,
+    /// Whether decode may select what it attends: not where a sliding window says it.
+    pub(super) selects: bool,
+    /// Of rows that do not select.
     pub(super) dense_split: Vec<Op>,
     /// Workgroups of one split of a row.
     pub(super) split_workgroups: u32,
@@ -170,11 +173,13 @@ impl<K: KvOps> Layer<K> {
 
     fn attend(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         let step = &plan.step;
+        let mut dense = step.decoding;
         if let Some((index, _)) = self.selection(plan) {
             self.split(pass, &index.sparse_split, step, step.selecting);
+            dense -= step.selecting;
         }
-        if step.decoding > step.selecting {
-            self.split(pass, &self.dense_split, step, step.decoding - step.selecting);
+        if dense > 0 {
+            self.split(pass, &self.dense_split, step, dense);
         }
         if step.prompt_tiles > 0 {
             self.kv.attend_prompt(pass, plan, &self.shape);
@@ -230,7 +235,7 @@ impl<K: KvOps> Layer<K> {
 
     // What rows of a step select with, if any do.
     fn selection<'a>(&'a self, plan: &Plan<'a>) -> Option<(&'a IndexOps, &'a TwoLevel)> {
-        Some((self.index.as_ref()?, plan.selection?))
+        Some((self.index.as_ref().filter(|_| self.selects)?, plan.selection?))
     }
 }
 

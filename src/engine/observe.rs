@@ -65,7 +65,7 @@ impl Engine {
         attention: &Attention,
         want: Want,
     ) -> Result<(Output, Vec<LayerView>)> {
-        let whole = self.whole()?;
+        let whole = self.selecting()?;
         self.check_tokens(session, &[token])?;
         self.recount(session).await?;
         let two_level = match attention {
@@ -150,7 +150,7 @@ impl Engine {
         select: &mut HostSelector<'_>,
         want: Want,
     ) -> Result<Output> {
-        let whole = self.whole()?;
+        let whole = self.selecting()?;
         let two_level = TwoLevel::new(*budget);
         self.check_selection(&two_level)?;
         let tokens = [token];
@@ -241,6 +241,21 @@ impl Engine {
             Residency::Whole(whole) => Ok(whole),
             Residency::Hot(_) => Err(Error::argument("the KV cache", "in CPU memory", limit)),
         }
+    }
+
+    // Of layers that select nothing there is no choice to observe.
+    fn selecting(&self) -> Result<&Whole> {
+        let whole = self.whole()?;
+        if whole.layers.iter().all(|layer| layer.selects) {
+            return Ok(whole);
+        }
+        let (context, limit) = (self.options.context, "layers that select are observed, and");
+        let window = self.config.sliding_window().map_or(0, |sliding| sliding.tokens);
+        Err(Error::argument(
+            "the context",
+            format!("{context} tokens"),
+            format!("{limit} with more than {window} some of this model attend a sliding window"),
+        ))
     }
 
     fn unpack_cache(&self, data: &[u8], tokens: usize) -> LayerCacheView {

@@ -104,7 +104,9 @@ impl Whole {
                 None => chosen.clone(),
                 Some(lists) => lists.layer(number),
             };
-            let layer = LayerKv { layout, segments, blocks: Blocks::Paged, chosen, candidates };
+            let window = maker.options.window(maker.config, number as u32);
+            let blocks = Blocks::Paged;
+            let layer = LayerKv { layout, segments, blocks, window, chosen, candidates };
             let index = cache.indices().get(number);
             let own = maker.whole_ops(&weights.attention, &layer, index).await?;
             layers.push(maker.layer(ops, &layer, index, own).await?);

@@ -66,6 +66,11 @@ impl WeightFormat {
         })
     }
 
+    /// Whether weights are integers times a scale.
+    pub fn is_quantised(self) -> bool {
+        !matches!(self, Self::F16 | Self::BF16 | Self::F32)
+    }
+
     /// The file that fills the slot `<weights>`.
     pub fn file(self) -> &'static str {
         match self {

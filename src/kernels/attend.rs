@@ -71,7 +71,7 @@ crate::bindings! {
         values: optional read,
     }
 
-    /// Of [`dense_split`] and [`sparse_split`].
+    /// Of [`dense_split`], [`sparse_split`] and [`window_split`].
     pub struct Split {
         /// The step.
         step: read,
@@ -345,6 +345,12 @@ pub fn sparse_split(tier: &Tier, shape: &Shape, place: Place) -> ShaderSpec {
     split_spec("attend/sparse_split.wgsl", tier, shape, place)
 }
 
+/// Of layers with a sliding window of so many tokens. Grid: (splits, [`split_workgroups`], rows that decode).
+pub fn window_split(tier: &Tier, shape: &Shape, window: u32) -> ShaderSpec {
+    split_spec("attend/window_split.wgsl", tier, shape, Place::Paged)
+        .constant("SLIDING_WINDOW", window)
+}
+
 /// Of head-blocks that are stored as `kv_type`. Grid: (head-blocks of the part).
 pub fn place_blocks(shape: &Shape, slots: HotSlots, kv_type: KvType) -> ShaderSpec {
     slots.constants(stored_spec("kv/place_blocks.wgsl", shape, kv_type))
@@ -429,7 +435,16 @@ fn prefill_kernel(tier: &Tier, shape: &Shape) -> &'static Kernel {
 pub fn prefill(tier: &Tier, shape: &Shape, row_width: u32) -> ShaderSpec {
     spec_of(prefill_kernel(tier, shape).file, shape, row_width)
         .slot("kv", "lib/kv_packed_f16.wgsl")
+        .slot("causal", "lib/causal_all.wgsl")
         .constant("SCALE", shape.scale())
+}
+
+/// [`prefill`] of a layer with a sliding window of so many tokens.
+pub fn with_window(mut spec: ShaderSpec, window: u32) -> ShaderSpec {
+    for (_, filled) in spec.slots.iter_mut().filter(|(slot, _)| *slot == "causal") {
+        *filled = "lib/causal_window.wgsl";
+    }
+    spec.constant("SLIDING_WINDOW", window)
 }
 
 /// Whether [`prefill`] rounds queries and weights to f16.

@@ -174,6 +174,49 @@ impl Tokens {
     }
 }
 
+/// The kernel of [`matvec`] on a tier for a matrix of so many rows and units a row.
+struct MatvecKernel {
+    file: &'static str,
+    /// Lanes of a workgroup, and of them those that share four rows.
+    lanes: (u32, u32),
+    /// Units whose inputs its workgroup memory holds, where it is the one for quantised weights.
+    portion: Option<u32>,
+}
+
+impl MatvecKernel {
+    fn of(tier: &Tier, format: WeightFormat, (rows, units): (u32, u32)) -> Self {
+        let kernels = tiers::of(tier);
+        let floats = Self { file: kernels.matvec, lanes: matvec_lanes(rows, units), portion: None };
+        if tier.emulates_lanes() {
+            // Lanes that are emulated have four rows each, in workgroups of eight.
+            return Self { lanes: (8, 1), ..floats };
+        }
+        match kernels.matvec_quants.filter(|_| format.is_quantised()) {
+            None => floats,
+            Some(most) => Self {
+                file: "model/matvec_quants.wgsl",
+                lanes: quants_lanes(rows, units),
+                portion: Some(if units <= 128 { most.min(128) } else { most }),
+            },
+        }
+    }
+}
+
+// Of many rows large workgroups, since each makes integers of all inputs; of long rows smaller ones, which wait less for each other.
+fn quants_lanes(rows: u32, units: u32) -> (u32, u32) {
+    let workgroup = match (rows, units) {
+        (..1024, _) => 64,
+        (1024.., ..=128) => 512,
+        (1024.., 129..) => 256,
+    };
+    (workgroup, if units < 12 { 8 } else { 32 })
+}
+
+/// Whether [`matvec`] makes integers of 16 bits of inputs that this format multiplies.
+pub fn quantises_inputs(tier: &Tier, format: WeightFormat) -> bool {
+    MatvecKernel::of(tier, format, (1, 1)).portion.is_some()
+}
+
 /// Lanes of a workgroup of [`matvec`], and of them those that share four rows, for a matrix of so many rows and units a row.
 fn matvec_lanes(rows: u32, units: u32) -> (u32, u32) {
     // Few rows are spread over many small workgroups. Of many rows, small teams fill the device too.
@@ -210,11 +253,15 @@ pub fn matvec(
     output: Output,
     (batch, tokens): (Batch<'_>, Tokens),
 ) -> ShaderSpec {
-    let mut spec = ShaderSpec::new(tiers::of(tier).matvec)
-        .slot("weights", format.file())
-        .slot("output", output.file());
+    let MatvecKernel { file, lanes: (workgroup, team), portion } =
+        MatvecKernel::of(tier, format, (rows, units));
+    let mut spec =
+        ShaderSpec::new(file).slot("weights", format.file()).slot("output", output.file());
     if !tier.emulates_lanes() {
-        let (workgroup, team) = matvec_lanes(rows, units);
+        if let Some(portion) = portion {
+            // Whole turns of a team, whatever the number of tokens, whose sums are in one order then.
+            spec = spec.constant("PORTION", portion / tokens.of_a_workgroup());
+        }
         spec = spec
             .slot("count", tokens.file())
             .constant("WORKGROUP", workgroup)
@@ -246,9 +293,13 @@ pub fn tokens_at_a_time(tier: &Tier) -> u32 {
 }
 
 /// The first two dimensions of [`matvec`]'s grid for one token a workgroup; the third counts heads, slots, or is 1.
-pub fn matvec_grid(tier: &Tier, units: u32, rows: u32, tokens: u32) -> (u32, u32) {
-    // Lanes that are emulated have four rows each, in workgroups of eight.
-    let (workgroup, team) = if tier.emulates_lanes() { (8, 1) } else { matvec_lanes(rows, units) };
+pub fn matvec_grid(
+    tier: &Tier,
+    format: WeightFormat,
+    (rows, units): (u32, u32),
+    tokens: u32,
+) -> (u32, u32) {
+    let (workgroup, team) = MatvecKernel::of(tier, format, (rows, units)).lanes;
     (rows.div_ceil(4 * workgroup / team), tokens)
 }
 

@@ -16,7 +16,8 @@ pub use attend::{
     AppendRows, HotSlots, Merge, MergeParams, NO_SLOT, Number, PartParams, Place, PlaceBlocks,
     Prefill, RopeAppend, SegmentParams, Split, UnpackBlocks, append_apart, append_rows,
     dense_split, merge, merge_parts, place_blocks, prefill, prefill_rounds, rope_append,
-    sparse_split, split_rounds, split_workgroups, unpack_blocks, with_layout, with_row_width,
+    sparse_split, split_rounds, split_workgroups, unpack_blocks, window_split, with_layout,
+    with_row_width, with_window,
 };
 pub use experts::{
     ExpertLists, ExpertSum, Route, expert_list_words, expert_lists, expert_sum, route,
@@ -32,7 +33,8 @@ pub use matrix::{
     Batch, HalfRows, Input, LARGEST_WEIGHT_GRID, LargestWeight, LargestWeightParams, MATVEC_TOKENS,
     MatrixParams, Output, Product, Tokens, half_rows, half_rows_params, largest_weight,
     largest_weight_params, matmul, matmul_grid, matmul_narrow, matmul_narrow_grid, matvec,
-    matvec_grid, matvec_tokens, multiplies_halves, narrow_sixteens, tokens_at_a_time, weight_shift,
+    matvec_grid, matvec_tokens, multiplies_halves, narrow_sixteens, quantises_inputs,
+    tokens_at_a_time, weight_shift,
 };
 pub use model::{
     ArgMax, ArgMaxPart, Embed, EmbedParams, RmsNorm, RmsNormParams, RowsParams, StrideParams,

@@ -1,7 +1,7 @@
 //! `shaders/select`.
 
 use super::attend::{HotSlots, kv_spec, spec};
-use super::tiers;
+use super::tiers::{self, TopKBy};
 use super::{SegmentParams, StrideParams};
 use crate::attention::{Rank, Shape, Summary};
 use crate::gpu::{ShaderSpec, Tier};
@@ -233,11 +233,7 @@ pub fn top_k_blocks(
     rank: Rank,
     resident: Option<HotSlots>,
 ) -> ShaderSpec {
-    let rank = match rank {
-        Rank::Plain => "lib/rank_plain.wgsl",
-        Rank::Softmax => "lib/rank_softmax.wgsl",
-    };
-    let spec = top_k(tier, shape).slot("rank", rank);
+    let spec = top_k(tier, shape, rank);
     match resident {
         None => spec.slot("items", "lib/items_blocks.wgsl"),
         Some(slots) => slots.constants(spec.slot("items", "lib/items_resident.wgsl")),
@@ -246,16 +242,32 @@ pub fn top_k_blocks(
 
 /// Level 2's top-k. Grid: (KV heads, rows).
 pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    top_k(tier, shape).slot("items", "lib/items_tokens.wgsl").slot("rank", "lib/rank_softmax.wgsl")
+    top_k(tier, shape, Rank::Softmax).slot("items", "lib/items_tokens.wgsl")
 }
 
-fn top_k(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    let tiers::TopK { file, lanes, at_once, leaves } = tiers::of(tier).top_k;
-    spec("select/top_k.wgsl", shape)
-        .slot("lanes", file)
-        .constant("LANES", lanes)
-        .constant("AT_ONCE", at_once)
-        .constant("LEAVES", leaves)
+fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
+    let tiers::TopK { lanes, at_once, by } = tiers::of(tier).top_k;
+    let spec = match by {
+        TopKBy::Memory { leaves } => spec("select/top_k.wgsl", shape)
+            .slot(
+                "rank",
+                match rank {
+                    Rank::Plain => "lib/rank_plain.wgsl",
+                    Rank::Softmax => "lib/rank_softmax.wgsl",
+                },
+            )
+            .constant("LEAVES", leaves),
+        TopKBy::Shuffles(subgroup) => spec("select/top_k_shuffled.wgsl", shape)
+            .slot(
+                "rank",
+                match rank {
+                    Rank::Plain => "lib/rank_plain_shuffled.wgsl",
+                    Rank::Softmax => "lib/rank_softmax_shuffled.wgsl",
+                },
+            )
+            .constant("SUBGROUP", subgroup),
+    };
+    spec.constant("LANES", lanes).constant("AT_ONCE", at_once)
 }
 
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {

@@ -13,6 +13,9 @@ pub(super) struct TierKernels {
     pub(super) matvec: &'static str,
     /// The most tokens that a workgroup of it has at a time.
     pub(super) matvec_tokens: u32,
+    /// Where quantised weights have a kernel of their own instead: units whose inputs its workgroup memory holds, of all its
+    /// tokens.
+    pub(super) matvec_quants: Option<u32>,
     /// The kernel for products with many tokens, where it takes the weights' format.
     pub(super) matmul: Matmul,
     /// The kernel for attention of many rows, where it takes the heads' dimensions.
@@ -37,22 +40,28 @@ pub(super) enum LatentSplit {
 /// How a workgroup chooses the largest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TopK {
-    /// The file by which its lanes sum.
-    pub(super) file: &'static str,
     /// Its lanes.
     pub(super) lanes: u32,
     /// Loads that a lane begins before it waits for any: more where lanes are real.
     pub(super) at_once: u32,
-    /// Whether a loop with barriers may end where the data says so: FXC, which has no subgroups, refuses it.
-    pub(super) leaves: bool,
+    /// How its lanes tell each other what they have.
+    pub(super) by: TopKBy,
+}
+
+/// How the lanes of a workgroup that chooses the largest tell each other what they have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TopKBy {
+    /// Through workgroup memory. A loop with barriers leaves where the data says so, or does not: FXC, which has no subgroups,
+    /// refuses it.
+    Memory { leaves: bool },
+    /// In subgroups of so many lanes, which are as many subgroups at most.
+    Shuffles(u32),
 }
 
 impl TopK {
-    const PORTABLE: Self =
-        Self { file: "lib/lanes_sixteens.wgsl", lanes: 256, at_once: 1, leaves: false };
-    const SUMMED: Self = Self { leaves: true, ..Self::PORTABLE };
-    const SHUFFLED: Self =
-        Self { file: "lib/lanes_shuffled.wgsl", lanes: 256, at_once: 8, leaves: true };
+    const PORTABLE: Self = Self { lanes: 256, at_once: 1, by: TopKBy::Memory { leaves: false } };
+    const SUMMED: Self = Self { by: TopKBy::Memory { leaves: true }, ..Self::PORTABLE };
+    const SHUFFLED: Self = Self { lanes: 256, at_once: 8, by: TopKBy::Shuffles(32) };
 }
 
 /// A kernel for products with many tokens.
@@ -94,6 +103,7 @@ const PORTABLE: TierKernels = TierKernels {
     lanes: 256,
     matvec: "model/matvec.wgsl",
     matvec_tokens: 1,
+    matvec_quants: None,
     matmul: Matmul::PORTABLE,
     prefill: Prefill::PORTABLE,
     shuffled: None,
@@ -107,6 +117,7 @@ const KERNELS: &[TierKernels] = &[
         lanes: 64,
         matvec: "model/matvec_subgroup8.wgsl",
         matvec_tokens: 1,
+        matvec_quants: None,
         matmul: Matmul { file: "model/matmul_subgroup8.wgsl", ..Matmul::PORTABLE },
         prefill: Prefill { file: "attend/prefill_subgroup8.wgsl", ..Prefill::PORTABLE },
         shuffled: Some(8),
@@ -117,14 +128,21 @@ const KERNELS: &[TierKernels] = &[
         tier: "cooperative",
         // What its workgroup memory holds the inputs of.
         matvec_tokens: 4,
+        matvec_quants: Some(512),
         matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
         prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
         shuffled: Some(32),
         latent_split: LatentSplit::Matrices,
-        top_k: TopK { lanes: 1024, at_once: 4, ..TopK::SHUFFLED },
+        top_k: TopK { lanes: 512, ..TopK::SHUFFLED },
         ..PORTABLE
     },
-    TierKernels { tier: "subgroups-of-32", shuffled: Some(32), top_k: TopK::SHUFFLED, ..PORTABLE },
+    TierKernels {
+        tier: "subgroups-of-32",
+        matvec_quants: Some(128),
+        shuffled: Some(32),
+        top_k: TopK::SHUFFLED,
+        ..PORTABLE
+    },
     TierKernels { tier: "subgroups", top_k: TopK { at_once: 8, ..TopK::SUMMED }, ..PORTABLE },
     PORTABLE,
 ];

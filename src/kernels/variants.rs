@@ -161,7 +161,10 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
                 all.push((append, fields::<RopeAppend<()>>()));
             }
         }
-        all.push((prefill(tier, shape, shape.row_width()), fields::<Prefill<()>>()));
+        let of_prompts = prefill(tier, shape, shape.row_width());
+        all.push((with_window(of_prompts.clone(), 4096), fields::<Prefill<()>>()));
+        all.push((of_prompts, fields::<Prefill<()>>()));
+        all.push((window_split(tier, shape, 4096), fields::<Split<()>>()));
     }
     for number in [Number::F32, Number::F16] {
         for turns in [false, true] {

@@ -7,7 +7,15 @@ mod tests;
 const NOWHERE: u32 = u32::MAX;
 
 /// How often the counts of wants are halved, in steps: fame of long ago must fade.
-pub(super) const FADE: u64 = 64;
+const FADE: u64 = 64;
+
+/// Moments of a step at which blocks are wanted: by the step itself, by it for the one that follows, and both again where it is
+/// done again. Slots are given up by moments, so that each may take what those before it wanted; patience and fame count steps.
+pub(super) const MOMENTS: u64 = 4;
+
+/// Moments after which counts fade as they do from the first on.
+#[cfg(feature = "measure")]
+pub(super) const CYCLE: u64 = FADE * MOMENTS;
 
 /// The slots of one layer and key/value head, and the pool's blocks that they hold.
 #[derive(Clone, Debug)]
@@ -60,7 +68,7 @@ struct Slot {
     block: u32,
     /// Steps that wanted the block, halved whenever `FADE` steps have passed.
     times: u32,
-    /// The step after the last that wanted the block, or the one before it. 0 if none ever did.
+    /// The moment after the last at which the block was wanted, or the one before it. 0 if there was none.
     next: u64,
 }
 
@@ -100,16 +108,16 @@ impl HotCache {
         self.slots.iter().map(|slot| slot.block).filter(|&block| block != NOWHERE)
     }
 
-    /// Notes that `step` wants these blocks, each given once, and places those that are missing as far as the policy
+    /// Notes that these blocks, each given once, are wanted at a moment, and places those that are missing as far as the policy
     /// allows, the first given first. Appends what is to be copied to `placed`.
     ///
-    /// Steps never fall; one that comes in parts, say by sequence, may be given again. A slot is taken only if no step
-    /// from `in_flight_from` on, nor this one, wanted what it holds or held: steps in flight still read theirs. A free
-    /// slot is taken first, then the one whose block was wanted the longest ago. Of those the one wanted the fewest
-    /// times goes first, then the lowest.
+    /// Moments never fall, and a step has [`MOMENTS`] of them; one that comes in parts, say by sequence, may be given again. A slot
+    /// is taken only if what it holds or held was wanted at no moment from `in_flight_from` on, nor at this one: steps in flight
+    /// still read theirs. A free slot is taken first, then the one whose block was wanted the longest ago. Of those the one wanted
+    /// in the fewest steps goes first, then the lowest.
     pub fn admit(
         &mut self,
-        step: u64,
+        moment: u64,
         in_flight_from: u64,
         wanted: &[u32],
         policy: &Policy,
@@ -127,17 +135,19 @@ impl HotCache {
         let mut hits = 0;
         for (&block, &slot) in wanted.iter().zip(&self.found) {
             if slot != NOWHERE {
-                self.slots[slot as usize].note(step);
+                self.slots[slot as usize].note(moment);
                 hits += 1;
-            } else if !patient || self.waits[block as usize].note(step) >= policy.patience {
+            } else if !patient
+                || self.waits[block as usize].note(moment / MOMENTS) >= policy.patience
+            {
                 self.due.push(block);
             }
         }
         self.due.truncate(policy.most as usize);
-        self.find_victims(in_flight_from.min(step));
+        self.find_victims(in_flight_from.min(moment));
         for (&block, &rank) in self.due.iter().zip(&self.victims) {
             let slot = u32::from(rank as u16);
-            let evicted = self.slots[slot as usize].hold(block, step);
+            let evicted = self.slots[slot as usize].hold(block, moment);
             if let Some(evicted) = evicted {
                 self.slot_of[evicted as usize] = NOWHERE;
             }
@@ -166,7 +176,7 @@ impl HotCache {
         *self = Self::new(self.slots.len() as u32, self.slot_of.len() as u32);
     }
 
-    /// Finds a slot for each block that is due, as far as there are any that no step from `kept_from` on wanted.
+    /// Finds a slot for each block that is due, as far as there are any that nobody wanted from `kept_from` on.
     fn find_victims(&mut self, kept_from: u64) {
         self.victims.clear();
         let count = self.due.len();
@@ -203,18 +213,21 @@ impl Wait {
 }
 
 impl Slot {
-    /// Notes that a step wants the block.
-    fn note(&mut self, step: u64) {
-        // Halved here and not for all slots at once: counts are compared only between blocks last wanted in the same
-        // step, which all lack the same halvings since.
-        let halvings = (step + 1) / FADE - self.next / FADE;
-        self.times = (self.times >> halvings.min(31)) + 1;
-        self.next = step + 1;
+    /// Notes that the block is wanted.
+    fn note(&mut self, moment: u64) {
+        let (step, next) = (moment / MOMENTS, self.next.div_ceil(MOMENTS));
+        if next <= step {
+            // Halved here and not for all slots at once: counts are compared only between blocks last wanted at the same
+            // moment, which all lack the same halvings since.
+            let halvings = (step + 1) / FADE - next / FADE;
+            self.times = (self.times >> halvings.min(31)) + 1;
+        }
+        self.next = moment + 1;
     }
 
-    /// Holds another block, which a step wants. Returns the one before.
-    fn hold(&mut self, block: u32, step: u64) -> Option<u32> {
-        let before = std::mem::replace(self, Self { block, times: 1, next: step + 1 });
+    /// Holds another block, which is wanted. Returns the one before.
+    fn hold(&mut self, block: u32, moment: u64) -> Option<u32> {
+        let before = std::mem::replace(self, Self { block, times: 1, next: moment + 1 });
         Some(before.block).filter(|&block| block != NOWHERE)
     }
 

@@ -22,9 +22,16 @@ impl Window {
         Some(self.slots[block as usize]).filter(|&slot| slot != NO_SLOT)
     }
 
-    /// Slot of each of these blocks, [`NO_SLOT`] for one that is elsewhere.
-    pub fn table(&self, blocks: &[u32]) -> Vec<u32> {
-        blocks.iter().map(|&block| self.slots[block as usize]).collect()
+    /// Slot of each of these blocks that is one of the `kept`, numbers of theirs, and [`NO_SLOT`] for the others: what lies here
+    /// still is nothing that a step may rely on, and where bytes are stored not the same numbers.
+    pub fn table(&self, blocks: &[u32], kept: &[u32]) -> Vec<u32> {
+        let mut table = vec![NO_SLOT; blocks.len()];
+        for &number in kept {
+            if let Some(&block) = blocks.get(number as usize) {
+                table[number as usize] = self.slots[block as usize];
+            }
+        }
+        table
     }
 
     /// A slot for a block: its own, a free one, or that of a block that `is_written_back`. None where there is no such slot.
@@ -70,7 +77,8 @@ mod tests {
         assert_eq!(window.admit(7, |_| true), Some(0));
         assert_eq!(window.admit(5, |_| false), None);
         assert_eq!(window.admit(5, |block| block == 3), Some(1));
-        assert_eq!(window.table(&[3, 5, 7]), [NO_SLOT, 1, 0]);
+        assert_eq!(window.table(&[3, 5, 7], &[0, 1, 2, 3]), [NO_SLOT, 1, 0]);
+        assert_eq!(window.table(&[3, 5, 7], &[2]), [NO_SLOT, NO_SLOT, 0]);
         window.forget(7);
         window.forget(9);
         assert_eq!(window.slot(7), None);
@@ -78,7 +86,7 @@ mod tests {
         #[cfg(feature = "measure")]
         {
             window.keep(|block| block == 5);
-            assert_eq!(window.table(&[3, 5]), [NO_SLOT, 1]);
+            assert_eq!(window.table(&[3, 5], &[0, 1]), [NO_SLOT, 1]);
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct ModelConfig {
     /// Attention.
     #[serde(flatten)]
     pub(crate) attention: AttentionConfig,
+    /// The sliding window of layers that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sliding_window: Option<SlidingWindow>,
     /// Rotary embeddings.
     pub(crate) rope: Rope,
     /// Width of the feed-forward network of layers without experts.
@@ -37,11 +40,22 @@ pub struct ModelConfig {
     pub(crate) experts: Option<Experts>,
 }
 
+/// Sliding-window attention (arXiv 2004.05150): a token attends the latest tokens alone, in some layers or in all.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SlidingWindow {
+    /// How many tokens, its own the last of them.
+    pub tokens: u32,
+    /// Which layers have it.
+    pub layers: Vec<bool>,
+}
+
 /// What one layer is made of. All layers turn by the same angles and norm with the same epsilon, which a step knows once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerConfig<'a> {
     /// Attention.
     pub attention: AttentionConfig,
+    /// The most tokens that a token attends, if there is a sliding window.
+    pub window: Option<u32>,
     /// The feed-forward network.
     pub ffn: FfnConfig<'a>,
 }
@@ -163,10 +177,18 @@ impl ModelConfig {
     /// What a layer is made of.
     pub(crate) fn layer(&self, layer: u32) -> LayerConfig<'_> {
         let experts = self.experts.as_ref().filter(|experts| experts.layers[layer as usize]);
+        let sliding = self.sliding_window.as_ref().filter(|sliding| sliding.layers[layer as usize]);
         LayerConfig {
             attention: self.attention,
+            window: sliding.map(|sliding| sliding.tokens),
             ffn: experts.map_or(FfnConfig::Dense(self.ffn), FfnConfig::Experts),
         }
+    }
+
+    /// The sliding window, if some layers have one.
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn sliding_window(&self) -> Option<&SlidingWindow> {
+        self.sliding_window.as_ref()
     }
 
     /// The shape of decode attention, and of the cache.

@@ -1,4 +1,5 @@
-//! Text to token ids and back: byte-level BPE as a GGUF file or a folder with `tokenizer.json` describes it.
+//! Text to token ids and back: BPE of bytes, or of characters as SentencePiece has it, as a GGUF file or a folder with
+//! `tokenizer.json` describes it.
 
 mod bytes;
 mod check;
@@ -8,6 +9,7 @@ mod folder;
 mod parts;
 mod pipeline;
 mod pre;
+mod scores;
 #[cfg(test)]
 mod tests;
 mod tokenizer_json;
@@ -20,7 +22,7 @@ pub use vocabulary::Vocabulary;
 use std::fmt;
 use std::path::Path;
 
-use parts::Parts;
+use parts::{Parts, Spelling};
 use pipeline::Pipeline;
 
 use crate::Result;
@@ -30,7 +32,7 @@ use crate::model::json_file;
 /// The kind of a token, as far as encoding and decoding differ by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Text in the byte-level alphabet.
+    /// Text, as the tokenizer spells it.
     Text,
     /// A mark such as `<|im_end|>`, which no text can contain unless the caller says so.
     Control,
@@ -50,6 +52,7 @@ pub struct Piece<'a> {
 /// Encodes text to token ids and decodes them.
 pub struct Tokenizer {
     pipeline: Pipeline,
+    spelling: Spelling,
     tokens: Vec<String>,
     kinds: Vec<Kind>,
     control: Vec<u32>,
@@ -78,7 +81,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) for a file that cannot be read, and [`Error::Model`](crate::Error::Model) for one that is
-    /// malformed or describes anything but byte-level BPE; both name the file.
+    /// malformed or describes another kind of tokenizer; both name the file.
     ///
     /// ```no_run
     /// use asynctls::model::Tokenizer;
@@ -106,13 +109,13 @@ impl Tokenizer {
         let warnings = ends::settle(&mut parts, &mut checked);
         let pipeline = Pipeline::new(&mut parts, &mut checked)?;
         let leading = parts.leading();
-        let Parts { tokens, bos, eos, mut stops, .. } = parts;
+        let Parts { spelling, tokens, bos, eos, mut stops, .. } = parts;
         let kinds = checked.kinds;
         stops.sort_unstable();
         stops.dedup();
         let is_control = |entry: &(u32, &Kind)| *entry.1 == Kind::Control;
         let control = (0u32..).zip(&kinds).filter(is_control).map(|entry| entry.0).collect();
-        Ok(Self { pipeline, tokens, kinds, control, bos, eos, stops, leading, warnings })
+        Ok(Self { pipeline, spelling, tokens, kinds, control, bos, eos, stops, leading, warnings })
     }
 
     /// The ids of `text` and no others: see [`begin`](Self::begin). Control tokens that `text` spells out become
@@ -121,7 +124,7 @@ impl Tokenizer {
     /// A byte that the vocabulary has no token for is left out, unless a tokenizer.json names an
     /// unknown token for it.
     pub fn encode(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
-        self.pipeline.encode(text, parse_special, &self.kinds)
+        self.pipeline.encode((text, true), parse_special, &self.kinds)
     }
 
     /// The ids of a text in pieces. A control token is one only where it lies within pieces that may spell it; all that
@@ -145,15 +148,20 @@ impl Tokenizer {
             if chunk[0].control {
                 for (found, id) in self.pipeline.control_tokens(&text, &self.kinds) {
                     run.push_str(&text[from..found.start]);
-                    ids.extend(self.encode(&std::mem::take(&mut run), false)?);
+                    ids.extend(self.run(&std::mem::take(&mut run), ids.is_empty())?);
                     ids.push(id);
                     from = found.end;
                 }
             }
             run.push_str(&text[from..]);
         }
-        ids.extend(self.encode(&run, false)?);
+        ids.extend(self.run(&run, ids.is_empty())?);
         Ok(ids)
+    }
+
+    // What lies between two control tokens.
+    fn run(&self, text: &str, begins: bool) -> Result<Vec<u32>> {
+        self.pipeline.encode((text, begins), false, &self.kinds)
     }
 
     /// The ids of a whole text, behind the tokens with which the files of this model begin one.
@@ -184,8 +192,8 @@ impl Tokenizer {
         Decoder::new(self, skip_control)
     }
 
-    /// The token as the file spells it: in the byte-level alphabet unless it is a control token
-    /// or user defined.
+    /// The token as the file spells it: in the byte-level alphabet or with marked spaces, unless it is a control token or user
+    /// defined.
     pub fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get(id as usize).map(String::as_str)
     }
@@ -234,11 +242,17 @@ impl Tokenizer {
             to.extend("\u{FFFD}".bytes());
             return;
         };
-        match kind {
-            Kind::Control if skip_control => {}
-            Kind::Control | Kind::UserDefined => to.extend(token.bytes()),
-            Kind::Text => bytes::append(token, to),
+        match (kind, self.spelling) {
+            (Kind::Control, _) if skip_control => {}
+            (Kind::Control, _) | (Kind::UserDefined, Spelling::Bytes) => to.extend(token.bytes()),
+            (Kind::Text, Spelling::Bytes) => bytes::append(token, to),
+            (_, Spelling::Marked { .. }) => bytes::append_marked(token, to),
         }
+    }
+
+    // Whether a text loses a space at its beginning.
+    fn strips(&self) -> bool {
+        self.spelling == Spelling::Marked { strips: true }
     }
 }
 

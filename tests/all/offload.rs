@@ -352,7 +352,7 @@ fn a_hot_cache_too_small_is_refused_with_the_number_it_needs() {
     });
     let mut session = engine.session().expect("a session");
     prefill(&engine, &mut session, &prompt(330), Want::Nothing).expect("a prompt");
-    for (attention, needs) in [(two_level(6, 40, 0), "need 6"), (Attention::Dense, "need 14")] {
+    for (attention, needs) in [(two_level(6, 40, 0), "need 6"), (Attention::Dense, "need 15")] {
         let batch = &mut [(&mut session, 5)];
         let step = engine.decode(batch, &attention, Want::Token);
         let message = pollster::block_on(step).expect_err("too few slots").to_string();

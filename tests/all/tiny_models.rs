@@ -3,7 +3,9 @@
 
 use crate::common::device::{gpu, prefill, step};
 use asynctls::attention::{Attention, BlockScorer, Blocks, Budget, Reads, TokenScorer, TwoLevel};
-use asynctls::engine::{Engine, EngineOptions, Fit, IndexOptions, LayerView, Session, Want};
+use asynctls::engine::{
+    Engine, EngineOptions, Fit, HostOptions, IndexOptions, LayerView, Session, Want,
+};
 use asynctls::eval::recall::measure;
 use asynctls::formats::Quantise;
 use asynctls::formats::dequantise;
@@ -14,7 +16,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
-const MODELS: [&str; 8] = [
+const MODELS: [&str; 10] = [
     "llama",
     "llama3",
     "qwen2",
@@ -23,6 +25,8 @@ const MODELS: [&str; 8] = [
     "qwen3-moe",
     "glm4-moe-lite",
     "qwen3-kquants",
+    "mistral",
+    "qwen2-windows",
 ];
 
 fn folder(name: &str) -> PathBuf {
@@ -332,6 +336,83 @@ fn a_batch_is_its_sequences_one_by_one() {
             outputs.into_iter().flat_map(|output| output.logits).collect();
         assert_ours(&engine, name, golden, (&together, &alone));
     });
+}
+
+fn tight() -> Attention {
+    let blocks = Blocks::Count(1);
+    let budget = Budget { blocks, tokens: 3, sink_blocks: 0, recent_blocks: 1, dense_below: 0 };
+    budget.into()
+}
+
+/// The logits after each token that follows greedily.
+fn decoded(engine: &Engine, golden: &Golden, attention: &Attention) -> Vec<Vec<f32>> {
+    let mut session = engine.session().unwrap();
+    prefill(engine, &mut session, &golden.ids, Want::Nothing).unwrap();
+    let step = |&id| step(engine, &mut session, id, attention, Want::Logits).logits.remove(0);
+    golden.greedy.iter().map(step).collect()
+}
+
+#[test]
+fn layers_with_a_sliding_window_select_nothing() {
+    for (name, selects) in [("mistral", false), ("qwen2-windows", true)] {
+        let golden = golden(name, false);
+        let engine = load(&folder(name).join("model"), |options| options.sessions = 2);
+        let [dense, tight] =
+            [Attention::Dense, tight()].map(|attention| decoded(&engine, &golden, &attention));
+        let (apart, scale) = difference(&tight, &dense);
+        let same = 2.0 * same_cache(&engine, &golden, scale);
+        assert_eq!(apart > same, selects, "{name}: {apart} apart");
+        let mut session = engine.session().unwrap();
+        prefill(&engine, &mut session, &golden.ids, Want::Nothing).unwrap();
+        // Of all layers, those without a window attend the most.
+        let attended = [Attention::Dense, self::tight()]
+            .map(|attention| engine.attended_tokens(&session, &attention));
+        // The open block's token, a block, and three tokens.
+        assert_eq!(attended, if selects { [129, 20] } else { [51, 51] }, "{name}");
+        let observed = engine.observe(&mut session, 5, &Attention::Dense, Want::Nothing);
+        let refused = pollster::block_on(observed).unwrap_err().to_string();
+        assert!(refused.contains("the context is 192 tokens, but layers that select"), "{refused}");
+    }
+}
+
+#[test]
+fn a_sliding_window_that_no_context_exceeds_limits_nothing() {
+    let golden = golden("mistral", false);
+    let short = |context: u32| {
+        load(&folder("mistral").join("model"), |options| {
+            (options.context, options.total_tokens) = (context, context.into());
+        })
+    };
+    let logits = |context: u32| {
+        let engine = short(context);
+        let mut session = engine.session().unwrap();
+        let ids = &golden.ids[..50];
+        let made = prefill(&engine, &mut session, ids, Want::EveryLogits).unwrap().logits;
+        (engine.attended_tokens(&session, &tight()), engine, made)
+    };
+    let (few, engine, within) = logits(51);
+    let (all, _, beyond) = logits(52);
+    // The open block's three tokens, a block, and three tokens; and the window.
+    assert_eq!([few, all], [22, 51]);
+    assert_same(&engine, "mistral", &golden, (&within, &beyond));
+}
+
+#[test]
+fn sliding_windows_need_the_kv_cache_on_the_gpu() {
+    for name in ["mistral", "qwen2-windows"] {
+        let file = ModelFile::open(&folder(name).join("model")).unwrap();
+        let config = ModelConfig::read(&file).unwrap();
+        let within = |context: u32| {
+            let host = Some(HostOptions::new(24, 0, 4096));
+            let options = EngineOptions { host, block: 16, ..EngineOptions::new(&gpu(), context) };
+            Fit::new(&file, &config, &options)
+        };
+        let window = if name == "mistral" { 51 } else { 20 };
+        let refused = within(window + 1).unwrap_err().to_string();
+        let limit = format!("sliding windows of {window} tokens need all of it on the GPU");
+        assert!(refused.contains(&limit), "{refused}");
+        within(window).unwrap();
+    }
 }
 
 // Latent attention: one KV head whose queries are absorbed, values in the keys.

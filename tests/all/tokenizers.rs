@@ -1,4 +1,4 @@
-//! Tokenizers of the families qwen2, glm4 and llama3, from a model folder and from a GGUF file, against ids that Hugging
+//! Tokenizers of the families qwen2, glm4, llama3, tekken and mistral, from a model folder and from a GGUF file, against ids that Hugging
 //! Face's tokenizers computed. `tools/goldens/tokenizer_families.py` writes them.
 
 mod careless;
@@ -35,7 +35,7 @@ impl Ids {
     }
 }
 
-const FAMILIES: [&str; 3] = ["qwen2", "glm4", "llama3"];
+const FAMILIES: [&str; 5] = ["qwen2", "glm4", "llama3", "tekken", "mistral"];
 
 fn folder(family: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/tokenizers").join(family)
@@ -99,6 +99,8 @@ fn files_say_which_tokens_begin_and_end_texts() {
         ("qwen2", &["<|endoftext|>", "<|im_end|>"][..]),
         ("glm4", &["<|endoftext|>", "<|user|>", "<|observation|>"]),
         ("llama3", &["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]),
+        ("tekken", &["</s>"]),
+        ("mistral", &["</s>"]),
     ] {
         for (tokenizer, route) in [(from_folder(family), "folder"), (from_gguf(family), "GGUF")] {
             let size = tokenizer.vocabulary_size() as u32;
@@ -111,7 +113,8 @@ fn files_say_which_tokens_begin_and_end_texts() {
             let (bos, eos) = match family {
                 "qwen2" => (None, "<|im_end|>"),
                 "glm4" => (None, "<|endoftext|>"),
-                _ => (Some("<|begin_of_text|>"), "<|eot_id|>"),
+                "llama3" => (Some("<|begin_of_text|>"), "<|eot_id|>"),
+                _ => (Some("<s>"), "</s>"),
             };
             assert_eq!((name(tokenizer.bos()), name(tokenizer.eos())), (bos, Some(eos)));
             assert_eq!(tokenizer.leading(), tokenizer.bos().as_slice(), "{family} {route}");
@@ -126,6 +129,8 @@ fn whole_texts_begin_as_the_reference_has_them() {
     struct Begin {
         raw: Vec<Raw>,
         chat: Chat,
+        /// Where llama.cpp's rules give others.
+        gguf: Option<Box<Begin>>,
     }
     #[derive(Deserialize)]
     struct Raw {
@@ -140,16 +145,35 @@ fn whole_texts_begin_as_the_reference_has_them() {
     }
     for family in FAMILIES {
         let text = std::fs::read_to_string(folder(family).join("begin.json")).unwrap();
-        let Begin { raw, chat } = serde_json::from_str(&text).unwrap();
-        let template = ChatTemplate::new(&chat.template).unwrap();
-        for tokenizer in [from_folder(family), from_gguf(family)] {
-            for Raw { text, ids } in &raw {
+        let begin: Begin = serde_json::from_str(&text).unwrap();
+        let llama = begin.gguf.as_deref().unwrap_or(&begin);
+        let template = ChatTemplate::new(&begin.chat.template).unwrap();
+        for (tokenizer, begin) in [(from_folder(family), &begin), (from_gguf(family), llama)] {
+            let Begin { raw, chat, .. } = begin;
+            for Raw { text, ids } in raw {
                 let found = tokenizer.begin(tokenizer.encode(text, false).unwrap());
                 assert_eq!(&found, ids, "{family} {text:?}");
             }
             let found = template.encode(&tokenizer, &chat.messages, "").unwrap();
             assert_eq!(found, chat.ids, "{family}");
         }
+    }
+}
+
+// The folders of Mistral 7B v0.1 and v0.2, and of Llama 2: a marked space before every part, as llama.cpp has it.
+#[test]
+fn older_folders_mark_a_space_before_every_part() {
+    let text = std::fs::read_to_string(folder("mistral").join("tokenizer.json")).unwrap();
+    let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    file["pre_tokenizer"] = serde_json::Value::Null;
+    file["normalizer"] = serde_json::json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+    let older = tempfile::tempdir().unwrap();
+    std::fs::write(older.path().join("tokenizer.json"), file.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_folder(older.path()).unwrap();
+    for Case { text, folder, gguf, .. } in goldens("mistral") {
+        gguf.unwrap_or(folder).check(&tokenizer, &text);
     }
 }
 

@@ -24,6 +24,14 @@ pub enum How {
     Nothing,
 }
 
+/// Why a compiler does not compile.
+pub enum Absent {
+    /// It is not here: what is missing, and what brings it.
+    Missing(String),
+    /// It is here and does not start.
+    Broken(String),
+}
+
 fn tool(name: &str) -> PathBuf {
     Path::new(FOLDER).join(name)
 }
@@ -84,18 +92,25 @@ impl How {
         }
     }
 
-    pub fn version(&self) -> Result<String, String> {
+    pub fn version(&self) -> Result<String, Absent> {
         match self {
             Self::Each(name, _) => {
-                let mut command = Command::new(Self::program(name)?);
-                let said = command.arg("--version").output().map_err(|e| e.to_string())?;
+                let program = Self::program(name).map_err(Absent::Missing)?;
+                let said = Command::new(program).arg("--version").output();
+                let said = said.map_err(|e| Absent::Broken(format!("{name}: {e}")))?;
+                if !said.status.success() {
+                    let messages = String::from_utf8_lossy(&said.stderr).into_owned();
+                    return Err(Absent::Broken(format!("{name}: {}\n{messages}", said.status)));
+                }
                 let said = String::from_utf8_lossy(&said.stdout).into_owned();
                 let mut words = said.split_whitespace();
                 let numbered = words.find(|word| word.contains(|c: char| c.is_ascii_digit()));
                 Ok(numbered.unwrap_or("unknown").to_owned())
             }
             Self::Dx12(_) | Self::Dawn => {
-                Server::start(self.command()?).map(|server| server.version.clone())
+                let command = self.command().map_err(Absent::Missing)?;
+                let server = Server::start(command).map_err(Absent::Broken)?;
+                Ok(server.version.clone())
             }
             Self::Nothing => Ok("translated only".into()),
         }

@@ -1,6 +1,7 @@
 //! Kernels in every backend's language, given to that backend's own compiler.
 //!
-//! A trial is a kernel and a compiler. A compiler that is not here is counted as ignored, with what `tools/setup` brings it by. A
+//! A trial is a kernel and a compiler. A compiler that is not here is counted as ignored, with what `tools/setup` brings it by; one that
+//! is here and does not start has failed. A
 //! sample of texts is compiled, in which each kernel has each file of each of its slots and each value of each constant;
 //! `ASYNCTLS_TEST_TEXTS=all` compiles all, also with checks and with lanes reversed. What is refused is copied to the folder
 //! `ASYNCTLS_TEST_KEEP`, if there is one.
@@ -10,7 +11,7 @@ mod server;
 mod targets;
 mod texts;
 
-use compile::{How, compile};
+use compile::{Absent, How, compile};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::HashMap;
 use std::fs;
@@ -84,10 +85,49 @@ fn refuses(target: &Target) -> Result<(), Failed> {
     }
 }
 
+/// What is not here may be left out, but not what is here and broken.
+#[cfg(unix)]
+fn a_broken_compiler_is_not_a_missing_one() -> Result<(), Failed> {
+    let missing = How::Each("no such compiler", &[]).version();
+    assert!(matches!(missing, Err(Absent::Missing(_))));
+    // One says nothing and fails, the other ends before it answers.
+    let broken = How::Each("false", &[]).version();
+    assert!(matches!(broken, Err(Absent::Broken(said)) if said.starts_with("false: exit")));
+    let broken = server::Server::start(std::process::Command::new("true"));
+    assert!(broken.is_err_and(|said| said.contains("true")));
+    for (why, name, is_ignored) in [
+        (Absent::Broken("it hangs".into()), "FXC: it starts", false),
+        (Absent::Missing("wine64".into()), "FXC: 3 texts, for want of wine64", true),
+    ] {
+        let trial = absent("FXC", 3, why);
+        assert_eq!((trial.name(), trial.has_ignored_flag()), (name, is_ignored));
+    }
+    Ok(())
+}
+
+/// The one trial of a compiler that takes no texts.
+fn absent(label: &str, texts: usize, why: Absent) -> Trial {
+    let (name, problem, is_ignored) = match why {
+        Absent::Missing(what) => (
+            format!("{label}: {texts} texts, for want of {what}"),
+            "it is not here".to_owned(),
+            true,
+        ),
+        Absent::Broken(problem) => (format!("{label}: it starts"), problem, false),
+    };
+    let test = move || Err(Failed::from(problem));
+    Trial::test(name, test).with_ignored_flag(is_ignored)
+}
+
 fn main() {
     let arguments = Arguments::from_args();
     let all = std::env::var("ASYNCTLS_TEST_TEXTS").is_ok_and(|which| which == "all");
     let mut trials = Vec::new();
+    #[cfg(unix)]
+    trials.push(Trial::test(
+        "a broken compiler is not a missing one",
+        a_broken_compiler_is_not_a_missing_one,
+    ));
     let mut tallies = Vec::new();
     // Most take the same tiers' texts, which are many.
     let mut by_tiers = HashMap::new();
@@ -98,11 +138,9 @@ fn main() {
             by_tiers.entry((tiers, checks)).or_insert_with(|| texts(tiers, all, checks));
         let version = match target.how.version() {
             Ok(version) => version,
-            Err(missing) => {
-                let count: usize = by_kernel.values().map(|texts| texts.len()).sum();
-                let name = format!("{label}: {count} texts, for want of {missing}");
-                let test = || Err(Failed::from("it is not here"));
-                trials.push(Trial::test(name, test).with_ignored_flag(true));
+            Err(why) => {
+                let count = by_kernel.values().map(|texts| texts.len()).sum();
+                trials.push(absent(&label, count, why));
                 continue;
             }
         };

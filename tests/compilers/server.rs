@@ -30,15 +30,16 @@ impl Server {
         let mut child = command.spawn().map_err(|e| format!("{name}: {e}"))?;
         let output = child.stdout.take().expect("it is piped");
         let (sender, lines) = channel();
+        let mut server = Self { child, lines, version: String::new() };
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 let _ = sender.send(line);
             }
         });
         // Wine makes its folder first.
-        let said = lines.recv_timeout(LIMIT).map_err(|e| format!("{name}: {e}"))?;
-        let version = said.trim_start_matches("version ").trim().to_owned();
-        Ok(Self { child, lines, version })
+        let said = server.lines.recv_timeout(LIMIT).map_err(|e| format!("{name}: {e}"))?;
+        server.version = said.trim_start_matches("version ").trim().to_owned();
+        Ok(server)
     }
 
     pub fn compile(&mut self, path: &Path) -> Result<Verdict, String> {

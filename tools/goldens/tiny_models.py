@@ -20,7 +20,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from tiny.blocks import quantise
-from tiny.check import check, check_same_config
+from tiny.check import check, check_same_config, folder_weights
 from tiny.configs import MODELS
 from tiny.folder import write_folder
 from tiny.reference import Reference, try_prompt
@@ -95,7 +95,8 @@ def make(model, seed, scratch):
         blocks, arrays = quantise(tensors, seed)
         folder = scratch / model.name
         write_folder(folder, model, {name: torch.from_numpy(weights) for name, weights in arrays.items()}, "F32")
-    write_gguf(path / "model.gguf", model, arrays, blocks)
+    if model.gguf:
+        write_gguf(path / "model.gguf", model, arrays, blocks)
     golden, notes = make_golden(model, folder)
     source = f"transformers {version('transformers')}, torch {version('torch')}, tools/goldens/tiny_models.py"
     save_file(golden, path / "golden.safetensors", {"source": source})
@@ -105,14 +106,14 @@ def make(model, seed, scratch):
 
 
 def check_model(model, scratch):
-    """The GGUF against the folder, and the golden against what transformers makes of the GGUF's weights."""
+    """The GGUF against the folder, and the golden against what transformers makes of the GGUF's weights, or the folder's."""
     path, folder = OUT / model.name, scratch / f"{model.name}-check"
     inv_freq = None
     if model.folder:
         inv_freq = Reference(path / "model", wide=False).model.model.rotary_emb.inv_freq.numpy()
     if model.same_config:
         check_same_config(model)
-    found = check(model, path, inv_freq)
+    found = check(model, path, inv_freq) if model.gguf else folder_weights(path / "model")
     write_folder(folder, model, {name: torch.from_numpy(weights) for name, weights in found.items()}, "F32")
     golden = load_file(path / "golden.safetensors")
     reference = Reference(folder)

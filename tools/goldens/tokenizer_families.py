@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes tests/goldens/tokenizers: small tokenizers of the families qwen2, glm4 and llama3, and what they do to hard strings.
+"""Writes tests/goldens/tokenizers: small tokenizers of the families qwen2, glm4, llama3, tekken and mistral, and what they do to hard strings.
 
     pip install gguf==0.19.0 tokenizers==0.23.3 transformers==5.24.0 jinja2==3.1.6
-    tools/goldens/tokenizer_families.py demo/britannica-1911-shakespeare.txt tests/goldens/tokenizers
+    tools/goldens/tokenizer_families.py demo/britannica-1911-shakespeare.txt tests/goldens/tokenizers   # or some: mistral tekken
 
 For each family a byte-level BPE is trained on the text, with the normaliser, pattern and options of the family's
 published tokenizer.json and special tokens like its own. `tokenizer.json`, `tokenizer_config.json` and
@@ -11,8 +11,13 @@ writes it. `goldens.json` has the ids that Hugging Face's tokenizers gives each 
 recognised, `ids_special` for the folder, and the same under `gguf` where llama.cpp's rule for the family (no
 normaliser, contractions of ASCII letters) gives others, and `decoded` where that is not the text itself.
 
+`mistral` is SentencePiece's kind: characters merge, spaces are marked, and characters without a token become bytes. Its folder
+marks a space before a text alone, as Mistral 7B v0.3's; llama.cpp, and the folders of v0.1 and v0.2, before every part between
+control tokens. Its GGUF file has scores and no merges.
+
 `begin.json` has what whole texts begin with: `raw`, the ids of texts with what the post-processor puts in front, on
-which tokenizers and transformers agree, and `chat`, the ids that transformers give a conversation.
+which tokenizers and transformers agree, and `chat`, the ids that transformers give a conversation; under `gguf` both where
+llama.cpp's rule gives others.
 """
 
 import json
@@ -25,12 +30,26 @@ from tokenizers import (
     AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 )
 from transformers import AutoTokenizer
+from transformers.convert_slow_tokenizer import generate_merges
 
 TOKENS = 1500
 
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 ASCII_CONTRACTIONS = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
 REST = r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+SIGN = r"[^\r\n\p{L}\p{N}]?"
+TEKKEN_REST = r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN = f"{SIGN}{UPPER}*{LOWER}+|{SIGN}{UPPER}+{LOWER}*{TEKKEN_REST}"
+# llama.cpp: letters but for small ones of ASCII, letters but for its capitals.
+NOT_SMALL, NOT_CAPITAL = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
+TEKKEN_GGUF = f"{SIGN}{NOT_SMALL}*{NOT_CAPITAL}+|{SIGN}{NOT_SMALL}+{NOT_CAPITAL}*{TEKKEN_REST}"
+
+INSTRUCTIONS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{{ ' ' + m.content + '</s>' }}{% else %}"
+    "{{ '[INST] ' + m.content + '[/INST]' }}{% endif %}{% endfor %}"
+)
 
 FAMILIES = {
     "qwen2": {
@@ -71,6 +90,28 @@ FAMILIES = {
         "chat": "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + "
         "m.content | trim + '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}",
     },
+    # Mistral Nemo's.
+    "tekken": {
+        "pattern": TEKKEN,
+        "gguf_pattern": TEKKEN_GGUF,
+        "nfc": False,
+        "whole_words": True,
+        "control": ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"],
+        "user_defined": [],
+        "bos": "<s>",
+        "config": {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"},
+        "eos": ["</s>"],
+        "chat": INSTRUCTIONS,
+    },
+    "mistral": {
+        "pieces": True,
+        "control": ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"],
+        "user_defined": [],
+        "bos": "<s>",
+        "config": {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"},
+        "eos": ["</s>"],
+        "chat": INSTRUCTIONS,
+    },
 }
 
 TALK = [
@@ -90,6 +131,16 @@ SPECIAL = [
     "<|im_start|<|im_end|>|> <|user<|user|>",
     "<think>e\u0301</think>e\u0301<|im_end|>e\u0301<|user|>e\u0301",
     "<THINK> < think> <|IM_END|> <|user |> [gmask]",
+]
+
+# Words of capitals and small letters, marks of spaces, and bytes that tokens name.
+MARKED = [
+    "iPhone McDonald's HTTPServer eBay XMLHttpRequest ÉCOLE École ǅungla AbCdEFgh",
+    "a/b// \n/x /\n\n//\r\n",
+    "<s>[INST] Hi[/INST] Hello.</s>[INST]And?[/INST]</s></s> x",
+    " [INST]  two  [/INST]\n<s> <unk> <UNK>",
+    "\u2581 a\u2581b \u2581\u2581",
+    "<0x0A> <0xE8><0xAA><0x9E> <0x>",
 ]
 
 TEXTS = COMMON + SPECIAL + [
@@ -127,7 +178,8 @@ TEXTS = COMMON + SPECIAL + [
 
 def steps(family, for_gguf):
     contractions = ASCII_CONTRACTIONS if for_gguf else CONTRACTIONS
-    pattern = contractions + REST.replace("DIGITS", family["digits"])
+    pattern = family.get("gguf_pattern" if for_gguf else "pattern")
+    pattern = pattern or contractions + REST.replace("DIGITS", family["digits"])
     return pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), "isolated"),
@@ -136,7 +188,35 @@ def steps(family, for_gguf):
     )
 
 
+def trained_pieces(family, text):
+    """Control tokens, bytes, what merges make and single characters, with SentencePiece's scores: the first is the best."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
+    first = [*family["control"], *[f"<0x{byte:02X}>" for byte in range(256)]]
+    trainer = trainers.BpeTrainer(vocab_size=TOKENS - len(first), limit_alphabet=90, show_progress=False)
+    tokenizer.train_from_iterator(text.splitlines(keepends=True), trainer)
+    learnt = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    pieces = [token for token, _ in learnt if len(token) > 1] + [token for token, _ in learnt if len(token) == 1]
+    vocab = {token: id for id, token in enumerate(first + pieces)}
+    scores = {token: -float(rank) for rank, token in enumerate(pieces)}
+    return vocab, generate_merges(vocab, scores)
+
+
+def built_pieces(family, vocab, merges, for_gguf):
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if for_gguf:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
 def trained(family, text):
+    if "pieces" in family:
+        return trained_pieces(family, text)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = steps(family, False)
     trainer = trainers.BpeTrainer(
@@ -151,18 +231,22 @@ def trained(family, text):
 
 
 def built(family, vocab, merges, for_gguf=False):
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=family["whole_words"]))
-    if family["nfc"] and not for_gguf:
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = steps(family, for_gguf)
-    tokenizer.decoder = decoders.ByteLevel()
+    if "pieces" in family:
+        tokenizer = built_pieces(family, vocab, merges, for_gguf)
+    else:
+        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=family["whole_words"]))
+        if family["nfc"] and not for_gguf:
+            tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = steps(family, for_gguf)
+        tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in family["control"]])
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in family["user_defined"]])
     if bos := family.get("bos"):
         frame = processors.TemplateProcessing(
             single=[bos, "$A"], pair=[bos, "$A", bos, "$B:1"], special_tokens=[(bos, tokenizer.token_to_id(bos))]
         )
-        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), frame])
+        before = [] if "pieces" in family else [processors.ByteLevel(trim_offsets=True)]
+        tokenizer.post_processor = processors.Sequence([*before, frame])
     return tokenizer
 
 
@@ -176,7 +260,8 @@ def ids(tokenizer, text):
 
 def goldens(family, vocab, merges):
     folder, llama = built(family, vocab, merges), built(family, vocab, merges, for_gguf=True)
-    for text in dict.fromkeys(TEXTS):
+    more = MARKED if family.get("bos") == "<s>" else []
+    for text in dict.fromkeys(TEXTS + more):
         case = {"text": text} | ids(folder, text)
         if (other := ids(llama, text)) != ids(folder, text):
             case["gguf"] = other
@@ -185,7 +270,7 @@ def goldens(family, vocab, merges):
         yield case
 
 
-def begin(folder, family):
+def begin(folder, family, llama):
     """What whole texts begin with, on which all agree."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     reference = AutoTokenizer.from_pretrained(folder, eos_token=family["eos"][0])
@@ -194,10 +279,17 @@ def begin(folder, family):
     adds_bos = gguf.SpecialVocab(folder).add_special_token.get("bos", False)
     assert adds_bos == ("bos" in family)
     ids = reference.apply_chat_template(TALK, chat_template=family["chat"], return_dict=False)
-    return {"raw": raw, "chat": {"template": family["chat"], "messages": TALK, "ids": ids}}
+    framed = reference.apply_chat_template(TALK, chat_template=family["chat"], tokenize=False)
+    chat = {"template": family["chat"], "messages": TALK, "ids": ids}
+    found = {"raw": raw, "chat": chat}
+    other = {"raw": [{"text": case["text"], "ids": llama.encode(case["text"]).ids} for case in raw],
+             "chat": chat | {"ids": llama.encode(framed, add_special_tokens=False).ids}}
+    return found if other == found else found | {"gguf": other}
 
 
 def write_gguf(path, name, family, tokenizer, merges):
+    if "pieces" in family:
+        return write_pieces(path, family, tokenizer)
     size = tokenizer.get_vocab_size()
     tokens = [tokenizer.id_to_token(i) for i in range(size)]
     normal, control, user_defined = (
@@ -222,9 +314,32 @@ def write_gguf(path, name, family, tokenizer, merges):
     writer.close()
 
 
-def main(text, output):
+def write_pieces(path, family, tokenizer):
+    """As llama.cpp converts SentencePiece's tokens: with scores, and a byte's kind of its own."""
+    tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    first = len(family["control"]) + 256
+    kinds = [gguf.TokenType.CONTROL] * (first - 256) + [gguf.TokenType.BYTE] * 256
+    kinds[0] = gguf.TokenType.UNKNOWN
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * first + [-float(rank) for rank in range(len(tokens) - first)])
+    writer.add_token_types(kinds + [gguf.TokenType.NORMAL] * (len(tokens) - first))
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(tokenizer.token_to_id(family["bos"]))
+    writer.add_eos_token_id(tokenizer.token_to_id(family["eos"][0]))
+    writer.add_add_bos_token(True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def main(text, output, *names):
     text = Path(text).read_text(encoding="utf-8")[:60_000]
     for name, family in FAMILIES.items():
+        if names and name not in names:
+            continue
         folder = Path(output) / name
         folder.mkdir(parents=True, exist_ok=True)
         vocab, merges = trained(family, text)
@@ -234,7 +349,7 @@ def main(text, output):
         for file, content in (("tokenizer_config", family["config"]), ("generation_config", {"eos_token_id": eos})):
             (folder / f"{file}.json").write_text(json.dumps(content) + "\n", encoding="ascii")
         write_gguf(folder / "tokenizer.gguf", name, family, tokenizer, merges)
-        (folder / "begin.json").write_text(json.dumps(begin(folder, family)) + "\n", encoding="ascii")
+        (folder / "begin.json").write_text(json.dumps(begin(folder, family, built(family, vocab, merges, True))) + "\n", encoding="ascii")
         cases = list(goldens(family, vocab, merges))
         lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
         (folder / "goldens.json").write_text(f"[\n{lines}\n]\n", encoding="ascii")

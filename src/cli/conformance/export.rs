@@ -44,7 +44,8 @@ struct LeftOut {
     why: String,
 }
 
-/// Writes the chosen cases to a folder, and an index of them.
+/// Writes the chosen cases to a folder, and an index of them, in place of those that may be there: what does not end leaves these
+/// as they were.
 pub fn run(
     folder: &Path,
     adapter: &Adapter,
@@ -55,10 +56,8 @@ pub fn run(
     if by_case.is_empty() {
         return Err(super::no_such_case(choice).into());
     }
-    let cases = folder.join("cases");
-    std::fs::create_dir_all(&cases)
-        .map_err(|source| Error::Write { path: cases.clone(), source })?;
-    remove_former(folder)?;
+    let _keeping = interrupt::Keeping::new();
+    let unfinished = Unfinished::new(folder)?;
     let mut exporter = pollster::block_on(Exporter::new(adapter))?;
     let bar = bar("conformance cases", by_case.len() as u64, false);
     let version = env!("CARGO_PKG_VERSION");
@@ -67,7 +66,11 @@ pub fn run(
         Index { bundle: BUNDLE, version, settings, tiers: tier_needs(), cases, left_out };
     for (number, trials) in by_case.iter().enumerate() {
         if interrupt::asked() {
-            note(&format!("interrupted with {number} of {} cases written", by_case.len()));
+            note(&format!(
+                "interrupted after {number} of {} cases; {} is as it was",
+                by_case.len(),
+                visible(&folder.to_string_lossy())
+            ));
             return Ok(interrupt::exit_code());
         }
         let exported = pollster::block_on(exporter.export(trials));
@@ -82,9 +85,9 @@ pub fn run(
                 index.left_out.push(LeftOut { case, why });
             }
             Ok(bytes) => {
-                let name = format!("cases/{number:04}.json.gz");
-                file::replace(&folder.join(&name), &bytes)?;
-                let (file, bytes, names) = (name, bytes.len(), exported.names);
+                let name = format!("{number:04}.json.gz");
+                file::replace(&unfinished.0.join(&name), &bytes)?;
+                let (file, bytes, names) = (format!("cases/{name}"), bytes.len(), exported.names);
                 index.cases.push(Entry { case, kernel, file, bytes, names });
             }
         }
@@ -98,9 +101,35 @@ pub fn run(
         )
         .into());
     }
+    remove_former(folder)?;
+    for case in &index.cases {
+        let (from, path) =
+            (unfinished.0.join(&case.file["cases/".len()..]), folder.join(&case.file));
+        std::fs::rename(from, &path).map_err(|source| Error::Write { path, source })?;
+    }
     file::replace(&folder.join("index.json"), to_json(&index)?.as_bytes())?;
     print(&said(&index, folder))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where cases are written until all are there. What it holds goes with it.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(folder: &Path) -> Outcome<Self> {
+        let path = folder.join(".unfinished-cases");
+        // Of an export that was killed.
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path)
+            .map_err(|source| Error::Write { path: path.clone(), source })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Removes what an earlier export wrote: its index first, which names the rest.
@@ -113,6 +142,8 @@ fn remove_former(folder: &Path) -> Outcome<()> {
     };
     remove(folder.join("index.json"))?;
     let cases = folder.join("cases");
+    std::fs::create_dir_all(&cases)
+        .map_err(|source| Error::Write { path: cases.clone(), source })?;
     let unread = |source| Error::Write { path: cases.clone(), source };
     for entry in std::fs::read_dir(&cases).map_err(unread)? {
         let path = entry.map_err(unread)?.path();

@@ -8,6 +8,8 @@ use crate::engine::forward::Over;
 use crate::engine::layer::Stage;
 use crate::engine::record::{Mode, Plan};
 use crate::engine::{Output, Session, Want};
+use crate::kernels::NO_SLOT;
+use crate::kv::Policy;
 use crate::{Error, Result, subject};
 
 // Blocks that a layer chose: row, KV head, logical blocks ascending.
@@ -132,7 +134,10 @@ impl HotTurn<'_> {
             sessions.iter().map(|(session, position)| (session.slot.index, *position)).collect();
         let windows: Vec<Vec<u32>> = sessions
             .iter()
-            .map(|(session, _)| self.state.offload.window.table(session.table.blocks()))
+            .map(|(session, position)| {
+                let kept = self.window_blocks(*position);
+                self.state.offload.window.table(session.table.blocks(), &kept)
+            })
             .collect();
         let mode = Mode::Decode(selection);
         let over = Over::Window(&windows, self.state.offload.residents.epoch());
@@ -163,7 +168,7 @@ impl HotTurn<'_> {
         };
         let mut encoder = self.engine.gpu.device.create_command_encoder(&Default::default());
         match selection {
-            None => self.decode_dense(&mut encoder, &decode, &rows).await?,
+            None => self.decode_dense(&mut encoder, &decode, &windows).await?,
             Some(two_level) => {
                 let kept = decode.plan.step.blocks_kept * decode.plan.step.rows;
                 self.check_hot_blocks(kept, "the blocks that level 1 keeps")?;
@@ -231,16 +236,15 @@ impl HotTurn<'_> {
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         decode: &Decode<'_>,
-        rows: &[(u32, u32)],
+        windows: &[Vec<u32>],
     ) -> Result<()> {
-        let block = self.engine.shape.block;
+        // The last block of each is open, and in the window.
         let mut all: Vec<u32> = decode
             .tables
             .iter()
-            .zip(rows)
-            .flat_map(|(table, (_, position))| &table[..(position / block) as usize])
-            .copied()
-            .filter(|&physical| self.state.offload.window.slot(physical).is_none())
+            .zip(windows)
+            .flat_map(|(table, window)| table.iter().zip(window))
+            .filter_map(|(&physical, &slot)| (slot == NO_SLOT).then_some(physical))
             .collect();
         all.sort_unstable();
         all.dedup();
@@ -458,7 +462,9 @@ impl HotTurn<'_> {
         let wanted = decode.wanted(&next);
         let group = layer / GROUP_LAYERS;
         let HotState { offload, groups, lag, .. } = &mut *self.state;
-        let policy = offload.rule.ahead();
+        // A next step that keeps every block is not weighed: nothing would tell what it lacks.
+        let is_weighed = decode.budgets.iter().any(|(_, next)| next.ranks_blocks());
+        let policy = if is_weighed { offload.rule.ahead() } else { Policy::default() };
         let absent = offload.residents.want_next(layer, &wanted, &policy, &mut groups[group].items);
         if let Some(lag) = lag {
             let before = std::mem::replace(&mut lag.lists[layer], next);

@@ -145,7 +145,8 @@ impl Hot {
                 Some(_) => Binding::from(&maker.scratch.chosen_blocks),
             };
             let blocks = Blocks::Hot(slots, table);
-            let layer = LayerKv { layout, segments, blocks, chosen, candidates: wanted };
+            let layer =
+                LayerKv { layout, segments, blocks, window: None, chosen, candidates: wanted };
             let listed = buffers.listed.layer(number);
             let layer = HotLayer { number, kv: layer, table, listed };
             let index = cache.indices().get(number);

@@ -98,12 +98,14 @@ impl OpMaker<'_> {
         Ok(appends)
     }
 
-    /// Dense attention of a prompt's rows over `kv`, one segment of a cache, whose blocks the tables of `step` name.
+    /// Dense attention of a prompt's rows over `kv`, one segment of a cache, whose blocks the tables of `step` name; of a sliding
+    /// window of it, where there is one.
     pub(super) async fn prefill(
         &self,
         step: &wgpu::Buffer,
         segment: &wgpu::Buffer,
         kv: &Binding<'_>,
+        window: Option<u32>,
     ) -> Result<Op> {
         let (scratch, shape) = (self.scratch, &self.shape);
         let prefill = kernels::Prefill {
@@ -115,6 +117,10 @@ impl OpMaker<'_> {
             out: (&scratch.attended).into(),
             states: (&scratch.states).into(),
         };
-        self.gpu.op(&kernels::prefill(self.gpu.tier, shape, shape.row_width()), prefill).await
+        let mut spec = kernels::prefill(self.gpu.tier, shape, shape.row_width());
+        if let Some(window) = window {
+            spec = kernels::with_window(spec, window);
+        }
+        self.gpu.op(&spec, prefill).await
     }
 }

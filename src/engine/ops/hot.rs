@@ -265,8 +265,8 @@ impl OpMaker<'_> {
                 arrived: self.latent_gathers(&own.tables, arrived.0, arrived.1).await?,
             })),
             AttentionConfig::Grouped(_) => SharedOps::Grouped(Arc::new(PieceOps {
-                chunk: self.prefill(&own.tables, chunk.0, chunk.1).await?,
-                arrived: self.prefill(&own.tables, arrived.0, arrived.1).await?,
+                chunk: self.prefill(&own.tables, chunk.0, chunk.1, None).await?,
+                arrived: self.prefill(&own.tables, arrived.0, arrived.1, None).await?,
             })),
         })
     }

@@ -77,6 +77,8 @@ pub(super) struct LayerKv<'a> {
     pub(super) layout: CacheLayout,
     pub(super) segments: &'a [wgpu::Buffer],
     pub(super) blocks: Blocks<'a>,
+    /// The most tokens that a token attends, if the layer has a sliding window.
+    pub(super) window: Option<u32>,
     /// Where level 1 writes the blocks that it chooses.
     pub(super) chosen: Binding<'a>,
     /// Where level 2 reads them: in a replay, where somebody else lists them.
@@ -223,7 +225,10 @@ impl OpMaker<'_> {
         own: K,
     ) -> Result<Layer<K>> {
         let shape = self.shape;
-        let spec = kernels::dense_split(self.gpu.tier, &shape, kv.blocks.place());
+        let spec = match kv.window {
+            None => kernels::dense_split(self.gpu.tier, &shape, kv.blocks.place()),
+            Some(window) => kernels::window_split(self.gpu.tier, &shape, window),
+        };
         let mut dense_split = Vec::new();
         for segment in 0..kv.segments.len() {
             dense_split.push(self.split(&spec, kv, segment, None, 0).await?);
@@ -231,6 +236,7 @@ impl OpMaker<'_> {
         Ok(Layer {
             shape,
             weights: weights.clone(),
+            selects: kv.window.is_none(),
             dense_split,
             split_workgroups: kernels::split_workgroups(self.gpu.tier, &shape),
             merge: self.merge(kv, kv.layout.segments).await?,

@@ -320,7 +320,8 @@ impl OpMaker<'_> {
     ) -> Result<Matvec> {
         let of = (output, (batch, Tokens::One));
         let op = self.matvec_op(part, params, of, step, (x, y), slots).await?;
-        let (workgroups, _) = kernels::matvec_grid(self.gpu.tier, part.units, params.rows, 1);
+        let (workgroups, _) =
+            kernels::matvec_grid(self.gpu.tier, part.format, (params.rows, part.units), 1);
         Ok(Matvec { workgroups, ops: vec![(1, op)] })
     }
 

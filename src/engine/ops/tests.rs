@@ -37,6 +37,7 @@ fn a_segment_that_is_too_short_is_told_with_kernel_and_variable() {
             layout,
             segments: &short,
             blocks: Blocks::Paged,
+            window: None,
             chosen: (&list).into(),
             candidates: (&list).into(),
         };
@@ -49,7 +50,7 @@ fn a_segment_that_is_too_short_is_told_with_kernel_and_variable() {
         tells(maker.split(&spec, &kv, 0, None, 0).await, "attend/dense_split", "kv");
         let segments = maker.kv_segments(layout, &short).await.unwrap();
         let (segment, bound) = &segments[0];
-        tells(maker.prefill(step, segment, bound).await, "attend/prefill", "kv");
+        tells(maker.prefill(step, segment, bound, None).await, "attend/prefill", "kv");
         let index = &engine.cache.indices()[0];
         tells(maker.sealing(index, bound, segment).await, "index/token_codes", "kv");
         tells(maker.token_ops(&kv, index, &kv.candidates).await, "select/exact_token_score", "kv");

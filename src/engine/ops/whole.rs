@@ -86,7 +86,7 @@ impl OpMaker<'_> {
         for (segment, buffer) in &self.kv_segments(kv.layout, kv.segments).await? {
             match &mut ops.prefill {
                 WholePrefill::Grouped(prefill) => {
-                    prefill.push(self.prefill(step, segment, buffer).await?);
+                    prefill.push(self.prefill(step, segment, buffer, kv.window).await?);
                 }
                 WholePrefill::Latent(_, gather) => {
                     gather.push(self.latent_gathers(step, segment, buffer).await?);

@@ -5,15 +5,15 @@ mod traces;
 
 const FREE: Policy = Policy { patience: 1, most: u32::MAX };
 
-/// Admits with nothing in flight; what was placed, as (block, slot, evicted).
+/// Admits at the first moment of a step, with nothing in flight; what was placed, as (block, slot, evicted).
 fn admit(
     cache: &mut HotCache,
     step: u64,
     wanted: &[u32],
     policy: &Policy,
 ) -> Vec<(u32, u32, Option<u32>)> {
-    let mut placed = Vec::new();
-    cache.admit(step, step, wanted, policy, &mut placed);
+    let (moment, mut placed) = (step * MOMENTS, Vec::new());
+    cache.admit(moment, moment, wanted, policy, &mut placed);
     placed.iter().map(|p| (p.block, p.slot, p.evicted)).collect()
 }
 
@@ -80,6 +80,33 @@ fn patience_counts_steps_in_a_row() {
 }
 
 #[test]
+fn moments_of_a_step_are_one_for_patience_and_fame() {
+    let mut cache = HotCache::new(2, 8);
+    let patient = Policy { patience: 2, ..FREE };
+    let mut placed = Vec::new();
+    let mut at = |moment, wanted: &[u32], policy: &Policy| {
+        placed.clear();
+        cache.admit(moment, moment, wanted, policy, &mut placed);
+        placed.iter().map(|p| (p.block, p.evicted)).collect::<Vec<_>>()
+    };
+    // The last moment of one step, those of the one after the next, and then the first of the step that follows.
+    assert_eq!(at(MOMENTS - 1, &[6], &patient), []);
+    for moment in 2 * MOMENTS..3 * MOMENTS {
+        assert_eq!(at(moment, &[6], &patient), [], "moment {moment}");
+    }
+    assert_eq!(at(3 * MOMENTS, &[6], &patient), [(6, None)]);
+    // Wanted in two steps, and at all moments of one.
+    at(5 * MOMENTS, &[4, 6], &FREE);
+    for moment in 6 * MOMENTS..7 * MOMENTS {
+        at(moment, &[4], &FREE);
+    }
+    at(7 * MOMENTS, &[6], &FREE);
+    at(8 * MOMENTS, &[4, 6], &FREE);
+    // But a later moment may take what was wanted at an earlier one of its step.
+    assert_eq!(at(8 * MOMENTS + 1, &[1], &FREE), [(1, Some(4))]);
+}
+
+#[test]
 fn a_step_places_no_more_than_it_may() {
     let mut cache = HotCache::new(8, 8);
     let two = Policy { most: 2, ..FREE };
@@ -93,7 +120,7 @@ fn a_step_places_no_more_than_it_may() {
 struct Oracle {
     /// The block in each slot.
     slots: Vec<Option<u32>>,
-    /// The steps at which each slot's block was wanted, also after it was forgotten.
+    /// The moments at which each slot's block was wanted, also after it was forgotten.
     wants: Vec<Vec<u64>>,
     /// Steps that missed a block, while there was patience.
     missed: Vec<(u64, u32)>,
@@ -109,13 +136,13 @@ impl Oracle {
     }
 
     fn times(&self, slot: usize) -> u32 {
-        let wants = &self.wants[slot];
+        let steps: Vec<u64> = self.wants[slot].iter().map(|moment| moment / MOMENTS).collect();
         let mut times = 0;
-        for step in wants[0]..=wants[wants.len() - 1] {
+        for step in steps[0]..=steps[steps.len() - 1] {
             if (step + 1).is_multiple_of(FADE) {
                 times /= 2;
             }
-            times += wants.iter().filter(|&&want| want == step).count() as u32;
+            times += u32::from(steps.contains(&step));
         }
         times
     }
@@ -124,9 +151,9 @@ impl Oracle {
         (0..=step).rev().take_while(|&step| self.missed.contains(&(step, block))).count() as u32
     }
 
-    fn victim(&self, step: u64, in_flight_from: u64) -> Option<usize> {
+    fn victim(&self, moment: u64, in_flight_from: u64) -> Option<usize> {
         let takeable = |&slot: &usize| {
-            self.wants[slot].iter().all(|&want| want < in_flight_from && want != step)
+            self.wants[slot].iter().all(|&want| want < in_flight_from && want != moment)
         };
         let free = (0..self.slots.len()).filter(takeable).find(|&slot| self.slots[slot].is_none());
         free.or_else(|| {
@@ -138,7 +165,7 @@ impl Oracle {
 
     fn admit(
         &mut self,
-        step: u64,
+        moment: u64,
         in_flight_from: u64,
         wanted: &[u32],
         policy: &Policy,
@@ -147,8 +174,9 @@ impl Oracle {
             wanted.iter().partition(|&&block| self.slot_of(block).is_some());
         for &block in &hits {
             let slot = self.slot_of(block).unwrap();
-            self.wants[slot].push(step);
+            self.wants[slot].push(moment);
         }
+        let step = moment / MOMENTS;
         let mut placed = Vec::new();
         for &block in &missing {
             if policy.patience > 1 {
@@ -160,9 +188,9 @@ impl Oracle {
             if placed.len() as u32 == policy.most {
                 continue;
             }
-            let Some(slot) = self.victim(step, in_flight_from) else { continue };
+            let Some(slot) = self.victim(moment, in_flight_from) else { continue };
             let evicted = self.slots[slot].replace(block);
-            self.wants[slot] = vec![step];
+            self.wants[slot] = vec![moment];
             placed.push(Placement { block, slot: slot as u32, evicted });
         }
         let left = (missing.len() - placed.len()) as u32;
@@ -177,12 +205,12 @@ impl Oracle {
     }
 }
 
-/// An event in the life of a cache at one step.
+/// An event in the life of a cache at one moment.
 #[derive(Clone, Debug)]
 struct Event {
-    /// Steps since the one before.
+    /// Moments since the one before.
     pause: u64,
-    /// Earlier steps in flight.
+    /// Earlier moments in flight.
     in_flight: u64,
     wanted: Vec<u32>,
     forgotten: Vec<u32>,
@@ -190,16 +218,19 @@ struct Event {
 
 /// Slots, blocks, and events that want up to as many blocks as there are slots, many of them those of the step before.
 fn histories() -> impl Strategy<Value = (u32, u32, Vec<Event>)> {
-    (1u32..24, 1u32..4).prop_flat_map(|(slots, spread)| {
+    let steps = |steps: std::ops::Range<u64>| steps.start * MOMENTS..steps.end * MOMENTS;
+    (1u32..24, 1u32..4).prop_flat_map(move |(slots, spread)| {
         let blocks = slots * spread + 1;
-        let pause = prop_oneof![1 => Just(0u64), 12 => Just(1), 2 => 2..5u64, 1 => 30..200u64];
+        let pause = prop_oneof![
+            1 => Just(0u64), 3 => 1..MOMENTS, 9 => Just(MOMENTS), 2 => steps(2..5), 1 => steps(30..200)
+        ];
         let all: Vec<u32> = (0..blocks).collect();
         // Half of the steps want from a window of the blocks, which makes them alike.
         let few = prop::sample::subsequence(all[..slots as usize].to_vec(), 0..=slots as usize);
         let any = prop::sample::subsequence(all.clone(), 0..=slots as usize);
         let wanted = prop_oneof![few.prop_shuffle(), any.prop_shuffle()];
         let forgotten = prop::sample::subsequence(all, 0..=2);
-        let event = (pause, 0..4u64, wanted, forgotten).prop_map(
+        let event = (pause, 0..4 * MOMENTS, wanted, forgotten).prop_map(
             |(pause, in_flight, wanted, forgotten)| Event { pause, in_flight, wanted, forgotten },
         );
         (Just(slots), Just(blocks), prop::collection::vec(event, 1..80))
@@ -221,13 +252,13 @@ proptest! {
     ) {
         let mut cache = HotCache::new(slots, blocks);
         let mut oracle = Oracle::new(slots as usize);
-        let mut step = 0;
+        let mut moment = 0;
         for (event, policy) in events.iter().zip(policies.iter().cycle()) {
-            step += event.pause;
-            let from = step.saturating_sub(event.in_flight);
+            moment += event.pause;
+            let from = moment.saturating_sub(event.in_flight);
             let mut placed = Vec::new();
-            let admitted = cache.admit(step, from, &event.wanted, policy, &mut placed);
-            let expected = oracle.admit(step, from, &event.wanted, policy);
+            let admitted = cache.admit(moment, from, &event.wanted, policy, &mut placed);
+            let expected = oracle.admit(moment, from, &event.wanted, policy);
             prop_assert_eq!((placed, admitted), expected);
             for &block in &event.forgotten {
                 prop_assert_eq!(cache.forget(block), oracle.forget(block));
@@ -247,15 +278,15 @@ proptest! {
         policy in policies(),
     ) {
         let mut cache = HotCache::new(slots, blocks);
-        // The last step that wanted what each slot holds or held.
+        // The last moment that wanted what each slot holds or held.
         let mut read: Vec<Option<u64>> = vec![None; slots as usize];
-        let (mut step, mut placed) = (0, Vec::new());
+        let (mut moment, mut placed) = (0, Vec::new());
         for Event { pause, in_flight, wanted, forgotten } in &events {
-            step += pause;
-            let from = step.saturating_sub(*in_flight);
+            moment += pause;
+            let from = moment.saturating_sub(*in_flight);
             let before = cache.clone();
             placed.clear();
-            let admitted = cache.admit(step, from, wanted, &policy, &mut placed);
+            let admitted = cache.admit(moment, from, wanted, &policy, &mut placed);
 
             let all = admitted.hits + placed.len() as u32 + admitted.left;
             prop_assert_eq!(all as usize, wanted.len());
@@ -265,7 +296,7 @@ proptest! {
                 let held = before.slots[slot as usize].block;
                 prop_assert_eq!(evicted, (held != NOWHERE).then_some(held));
                 prop_assert!(evicted.is_none_or(|evicted| !wanted.contains(&evicted)));
-                prop_assert!(read[slot as usize].is_none_or(|last| last < from.min(step)));
+                prop_assert!(read[slot as usize].is_none_or(|last| last < from.min(moment)));
             }
             let homes = (0..blocks).filter_map(|block| Some((cache.slot_of(block)?, block)));
             for (slot, block) in homes.clone() {
@@ -273,7 +304,7 @@ proptest! {
             }
             prop_assert_eq!(homes.count(), cache.residents().count());
             for slot in wanted.iter().filter_map(|&block| cache.slot_of(block)) {
-                read[slot as usize] = Some(step);
+                read[slot as usize] = Some(moment);
             }
             let busy = read.iter().filter(|last| last.is_some_and(|last| last >= from)).count();
             if policy.patience <= 1 && policy.most == u32::MAX && admitted.left > 0 {
@@ -288,11 +319,11 @@ proptest! {
     #[test]
     fn nothing_is_evicted_when_all_blocks_have_room((_, blocks, events) in histories()) {
         let mut cache = HotCache::new(blocks, blocks);
-        let (mut step, mut placed) = (0, Vec::new());
+        let (mut moment, mut placed) = (0, Vec::new());
         for event in &events {
-            step += event.pause;
+            moment += event.pause;
             // All of it in flight.
-            let admitted = cache.admit(step, 0, &event.wanted, &FREE, &mut placed);
+            let admitted = cache.admit(moment, 0, &event.wanted, &FREE, &mut placed);
             prop_assert_eq!(admitted.left, 0);
         }
         prop_assert!(placed.iter().all(|placement| placement.evicted.is_none()));

@@ -2,7 +2,8 @@
 
 use crate::kernels::{HotSlots, NO_SLOT};
 #[cfg(feature = "measure")]
-use crate::kv::hot::FADE;
+use crate::kv::hot::CYCLE;
+use crate::kv::hot::MOMENTS;
 use crate::kv::{HotCache, Placement, Policy};
 
 /// A head-block on its way.
@@ -25,13 +26,14 @@ pub struct Residents {
     slots: HotSlots,
     /// The window's.
     first_slot: u32,
-    step: u64,
+    /// Of the step's moments the one at which it wants blocks itself; what it wants for the next step follows.
+    moment: u64,
     pub(super) counts: Counts,
     /// What was chosen and not attended before this step.
     before: (u64, u64),
 }
 
-/// What steps wanted.
+/// What steps wanted. What is done again wants twice.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) steps: u64,
@@ -54,7 +56,7 @@ impl Residents {
             kv_heads,
             slots,
             first_slot: slots.slots - hot_blocks,
-            step: 0,
+            moment: 0,
             counts: Counts::default(),
             before: (0, 0),
         }
@@ -62,27 +64,26 @@ impl Residents {
 
     /// Begins a decode step.
     pub fn begin_step(&mut self) {
-        // Between two steps lies what the first wants for the second.
-        self.step += 2;
+        self.moment = (self.moment / MOMENTS + 1) * MOMENTS;
         self.counts.steps += 1;
         self.before = (self.counts.chosen, self.counts.unattended);
     }
 
     /// Begins a step anew, which does not stand: what has come for the next one is there now.
     pub fn begin_again(&mut self) {
-        self.step += 2;
+        self.moment += 2;
         self.counts.redone += 1;
         (self.counts.chosen, self.counts.unattended) = self.before;
     }
 
     /// The number that tells the head-blocks that arrive in this step from those that were there.
     pub fn epoch(&self) -> u32 {
-        self.step as u32
+        self.moment as u32
     }
 
     /// Notes the blocks that this step wants of a layer, one list a KV head; what has to come is appended to `items`.
     pub fn want(&mut self, layer: usize, wanted: &[Vec<u32>], items: &mut Vec<Items>) {
-        self.want_in(self.step, layer, wanted, &Policy::default(), items);
+        self.want_at(self.moment, layer, wanted, &Policy::default(), items);
     }
 
     /// As [`Residents::want`], for the step that follows and within the limits of a policy; how many are not there.
@@ -94,13 +95,13 @@ impl Residents {
         items: &mut Vec<Items>,
     ) -> u64 {
         let before = self.counts.misses;
-        self.want_in(self.step + 1, layer, wanted, policy, items);
+        self.want_at(self.moment + 1, layer, wanted, policy, items);
         self.counts.misses - before
     }
 
-    fn want_in(
+    fn want_at(
         &mut self,
-        step: u64,
+        moment: u64,
         layer: usize,
         wanted: &[Vec<u32>],
         policy: &Policy,
@@ -111,7 +112,7 @@ impl Residents {
         let mut placed = Vec::new();
         for ((head, wanted), hot) in (0..).zip(wanted).zip(&mut self.hot[first..]) {
             placed.clear();
-            let admitted = hot.admit(step, step, wanted, policy, &mut placed);
+            let admitted = hot.admit(moment, moment, wanted, policy, &mut placed);
             self.counts.hits += u64::from(admitted.hits);
             self.counts.misses += placed.len() as u64 + u64::from(admitted.left);
             self.counts.left += u64::from(admitted.left);
@@ -174,12 +175,12 @@ impl Residents {
         had_slot
     }
 
-    /// Forgets everything that was wanted, so that the same steps have the same outcome whatever was before. Steps go on being
+    /// Forgets everything that was wanted, so that the same steps have the same outcome whatever was before. Moments go on being
     /// numbered, from where counts of wants fade as they do from the first one on.
     #[cfg(feature = "measure")]
     pub fn restart(&mut self) {
         self.hot.iter_mut().for_each(HotCache::restart);
-        self.step = self.step.next_multiple_of(FADE);
+        self.moment = self.moment.next_multiple_of(CYCLE);
     }
 
     /// Empties every slot.
@@ -221,6 +222,72 @@ mod tests {
         assert!(residents.slot_words(1).iter().all(|&word| word == NO_SLOT));
         let counts = residents.counts;
         assert_eq!((counts.steps, counts.hits, counts.misses, counts.left), (1, 2, 3, 0));
+    }
+
+    /// How many of the blocks that were wanted for the next step come.
+    fn fetched(residents: &mut Residents, blocks: &[u32], policy: &Policy) -> usize {
+        let mut items = Vec::new();
+        residents.want_next(0, &[blocks.to_vec()], policy, &mut items);
+        items.iter().map(|(_, items)| items.len()).sum()
+    }
+
+    #[test]
+    fn patience_counts_steps_and_one_that_is_done_again_once() {
+        let patient = Policy { patience: 3, ..Policy::default() };
+        let mut residents = Residents::new(1, 1, HotSlots { pool_blocks: 9, slots: 4 }, 4);
+        let mut step = |is_again: bool, blocks: &[u32]| {
+            if is_again {
+                residents.begin_again()
+            } else {
+                residents.begin_step()
+            }
+            fetched(&mut residents, blocks, &patient)
+        };
+        assert_eq!([step(false, &[5]), step(false, &[5]), step(false, &[5])], [0, 0, 1]);
+        // Each of these misses the block a first time and, done again, no second.
+        for _ in 0..2 {
+            assert_eq!([step(false, &[6]), step(true, &[6])], [0, 0]);
+        }
+        assert_eq!([step(false, &[7]), step(false, &[6])], [0, 0], "not in a row");
+        assert_eq!([step(false, &[6]), step(false, &[6])], [0, 1]);
+    }
+
+    #[test]
+    fn fame_counts_steps_and_one_that_is_done_again_once() {
+        let two = |residents: &mut Residents| {
+            let mut items = Vec::new();
+            residents.begin_step();
+            residents.want_next(0, &[vec![0, 1]], &Policy::default(), &mut items);
+            residents.begin_step();
+            residents.want_next(0, &[vec![2]], &Policy::default(), &mut items);
+            items.last().and_then(|(_, items)| items[0].placement.evicted)
+        };
+        let slots = HotSlots { pool_blocks: 9, slots: 2 };
+        // Block 0 is wanted in three steps, block 1 in two that are done again.
+        let mut residents = Residents::new(1, 1, slots, 2);
+        for _ in 0..3 {
+            residents.begin_step();
+            fetched(&mut residents, &[0], &Policy::default());
+        }
+        for _ in 0..2 {
+            residents.begin_step();
+            fetched(&mut residents, &[1], &Policy::default());
+            residents.begin_again();
+            residents.want(0, &[vec![1]], &mut Vec::new());
+            fetched(&mut residents, &[1], &Policy::default());
+        }
+        assert_eq!(two(&mut residents), Some(1));
+        // Block 0 is wanted in eight steps, block 1 half as many steps later as fame takes to fade once, in five.
+        let mut residents = Residents::new(1, 1, slots, 2);
+        for (block, steps) in [(0, 8), (9, 24), (1, 5)] {
+            for _ in 0..steps {
+                residents.begin_step();
+                if block < 9 {
+                    fetched(&mut residents, &[block], &Policy::default());
+                }
+            }
+        }
+        assert_eq!(two(&mut residents), Some(1));
     }
 
     #[test]

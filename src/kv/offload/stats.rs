@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Counts of what the offload engine did so far.
+/// Counts of what the offload engine did so far. A step that is done again wants twice, and what it wants is counted twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct OffloadStats {
     /// Decode steps.

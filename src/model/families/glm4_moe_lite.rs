@@ -56,6 +56,7 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
         epsilon,
         tied,
         attention: AttentionConfig::Latent(latent),
+        sliding_window: None,
         rope,
         ffn: description.size(FFN)?,
         experts: Some(experts(description, vocabulary, layers, listed)?),

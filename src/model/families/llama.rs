@@ -1,7 +1,7 @@
 //! Llama: grouped-query attention, SwiGLU, no biases.
 
 use super::description::Description;
-use super::{EXPERTS, Heads, llama_like};
+use super::{EXPERTS, Heads, llama_like, sliding};
 use crate::model::config::ModelConfig;
 use crate::model::file::ModelFile;
 use crate::{Error, Result};
@@ -16,5 +16,12 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
     }
     // GGUF's converter permutes Wq and Wk so that rotary pairs are neighbours.
     let heads = Heads { interleaved: !description.is_json(), ..Heads::default() };
-    llama_like(file, description, "llama", heads)
+    let config = llama_like(file, description, "llama", heads)?;
+    if description.is_json() {
+        sliding::nowhere(description)?;
+        return Ok(config);
+    }
+    // A Mistral's.
+    let sliding_window = sliding::everywhere(description, config.layers)?;
+    Ok(ModelConfig { sliding_window, ..config })
 }

@@ -3,9 +3,11 @@
 mod description;
 mod glm4_moe_lite;
 mod llama;
+mod mistral;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod sliding;
 
 use super::config::{AttentionConfig, Grouped, ModelConfig};
 use super::file::{ModelFile, Source};
@@ -14,26 +16,25 @@ use crate::{Error, Result};
 use description::{Description, Key, key};
 use rope::Turning;
 
-/// Name in GGUF files, name in `config.json`, reader.
-type Family = (&'static str, &'static str, fn(&ModelFile, Description<'_>) -> Result<ModelConfig>);
+/// Name in GGUF files, name in `config.json`, reader. GGUF files carry Mistral as `llama`.
+type Family =
+    (Option<&'static str>, &'static str, fn(&ModelFile, Description<'_>) -> Result<ModelConfig>);
 
-const FAMILIES: [Family; 5] = [
-    ("llama", "LlamaForCausalLM", llama::read),
-    ("qwen2", "Qwen2ForCausalLM", qwen2::read),
-    ("qwen3", "Qwen3ForCausalLM", qwen3::read),
-    ("qwen3moe", "Qwen3MoeForCausalLM", qwen3::read_experts),
-    ("deepseek2", "Glm4MoeLiteForCausalLM", glm4_moe_lite::read),
+const FAMILIES: [Family; 6] = [
+    (Some("llama"), "LlamaForCausalLM", llama::read),
+    (None, "MistralForCausalLM", mistral::read),
+    (Some("qwen2"), "Qwen2ForCausalLM", qwen2::read),
+    (Some("qwen3"), "Qwen3ForCausalLM", qwen3::read),
+    (Some("qwen3moe"), "Qwen3MoeForCausalLM", qwen3::read_experts),
+    (Some("deepseek2"), "Glm4MoeLiteForCausalLM", glm4_moe_lite::read),
 ];
 
 /// Reads a model's shapes.
 pub(super) fn read(file: &ModelFile) -> Result<ModelConfig> {
     let (name, description) = Description::of(file)?;
-    let is = |family: &&Family| name == if description.is_json() { family.1 } else { family.0 };
-    let Some(family) = FAMILIES.iter().find(is) else {
-        let known: Vec<_> = FAMILIES
-            .iter()
-            .map(|family| if description.is_json() { family.1 } else { family.0 })
-            .collect();
+    let own = |family: &Family| if description.is_json() { Some(family.1) } else { family.0 };
+    let Some(family) = FAMILIES.iter().find(|family| own(family) == Some(name)) else {
+        let known: Vec<_> = FAMILIES.iter().filter_map(own).collect();
         return Err(Error::Model(format!(
             "the architecture is {}, but only {} are supported",
             short(name),
@@ -89,26 +90,10 @@ fn grouped(description: Description<'_>, heads: Heads) -> Result<Grouped> {
     }
     description.must_be_off("mlp_bias")?;
     description.must_be_silu()?;
-    description.must_be_off("use_sliding_window")?;
-    full_attention(description)?;
     Ok(Grouped { q_heads, kv_heads, head_dim, head_norms: heads.norms, biases: heads.biases })
 }
 
-// transformers 5 says of each layer whether it attends a window only.
-fn full_attention(description: Description<'_>) -> Result<()> {
-    const FULL: &str = "full_attention";
-    let Some(types) = description.json("layer_types") else { return Ok(()) };
-    match types.as_array() {
-        Some(list) if list.iter().all(|kind| kind == FULL) => Ok(()),
-        Some(list) => {
-            let other = list.iter().find(|kind| *kind != FULL).unwrap_or(types);
-            Err(description::wrong("layer_types", other, "\"full_attention\" in every layer"))
-        }
-        None => Err(description::wrong("layer_types", types, "a list")),
-    }
-}
-
-/// Llama's layers: grouped queries and one feed-forward network.
+/// Llama's layers: grouped queries and one feed-forward network, without sliding windows.
 fn llama_like(
     file: &ModelFile,
     description: Description<'_>,
@@ -130,6 +115,7 @@ fn llama_like(
         epsilon: description.positive(EPSILON)?,
         tied,
         attention: AttentionConfig::Grouped(grouped),
+        sliding_window: None,
         rope,
         ffn: description.size(FFN)?,
         experts: None,

@@ -1,7 +1,7 @@
 //! Qwen3 (arXiv 2505.09388): Llama's layers with a norm of each query and key head, and in the larger models experts.
 
 use super::description::{Description, key};
-use super::{EXPERT_FFN, EXPERTS, EXPERTS_USED, Heads, llama_like};
+use super::{EXPERT_FFN, EXPERTS, EXPERTS_USED, Heads, llama_like, sliding};
 use crate::attention::{Experts, Gate};
 use crate::model::config::ModelConfig;
 use crate::model::file::ModelFile;
@@ -9,12 +9,18 @@ use crate::{Error, Result};
 use serde_json::Value;
 use std::collections::HashSet;
 
+const HEADS: Heads = Heads { norms: true, biases: false, interleaved: false };
+
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
-    llama_like(file, description, "qwen3", Heads { norms: true, ..Heads::default() })
+    let config = llama_like(file, description, "qwen3", HEADS)?;
+    let first = sliding::first_layer(description)?;
+    let sliding_window = sliding::where_switched_on(description, config.layers, first)?;
+    Ok(ModelConfig { sliding_window, ..config })
 }
 
 pub(super) fn read_experts(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
-    let config = read(file, description)?;
+    let config = llama_like(file, description, "qwen3moe", HEADS)?;
+    let sliding_window = sliding::where_switched_on(description, config.layers, 0)?;
     // Where nothing is said: false in config.json, true for GGUF's readers; the key is not converted.
     let normalised =
         description.opt_flag(key("", "norm_topk_prob"))?.unwrap_or(!description.is_json());
@@ -28,7 +34,7 @@ pub(super) fn read_experts(file: &ModelFile, description: Description<'_>) -> Re
         factor: 1.0,
         layers: layers(file, description, config.layers)?,
     };
-    Ok(ModelConfig { architecture: "qwen3moe".into(), experts: Some(experts), ..config })
+    Ok(ModelConfig { sliding_window, experts: Some(experts), ..config })
 }
 
 fn count(description: Description<'_>) -> Result<u32> {

@@ -1,4 +1,6 @@
-//! GPT-2's byte-level alphabet: 256 printable characters, one for each byte.
+//! What tokens spell: GPT-2's byte-level alphabet, 256 printable characters, one for each byte; and SentencePiece's marks.
+
+use super::parts::SPACE;
 
 /// The byte that a character of the alphabet stands for.
 ///
@@ -23,6 +25,21 @@ pub fn append(token: &str, to: &mut Vec<u8>) {
             None => to.extend(symbol.encode_utf8(&mut [0; 4]).bytes()),
         }
     }
+}
+
+/// Appends what a token with marked spaces spells: the byte that it names, or its text.
+pub fn append_marked(token: &str, to: &mut Vec<u8>) {
+    match named(token) {
+        Some(byte) => to.push(byte),
+        None => to.extend(token.replace(SPACE, " ").bytes()),
+    }
+}
+
+// The byte that a token such as `<0x0A>` names.
+fn named(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let is_one = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    u8::from_str_radix(digits, 16).ok().filter(|_| is_one)
 }
 
 #[cfg(test)]
@@ -51,6 +68,15 @@ mod tests {
         let mut back = Vec::new();
         append(&spelled, &mut back);
         assert_eq!(back, every_char.as_bytes());
+    }
+
+    #[test]
+    fn marked_tokens_name_bytes_and_spaces() {
+        let mut bytes = Vec::new();
+        for token in ["▁a▁▁b", "<0xE8>", "<0xAA>", "<0x9E>", "<0x+A>", "<0x0A", "<0x0a>"] {
+            append_marked(token, &mut bytes);
+        }
+        assert_eq!(bytes, " a  b語<0x+A><0x0A\n".as_bytes());
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::ops::Deref;
 pub struct Decoder<T: Deref<Target = Tokenizer>> {
     tokenizer: T,
     skip_control: bool,
+    /// Whether nothing has come yet.
+    begins: bool,
     /// The beginning of a character: at most three bytes between calls.
     pending: Vec<u8>,
 }
@@ -16,12 +18,18 @@ pub struct Decoder<T: Deref<Target = Tokenizer>> {
 impl<T: Deref<Target = Tokenizer>> Decoder<T> {
     /// A decoder with this tokenizer, borrowed or shared: see [`Tokenizer::decoder`].
     pub fn new(tokenizer: T, skip_control: bool) -> Self {
-        Self { tokenizer, skip_control, pending: Vec::new() }
+        Self { tokenizer, skip_control, begins: true, pending: Vec::new() }
     }
 
     /// The text that `id` completes. Bytes that can no longer become a character are U+FFFD.
     pub fn push(&mut self, id: u32) -> String {
         self.tokenizer.append_bytes(id, self.skip_control, &mut self.pending);
+        if self.begins && !self.pending.is_empty() {
+            self.begins = false;
+            if self.tokenizer.strips() && self.pending[0] == b' ' {
+                self.pending.remove(0);
+            }
+        }
         let whole = self.pending.len() - incomplete_tail(&self.pending);
         let text = String::from_utf8_lossy(&self.pending[..whole]).into_owned();
         self.pending.drain(..whole);

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::unicode::NFC;
-use tokenizers::{AddedToken, AddedVocabulary, Model, OffsetReferential, OffsetType, Token};
+use tokenizers::{
+    AddedToken, AddedVocabulary, Model, NormalizerWrapper, OffsetReferential, OffsetType, Token,
+};
 
 use super::Kind;
 use super::check::{self, Checked};
-use super::parts::{Parts, Unknown};
+use super::parts::{Parts, Spelling, Unknown};
 use super::words::Words;
 use crate::{Error, Result};
 
@@ -18,7 +19,7 @@ pub struct Pipeline {
     /// Texts that are one token wherever they occur: with and without the control tokens.
     with_control: AddedVocabulary,
     without_control: AddedVocabulary,
-    normalizer: Option<NFC>,
+    normalizer: Option<NormalizerWrapper>,
     words: Words,
     whole_words: bool,
     bpe: BPE,
@@ -45,10 +46,11 @@ impl Pipeline {
             }
         }
         let bpe = builder
+            .byte_fallback(parts.spelling != Spelling::Bytes)
             .vocab_and_merges(ids, std::mem::take(&mut parts.merges))
             .build()
             .map_err(refusal)?;
-        let normalizer = parts.is_nfc.then_some(NFC);
+        let normalizer = parts.normalizer.take();
         let find = |tokens: &[AddedToken]| {
             let mut added = AddedVocabulary::new();
             added.add_tokens(tokens, &bpe, normalizer.as_ref());
@@ -66,13 +68,18 @@ impl Pipeline {
         })
     }
 
-    /// The ids of a text whose tokens are of these kinds.
-    pub fn encode(&self, text: &str, parse_special: bool, kinds: &[Kind]) -> Result<Vec<u32>> {
+    /// The ids of a text whose tokens are of these kinds, and which begins one or goes on with it.
+    pub fn encode(
+        &self,
+        (text, begins): (&str, bool),
+        parse_special: bool,
+        kinds: &[Kind],
+    ) -> Result<Vec<u32>> {
         let added = if parse_special { &self.with_control } else { &self.without_control };
         let mut parts = added.extract_and_normalize(self.normalizer.as_ref(), text);
         let encoding = self
             .words
-            .cut(&mut parts)
+            .cut(&mut parts, begins)
             .and_then(|()| parts.tokenize(|word| self.tokens(word.get(), kinds)))
             .and_then(|()| parts.into_encoding(None, 0, OffsetType::None))
             .map_err(refusal)?;

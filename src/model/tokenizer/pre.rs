@@ -12,6 +12,9 @@ const QWEN2: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|
 /// GLM-4's and Llama 3's: the same with up to three digits.
 const GLM4: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Mistral's tekken: words of capitals, then of small letters, as far as ASCII tells them apart, and single digits.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]*[\p{L}&&[^A-Z]]+|[^\r\n\p{L}\p{N}]?[\p{L}&&[^a-z]]+[\p{L}&&[^A-Z]]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// How a family of tokenizers treats text.
 pub struct Rule {
     /// Its names in `tokenizer.ggml.pre`, the usual one first.
@@ -27,7 +30,7 @@ pub struct Rule {
 }
 
 /// Every rule this program knows, as llama.cpp has it.
-const RULES: [Rule; 4] = [
+const RULES: [Rule; 5] = [
     Rule { names: &["smollm"], patterns: &[r"\p{N}", GPT2], whole_words: false, add_bos: false },
     Rule {
         names: &["qwen2", "deepseek-r1-qwen"],
@@ -42,6 +45,7 @@ const RULES: [Rule; 4] = [
         whole_words: true,
         add_bos: true,
     },
+    Rule { names: &["tekken"], patterns: &[TEKKEN], whole_words: true, add_bos: true },
 ];
 
 /// The rule of this name.

@@ -257,8 +257,53 @@ fn unknown_pre_tokenizers_are_refused_with_the_known_ones() {
     assert_eq!(
         message,
         "the pre-tokenizer (tokenizer.ggml.pre) is `klingon`, but only these are supported: smollm, \
-         qwen2, deepseek-r1-qwen, glm4, chatglm-bpe, llama-bpe, llama3, llama-v3"
+         qwen2, deepseek-r1-qwen, glm4, chatglm-bpe, llama-bpe, llama3, llama-v3, tekken"
     );
+}
+
+/// Every byte, some characters, and merges of them by score: SentencePiece's kind.
+fn marked() -> Tokenizer {
+    let texts = ["▁hello", "hello", "hell", "he", "ll", "▁▁", "▁", "h", "e", "l", "o"];
+    let mut tokens: Vec<String> = vec!["<unk>".into(), "<s>".into()];
+    tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+    let first = tokens.len();
+    tokens.extend(texts.map(String::from));
+    let mut kinds = vec![2, 3];
+    kinds.resize(first, 6);
+    kinds.resize(tokens.len(), 1);
+    let scores = (0..tokens.len()).map(|id| -(id as f32)).collect();
+    let bos = Some(1);
+    Tokenizer::new(Vocabulary { tokens, kinds, scores, bos, ..Vocabulary::default() }).unwrap()
+}
+
+#[test]
+fn marked_spaces_come_and_go() {
+    let tokenizer = marked();
+    let spelled = |text: &str, special: bool| -> Vec<String> {
+        let ids = tokenizer.encode(text, special).unwrap();
+        ids.into_iter().map(|id| tokenizer.token(id).unwrap().to_owned()).collect()
+    };
+    assert_eq!(spelled("hello hello", false), ["▁hello", "▁hello"]);
+    assert_eq!(spelled("", false), [""; 0]);
+    assert_eq!(spelled("é", false), ["▁", "<0xC3>", "<0xA9>"]);
+    assert_eq!(spelled("hello<s>hello", true), ["▁hello", "<s>", "▁hello"]);
+    assert_eq!(tokenizer.leading(), [1]);
+    for text in ["hello", " hello", "  ", "é hello\n", "<s>"] {
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text, false).unwrap()), text, "{text:?}");
+    }
+    // Only the space at the beginning of all goes.
+    let ids = tokenizer.encode("hello", false).unwrap();
+    let mut decoder = tokenizer.decoder(true);
+    assert_eq!([1, ids[0], ids[0]].map(|id| decoder.push(id)), ["", "hello", " hello"]);
+}
+
+#[test]
+fn long_texts_that_nothing_cuts_do_not_take_long() {
+    let tokenizer = marked();
+    for unit in [" ", "hello", "hello ", "語"] {
+        let text = unit.repeat(150_000);
+        assert_eq!(tokenizer.decode(&tokenizer.encode(&text, false).unwrap()), text);
+    }
 }
 
 #[test]
@@ -295,7 +340,7 @@ fn families_differ_in_digits_contractions_and_line_ends() {
     let cut = |rule: &str, text: &str| {
         let words = pre::rule(rule).unwrap().words().unwrap();
         let mut parts = tokenizers::PreTokenizedString::from(text);
-        words.cut(&mut parts).unwrap();
+        words.cut(&mut parts, true).unwrap();
         let pieces = parts
             .get_splits(tokenizers::OffsetReferential::Original, tokenizers::OffsetType::None)
             .into_iter()

@@ -1,4 +1,4 @@
-//! `tokenizer.json` as Hugging Face's `tokenizers` writes it, where it is byte-level BPE.
+//! `tokenizer.json` as Hugging Face's `tokenizers` writes it, where it is BPE of bytes, or of characters as SentencePiece has it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,11 +6,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use tokenizers::normalizers::replace::ReplacePattern;
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::pre_tokenizers::split::SplitPattern;
-use tokenizers::{AddedToken, SplitDelimiterBehavior};
+use tokenizers::{AddedToken, NormalizerWrapper, SplitDelimiterBehavior};
 
 use super::check;
-use super::parts::{Parts, Unknown};
+use super::parts::{Parts, SPACE, Spelling, Unknown, marked};
 use super::words::{GPT2, Words};
 use crate::model::json_file::{named, parse, problem};
 use crate::{Error, Result};
@@ -38,6 +41,7 @@ struct Content {
     normalizer: Option<Normalizer>,
     pre_tokenizer: Option<PreTokenizer>,
     post_processor: Option<PostProcessor>,
+    decoder: Decoder,
     model: Bpe,
 }
 
@@ -53,9 +57,28 @@ struct Added {
 enum Normalizer {
     #[serde(rename = "NFC")]
     Nfc,
+    Prepend {
+        prepend: String,
+    },
+    Replace {
+        pattern: ReplacePattern,
+        content: String,
+    },
     Sequence {
         normalizers: Vec<Normalizer>,
     },
+}
+
+/// What makes text of tokens, step by step.
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum Decoder {
+    ByteLevel {},
+    Replace { pattern: ReplacePattern, content: String },
+    ByteFallback {},
+    Fuse {},
+    Strip { content: char, start: usize, stop: usize },
+    Sequence { decoders: Vec<Decoder> },
 }
 
 #[derive(Deserialize)]
@@ -76,6 +99,14 @@ enum PreTokenizer {
         add_prefix_space: bool,
         #[serde(default = "yes")]
         use_regex: bool,
+    },
+    Metaspace {
+        replacement: char,
+        /// Before there were schemes.
+        add_prefix_space: Option<bool>,
+        prepend_scheme: Option<PrependScheme>,
+        #[serde(default = "yes")]
+        split: bool,
     },
 }
 
@@ -163,36 +194,48 @@ impl<'de> Deserialize<'de> for Ids {
 /// The parts that a file's text describes; which tokens begin and end texts, it does not say.
 pub fn read(path: &Path, text: &str) -> Result<Parts> {
     let kinds: Kinds = parse(path, text)?;
-    let only = |what: &str, part: Option<Named>, supported: &str| {
+    let only = |what: &str, part: Option<Named>, supported: &[&str]| {
         let name = part.and_then(|part| part.name);
-        if name.as_deref() == Some(supported) {
+        if name.as_deref().is_some_and(|name| supported.contains(&name)) {
             return Ok(());
         }
         let name = name.map_or_else(|| "missing".into(), |name| check::quoted(&name));
         Err(problem(
             path,
             format!(
-                "the type of the {what} is {name}, but only byte-level BPE ({supported:?}) is supported"
+                "the type of the {what} is {name}, but only BPE, of bytes or SentencePiece's, is supported ({})",
+                supported.join(" or ")
             ),
         ))
     };
-    only("model", Some(kinds.model), "BPE")?;
-    only("decoder", kinds.decoder, "ByteLevel")?;
+    only("model", Some(kinds.model), &["BPE"])?;
+    only("decoder", kinds.decoder, &["ByteLevel", "Sequence"])?;
     content(parse(path, text)?).map_err(|error| named(path, error))
 }
 
 fn content(content: Content) -> Result<Parts> {
-    let Content { added_tokens, normalizer, pre_tokenizer, post_processor, model } = content;
-    refuse_other_bpe(&model)?;
+    let Content { added_tokens, normalizer, pre_tokenizer, post_processor, decoder, model } =
+        content;
+    let spelling = spelling(decoder)?;
+    refuse_other_bpe(&model, spelling)?;
     let mut words = Words::default();
     if let Some(step) = pre_tokenizer {
         add(step, &mut words)?;
     }
-    if !words.are_bytes() {
-        return Err(Error::Model(
-            "the pre-tokenizer does not end with \"ByteLevel\", but only byte-level BPE is supported"
-                .into(),
-        ));
+    match spelling {
+        Spelling::Bytes if !words.are_bytes() => {
+            return Err(Error::Model(
+                "the pre-tokenizer does not end with \"ByteLevel\", but the decoder is of byte-level BPE"
+                    .into(),
+            ));
+        }
+        Spelling::Marked { .. } if !words.are_texts() => {
+            return Err(Error::Model(
+                "the pre-tokenizer is not \"Metaspace\" or none, but the decoder is SentencePiece's"
+                    .into(),
+            ));
+        }
+        _ => {}
     }
     let merges = model.merges.into_iter().enumerate().map(|(rank, merge)| match merge {
         Merge::Pair(left, right) => Ok((left, right)),
@@ -201,9 +244,10 @@ fn content(content: Content) -> Result<Parts> {
     let merges = merges.collect::<Result<_>>()?;
     Ok(Parts {
         tokens: tokens(model.vocab.0, &added_tokens)?,
+        spelling,
         merges,
         special: added_tokens.into_iter().map(|added| added.token).collect(),
-        is_nfc: normalizer.is_some_and(|normalizer| is_nfc(&normalizer)),
+        normalizer: normalizer.map(|own| normalizing(own, spelling)).transpose()?.flatten(),
         words,
         whole_words: model.ignore_merges,
         unknown: model
@@ -234,10 +278,83 @@ fn prefix(processor: &PostProcessor) -> Vec<u32> {
     }
 }
 
-fn refuse_other_bpe(model: &Bpe) -> Result<()> {
+/// How the decoder takes tokens to spell text.
+fn spelling(decoder: Decoder) -> Result<Spelling> {
+    let Decoder::Sequence { decoders } = decoder else { return Ok(Spelling::Bytes) };
+    match decoders.as_slice() {
+        [Decoder::ByteLevel {}] => Ok(Spelling::Bytes),
+        [
+            Decoder::Replace { pattern, content },
+            Decoder::ByteFallback {},
+            Decoder::Fuse {},
+            rest @ ..,
+        ] if *pattern == ReplacePattern::String(SPACE.into()) && content == " " => match rest {
+            [] => Ok(Spelling::Marked { strips: false }),
+            [Decoder::Strip { content: ' ', start: 1, stop: 0 }] => {
+                Ok(Spelling::Marked { strips: true })
+            }
+            _ => Err(other_decoder()),
+        },
+        _ => Err(other_decoder()),
+    }
+}
+
+fn other_decoder() -> Error {
+    Error::Model(
+        "the decoder is a \"Sequence\", but only SentencePiece's is supported: marks become spaces, tokens that name bytes \
+         those, all is fused, and at most one space is stripped from the beginning"
+            .into(),
+    )
+}
+
+/// What is done to text first, if anything is.
+fn normalizing(own: Normalizer, spelling: Spelling) -> Result<Option<NormalizerWrapper>> {
+    let mut steps = Vec::new();
+    flatten(own, &mut steps);
+    let is_mark = |text: &str| text.chars().eq([SPACE]);
+    match (spelling, steps.as_slice()) {
+        (_, []) => Ok(None),
+        (Spelling::Bytes, steps) if steps.iter().all(|step| matches!(step, Normalizer::Nfc)) => {
+            Ok(Some(NFC.into()))
+        }
+        (
+            Spelling::Marked { .. },
+            [before @ .., Normalizer::Replace { pattern: ReplacePattern::String(space), content }],
+        ) if space == " " && is_mark(content) => match before {
+            [] => marked(false).map(Some),
+            [Normalizer::Prepend { prepend }] if is_mark(prepend) => marked(true).map(Some),
+            _ => Err(other_normalizer()),
+        },
+        _ => Err(other_normalizer()),
+    }
+}
+
+fn flatten(step: Normalizer, steps: &mut Vec<Normalizer>) {
+    match step {
+        Normalizer::Sequence { normalizers } => {
+            normalizers.into_iter().for_each(|step| flatten(step, steps));
+        }
+        step => steps.push(step),
+    }
+}
+
+fn other_normalizer() -> Error {
+    Error::Model(
+        "the normalizer is another than Unicode's NFC, or than one that marks spaces where the decoder is SentencePiece's"
+            .into(),
+    )
+}
+
+fn refuse_other_bpe(model: &Bpe, spelling: Spelling) -> Result<()> {
+    if spelling != Spelling::Bytes && !model.byte_fallback {
+        return Err(Error::Model(
+            "the model lacks `byte_fallback`, but only SentencePiece's BPE with it is supported"
+                .into(),
+        ));
+    }
     let is_filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let other = [
-        ("byte_fallback", model.byte_fallback),
+        ("byte_fallback", model.byte_fallback && spelling == Spelling::Bytes),
         ("dropout", model.dropout.is_some_and(|dropout| dropout != 0.0)),
         ("continuing_subword_prefix", is_filled(&model.continuing_subword_prefix)),
         ("end_of_word_suffix", is_filled(&model.end_of_word_suffix)),
@@ -247,13 +364,6 @@ fn refuse_other_bpe(model: &Bpe) -> Result<()> {
             "the model has `{setting}`, but only byte-level BPE without it is supported"
         )))
     })
-}
-
-fn is_nfc(normalizer: &Normalizer) -> bool {
-    match normalizer {
-        Normalizer::Nfc => true,
-        Normalizer::Sequence { normalizers } => normalizers.iter().any(is_nfc),
-    }
 }
 
 fn add(step: PreTokenizer, words: &mut Words) -> Result<()> {
@@ -280,6 +390,20 @@ fn add(step: PreTokenizer, words: &mut Words) -> Result<()> {
                 words.split(GPT2, SplitDelimiterBehavior::Isolated, false)?;
             }
             words.bytes();
+            Ok(())
+        }
+        PreTokenizer::Metaspace { replacement, add_prefix_space, prepend_scheme, split } => {
+            let usual = match add_prefix_space {
+                Some(false) => PrependScheme::Never,
+                _ => PrependScheme::Always,
+            };
+            if replacement != SPACE {
+                let limit = format!("only {SPACE:?} is supported");
+                return Err(Error::Model(format!(
+                    "the pre-tokenizer \"Metaspace\" has {replacement:?} for a space, but {limit}"
+                )));
+            }
+            words.spaces(Metaspace::new(SPACE, prepend_scheme.unwrap_or(usual), split));
             Ok(())
         }
     }

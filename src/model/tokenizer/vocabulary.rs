@@ -2,24 +2,29 @@
 
 use tokenizers::AddedToken;
 
-use super::check;
-use super::parts::{Parts, Unknown};
+use super::parts::{Parts, Spelling, Unknown, marked};
 use super::pre;
+use super::words::Words;
+use super::{check, scores};
 use crate::model::gguf::Gguf;
 use crate::{Error, Result};
 
 /// A model file's description of its tokens.
 #[derive(Debug, Clone, Default)]
 pub struct Vocabulary {
-    /// The tokens by id, in GPT-2's byte-level alphabet (`tokenizer.ggml.tokens`).
+    /// The tokens by id, in GPT-2's byte-level alphabet, or with marked spaces where there are scores (`tokenizer.ggml.tokens`).
     pub tokens: Vec<String>,
     /// The merges by rank, each two tokens with a space between (`tokenizer.ggml.merges`).
     pub merges: Vec<String>,
+    /// The score of each token (`tokenizer.ggml.scores`), where there are no merges: SentencePiece's.
+    pub scores: Vec<f32>,
+    /// Whether such a text begins with a marked space (`tokenizer.ggml.add_space_prefix`); it does where nothing is said.
+    pub space_prefix: Option<bool>,
     /// The kind of each token (`tokenizer.ggml.token_type`): 1 normal, 2 unknown, 3 control,
     /// 4 user defined, 5 unused, 6 byte.
     pub kinds: Vec<i32>,
     /// The name of the rule that cuts text into words (`tokenizer.ggml.pre`): `smollm`, `qwen2`,
-    /// `glm4` or `llama-bpe`, or another name that llama.cpp has for one of them.
+    /// `glm4`, `llama-bpe` or `tekken`, or another name that llama.cpp has for one of them. Scores need none.
     pub pre_tokenizer: String,
     /// The token that begins a text (`tokenizer.ggml.bos_token_id`).
     pub bos: Option<u32>,
@@ -36,11 +41,16 @@ pub struct Vocabulary {
 impl Vocabulary {
     pub(super) fn read(file: &Gguf) -> Result<Self> {
         let kind = file.str("tokenizer.ggml.model")?;
-        if kind != "gpt2" {
-            return Err(Error::Model(format!(
-                "the tokenizer (tokenizer.ggml.model) is {kind:?}, but only \"gpt2\" (byte-level BPE) is supported"
-            )));
-        }
+        let has_merges = match kind {
+            "gpt2" => true,
+            "llama" => false,
+            _ => {
+                return Err(Error::Model(format!(
+                    "the tokenizer (tokenizer.ggml.model) is {kind:?}, but only \"gpt2\" (byte-level BPE) and \"llama\" \
+                     (SentencePiece's BPE) are supported"
+                )));
+            }
+        };
         let id = |name: &str| file.opt_u32(&format!("tokenizer.ggml.{name}_token_id"));
         let mut stops: Vec<u32> = [id("eot")?, id("eom")?].into_iter().flatten().collect();
         for name in ["eos", "eog"] {
@@ -54,9 +64,20 @@ impl Vocabulary {
         }
         Ok(Self {
             tokens: file.strings("tokenizer.ggml.tokens")?.to_vec(),
-            merges: file.strings("tokenizer.ggml.merges")?.to_vec(),
+            merges: match has_merges {
+                true => file.strings("tokenizer.ggml.merges")?.to_vec(),
+                false => Vec::new(),
+            },
+            scores: match has_merges {
+                true => Vec::new(),
+                false => file.f32s("tokenizer.ggml.scores")?.to_vec(),
+            },
+            space_prefix: file.opt_bool("tokenizer.ggml.add_space_prefix")?,
             kinds: file.i32s("tokenizer.ggml.token_type")?.to_vec(),
-            pre_tokenizer: file.str("tokenizer.ggml.pre")?.to_owned(),
+            pre_tokenizer: match has_merges {
+                true => file.str("tokenizer.ggml.pre")?.to_owned(),
+                false => String::new(),
+            },
             bos: id("bos")?,
             eos: id("eos")?,
             stops,
@@ -65,14 +86,44 @@ impl Vocabulary {
     }
 
     pub(super) fn into_parts(self) -> Result<Parts> {
+        if self.scores.is_empty() { self.with_merges() } else { self.with_scores() }
+    }
+
+    fn with_scores(self) -> Result<Parts> {
+        let special = special(&self.tokens, &self.kinds)?;
+        // Where a byte has no token either.
+        let unknown = self.kinds.iter().position(|&kind| kind == UNKNOWN);
+        let prefix = self.space_prefix.unwrap_or(true);
+        Ok(Parts {
+            merges: scores::merges(&self.tokens, &self.kinds, &self.scores)?,
+            spelling: Spelling::Marked { strips: prefix },
+            normalizer: Some(marked(prefix)?),
+            words: Words::default(),
+            whole_words: false,
+            unknown: unknown.map_or(Unknown::Vanishes, |id| Unknown::Becomes {
+                token: self.tokens[id].clone(),
+                fuse: true,
+            }),
+            tokens: self.tokens,
+            special,
+            bos: self.bos,
+            eos: self.eos,
+            stops: self.stops,
+            add_bos: self.add_bos,
+            prefix: self.bos.into_iter().collect(),
+        })
+    }
+
+    fn with_merges(self) -> Result<Parts> {
         let rule = pre::rule(&self.pre_tokenizer)?;
         let special = special(&self.tokens, &self.kinds)?;
         let merges = self.merges.iter().enumerate().map(|(rank, line)| check::pair(rank, line));
         Ok(Parts {
             merges: merges.collect::<Result<_>>()?,
             tokens: self.tokens,
+            spelling: Spelling::Bytes,
             special,
-            is_nfc: false,
+            normalizer: None,
             words: rule.words()?,
             whole_words: rule.whole_words,
             unknown: Unknown::Splits,
@@ -85,7 +136,11 @@ impl Vocabulary {
     }
 }
 
-/// The tokens that are not text in the byte-level alphabet.
+/// The kind of tokens that are text, and that of the one that stands for what has no token.
+pub const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
+
+/// The tokens that are not text.
 fn special(tokens: &[String], kinds: &[i32]) -> Result<Vec<AddedToken>> {
     if kinds.len() != tokens.len() {
         return Err(Error::Model(format!(
@@ -97,8 +152,8 @@ fn special(tokens: &[String], kinds: &[i32]) -> Result<Vec<AddedToken>> {
     let mut special = Vec::new();
     for (id, (token, &kind)) in tokens.iter().zip(kinds).enumerate() {
         let is_control = match kind {
-            0 | 1 | 5 | 6 => continue,
-            2 | 3 => true,
+            0 | NORMAL | 5 | 6 => continue,
+            UNKNOWN | 3 => true,
             4 => false,
             _ => {
                 return Err(Error::Model(format!(

@@ -3,6 +3,7 @@
 use fancy_regex::{Regex, RegexBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::tokenizer::pattern::Invert;
 use tokenizers::{PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
@@ -20,7 +21,7 @@ const MOST_STEPS: usize = 20_000_000;
 /// Bytes that a pattern may have; published ones have a few hundred, and some kinds take the square of their length.
 const LONGEST_PATTERN: usize = 1 << 16;
 
-/// Steps that cut a text one after the other; what they make is in the byte-level alphabet.
+/// Steps that cut a text one after the other; what they make is in the byte-level alphabet, or has its spaces marked.
 #[derive(Default)]
 pub struct Words(Vec<Step>);
 
@@ -28,6 +29,7 @@ enum Step {
     Split { pattern: Regex, behavior: SplitDelimiterBehavior, invert: bool },
     Digits(Digits),
     Bytes,
+    Spaces(Metaspace),
 }
 
 impl Words {
@@ -64,13 +66,23 @@ impl Words {
         self.0.push(Step::Bytes);
     }
 
+    /// Marks spaces, and puts one before a text.
+    pub fn spaces(&mut self, metaspace: Metaspace) {
+        self.0.push(Step::Spaces(metaspace));
+    }
+
+    /// Whether a text is one word, or at most has its spaces marked.
+    pub fn are_texts(&self) -> bool {
+        matches!(self.0.as_slice(), [] | [Step::Spaces(_)])
+    }
+
     /// Whether the words end up in the byte-level alphabet.
     pub fn are_bytes(&self) -> bool {
         matches!(self.0.last(), Some(Step::Bytes))
     }
 
-    /// Cuts a text.
-    pub fn cut(&self, parts: &mut PreTokenizedString) -> tokenizers::Result<()> {
+    /// Cuts a text, which begins one or goes on with it.
+    pub fn cut(&self, parts: &mut PreTokenizedString, begins: bool) -> tokenizers::Result<()> {
         for step in &self.0 {
             match step {
                 Step::Split { pattern, behavior, invert: false } => {
@@ -81,6 +93,13 @@ impl Words {
                 }
                 Step::Digits(digits) => digits.pre_tokenize(parts)?,
                 Step::Bytes => ByteLevel::new(false, false, false).pre_tokenize(parts)?,
+                Step::Spaces(marks) => {
+                    let mut marks = marks.clone();
+                    if marks.prepend_scheme == PrependScheme::First && !begins {
+                        marks.prepend_scheme = PrependScheme::Never;
+                    }
+                    marks.pre_tokenize(parts)?;
+                }
             }
         }
         Ok(())

@@ -5,10 +5,12 @@ use super::program::{command, generate, model, text};
 use crate::common::device::adapter;
 use asynctls::wgpu;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 fn interrupt(child: &Child) {
@@ -204,4 +206,36 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     let err = String::from_utf8(output.stderr).unwrap();
     assert!(!err.contains("panic") && !err.contains("prompt "), "{err}");
+}
+
+#[test]
+fn an_interrupted_export_leaves_the_folder_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bundle");
+    let export = |more: &[&str]| {
+        let all = ["conformance", "--export", text(&bundle)];
+        command(&[&all, more].concat()).spawn().unwrap()
+    };
+    let files = || {
+        let folders = [bundle.clone(), bundle.join("cases")];
+        let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+        let paths: BTreeSet<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        let read = |path: PathBuf| (std::fs::read(&path).unwrap_or_default(), path);
+        paths.into_iter().map(read).collect::<Vec<_>>()
+    };
+    let ended = export(&["--filter", "stream/1-vec4"]).wait_with_output().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let before = files();
+    // All cases take minutes.
+    let child = export(&[]);
+    while files() == before {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    interrupt(&child);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("interrupted after "), "{said}");
+    assert!(files() == before, "{said}");
+    assert!(before.iter().any(|(_, path)| path.ends_with("index.json")));
 }

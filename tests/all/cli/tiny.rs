@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
 
-const WEIGHTS: &str = "tests/goldens/tiny/qwen3/model";
+const MODELS: &str = "tests/goldens/tiny";
 /// Each message on a line of its own, as a test can read it.
 const TEMPLATE: &str =
     "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<|end|>{% endfor %}a:";
@@ -17,9 +17,14 @@ pub struct Tiny(TempDir);
 impl Tiny {
     /// With this `generation_config.json`.
     pub fn new(generation: &Value) -> Self {
+        Self::of("qwen3", generation)
+    }
+
+    /// With the weights of another tiny model.
+    pub fn of(model: &str, generation: &Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let to = |name: &str| folder.path().join(name);
-        for entry in fs::read_dir(WEIGHTS).unwrap() {
+        for entry in fs::read_dir(Path::new(MODELS).join(model).join("model")).unwrap() {
             let entry = entry.unwrap();
             fs::copy(entry.path(), to(entry.file_name().to_str().unwrap())).unwrap();
         }

@@ -44,6 +44,22 @@ fn generate_says_which_options_change_nothing() {
 }
 
 #[test]
+fn windows_in_every_layer_leave_nothing_to_select() {
+    let tiny = Tiny::of("mistral", &json!({}));
+    let budget = ["--dense-below", "0", "--blocks", "9", "--context"];
+    let within = tiny.generate(&[&HI[..], &budget, &["51"]].concat()).fine();
+    assert_eq!(notes(&within), [""; 0]);
+    let beyond = tiny.generate(&[&HI[..], &budget, &["52"]].concat()).fine();
+    let why = "with this model and context, of which every layer attends a sliding window";
+    assert_eq!(notes(&beyond), [format!("note: --blocks changes nothing {why}")]);
+    let need =
+        "--kv is host, but this model's sliding windows of 51 tokens need all of it on the GPU";
+    let run = tiny.generate(&[&HI[..], &budget, &["52", "--kv", "host"]].concat());
+    assert!(run.code == Some(2) && run.error().contains(need), "{run:?}");
+    tiny.generate(&[&HI[..], &budget, &["51", "--kv", "host"]].concat()).fine();
+}
+
+#[test]
 fn other_commands_say_it_too() {
     let model = model();
     let run = |arguments: &[&str]| run(arguments).fine();

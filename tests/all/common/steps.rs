@@ -14,11 +14,28 @@ pub fn token(step: u32) -> u32 {
 /// relative to the largest of a segment: a prompt that comes in other pieces rounds them otherwise, by 2^-11 of a value,
 /// layer after layer.
 pub fn tolerance() -> f32 {
-    if tier().name == "cooperative" { 2e-3 } else { 2e-4 }
+    if rounds_products() { 2e-3 } else { 2e-4 }
+}
+
+/// Whether products of many tokens, on matrix units, round to f16 what products of a few do not.
+pub fn rounds_products() -> bool {
+    tier().name == "cooperative"
+}
+
+/// The same where products went by another path. Each operand is rounded to f16, by 2^-11 of it at most and 2^-11 over the root of
+/// 3 in the mean: a product is off by as much, and one after the other, seven a layer of three and the logits', by the root of 22
+/// times that, 0.13%. Of so many logits some are off by four times the mean. 0.30% was seen of tiles whose operands were
+/// rounded on a CPU.
+pub fn tolerance_across_paths() -> f32 {
+    if rounds_products() { 6e-3 } else { tolerance() }
 }
 
 pub fn assert_near(what: &str, got: &[Vec<f32>], want: &[Vec<f32>]) {
-    let most = tolerance();
+    assert_within(tolerance(), what, got, want);
+}
+
+/// Logits that are no farther apart than this part of the largest.
+pub fn assert_within(most: f32, what: &str, got: &[Vec<f32>], want: &[Vec<f32>]) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (step, (got, want)) in got.iter().zip(want).enumerate() {
         let scale = want.iter().fold(0f32, |most, v| most.max(v.abs()));

@@ -5,8 +5,17 @@ use crate::common::gguf_builder::GgufBuilder;
 use asynctls::model::{Gguf, ModelConfig, Value as GgufValue};
 use serde_json::{Value, json};
 
-const SOUND: [&str; 7] =
-    ["llama", "llama3", "qwen2", "qwen3", "qwen3-yarn", "qwen3-moe", "glm4-moe-lite"];
+const SOUND: [&str; 9] = [
+    "llama",
+    "llama3",
+    "qwen2",
+    "qwen3",
+    "qwen3-yarn",
+    "qwen3-moe",
+    "glm4-moe-lite",
+    "mistral",
+    "qwen2-windows",
+];
 
 #[test]
 fn the_sound_ones_are_read() {
@@ -23,7 +32,7 @@ fn what_is_no_description_is_refused() {
     std::fs::create_dir(fixture.path(CONFIG)).unwrap();
     fixture.refused(&["cannot read", "config.json"]);
     std::fs::remove_dir(fixture.path(CONFIG)).unwrap();
-    let known = "LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, \
+    let known = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, \
                  Glm4MoeLiteForCausalLM";
     for (content, parts) in [
         ("", &["config.json: EOF"][..]),
@@ -94,7 +103,31 @@ fn absurd_values_are_refused_by_name() {
         ("llama", "num_experts", json!(4), "the model has 4 experts"),
         ("llama", "tie_word_embeddings", json!("no"), "tie_word_embeddings of config.json is"),
         ("llama", "tie_word_embeddings", json!(false), "the model has no tensor lm_head.weight"),
-        ("qwen2", "use_sliding_window", json!(true), "use_sliding_window of config.json is true"),
+        ("llama", "use_sliding_window", json!(true), "use_sliding_window of config.json is true"),
+        ("mistral", "sliding_window", json!(0), "sliding_window of config.json is 0, but a window"),
+        ("mistral", "sliding_window", json!(-1), "sliding_window of config.json is -1, but an"),
+        ("mistral", "sliding_window", json!("51"), "sliding_window of config.json is \"51\""),
+        (
+            "mistral",
+            "layer_types",
+            json!(["sliding_attention", "full_attention", "sliding_attention"]),
+            "layer_types of config.json is \"full_attention\", but \"sliding_attention\" in every",
+        ),
+        ("qwen2-windows", "use_sliding_window", json!(1), "use_sliding_window of config.json is 1"),
+        ("qwen2-windows", "max_window_layers", json!(-1), "max_window_layers of config.json is -1"),
+        ("qwen2-windows", "sliding_window", json!(0), "sliding_window of config.json is 0"),
+        (
+            "qwen2-windows",
+            "layer_types",
+            json!(["sliding_attention"]),
+            "layer_types lists 1 layers, but the model has 3 layers",
+        ),
+        (
+            "qwen2-windows",
+            "layer_types",
+            json!(["full_attention", "chunked_attention", "full_attention"]),
+            "is \"chunked_attention\", but \"full_attention\" or \"sliding_attention\" is supported",
+        ),
         ("qwen2", "num_key_value_heads", json!(1), "k_proj.weight has shape [128, 64], but"),
         ("qwen3-moe", "num_experts", json!(1_000_000_000), "num_experts of config.json is 1000"),
         ("qwen3-moe", "num_experts", json!(1 << 20), "has 1048576 experts, but 1 to 512"),
@@ -104,7 +137,6 @@ fn absurd_values_are_refused_by_name() {
         ("qwen3-moe", "decoder_sparse_step", json!(0), "decoder_sparse_step of config.json is 0"),
         ("qwen3-moe", "mlp_only_layers", json!([-1]), "must be a list of layers"),
         ("qwen3-moe", "norm_topk_prob", json!("true"), "norm_topk_prob of config.json is"),
-        ("qwen3-moe", "use_sliding_window", json!(true), "use_sliding_window of config.json"),
         (
             "qwen3",
             "layer_types",
@@ -182,15 +214,67 @@ fn what_transformers_5_writes_is_the_same_model() {
     fixture.refused(&["the model has 8 experts"]);
 }
 
+/// The sliding windows of layers, as a model's description is printed.
+fn windows(config: &ModelConfig) -> Value {
+    serde_json::to_value(config).unwrap()["sliding_window"].take()
+}
+
+/// A model, keys with what is put there, and the sliding windows that it then has.
+type Windowed<'c> = (&'c str, &'c [(&'c str, Value)], Value);
+
 #[test]
-fn a_window_in_a_gguf_file_of_qwen2_is_refused() {
-    let file = Gguf::open(&tiny("qwen2").join("model.gguf")).unwrap();
-    let with_window = |window: u32| {
+fn sliding_windows_are_those_of_transformers() {
+    let window = |tokens: u32, layers: &[bool]| json!({"tokens": tokens, "layers": layers});
+    let (every, later) = (&[true; 3], &[false, true, true]);
+    let cases: &[Windowed<'_>] = &[
+        ("mistral", &[], window(51, every)),
+        ("mistral", &[("sliding_window", json!(null))], json!(null)),
+        ("mistral", &[("sliding_window", json!(1))], window(1, every)),
+        ("qwen2-windows", &[], window(20, later)),
+        ("qwen2-windows", &[("use_sliding_window", json!(false))], json!(null)),
+        ("qwen2-windows", &[("sliding_window", json!(null))], json!(null)),
+        ("qwen2-windows", &[("max_window_layers", json!(0))], window(20, every)),
+        ("qwen2-windows", &[("max_window_layers", json!(null))], json!(null)),
+        (
+            "qwen2-windows",
+            &[("layer_types", json!(["sliding_attention", "full_attention", "sliding_attention"]))],
+            window(20, &[true, false, true]),
+        ),
+        ("qwen2", &[], json!(null)),
+        ("qwen3", &[("use_sliding_window", json!(true))], json!(null)),
+        // With experts windows are everywhere, whatever else is said.
+        (
+            "qwen3-moe",
+            &[("use_sliding_window", json!(true)), ("sliding_window", json!(70))],
+            window(70, every),
+        ),
+        ("llama", &[("sliding_window", json!(70))], json!(null)),
+    ];
+    for (model, changes, expected) in cases {
+        let fixture = Fixture::of(model);
+        fixture.edit(CONFIG, |config| {
+            for (key, value) in *changes {
+                config[*key] = value.clone();
+            }
+        });
+        let read = fixture.read().unwrap();
+        assert_eq!(windows(&read), *expected, "{model} {changes:?}");
+    }
+    // transformers' own number, where a config does not say.
+    let fixture = Fixture::of("mistral");
+    fixture.edit(CONFIG, |config| drop(config.as_object_mut().unwrap().remove("sliding_window")));
+    assert_eq!(windows(&fixture.read().unwrap()), window(4096, every));
+}
+
+#[test]
+fn sliding_windows_of_gguf_files() {
+    let with = |model: &str, key: &str, value: u32| {
+        let file = Gguf::open(&tiny(model).join("model.gguf")).unwrap();
         let mut builder = GgufBuilder::new(3);
-        for (key, value) in file.metadata() {
-            builder = builder.value(key, value);
+        for (other, value) in file.metadata().filter(|(other, _)| *other != key) {
+            builder = builder.value(other, value);
         }
-        builder = builder.value("qwen2.attention.sliding_window", &GgufValue::U32(window));
+        builder = builder.value(key, &GgufValue::U32(value));
         for tensor in file.tensors() {
             let bytes = file.bytes(tensor);
             builder = builder.tensor(&tensor.name, &tensor.shape, tensor.kind.id(), bytes);
@@ -198,7 +282,19 @@ fn a_window_in_a_gguf_file_of_qwen2_is_refused() {
         let bytes = builder.build();
         bounded(|| ModelConfig::read(&Gguf::from_bytes("some.gguf".as_ref(), bytes)?.into()))
     };
-    assert!(with_window(0).is_ok());
-    let refused = with_window(4096).unwrap_err();
-    assert!(refused.contains("qwen2.attention.sliding_window is 4096, but only 0"), "{refused}");
+    // A Mistral's.
+    let key = "llama.attention.sliding_window";
+    let layers = |count: usize| vec![true; count];
+    assert_eq!(windows(&with("llama", key, 70).unwrap())["layers"], json!(layers(2)));
+    assert_eq!(windows(&with("mistral", key, 70).unwrap())["tokens"], 70);
+    assert_eq!(windows(&with("mistral", key, 0).unwrap()), json!(null));
+    let refused = with("mistral", "llama.attention.sliding_window_pattern", 6).unwrap_err();
+    assert!(refused.contains("sliding_window_pattern is 6, but only 1"), "{refused}");
+    // llama.cpp knows none of Qwen's.
+    for model in ["qwen2", "qwen3"] {
+        let key = format!("{model}.attention.sliding_window");
+        assert!(with(model, &key, 0).is_ok());
+        let refused = with(model, &key, 4096).unwrap_err();
+        assert!(refused.contains(&format!("{key} is 4096, but only 0")), "{refused}");
+    }
 }

@@ -67,8 +67,8 @@ fn the_sound_one_is_not_refused() {
 #[test]
 fn broken_vocabularies() {
     type Change = fn(&mut Value);
-    let cases: [(&str, Change); 25] = [
-        ("the type of the model is \"Unigram\", but only byte-level BPE", |f| {
+    let cases: [(&str, Change); 27] = [
+        ("the type of the model is \"Unigram\", but only BPE, of bytes", |f| {
             f["model"] = json!({"type": "Unigram", "vocab": [["a", -1.5]]})
         }),
         ("the type of the model is missing", |f| f["model"] = json!({"vocab": {}})),
@@ -78,8 +78,14 @@ fn broken_vocabularies() {
         }),
         ("the type of the decoder is missing", |f| f["decoder"] = Value::Null),
         ("unknown variant `Lowercase`", |f| f["normalizer"] = json!({"type": "Lowercase"})),
-        ("unknown variant `Metaspace`", |f| {
-            f["pre_tokenizer"]["pretokenizers"][0]["type"] = json!("Metaspace")
+        ("unknown variant `Whitespace`", |f| {
+            f["pre_tokenizer"]["pretokenizers"][0]["type"] = json!("Whitespace")
+        }),
+        ("the normalizer is another", |f| {
+            f["normalizer"] = json!({"type": "Prepend", "prepend": "▁"})
+        }),
+        ("the decoder is a \"Sequence\", but only", |f| {
+            f["decoder"] = json!({"type": "Sequence", "decoders": [{"type": "Fuse"}]})
         }),
         ("does not end with \"ByteLevel\"", |f| f["pre_tokenizer"] = Value::Null),
         ("`add_prefix_space`", |f| {

@@ -68,14 +68,19 @@ def checkpoint_of(path):
     return fields, tensors, out
 
 
+def folder_weights(folder):
+    """The tensors of a folder, in f32."""
+    tensors = {}
+    for file in folder.glob("*.safetensors"):
+        tensors |= load_file(file)
+    return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+
+
 def check(model, path, inv_freq):
     """`path` holds the model's fixtures; `inv_freq` are the rotary frequencies that transformers derives."""
     fields, tensors, found = checkpoint_of(path / "model.gguf")
-    folder = {}
-    for file in (path / "model").glob("*.safetensors"):
-        folder |= load_file(file)
     extra = f"model.layers.{model.config['num_hidden_layers']}."
-    want = {name: t.float().numpy() for name, t in folder.items() if not name.startswith(extra)}
+    want = {name: t for name, t in folder_weights(path / "model").items() if not name.startswith(extra)}
     if model.folder:
         assert found.keys() == want.keys(), found.keys() ^ want.keys()
         for name, weights in want.items():

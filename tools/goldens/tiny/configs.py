@@ -14,7 +14,8 @@ class Tiny:
     gguf_arch: str
     folder: str | None = "BF16"
     shards: int = 1
-    gguf: str = "BF16"
+    # None for a model that no GGUF can describe.
+    gguf: str | None = "BF16"
     # Another config.json that must mean the same model.
     same_config: dict | None = None
     generation: dict = field(default_factory=lambda: {"bos_token_id": 1, "eos_token_id": [2, 7], "do_sample": False})
@@ -43,6 +44,10 @@ QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **COMMON,
 # Its queries, keys and values have biases, of which its config says nothing.
 QWEN2 = {**{key: value for key, value in QWEN3.items() if key != "attention_bias"},
          "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+
+# As published: no head_dim, and nothing is said of biases.
+MISTRAL = {**{key: value for key, value in COMMON.items() if key != "attention_bias"},
+           "architectures": ["MistralForCausalLM"], "model_type": "mistral", "rms_norm_eps": 1e-5, "eos_token_id": 2}
 
 GLM = {"architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", **COMMON, "rms_norm_eps": 1e-5,
        "eos_token_id": [2, 7], "pad_token_id": 2, "vocab_size": 264, "hidden_size": 64, "intermediate_size": 96,
@@ -105,4 +110,17 @@ MODELS = [
         "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2,
         "head_dim": 64, "max_position_embeddings": 1024, "max_window_layers": 2, "tie_word_embeddings": True,
     }, "qwen3", folder=None, gguf="quantised"),
+    # Every layer attends a sliding window, which the prompt is more than twice as long as; no multiple of any block.
+    Tiny("mistral", {
+        **MISTRAL, **rope(OLD, 10000.0), **dtype(OLD, "bfloat16"), "vocab_size": 271, "hidden_size": 128,
+        "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 1024, "sliding_window": 51, "tie_word_embeddings": False,
+    }, "llama"),
+    # Windows from the second layer on, shorter than a tile of prefill; llama.cpp has no key for such a model.
+    Tiny("qwen2-windows", {
+        **QWEN2, **rope(OLD, 1000000.0), **dtype(OLD, "bfloat16"), "vocab_size": 269, "hidden_size": 128,
+        "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 2048, "use_sliding_window": True, "max_window_layers": 1, "sliding_window": 20,
+        "tie_word_embeddings": True,
+    }, "qwen2", gguf=None),
 ]

@@ -51,6 +51,8 @@ def write_metadata(out, model):
 
 def write_llama(out, c):
     out.add_rope_dimension_count(c.get("head_dim", c["hidden_size"] // c["num_attention_heads"]))
+    if window := c.get("sliding_window"):
+        out.add_sliding_window(window)
 
 
 def write_qwen3moe(out, c):

@@ -1,0 +1,12 @@
+// As rank_plain.wgsl.
+fn sum_exponentials(lane: u32, row: u32, kv_head: u32, items: u32) {}
+
+// The ranks of AT_ONCE items, LANES apart from this one on.
+fn rank_items(member: u32, row: u32, kv_head: u32, item: u32, items: u32) -> array<f32, AT_ONCE> {
+    let first_score = (row * KV_HEADS + kv_head) * GROUP * score_rows.stride;
+    return array<f32, AT_ONCE>(
+        //!repeat AT_ONCE j
+        scores[first_score + min(item{+j*LANES}, items - 1u)],
+        //!end
+    );
+}
