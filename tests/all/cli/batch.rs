@@ -90,7 +90,7 @@ fn a_run_goes_on_where_an_earlier_one_ended() {
     let expected = texts(&files);
     let two: usize = whole.lines().take(2).map(|line| line.len() + 1).sum();
     for kept in [0, two, two + 30] {
-        fs::write(files.path("out"), &whole[..kept]).unwrap();
+        fs::write(files.path("out"), &whole.as_bytes()[..kept]).unwrap();
         let run = files.run(&["--parallel", "2"]).fine();
         assert_eq!(run.err.contains("is half written"), kept == two + 30, "{run:?}");
         assert_eq!(run.err.contains("has results of 2 of 5 prompts"), kept > 0, "{run:?}");

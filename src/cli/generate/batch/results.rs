@@ -117,11 +117,7 @@ fn check(path: &Path, there: &[u8], half: &[u8], lines: &[Line]) -> Result<usize
         Error::argument("--out", path.display(), limit)
     };
     let mut done = 0;
-    for (at, text) in there.split(|byte| *byte == b'\n').enumerate() {
-        if text.is_empty() && at == done {
-            // Behind the last newline.
-            break;
-        }
+    for (at, text) in there.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let Ok(result) = serde_json::from_slice::<There>(text) else {
             return Err(other(at, "is no result"));
         };
@@ -145,7 +141,12 @@ mod tests {
     use super::*;
 
     fn lines() -> Vec<Line> {
-        let line = |number, id: &str| Line { number, id: id.into(), ..Line::default() };
+        let line = |number: usize, id: &str| {
+            let object = serde_json::json!({"id": id, "prompt": "a"});
+            let mut line: Line = serde_json::from_value(object).unwrap();
+            line.number = number;
+            line
+        };
         vec![line(1, "a"), line(3, "b")]
     }
 
