@@ -294,7 +294,6 @@ mod tests {
     fn a_compile_error_names_the_original_file_and_line() {
         // lib/budget.wgsl needs BLOCK, which is not declared here.
         let spec = ShaderSpec::new("select/top_k.wgsl")
-            .slot("lanes", "lib/lanes_sixteens.wgsl")
             .slot("items", "lib/items_blocks.wgsl")
             .slot("rank", "lib/rank_plain.wgsl")
             .constant("LANES_REVERSED", false)

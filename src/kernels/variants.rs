@@ -104,6 +104,12 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
             }
         }
     }
+    // Long rows, whose inputs take the most workgroup memory.
+    for tokens in [1, 2, 4].into_iter().filter(|tokens| *tokens <= tokens_at_a_time(tier)) {
+        let of = (Batch::One, if tokens == 1 { Tokens::One } else { Tokens::Rows(tokens) });
+        let spec = matvec(tier, WeightFormat::Q4, (4096, 384), Input::Plain, Output::Add, of);
+        all.push((spec, fields::<Product<()>>()));
+    }
     all
 }
 

@@ -58,8 +58,11 @@ fn check(gpu: &Gpu, path: &Path, (name, options): (&str, EngineOptions)) {
     let planned = Fit::new(&file, &config, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
     let attention = Attention::from(Budget { dense_below: 0, ..Budget::for_context(640) });
     let selects = options.index.is_some() && options.steered.is_none();
-    let engine = pollster::block_on(Engine::load(gpu.share(), &file, options, &mut |_| ()))
-        .unwrap_or_else(|e| panic!("{what}: {e}"));
+    // Sliding windows want the KV cache on the GPU.
+    let is_refused = options.host.is_some() && config.sliding_window().is_some();
+    let loaded = pollster::block_on(Engine::load(gpu.share(), &file, options, &mut |_| ()));
+    assert_eq!(is_refused, loaded.is_err(), "{what}: {:?}", loaded.err());
+    let Ok(engine) = loaded else { return };
     let made = || engine.gpu.allocated_bytes() - engine.gpu.parameter_bytes();
     assert_eq!(planned.total_bytes(), made(), "{what}: {planned:?}");
     // Parameters are all that is not planned.
