@@ -129,6 +129,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if part == 0u && row < matrix.rows && is_here && first_token{+t} < tokens {
             output4(batch_y(token{t}, group.z), row, sums);
         }
+        // Another token's norm is summed where this one's is read.
+        workgroupBarrier();
     }
     //!end
 }
