@@ -53,6 +53,11 @@ impl Framing {
         self.template.is_none()
     }
 
+    /// Whether the template lets the model think first, and could turn that off.
+    pub(crate) fn may_think(&self) -> bool {
+        self.template.as_ref().is_some_and(ChatTemplate::may_think)
+    }
+
     /// All tokens up to where the model's next answer begins.
     pub(super) fn tokens(&self, turns: &[Turn]) -> Result<Vec<u32>> {
         let tokenizer = &*self.tokenizer;

@@ -144,6 +144,11 @@ impl ChatTemplate {
         Ok(())
     }
 
+    /// Whether the model may think before it answers, where that could be turned off.
+    pub(crate) fn may_think(&self) -> bool {
+        self.thinking != Some(false) && self.heeds_thinking().unwrap_or(false)
+    }
+
     // Whether the template asks for the variable, or, where it sets one of that name itself, writes
     // something else because of it.
     fn heeds_thinking(&self) -> Result<bool> {

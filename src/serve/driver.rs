@@ -121,6 +121,8 @@ pub(super) struct Driver {
     idle: Idle,
     steps: u64,
     numbers: u64,
+    /// Why no further step can be taken.
+    lost: Option<Error>,
 }
 
 impl Driver {
@@ -131,12 +133,13 @@ impl Driver {
         shared: Arc<Shared>,
     ) -> Self {
         let (waiting, running, idle) = (Vec::new(), Vec::new(), Idle::default());
-        Self { engine, options, jobs, shared, waiting, running, idle, steps: 0, numbers: 0 }
+        let (steps, numbers, lost) = (0, 0, None);
+        Self { engine, options, jobs, shared, waiting, running, idle, steps, numbers, lost }
     }
 
-    /// Takes steps until no handle is left and all is answered.
+    /// Takes steps until no handle is left and all is answered, or the device is lost.
     pub(super) async fn run(mut self) {
-        loop {
+        while self.lost.is_none() {
             while let Ok(job) = self.jobs.try_recv() {
                 self.queue(job);
             }
@@ -157,6 +160,23 @@ impl Driver {
                 }
             }
         }
+        self.give_up();
+    }
+
+    // Takes no more requests, and fails those that there are.
+    fn give_up(&mut self) {
+        let Some(lost) = self.lost.take() else { return };
+        self.jobs.close();
+        while let Ok(job) = self.jobs.try_recv() {
+            self.queue(job);
+        }
+        for job in std::mem::take(&mut self.waiting).into_iter().map(|queued| queued.job) {
+            self.fail(&job, again(&lost));
+        }
+        for job in std::mem::take(&mut self.running).into_iter().map(|active| active.job) {
+            self.fail(&job, again(&lost));
+        }
+        self.publish();
     }
 
     // The place of the one that would be next.
@@ -182,7 +202,10 @@ impl Driver {
         self.shared.change(|stats| stats.cancelled += gone as u64);
     }
 
-    fn fail(&self, job: &Job, error: Error) {
+    fn fail(&mut self, job: &Job, error: Error) {
+        if let Error::DeviceLost(_) = &error {
+            self.lost = Some(again(&error));
+        }
         job.tell(Event::Failed(error));
         self.shared.change(|stats| stats.failed += 1);
     }
@@ -478,10 +501,11 @@ impl Driver {
 
     // The requests of a step that failed fail. Their sessions are what they were.
     fn fail_all(&mut self, over: &[usize], error: &Error) {
-        for &at in over {
-            self.fail(&self.running[at].job, again(error));
+        for &at in over.iter().rev() {
+            let Active { job, session, .. } = self.running.remove(at);
+            self.fail(&job, again(error));
+            self.idle.keep(session, job.prompt());
         }
-        self.put_aside(over);
     }
 }
 

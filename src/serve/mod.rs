@@ -66,7 +66,7 @@ pub struct Batcher {
 
 impl Batcher {
     /// A batcher, and the future that takes its steps: whoever has an executor or a thread runs it. It ends when no handle is left and
-    /// all that was asked is answered; dropping it ends all requests, without an event.
+    /// all that was asked is answered, and when the device is lost, after all that was asked has failed; dropping it ends all requests, without an event.
     ///
     /// # Errors
     /// [`Error::Argument`] for options that the engine was not built for.

@@ -26,7 +26,7 @@ pub struct BatchOptions {
 }
 
 /// What a request may take of the sessions of others that begin with the same tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
     /// Nothing.
     Nothing,
@@ -34,21 +34,32 @@ pub enum Reuse {
     Prompts,
     /// Also tokens of an answer. Where attention is two-level they attended only some of the tokens before them, as a prompt's do
     /// not: what follows may differ from what a fresh run answers.
-    #[default]
     Everything,
 }
 
+impl Reuse {
+    // The most that leaves answers what they would be without it.
+    fn of(attention: &Attention) -> Self {
+        match attention {
+            Attention::Dense => Self::Everything,
+            Attention::TwoLevel(_) => Self::Prompts,
+        }
+    }
+}
+
 impl BatchOptions {
-    /// As many requests at a time as the engine has sessions, 1,024 in the queue, all of an engine's rows in a step.
+    /// As many requests at a time as the engine has sessions, 1,024 in the queue, all of an engine's rows in a step,
+    /// and the reuse that changes no answer.
     pub fn new(engine: &Engine, attention: impl Into<Attention>) -> Self {
+        let attention = attention.into();
         Self {
-            attention: attention.into(),
             running: engine.options.sessions,
             queue: 1024,
             step_tokens: engine.options.chunk.max(engine.options.sessions),
             reserve: 256,
             patience: 1000,
-            reuse: Reuse::default(),
+            reuse: Reuse::of(&attention),
+            attention,
         }
     }
 

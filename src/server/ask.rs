@@ -2,6 +2,7 @@
 
 use super::fault::{Fault, Kind, Read};
 use super::fields::Fields;
+use super::reasoning::Reasoning;
 use crate::generate::{Chat, Framing, Turn};
 use crate::model::{SamplerSettings, random_seed};
 
@@ -21,6 +22,8 @@ pub(super) struct Ask {
 pub(super) enum Prompt {
     /// Messages, which the model's template frames.
     Messages(Vec<Turn>),
+    /// Messages that are to be answered without thinking first.
+    Unthinking(Vec<Turn>),
     /// A text as it is; control tokens that it spells out count.
     Text(String),
     /// Tokens.
@@ -31,10 +34,15 @@ impl Prompt {
     /// Its tokens.
     pub(super) fn tokens(self, framing: &Framing) -> Read<Vec<u32>> {
         match self {
-            Self::Messages(turns) => {
-                let mut chat = Chat::default();
-                chat.resume(turns)?;
-                Ok(chat.tokens(framing)?)
+            Self::Messages(turns) => framed(turns, framing),
+            Self::Unthinking(turns) => {
+                let tokens = framed(turns, framing)?;
+                if framing.may_think() || Reasoning::after(framing.tokenizer(), &tokens).is_inside()
+                {
+                    let limit = "this model thinks first, unless the server was started otherwise (--no-think)";
+                    return Err(Fault::field("thinking", "disabled", limit));
+                }
+                Ok(tokens)
             }
             Self::Text(text) => {
                 let tokenizer = framing.tokenizer();
@@ -43,6 +51,12 @@ impl Prompt {
             Self::Tokens(tokens) => Ok(tokens),
         }
     }
+}
+
+fn framed(turns: Vec<Turn>, framing: &Framing) -> Read<Vec<u32>> {
+    let mut chat = Chat::default();
+    chat.resume(turns)?;
+    Ok(chat.tokens(framing)?)
 }
 
 /// How the answer is wished to be; what is not said is as the server has it.

@@ -23,6 +23,8 @@ pub(super) enum Kind {
     TooLong,
     /// There is no key, or a wrong one.
     Key,
+    /// It came by a name that is not this machine's own.
+    Host,
     /// There is nothing at this path, or no such model.
     NotFound,
     /// The path takes another method.
@@ -49,6 +51,7 @@ impl Kind {
         match self {
             Self::Invalid | Self::TooLong => 400,
             Self::Key => 401,
+            Self::Host => 403,
             Self::NotFound => 404,
             Self::Method => 405,
             Self::SlowBody => 408,

@@ -152,6 +152,14 @@ impl Fields {
         }
     }
 
+    /// Whether a field, which has this value or none, has it.
+    pub(super) fn turned_off(&mut self, name: &str, off: &Value) -> Read<bool> {
+        match self.take(name) {
+            Some(value) if value != *off => Err(self.unsupported(name, &value)),
+            value => Ok(value.is_some()),
+        }
+    }
+
     fn unsupported(&self, name: &str, value: &Value) -> Fault {
         self.is(name, value, "that is not supported")
     }

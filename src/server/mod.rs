@@ -22,6 +22,7 @@ use crate::model::SamplerSettings;
 use crate::serve::Batcher;
 use crate::{Error, Result};
 use frame::Shape;
+use std::cell::Cell;
 use std::future::Future;
 use std::net::TcpListener;
 use std::time::Duration;
@@ -33,8 +34,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How long there is to write that answers end.
 const LAST: Duration = Duration::from_secs(1);
-/// Prompts that are made tokens at a time: each may take a core.
-const TOKENISING: usize = 4;
+/// Bodies that are read and made tokens at a time: each may take a core.
+const READING: usize = 4;
 
 /// How a server answers.
 #[derive(Clone, Debug)]
@@ -110,7 +111,8 @@ type Boxed = Box<dyn Shape>;
 /// of its own.
 ///
 /// # Errors
-/// [`Error::Argument`] for options that make no sense; [`Error::Io`] where the system has no thread or no more connections.
+/// [`Error::Argument`] for options that make no sense; [`Error::Io`] where the system has no thread or no more connections;
+/// [`Error::Gpu`] where the steps ended before `stop` told to, as they do when the GPU is lost.
 pub fn serve(
     listener: TcpListener,
     batcher: Batcher,
@@ -122,7 +124,7 @@ pub fn serve(
     let io = |source| Error::Io { path: "the network".into(), source };
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().max_blocking_threads(TOKENISING).build()
+        builder.enable_all().max_blocking_threads(READING).build()
     };
     let stepping = runtime().map_err(io)?;
     let builder = std::thread::Builder::new().name("steps".into());
@@ -133,23 +135,30 @@ pub fn serve(
         stepping.block_on(steps);
     });
     let steps = steps.map_err(io)?;
+    let is_broken = Cell::new(false);
+    let broken = &is_broken;
     let served = runtime().map_err(io)?.block_on(async move {
         listener.set_nonblocking(true)?;
+        let is_local = listener.local_addr()?.ip().is_loopback();
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (ending, running) = watch::channel(false);
         let (closing, mut asked) = watch::channel(false);
         let grace = options.grace;
-        let router = routes::router(batcher, options, running, steps_ended);
+        let router = routes::router(batcher, options, running, steps_ended.clone(), is_local);
         let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
             let _ = asked.wait_for(|closing| *closing).await;
         });
         let serving = std::pin::pin!(serving.into_future());
         let until = async {
-            while !stop() {
+            while !stop() && !broken.get() {
                 sleep(LOOK).await;
+                broken.set(*steps_ended.borrow());
             }
             closing.send_replace(true);
-            sleep(grace).await;
+            // All has failed already where no step is taken any more.
+            if !broken.get() {
+                sleep(grace).await;
+            }
             ending.send_replace(true);
             // Who does not read that it ends is not waited for.
             sleep(LAST).await;
@@ -160,8 +169,15 @@ pub fn serve(
         }
     });
     // The router, with the last handles on the batcher, went with the runtime.
-    let _ = steps.join();
-    served.map_err(io)
+    let stepped = steps.join();
+    served.map_err(io)?;
+    if stepped.is_err() {
+        return Err(Error::Gpu("a step panicked".into()));
+    }
+    if is_broken.get() {
+        return Err(Error::Gpu("it was lost, and nothing more could be answered".into()));
+    }
+    Ok(())
 }
 
 /// Tells that it is gone.

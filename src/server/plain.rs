@@ -2,14 +2,17 @@
 
 use super::fault::{Fault, Kind, Read};
 use super::fields::{Fields, shown};
-use super::routes::{Interface, Shared, json, refuse, respond};
+use super::routes::{Interface, Shared, beside, json, refuse, respond};
 use super::{anthropic, metrics as table};
 use crate::attention::Attention;
+use crate::model::Tokenizer;
+use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_SECURITY_POLICY, HeaderValue};
 use axum::response::Response;
 use serde_json::{Value, json as object};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -29,12 +32,24 @@ fn answer(read: Read<Value>) -> Response {
     }
 }
 
+// Makes an answer of a request's bytes with the tokenizer.
+async fn read(
+    server: &Shared,
+    request: Request,
+    work: impl FnOnce(Bytes, Arc<Tokenizer>) -> Read<Value> + Send + 'static,
+) -> Read<Value> {
+    let bytes = server.bytes(request).await?;
+    let tokenizer = server.batcher.framing().tokenizer().clone();
+    beside(move || work(bytes, tokenizer)).await
+}
+
 /// `/v1/messages/count_tokens`.
 pub(super) async fn count(State(server): State<Shared>, request: Request) -> Response {
     let counted = async {
         let bytes = server.bytes(request).await?;
-        let prompt = anthropic::count(&bytes, &server.naming())?;
-        Ok(object!({"input_tokens": server.tokens(prompt).await?.len()}))
+        let (naming, framing) = (server.naming(), server.batcher.framing().clone());
+        let count = move || Ok(anthropic::count(&bytes, &naming)?.tokens(&framing)?.len());
+        Ok(object!({"input_tokens": beside(count).await?}))
     };
     match counted.await {
         Ok(value) => json(&value),
@@ -44,32 +59,27 @@ pub(super) async fn count(State(server): State<Shared>, request: Request) -> Res
 
 /// `/tokenize`: a text's tokens.
 pub(super) async fn tokenize(State(server): State<Shared>, request: Request) -> Response {
-    let tokens = async {
-        let mut fields = Fields::body(&server.bytes(request).await?)?;
+    let work = |bytes: Bytes, tokenizer: Arc<Tokenizer>| {
+        let mut fields = Fields::body(&bytes)?;
         let content = fields.text("content")?;
         let content = fields.needed("content", content)?;
         let begins = fields.flag("add_special")?.unwrap_or(false);
         let parses = fields.flag("parse_special")?.unwrap_or(true);
         fields.end()?;
-        let tokenizer = server.batcher.framing().tokenizer().clone();
-        let encoded = tokio::task::spawn_blocking(move || {
-            let tokens = tokenizer.encode(&content, parses)?;
-            Ok::<_, crate::Error>(if begins { tokenizer.begin(tokens) } else { tokens })
-        });
-        let broken = |_| Fault::new(Kind::Broken, "the text could not be made tokens");
-        Ok(object!({"tokens": encoded.await.map_err(broken)??}))
+        let tokens = tokenizer.encode(&content, parses)?;
+        let tokens = if begins { tokenizer.begin(tokens) } else { tokens };
+        Ok(object!({"tokens": tokens}))
     };
-    answer(tokens.await)
+    answer(read(&server, request, work).await)
 }
 
 /// `/detokenize`: the text of tokens.
 pub(super) async fn detokenize(State(server): State<Shared>, request: Request) -> Response {
-    let text = async {
-        let mut fields = Fields::body(&server.bytes(request).await?)?;
+    let work = |bytes: Bytes, tokenizer: Arc<Tokenizer>| {
+        let mut fields = Fields::body(&bytes)?;
         let tokens = fields.list("tokens")?;
         let tokens = fields.needed("tokens", tokens)?;
         fields.end()?;
-        let tokenizer = server.batcher.framing().tokenizer();
         let size = tokenizer.vocabulary_size() as u64;
         let limit = format!("it must be a whole number below {size}");
         let mut ids = Vec::with_capacity(tokens.len());
@@ -80,7 +90,7 @@ pub(super) async fn detokenize(State(server): State<Shared>, request: Request) -
         }
         Ok(object!({"content": tokenizer.decode(&ids)}))
     };
-    answer(text.await)
+    answer(read(&server, request, work).await)
 }
 
 fn described(server: &Shared) -> Value {

@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use serde_json::Value;
@@ -86,6 +86,14 @@ pub(super) fn respond(status: StatusCode, kind: &'static str, text: String) -> R
     response
 }
 
+/// Does what may take a while, as reading a long body does, beside other requests.
+pub(super) async fn beside<T: Send + 'static>(
+    work: impl FnOnce() -> Read<T> + Send + 'static,
+) -> Read<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Fault::new(Kind::Broken, "the request could not be read"))?
+}
+
 /// Some JSON.
 pub(super) fn json(value: &Value) -> Response {
     respond(StatusCode::OK, "application/json", value.to_string())
@@ -97,8 +105,10 @@ pub(super) fn router(
     options: ServerOptions,
     ending: watch::Receiver<bool>,
     steps_ended: watch::Receiver<bool>,
+    is_local: bool,
 ) -> Router {
     let origins = doors::origins(&options.origins);
+    let is_open_here = is_local && options.keys.is_empty();
     let server = Arc::new(Server {
         batcher,
         options,
@@ -109,7 +119,7 @@ pub(super) fn router(
         answers: AtomicU64::new(0),
         began: now(),
     });
-    Router::new()
+    let router = Router::new()
         .route(
             "/v1/chat/completions",
             post(|State(server): State<Shared>, request: Request| async move {
@@ -157,7 +167,8 @@ pub(super) fn router(
         })
         .layer(from_fn_with_state(server.clone(), doors::keys))
         .layer(origins)
-        .with_state(server)
+        .with_state(server);
+    if is_open_here { router.layer(from_fn(doors::host)) } else { router }
 }
 
 fn now() -> u64 {
@@ -190,13 +201,6 @@ impl Server {
         body::json(request, self.options.body_bytes, self.options.body_time).await
     }
 
-    /// The tokens of a prompt, made beside other requests: a long one takes a while.
-    pub(super) async fn tokens(&self, prompt: Prompt) -> Read<Vec<u32>> {
-        let framing = self.batcher.framing().clone();
-        let tokens = tokio::task::spawn_blocking(move || prompt.tokens(&framing)).await;
-        tokens.map_err(|_| Fault::new(Kind::Broken, "the prompt could not be made tokens"))?
-    }
-
     async fn answer(
         self: Arc<Self>,
         path: &'static str,
@@ -211,11 +215,15 @@ impl Server {
 
     async fn begin(&self, path: &'static str, request: Request, read: Reader) -> Read<Response> {
         let bytes = self.bytes(request).await?;
-        let (Ask { prompt, wishes, stream }, shape) = read(&bytes, &self.naming())?;
-        drop(bytes);
-        // Who writes the prompt is given all that follows it.
-        let is_raw = !matches!(prompt, Prompt::Messages(_));
-        let prompt = self.tokens(prompt).await?;
+        let (naming, framing) = (self.naming(), self.batcher.framing().clone());
+        let asked = beside(move || {
+            let (Ask { prompt, wishes, stream }, shape) = read(&bytes, &naming)?;
+            drop(bytes);
+            // Who writes the prompt is given all that follows it.
+            let is_raw = matches!(prompt, Prompt::Text(_) | Prompt::Tokens(_));
+            Ok((prompt.tokens(&framing)?, is_raw, wishes, stream, shape))
+        });
+        let (prompt, is_raw, wishes, stream, shape) = asked.await?;
         let prompt_tokens = prompt.len() as u32;
         let tokenizer = self.batcher.framing().tokenizer().clone();
         let reasoning =

@@ -285,7 +285,7 @@ fn what_cannot_be_answered_is_refused_at_once() {
 }
 
 #[test]
-fn a_lost_device_fails_requests_one_by_one() {
+fn a_lost_device_fails_all_requests_and_ends_the_steps() {
     let model = model_on(own_gpu(GpuOptions::default()), |_| ());
     let (batcher, steps) = model.batcher(Attention::Dense, |_| ());
     let read = async {
@@ -298,14 +298,48 @@ fn a_lost_device_fails_requests_one_by_one() {
             let error = answer(events).await.err().expect("lost");
             assert!(error.is_loss(), "{error}");
         }
-        // So do those that come later; nothing hangs.
-        assert!(answer(ask()).await.is_err());
-        let stats = batcher.stats();
-        drop(batcher);
-        stats
     };
-    let stats = block_on(join(steps, read)).1;
-    assert_eq!(stats.failed, 4, "{stats:?}");
+    // The steps end though there is a handle, and no more is taken.
+    block_on(join(steps, read));
+    let stats = batcher.stats();
+    assert_eq!((stats.failed, stats.running, stats.queued), (3, 0, 0), "{stats:?}");
+    let late =
+        batcher.submit(request(prompt(2, 60), 100, Attention::Dense)).err().expect("refused");
+    assert!(late.to_string().contains("nobody takes steps"), "{late}");
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn a_server_whose_steps_end_ends_with_an_error() {
+    use asynctls::server::{ServerOptions, serve};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    let listener = || TcpListener::bind("127.0.0.1:0").expect("a port");
+    let options = || ServerOptions::new("tiny", SamplerSettings::default());
+    let model = model_on(own_gpu(GpuOptions::default()), |_| ());
+    let (batcher, _steps) = model.batcher(Attention::Dense, |_| ());
+    let error = serve(listener(), batcher, async { panic!("a defect") }, options(), || false);
+    assert!(error.unwrap_err().to_string().contains("panicked"));
+
+    let (batcher, steps) = model.batcher(Attention::Dense, |_| ());
+    let listener = listener();
+    let address = listener.local_addr().unwrap();
+    model.engine.gpu.destroy();
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(move || {
+            let mut stream = TcpStream::connect(address).expect("it listens");
+            let body = r#"{"prompt": "a"}"#;
+            let head = "POST /v1/completions HTTP/1.0\r\ncontent-type: application/json";
+            write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).unwrap();
+            reply
+        });
+        let error = serve(listener, batcher, steps, options(), || false).unwrap_err();
+        assert!(error.to_string().contains("lost"), "{error}");
+        let reply = asked.join().unwrap();
+        assert!(reply.starts_with("HTTP/1.0 500"), "{reply}");
+    });
 }
 
 // Requests that come, end and are dropped at random: none fails, nothing is left, and answers are those of each alone. How many

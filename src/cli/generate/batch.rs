@@ -42,12 +42,12 @@ struct Ahead {
 pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) -> Outcome<ExitCode> {
     let lines = lines::read(prompts)?;
     let (mut results, done) = Results::open(out, &lines)?;
+    let all = lines.len();
     if done > 0 {
-        let all = lines.len();
         note(&format!("note: {} has results of {done} of {all} prompts already", out.display()));
     }
-    if done == lines.len() {
-        return Ok(ExitCode::SUCCESS);
+    if done == all {
+        return Ok(ended(results.failed, all, out));
     }
     let model = options.read()?;
     let sampling = options.sampling.settings(&model.suggested, None);
@@ -58,7 +58,6 @@ pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) ->
     };
     let ahead = lines.into_iter().skip(done).map(|line| ahead(line, &model, &usual));
     let ahead: Vec<Ahead> = ahead.collect();
-    let all = ahead.len();
     let (engine, framing) = begin(options, given, model, &usual, &ahead)?;
     let began = Instant::now();
     let mut work = BatchOptions::new(&engine, usual.attention);
@@ -71,7 +70,8 @@ pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) ->
         let answers = answer_all(&batcher, ahead, 2 * running, &mut results);
         match select(pin!(answers), pin!(steps)).await {
             Either::Left((failed, _)) => failed,
-            Either::Right(_) => Err(Error::Gpu("the steps ended before the answers".into())),
+            // The answers say why: the steps told all of them.
+            Either::Right(((), answers)) => answers.await,
         }
     })?;
     let seconds = began.elapsed().as_secs_f64();
@@ -80,11 +80,16 @@ pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) ->
         note(&format!("note: the same command goes on where {} ends", out.display()));
         return Ok(interrupt::exit_code());
     }
-    if failed > 0 {
-        note(&format!("error: {failed} of {all} prompts failed: {} says why", out.display()));
-        return Ok(ExitCode::from(2));
+    Ok(ended(results.failed + failed, all, out))
+}
+
+// How a run ends that has results of all lines, whichever run they are from.
+fn ended(failed: usize, all: usize, out: &Path) -> ExitCode {
+    if failed == 0 {
+        return ExitCode::SUCCESS;
     }
-    Ok(ExitCode::SUCCESS)
+    note(&format!("error: {failed} of {all} prompts failed: {} says why", out.display()));
+    ExitCode::from(2)
 }
 
 fn ahead(line: Line, model: &Model, usual: &AnswerOptions) -> Ahead {

@@ -43,7 +43,7 @@ fn conversation(fields: &mut Fields, naming: &Naming) -> Read<Prompt> {
     }
     fields.only("tools", &[json!([])])?;
     fields.only("tool_choice", &[json!({"type": "none"}), json!({"type": "auto"})])?;
-    fields.only("thinking", &[json!({"type": "disabled"})])?;
+    let unthinking = fields.turned_off("thinking", &json!({"type": "disabled"}))?;
     let mut turns: Vec<Turn> = Vec::new();
     if let Some(system) = fields.take("system") {
         turns.push(turn("system", text("system", system, false)?));
@@ -70,7 +70,7 @@ fn conversation(fields: &mut Fields, naming: &Naming) -> Read<Prompt> {
         let limit = "that is not supported: the last message must be the user's";
         return Err(Fault::field("messages", "ended by an assistant's", limit));
     }
-    Ok(Prompt::Messages(turns))
+    Ok(if unthinking { Prompt::Unthinking(turns) } else { Prompt::Messages(turns) })
 }
 
 /// The text of a message: a text, or blocks of it; of an answer also thoughts, which are left out as templates do.
@@ -159,8 +159,8 @@ impl Message {
         Some(event("content_block_stop", json!({"index": self.blocks - 1})))
     }
 
-    // Text of a block, which may have to be begun.
-    fn delta(&mut self, block: Block, delta: &Value) -> Vec<Frame> {
+    // Begins a block, if the stream is not in it.
+    fn open(&mut self, block: Block) -> Vec<Frame> {
         let mut frames = Vec::new();
         if self.block != Some(block) {
             frames.extend(self.close());
@@ -172,6 +172,12 @@ impl Message {
             let start = json!({"index": self.blocks, "content_block": empty});
             frames.push(event("content_block_start", start));
         }
+        frames
+    }
+
+    // Text of a block, which may have to be begun.
+    fn delta(&mut self, block: Block, delta: &Value) -> Vec<Frame> {
+        let mut frames = self.open(block);
         let delta = json!({"index": self.blocks, "delta": delta});
         frames.push(event("content_block_delta", delta));
         frames
@@ -201,7 +207,8 @@ impl Shape for Message {
                 self.delta(Block::Text, &json!({"type": "text_delta", "text": text}))
             }
             Part::End(finish) => {
-                let mut frames = Vec::new();
+                // An answer has a text, be it empty.
+                let mut frames = self.open(Block::Text);
                 frames.extend(self.close());
                 let delta = json!({"stop_reason": reason(&finish), "stop_sequence": finish.stop});
                 let ended = json!({"delta": delta, "usage": usage(&finish.usage)});

@@ -16,6 +16,7 @@ pub(super) fn error(fault: &Fault) -> Value {
         Kind::TooLarge => "request_too_large",
         Kind::NotFound => "not_found_error",
         Kind::Key => "authentication_error",
+        Kind::Host => "permission_error",
         Kind::Busy => "rate_limit_error",
         Kind::Stopping => "overloaded_error",
         Kind::TimedOut => "timeout_error",

@@ -45,7 +45,7 @@ fn a_request_is_read() {
         "thinking": {"type": "disabled"}, "stream": true,
     });
     let (ask, _) = read(&body(&more), &naming()).ok().unwrap();
-    let Prompt::Messages(turns) = &ask.prompt else { panic!("{ask:?}") };
+    let Prompt::Unthinking(turns) = &ask.prompt else { panic!("{ask:?}") };
     let said: Vec<_> = turns.iter().map(|t| (t.role.as_str(), t.content.as_str())).collect();
     assert_eq!(
         said,
@@ -174,6 +174,31 @@ fn a_message_as_a_stream() {
         assert_eq!(*event, expected);
     }
     assert_eq!(frames[9].to_string(), "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
+}
+
+#[test]
+fn a_stream_without_text_has_an_empty_block_of_it() {
+    for (thoughts, blocks) in [(None, vec!["text"]), (Some("Hm"), vec!["thinking", "text"])] {
+        let (_, mut shape) = read(&body(&json!({})), &naming()).ok().unwrap();
+        let mut frames = Vec::new();
+        if let Some(text) = thoughts {
+            frames.extend(shape.part(Part::Reasoning(text.into())));
+        }
+        frames.extend(shape.part(Part::End(finish(End::Length, None))));
+        let all = |wanted: &str| -> Vec<&Value> {
+            let of = |frame| match frame {
+                &Frame::Event(name, ref value) if name == wanted => Some(value),
+                _ => None,
+            };
+            frames.iter().filter_map(of).collect()
+        };
+        let kinds: Vec<&Value> = all("content_block_start")
+            .iter()
+            .map(|value| &value["content_block"]["type"])
+            .collect();
+        assert_eq!(kinds, blocks);
+        assert_eq!(all("content_block_stop").len(), blocks.len());
+    }
 }
 
 #[test]

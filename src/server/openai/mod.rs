@@ -20,7 +20,7 @@ pub(super) fn error(fault: &Fault) -> Value {
         Kind::NotFound if fault.field.as_deref() == Some("model") => {
             ("invalid_request_error", "model_not_found".into())
         }
-        Kind::NotFound => ("invalid_request_error", Value::Null),
+        Kind::NotFound | Kind::Host => ("invalid_request_error", Value::Null),
         Kind::Key => ("invalid_request_error", "invalid_api_key".into()),
         Kind::Busy => ("rate_limit_error", "rate_limit_exceeded".into()),
         Kind::Broken | Kind::Stopping | Kind::TimedOut => ("server_error", Value::Null),

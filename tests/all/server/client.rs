@@ -71,8 +71,10 @@ impl Served {
     /// A connection with a request on it, whose answer is not read yet.
     pub fn open(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> TcpStream {
         // In the old version answers come in one piece, and end with the connection.
-        let mut request =
-            format!("{method} {path} HTTP/1.0\r\nhost: x\r\ncontent-length: {}\r\n", body.len());
+        let mut request = format!(
+            "{method} {path} HTTP/1.0\r\nhost: localhost\r\ncontent-length: {}\r\n",
+            body.len()
+        );
         for header in headers {
             request += &format!("{header}\r\n");
         }

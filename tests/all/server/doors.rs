@@ -52,13 +52,11 @@ fn doors_are_shut_for_who_has_no_key_and_limits_are_named() {
     let asked = [
         "origin: https://a.example",
         "access-control-request-method: POST",
-        "access-control-request-headers: x-api-key",
+        "access-control-request-headers: authorization,content-type",
     ];
     let preflight = served.send("OPTIONS", "/v1/messages", &asked, b"");
-    assert!(
-        preflight.status == 200 && preflight.head.contains("access-control-allow-headers"),
-        "{preflight:?}"
-    );
+    let allowed = "access-control-allow-headers: authorization,content-type";
+    assert!(preflight.status == 200 && preflight.head.contains(allowed), "{preflight:?}");
 
     for (headers, body, status, said) in [
         (
@@ -163,4 +161,27 @@ fn a_port_that_is_taken_and_options_without_sense_are_one_line() {
         assert!(run.error().starts_with(&said), "{run:?}");
         assert_eq!(run.err.lines().count(), 1, "{run:?}");
     }
+}
+
+#[test]
+fn a_page_of_another_name_does_not_reach_a_server_without_keys() {
+    let served = Served::new(&[]);
+    let ask = |host: &str| {
+        let mut stream = TcpStream::connect(&served.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        write!(stream, "GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        reply
+    };
+    for host in ["localhost:8080", "127.0.0.1", "[::1]:80"] {
+        assert!(ask(host).starts_with("HTTP/1.1 200"), "{host}");
+    }
+    let reply = ask("evil.example:8080");
+    assert!(reply.starts_with("HTTP/1.1 403"), "{reply}");
+    assert!(
+        reply.contains("the header host is evil.example:8080, but it must be localhost"),
+        "{reply}"
+    );
 }

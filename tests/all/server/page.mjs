@@ -43,6 +43,13 @@ try {
   check(`nothing is wrong: ${problems} ${await texts('error')}`, problems.length === 0 && (await texts('error')).length === 0);
   await page.click('#clear');
   check('a new conversation is empty', (await texts('user')).length === 0);
+  // What was asked before is not told to the model again, though its answer had not ended.
+  await page.fill('#question', 'What is that?');
+  await page.click('#ask');
+  await page.waitForSelector('#talk .assistant');
+  await page.click('#clear');
+  await page.waitForFunction(() => !document.querySelector('#ask').disabled);
+  check('a new conversation stays empty', (await page.evaluate(() => messages.length + document.querySelector('#talk').childElementCount)) === 0);
   console.log(used);
 } finally {
   await browser.close();

@@ -4,6 +4,7 @@ use super::lines::Line;
 use crate::cli::report::Finish;
 use crate::cli::terminal::note;
 use asynctls::{Error, Result};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
@@ -54,12 +55,15 @@ pub enum Made {
 struct There {
     line: usize,
     id: Value,
+    error: Option<IgnoredAny>,
 }
 
 /// The file, with which nobody else works.
 pub struct Results {
     path: PathBuf,
     file: File,
+    /// Results that were there and tell of a failure.
+    pub failed: usize,
 }
 
 impl Results {
@@ -86,7 +90,7 @@ impl Results {
             .map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         let (there, half) = bytes.split_at(whole);
-        let done = check(path, there, half, lines)?;
+        let (done, failed) = check(path, there, half, lines)?;
         if !half.is_empty() {
             note(&format!(
                 "note: the last line of {} is half written, and done again",
@@ -95,7 +99,7 @@ impl Results {
         }
         file.set_len(whole as u64).map_err(write)?;
         file.seek(SeekFrom::End(0)).map_err(write)?;
-        Ok((Self { path: path.to_owned(), file }, done))
+        Ok((Self { path: path.to_owned(), file, failed }, done))
     }
 
     /// Adds a line.
@@ -110,13 +114,13 @@ impl Results {
     }
 }
 
-// How many results are there, if they are the first lines'.
-fn check(path: &Path, there: &[u8], half: &[u8], lines: &[Line]) -> Result<usize> {
+// How many results are there, if they are the first lines', and how many of these tell of a failure.
+fn check(path: &Path, there: &[u8], half: &[u8], lines: &[Line]) -> Result<(usize, usize)> {
     let other = |at: usize, why: &str| {
         let limit = format!("line {} of it {why}: name a file that is not there yet", at + 1);
         Error::argument("--out", path.display(), limit)
     };
-    let mut done = 0;
+    let (mut done, mut failed) = (0, 0);
     for (at, text) in there.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let Ok(result) = serde_json::from_slice::<There>(text) else {
             return Err(other(at, "is no result"));
@@ -126,6 +130,7 @@ fn check(path: &Path, there: &[u8], half: &[u8], lines: &[Line]) -> Result<usize
             return Err(other(at, "is the result of another prompt"));
         }
         done += 1;
+        failed += usize::from(result.error.is_some());
     }
     // What is cut off is ours.
     let begins = b"{\"line\":";
@@ -133,7 +138,7 @@ fn check(path: &Path, there: &[u8], half: &[u8], lines: &[Line]) -> Result<usize
     if half[..known] != begins[..known] {
         return Err(other(done, "is no result"));
     }
-    Ok(done)
+    Ok((done, failed))
 }
 
 #[cfg(test)]
@@ -168,7 +173,8 @@ mod tests {
         assert_eq!(first, "{\"line\":1,\"id\":\"a\",\"error\":\"no\"}\n");
         for half in ["{", "{\"line\":3,\"id\":\"b\",\"te"] {
             std::fs::write(&path, format!("{first}{half}")).unwrap();
-            assert_eq!(Results::open(&path, &lines()).unwrap().1, 1);
+            let (results, done) = Results::open(&path, &lines()).unwrap();
+            assert_eq!((done, results.failed), (1, 1));
             assert_eq!(std::fs::read_to_string(&path).unwrap(), first);
         }
     }
