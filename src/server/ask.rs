@@ -39,7 +39,7 @@ impl Prompt {
                 let tokens = framed(turns, framing)?;
                 if framing.may_think() || Reasoning::after(framing.tokenizer(), &tokens).is_inside()
                 {
-                    let limit = "this model thinks first, unless the server was started otherwise (--no-think)";
+                    let limit = "this model thinks first, unless the server was started without it";
                     return Err(Fault::field("thinking", "disabled", limit));
                 }
                 Ok(tokens)
