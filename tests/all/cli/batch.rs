@@ -129,7 +129,9 @@ fn a_prompt_that_fails_fails_alone() {
         assert!(result["error"].as_str().unwrap().starts_with(problem), "{result}");
     }
     // The lines are there, so they are not tried again.
-    files.run(&[]).fine();
+    let again = files.run(&[]);
+    assert_eq!(again.code, Some(2), "{again:?}");
+    assert_eq!(files.results(), results);
 }
 
 #[test]
