@@ -1,6 +1,8 @@
 //! The attention of a decode step: dense, or by budget and scorers.
 
-use super::{BlockScorer, MostMissed, Reads, TokenScorer};
+#[cfg(feature = "engine")]
+use super::MostMissed;
+use super::{BlockScorer, Reads, TokenScorer};
 use crate::{Error, Result, subject};
 use serde::Serialize;
 use std::fmt;
@@ -104,6 +106,7 @@ pub enum Timing {
     Resident,
 }
 
+#[cfg(feature = "engine")]
 impl Timing {
     /// Whether what its steps miss is weighed, where so much may be missed: those that wait miss nothing.
     pub fn weighs(self, most_missed: MostMissed) -> bool {

@@ -54,6 +54,7 @@ impl Framing {
     }
 
     /// Whether the template lets the model think first, and could turn that off.
+    #[cfg(feature = "server")]
     pub(crate) fn may_think(&self) -> bool {
         self.template.as_ref().is_some_and(ChatTemplate::may_think)
     }

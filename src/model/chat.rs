@@ -145,6 +145,7 @@ impl ChatTemplate {
     }
 
     /// Whether the model may think before it answers, where that could be turned off.
+    #[cfg(feature = "server")]
     pub(crate) fn may_think(&self) -> bool {
         self.thinking != Some(false) && self.heeds_thinking().unwrap_or(false)
     }
