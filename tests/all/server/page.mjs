@@ -24,7 +24,7 @@ try {
   const ask = async (question, ended) => {
     await page.fill('#question', question);
     await page.click('#ask');
-    await page.waitForFunction((ended) => document.querySelectorAll('#talk .used').length === ended, ended, { timeout: 60_000 });
+    await page.waitForFunction((ended) => document.querySelectorAll('#talk .used').length === ended, ended, { timeout: 240_000 });
   };
   // The tiny model says what means nothing for as long as it may: it is stopped.
   await page.fill('#question', 'What is this?');
