@@ -8,28 +8,9 @@ fn rank_items(lane: u32, row: u32, kv_head: u32, items: u32, range: vec2<u32>) {
     var largest = array<vec4<f32>, QUADS>();
     var factor = array<vec4<f32>, QUADS>();
     for (var quad = 0u; quad < QUADS; quad++) {
-        // Several items at a time, so that a lane does not wait for each of its scores; sums are relative to the largest so far.
-        var most = vec4(-3.0e38);
-        var sum = vec4(0.0);
-        for (var i = lane; i < items; i += LANES * AT_ONCE) {
-            //!repeat AT_ONCE j
-            let x{j} = four_scores(first_score, quad, min(i{+j*LANES}, items - 1u));
-            //!end
-            var next = most;
-            //!repeat AT_ONCE j
-            next = max(next, x{j});
-            //!end
-            if any(next > most) {
-                sum *= exp(most - next);
-                most = next;
-            }
-            //!repeat AT_ONCE j
-            sum += select(vec4(0.0), exp(x{j} - most), i{+j*LANES} < items);
-            //!end
-        }
-        let own = most;
-        most = lanes_max4(lane, own);
-        sum = lanes_sum4(lane, sum * exp(own - most));
+        let own = exponentials_of_lane(lane, first_score, quad, items);
+        let most = lanes_max4(lane, own.most);
+        let sum = lanes_sum4(lane, own.sum * exp(own.most - most));
         largest[quad] = most;
         factor[quad] = head_factors(quad, sum);
     }

@@ -9,27 +9,9 @@ var<workgroup> exponentials: array<vec4<f32>, QUADS * SUBGROUPS>;
 fn sum_exponentials(lane: u32, row: u32, kv_head: u32, items: u32) {
     let first_score = (row * KV_HEADS + kv_head) * GROUP * score_rows.stride;
     for (var quad = 0u; quad < QUADS; quad++) {
-        // Several items at a time, so that a lane does not wait for each of its scores; sums are relative to the largest so far.
-        var most = vec4(-3.0e38);
-        var sum = vec4(0.0);
-        for (var i = lane; i < items; i += LANES * 4u) {
-            //!repeat 4 j
-            let x{j} = four_scores(first_score, quad, min(i{+j*LANES}, items - 1u));
-            //!end
-            var next = most;
-            //!repeat 4 j
-            next = max(next, x{j});
-            //!end
-            if any(next > most) {
-                sum *= exp(most - next);
-                most = next;
-            }
-            //!repeat 4 j
-            sum += select(vec4(0.0), exp(x{j} - most), i{+j*LANES} < items);
-            //!end
-        }
-        let all = subgroupMax(most);
-        sum = subgroupAdd(sum * exp(most - all));
+        let own = exponentials_of_lane(lane, first_score, quad, items);
+        let all = subgroupMax(own.most);
+        let sum = subgroupAdd(own.sum * exp(own.most - all));
         if lane % SUBGROUP == 0u {
             largest[quad * SUBGROUPS + lane / SUBGROUP] = all;
             exponentials[quad * SUBGROUPS + lane / SUBGROUP] = sum;

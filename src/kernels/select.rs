@@ -256,7 +256,8 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
                     Rank::Softmax => "lib/rank_softmax.wgsl",
                 },
             )
-            .constant("LEAVES", leaves),
+            .constant("LEAVES", leaves)
+            .constant("LOADS", at_once),
         TopKBy::Shuffles(subgroup) => spec("select/top_k_shuffled.wgsl", shape)
             .slot(
                 "rank",
@@ -265,7 +266,9 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
                     Rank::Softmax => "lib/rank_softmax_shuffled.wgsl",
                 },
             )
-            .constant("SUBGROUP", subgroup),
+            .constant("SUBGROUP", subgroup)
+            // Four heads each: more would take registers from keys.
+            .constant("LOADS", 4),
     };
     spec.constant("LANES", lanes).constant("AT_ONCE", at_once)
 }
