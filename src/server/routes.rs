@@ -17,7 +17,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde_json::Value;
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -26,6 +26,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::timeout;
+
+const CHATS: &str = "/v1/chat/completions";
+const COMPLETIONS: &str = "/v1/completions";
+const RESPONSES: &str = "/v1/responses";
+const MESSAGES: &str = "/v1/messages";
 
 /// How long a stream is silent at most: what lies between may close one that is for longer.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -56,7 +61,7 @@ pub(super) enum Interface {
 impl Interface {
     /// That of a path. What belongs to neither is as OpenAI's.
     pub(super) fn of(path: &str) -> Self {
-        if path == "/v1/messages" || path.starts_with("/v1/messages/") {
+        if path == MESSAGES || path.starts_with("/v1/messages/") {
             Self::Anthropic
         } else {
             Self::OpenAi
@@ -120,30 +125,10 @@ pub(super) fn router(
         began: now(),
     });
     let router = Router::new()
-        .route(
-            "/v1/chat/completions",
-            post(|State(server): State<Shared>, request: Request| async move {
-                server.answer("/v1/chat/completions", request, openai::chat::read).await
-            }),
-        )
-        .route(
-            "/v1/completions",
-            post(|State(server): State<Shared>, request: Request| async move {
-                server.answer("/v1/completions", request, openai::completions::read).await
-            }),
-        )
-        .route(
-            "/v1/responses",
-            post(|State(server): State<Shared>, request: Request| async move {
-                server.answer("/v1/responses", request, openai::responses::read).await
-            }),
-        )
-        .route(
-            "/v1/messages",
-            post(|State(server): State<Shared>, request: Request| async move {
-                server.answer("/v1/messages", request, anthropic::read).await
-            }),
-        )
+        .route(CHATS, answering(CHATS, openai::chat::read))
+        .route(COMPLETIONS, answering(COMPLETIONS, openai::completions::read))
+        .route(RESPONSES, answering(RESPONSES, openai::responses::read))
+        .route(MESSAGES, answering(MESSAGES, anthropic::read))
         .route("/v1/messages/count_tokens", post(plain::count))
         .route("/v1/models", get(plain::models))
         .route("/v1/models/{model}", get(plain::model))
@@ -177,6 +162,11 @@ fn now() -> u64 {
 
 /// Reads the bytes of an interface.
 type Reader = fn(&[u8], &Naming) -> Read<(Ask, Boxed)>;
+
+// What answers at a path whose requests are read so.
+fn answering(path: &'static str, read: Reader) -> MethodRouter<Shared> {
+    post(move |State(server): State<Shared>, request: Request| server.answer(path, request, read))
+}
 
 impl Server {
     /// When it began, in seconds of Unix.
