@@ -8,7 +8,7 @@
 //! use asynctls::attention::Attention;
 //! use asynctls::engine::Engine;
 //! use asynctls::generate::{AnswerOptions, Framing};
-//! use asynctls::model::sampler::SamplerSettings;
+//! use asynctls::model::SamplerSettings;
 //! use asynctls::serve::{Batcher, BatchOptions, Event, Request};
 //!
 //! # async fn run(engine: Engine, framing: Framing, prompts: Vec<Vec<u32>>) -> asynctls::Result<()> {
