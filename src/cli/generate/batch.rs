@@ -21,7 +21,6 @@ use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 use lines::Line;
 use results::{Answered, Made, Results};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -32,6 +31,8 @@ const PARALLEL: u32 = 8;
 
 /// A line that is still to be answered.
 struct Ahead {
+    /// Its place among all lines.
+    at: usize,
     line: Line,
     /// Its tokens, or why it has none.
     tokens: Result<Vec<u32>>,
@@ -41,8 +42,8 @@ struct Ahead {
 /// Answers the prompts of a file.
 pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) -> Outcome<ExitCode> {
     let lines = lines::read(prompts)?;
-    let (mut results, done) = Results::open(out, &lines)?;
-    let all = lines.len();
+    let mut results = Results::open(out, &lines)?;
+    let (all, done) = (lines.len(), results.count());
     if done > 0 {
         note(&format!("note: {} has results of {done} of {all} prompts already", out.display()));
     }
@@ -56,8 +57,8 @@ pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) ->
         stop: options.stop.clone(),
         ..AnswerOptions::new(sampling, model.attention)
     };
-    let ahead = lines.into_iter().skip(done).map(|line| ahead(line, &model, &usual));
-    let ahead: Vec<Ahead> = ahead.collect();
+    let left = lines.into_iter().enumerate().filter(|(at, _)| !results.has(*at));
+    let ahead: Vec<Ahead> = left.map(|(at, line)| ahead(at, line, &model, &usual)).collect();
     let (engine, framing) = begin(options, given, model, &usual, &ahead)?;
     let began = Instant::now();
     let mut work = BatchOptions::new(&engine, usual.attention);
@@ -77,7 +78,7 @@ pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) ->
     let seconds = began.elapsed().as_secs_f64();
     note(&summary(&batcher.stats(), seconds, gpu.allocated_bytes()));
     if interrupt::asked() {
-        note(&format!("note: the same command goes on where {} ends", out.display()));
+        note(&format!("note: the same command does what {} lacks", out.display()));
         return Ok(interrupt::exit_code());
     }
     Ok(ended(results.failed + failed, all, out))
@@ -92,7 +93,7 @@ fn ended(failed: usize, all: usize, out: &Path) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn ahead(line: Line, model: &Model, usual: &AnswerOptions) -> Ahead {
+fn ahead(at: usize, line: Line, model: &Model, usual: &AnswerOptions) -> Ahead {
     let tokens = line.tokens(&model.chat, &model.framing).and_then(|tokens| {
         let length = tokens.len();
         if length > model.config.context_length as usize {
@@ -101,7 +102,7 @@ fn ahead(line: Line, model: &Model, usual: &AnswerOptions) -> Ahead {
         }
         Ok(tokens)
     });
-    Ahead { tokens, options: line.options(usual), line }
+    Ahead { at, tokens, options: line.options(usual), line }
 }
 
 // An engine with room for as many of the longest as are answered at a time.
@@ -166,12 +167,12 @@ async fn answer_all(
     results: &mut Results,
 ) -> Result<usize> {
     let bar = bar("answers", ahead.len() as u64, false);
-    let (mut ahead, mut running) = (ahead.into_iter().enumerate(), FuturesUnordered::new());
-    let (mut made, mut next, mut failed) = (BTreeMap::new(), 0, 0);
+    let (mut ahead, mut running) = (ahead.into_iter(), FuturesUnordered::new());
+    let mut failed = 0;
     loop {
         while running.len() < most
             && !interrupt::asked()
-            && let Some((at, Ahead { line, tokens, options })) = ahead.next()
+            && let Some(Ahead { at, line, tokens, options }) = ahead.next()
         {
             let seed = options.sampling.draws().then_some(options.sampling.seed);
             let events = tokens.and_then(|prompt| batcher.submit(Request::new(prompt, options)));
@@ -195,12 +196,9 @@ async fn answer_all(
             // A broken GPU is no answer: the next run may find a whole one.
             Err(error) => return Err(error),
         };
-        made.insert(at, Answered { line: line.number, id: line.id, made: answer });
-        while let Some(first) = made.remove(&next) {
-            results.add(&first)?;
-            next += 1;
-        }
-        bar.set_position((next + made.len()) as u64);
+        let Line { number, id, checksum, .. } = line;
+        results.add(at, &Answered { line: number, id, checksum, made: answer })?;
+        bar.inc(1);
     }
     Ok(failed)
 }

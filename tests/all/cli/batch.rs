@@ -96,11 +96,29 @@ fn a_run_goes_on_where_an_earlier_one_ended() {
         assert_eq!(run.err.contains("has results of 2 of 5 prompts"), kept > 0, "{run:?}");
         assert_eq!(texts(&files), expected);
     }
+    // The first was the slowest.
+    let (first, others) = whole.split_at(whole.find('\n').unwrap() + 1);
+    fs::write(files.path("out"), "").unwrap();
+    fs::write(files.path("out.early"), others).unwrap();
+    let run = files.run(&["--parallel", "2"]).fine();
+    assert!(run.err.contains("has results of 4 of 5 prompts") && run.err.contains("1 answers in"));
+    assert!(!files.path("out.early").exists());
+    assert_eq!(texts(&files), expected);
     // All is there: no model is loaded.
     let before = fs::read_to_string(files.path("out")).unwrap();
     let run = files.run(&[]).fine();
     assert!(!run.err.contains("GPU memory"), "{run:?}");
     assert_eq!(fs::read_to_string(files.path("out")).unwrap(), before);
+    // What another prompt was answered is no result of this one.
+    let mut other = questions();
+    other[0]["prompt"] = json!("Two?");
+    let other: String = other.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(files.path("in"), other).unwrap();
+    fs::write(files.path("out"), first).unwrap();
+    let run = files.run(&[]);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.error().contains("line 1 of it is the result of another prompt"), "{run:?}");
+    assert_eq!(fs::read_to_string(files.path("out")).unwrap(), first);
 }
 
 #[test]
@@ -179,6 +197,8 @@ fn an_interrupted_run_leaves_whole_lines_that_the_next_goes_on_from() {
     assert_eq!(ended.status.code(), Some(130), "{ended:?}");
     let some = files.results().len();
     assert!((1..24).contains(&some), "{some}");
+    let early = fs::read_to_string(files.path("out.early")).unwrap_or_default();
+    let some = some + early.matches('\n').count();
     let run = files.run(&[]).fine();
     assert!(run.err.contains(&format!("has results of {some} of 24 prompts")), "{run:?}");
     let ids: Vec<Value> = files.results().iter().map(|one| one["id"].clone()).collect();

@@ -16,6 +16,9 @@ pub struct Line {
     /// Its number in the file, from 1.
     #[serde(skip)]
     pub number: usize,
+    /// CRC-32 of its text, by which a result is known to be its own.
+    #[serde(skip)]
+    pub checksum: String,
     /// What the result's line is named by.
     #[serde(default)]
     pub id: Value,
@@ -62,7 +65,8 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
             let what = format!("line {number} of {}", path.display());
             Error::argument(what, "unusable", problem)
         })?;
-        lines.push(Line { number, ..line });
+        let checksum = format!("{:08x}", crc32fast::hash(text.trim_ascii()));
+        lines.push(Line { number, checksum, ..line });
     }
     Ok(lines)
 }
