@@ -7,6 +7,7 @@ mod answering;
 mod anthropic;
 mod ask;
 mod body;
+mod connections;
 mod doors;
 mod fault;
 mod fields;
@@ -21,6 +22,7 @@ mod slots;
 use crate::model::SamplerSettings;
 use crate::serve::Batcher;
 use crate::{Error, Result};
+use connections::Limits;
 use frame::Shape;
 use std::cell::Cell;
 use std::future::Future;
@@ -145,10 +147,9 @@ pub fn serve(
         let (closing, mut asked) = watch::channel(false);
         let grace = options.grace;
         let router = routes::router(batcher, options, running, steps_ended.clone(), is_local);
-        let serving = axum::serve(listener, router).with_graceful_shutdown(async move {
+        let serving = connections::serve(listener, router, Limits::default(), async move {
             let _ = asked.wait_for(|closing| *closing).await;
         });
-        let serving = std::pin::pin!(serving.into_future());
         let until = async {
             while !stop() && !broken.get() {
                 sleep(LOOK).await;
@@ -164,9 +165,10 @@ pub fn serve(
             sleep(LAST).await;
         };
         tokio::select! {
-            ended = serving => ended,
-            () = until => Ok(()),
+            () = serving => {}
+            () = until => {}
         }
+        Ok(())
     });
     // The router, with the last handles on the batcher, went with the runtime.
     let stepped = steps.join();
