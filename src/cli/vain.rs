@@ -240,6 +240,18 @@ const TABLE: &[Vain] = &[
         why: "with --timing gpu, which has the whole KV cache on the GPU",
     },
     Vain {
+        commands: &["bench throughput"],
+        options: &["hot_blocks", "kv_type", "misses", "seed"],
+        when: |line, _| are_ways(line, &["dense", "two-level"]),
+        why: "with --ways that have the whole KV cache on the GPU",
+    },
+    Vain {
+        commands: &["bench throughput"],
+        options: &["blocks", "tokens"],
+        when: |line, _| are_ways(line, &["dense"]),
+        why: "with --ways dense, which attends everything",
+    },
+    Vain {
         commands: &["bench offload"],
         options: &["seed"],
         when: |line, _| line.gives("trace"),
@@ -266,6 +278,11 @@ fn is_dense(line: &Line) -> bool {
 // Whether no row has its KV cache in CPU memory.
 fn is_gpu_alone(line: &Line) -> bool {
     line.values("timing").iter().all(|list| list.split(',').all(|rule| rule == "gpu"))
+}
+
+// Whether batches decode in no other ways.
+fn are_ways(line: &Line, ways: &[&str]) -> bool {
+    line.values("ways").iter().all(|list| list.split(',').all(|way| ways.contains(&way)))
 }
 
 // Whether anything is left out of what is attended.
@@ -379,6 +396,7 @@ mod tests {
             "eval recall --model m",
             "eval trace --model m --text t --output o",
             "bench offload --timing gpu",
+            "bench throughput --ways dense",
             "inspect m",
             "adapters",
         ] {
@@ -478,6 +496,14 @@ mod tests {
                 "bench offload --timing gpu --kv-type q8_0",
                 "--kv-type changes nothing with --timing gpu",
             ),
+            (
+                "bench throughput --ways dense,two-level --misses 3%",
+                "--misses changes nothing with --ways that have the whole KV cache",
+            ),
+            (
+                "bench throughput --ways dense --blocks 3",
+                "--blocks changes nothing with --ways dense",
+            ),
             ("bench offload --trace t --seed 3", "--seed changes nothing with --trace"),
             ("--adapter 0 adapters", "--adapter changes nothing where no model runs"),
             ("inspect m --adapter 0", "--adapter changes nothing where no model runs"),
@@ -493,6 +519,7 @@ mod tests {
             "eval recall --model m --scorer none,codes/none --blocks 3 --tokens 3",
             "eval retrieval --model m --tasks common-words,niah-single --depths 3",
             "bench offload --timing gpu,exact --kv-type q8_0 --timeline t --seed 1",
+            "bench throughput --ways dense,lagged --kv-type q8_0 --blocks 3 --seed 1",
         ] {
             assert_eq!(said(heeded, &Known::default()), [""; 0], "{heeded}");
         }

@@ -103,8 +103,8 @@ impl Engine {
         two_level.effective_budget().row(session.len(), self.shape.block)
     }
 
-    /// Lists what level 1 of the next step chooses: layer, KV head, logical blocks ascending, as many as its budget has.
-    /// For an engine with one session, built to be steered.
+    /// Lists what level 1 of the next step chooses: layer, then each session's KV heads one after the other, logical blocks
+    /// ascending, as many as its budget has. For an engine that was built to be steered.
     ///
     /// # Errors
     /// [`Error::Argument`] where it was not, or for lists that are too long.

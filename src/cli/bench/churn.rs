@@ -54,6 +54,32 @@ pub fn churn(heads: Heads, budget: &RowBudget, share: f64, steps: usize, seed: u
     made
 }
 
+/// Steps until so many slots beyond the blocks that are kept hold what is not chosen any more.
+pub fn steps_to_fill(slots: u32, kept: u32, share: f64) -> usize {
+    (f64::from(slots) / (share * f64::from(kept))).ceil() as usize
+}
+
+/// Whether so many blocks are nowhere in the hot cache that a share of those chosen can be missed.
+///
+/// # Errors
+/// [`Error::Argument`] that names the option of the tokens.
+pub fn check_room(
+    row: &RowBudget,
+    (option, tokens): (&'static str, u32),
+    hot_blocks: u32,
+    share: f64,
+) -> Result<()> {
+    let eligible = row.recent_first - row.sink;
+    let new = (share * f64::from(row.blocks)).ceil() as u32 + 1;
+    if hot_blocks.saturating_add(new) <= eligible {
+        return Ok(());
+    }
+    let limit = format!(
+        "its {eligible} blocks are no more than the {hot_blocks} hot slots and {new} new ones"
+    );
+    Err(Error::argument(option, format!("{tokens} tokens"), limit))
+}
+
 /// Lists of a recorded run; as many blocks of each as the shortest list has.
 ///
 /// # Errors

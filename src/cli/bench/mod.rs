@@ -5,9 +5,11 @@ mod churn;
 mod measure;
 mod offload;
 mod report;
+mod throughput;
 
 use super::Outcome;
 use super::line::Line;
+use asynctls::formats::TensorType;
 use asynctls::model::RandomModel;
 use asynctls::{Error, Result};
 use clap::{Args, Subcommand};
@@ -27,6 +29,8 @@ enum Command {
     Attention(attention::Options),
     /// Decode steps with the KV cache in CPU memory, beside steps with all of it on the GPU
     Offload(offload::Options),
+    /// Tokens a second of many sequences that decode together, in the same GPU memory
+    Throughput(throughput::Options),
 }
 
 const EXAMPLES: &str = "\
@@ -36,20 +40,36 @@ Examples:
   asynctls bench offload
   asynctls bench offload --model-shape qwen3-8b --weights f16,q4_0 --context 98304 --misses 3%,10% --steps 32
   asynctls bench offload --model-shape smollm2 --trace trace.safetensors --json
-  asynctls bench offload --plot steps.svg --timeline step.svg";
+  asynctls bench offload --plot steps.svg --timeline step.svg
+  asynctls bench throughput --model-shape qwen3-8b --lengths 32768,98304 --gpu-memory 24G --batches 1,4";
 
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     match &options.command {
         Command::Attention(options) => attention::run(options, line),
         Command::Offload(options) => offload::run(options, line),
+        Command::Throughput(options) => throughput::run(options, line),
     }
 }
 
-/// The model of random weights that `--model-shape` names.
-fn named(shape: &str) -> Result<RandomModel> {
-    RandomModel::named(shape).ok_or_else(|| {
+/// The model of random weights that `--model-shape` names, with so many layers instead of its own.
+fn named(shape: &str, layers: Option<u32>) -> Result<RandomModel> {
+    let model = RandomModel::named(shape).ok_or_else(|| {
         let known = format!("known are {}", RandomModel::NAMES.join(", "));
         Error::argument("--model-shape", shape, known)
+    })?;
+    Ok(match layers {
+        Some(layers) => model.with_layers(layers),
+        None => model,
+    })
+}
+
+/// The type of weights that `--weights` names.
+fn weights(name: &str) -> Result<TensorType> {
+    let types = RandomModel::TYPES;
+    let named = types.into_iter().find(|kind| kind.to_string().eq_ignore_ascii_case(name));
+    named.ok_or_else(|| {
+        let known = types.map(|kind| kind.to_string().to_lowercase()).join(", ");
+        Error::argument("--weights", name, format!("known are {known}"))
     })
 }

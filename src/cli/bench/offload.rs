@@ -8,17 +8,17 @@ use super::super::progress::bar;
 use super::super::start::{Machine, load};
 use super::super::terminal::{print, print_json, size};
 use super::super::vain::{self, Known};
-use super::churn::{Heads, Lists, churn, recorded};
+use super::churn::{Heads, Lists, check_room, churn, recorded, steps_to_fill};
 use super::measure::{Measured, Rule, Steps, measure};
 use super::report::{Row, compare, plot, table};
+use super::{named, weights};
 use asynctls::attention::{Blocks, Budget, RowBudget, Shape, TwoLevel};
 use asynctls::engine::{Engine, EngineOptions};
 use asynctls::eval::plot::{bars, timeline};
 use asynctls::eval::trace::Selections;
 use asynctls::formats::KvType;
-use asynctls::formats::TensorType;
 use asynctls::gpu::{Gpu, GpuOptions, TimeSpan};
-use asynctls::model::{ModelConfig, RandomModel};
+use asynctls::model::ModelConfig;
 use asynctls::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -96,7 +96,8 @@ pub struct Options {
     timeline: Option<PathBuf>,
 }
 
-fn share(text: &str) -> std::result::Result<f64, String> {
+/// A share, as options take it.
+pub fn share(text: &str) -> std::result::Result<f64, String> {
     let number = text.trim().strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
     let percent = number.ok().filter(|share| (0.0..=100.0).contains(share));
     percent.map(|share| share / 100.0).ok_or_else(|| "a share from 0% to 100%".into())
@@ -169,7 +170,7 @@ struct Report<'a> {
 
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
-    let model = model(options)?;
+    let model = named(&options.model_shape, options.layers)?;
     let kinds = options.weights.iter().map(|name| weights(name)).collect::<Result<Vec<_>>>()?;
     let files = kinds.iter().map(|kind| model.open(*kind)).collect::<Result<Vec<_>>>()?;
     let config = ModelConfig::read(&files[0])?;
@@ -297,23 +298,6 @@ async fn all(
     Ok(results)
 }
 
-fn model(options: &Options) -> Result<RandomModel> {
-    let model = super::named(&options.model_shape)?;
-    Ok(match options.layers {
-        Some(layers) => model.with_layers(layers),
-        None => model,
-    })
-}
-
-fn weights(name: &str) -> Result<TensorType> {
-    let types = RandomModel::TYPES;
-    let named = types.into_iter().find(|kind| kind.to_string().eq_ignore_ascii_case(name));
-    named.ok_or_else(|| {
-        let known = types.map(|kind| kind.to_string().to_lowercase()).join(", ");
-        Error::argument("--weights", name, format!("known are {known}"))
-    })
-}
-
 fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
     let shape = Shape { block: options.block_size, ..config.shape() };
     shape.validate()?;
@@ -373,8 +357,8 @@ fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
             let some = options.misses.iter().copied().filter(|share| *share > 0.0);
             // Slack is full of what is not chosen any more before steps count.
             let least = some.clone().fold(1.0, f64::min);
-            let warm = (f64::from(hot_blocks - kept) / (least * f64::from(kept))).ceil();
-            if warm + steps.total() as f64 >= f64::from(context) {
+            let warm = steps_to_fill(hot_blocks - kept, kept, least);
+            if warm.saturating_add(steps.total()) >= context as usize {
                 let limit = format!(
                     "more steps go before its end where {} hot slots beyond the {kept} blocks chosen fill by {} a step",
                     hot_blocks - kept,
@@ -382,28 +366,15 @@ fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
                 );
                 return Err(Error::argument("--context", context, limit));
             }
-            steps.warm += warm as usize;
+            steps.warm += warm;
             let row = budget.row(context - steps.total() as u32, options.block_size);
-            check_room(&row, context, hot_blocks, most)?;
+            check_room(&row, ("--context", context), hot_blocks, most)?;
             let shares = [0.0].into_iter().chain(some).collect();
             Source::Churn { heads, row, shares, seed: options.seed }
         }
     };
     let start = context - steps.total() as u32;
     Ok(Replay { source, two_level, steps, start, hot_blocks })
-}
-
-// Whether enough blocks are nowhere in the hot cache that so many can be missed.
-fn check_room(row: &RowBudget, context: u32, hot_blocks: u32, most: f64) -> Result<()> {
-    let eligible = row.recent_first - row.sink;
-    let new = (most * f64::from(row.blocks)).ceil() as u32 + 1;
-    if hot_blocks.saturating_add(new) <= eligible {
-        return Ok(());
-    }
-    let limit = format!(
-        "its {eligible} blocks are no more than the {hot_blocks} hot slots and {new} new ones"
-    );
-    Err(Error::argument("--context", format!("{context} tokens"), limit))
 }
 
 // Whether a step could have chosen what a trace says.

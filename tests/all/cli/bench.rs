@@ -319,3 +319,69 @@ fn attention_refuses_what_it_cannot_measure_and_names_it() {
     assert_eq!(reasons.len(), 3, "{rows:?}");
     assert!(reasons[0].contains("bytes are more than the"), "{reasons:?}");
 }
+
+fn throughput(more: &[&str]) -> Run {
+    run(&[&["bench", "throughput"], &SMALL[..], more].concat())
+}
+
+#[test]
+fn throughput_fills_the_same_memory_by_each_way() {
+    let room: u64 = 12 << 20;
+    let shape = ["--lengths", "1024", "--blocks", "8", "--gpu-memory", "12M", "--misses", "10%"];
+    let ways = ["--ways", "dense,two-level,lagged,exact", "--steps", "6", "--batches", "1,2"];
+    let report = throughput(&[&shape[..], &ways].concat()).fine().json();
+    assert_eq!(report["gpu_memory"], room);
+    let rows = report["results"].as_array().unwrap();
+    let largest = |way: &str| {
+        let is = |row: &&Value| row["way"] == way && row["limit"].is_string();
+        let found: Vec<&Value> = rows.iter().filter(is).collect();
+        assert_eq!(found.len(), 1, "{way}: {rows:?}");
+        found[0]
+    };
+    for row in rows {
+        let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("{field}: {row}"));
+        let (batch, all) = (number("batch"), number("tokens_per_second"));
+        assert!((number("sequence_tokens_per_second") * batch / all - 1.0).abs() < 1e-9, "{row}");
+        assert!(number("token_ms") <= number("token_p99_ms"), "{row}");
+        assert!(number("gpu_bytes") <= room as f64, "{row}");
+        assert!(row["first_token_seconds"].is_null(), "{row}");
+        let offloads = ["lagged", "exact"].contains(&row["way"].as_str().unwrap());
+        assert_eq!(number("host_bytes") > 0.0, offloads, "{row}");
+        // Each sequence of a batch misses what was asked: of 64 blocks in a step of one.
+        let missed = row["miss_rate"].as_f64();
+        assert_eq!(missed.is_some(), offloads, "{row}");
+        assert!(missed.is_none_or(|missed| (missed - 0.1).abs() < 0.03), "{row}");
+    }
+    // A sequence more would not have fitted.
+    for way in ["dense", "two-level", "lagged"] {
+        let row = largest(way);
+        let (batch, bytes) = (row["batch"].as_u64().unwrap(), row["gpu_bytes"].as_u64().unwrap());
+        assert!(batch > 1 && bytes + bytes / batch > room, "{row}");
+    }
+    let best = rows.iter().filter(|row| row["way"] == "dense");
+    let best = best.filter_map(|row| row["tokens_per_second"].as_f64()).fold(0.0, f64::max);
+    let lagged = largest("lagged");
+    let speedup = lagged["tokens_per_second"].as_f64().unwrap() / best;
+    assert_eq!(lagged["speedup"].as_f64(), Some(speedup), "{lagged}");
+}
+
+#[test]
+fn throughput_says_what_does_not_fit_and_refuses_what_cannot_be() {
+    let small = ["--lengths", "1024", "--blocks", "8", "--misses", "10%", "--gpu-memory", "1M"];
+    let report = throughput(&small).fine().json();
+    for row in report["results"].as_array().unwrap() {
+        let reason = row["limit"].as_str().unwrap_or_default();
+        assert!(row["batch"].is_null() && reason.starts_with("one needs "), "{row}");
+    }
+    for (more, message) in [
+        (&["--lengths", "10"][..], "--lengths is 10, but"),
+        (&["--lengths", "512"], "--lengths is 512 tokens, but its"),
+        (&["--lengths", "1024", "--blocks", "8", "--hot-blocks", "4"], "--hot-blocks is 4, but"),
+        (&["--gpu-memory", "much"], "--gpu-memory is much, but it must be a size"),
+        (&["--weights", "magic"], "--weights is magic, but known are"),
+    ] {
+        let run = throughput(more);
+        assert_eq!(run.code, Some(2), "{run:?}");
+        assert!(run.error().contains(message), "{message}: {run:?}");
+    }
+}
