@@ -32,6 +32,8 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("lib/batch_slots.wgsl", include_str!("../../shaders/lib/batch_slots.wgsl")),
     ("lib/batch_sum.wgsl", include_str!("../../shaders/lib/batch_sum.wgsl")),
     ("lib/budget.wgsl", include_str!("../../shaders/lib/budget.wgsl")),
+    ("lib/cap_none.wgsl", include_str!("../../shaders/lib/cap_none.wgsl")),
+    ("lib/cap_soft.wgsl", include_str!("../../shaders/lib/cap_soft.wgsl")),
     ("lib/causal_all.wgsl", include_str!("../../shaders/lib/causal_all.wgsl")),
     ("lib/causal_window.wgsl", include_str!("../../shaders/lib/causal_window.wgsl")),
     ("lib/channels.wgsl", include_str!("../../shaders/lib/channels.wgsl")),

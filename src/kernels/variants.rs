@@ -171,6 +171,7 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
         all.push((with_window(of_prompts.clone(), 4096), fields::<Prefill<()>>()));
         all.push((of_prompts, fields::<Prefill<()>>()));
         all.push((window_split(tier, shape, 4096), fields::<Split<()>>()));
+        all.extend(of_capped(tier, &Shape { softcap: Some(50.0), ..*shape }));
     }
     for number in [Number::F32, Number::F16] {
         for turns in [false, true] {
@@ -182,6 +183,22 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
         all.extend(of_two_buffers(tier, shape));
     }
     all
+}
+
+// What makes logits, where they have a soft-cap.
+fn of_capped(tier: &Tier, shape: &Shape) -> Vec<Of> {
+    let of_prompts = prefill(tier, shape, shape.row_width());
+    vec![
+        (block_score(shape), fields::<BlockScore<()>>()),
+        (token_score(shape), fields::<TokenScore<()>>()),
+        (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
+        (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
+        (dense_split(tier, shape, Place::Paged), fields::<Split<()>>()),
+        (sparse_split(tier, shape, Place::Paged), fields::<Split<()>>()),
+        (window_split(tier, shape, 4096), fields::<Split<()>>()),
+        (with_window(of_prompts.clone(), 4096), fields::<Prefill<()>>()),
+        (of_prompts, fields::<Prefill<()>>()),
+    ]
 }
 
 fn of_two_buffers(tier: &Tier, shape: &Shape) -> Vec<Of> {

@@ -12,6 +12,11 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
+/// A logit under its soft-cap c, if it has one: c tanh(logit / c).
+pub fn soft_capped(logit: f64, softcap: Option<f32>) -> f64 {
+    softcap.map(f64::from).map_or(logit, |cap| cap * (logit / cap).tanh())
+}
+
 /// silu(gate) * up of interleaved rows (gate, up).
 pub fn swiglu(rows: &[f64]) -> Vec<f64> {
     rows.chunks_exact(2).map(|pair| pair[0] / (1.0 + (-pair[0]).exp()) * pair[1]).collect()
