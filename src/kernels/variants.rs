@@ -1,8 +1,8 @@
 //! Every kernel in every variant: tiers, weight formats, what fills its slots, shapes that differ in what decides.
 
 use super::*;
+use crate::attention::{Activation, Experts, Gate, Latent};
 use crate::attention::{BlockScorer, IndexFormat, KvLayout, Rank, Shape};
-use crate::attention::{Experts, Gate, Latent};
 use crate::contract::{Bindings, Field};
 use crate::formats::{KvType, WeightFormat};
 use crate::gpu::{ShaderSpec, Tier, completed};
@@ -61,12 +61,20 @@ pub fn variants(tier: &Tier, lanes_reversed: bool) -> Vec<Variant> {
 
 type Of = (ShaderSpec, &'static [Field]);
 
+/// What a product's result may be used for.
+pub(super) fn outputs() -> Vec<Output> {
+    let of = |activation| [Output::Glu(activation), Output::Gated(activation)];
+    let plain = [Output::Store, Output::Add, Output::Capped(30.0)];
+    plain.into_iter().chain([Activation::Silu, Activation::Gelu].into_iter().flat_map(of)).collect()
+}
+
 fn of_tier(tier: &Tier) -> Vec<Of> {
     let routed = experts(Gate::Softmax);
     let mut all = vec![
         (half_rows(tier), fields::<HalfRows<()>>()),
-        (rms_norm(tier, false), fields::<RmsNorm<()>>()),
-        (rms_norm(tier, true), fields::<RmsNorm<()>>()),
+        (rms_norm(tier, Normed::Rows), fields::<RmsNorm<()>>()),
+        (rms_norm(tier, Normed::Wanted), fields::<RmsNorm<()>>()),
+        (rms_norm(tier, Normed::Added), fields::<RmsNorm<()>>()),
         (arg_max(), fields::<ArgMax<()>>()),
         (arg_max_part(), fields::<ArgMaxPart<()>>()),
         (stream(), fields::<Stream<()>>()),
@@ -79,7 +87,7 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
         all.push((embed(format), fields::<Embed<()>>()));
         all.push((largest_weight(format), fields::<LargestWeight<()>>()));
         let product = fields::<Product<()>>();
-        for output in [Output::Store, Output::Add, Output::SwiGlu, Output::Gated] {
+        for output in outputs() {
             let (out, into) = (Batch::ExpertsOut(&routed), Batch::ExpertsIn(&routed));
             for batch in [Batch::One, Batch::Heads, out, into] {
                 for input in [Input::Plain, Input::Normed { width: 576, epsilon: 1e-5 }] {
