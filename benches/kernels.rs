@@ -134,7 +134,7 @@ impl Bench {
         let params = self.uniform(params);
         let norm =
             kernels::RmsNorm { step: &step, rms_norm: &params, x: &x, weight: &weight, y: &y };
-        let op = self.op(&kernels::rms_norm(self.gpu.tier(), false), norm);
+        let op = self.op(&kernels::rms_norm(self.gpu.tier(), kernels::Normed::Rows), norm);
         self.time(&format!("rms_norm {width}"), &op, [1, 1, 1], 0.0, f64::from(width) * 12.0);
     }
 

@@ -83,7 +83,8 @@ pub async fn run(wanted: Option<&str>) -> Result<String, Box<dyn Error>> {
         let attended: Vec<u32> = lists[kv_head].iter().copied().chain(before..length).collect();
         let at = |t: u32| (t as usize * heads + kv_head) * dim;
         let (key, value) = (|t| &keys[at(t)..][..dim], |t| &values[at(t)..][..dim]);
-        let want = attention(&queries[head * dim..][..dim], shape.scale(), &attended, key, value);
+        let logit = (shape.scale(), shape.softcap);
+        let want = attention(&queries[head * dim..][..dim], logit, &attended, key, value);
         for (made, want) in made[head * dim..].iter().zip(want) {
             difference = difference.max((f64::from(*made) - want).abs());
         }

@@ -164,7 +164,8 @@ pub async fn run(
         let tokens = plan.attended(0, head / group, &chosen);
         let at = |t: u32| (t as usize * heads + head / group) * dim;
         let (key, value) = (|t| &keys[at(t)..][..dim], |t| &values[at(t)..][..dim]);
-        let want = attention(&queries[head * dim..][..dim], shape.scale(), &tokens, key, value);
+        let logit = (shape.scale(), shape.softcap);
+        let want = attention(&queries[head * dim..][..dim], logit, &tokens, key, value);
         for (made, want) in made[head * dim..].iter().zip(want) {
             difference = difference.max((f64::from(*made) - want).abs());
         }

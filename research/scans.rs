@@ -41,6 +41,7 @@ const SHAPE: Shape = Shape {
     head_dim: 128,
     values: Values::Own,
     scaled_by: 128,
+    softcap: None,
     rope_interleaved: false,
     block: Shape::BLOCK,
     index: IndexFormat { channels: 32, bits: 4 },

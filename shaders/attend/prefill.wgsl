@@ -7,6 +7,7 @@
 //!include lib/step.wgsl
 //!include <kv>
 //!include <causal>
+//!include <cap>
 //!include lib/tile_place.wgsl
 
 // Lanes of a team. Twice as many for heads of more than 128 dimensions: a lane's registers hold 8 rows x 16 dimensions.
@@ -119,7 +120,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
 
-        // Scale and mask; the largest logit of each row, over this lane's tokens and then over the lanes of the team.
+        // Scale, cap and mask; the largest logit of each row, over this lane's tokens and then over the lanes of the team.
         var largest_lo = vec4(NOTHING);
         var largest_hi = vec4(NOTHING);
         let first = member * LANE_TOKENS;
@@ -127,8 +128,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // Constant indices: FXC assigns to no column that a loop chooses.
         //!repeat 4 t
         if LANE_TOKENS > {t}u {
-            s_lo[{t}] = select(vec4(NOTHING), s_lo[{t}] * SCALE, attends(vec4(tokens[{t}]), end_lo));
-            s_hi[{t}] = select(vec4(NOTHING), s_hi[{t}] * SCALE, attends(vec4(tokens[{t}]), end_hi));
+            s_lo[{t}] = select(vec4(NOTHING), capped4(s_lo[{t}] * SCALE), attends(vec4(tokens[{t}]), end_lo));
+            s_hi[{t}] = select(vec4(NOTHING), capped4(s_hi[{t}] * SCALE), attends(vec4(tokens[{t}]), end_hi));
             largest_lo = max(largest_lo, s_lo[{t}]);
             largest_hi = max(largest_hi, s_hi[{t}]);
         }

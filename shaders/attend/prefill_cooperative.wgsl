@@ -14,6 +14,7 @@ enable wgpu_cooperative_matrix;
 //!include lib/step.wgsl
 //!include <kv>
 //!include <causal>
+//!include <cap>
 //!include lib/tile_place.wgsl
 //!include lib/merge_segment.wgsl
 //!include lib/f16_scale.wgsl
@@ -173,7 +174,7 @@ fn main(
         }
         workgroupBarrier();
 
-        // Scale and mask; the row's largest logit; its weights.
+        // Scale, cap and mask; the row's largest logit; its weights.
         let first = tile + half * 16u;
         let end = select(0u, position + 1u, place_here(now, half * 16u));
         //!repeat 4 i
@@ -274,7 +275,7 @@ fn add_values(
 // Logits of four tokens from `first` on, as far as a row attends them whose tokens end there.
 fn masked(at: u32, grow: f32, first: u32, end: u32) -> vec4<f32> {
     let tokens = vec4(first) + vec4(0u, 1u, 2u, 3u);
-    return select(vec4(NOTHING), logits[at] * SCALE * grow, attends(tokens, vec4(end)));
+    return select(vec4(NOTHING), capped4(logits[at] * SCALE * grow), attends(tokens, vec4(end)));
 }
 
 fn weights_of(s: vec4<f32>, m: f32, first: u32, end: u32) -> vec4<f32> {

@@ -7,6 +7,7 @@
 //!include lib/step.wgsl
 //!include <kv>
 //!include <causal>
+//!include <cap>
 //!include lib/merge_segment.wgsl
 
 const Q_HEADS: u32 = KV_HEADS * GROUP;
@@ -93,6 +94,7 @@ fn main(
         for (var i = 0u; i < ROW_VECS; i++) {
             w = add_logits(w, q[i], spread(kv[key + i]));
         }
+        w = Weights(capped4(w.a_near), capped4(w.a_far), capped4(w.b_near), capped4(w.b_far));
         let counts_a_near = attends(vec4(tile) + near, end_a);
         let counts_a_far = attends(vec4(tile + 4u) + near, end_a);
         let counts_b_near = attends(vec4(tile) + near, end_b);

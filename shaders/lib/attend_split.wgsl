@@ -4,6 +4,7 @@
 // eight f16) a lane, and owns the 64 / TEAMS tokens of its own lanes.
 // Grid: (splits, KV heads * QUADS, rows).
 //!include lib/quad_eights.wgsl
+//!include <cap>
 
 const WORKGROUP: u32 = 64u;
 // Twice as many for heads of more than 128 dimensions: a lane's registers hold the queries and outputs of two vec4.
@@ -81,6 +82,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 workgroupBarrier();
             }
         }
+        logit = capped4(logit);
         weights[lane] = select(vec4(NOTHING), logit, counts);
         workgroupBarrier();
         var largest = weights[team * LANES];

@@ -1,9 +1,10 @@
 // Approximate logits from the codes of the index: with key ~ zero + u scale,
-//   logit = SCALE (sum_c q[c] zero[c] + sigma sum_c w[c] u[c]),   w[c] = round(q[c] scale[c] / sigma) in int8
-// and sigma = max |q[c] scale[c]| / 127. A block has its own zeros and scales, so that a query is quantised once a block. A
+//   logit = SCALE (sum_c q[c] zero[c] + sigma sum_c w[c] u[c]),   w[c] = round(q[c] scale[c] / sigma) in int8,
+// capped as that of attention, and sigma = max |q[c] scale[c]| / 127. A block has its own zeros and scales, so that a query is quantised once a block. A
 // workgroup works on BLOCKS blocks of one KV head, LANES lanes a block, and on HEADS queries of the group: all of them, where
 // workgroup memory holds them, or one of PARTS parts.
 //!include <chunk>
+//!include <cap>
 
 const LANES: u32 = 16u;
 const WORKGROUP: u32 = BLOCKS * LANES;
@@ -26,7 +27,7 @@ var<workgroup> scales: array<f32, BLOCKS * CHANNELS>;
 var<workgroup> pairs: array<vec2<f32>, HEADS * WORKGROUP>;
 // Of each block and query: its codes in the order of a token's, chunk by chunk and in each plane by plane.
 var<workgroup> queries: array<Chunk, BLOCKS * HEADS * QUERY_CHUNKS>;
-// Of each block and query: logit = x + y * integer logit.
+// Of each block and query: logit = capped(x + y * integer logit).
 var<workgroup> terms: array<vec2<f32>, BLOCKS * HEADS>;
 
 // Zero and scale of a channel, where a head-block's index begins at `at`.

@@ -1,4 +1,6 @@
 // The exact logit of a cached key: what the oracle scorers rank by.
+//!include <cap>
+
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> qkv: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
@@ -14,5 +16,5 @@ fn exact_logit(row: u32, head: u32, key: u32) -> f32 {
         let eight = kv[key + i];
         sum += dot(qkv[query + i * 2u], kv_low(eight)) + dot(qkv[query + i * 2u + 1u], kv_high(eight));
     }
-    return sum * SCALE;
+    return capped(sum * SCALE);
 }

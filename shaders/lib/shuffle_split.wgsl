@@ -7,6 +7,7 @@
 // tokens.
 // Grid: (splits, KV heads * QUADS, rows).
 //!include lib/quad_eights.wgsl
+//!include <cap>
 
 // Tokens of a tile, which src/attention/shape.rs plans splits by.
 const TILE: u32 = 64u;
@@ -84,14 +85,14 @@ fn main(
                 key{t} = load8(at{t}, part);
                 //!end
             }
-            let logit = select(NOTHING, logit_of(Round(
+            let logit = select(NOTHING, capped(logit_of(Round(
                 //!repeat ROUND t
                 x{t},
                 //!end
                 //!repeat ROUND..4 t
                 vec4(0.0),
                 //!end
-            ), part), counts);
+            ), part)), counts);
             var next = max(m, max(logit, subgroupShuffleXor(logit, 4u)));
             if ROUND == 4u {
                 next = max(next, subgroupShuffleXor(next, 8u));

@@ -1,4 +1,4 @@
-// x[row] = the embedding of the row's token. One part of the table at a time: rows whose token lies in another part are
+// x[row] = the embedding of the row's token, times a factor. One part of the table at a time: rows whose token lies in another part are
 // left alone. Grid: (ceil(units / 8), rows).
 //!include lib/step.wgsl
 //!include <weights>
@@ -9,6 +9,7 @@ struct Embed {
     // Tokens in this part, and the first of them.
     rows: u32,
     first_row: u32,
+    factor: f32,
 }
 
 @group(0) @binding(1) var<uniform> embed: Embed;
@@ -23,5 +24,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let unit = (token - embed.first_row) * embed.units + quad / 8u;
-    x[row * embed.units * 8u + quad] = unit_quad(unit, quad % 8u);
+    x[row * embed.units * 8u + quad] = unit_quad(unit, quad % 8u) * embed.factor;
 }

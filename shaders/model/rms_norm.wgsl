@@ -1,5 +1,5 @@
 // y[i] = x[r] * weight / sqrt(mean(x[r]^2) + epsilon) (arXiv 1910.07467), one workgroup a row. With GATHER, r is the
-// i-th row whose logits are wanted; otherwise r = i. Grid: (rows to write).
+// i-th row whose logits are wanted; otherwise r = i. With ADDS it is added to y[i]. Grid: (rows to write).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <reduce>
@@ -41,9 +41,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let total = workgroup_sum(lane, squares);
     let scale = inverseSqrt(total / f32(rms_norm.width) + rms_norm.epsilon);
     for (var i = lane; i < whole; i += WORKGROUP) {
-        y[to_at + i] = x[from_at + i] * scale * weight[i];
+        let normed = x[from_at + i] * scale * weight[i];
+        if ADDS {
+            y[to_at + i] += normed;
+        } else {
+            y[to_at + i] = normed;
+        }
     }
     if lane < rest {
-        y[to_at + whole][lane] = x[from_at + whole][lane] * scale * weight[whole][lane];
+        let normed = x[from_at + whole][lane] * scale * weight[whole][lane];
+        if ADDS {
+            y[to_at + whole][lane] += normed;
+        } else {
+            y[to_at + whole][lane] = normed;
+        }
     }
 }

@@ -51,7 +51,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
     for (var h = 0u; h < HEADS; h++) {
         let query = query_of(place * HEADS + h);
-        let factor = terms[place * HEADS + h].y;
+        let term = terms[place * HEADS + h];
         var logits = array<i32, TOKENS>();
         var best = -0x7fffffff;
         for (var i = 0u; i < TOKENS; i++) {
@@ -60,7 +60,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         var sum = 0.0;
         for (var i = 0u; i < TOKENS; i++) {
-            sum += exp(factor * f32(logits[i] - best));
+            sum += exp(capped_difference(term, f32(logits[i]), f32(best)));
         }
         // Of the lane's tokens: the largest integer logit, and the sum of exponentials relative to it.
         pairs[h * WORKGROUP + lane] = vec2(f32(best), sum);
@@ -81,10 +81,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             var sum = 0.0;
             for (var i = 0u; i < LANES; i++) {
                 let state = pairs[at + (item + i) % LANES];
-                sum += state.y * exp(term.y * (state.x - best));
+                sum += state.y * exp(capped_difference(term, state.x, best));
             }
             let head = row * Q_HEADS + kv_head * GROUP + first + h;
-            scores[head * score_rows.stride + first_block + scored] = term.x + term.y * best + log(sum);
+            scores[head * score_rows.stride + first_block + scored] = capped(term.x + term.y * best) + log(sum);
         }
     }
 }

@@ -43,7 +43,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let token_codes = codes_of(code_row(slot, kv_head, token));
             for (var h = 0u; h < HEADS; h++) {
                 let query = place * HEADS + h;
-                let logit = terms[query].x + terms[query].y * f32(integer_logit(query_of(query), token_codes));
+                let term = terms[query];
+                let logit = capped(term.x + term.y * f32(integer_logit(query_of(query), token_codes)));
                 let head = row * Q_HEADS + kv_head * GROUP + first + h;
                 scores[head * score_rows.stride + choice * BLOCK + token] = logit;
             }

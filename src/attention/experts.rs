@@ -1,4 +1,4 @@
-//! The shapes of a mixture of experts.
+//! The shapes of a mixture of experts, and what feed-forward networks activate by.
 
 use crate::{Error, Result};
 use serde::Serialize;
@@ -23,6 +23,17 @@ pub struct Experts {
     /// Which layers have experts.
     #[serde(skip)]
     pub layers: Vec<bool>,
+}
+
+/// What a feed-forward network's gate goes through before the up projection is multiplied by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// Of SwiGLU.
+    #[default]
+    Silu,
+    /// Of GeGLU, with tanh.
+    Gelu,
 }
 
 /// How an expert's score comes of its logit.

@@ -21,6 +21,8 @@ pub use index::IndexFormat;
 pub use latent::Latent;
 pub use layout::{KvLayout, Strides};
 pub use selector::{BlockScorer, TokenScorer};
+#[cfg(feature = "engine")]
+pub(crate) use shape::check_softcap;
 pub use shape::{Shape, Values};
 pub use summary::Summary;
 
@@ -38,7 +40,7 @@ pub(crate) use channel_stats::ChannelStats;
 #[cfg_attr(feature = "measure", visibility::make(pub))]
 pub(crate) use channels::ChannelSetId;
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
-pub(crate) use experts::{Experts, Gate};
+pub(crate) use experts::{Activation, Experts, Gate};
 pub(crate) use plan::Want;
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use plan::{Attended, Span, Step, StepSettings, TILE_ROWS};

@@ -343,6 +343,7 @@ mod tests {
         head_dim: 64,
         values: Values::Own,
         scaled_by: 64,
+        softcap: None,
         rope_interleaved: true,
         block: 64,
         index: IndexFormat { channels: 32, bits: 4 },

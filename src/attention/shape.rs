@@ -26,6 +26,8 @@ pub struct Shape {
     pub values: Values,
     /// Logits are divided by the root of this: the length of the queries and keys that the model was trained with.
     pub scaled_by: u32,
+    /// The soft-cap of logits, where they have one: c tanh(logit / c) takes the place of a logit (arXiv 2408.00118).
+    pub softcap: Option<f32>,
     /// Whether rotary pairs are (2i, 2i+1) (Llama's GGUF layout) rather than (i, i + head_dim / 2).
     pub rope_interleaved: bool,
     /// Tokens in a block, the unit of storage and of level 1: 16, 32, 64 or 128.
@@ -48,6 +50,7 @@ impl Shape {
             head_dim,
             values: Values::Own,
             scaled_by: head_dim,
+            softcap: None,
             rope_interleaved,
             block: Self::BLOCK,
             index: IndexFormat::for_head_dim(head_dim),
@@ -87,6 +90,14 @@ impl Shape {
                 "values have {value_dim} dimensions, but a multiple of 32 up to the keys' {} is supported",
                 self.head_dim
             )));
+        }
+        if let Some(cap) = self.softcap {
+            check_softcap("attention's logits", cap)?;
+            if self.shares_values() {
+                return Err(Error::Model(format!(
+                    "the soft-cap of attention's logits is {cap}, but latent attention has none"
+                )));
+            }
         }
         if !(1..=32).contains(&self.group) {
             return Err(Error::Model(format!(
@@ -175,6 +186,13 @@ impl Shape {
         (1.0 / f64::from(self.scaled_by).sqrt()) as f32
     }
 
+    /// Attention's logit, of the product of a query and a key.
+    #[cfg(feature = "measure")]
+    pub(crate) fn logit(&self, product: f32) -> f32 {
+        let logit = product * self.scale();
+        self.softcap.map_or(logit, |cap| cap * (logit / cap).tanh())
+    }
+
     /// Tokens of a tile of decode attention, the least that a split has: `shaders/lib/attend_split`, `latent_split` and
     /// `latent_matrix_split`.
     pub(crate) fn tile_tokens(&self) -> u32 {
@@ -204,6 +222,14 @@ impl Shape {
     }
 }
 
+/// Refuses a soft-cap whose inverse or double a kernel could not have.
+pub(crate) fn check_softcap(of: &str, cap: f32) -> Result<()> {
+    if (1e-3..=1e6).contains(&cap) {
+        return Ok(());
+    }
+    Err(Error::Model(format!("the soft-cap of {of} is {cap}, but 0.001 to 1000000 is supported")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,5 +248,21 @@ mod tests {
             let error = Shape { values, ..Shape::latent(4, 64, 32, 64) }.validate().unwrap_err();
             assert!(error.to_string().contains(message), "{error}");
         }
+    }
+
+    #[test]
+    fn soft_caps_are_positive_numbers_of_grouped_queries() {
+        let capped = |shape, cap| Shape { softcap: Some(cap), ..shape }.validate();
+        let grouped = Shape::new(2, 3, 64, false);
+        capped(grouped, 50.0).unwrap();
+        for cap in [0.0, -1.0, 1e-4, 1e7, f32::NAN, f32::INFINITY] {
+            let error = capped(grouped, cap).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("logits is {cap}, but 0.001 to 1000000 is")),
+                "{error}"
+            );
+        }
+        let error = capped(Shape::latent(4, 64, 32, 64), 50.0).unwrap_err().to_string();
+        assert!(error.contains("logits is 50, but latent attention has none"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! Cases of `dense_split`, `sparse_split`, `merge` and `prefill`.
 
 use super::cache::{Cache, Family, Lie, latent_shapes, shape_label, shapes, sizes};
-use super::rig::{Data, POISON, Random, bits, compare, run};
+use super::rig::{CAPPED, Data, POISON, Random, bits, cap_error, compare, run};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Attended, Blocks, Budget, Shape, Step};
@@ -56,6 +56,20 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         window_cases(cases, shape, &batch[..1], block + 21);
     }
     for shape in sizes() {
+        window_cases(cases, shape, &large_batch(shape.block), shape.block + 21);
+    }
+    // Soft-caps that matter: of small logits, of large ones, and of what is not finite.
+    for shape in shapes().into_iter().step_by(3).chain(sizes().into_iter().step_by(2)) {
+        for (cap, family) in [
+            (0.25, Family::Random),
+            (5.0, Family::Peaked),
+            (5.0, Family::NotFinite),
+            (5.0, Family::NotANumber),
+        ] {
+            let shape = Shape { softcap: Some(cap), ..shape };
+            attend_cases(cases, shape, &large_batch(shape.block), 3, family);
+        }
+        let shape = Shape { softcap: Some(0.25), ..shape };
         window_cases(cases, shape, &large_batch(shape.block), shape.block + 21);
     }
     // Two buffers matter where data is laid out as well.
@@ -208,7 +222,8 @@ async fn attend(
         };
         // In prefill a value that is not finite also spoils earlier rows of its tile, by 0 * NaN: only other sequences
         // are promised not to notice.
-        let spoilt = kernel == "prefill" && family == Family::NotFinite;
+        let is_spoilt = matches!(family, Family::NotFinite | Family::NotANumber);
+        let spoilt = kernel == "prefill" && is_spoilt;
         let rounds = match kernel {
             "prefill" => kernels::prefill_rounds(gpu.tier, &shape),
             _ => kernels::split_rounds(gpu.tier, &shape),
@@ -435,8 +450,8 @@ pub(super) fn check_attention(
             let q = &qkv[r * shape.row_width() as usize + head * d..][..d];
             let tokens = &tokens[r][kv_head];
             let key = |t| cache.key(sequence, kv_head, t);
-            let want =
-                attention(q, shape.scale(), tokens, key, |t| cache.value(sequence, kv_head, t));
+            let logit = (shape.scale(), shape.softcap);
+            let want = attention(q, logit, tokens, key, |t| cache.value(sequence, kv_head, t));
             let size = tokens
                 .iter()
                 .map(|&t| q.iter().zip(key(t)).map(|(q, k)| f64::from((q * k).abs())).sum::<f64>())
@@ -445,6 +460,7 @@ pub(super) fn check_attention(
                 * f64::from(shape.scale());
             let ulp = 2f64.powi(-23);
             let mut weight = size * (d as f64 + 4.0) * ulp
+                + 2.0 * cap_error(shape.softcap)
                 + 3.0 * (3.0 + 4.0 * size) * ulp
                 + (tokens.len() as f64 + 64.0) * ulp;
             if rounds {
@@ -455,7 +471,11 @@ pub(super) fn check_attention(
             }
             let what = format!("row {r} (sequence {sequence}, position {position}) head {head}");
             let at = (r * shape.q_heads() as usize + head) * want.len();
-            compare(&what, &out[at..], &want, why(rounds), |_| 2.0 * weight)?;
+            let why = match shape.softcap {
+                None => why(rounds).to_owned(),
+                Some(_) => format!("{} {CAPPED}", why(rounds)),
+            };
+            compare(&what, &out[at..], &want, &why, |_| 2.0 * weight)?;
         }
     }
     Ok(())

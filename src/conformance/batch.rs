@@ -4,7 +4,7 @@ use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units
 use super::rig::{Data, POISON, Random, bits, needs_lanes, run, same_words};
 use super::{Case, Verdict};
 use crate::Result;
-use crate::attention::{Experts, Gate};
+use crate::attention::{Activation, Experts, Gate};
 use crate::contract::{StepHeader, Words};
 use crate::formats::TensorType;
 use crate::formats::{Packed, WeightFormat};
@@ -137,8 +137,8 @@ struct Layout {
 impl Batched {
     fn output(&self) -> Output {
         match (self.of, self.many) {
-            (Of::ExpertsOut, _) if self.gated => Output::Gated,
-            (Of::ExpertsOut, _) => Output::SwiGlu,
+            (Of::ExpertsOut, _) if self.gated => Output::Gated(Activation::Silu),
+            (Of::ExpertsOut, _) => Output::Glu(Activation::Silu),
             (Of::ExpertsIn, false) => Output::Add,
             _ => Output::Store,
         }
@@ -146,7 +146,7 @@ impl Batched {
 
     /// Floats of an entry's output.
     fn width(&self) -> usize {
-        if self.output() == Output::SwiGlu { self.rows / 2 } else { self.rows }
+        self.rows / self.output().rows() as usize
     }
 
     fn layout(&self) -> Layout {
@@ -249,7 +249,7 @@ async fn batched(gpu: &Gpu, b: Batched) -> Result<Verdict> {
     }
     let y_len = entries[entries.len() - 1].y + layout.y_stride;
     let before = match b.output() {
-        Output::Add | Output::Gated => random.floats(y_len),
+        Output::Add | Output::Gated(_) => random.floats(y_len),
         _ => vec![f32::from_bits(POISON); y_len],
     };
     let choosers = choosers(&b, &slots);
@@ -387,9 +387,10 @@ fn check(
         let start = &before[entry.y..][..b.width()];
         let want = match b.output() {
             Output::Store => terms[0].1.clone(),
+            Output::Capped(cap) => terms[0].1.capped(cap),
             Output::Add => Expected::weighed_sum(start, &terms),
-            Output::SwiGlu => terms[0].1.swiglu(),
-            Output::Gated => terms[0].1.gated(start),
+            Output::Glu(activation) => terms[0].1.glu(activation),
+            Output::Gated(activation) => terms[0].1.gated(activation, start),
         };
         want.check(&format!("entry {i}"), &y[entry.y..])?;
         is_made[entry.y..][..b.width()].fill(true);

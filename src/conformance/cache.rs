@@ -20,6 +20,8 @@ pub(super) enum Family {
     Largest,
     /// The first sequence's last value is NaN and one key infinite: other sequences must not notice.
     NotFinite,
+    /// The first sequence's first key is not a number.
+    NotANumber,
 }
 
 /// How keys and values lie.
@@ -93,6 +95,7 @@ impl Cache {
                 }
                 keys[0][0][0][1] = f32::INFINITY;
             }
+            Family::NotANumber => keys[0].iter_mut().for_each(|head| head[0][1] = f32::NAN),
         }
         // Physical blocks in shuffled order, with two that nobody uses; those of an only sequence in order.
         let blocks: u32 = lengths.iter().map(|n| n.div_ceil(shape.block)).sum::<u32>() + 2;
@@ -444,7 +447,7 @@ pub(super) fn index_shapes() -> Vec<Shape> {
 }
 
 pub(super) fn shape_label(shape: &Shape) -> String {
-    let Shape { kv_heads, group, head_dim, block, index, .. } = shape;
+    let Shape { kv_heads, group, head_dim, block, index, softcap, .. } = shape;
     let mut label = format!("d{head_dim} kv{kv_heads} group{group}");
     if shape.shares_values() {
         label += " latent";
@@ -454,6 +457,9 @@ pub(super) fn shape_label(shape: &Shape) -> String {
     }
     if *index != IndexFormat::for_head_dim(*head_dim) {
         label += &format!(" {}x{}bit", index.channels, index.bits);
+    }
+    if let Some(cap) = softcap {
+        label += &format!(" cap {cap}");
     }
     label
 }

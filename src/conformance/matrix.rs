@@ -6,6 +6,7 @@ use super::rig::{
 };
 use super::{Case, Verdict};
 use crate::Result;
+use crate::attention::Activation;
 use crate::contract::{StepHeader, StepRow, Words};
 use crate::formats::TensorType;
 use crate::formats::WeightFormat;
@@ -56,9 +57,10 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             Path::Eights => ("matvec_quants", [" by ones", " by fours"][p.at_a_time as usize / 4]),
         };
         let label = format!(
-            "{} {:?} {}x{} tokens {}{by} {:?}{}",
+            "{} {} {}x{} tokens {}{by} {:?}{}",
             p.kind,
-            p.output,
+            // Without parentheses, which shells read.
+            format!("{:?}", p.output).replace('(', "-").replace(')', ""),
             p.rows,
             p.units * 32,
             p.tokens,
@@ -77,12 +79,14 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         normed: false,
         at_a_time: 1,
     };
+    let of = |activation| [Output::Glu(activation), Output::Gated(activation)];
+    let [silu, gelu] = [Activation::Silu, Activation::Gelu].map(of);
     for path in [Path::Matvec, Path::Matmul, Path::Narrow(1)] {
         let tokens = if path == Path::Matmul { 67 } else { 3 };
         for kind in TensorType::SUPPORTED {
             add(path, Product { kind, tokens, units: whole_units(kind, base.units), ..base });
         }
-        for output in [Output::Add, Output::SwiGlu, Output::Gated] {
+        for output in [Output::Add, Output::Capped(0.5)].into_iter().chain(silu).chain(gelu) {
             add(path, Product { output, tokens, ..base });
         }
         for (rows, units) in [(1, 1), (2, 9), (32, 8), (66, 1), (13, 65)] {
@@ -91,7 +95,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         for family in [Family::NotFinite, Family::Zero] {
             add(path, Product { family, tokens, ..base });
         }
-        add(path, Product { output: Output::SwiGlu, rows: 2, units: 1, tokens: 1, ..base });
+        add(path, Product { output: silu[0], rows: 2, units: 1, tokens: 1, ..base });
         add(path, Product { rows: 130, units: 5, tokens: 130, kind: TensorType::Q8_0, ..base });
         add(path, Product { rows: 260, units: 6, tokens: 259, kind: TensorType::BF16, ..base });
     }
@@ -110,7 +114,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         for kind in TensorType::SUPPORTED {
             add(Path::Matvec, Product { kind, units: whole_units(kind, base.units), ..several });
         }
-        for output in [Output::Add, Output::SwiGlu, Output::Gated] {
+        for output in [Output::Add, Output::Capped(0.5)].into_iter().chain(silu) {
             add(Path::Matvec, Product { output, normed: true, ..several });
         }
         for (rows, units) in [(1, 1), (70, 9), (13, 130), (1030, 65), (16_390, 5)] {
@@ -120,7 +124,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             add(Path::Matvec, Product { family: Family::NotFinite, normed: true, ..several });
         }
     }
-    add(Path::Matvec, Product { output: Output::SwiGlu, normed: true, ..base });
+    add(Path::Matvec, Product { output: silu[0], normed: true, ..base });
     add(Path::Matvec, Product { family: Family::NotFinite, normed: true, ..base });
     for at_a_time in [1, 4] {
         let base = Product { at_a_time, tokens: at_a_time as usize + 2, ..base };
@@ -149,7 +153,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         }
         if tokens > 16 {
             let path = Path::Narrow(sixteens);
-            add(path, Product { tokens, output: Output::SwiGlu, ..base });
+            add(path, Product { tokens, output: silu[0], ..base });
             add(path, Product { tokens, family: Family::NotFinite, ..base });
         }
     }
@@ -159,10 +163,13 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                 "embed",
                 format!("{kind} part from {first_row}"),
                 false,
-                move |gpu| Box::pin(embed(gpu, kind, first_row, units)),
+                move |gpu| Box::pin(embed(gpu, kind, (first_row, units), 1.0)),
             ));
         }
     }
+    cases.push(Case::new("embed", "Q4_K times a factor", false, |gpu| {
+        Box::pin(embed(gpu, TensorType::Q4K, (40, whole_units(TensorType::Q4K, 18)), 59.866516))
+    }));
 }
 
 // The most tokens that a workgroup of `matvec` may have here. Short rows have small teams, whose inputs every adapter has the memory
@@ -275,8 +282,8 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         x_bits = inputs(gpu, format, p.units, x_stride, &x_bits).await?;
     }
     let y = match p.output {
-        Output::Add | Output::Gated => Data::InOut(&y_bits),
-        Output::Store | Output::SwiGlu => Data::Out(y_bits.len()),
+        Output::Add | Output::Gated(_) => Data::InOut(&y_bits),
+        Output::Store | Output::Capped(_) | Output::Glu(_) => Data::Out(y_bits.len()),
     };
     let norm_bits = bits(&norm_weight);
     let data = kernels::Product {
@@ -305,22 +312,25 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         let mut first = first_row as usize;
         let want = match p.output {
             Output::Store => product,
+            Output::Capped(cap) => product.capped(cap),
             Output::Add => {
                 let before = &before[token * y_stride + first..][..p.rows];
                 Expected::weighed_sum(before, &[(1.0, product)])
             }
-            Output::SwiGlu => {
+            Output::Glu(activation) => {
                 first /= 2;
-                product.swiglu()
+                product.glu(activation)
             }
-            Output::Gated => product.gated(&before[token * y_stride + first..][..p.rows]),
+            Output::Gated(activation) => {
+                product.gated(activation, &before[token * y_stride + first..][..p.rows])
+            }
         };
         let row = &y[token * y_stride..][..y_stride];
         let verdict = want.check(&format!("token {token}"), &row[first..]);
         if verdict.is_err() {
             return Ok(verdict);
         }
-        if matches!(p.output, Output::Store | Output::SwiGlu) {
+        if !matches!(p.output, Output::Add | Output::Gated(_)) {
             let beside = untouched("before the rows", &row[..first])
                 .and(untouched("after the rows", &row[first + want.values.len()..]));
             if beside.is_err() {
@@ -331,7 +341,12 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
     Ok(Ok(()))
 }
 
-async fn embed(gpu: &Gpu, kind: TensorType, first_row: u32, units: usize) -> Result<Verdict> {
+async fn embed(
+    gpu: &Gpu,
+    kind: TensorType,
+    (first_row, units): (u32, usize),
+    factor: f32,
+) -> Result<Verdict> {
     let mut random = Random::new(7);
     let (packed, weights) = matrix(&mut random, kind, Scales::Extreme, 10, units)?;
     // Tokens before, in and after this part.
@@ -345,7 +360,7 @@ async fn embed(gpu: &Gpu, kind: TensorType, first_row: u32, units: usize) -> Res
     let width = units * 32;
     let data = kernels::Embed {
         step: Data::In(&step),
-        embed: Data::uniform(EmbedParams { units: units as u32, rows: 10, first_row }),
+        embed: Data::uniform(EmbedParams { units: units as u32, rows: 10, first_row, factor }),
         weights: Data::In(&packed.weights),
         scales: Data::In(&packed.scales),
         x: Data::Out(tokens.len() * width),
@@ -358,10 +373,13 @@ async fn embed(gpu: &Gpu, kind: TensorType, first_row: u32, units: usize) -> Res
         let verdict = match token.checked_sub(first_row).filter(|r| *r < 10) {
             None => untouched("another part's token", row),
             Some(r) => {
-                let want: Vec<f64> =
-                    weights[r as usize * width..][..width].iter().map(|&w| f64::from(w)).collect();
-                const WHY: &str = "d * q + m rounds twice, or once when fused.";
-                compare("embedding", row, &want, WHY, |i| (want[i].abs() + 2.0) * 2f64.powi(-22))
+                let factor = f64::from(factor);
+                let own = &weights[r as usize * width..][..width];
+                let want: Vec<f64> = own.iter().map(|&w| f64::from(w) * factor).collect();
+                const WHY: &str = "d * q + m rounds twice, or once when fused, and its product with a factor once.";
+                compare("embedding", row, &want, WHY, |i| {
+                    (want[i].abs() + 2.0 * factor) * 2f64.powi(-22)
+                })
             }
         };
         if verdict.is_err() {

@@ -1,19 +1,19 @@
 //! Cases of `rms_norm` and `arg_max`.
 
-use super::rig::{Data, NORM, Random, bits, compare, run, same_words, untouched};
+use super::rig::{Data, NORM, POISON, Random, bits, compare, run, same_words};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::contract::{StepHeader, Words};
 use crate::gpu::Gpu;
-use crate::kernels::{self, RmsNormParams, RowsParams};
+use crate::kernels::{self, Normed, RmsNormParams, RowsParams};
 use crate::reference::model as twin;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     for width in [1, 33, 576, 2048] {
-        for gather in [false, true] {
-            let label = format!("width {width} gather {gather}");
+        for normed in [Normed::Rows, Normed::Wanted, Normed::Added] {
+            let label = format!("width {width} {normed:?}");
             cases.push(Case::new("rms_norm", label, true, move |gpu| {
-                Box::pin(rms_norm(gpu, width, gather))
+                Box::pin(rms_norm(gpu, width, normed))
             }));
         }
     }
@@ -32,7 +32,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     }
 }
 
-async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
+async fn rms_norm(gpu: &Gpu, width: usize, normed: Normed) -> Result<Verdict> {
     let mut random = Random::new(width as u64);
     let stride = width.next_multiple_of(32);
     let rows = 5;
@@ -41,7 +41,16 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
     x[stride..2 * stride].iter_mut().for_each(|v| *v *= 1e-4);
     x[2 * stride..3 * stride].iter_mut().for_each(|v| *v *= 1e4);
     let weight = random.floats(width);
-    let chosen: Vec<u32> = if gather { vec![4, 1, 2] } else { (0..rows as u32).collect() };
+    let chosen: Vec<u32> = match normed {
+        Normed::Wanted => vec![4, 1, 2],
+        Normed::Rows | Normed::Added => (0..rows as u32).collect(),
+    };
+    // What is added to; else nothing that a kernel makes.
+    let before = match normed {
+        Normed::Added => random.floats(rows * stride),
+        Normed::Rows | Normed::Wanted => vec![f32::from_bits(POISON); chosen.len() * stride],
+    };
+    let before_bits = bits(&before);
     let header = StepHeader { outputs_at: StepHeader::COUNT as u32, ..StepHeader::default() };
     let mut step = header.words().to_vec();
     step.extend(&chosen);
@@ -53,21 +62,28 @@ async fn rms_norm(gpu: &Gpu, width: usize, gather: bool) -> Result<Verdict> {
         rms_norm: Data::uniform(RmsNormParams { width: width as u32, x_stride, y_stride, epsilon }),
         x: Data::In(&x_bits),
         weight: Data::In(&weight_bits),
-        y: Data::Out(chosen.len() * stride),
+        y: Data::InOut(&before_bits),
     };
     let grid = (chosen.len() as u32, 1, 1);
-    let y = run(gpu, &kernels::rms_norm(gpu.tier, gather), data, grid).await?.y;
+    let y = run(gpu, &kernels::rms_norm(gpu.tier, normed), data, grid).await?.y;
     for (i, &row) in chosen.iter().enumerate() {
-        let want = twin::rms_norm(&x[row as usize * stride..][..width], &weight, epsilon);
+        let norm = twin::rms_norm(&x[row as usize * stride..][..width], &weight, epsilon);
+        let added = |j: usize| match normed {
+            Normed::Added => f64::from(before[i * stride + j]),
+            Normed::Rows | Normed::Wanted => 0.0,
+        };
+        let want: Vec<f64> = (0..width).map(|j| norm[j] + added(j)).collect();
         let relative = (width as f64 / 2.0 + 12.0) * 2f64.powi(-24);
-        let verdict = compare(&format!("row {row}"), &y[i * stride..], &want, NORM, |j| {
-            want[j].abs() * relative + 1e-30
+        let why = format!("{NORM} A sum with what was there rounds.");
+        let verdict = compare(&format!("row {row}"), &y[i * stride..], &want, &why, |j| {
+            (norm[j].abs() + added(j).abs()) * relative + 1e-30
         });
         if verdict.is_err() {
             return Ok(verdict);
         }
-        let padding = &y[i * stride + width..(i + 1) * stride];
-        let verdict = untouched(&format!("row {row}: the padding"), padding);
+        let padding = i * stride + width..(i + 1) * stride;
+        let what = format!("row {row}: the padding");
+        let verdict = same_words(&what, &y[padding.clone()], &before_bits[padding]);
         if verdict.is_err() {
             return Ok(verdict);
         }

@@ -53,6 +53,7 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
     ("model/rms_norm.wgsl", " + rms_norm.epsilon", "", "rms_norm/*"),
     ("model/matvec_quants.wgsl", "high * 256 + low", "high * 256", "matvec_quants/*"),
     ("attend/merge.wgsl", "l += state.y * factor;", "l += state.y;", "merge/*"),
+    ("lib/cap_soft.wgsl", "(2.0 / CAP)", "(1.0 / CAP)", "*split/*cap*"),
     // Minimum for maximum, and ties that go elsewhere.
     (
         "attend/merge.wgsl",

@@ -1,14 +1,15 @@
 //! Random weight matrices of every type, and what twins make of products with them.
 
 use super::Verdict;
-use super::rig::{Data, Random, compare, run};
+use super::rig::{CAPPED, Data, Random, cap_error, compare, run};
 use crate::Result;
+use crate::attention::Activation;
 use crate::formats::TensorType;
 use crate::formats::dequantise;
 use crate::formats::{Packed, WeightFormat, pack_row};
 use crate::gpu::{Gpu, Tier};
 use crate::kernels;
-use crate::reference::model::{dot, matvec, rms_norm, swiglu};
+use crate::reference::model::{dot, glu, matvec, rms_norm, soft_capped};
 use half::{bf16, f16};
 
 /// How a matrix's scales are drawn.
@@ -130,6 +131,13 @@ pub(super) fn largest(weights: &[f32]) -> f32 {
     weights.iter().map(|w| w.abs()).filter(|w| w.is_finite()).fold(0.0, f32::max)
 }
 
+const SILU: &str =
+    "|d silu(g) u| <= 1.1 |u| dg + |silu(g)| du, and exp adds (3 + 2 |g|) ulp of silu(g) u.";
+
+const GELU: &str = "|d gelu(g) u| <= 1.13 |u| dg + |gelu(g)| du. exp adds 3 + 2 |x| ulp for x = 1.6 (g + 0.0447 g^3), and its argument's five roundings \
+    5 |x| / 2, weighed by exp / (1 + exp): for g above 0 that is below 8, and below 0, where gelu vanishes with exp, |gelu(g)| times it is \
+    below |g| (8 + 10 |g|) ulp.";
+
 /// A twin's result, and how far a kernel may be off.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expected {
@@ -217,31 +225,43 @@ impl Expected {
         product
     }
 
-    /// silu(gate) * up of rows (gate, up).
-    pub(super) fn swiglu(&self) -> Self {
-        const WHY: &str = "|d silu(g) u| <= 1.1 |u| dg + |silu(g)| du, and exp adds (3 + 2 |g|) ulp of silu(g) u.";
+    /// These under a soft-cap.
+    pub(super) fn capped(&self, cap: f32) -> Self {
+        let tolerance = self.tolerance.iter().map(|off| off + cap_error(Some(cap))).collect();
+        let values = self.values.iter().map(|&value| soft_capped(value, Some(cap))).collect();
+        Self { values, tolerance, why: format!("{} {CAPPED}", self.why) }
+    }
+
+    /// activated(gate) * up of rows (gate, up).
+    pub(super) fn glu(&self, activation: Activation) -> Self {
+        // How much of a gate's error its activation has, and what exp's argument is relative to the gate, up to where exp vanishes.
+        let (slope, exponent, why) = match activation {
+            Activation::Silu => (1.1, 2.0, SILU),
+            Activation::Gelu => (1.13, 10.0, GELU),
+        };
         let tolerance = self
             .values
             .chunks(2)
             .zip(self.tolerance.chunks(2))
             .map(|(w, t)| {
-                1.1 * (w[1].abs() + t[1]) * t[0]
+                slope * (w[1].abs() + t[1]) * t[0]
                     + w[0].abs() * t[1]
-                    + (8.0 + 2.0 * w[0].abs()) * 2f64.powi(-23) * (w[0] * w[1]).abs()
+                    + (8.0 + exponent * w[0].abs()) * 2f64.powi(-23) * (w[0] * w[1]).abs()
                     + 1e-30
             })
             .collect();
-        Self { values: swiglu(&self.values), tolerance, why: format!("{} {WHY}", self.why) }
+        let values = glu(activation, &self.values);
+        Self { values, tolerance, why: format!("{} {why}", self.why) }
     }
 
-    /// silu(gate) * these, of gates that are exact.
-    pub(super) fn gated(&self, gates: &[f32]) -> Self {
+    /// activated(gate) * these, of gates that are exact.
+    pub(super) fn gated(&self, activation: Activation, gates: &[f32]) -> Self {
         let beside = |gates: &mut dyn Iterator<Item = f64>, ups: &[f64]| {
             gates.zip(ups).flat_map(|(gate, &up)| [gate, up]).collect()
         };
         let values = beside(&mut gates.iter().map(|&gate| gate.into()), &self.values);
         let tolerance = beside(&mut gates.iter().map(|_| 0.0), &self.tolerance);
-        Self { values, tolerance, why: self.why.clone() }.swiglu()
+        Self { values, tolerance, why: self.why.clone() }.glu(activation)
     }
 
     /// `start + sum of factor * term`, summed in any order.

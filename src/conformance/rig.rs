@@ -274,6 +274,16 @@ pub(super) const HALF: &str = "A stored number is off by what the number is, and
 pub(super) const NORM: &str = "The mean of n squares is off by at most (n + 8) 2^-24 of itself, its root by half of that; inverseSqrt is within 2 ulp and two \
      products round.";
 
+/// Why a logit under a soft-cap may be off by so much more.
+pub(super) const CAPPED: &str = "With a soft-cap c, which lessens errors of logits: c (1 - 2 / (exp(2 x) + 1)) is off by 12 c 2^-23 besides: by 3 of these for exp's \
+     3 + 2 |2 x| ulp and its argument's rounding, which count half at x = 0 and vanish beside it, by 5 for the quotient's 2.5 ulp, and sums and \
+     products round.";
+
+/// How far a soft-cap's own rounding may put a logit.
+pub(super) fn cap_error(softcap: Option<f32>) -> f64 {
+    softcap.map_or(0.0, |cap| f64::from(cap) * 12.0 * 2f64.powi(-23))
+}
+
 /// The adapter's tier lacks what a case needs.
 pub(super) fn lacking(gpu: &Gpu, value: String, limit: impl Into<String>) -> Error {
     let adapter = gpu.label().to_owned();

@@ -3,7 +3,8 @@
 use super::cache::{Cache, Family, index_shapes, shape_label, shapes};
 use super::index::random_channels;
 use super::rig::{
-    Data, POISON, Random, bits, compare, in_eights, is_run, of_32, run, same_words, untouched,
+    Data, POISON, Random, bits, cap_error, compare, in_eights, is_run, of_32, run, same_words,
+    untouched,
 };
 use super::{Case, Verdict};
 use crate::Result;
@@ -12,7 +13,7 @@ use crate::attention::{BlockScorer, Blocks, Budget, Rank, Shape};
 use crate::gpu::Gpu;
 use crate::kernels::{self, HotSlots, NO_SLOT, StrideParams};
 use crate::reference::index::{BlockQuery, Range, pack_codes};
-use crate::reference::model::dot;
+use crate::reference::model::{dot, soft_capped};
 use crate::reference::select::{check_top_k, log_sum_exp, missed_share};
 use crate::reference::summary::SummaryTwin;
 
@@ -57,6 +58,27 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                         move |gpu| Box::pin(scores(gpu, shape, segments, level, family)),
                     ));
                 }
+            }
+        }
+    }
+    // Soft-caps that matter, of small logits and of large ones.
+    for shape in index_shapes().into_iter().filter(|shape| !shape.shares_values()).step_by(3) {
+        for (cap, family, codes) in
+            [(0.25, Family::Random, "random"), (5.0, Family::Peaked, "peaked")]
+        {
+            let shape = Shape { softcap: Some(cap), ..shape };
+            let label = format!("{} {codes}", shape_label(&shape));
+            for (kernel, of) in
+                [("exact_block_score", Of::Blocks), ("exact_token_score", Of::Tokens)]
+            {
+                cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+                    Box::pin(key_scores(gpu, shape, 1, of, family))
+                }));
+            }
+            for (kernel, level) in [("block_score", 1), ("token_score", 2)] {
+                cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+                    Box::pin(scores(gpu, shape, 1, level, codes))
+                }));
             }
         }
     }
@@ -136,10 +158,10 @@ const FEW: Budget = Budget {
 };
 
 const CODED: &str = "A code of the query may round either way, and sums of f32 round; the exponentials and the logarithm of level 1 are \
-    within some ulp of what they are of.";
+    within some ulp of what they are of. A soft-cap c is off by 12 c 2^-23, and level 1 takes it of two logits for each exponential.";
 
 const SUMMED: &str = "Products and sums of d terms round: (d + 8) 2^-23 of their absolute sum; that of exponentials and its logarithm is \
-    within a few ulp of at most ln 128 = 5.";
+    within a few ulp of at most ln 128 = 5. A soft-cap c is off by 12 c 2^-23.";
 
 // A head-block's index: a range a channel, and codes by token and channel.
 type HeadIndex = (Vec<Range>, Vec<Vec<u8>>);
@@ -262,8 +284,11 @@ async fn scores(
                 let products = query.iter().zip(ranges).map(|(q, r)| f64::from((q * r.zero).abs()));
                 let size = products.sum::<f64>() + 127.0 * 128.0 * count as f64 * block_query.sigma;
                 let off = block_query.doubt(format) + size * (count as f64 + 8.0) * 2f64.powi(-24);
-                let logit = move |token: &Vec<u8>| block_query.logit(token, format) * scale;
-                codes.iter().map(logit).map(|l| (l, off * scale)).collect::<Vec<_>>()
+                let logit = move |token: &Vec<u8>| {
+                    soft_capped(block_query.logit(token, format) * scale, shape.softcap)
+                };
+                let off = off * scale + cap_error(shape.softcap);
+                codes.iter().map(logit).map(|l| (l, off)).collect::<Vec<_>>()
             };
             let want: Vec<(f64, f64)> = if level == 1 {
                 (0..row.sealed)
@@ -272,7 +297,8 @@ async fn scores(
                         let values: Vec<f64> = logits.iter().map(|l| l.0).collect();
                         let score = log_sum_exp(&values);
                         // Exponentials and the logarithm are within some ulp of what they are of.
-                        (score, logits[0].1 + (score.abs() + 10.0) * 2f64.powi(-20))
+                        let capped = 2.0 * cap_error(shape.softcap);
+                        (score, logits[0].1 + capped + (score.abs() + 10.0) * 2f64.powi(-20))
                     })
                     .collect()
             } else {
@@ -411,7 +437,8 @@ async fn key_scores(
             let kv_head = head / group;
             let query = &qkv[r * width + head * d..][..d];
             let key = |t: u32| cache.key(sequence, kv_head, t);
-            let logit = |t: u32| dot(query, key(t)) * f64::from(shape.scale());
+            let logit =
+                |t: u32| soft_capped(dot(query, key(t)) * f64::from(shape.scale()), shape.softcap);
             let size = |t: u32| {
                 let products = query.iter().zip(key(t)).map(|(a, b)| f64::from((a * b).abs()));
                 products.sum::<f64>() * f64::from(shape.scale())
@@ -451,7 +478,7 @@ async fn key_scores(
             let values: Vec<f64> = want.iter().map(|w| w.0).collect();
             let got = &out[(r * q_heads + head) * stride..][..stride];
             let verdict = compare(&format!("row {r} head {head}"), got, &values, SUMMED, |i| {
-                want[i].1 * rounding
+                want[i].1 * rounding + cap_error(shape.softcap)
             })
             .and(untouched("after the scores", &got[want.len()..]));
             if verdict.is_err() {

@@ -15,7 +15,7 @@ const SOUND: &str = include_str!("../../shaders/model/rms_norm.wgsl");
 
 /// A norm of numbers 1 to 8, by this text instead of the shader's own.
 async fn norm(gpu: &Gpu, text: &'static [(&'static str, &'static str)]) -> Result<Verdict> {
-    let spec = ShaderSpec { sources: text, ..kernels::rms_norm(gpu.tier(), false) };
+    let spec = ShaderSpec { sources: text, ..kernels::rms_norm(gpu.tier(), kernels::Normed::Rows) };
     let x: Vec<f32> = (1..=8).map(|i| i as f32).collect();
     let step = StepHeader::default();
     let (x_bits, weight) = (bits(&x), bits(&[1.0; 8]));

@@ -105,11 +105,8 @@ impl<K: KvOps> Layer<K> {
                 Stage::Attend => self.attend(pass, plan),
                 Stage::Merge => self.merge(pass, plan, &self.merge),
                 Stage::SelectNext => self.select_next(pass, plan),
-                Stage::Project => self.weights.output.record(pass, plan.step.rows),
-                Stage::FeedForward => {
-                    self.weights.ffn_norm.record(pass, plan.step.rows);
-                    self.weights.ffn.record(pass, plan.step.rows);
-                }
+                Stage::Project => self.weights.record_output(pass, plan.step.rows),
+                Stage::FeedForward => self.weights.record_ffn(pass, plan.step.rows),
             }
         }
     }

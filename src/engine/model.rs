@@ -50,13 +50,14 @@ impl Model {
         let config = ModelConfig::read_changed(file, options.rope.as_ref())?;
         let tensors = Tensors::find(&config, file)?;
         let quantise = options.quantise;
-        let mut loader = Loader { gpu, file, quantise, progress, unflushed: 0 };
+        let norm_offset = config.norm_offset;
+        let mut loader = Loader { gpu, file, quantise, norm_offset, progress, unflushed: 0 };
         let embedding = loader.matrix(&tensors.embedding).await?;
         let mut layers = Vec::new();
         for layer in &tensors.layers {
             layers.push(load_layer(&mut loader, layer, &config).await?);
         }
-        let output_norm = loader.vector(tensors.output_norm).await?;
+        let output_norm = loader.norm(tensors.output_norm).await?;
         let own_output = match &tensors.output {
             None => None,
             Some(output) => Some(loader.matrix(output).await?),
@@ -110,14 +111,14 @@ async fn load_layer(
     config: &ModelConfig,
 ) -> Result<LayerWeights> {
     Ok(LayerWeights {
-        attn_norm: loader.vector(layer.attn_norm).await?,
+        attn_norm: loader.norm(layer.attn_norm).await?,
         attention: match &layer.attention {
             AttentionTensors::Grouped { qkv, norms, biases } => AttentionWeights::Grouped {
                 qkv: loader.matrix(qkv).await?,
                 heads: HeadWeights {
                     norms: match norms {
                         None => None,
-                        Some([q, k]) => Some([loader.vector(q).await?, loader.vector(k).await?]),
+                        Some([q, k]) => Some([loader.norm(q).await?, loader.norm(k).await?]),
                     },
                     biases: match biases {
                         None => None,
@@ -132,9 +133,9 @@ async fn load_layer(
                 AttentionWeights::Latent(LatentWeights {
                     shape: *shape,
                     down: loader.matrix(&latent.down).await?,
-                    q_norm: loader.vector(latent.q_norm).await?,
+                    q_norm: loader.norm(latent.q_norm).await?,
                     q_up: loader.matrix(&latent.q_up).await?,
-                    kv_norm: loader.vector(latent.kv_norm).await?,
+                    kv_norm: loader.norm(latent.kv_norm).await?,
                     key_up: loader.matrix(&latent.key_up).await?,
                     key_absorb: loader.matrix(&latent.key_absorb).await?,
                     value_up: loader.matrix(&latent.value_up).await?,
@@ -142,7 +143,13 @@ async fn load_layer(
             }
         },
         output: loader.matrix(&layer.output).await?,
-        ffn_norm: loader.vector(layer.ffn_norm).await?,
+        ffn_norm: loader.norm(layer.ffn_norm).await?,
+        post_norms: match layer.post_norms {
+            None => None,
+            Some([attention, ffn]) => {
+                Some([loader.norm(attention).await?, loader.norm(ffn).await?])
+            }
+        },
         ffn: match &layer.ffn {
             FfnTensors::Dense { gate_up, down } => FfnWeights::Dense {
                 gate_up: loader.gate_up(gate_up).await?,
@@ -152,7 +159,7 @@ async fn load_layer(
                 router: loader.matrix(router).await?,
                 bias: match bias {
                     None => None,
-                    Some(bias) => Some(loader.vector(bias).await?),
+                    Some(bias) => Some(loader.vectors(&[bias]).await?),
                 },
                 gate_up: loader.gate_up(gate_up).await?,
                 down: loader.matrix(down).await?,

@@ -37,7 +37,7 @@ impl Exact {
             .map(|h| {
                 let query = &view.queries[(head * group + h) * d..][..d];
                 let keys = cache.keys[head].chunks_exact(d).chain(std::iter::once(own));
-                keys.map(|key| dot(query, key) * shape.scale()).collect()
+                keys.map(|key| shape.logit(dot(query, key))).collect()
             })
             .collect();
         let mass = logits.iter().map(|logits| softmax(logits)).collect();

@@ -369,6 +369,14 @@ fn stored_spec(file: &'static str, shape: &Shape, kv_type: KvType) -> ShaderSpec
     kv_spec(file, shape).slot("stored", stored)
 }
 
+/// A kernel that makes logits, which may have a soft-cap.
+pub(super) fn with_cap(spec: ShaderSpec, softcap: Option<f32>) -> ShaderSpec {
+    match softcap {
+        None => spec.slot("cap", "lib/cap_none.wgsl"),
+        Some(cap) => spec.slot("cap", "lib/cap_soft.wgsl").constant("CAP", cap),
+    }
+}
+
 fn split_spec(file: &'static str, tier: &Tier, shape: &Shape, place: Place) -> ShaderSpec {
     let spec = placed(kv_spec(file, shape).constant("SCALE", shape.scale()), place);
     if shape.shares_values() {
@@ -377,6 +385,7 @@ fn split_spec(file: &'static str, tier: &Tier, shape: &Shape, place: Place) -> S
             LatentSplit::Matrices => latent_matrices(spec, shape),
         };
     }
+    let spec = with_cap(spec, shape.softcap);
     // Heads whose rows 8 or 16 lanes of one subgroup read.
     let shuffles = |lanes: &u32| matches!(shape.head_dim, 64 | 128) && lanes * 8 >= shape.head_dim;
     match tiers::of(tier).shuffled.filter(shuffles) {
@@ -433,7 +442,7 @@ fn prefill_kernel(tier: &Tier, shape: &Shape) -> &'static Kernel {
 /// By the kernel that suits the adapter's tier and the heads' dimensions; `row_width` floats from one row's queries to the
 /// next. Grid: (query heads, tiles).
 pub fn prefill(tier: &Tier, shape: &Shape, row_width: u32) -> ShaderSpec {
-    spec_of(prefill_kernel(tier, shape).file, shape, row_width)
+    with_cap(spec_of(prefill_kernel(tier, shape).file, shape, row_width), shape.softcap)
         .slot("kv", "lib/kv_packed_f16.wgsl")
         .slot("causal", "lib/causal_all.wgsl")
         .constant("SCALE", shape.scale())

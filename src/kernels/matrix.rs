@@ -1,38 +1,49 @@
 //! `shaders/model/matvec.wgsl` and `matmul.wgsl`: products with weight matrices, and what prepares them for f16.
 
 use super::RowsParams;
+use super::attend::with_cap;
 use super::tiers::{self, Matmul};
-use crate::attention::Experts;
+use crate::attention::{Activation, Experts};
 use crate::formats::WeightFormat;
 use crate::gpu::{ShaderSpec, Tier};
 
 /// The use of a product's result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Output {
     /// Written.
     Store,
+    /// Written under this soft-cap.
+    Capped(f32),
     /// Added to what is there.
     Add,
-    /// Pairs of rows (gate, up) make silu(gate) * up.
-    SwiGlu,
-    /// The output's old numbers are a gate: silu(gate) * product.
-    Gated,
+    /// Pairs of rows (gate, up) make activated(gate) * up.
+    Glu(Activation),
+    /// The output's old numbers are a gate: activated(gate) * product.
+    Gated(Activation),
 }
 
 impl Output {
-    /// The file that fills the slot `<output>`.
-    pub fn file(self) -> &'static str {
+    /// Fills the slot `<output>`, and those of the file that fills it.
+    fn fill(self, spec: ShaderSpec) -> ShaderSpec {
+        let activated = |file, activation| {
+            let by = match activation {
+                Activation::Silu => "lib/activation_silu.wgsl",
+                Activation::Gelu => "lib/activation_gelu.wgsl",
+            };
+            spec.clone().slot("output", file).slot("activation", by)
+        };
         match self {
-            Self::Store => "lib/output_store.wgsl",
-            Self::Add => "lib/output_add.wgsl",
-            Self::SwiGlu => "lib/output_swiglu.wgsl",
-            Self::Gated => "lib/output_gated.wgsl",
+            Self::Store => spec.slot("output", "lib/output_store.wgsl"),
+            Self::Capped(cap) => with_cap(spec.slot("output", "lib/output_capped.wgsl"), Some(cap)),
+            Self::Add => spec.slot("output", "lib/output_add.wgsl"),
+            Self::Glu(activation) => activated("lib/output_glu.wgsl", activation),
+            Self::Gated(activation) => activated("lib/output_gated.wgsl", activation),
         }
     }
 
     /// Rows that make one number.
     pub fn rows(self) -> u32 {
-        if self == Self::SwiGlu { 2 } else { 1 }
+        if matches!(self, Self::Glu(_)) { 2 } else { 1 }
     }
 }
 
@@ -255,8 +266,7 @@ pub fn matvec(
 ) -> ShaderSpec {
     let MatvecKernel { file, lanes: (workgroup, team), portion } =
         MatvecKernel::of(tier, format, (rows, units));
-    let mut spec =
-        ShaderSpec::new(file).slot("weights", format.file()).slot("output", output.file());
+    let mut spec = output.fill(ShaderSpec::new(file).slot("weights", format.file()));
     if !tier.emulates_lanes() {
         if let Some(portion) = portion {
             // Whole turns of a team, whatever the number of tokens, whose sums are in one order then.
@@ -314,9 +324,8 @@ fn matmul_kernel(tier: &Tier, format: WeightFormat) -> &'static Matmul {
 
 /// Many tokens at a time, by the kernel that suits the adapter's tier. Heads are not multiplied by this one.
 pub fn matmul(tier: &Tier, format: WeightFormat, output: Output, batch: Batch<'_>) -> ShaderSpec {
-    let spec = ShaderSpec::new(matmul_kernel(tier, format).file)
-        .slot("weights", format.file())
-        .slot("output", output.file());
+    let file = matmul_kernel(tier, format).file;
+    let spec = output.fill(ShaderSpec::new(file).slot("weights", format.file()));
     let of_experts = |experts: &Experts, by_slot: bool| {
         spec.clone()
             .slot("tokens", "lib/tokens_of_expert.wgsl")
@@ -347,9 +356,8 @@ pub fn narrow_sixteens(tier: &Tier, format: WeightFormat) -> &'static [u32] {
 /// what few tokens cost there is their weights.
 pub fn matmul_narrow(format: WeightFormat, rows: u32, sixteens: u32, output: Output) -> ShaderSpec {
     let row_sixteens = narrow_row_sixteens(rows);
-    ShaderSpec::new("model/matmul_narrow.wgsl")
-        .slot("weights", format.file())
-        .slot("output", output.file())
+    output
+        .fill(ShaderSpec::new("model/matmul_narrow.wgsl").slot("weights", format.file()))
         .constant("ROW_SIXTEENS", row_sixteens)
         .constant("TOKEN_SIXTEENS", sixteens)
         .constant("INPUTS", 4 * sixteens / row_sixteens)

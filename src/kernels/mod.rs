@@ -37,8 +37,8 @@ pub use matrix::{
     tokens_at_a_time, weight_shift,
 };
 pub use model::{
-    ArgMax, ArgMaxPart, Embed, EmbedParams, RmsNorm, RmsNormParams, RowsParams, StrideParams,
-    arg_max, arg_max_part, arg_max_parts, embed, rms_norm,
+    ArgMax, ArgMaxPart, Embed, EmbedParams, Normed, RmsNorm, RmsNormParams, RowsParams,
+    StrideParams, arg_max, arg_max_part, arg_max_parts, embed, rms_norm,
 };
 pub use select::{
     BlockScore, ExactBlockScore, ExactTokenScore, MissedMass, Scored, SummaryScore, TokenScore,

@@ -13,6 +13,8 @@ crate::words! {
         pub rows: u32,
         /// The first of them.
         pub first_row: u32,
+        /// What embeddings are multiplied by.
+        pub factor: f32,
     }
 
     /// `RmsNorm` in the shader.
@@ -97,10 +99,22 @@ pub fn embed(format: WeightFormat) -> ShaderSpec {
     ShaderSpec::new("model/embed.wgsl").slot("weights", format.file())
 }
 
-/// With `gather`, output row i is made of the i-th row whose logits are wanted. Grid: (output rows).
-pub fn rms_norm(tier: &Tier, gather: bool) -> ShaderSpec {
+/// What [`rms_norm`] makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normed {
+    /// Each row.
+    Rows,
+    /// Output row i of the i-th row whose logits are wanted.
+    Wanted,
+    /// What is added to each row of the output.
+    Added,
+}
+
+/// Grid: (output rows).
+pub fn rms_norm(tier: &Tier, normed: Normed) -> ShaderSpec {
     ShaderSpec::new("model/rms_norm.wgsl")
-        .constant("GATHER", gather)
+        .constant("GATHER", normed == Normed::Wanted)
+        .constant("ADDS", normed == Normed::Added)
         .constant("WORKGROUP", tiers::of(tier).lanes)
 }
 

@@ -1,6 +1,6 @@
 //! `shaders/select`.
 
-use super::attend::{HotSlots, kv_spec, spec};
+use super::attend::{HotSlots, kv_spec, spec, with_cap};
 use super::tiers::{self, TopKBy};
 use super::{SegmentParams, StrideParams};
 use crate::attention::{Rank, Shape, Summary};
@@ -207,12 +207,12 @@ pub fn summary_score(shape: &Shape, summary: &Summary) -> ShaderSpec {
 
 /// Grid: (sealed blocks, KV heads, rows).
 pub fn exact_block_score(shape: &Shape) -> ShaderSpec {
-    kv_spec("select/exact_block_score.wgsl", shape).constant("SCALE", shape.scale())
+    exact_spec("select/exact_block_score.wgsl", shape)
 }
 
 /// Grid: (blocks kept, KV heads, rows).
 pub fn exact_token_score(shape: &Shape) -> ShaderSpec {
-    kv_spec("select/exact_token_score.wgsl", shape).constant("SCALE", shape.scale())
+    exact_spec("select/exact_token_score.wgsl", shape)
 }
 
 /// The share of mass in blocks that are chosen and not attended, where scores rank so. A score that is summed over the group counts
@@ -273,6 +273,10 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
     spec.constant("LANES", lanes).constant("AT_ONCE", at_once)
 }
 
+fn exact_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
+    with_cap(kv_spec(file, shape), shape.softcap).constant("SCALE", shape.scale())
+}
+
 fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     let chunk = shape.index.chunk();
     let scored = Scored::codes(shape);
@@ -281,7 +285,7 @@ fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
         2 => "lib/chunk_vec2.wgsl",
         _ => "lib/chunk_vec4.wgsl",
     };
-    kv_spec(file, shape)
+    with_cap(kv_spec(file, shape), shape.softcap)
         .slot("chunk", chunks)
         .constant("CHANNELS", shape.index.channels)
         .constant("BITS", shape.index.bits)

@@ -20,7 +20,7 @@ fn products_on_matrix_units_are_valid_for_every_format_output_and_batch() {
     let mut halves = 0;
     for format in WeightFormat::ALL {
         halves += u32::from(multiplies_halves(tier, format));
-        for output in [Output::Store, Output::Add, Output::SwiGlu, Output::Gated] {
+        for output in variants::outputs() {
             for batch in [Batch::One, Batch::ExpertsOut(&experts), Batch::ExpertsIn(&experts)] {
                 assert_valid(matmul(tier, format, output, batch));
             }
@@ -33,7 +33,7 @@ fn products_on_matrix_units_are_valid_for_every_format_output_and_batch() {
 fn narrow_products_are_valid_for_every_format_output_and_size_and_fit_their_tier() {
     let tier = Tier::named("cooperative").expect("a tier");
     for format in WeightFormat::ALL {
-        for output in [Output::Store, Output::Add, Output::SwiGlu, Output::Gated] {
+        for output in variants::outputs() {
             for (rows, &sixteens) in [960, 24_576]
                 .into_iter()
                 .flat_map(|rows| narrow_sixteens(tier, format).iter().map(move |s| (rows, s)))

@@ -1,8 +1,8 @@
 //! Every kernel in every variant: tiers, weight formats, what fills its slots, shapes that differ in what decides.
 
 use super::*;
+use crate::attention::{Activation, Experts, Gate, Latent};
 use crate::attention::{BlockScorer, IndexFormat, KvLayout, Rank, Shape};
-use crate::attention::{Experts, Gate, Latent};
 use crate::contract::{Bindings, Field};
 use crate::formats::{KvType, WeightFormat};
 use crate::gpu::{ShaderSpec, Tier, completed};
@@ -61,12 +61,20 @@ pub fn variants(tier: &Tier, lanes_reversed: bool) -> Vec<Variant> {
 
 type Of = (ShaderSpec, &'static [Field]);
 
+/// What a product's result may be used for.
+pub(super) fn outputs() -> Vec<Output> {
+    let of = |activation| [Output::Glu(activation), Output::Gated(activation)];
+    let plain = [Output::Store, Output::Add, Output::Capped(30.0)];
+    plain.into_iter().chain([Activation::Silu, Activation::Gelu].into_iter().flat_map(of)).collect()
+}
+
 fn of_tier(tier: &Tier) -> Vec<Of> {
     let routed = experts(Gate::Softmax);
     let mut all = vec![
         (half_rows(tier), fields::<HalfRows<()>>()),
-        (rms_norm(tier, false), fields::<RmsNorm<()>>()),
-        (rms_norm(tier, true), fields::<RmsNorm<()>>()),
+        (rms_norm(tier, Normed::Rows), fields::<RmsNorm<()>>()),
+        (rms_norm(tier, Normed::Wanted), fields::<RmsNorm<()>>()),
+        (rms_norm(tier, Normed::Added), fields::<RmsNorm<()>>()),
         (arg_max(), fields::<ArgMax<()>>()),
         (arg_max_part(), fields::<ArgMaxPart<()>>()),
         (stream(), fields::<Stream<()>>()),
@@ -79,7 +87,7 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
         all.push((embed(format), fields::<Embed<()>>()));
         all.push((largest_weight(format), fields::<LargestWeight<()>>()));
         let product = fields::<Product<()>>();
-        for output in [Output::Store, Output::Add, Output::SwiGlu, Output::Gated] {
+        for output in outputs() {
             let (out, into) = (Batch::ExpertsOut(&routed), Batch::ExpertsIn(&routed));
             for batch in [Batch::One, Batch::Heads, out, into] {
                 for input in [Input::Plain, Input::Normed { width: 576, epsilon: 1e-5 }] {
@@ -171,6 +179,7 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
         all.push((with_window(of_prompts.clone(), 4096), fields::<Prefill<()>>()));
         all.push((of_prompts, fields::<Prefill<()>>()));
         all.push((window_split(tier, shape, 4096), fields::<Split<()>>()));
+        all.extend(of_capped(tier, &Shape { softcap: Some(50.0), ..*shape }));
     }
     for number in [Number::F32, Number::F16] {
         for turns in [false, true] {
@@ -182,6 +191,22 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
         all.extend(of_two_buffers(tier, shape));
     }
     all
+}
+
+// What makes logits, where they have a soft-cap.
+fn of_capped(tier: &Tier, shape: &Shape) -> Vec<Of> {
+    let of_prompts = prefill(tier, shape, shape.row_width());
+    vec![
+        (block_score(shape), fields::<BlockScore<()>>()),
+        (token_score(shape), fields::<TokenScore<()>>()),
+        (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
+        (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
+        (dense_split(tier, shape, Place::Paged), fields::<Split<()>>()),
+        (sparse_split(tier, shape, Place::Paged), fields::<Split<()>>()),
+        (window_split(tier, shape, 4096), fields::<Split<()>>()),
+        (with_window(of_prompts.clone(), 4096), fields::<Prefill<()>>()),
+        (of_prompts, fields::<Prefill<()>>()),
+    ]
 }
 
 fn of_two_buffers(tier: &Tier, shape: &Shape) -> Vec<Of> {

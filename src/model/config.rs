@@ -3,7 +3,7 @@
 use super::file::ModelFile;
 use super::rope::{Rope, RopeChange, RopeKind, RopeScaling};
 use super::{families, tensors};
-use crate::attention::{Experts, Latent, Shape};
+use crate::attention::{Activation, Experts, Latent, Shape, check_softcap};
 use crate::{Error, Result, subject};
 use serde::Serialize;
 
@@ -24,6 +24,16 @@ pub struct ModelConfig {
     pub plain_context: u32,
     /// RMSNorm's epsilon.
     pub(crate) epsilon: f32,
+    /// What is added to the weights of norms as the file holds them.
+    #[serde(skip)]
+    pub(crate) norm_offset: f32,
+    /// Whether what attention and feed-forward networks make is normed before it is added to the residual stream.
+    pub(crate) post_norms: bool,
+    /// What embeddings are multiplied by.
+    pub(crate) embedding_factor: f32,
+    /// The soft-cap of the model's logits, where they have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) logit_softcap: Option<f32>,
     /// Whether the output matrix is the embedding.
     pub(crate) tied: bool,
     /// Attention.
@@ -36,6 +46,8 @@ pub struct ModelConfig {
     pub(crate) rope: Rope,
     /// Width of the feed-forward network of layers without experts.
     pub(crate) ffn: u32,
+    /// What the gates of feed-forward networks go through.
+    pub(crate) activation: Activation,
     /// Mixture of experts, in the layers that have one.
     pub(crate) experts: Option<Experts>,
 }
@@ -56,11 +68,15 @@ pub struct LayerConfig<'a> {
     pub attention: AttentionConfig,
     /// The most tokens that a token attends, if there is a sliding window.
     pub window: Option<u32>,
+    /// Whether what both make is normed before it is added to the stream, besides the norms before both.
+    pub post_norms: bool,
     /// The feed-forward network.
     pub ffn: FfnConfig<'a>,
+    /// What its gates go through.
+    pub activation: Activation,
 }
 
-/// The two kinds of feed-forward networks, both SwiGLU's.
+/// The two kinds of feed-forward networks, both gated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FfnConfig<'a> {
     /// One of this width for every token.
@@ -92,6 +108,11 @@ pub struct Grouped {
     pub head_norms: bool,
     /// Whether queries, keys and values have biases.
     pub biases: bool,
+    /// Logits are divided by the root of this.
+    pub scaled_by: u32,
+    /// The soft-cap of logits, where they have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub softcap: Option<f32>,
 }
 
 impl ModelConfig {
@@ -181,7 +202,9 @@ impl ModelConfig {
         LayerConfig {
             attention: self.attention,
             window: sliding.map(|sliding| sliding.tokens),
+            post_norms: self.post_norms,
             ffn: experts.map_or(FfnConfig::Dense(self.ffn), FfnConfig::Experts),
+            activation: self.activation,
         }
     }
 
@@ -194,12 +217,16 @@ impl ModelConfig {
     /// The shape of decode attention, and of the cache.
     pub fn shape(&self) -> Shape {
         match self.attention {
-            AttentionConfig::Grouped(grouped) => Shape::new(
-                grouped.kv_heads,
-                grouped.q_heads / grouped.kv_heads.max(1),
-                grouped.head_dim,
-                self.rope.interleaved,
-            ),
+            AttentionConfig::Grouped(grouped) => Shape {
+                scaled_by: grouped.scaled_by,
+                softcap: grouped.softcap,
+                ..Shape::new(
+                    grouped.kv_heads,
+                    grouped.q_heads / grouped.kv_heads.max(1),
+                    grouped.head_dim,
+                    self.rope.interleaved,
+                )
+            },
             AttentionConfig::Latent(latent) => {
                 Shape::latent(latent.heads, latent.kv_rank, latent.rope, latent.query_dim())
             }
@@ -297,7 +324,14 @@ impl ModelConfig {
                 "the rotary embedding ({shown}) turns by what is not a number"
             )));
         }
+        if let Some(cap) = self.logit_softcap {
+            check_softcap("the model's logits", cap)?;
+        }
         match &self.experts {
+            // They add to the stream themselves.
+            Some(_) if self.post_norms => Err(Error::Model(
+                "norms after a mixture of experts are not supported; those after a dense network are".into(),
+            )),
             Some(experts) => experts.validate(),
             None => Ok(()),
         }

@@ -3,7 +3,7 @@
 use super::config::{AttentionConfig, FfnConfig, Grouped, ModelConfig};
 use super::file::{ModelFile, Source};
 use super::gguf::TensorInfo;
-use crate::attention::{Experts, Gate, Latent};
+use crate::attention::{Activation, Experts, Gate, Latent};
 use crate::formats::WeightFormat;
 use crate::{Error, Result};
 
@@ -67,6 +67,8 @@ pub(crate) struct LayerTensors<'a> {
     pub(crate) attention: AttentionTensors<'a>,
     pub(crate) output: MatrixTensors<'a>,
     pub(crate) ffn_norm: &'a TensorInfo,
+    /// Norms of what attention and the feed-forward network make, before it is added to the stream.
+    pub(crate) post_norms: Option<[&'a TensorInfo; 2]>,
     pub(crate) ffn: FfnTensors<'a>,
 }
 
@@ -103,6 +105,8 @@ pub(crate) struct GatesUps<'a> {
     pub(crate) pairs: Vec<GateUp<'a>>,
     /// Rows of gates that stay together.
     pub(crate) granule: u32,
+    /// What gates go through.
+    pub(crate) activation: Activation,
 }
 
 pub(crate) enum FfnTensors<'a> {
@@ -194,10 +198,24 @@ impl<'a> Finder<'a> {
                 }
             },
             output: layer.matrix(["attn_output", "self_attn.o_proj"], &[attended, hidden])?,
-            ffn_norm: layer.get(["ffn_norm", "post_attention_layernorm"], &[hidden])?,
+            ffn_norm: match described.post_norms {
+                false => layer.get(["ffn_norm", "post_attention_layernorm"], &[hidden])?,
+                true => layer.get(["ffn_norm", "pre_feedforward_layernorm"], &[hidden])?,
+            },
+            post_norms: match described.post_norms {
+                false => None,
+                true => Some([
+                    layer.get(["post_attention_norm", "post_attention_layernorm"], &[hidden])?,
+                    layer.get(["post_ffw_norm", "post_feedforward_layernorm"], &[hidden])?,
+                ]),
+            },
             ffn: match described.ffn {
-                FfnConfig::Experts(experts) => layer.experts(experts, hidden)?,
-                FfnConfig::Dense(width) => layer.dense(hidden, u64::from(width))?,
+                FfnConfig::Experts(experts) => {
+                    layer.experts(experts, hidden, described.activation)?
+                }
+                FfnConfig::Dense(width) => {
+                    layer.dense(hidden, u64::from(width), described.activation)?
+                }
             },
         })
     }
@@ -310,16 +328,21 @@ impl<'a> Layer<'a, '_> {
         })
     }
 
-    fn dense(&self, hidden: u64, ffn: u64) -> Result<FfnTensors<'a>> {
+    fn dense(&self, hidden: u64, ffn: u64, activation: Activation) -> Result<FfnTensors<'a>> {
         let [gate, up, down] = PARTS.map(|[gguf, folder]| {
             let shape = if gguf == "down" { [ffn, hidden] } else { [hidden, ffn] };
             self.get([&format!("ffn_{gguf}"), &format!("mlp.{folder}")], &shape).map(whole)
         });
-        let gate_up = GatesUps { pairs: vec![(gate?, up?)], granule: 1 };
+        let gate_up = GatesUps { pairs: vec![(gate?, up?)], granule: 1, activation };
         Ok(FfnTensors::Dense { gate_up, down: Recipe::Stacked(vec![down?]).into() })
     }
 
-    fn experts(&self, experts: &Experts, hidden: u64) -> Result<FfnTensors<'a>> {
+    fn experts(
+        &self,
+        experts: &Experts,
+        hidden: u64,
+        activation: Activation,
+    ) -> Result<FfnTensors<'a>> {
         let count = u64::from(experts.count);
         let [gate, up, down] = PARTS.map(|part| self.expert_rows(part, experts, hidden));
         let bias = match experts.gate {
@@ -337,7 +360,11 @@ impl<'a> Layer<'a, '_> {
             router: self.matrix(["ffn_gate_inp", "mlp.gate"], &[hidden, count])?.exact(),
             bias,
             // Parts hold whole experts.
-            gate_up: GatesUps { pairs: gate?.into_iter().zip(up?).collect(), granule: experts.ffn },
+            gate_up: GatesUps {
+                pairs: gate?.into_iter().zip(up?).collect(),
+                granule: experts.ffn,
+                activation,
+            },
             down: MatrixTensors::from(Recipe::Stacked(down?)).in_runs_of(hidden as u32),
         })
     }

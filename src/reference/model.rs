@@ -1,5 +1,6 @@
 //! Twins of `shaders/model`.
 
+use crate::attention::Activation;
 use half::f16;
 
 /// W x for a row-major matrix of `columns` columns.
@@ -12,9 +13,24 @@ pub fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
-/// silu(gate) * up of interleaved rows (gate, up).
-pub fn swiglu(rows: &[f64]) -> Vec<f64> {
-    rows.chunks_exact(2).map(|pair| pair[0] / (1.0 + (-pair[0]).exp()) * pair[1]).collect()
+/// A logit under its soft-cap c, if it has one: c tanh(logit / c).
+pub fn soft_capped(logit: f64, softcap: Option<f32>) -> f64 {
+    softcap.map(f64::from).map_or(logit, |cap| cap * (logit / cap).tanh())
+}
+
+/// activated(gate) * up of interleaved rows (gate, up).
+pub fn glu(activation: Activation, rows: &[f64]) -> Vec<f64> {
+    rows.chunks_exact(2).map(|pair| activated(activation, pair[0]) * pair[1]).collect()
+}
+
+fn activated(activation: Activation, gate: f64) -> f64 {
+    match activation {
+        Activation::Silu => gate / (1.0 + (-gate).exp()),
+        Activation::Gelu => {
+            let z = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
+            0.5 * gate * (1.0 + z.tanh())
+        }
+    }
 }
 
 /// x * weight / sqrt(mean(x^2) + epsilon).

@@ -58,6 +58,7 @@ const SHAPE: Shape = Shape {
     head_dim: 32,
     values: asynctls::attention::Values::Own,
     scaled_by: 32,
+    softcap: None,
     rope_interleaved: true,
     block: 16,
     index: asynctls::attention::IndexFormat { channels: 8, bits: 4 },

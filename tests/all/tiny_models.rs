@@ -16,7 +16,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
 
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 11] = [
     "llama",
     "llama3",
     "qwen2",
@@ -27,6 +27,7 @@ const MODELS: [&str; 10] = [
     "qwen3-kquants",
     "mistral",
     "qwen2-windows",
+    "gemma2",
 ];
 
 fn folder(name: &str) -> PathBuf {
@@ -354,7 +355,7 @@ fn decoded(engine: &Engine, golden: &Golden, attention: &Attention) -> Vec<Vec<f
 
 #[test]
 fn layers_with_a_sliding_window_select_nothing() {
-    for (name, selects) in [("mistral", false), ("qwen2-windows", true)] {
+    for (name, selects) in [("mistral", false), ("qwen2-windows", true), ("gemma2", true)] {
         let golden = golden(name, false);
         let engine = load(&folder(name).join("model"), |options| options.sessions = 2);
         let [dense, tight] =
@@ -399,7 +400,7 @@ fn a_sliding_window_that_no_context_exceeds_limits_nothing() {
 
 #[test]
 fn sliding_windows_need_the_kv_cache_on_the_gpu() {
-    for name in ["mistral", "qwen2-windows"] {
+    for (name, window) in [("mistral", 51), ("qwen2-windows", 20), ("gemma2", 37)] {
         let file = ModelFile::open(&folder(name).join("model")).unwrap();
         let config = ModelConfig::read(&file).unwrap();
         let within = |context: u32| {
@@ -407,7 +408,6 @@ fn sliding_windows_need_the_kv_cache_on_the_gpu() {
             let options = EngineOptions { host, block: 16, ..EngineOptions::new(&gpu(), context) };
             Fit::new(&file, &config, &options)
         };
-        let window = if name == "mistral" { 51 } else { 20 };
         let refused = within(window + 1).unwrap_err().to_string();
         let limit = format!("sliding windows of {window} tokens need all of it on the GPU");
         assert!(refused.contains(&limit), "{refused}");

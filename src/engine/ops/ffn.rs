@@ -1,7 +1,7 @@
 //! The feed-forward network of a layer: one for every token, or experts.
 
-use super::OpMaker;
 use super::product::{Inputs, Matmul, Matvec, Product, batched};
+use super::{OpMaker, Vectors};
 use crate::Result;
 use crate::attention::Experts;
 use crate::engine::scratch::Strides;
@@ -92,16 +92,21 @@ impl ExpertOps {
 }
 
 impl OpMaker<'_> {
-    pub(super) async fn ffn(&mut self, weights: &FfnWeights, normed: Inputs<'_>) -> Result<FfnOps> {
+    /// `result`: what becomes of the network's, which experts add to the stream.
+    pub(super) async fn ffn(
+        &mut self,
+        weights: &FfnWeights,
+        normed: Inputs<'_>,
+        result: (Vectors<'_>, Output),
+    ) -> Result<FfnOps> {
         let scratch = self.scratch;
         let strides = Strides::new(self.config);
-        let x = (&scratch.x, strides.hidden);
         match weights {
             FfnWeights::Dense { gate_up, down } => {
                 let ffn = (&scratch.ffn, strides.ffn);
                 Ok(FfnOps::Dense {
                     gate_up: self.gated_product(gate_up, normed, ffn).await?,
-                    down: self.product(down, ffn, x, Output::Add).await?,
+                    down: self.product(down, ffn, result.0, result.1).await?,
                 })
             }
             FfnWeights::Experts { router, bias, gate_up, down } => {

@@ -25,7 +25,7 @@ use crate::contract::Words;
 use crate::engine::weights::Matrix;
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::kernels::{
-    self, EmbedParams, HotSlots, MergeParams, Output, Place, RmsNormParams, RowsParams,
+    self, EmbedParams, HotSlots, MergeParams, Normed, Output, Place, RmsNormParams, RowsParams,
     SegmentParams, Tokens,
 };
 use crate::kv::{CacheLayout, LayerIndex};
@@ -39,6 +39,8 @@ pub(super) struct LayerWeights {
     pub(super) attention: AttentionWeights,
     pub(super) output: Matrix,
     pub(super) ffn_norm: wgpu::Buffer,
+    /// Of what attention and the feed-forward network make, where it is normed before it is added to the stream.
+    pub(super) post_norms: Option<[wgpu::Buffer; 2]>,
     pub(super) ffn: FfnWeights,
 }
 
@@ -48,9 +50,30 @@ pub(super) struct WeightOps {
     /// What makes queries, keys and values.
     pub(super) attention: AttentionOps,
     /// The output projection.
-    pub(super) output: Product,
-    pub(super) ffn_norm: Norm,
-    pub(super) ffn: FfnOps,
+    output: Product,
+    ffn_norm: Norm,
+    ffn: FfnOps,
+    /// What adds the results of both to the stream, where they are normed before.
+    post_norms: Option<[Op; 2]>,
+}
+
+impl WeightOps {
+    /// Records the output projection of `rows` rows.
+    pub(super) fn record_output(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
+        self.output.record(pass, rows);
+        if let Some([norm, _]) = &self.post_norms {
+            norm.record(pass, rows, 1, 1);
+        }
+    }
+
+    /// Records the feed-forward network of `rows` rows.
+    pub(super) fn record_ffn(&self, pass: &mut wgpu::ComputePass<'_>, rows: u32) {
+        self.ffn_norm.record(pass, rows);
+        self.ffn.record(pass, rows);
+        if let Some([_, norm]) = &self.post_norms {
+            norm.record(pass, rows, 1, 1);
+        }
+    }
 }
 
 /// What stands before and after the layers.
@@ -144,10 +167,10 @@ impl OpMaker<'_> {
         Ok(buffer)
     }
 
-    // RMSNorm of rows of `width` floats; with `gather`, of the rows whose logits are wanted.
+    // RMSNorm of rows of `width` floats.
     async fn norm(
         &mut self,
-        gather: bool,
+        normed: Normed,
         (width, epsilon): (u32, f32),
         (x, x_stride): Vectors<'_>,
         weight: &wgpu::Buffer,
@@ -155,7 +178,7 @@ impl OpMaker<'_> {
     ) -> Result<Op> {
         let uniform = self.uniform(RmsNormParams { width, x_stride, y_stride, epsilon }).await?;
         let norm = kernels::RmsNorm { step: &self.scratch.step, rms_norm: &uniform, x, weight, y };
-        self.gpu.op(&kernels::rms_norm(self.gpu.tier, gather), norm).await
+        self.gpu.op(&kernels::rms_norm(self.gpu.tier, normed), norm).await
     }
 
     pub(super) async fn ends(&mut self, model: &Model) -> Result<EndOps> {
@@ -163,8 +186,9 @@ impl OpMaker<'_> {
         let strides = Strides::new(self.config);
         let mut embed = Vec::new();
         for part in &model.embedding().parts {
+            let (units, rows, first_row) = (part.units, part.rows, part.first_row);
             let params =
-                EmbedParams { units: part.units, rows: part.rows, first_row: part.first_row };
+                EmbedParams { units, rows, first_row, factor: self.config.embedding_factor };
             let uniform = self.uniform(params).await?;
             let table = kernels::Embed {
                 step: (&scratch.step).into(),
@@ -192,15 +216,26 @@ impl OpMaker<'_> {
         let normed = (&scratch.normed, strides.hidden);
         Ok(EndOps {
             embed,
-            output_norm: self.norm(true, size, stream, model.output_norm(), normed).await?,
+            output_norm: self
+                .norm(Normed::Wanted, size, stream, model.output_norm(), normed)
+                .await?,
             logits: {
                 let to = (&scratch.logits, vocabulary, 0);
-                let of = (Output::Store, Tokens::Outputs as fn(u32) -> Tokens);
+                let output = self.config.logit_softcap.map_or(Output::Store, Output::Capped);
+                let of = (output, Tokens::Outputs as fn(u32) -> Tokens);
                 self.product_of(&scratch.step, model.output(), normed.into(), to, of).await?
             },
             arg_max_part: self.gpu.op(&kernels::arg_max_part(), part).await?,
             arg_max: self.gpu.op(&kernels::arg_max(), arg_max).await?,
         })
+    }
+
+    // What adds a result to the stream that is normed before.
+    async fn post_norm(&mut self, weight: &wgpu::Buffer) -> Result<Op> {
+        let (scratch, stride) = (self.scratch, Strides::new(self.config).hidden);
+        let size = (self.config.hidden, self.config.epsilon);
+        let (result, stream) = ((&scratch.normed, stride), (&scratch.x, stride));
+        self.norm(Normed::Added, size, result, weight, stream).await
     }
 
     /// What of a layer needs no cache.
@@ -209,11 +244,17 @@ impl OpMaker<'_> {
         let (attn_norm, normed) = self.stream_norm(&weights.attn_norm).await?;
         let attention = self.attention(&weights.attention, normed).await?;
         let (ffn_norm, normed) = self.stream_norm(&weights.ffn_norm).await?;
-        let ffn = self.ffn(&weights.ffn, normed).await?;
+        let result = self.result(weights.post_norms.is_some());
+        let ffn = self.ffn(&weights.ffn, normed, result).await?;
         let attended = (&self.scratch.attended, strides.attention);
-        let stream = (&self.scratch.x, strides.hidden);
-        let output = self.product(&weights.output, attended, stream, Output::Add).await?;
-        Ok(WeightOps { attn_norm, attention, output, ffn_norm, ffn })
+        let output = self.product(&weights.output, attended, result.0, result.1).await?;
+        let post_norms = match &weights.post_norms {
+            None => None,
+            Some([attention, ffn]) => {
+                Some([self.post_norm(attention).await?, self.post_norm(ffn).await?])
+            }
+        };
+        Ok(WeightOps { attn_norm, attention, output, ffn_norm, ffn, post_norms })
     }
 
     /// A layer over a cache, of which `own` is what it does in the way of its residency.

@@ -7,7 +7,7 @@ use crate::engine::scratch::Strides;
 use crate::engine::weights::{Matrix, Part};
 use crate::formats::WeightFormat;
 use crate::gpu::{Binding, Op, Tier};
-use crate::kernels::{self, Batch, Input, MATVEC_TOKENS, MatrixParams, Output, Tokens};
+use crate::kernels::{self, Batch, Input, MATVEC_TOKENS, MatrixParams, Normed, Output, Tokens};
 
 /// What a product multiplies on each path. A matvec norms its inputs itself where lanes are real.
 #[derive(Clone, Copy)]
@@ -173,7 +173,7 @@ impl<'a> OpMaker<'a> {
         weight: &'b wgpu::Buffer,
         y: Vectors<'b>,
     ) -> Result<(Norm, Inputs<'b>)> {
-        let op = self.norm(false, (width, epsilon), x, weight, y).await?;
+        let op = self.norm(Normed::Rows, (width, epsilon), x, weight, y).await?;
         let fused = if self.gpu.tier.emulates_lanes() { 0 } else { MATVEC_TOKENS };
         let inputs = if fused > 0 {
             let norm = Some((Input::Normed { width, epsilon }, weight));
@@ -182,6 +182,16 @@ impl<'a> OpMaker<'a> {
             y.into()
         };
         Ok((Norm { op, fused }, inputs))
+    }
+
+    // Where attention's and the feed-forward network's results go: to the stream, or, where they are normed before, to where that norm
+    // reads them. What was normed for them has been multiplied by then.
+    pub(super) fn result(&self, is_normed: bool) -> (Vectors<'a>, Output) {
+        let (scratch, stride) = (self.scratch, Strides::new(self.config).hidden);
+        match is_normed {
+            false => ((&scratch.x, stride), Output::Add),
+            true => ((&scratch.normed, stride), Output::Store),
+        }
     }
 
     // RMSNorm of the residual stream.

@@ -19,6 +19,8 @@ pub(in crate::engine) struct Loader<'a> {
     pub(in crate::engine) file: &'a ModelFile,
     /// The type that floats become.
     pub(in crate::engine) quantise: Option<Quantise>,
+    /// What is added to the weights of norms as the file holds them.
+    pub(in crate::engine) norm_offset: f32,
     pub(in crate::engine) progress: &'a mut (dyn FnMut(u64) + Send),
     pub(in crate::engine) unflushed: u64,
 }
@@ -135,18 +137,23 @@ impl Loader<'_> {
     }
 
     /// A norm's weights, as floats, filled up to whole units of the products that norm their inputs.
-    pub(in crate::engine) async fn vector(&mut self, info: &TensorInfo) -> Result<wgpu::Buffer> {
-        self.vectors(&[info]).await
+    pub(in crate::engine) async fn norm(&mut self, info: &TensorInfo) -> Result<wgpu::Buffer> {
+        self.added_to(&[info], self.norm_offset).await
     }
 
-    /// The same, of vectors one after the other.
+    /// Vectors one after the other, likewise.
     pub(in crate::engine) async fn vectors(
         &mut self,
         infos: &[&TensorInfo],
     ) -> Result<wgpu::Buffer> {
+        self.added_to(infos, 0.0).await
+    }
+
+    async fn added_to(&mut self, infos: &[&TensorInfo], offset: f32) -> Result<wgpu::Buffer> {
         let mut floats = Vec::new();
         for info in infos {
-            floats.extend(dequantise(info.kind, self.file.bytes(info))?);
+            let stored = dequantise(info.kind, self.file.bytes(info))?;
+            floats.extend(stored.into_iter().map(|value| value + offset));
             (self.progress)(info.bytes);
         }
         floats.resize(floats.len().next_multiple_of(WeightFormat::UNIT as usize), 0.0);

@@ -87,6 +87,7 @@ impl WeightRows {
         all.rows.push(vectors(&[tensors.output_norm]));
         for layer in &tensors.layers {
             let norms = [layer.attn_norm, layer.ffn_norm].into_iter();
+            let norms = norms.chain(layer.post_norms.into_iter().flatten());
             let bias = match &layer.ffn {
                 FfnTensors::Experts { bias, .. } => *bias,
                 FfnTensors::Dense { .. } => None,

@@ -9,7 +9,7 @@ use crate::model::tensors::{GateUp, GatesUps, MatrixTensors, Recipe, Rows};
 /// Where both have one type their rows alternate, and one product makes all of it. Where they differ, which a quantiser
 /// that weighs tensors does, each is a matrix of its own: alternating rows would have to meet in f32.
 pub(super) fn gate_up<'a>(
-    GatesUps { pairs, granule }: &GatesUps<'a>,
+    GatesUps { pairs, granule, activation }: &GatesUps<'a>,
     quantise: Option<Quantise>,
 ) -> Vec<(MatrixTensors<'a>, Output)> {
     let matrix = |(recipe, output): (Recipe<'a>, Output)| {
@@ -20,10 +20,10 @@ pub(super) fn gate_up<'a>(
         stored(gate.info.kind, quantise) == stored(up.info.kind, quantise)
     };
     if pairs.iter().all(is_same) {
-        return vec![matrix((Recipe::Interleaved(pairs.to_vec()), Output::SwiGlu))];
+        return vec![matrix((Recipe::Interleaved(pairs.to_vec()), Output::Glu(*activation)))];
     }
     let (gates, ups) = pairs.iter().copied().unzip();
-    [(Recipe::Stacked(gates), Output::Store), (Recipe::Stacked(ups), Output::Gated)]
+    [(Recipe::Stacked(gates), Output::Store), (Recipe::Stacked(ups), Output::Gated(*activation))]
         .map(matrix)
         .into()
 }
@@ -133,6 +133,7 @@ pub(super) fn is_float(kind: TensorType) -> bool {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::attention::Activation;
 
     pub(in crate::engine::weights) fn tensor(kind: TensorType) -> TensorInfo {
         TensorInfo { name: "w".into(), shape: vec![256, 64], kind, offset: 0, bytes: 0 }
@@ -144,14 +145,16 @@ pub(super) mod tests {
 
     #[test]
     fn only_gates_of_their_up_projections_type_alternate_with_them() {
+        let activation = Activation::Gelu;
         let pair = |gate, up| [tensor(gate), tensor(up)];
         let outputs = |pairs: &[[TensorInfo; 2]], quantise| -> Vec<Output> {
             let pairs: Vec<_> = pairs.iter().map(|[gate, up]| (rows(gate), rows(up))).collect();
-            let all = GatesUps { pairs, granule: 1 };
+            let all = GatesUps { pairs, granule: 1, activation };
             gate_up(&all, quantise).iter().map(|matrix| matrix.1).collect()
         };
         use TensorType::{BF16, F32, Q4K, Q6K, Q8_0};
-        let (one, two) = (vec![Output::SwiGlu], vec![Output::Store, Output::Gated]);
+        let one = vec![Output::Glu(activation)];
+        let two = vec![Output::Store, Output::Gated(activation)];
         assert_eq!(outputs(&[pair(Q4K, Q4K)], None), one);
         assert_eq!(outputs(&[pair(Q4K, Q6K)], None), two);
         // A shared expert's may be of another type than those of all others.

@@ -1,5 +1,6 @@
 //! A file's description of a model's shapes: the same questions to a GGUF file's metadata and to a `config.json`.
 
+use crate::attention::Activation;
 use crate::model::file::{ModelFile, Source};
 use crate::model::folder::Folder;
 use crate::model::gguf::Gguf;
@@ -69,6 +70,14 @@ impl<'a> Description<'a> {
         match self {
             Self::Gguf { .. } => None,
             Self::Json { folder } => folder.config().get(key).filter(|value| !value.is_null()),
+        }
+    }
+
+    /// Whether `config.json` says of a key that there is no such thing.
+    pub(super) fn is_null(&self, key: Key) -> bool {
+        match self {
+            Self::Gguf { .. } => false,
+            Self::Json { folder } => folder.config().get(key.json).is_some_and(Value::is_null),
         }
     }
 
@@ -142,12 +151,15 @@ impl<'a> Description<'a> {
         }
     }
 
-    /// Refuses a model whose feed-forward networks have another activation than SwiGLU's; GGUF files do not tell.
-    pub(super) fn must_be_silu(&self) -> Result<()> {
-        match self.json("hidden_act") {
-            None => Ok(()),
-            Some(name) if name == "silu" => Ok(()),
-            Some(other) => Err(wrong("hidden_act", other, "\"silu\"")),
+    /// Refuses a model whose feed-forward networks have another activation than its family's; GGUF files do not tell.
+    pub(super) fn must_activate(&self, activation: Activation) -> Result<()> {
+        let (key, name) = match activation {
+            Activation::Silu => ("hidden_act", "silu"),
+            Activation::Gelu => ("hidden_activation", "gelu_pytorch_tanh"),
+        };
+        match self.json(key) {
+            Some(other) if other != name => Err(wrong(key, other, &format!("{name:?}"))),
+            _ => Ok(()),
         }
     }
 }

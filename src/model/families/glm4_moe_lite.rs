@@ -4,7 +4,7 @@
 use super::description::{Description, Key, key};
 use super::rope::{self, Turning};
 use super::{EPSILON, EXPERT_FFN, EXPERTS_USED, FFN, HIDDEN, LAYERS, Q_HEADS, vocabulary};
-use crate::attention::{Experts, Gate, Latent};
+use crate::attention::{Activation, Experts, Gate, Latent};
 use crate::model::config::{AttentionConfig, ModelConfig};
 use crate::model::file::ModelFile;
 use crate::model::json_file::short;
@@ -27,7 +27,7 @@ const TRANSFORMERS_EPSILON: f32 = 1e-6;
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
     description.must_be_off("attention_bias")?;
-    description.must_be_silu()?;
+    description.must_activate(Activation::Silu)?;
     let listed = description.size(LAYERS)?;
     // GGUF counts the layers that predict further tokens, which follow the others; they are not used.
     let layers = match description {
@@ -54,11 +54,16 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
         context_length: context,
         plain_context,
         epsilon,
+        norm_offset: 0.0,
+        post_norms: false,
+        embedding_factor: 1.0,
+        logit_softcap: None,
         tied,
         attention: AttentionConfig::Latent(latent),
         sliding_window: None,
         rope,
         ffn: description.size(FFN)?,
+        activation: Activation::Silu,
         experts: Some(experts(description, vocabulary, layers, listed)?),
     })
 }

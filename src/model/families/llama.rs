@@ -1,7 +1,7 @@
 //! Llama: grouped-query attention, SwiGLU, no biases.
 
 use super::description::Description;
-use super::{EXPERTS, Heads, llama_like, sliding};
+use super::{EXPERTS, Traits, llama_like, sliding};
 use crate::model::config::ModelConfig;
 use crate::model::file::ModelFile;
 use crate::{Error, Result};
@@ -15,8 +15,8 @@ pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<Mod
         }
     }
     // GGUF's converter permutes Wq and Wk so that rotary pairs are neighbours.
-    let heads = Heads { interleaved: !description.is_json(), ..Heads::default() };
-    let config = llama_like(file, description, "llama", heads)?;
+    let traits = Traits { interleaved: !description.is_json(), ..Traits::default() };
+    let config = llama_like(file, description, "llama", traits)?;
     if description.is_json() {
         sliding::nowhere(description)?;
         return Ok(config);

@@ -1,6 +1,7 @@
 //! The model families: each reads its shapes from a file's description. What the layers then do follows from the shapes.
 
 mod description;
+mod gemma2;
 mod glm4_moe_lite;
 mod llama;
 mod mistral;
@@ -12,6 +13,7 @@ mod sliding;
 use super::config::{AttentionConfig, Grouped, ModelConfig};
 use super::file::{ModelFile, Source};
 use super::json_file::short;
+use crate::attention::Activation;
 use crate::{Error, Result};
 use description::{Description, Key, key};
 use rope::Turning;
@@ -20,12 +22,13 @@ use rope::Turning;
 type Family =
     (Option<&'static str>, &'static str, fn(&ModelFile, Description<'_>) -> Result<ModelConfig>);
 
-const FAMILIES: [Family; 6] = [
+const FAMILIES: [Family; 7] = [
     (Some("llama"), "LlamaForCausalLM", llama::read),
     (None, "MistralForCausalLM", mistral::read),
     (Some("qwen2"), "Qwen2ForCausalLM", qwen2::read),
     (Some("qwen3"), "Qwen3ForCausalLM", qwen3::read),
     (Some("qwen3moe"), "Qwen3MoeForCausalLM", qwen3::read_experts),
+    (Some("gemma2"), "Gemma2ForCausalLM", gemma2::read),
     (Some("deepseek2"), "Glm4MoeLiteForCausalLM", glm4_moe_lite::read),
 ];
 
@@ -58,19 +61,21 @@ const EXPERTS: [Key; 2] =
 const EXPERT_FFN: Key = key("expert_feed_forward_length", "moe_intermediate_size");
 const EXPERTS_USED: Key = key("expert_used_count", "num_experts_per_tok");
 
-/// What sets the heads of families apart that are otherwise as Llama's.
+/// What sets families apart whose layers are otherwise as Llama's.
 #[derive(Clone, Copy, Debug, Default)]
-struct Heads {
+struct Traits {
     /// Norms of queries and keys.
     norms: bool,
     /// Biases of queries, keys and values.
     biases: bool,
     /// Rotary pairs are neighbours.
     interleaved: bool,
+    /// What gates of feed-forward networks go through.
+    activation: Activation,
 }
 
 /// Heads of grouped-query attention.
-fn grouped(description: Description<'_>, heads: Heads) -> Result<Grouped> {
+fn grouped(description: Description<'_>, traits: Traits) -> Result<Grouped> {
     let hidden = description.size(HIDDEN)?;
     let q_heads = description.size(Q_HEADS)?;
     let kv_heads = description.opt_size(KV_HEADS)?.unwrap_or(q_heads);
@@ -85,12 +90,19 @@ fn grouped(description: Description<'_>, heads: Heads) -> Result<Grouped> {
     };
     description.must_be(key("attention.value_length", ""), head_dim)?;
     description.must_be(key("rope.dimension_count", ""), head_dim)?;
-    if !heads.biases {
+    if !traits.biases {
         description.must_be_off("attention_bias")?;
     }
     description.must_be_off("mlp_bias")?;
-    description.must_be_silu()?;
-    Ok(Grouped { q_heads, kv_heads, head_dim, head_norms: heads.norms, biases: heads.biases })
+    Ok(Grouped {
+        q_heads,
+        kv_heads,
+        head_dim,
+        head_norms: traits.norms,
+        biases: traits.biases,
+        scaled_by: head_dim,
+        softcap: None,
+    })
 }
 
 /// Llama's layers: grouped queries and one feed-forward network, without sliding windows.
@@ -98,13 +110,14 @@ fn llama_like(
     file: &ModelFile,
     description: Description<'_>,
     architecture: &str,
-    heads: Heads,
+    traits: Traits,
 ) -> Result<ModelConfig> {
-    no_other_biases(file, heads.biases)?;
-    let grouped = grouped(description, heads)?;
+    no_other_biases(file, traits.biases)?;
+    description.must_activate(traits.activation)?;
+    let grouped = grouped(description, traits)?;
     let (vocabulary, tied) = vocabulary(file, description)?;
     let Turning { rope, context, plain_context } =
-        rope::read(description, grouped.head_dim, heads.interleaved)?;
+        rope::read(description, grouped.head_dim, traits.interleaved)?;
     Ok(ModelConfig {
         architecture: architecture.into(),
         layers: description.size(LAYERS)?,
@@ -113,11 +126,16 @@ fn llama_like(
         context_length: context,
         plain_context,
         epsilon: description.positive(EPSILON)?,
+        norm_offset: 0.0,
+        post_norms: false,
+        embedding_factor: 1.0,
+        logit_softcap: None,
         tied,
         attention: AttentionConfig::Grouped(grouped),
         sliding_window: None,
         rope,
         ffn: description.size(FFN)?,
+        activation: traits.activation,
         experts: None,
     })
 }

@@ -1,25 +1,26 @@
 //! Qwen3 (arXiv 2505.09388): Llama's layers with a norm of each query and key head, and in the larger models experts.
 
 use super::description::{Description, key};
-use super::{EXPERT_FFN, EXPERTS, EXPERTS_USED, Heads, llama_like, sliding};
-use crate::attention::{Experts, Gate};
+use super::{EXPERT_FFN, EXPERTS, EXPERTS_USED, Traits, llama_like, sliding};
+use crate::attention::{Activation, Experts, Gate};
 use crate::model::config::ModelConfig;
 use crate::model::file::ModelFile;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::collections::HashSet;
 
-const HEADS: Heads = Heads { norms: true, biases: false, interleaved: false };
+const TRAITS: Traits =
+    Traits { norms: true, biases: false, interleaved: false, activation: Activation::Silu };
 
 pub(super) fn read(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
-    let config = llama_like(file, description, "qwen3", HEADS)?;
+    let config = llama_like(file, description, "qwen3", TRAITS)?;
     let first = sliding::first_layer(description)?;
     let sliding_window = sliding::where_switched_on(description, config.layers, first)?;
     Ok(ModelConfig { sliding_window, ..config })
 }
 
 pub(super) fn read_experts(file: &ModelFile, description: Description<'_>) -> Result<ModelConfig> {
-    let config = llama_like(file, description, "qwen3moe", HEADS)?;
+    let config = llama_like(file, description, "qwen3moe", TRAITS)?;
     let sliding_window = sliding::where_switched_on(description, config.layers, 0)?;
     // Where nothing is said: false in config.json, true for GGUF's readers; the key is not converted.
     let normalised =

@@ -47,9 +47,33 @@ pub(super) fn where_switched_on(
     // A GGUF file has no switch.
     let is_on = description.is_json() && description.opt_flag(key("", SWITCH))? == Some(true);
     let tokens = if is_on { tokens(description)? } else { None };
+    in_layers(description, tokens, layers, |layer| layer >= first)
+}
+
+/// Gemma 2's rule: the layers that are listed have one, or every other from the first on.
+pub(super) fn every_other(
+    description: Description<'_>,
+    layers: u32,
+) -> Result<Option<SlidingWindow>> {
+    description.must_be(PATTERN, 2)?;
+    let tokens = match description.opt_number(WINDOW)? {
+        // As in llama.cpp.
+        None if !description.is_json() => Some(TOKENS),
+        _ => tokens(description)?,
+    };
+    in_layers(description, tokens, layers, |layer| layer.is_multiple_of(2))
+}
+
+// Windows of so many tokens in the layers that are listed, or in those that usually have one.
+fn in_layers(
+    description: Description<'_>,
+    tokens: Option<u32>,
+    layers: u32,
+    usual: impl Fn(u32) -> bool,
+) -> Result<Option<SlidingWindow>> {
     let Some(tokens) = tokens else { return must_be(description, false).map(|()| None) };
     let layers = match listed(description)? {
-        None => (0..layers).map(|layer| layer >= first).collect(),
+        None => (0..layers).map(usual).collect(),
         Some(listed) if listed.len() == layers as usize => listed,
         Some(listed) => {
             let limit = format!("the model has {layers} layers");

@@ -218,8 +218,11 @@ fn content(content: Content) -> Result<Parts> {
         content;
     let spelling = spelling(decoder)?;
     refuse_other_bpe(&model, spelling)?;
+    let normalizer = normalizer.map(|own| normalizing(own, spelling)).transpose()?.flatten();
+    // Where all spaces are marked none is left to cut a text at, as Gemma's tokenizers would.
+    let has_marks = spelling != Spelling::Bytes && normalizer.is_some();
     let mut words = Words::default();
-    if let Some(step) = pre_tokenizer {
+    if let Some(step) = pre_tokenizer.filter(|step| !(has_marks && cuts_at_spaces(step))) {
         add(step, &mut words)?;
     }
     match spelling {
@@ -247,7 +250,7 @@ fn content(content: Content) -> Result<Parts> {
         spelling,
         merges,
         special: added_tokens.into_iter().map(|added| added.token).collect(),
-        normalizer: normalizer.map(|own| normalizing(own, spelling)).transpose()?.flatten(),
+        normalizer,
         words,
         whole_words: model.ignore_merges,
         unknown: model
@@ -364,6 +367,10 @@ fn refuse_other_bpe(model: &Bpe, spelling: Spelling) -> Result<()> {
             "the model has `{setting}`, but only byte-level BPE without it is supported"
         )))
     })
+}
+
+fn cuts_at_spaces(step: &PreTokenizer) -> bool {
+    matches!(step, PreTokenizer::Split { pattern: SplitPattern::String(text), .. } if text == " ")
 }
 
 fn add(step: PreTokenizer, words: &mut Words) -> Result<()> {

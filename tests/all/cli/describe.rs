@@ -80,7 +80,7 @@ fn a_model_that_cannot_run_is_inspected_too() {
     assert_eq!((&found["architecture"], &found["runs"]), (&"mamba".into(), &false.into()));
     assert_eq!(
         found["problem"],
-        "the architecture is mamba, but only llama, qwen2, qwen3, qwen3moe, deepseek2 are supported"
+        "the architecture is mamba, but only llama, qwen2, qwen3, qwen3moe, gemma2, deepseek2 are supported"
     );
     assert_eq!(found["context_length"], 512);
     assert_eq!(found["weights"][0]["weights"], 64);

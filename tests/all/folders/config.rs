@@ -5,7 +5,7 @@ use crate::common::gguf_builder::GgufBuilder;
 use asynctls::model::{Gguf, ModelConfig, Value as GgufValue};
 use serde_json::{Value, json};
 
-const SOUND: [&str; 9] = [
+const SOUND: [&str; 10] = [
     "llama",
     "llama3",
     "qwen2",
@@ -15,6 +15,7 @@ const SOUND: [&str; 9] = [
     "glm4-moe-lite",
     "mistral",
     "qwen2-windows",
+    "gemma2",
 ];
 
 #[test]
@@ -33,7 +34,7 @@ fn what_is_no_description_is_refused() {
     fixture.refused(&["cannot read", "config.json"]);
     std::fs::remove_dir(fixture.path(CONFIG)).unwrap();
     let known = "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3MoeForCausalLM, \
-                 Glm4MoeLiteForCausalLM";
+                 Gemma2ForCausalLM, Glm4MoeLiteForCausalLM";
     for (content, parts) in [
         ("", &["config.json: EOF"][..]),
         ("{\"architectures\": [", &["config.json: EOF", "line 1 column 19"]),
@@ -113,6 +114,12 @@ fn absurd_values_are_refused_by_name() {
             json!(["sliding_attention", "full_attention", "sliding_attention"]),
             "layer_types of config.json is \"full_attention\", but \"sliding_attention\" in every",
         ),
+        ("gemma2", "hidden_activation", json!("gelu"), "hidden_activation of config.json is \"gelu\""),
+        ("gemma2", "query_pre_attn_scalar", json!(0), "query_pre_attn_scalar of config.json is 0"),
+        ("gemma2", "attn_logit_softcapping", json!(-1), "attn_logit_softcapping of config.json is"),
+        ("gemma2", "attn_logit_softcapping", json!(1e9), "the soft-cap of attention's logits is"),
+        ("gemma2", "final_logit_softcapping", json!(1e9), "the soft-cap of the model's logits is"),
+        ("gemma2", "use_bidirectional_attention", json!(true), "use_bidirectional_attention of"),
         ("qwen2-windows", "use_sliding_window", json!(1), "use_sliding_window of config.json is 1"),
         ("qwen2-windows", "max_window_layers", json!(-1), "max_window_layers of config.json is -1"),
         ("qwen2-windows", "sliding_window", json!(0), "sliding_window of config.json is 0"),
@@ -240,6 +247,8 @@ fn sliding_windows_are_those_of_transformers() {
             &[("layer_types", json!(["sliding_attention", "full_attention", "sliding_attention"]))],
             window(20, &[true, false, true]),
         ),
+        ("gemma2", &[], window(37, &[true, false, true, false])),
+        ("gemma2", &[("sliding_window", json!(null))], json!(null)),
         ("qwen2", &[], json!(null)),
         ("qwen3", &[("use_sliding_window", json!(true))], json!(null)),
         // With experts windows are everywhere, whatever else is said.
@@ -264,6 +273,32 @@ fn sliding_windows_are_those_of_transformers() {
     let fixture = Fixture::of("mistral");
     fixture.edit(CONFIG, |config| drop(config.as_object_mut().unwrap().remove("sliding_window")));
     assert_eq!(windows(&fixture.read().unwrap()), window(4096, every));
+}
+
+// What transformers takes where a config does not say, and that null is none.
+#[test]
+fn gemma_s_soft_caps_and_scale_are_those_of_transformers() {
+    let read = |change: fn(&mut serde_json::Map<String, Value>)| {
+        let fixture = Fixture::of("gemma2");
+        fixture.edit(CONFIG, |config| change(config.as_object_mut().unwrap()));
+        let config = fixture.read().unwrap();
+        let shape = config.shape();
+        let printed = serde_json::to_value(config).unwrap();
+        (shape.scaled_by, shape.softcap, printed["logit_softcap"].as_f64())
+    };
+    assert_eq!(read(|_| ()), (32, Some(8.0), Some(10.0)));
+    let silent = read(|config| {
+        config.remove("query_pre_attn_scalar");
+        config.remove("attn_logit_softcapping");
+        config.remove("final_logit_softcapping");
+    });
+    assert_eq!(silent, (256, Some(50.0), Some(30.0)));
+    let none = read(|config| {
+        config.insert("query_pre_attn_scalar".into(), json!(24));
+        config.insert("attn_logit_softcapping".into(), json!(null));
+        config.insert("final_logit_softcapping".into(), json!(null));
+    });
+    assert_eq!(none, (24, None, None));
 }
 
 #[test]

@@ -15,9 +15,12 @@ NAMES = {
     "attn_q_a": "self_attn.q_a_proj", "attn_q_a_norm": "self_attn.q_a_layernorm", "attn_q_b": "self_attn.q_b_proj",
     "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa", "attn_kv_a_norm": "self_attn.kv_a_layernorm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "ffn_gate_inp": "mlp.gate",
+    "post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
     "ffn_gate_shexp": "mlp.shared_experts.gate_proj", "ffn_up_shexp": "mlp.shared_experts.up_proj",
     "ffn_down_shexp": "mlp.shared_experts.down_proj",
 }
+# Where it has norms of other names.
+GEMMA_NAMES = {"ffn_norm": "pre_feedforward_layernorm"}
 OUTSIDE = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
            "output.weight": "lm_head.weight"}
 
@@ -64,7 +67,10 @@ def checkpoint_of(path):
             if arch == "llama" and part in ("attn_q", "attn_k"):
                 key = "head_count" if part == "attn_q" else "head_count_kv"
                 weights = half_split(weights, fields[f"llama.attention.{key}"])
-            out[f"{prefix}.{NAMES[part]}.{kind}"] = weights
+            name = GEMMA_NAMES.get(part, NAMES[part]) if arch == "gemma2" else NAMES[part]
+            out[f"{prefix}.{name}.{kind}"] = weights
+    if arch == "gemma2":
+        out |= {name: weights - 1 for name, weights in out.items() if name.endswith("norm.weight")}
     return fields, tensors, out
 
 

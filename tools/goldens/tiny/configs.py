@@ -49,6 +49,10 @@ QWEN2 = {**{key: value for key, value in QWEN3.items() if key != "attention_bias
 MISTRAL = {**{key: value for key, value in COMMON.items() if key != "attention_bias"},
            "architectures": ["MistralForCausalLM"], "model_type": "mistral", "rms_norm_eps": 1e-5, "eos_token_id": 2}
 
+# As published: nothing is said of tied embeddings, which these are.
+GEMMA2 = {**COMMON, "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "hidden_act": "gelu_pytorch_tanh",
+          "hidden_activation": "gelu_pytorch_tanh", "cache_implementation": "hybrid", "rms_norm_eps": 1e-6, "eos_token_id": 2}
+
 GLM = {"architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", **COMMON, "rms_norm_eps": 1e-5,
        "eos_token_id": [2, 7], "pad_token_id": 2, "vocab_size": 264, "hidden_size": 64, "intermediate_size": 96,
        "moe_intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 5, "num_key_value_heads": 5,
@@ -123,4 +127,12 @@ MODELS = [
         "max_position_embeddings": 2048, "use_sliding_window": True, "max_window_layers": 1, "sliding_window": 20,
         "tie_word_embeddings": True,
     }, "qwen2", gguf=None),
+    # Soft-caps below many a logit, and a window in every other layer. What queries are scaled by is the head's length: a GGUF has no key
+    # for it.
+    Tiny("gemma2", {
+        **GEMMA2, "rope_theta": 10000.0, **dtype(OLD, "bfloat16"), "vocab_size": 270, "hidden_size": 96,
+        "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        "query_pre_attn_scalar": 32, "max_position_embeddings": 1024, "sliding_window": 37, "attn_logit_softcapping": 8.0,
+        "final_logit_softcapping": 10.0,
+    }, "gemma2"),
 ]

@@ -23,11 +23,14 @@ class Widened:
 @contextlib.contextmanager
 def float64_arithmetic(model):
     modules = [sys.modules[type(model).__module__], transformers.modeling_rope_utils]
+    to_float = torch.Tensor.float
     for module in modules:
         module.torch = Widened()
+    torch.Tensor.float = torch.Tensor.double
     try:
         yield
     finally:
+        torch.Tensor.float = to_float
         for module in modules:
             module.torch = torch
 

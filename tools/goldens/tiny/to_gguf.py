@@ -34,7 +34,8 @@ def write_metadata(out, model):
     out.add_head_count(c["num_attention_heads"])
     out.add_head_count_kv(1 if arch == "deepseek2" else c["num_key_value_heads"])
     out.add_layer_norm_rms_eps(c["rms_norm_eps"])
-    out.add_rope_freq_base(theta)
+    if arch != "gemma2":
+        out.add_rope_freq_base(theta)
     if scaling.get("rope_type") == "yarn":
         out.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         out.add_rope_scaling_factor(scaling["factor"])
@@ -43,7 +44,8 @@ def write_metadata(out, model):
         out.add_key_length(c["head_dim"])
         out.add_value_length(c["head_dim"])
     nothing = lambda *_: None
-    {"llama": write_llama, "qwen2": nothing, "qwen3": nothing, "qwen3moe": write_qwen3moe, "deepseek2": write_deepseek2}[arch](out, c)
+    {"llama": write_llama, "qwen2": nothing, "qwen3": nothing, "qwen3moe": write_qwen3moe, "deepseek2": write_deepseek2,
+     "gemma2": write_gemma2}[arch](out, c)
     out.add_tokenizer_model("none")
     out.add_bos_token_id(c["bos_token_id"])
     out.add_eos_token_id(model.generation["eos_token_id"][0])
@@ -53,6 +55,12 @@ def write_llama(out, c):
     out.add_rope_dimension_count(c.get("head_dim", c["hidden_size"] // c["num_attention_heads"]))
     if window := c.get("sliding_window"):
         out.add_sliding_window(window)
+
+
+def write_gemma2(out, c):
+    out.add_sliding_window(c["sliding_window"])
+    out.add_attn_logit_softcapping(c["attn_logit_softcapping"])
+    out.add_final_logit_softcapping(c["final_logit_softcapping"])
 
 
 def write_qwen3moe(out, c):
@@ -131,6 +139,8 @@ def converted(model, tensors):
             weights = interleaved(weights, c["num_attention_heads"])
         if model.gguf_arch == "llama" and name.endswith("k_proj.weight"):
             weights = interleaved(weights, c["num_key_value_heads"])
+        if model.gguf_arch == "gemma2" and name.endswith("norm.weight"):
+            weights = weights + np.float32(1)
         if name.endswith("kv_b_proj.weight"):
             out |= split_latent(c, name, weights)
         else:

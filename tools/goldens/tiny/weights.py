@@ -12,6 +12,9 @@ GAIN = {"q_proj": 1.8, "k_proj": 1.8, "q_b_proj": 1.8, "kv_b_proj": 1.6, "o_proj
 # Small enough that the eps of the norm after them, 1e-6 or 1e-5, moves the logits visibly.
 LATENT_GAIN = 0.15
 QK_NORM = 1.6
+# What layers add, beside embeddings that are multiplied by the root of their length, and are the output too: with less of it a model
+# would go on with its last token for ever.
+POST_NORM = 16.0
 EMBEDDING_STD = 0.25
 BIAS_STD = 0.5
 
@@ -22,7 +25,9 @@ def exact(weights):
 
 
 class Draw:
-    def __init__(self, seed):
+    def __init__(self, seed, norm_offset):
+        # What is added to the weights of norms as the checkpoint holds them.
+        self.norm_offset = norm_offset
         self.random = torch.Generator().manual_seed(seed)
         self.tensors = {}
 
@@ -36,7 +41,7 @@ class Draw:
 
     def norm(self, name, size, around=1.0):
         spread = 0.6 * torch.rand(size, generator=self.random) - 0.3
-        self.tensors[f"{name}.weight"] = exact(around * (1 + spread))
+        self.tensors[f"{name}.weight"] = exact(around * (1 + spread) - self.norm_offset)
 
     def mlp(self, name, hidden, inner):
         self.matrix(f"{name}.gate_proj", inner, hidden)
@@ -107,18 +112,22 @@ def multi_token_prediction(draw, c):
 
 def draw_weights(c, seed):
     """Every tensor of the checkpoint whose config.json is `c`, in f32, by name."""
-    draw, hidden, vocabulary = Draw(seed), c["hidden_size"], c["vocab_size"]
+    gemma = c["model_type"] == "gemma2"
+    draw, hidden, vocabulary = Draw(seed, 1.0 if gemma else 0.0), c["hidden_size"], c["vocab_size"]
     draw.matrix("model.embed_tokens", vocabulary, hidden, EMBEDDING_STD * hidden**0.5)
     latent = c["model_type"] == "glm4_moe_lite"
     for layer in range(c["num_hidden_layers"]):
         name = f"model.layers.{layer}"
         draw.norm(f"{name}.input_layernorm", hidden)
         (latent_attention if latent else attention)(draw, f"{name}.self_attn", c)
-        draw.norm(f"{name}.post_attention_layernorm", hidden)
+        draw.norm(f"{name}.post_attention_layernorm", hidden, POST_NORM if gemma else 1.0)
+        if gemma:
+            draw.norm(f"{name}.pre_feedforward_layernorm", hidden)
+            draw.norm(f"{name}.post_feedforward_layernorm", hidden, POST_NORM)
         feed_forward(draw, f"{name}.mlp", c, layer)
     if c.get("num_nextn_predict_layers"):
         multi_token_prediction(draw, c)
     draw.norm("model.norm", hidden)
-    if not c["tie_word_embeddings"]:
+    if not c.get("tie_word_embeddings", gemma):
         draw.matrix("lm_head", vocabulary, hidden)
     return draw.tensors
