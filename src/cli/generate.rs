@@ -13,6 +13,7 @@ use super::cache::CacheOptions;
 use super::fit::Plan;
 use super::line::Line;
 use super::model_option::ModelOption;
+use super::prefix::PrefixOptions;
 use super::rope::beyond;
 use super::saved::Saved;
 use super::start::{Machine, Memory, load};
@@ -118,6 +119,8 @@ pub struct Options {
     #[command(flatten)]
     cache: CacheOptions,
     #[command(flatten)]
+    prefix: PrefixOptions,
+    #[command(flatten)]
     sampling: SamplingOptions,
 }
 
@@ -163,10 +166,12 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     options.check_stdin()?;
     options.attention.check()?;
     options.cache.check()?;
+    options.prefix.check()?;
     Disable::from_env()?;
     if let (Some(prompts), Some(out)) = (&options.batch, &options.out) {
         return batch::run(options, line, prompts, out);
     }
+    options.prefix.refuse()?;
     let first = options.first_prompt()?;
     let documents = documents::read(&options.document)?;
     let model = options.read()?;

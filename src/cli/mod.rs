@@ -19,6 +19,7 @@ mod logits;
 mod model;
 mod model_option;
 mod option_names;
+mod prefix;
 mod progress;
 mod prompt;
 mod report;

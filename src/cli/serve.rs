@@ -6,6 +6,7 @@ use super::fit::Plan;
 use super::generate::sampling::SamplingOptions;
 use super::line::Line;
 use super::model_option::ModelOption;
+use super::prefix::PrefixOptions;
 use super::rope::beyond;
 use super::start::{Machine, Memory, load};
 use super::terminal::note;
@@ -98,6 +99,8 @@ pub struct Options {
     #[command(flatten)]
     cache: CacheOptions,
     #[command(flatten)]
+    prefix: PrefixOptions,
+    #[command(flatten)]
     sampling: SamplingOptions,
 }
 
@@ -105,6 +108,7 @@ const EXAMPLES: &str = "\
 Examples:
   asynctls serve --model model.gguf
   asynctls serve --model model.gguf --host 0.0.0.0 --port 8000 --api-key-file keys.txt --parallel 8
+  asynctls serve --model model.gguf --prefix-cache ~/.cache/asynctls --prefix-cache-size 200G
   asynctls serve --hf Qwen/Qwen3-8B --quantize q4_0 --context 32768 --cors-origin https://example.org
   curl localhost:8080/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]}'
@@ -125,6 +129,7 @@ fn bytes(text: &str) -> std::result::Result<usize, String> {
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     options.attention.check()?;
     options.cache.check()?;
+    options.prefix.check()?;
     Disable::from_env()?;
     let keys = options.keys()?;
     // Whoever has the port is known before a model is loaded.
@@ -166,8 +171,10 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         ..plan.known()?
     };
     vain::warn(line, &known);
+    let prefix_cache = options.prefix.of(&file, &config, &plan.options)?;
     let engine = load(gpu, plan, options.stats)?.engine;
     let mut batch = BatchOptions::new(&engine, attention);
+    batch.prefix_cache = prefix_cache;
     (batch.running, batch.queue) = (options.parallel, options.queue);
     let (batcher, steps) = Batcher::new(engine, framing, batch)?;
     let address = listener.local_addr().map_err(|source| io(&options.host, source))?;

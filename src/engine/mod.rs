@@ -32,6 +32,7 @@ pub use forward::Output;
 pub use model::{Model, ModelOptions};
 #[cfg(feature = "measure")]
 pub use observe::{HostSelector, LayerCacheView, LayerView};
+pub(crate) use saved::Arrivals;
 pub use saved::SessionFormat;
 pub use session::Session;
 pub use step::Work;

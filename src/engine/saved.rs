@@ -4,9 +4,11 @@
 
 mod format;
 mod rescue;
+mod sealed;
 mod state;
 
 pub use format::SessionFormat;
+pub(crate) use sealed::Arrivals;
 
 use super::host::HotTurn;
 use super::residency::{Residency, Whole};

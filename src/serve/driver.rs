@@ -1,13 +1,16 @@
 //! Takes the steps of a batcher over an engine, as the policy says.
 
-use super::idle::Idle;
+mod stored;
+
+use super::idle::{Idle, Kept};
 use super::policy::{self, Change, Limits, Needs, Rank, Running, Share, Waiting};
+use super::prefix::arriving::Arriving;
+use super::prefix::{Chain, Prefix};
 use super::shared::{Pending, Shared};
 use super::{BatchOptions, Ended, Event, Reuse};
-use crate::engine::{Engine, Session, Want, Work};
+use crate::engine::{Arrivals, Engine, Session, Want, Work};
 use crate::generate::{End, Sequence};
 use crate::{Error, Result};
-use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,6 +89,10 @@ struct Active {
     job: Job,
     rank: Rank,
     session: Session,
+    /// The keys of its blocks.
+    chain: Chain,
+    /// What comes of it from the prefix cache before its first step.
+    arriving: Option<Arriving>,
     moved: u64,
 }
 
@@ -93,6 +100,11 @@ impl Active {
     // Tokens of the prompt that its session lacks.
     fn prompt_left(&self) -> u32 {
         self.job.prompt().saturating_sub(self.session.len())
+    }
+
+    // What is left of it once its request is over or waits again.
+    fn kept(self) -> Kept {
+        Kept { read: self.job.prompt(), session: self.session, chain: self.chain }
     }
 }
 
@@ -119,6 +131,8 @@ pub(super) struct Driver {
     waiting: Vec<Queued>,
     running: Vec<Active>,
     idle: Idle,
+    prefix: Option<Prefix>,
+    arrivals: Arrivals,
     steps: u64,
     numbers: u64,
     /// Why no further step can be taken.
@@ -131,10 +145,22 @@ impl Driver {
         options: Arc<BatchOptions>,
         jobs: UnboundedReceiver<Job>,
         shared: Arc<Shared>,
+        prefix: Option<Prefix>,
     ) -> Self {
-        let (waiting, running, idle) = (Vec::new(), Vec::new(), Idle::default());
-        let (steps, numbers, lost) = (0, 0, None);
-        Self { engine, options, jobs, shared, waiting, running, idle, steps, numbers, lost }
+        Self {
+            engine,
+            options,
+            jobs,
+            shared,
+            waiting: Vec::new(),
+            running: Vec::new(),
+            idle: Idle::default(),
+            prefix,
+            arrivals: Arrivals::default(),
+            steps: 0,
+            numbers: 0,
+            lost: None,
+        }
     }
 
     /// Takes steps until no handle is left and all is answered, or the device is lost.
@@ -147,20 +173,20 @@ impl Driver {
             self.admit().await;
             self.publish();
             if !self.running.is_empty() {
+                self.arrive().await;
                 self.step().await;
+                self.store().await;
             } else if let Some(first) = self.first() {
                 let stuck = self.waiting.remove(first);
                 let limit = "the cache has too few blocks for it";
                 let tokens = format!("{} tokens", stuck.job.sequence.tokens().len());
                 self.fail(&stuck.job, Error::argument("the prompt", tokens, limit));
-            } else {
-                match self.jobs.next().await {
-                    Some(job) => self.queue(job),
-                    None => break,
-                }
+            } else if !self.rest().await {
+                break;
             }
         }
         self.give_up();
+        self.store_all().await;
     }
 
     // Takes no more requests, and fails those that there are.
@@ -196,7 +222,7 @@ impl Driver {
         self.waiting.retain(|queued| !queued.job.events.is_closed());
         let over = |active: &mut Active| active.job.events.is_closed();
         for active in self.running.extract_if(.., over) {
-            self.idle.keep(active.session, active.job.prompt());
+            self.idle.keep(active.kept());
         }
         let gone = before - self.waiting.len() - self.running.len();
         self.shared.change(|stats| stats.cancelled += gone as u64);
@@ -228,7 +254,7 @@ impl Driver {
         reserve.min(job.sequence.most_tokens() as u32)
     }
 
-    fn snapshot(&self) -> Vec<Running> {
+    fn snapshot<'a>(&self, running: impl Iterator<Item = &'a Active>) -> Vec<Running> {
         let of = |active: &Active| {
             let prompt = active.prompt_left();
             let decode = active.job.sequence.next_tokens().len() as u32 - prompt;
@@ -244,11 +270,19 @@ impl Driver {
                 moved: active.moved,
             }
         };
-        self.running.iter().map(of).collect()
+        running.map(of).collect()
     }
 
-    // Asks the policy, with the limits of the engine.
+    // Asks the policy about all that run, with the limits of the engine.
     fn ask<T>(&self, question: impl FnOnce(&[Running], &Limits<'_>) -> T) -> T {
+        self.ask_of(&self.snapshot(self.running.iter()), question)
+    }
+
+    fn ask_of<T>(
+        &self,
+        running: &[Running],
+        question: impl FnOnce(&[Running], &Limits<'_>) -> T,
+    ) -> T {
         let options = &self.engine.options;
         let chunk = |length: u32| self.engine.chunk_tokens_at(length);
         let decoding = options.most_decoding() as usize;
@@ -260,7 +294,7 @@ impl Driver {
             chunk: &chunk,
             patience: self.options.patience,
         };
-        question(&self.snapshot(), &limits)
+        question(running, &limits)
     }
 
     async fn admit(&mut self) {
@@ -322,10 +356,8 @@ impl Driver {
         let idle = self.idle.iter().enumerate();
         let idle = idle.map(|(at, kept)| (From::Idle(at), &kept.session, kept.read));
         for (from, session, read) in running.chain(idle) {
-            let mut tokens = common(session.tokens(), job.sequence.tokens());
-            if self.options.reuse == Reuse::Prompts {
-                tokens = tokens.min(read);
-            }
+            let common = common(session.tokens(), job.sequence.tokens());
+            let tokens = self.options.reusable(common, read);
             // Of those that hold as many, one that ends there is taken as it is.
             let is_better = tokens > best.tokens
                 || tokens == best.tokens
@@ -354,22 +386,32 @@ impl Driver {
         let of = |queued: &Queued| queued.rank.number() == number;
         let at = self.waiting.iter().position(of).expect("it waits");
         let Queued { mut job, rank } = self.waiting.remove(at);
-        let source = self.source(&job);
+        let (source, chain, stored) = self.source_or_stored(&job);
         match self.session_from(source).await {
             Ok(mut session) => {
                 let reused = job.sequence.reuse(&session.tokens()[..source.tokens as usize]);
                 if let Err(error) = session.rewind(reused) {
                     return self.fail(&job, error);
                 }
-                if job.began.is_none() {
+                let is_first = job.began.is_none();
+                if is_first {
                     job.began = Some((job.submitted.elapsed(), reused.min(job.prompt())));
-                    self.shared.change(|stats| {
-                        stats.hits += u64::from(reused > 0);
-                        stats.reused_tokens += u64::from(reused);
-                    });
+                }
+                let arriving = self.prefix.as_mut().filter(|_| !stored.is_empty());
+                let arriving = arriving
+                    .map(|prefix| prefix.arrive(&chain, job.sequence.tokens(), stored, is_first));
+                if is_first && arriving.is_none() {
+                    self.shared.count_found(reused);
                 }
                 job.tell_prefill(reused);
-                self.running.push(Active { job, rank, session, moved: self.steps });
+                self.running.push(Active {
+                    job,
+                    rank,
+                    session,
+                    chain,
+                    arriving,
+                    moved: self.steps,
+                });
             }
             Err(error) => self.fail(&job, error),
         }
@@ -402,18 +444,19 @@ impl Driver {
     fn preempt(&mut self, number: u64) {
         let of = |active: &Active| active.rank.number() == number;
         let Some(at) = self.running.iter().position(of) else { return };
-        let Active { mut job, rank, session, .. } = self.running.remove(at);
+        let Active { mut job, rank, session, chain, .. } = self.running.remove(at);
         job.preempted += 1;
         self.shared.change(|stats| stats.preempted += 1);
         // It finds what nobody took of them when it goes on.
-        self.idle.keep(session, job.prompt());
+        self.idle.keep(Kept { session, read: job.prompt(), chain });
         self.waiting.push(Queued { job, rank });
     }
 
     // The parts of the next step, for which there are blocks.
     fn plan(&mut self) -> Vec<Share> {
         loop {
-            let shares = self.ask(policy::step);
+            let ready = self.running.iter().filter(|active| active.arriving.is_none());
+            let shares = self.ask_of(&self.snapshot(ready), policy::step);
             let needed = |share: &Share| {
                 let of = |active: &&Active| active.rank.number() == share.number;
                 let active = self.running.iter().find(of).expect("it runs");
@@ -444,6 +487,9 @@ impl Driver {
             let (tokens, is_prompt) = (&next[..share.tokens], share.is_prompt);
             works.push(Work { session, tokens, is_prompt, want });
             parts.push((at, share, is_last));
+        }
+        if works.is_empty() {
+            return;
         }
         let made = self.engine.step(&mut works, &self.options.attention).await;
         self.steps += 1;
@@ -494,17 +540,17 @@ impl Driver {
     // Keeps what sessions hold of requests that are over.
     fn put_aside(&mut self, over: &[usize]) {
         for &at in over.iter().rev() {
-            let Active { job, session, .. } = self.running.remove(at);
-            self.idle.keep(session, job.prompt());
+            let active = self.running.remove(at);
+            self.idle.keep(active.kept());
         }
     }
 
     // The requests of a step that failed fail. Their sessions are what they were.
     fn fail_all(&mut self, over: &[usize], error: &Error) {
         for &at in over.iter().rev() {
-            let Active { job, session, .. } = self.running.remove(at);
-            self.fail(&job, again(error));
-            self.idle.keep(session, job.prompt());
+            let active = self.running.remove(at);
+            self.fail(&active.job, again(error));
+            self.idle.keep(active.kept());
         }
     }
 }

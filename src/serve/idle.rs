@@ -1,5 +1,6 @@
 //! Conversations that nobody is answered in: what others may begin with.
 
+use super::prefix::Chain;
 use crate::engine::Session;
 
 /// Sessions of requests that ended or wait again, the one used last at the end.
@@ -14,19 +15,26 @@ pub(super) struct Kept {
     pub(super) session: Session,
     /// The first tokens of it that were computed as a prompt.
     pub(super) read: u32,
+    /// The keys of its blocks.
+    pub(super) chain: Chain,
 }
 
 impl Idle {
     /// Keeps a session that holds anything.
-    pub(super) fn keep(&mut self, session: Session, read: u32) {
-        if !session.is_empty() {
-            self.kept.push(Kept { session, read });
+    pub(super) fn keep(&mut self, kept: Kept) {
+        if !kept.session.is_empty() {
+            self.kept.push(kept);
         }
     }
 
     /// Those that are kept.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Kept> {
         self.kept.iter()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Kept> {
+        self.kept.iter_mut()
     }
 
     /// How many there are.

@@ -2,7 +2,7 @@
 //!
 //! A [`Batcher`] takes [`Request`]s and gives back the [`Events`] of each; the future that comes with it takes the steps. Prompts are read
 //! beside the tokens of others, a piece a step. What a request's prompt has in common with a conversation that is there, running
-//! or ended, is not computed again, and its blocks are held once ([`Reuse`]).
+//! or ended, is not computed again, and its blocks are held once ([`Reuse`]). A [`PrefixCache`] keeps blocks in a directory, for later runs.
 //!
 //! ```no_run
 //! use asynctls::attention::Attention;
@@ -39,10 +39,12 @@ mod driver;
 mod idle;
 mod options;
 mod policy;
+mod prefix;
 mod request;
 mod shared;
 
 pub use options::{BatchOptions, Reuse};
+pub use prefix::{PrefixCache, PrefixStats};
 pub use request::{Ended, Event, Events, Request};
 pub use shared::Stats;
 
@@ -51,6 +53,7 @@ use crate::generate::{Framing, Sequence};
 use crate::{Error, Result};
 use driver::{Driver, Job};
 use futures::channel::mpsc::{self, UnboundedSender};
+use prefix::Prefix;
 use shared::Shared;
 use std::sync::Arc;
 
@@ -69,7 +72,7 @@ impl Batcher {
     /// all that was asked is answered, and when the device is lost, after all that was asked has failed; dropping it ends all requests, without an event.
     ///
     /// # Errors
-    /// [`Error::Argument`] for options that the engine was not built for.
+    /// [`Error::Argument`] for options that the engine was not built for; [`Error::Write`] and [`Error::Io`] where there can be no prefix cache.
     pub fn new(
         engine: impl Into<Arc<Engine>>,
         framing: impl Into<Arc<Framing>>,
@@ -79,7 +82,9 @@ impl Batcher {
         options.check(&engine)?;
         let shared = Arc::new(Shared::default());
         let (jobs, queue) = mpsc::unbounded();
-        let driver = Driver::new(engine.clone(), options.clone(), queue, shared.clone());
+        let prefix = options.prefix_cache.as_ref();
+        let prefix = prefix.map(|prefix| Prefix::open(prefix, &engine, &shared)).transpose()?;
+        let driver = Driver::new(engine.clone(), options.clone(), queue, shared.clone(), prefix);
         Ok((Self { engine, framing, options, jobs, shared }, driver.run()))
     }
 

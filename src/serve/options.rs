@@ -1,11 +1,12 @@
 //! How many requests are answered at a time, and how.
 
+use super::PrefixCache;
 use crate::attention::Attention;
 use crate::engine::Engine;
 use crate::{Error, Result};
 
 /// How a batcher answers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct BatchOptions {
     /// What the decode steps of all requests attend: a step attends in one way.
     pub attention: Attention,
@@ -23,6 +24,8 @@ pub struct BatchOptions {
     pub patience: u32,
     /// What a request may take of others.
     pub reuse: Reuse,
+    /// Where what others may take is stored beyond the engine's life, if it is.
+    pub prefix_cache: Option<PrefixCache>,
 }
 
 /// What a request may take of the sessions of others that begin with the same tokens.
@@ -59,7 +62,17 @@ impl BatchOptions {
             reserve: 256,
             patience: 1000,
             reuse: Reuse::of(&attention),
+            prefix_cache: None,
             attention,
+        }
+    }
+
+    /// Tokens of a session that others may take, the first of which were read as a prompt.
+    pub(super) fn reusable(&self, tokens: u32, read: u32) -> u32 {
+        match self.reuse {
+            Reuse::Nothing => 0,
+            Reuse::Prompts => tokens.min(read),
+            Reuse::Everything => tokens,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the handles of a batcher and its steps tell one another.
 
+use super::PrefixStats;
 use crate::{Error, Result};
 use futures::channel::oneshot;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,7 +26,7 @@ pub struct Stats {
     pub cancelled: u64,
     /// How often a request gave its blocks back and had to begin anew.
     pub preempted: u64,
-    /// Requests that took the beginning of another conversation.
+    /// Requests that took the beginning of another conversation, or one that was stored.
     pub hits: u64,
     /// Tokens that were there already when requests began.
     pub reused_tokens: u64,
@@ -35,6 +36,8 @@ pub struct Stats {
     pub answer_tokens: u64,
     /// Steps.
     pub steps: u64,
+    /// What the prefix cache did, where there is one.
+    pub prefix: PrefixStats,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +87,14 @@ impl Shared {
 
     pub(super) fn change(&self, change: impl FnOnce(&mut Stats)) {
         change(&mut self.lock().stats);
+    }
+
+    /// Counts the tokens that a request found when it began.
+    pub(super) fn count_found(&self, tokens: u32) {
+        self.change(|stats| {
+            stats.hits += u64::from(tokens > 0);
+            stats.reused_tokens += u64::from(tokens);
+        });
     }
 
     pub(super) async fn drain(&self) {

@@ -19,6 +19,7 @@ pub(super) fn text(
     measured: &Measured,
     kv_gpu_bytes: u64,
     offload: Option<&OffloadStats>,
+    has_prefix_cache: bool,
 ) -> String {
     let now = |name, about, value: f64| Metric { name, kind: "gauge", about, value };
     let all =
@@ -44,7 +45,7 @@ pub(super) fn text(
         ),
         all(
             "prefix_hits_total",
-            "Requests that took the beginning of another conversation.",
+            "Requests that took the beginning of another conversation, or one that was stored.",
             stats.hits,
         ),
         all(
@@ -61,6 +62,38 @@ pub(super) fn text(
             now("kv_host_bytes", "CPU memory that the KV cache takes.", offload.host_bytes as f64),
             all("kv_misses_total", "Chosen head-blocks that were not on the GPU.", offload.misses),
             all("kv_hits_total", "Chosen head-blocks that were on the GPU.", offload.hits),
+        ]);
+    }
+    if has_prefix_cache {
+        let prefix = &stats.prefix;
+        metrics.extend([
+            all("prefix_cache_hits_total", "Requests that began with stored blocks.", prefix.hits),
+            all(
+                "prefix_cache_tokens_total",
+                "Tokens of stored blocks that were read.",
+                prefix.tokens,
+            ),
+            all(
+                "prefix_cache_read_bytes_total",
+                "Bytes of blocks that were read.",
+                prefix.read_bytes,
+            ),
+            all(
+                "prefix_cache_written_bytes_total",
+                "Bytes of blocks that were written.",
+                prefix.written_bytes,
+            ),
+            all(
+                "prefix_cache_damaged_total",
+                "Stored blocks that were not what they should be.",
+                prefix.damaged,
+            ),
+            all(
+                "prefix_cache_evicted_total",
+                "Stored blocks that had to make room for others.",
+                prefix.evicted,
+            ),
+            all("prefix_cache_failed_total", "Blocks that could not be written.", prefix.failed),
         ]);
     }
     let mut text = String::new();
@@ -104,7 +137,7 @@ mod tests {
     #[test]
     fn each_metric_has_its_kind_and_every_line_is_one() {
         let stats = Stats { queued: 3, hits: 5, ..Stats::default() };
-        let text = text(&stats, &Measured::default(), 1 << 20, None);
+        let text = text(&stats, &Measured::default(), 1 << 20, None, true);
         assert!(
             text.contains("# TYPE asynctls_requests_queued gauge\nasynctls_requests_queued 3\n")
         );
@@ -113,6 +146,7 @@ mod tests {
                 "# TYPE asynctls_prefix_hits_total counter\nasynctls_prefix_hits_total 5\n"
             )
         );
+        assert!(text.contains("\nasynctls_prefix_cache_hits_total 0\n"));
         assert!(text.contains("asynctls_request_seconds_bucket{le=\"+Inf\"} 0\n"));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let (name, value) = line.split_once(' ').unwrap();

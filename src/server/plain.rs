@@ -141,7 +141,8 @@ pub(super) async fn metrics(State(server): State<Shared>) -> Response {
     let engine = server.batcher.engine();
     let offload = timeout(A_STEP, engine.offload_stats()).await.ok().flatten();
     let (stats, measured) = (server.batcher.stats(), server.slots.measured());
-    let text = table::text(&stats, &measured, engine.kv_gpu_bytes(), offload.as_ref());
+    let (kv, stores) = (engine.kv_gpu_bytes(), server.batcher.options().prefix_cache.is_some());
+    let text = table::text(&stats, &measured, kv, offload.as_ref(), stores);
     respond(StatusCode::OK, "text/plain; version=0.0.4", text)
 }
 

@@ -1,5 +1,7 @@
 //! Many requests at a time over one engine: what each is answered alone, whatever the others do.
 
+mod prefix;
+
 use crate::cli::tiny::Tiny;
 use crate::common::device::{gpu, own_gpu, prefill, tiny_options};
 use crate::common::steps::rounds_products;
@@ -19,8 +21,8 @@ const CONTEXT: u32 = 320;
 const COUNTED: u32 = 64;
 
 struct Model {
-    // The tokenizer is read from there.
-    _folder: Tiny,
+    // The tokenizer of a tiny model is read from there.
+    _folder: Option<Tiny>,
     engine: Arc<Engine>,
     framing: Arc<Framing>,
 }
@@ -36,7 +38,7 @@ fn model_on(gpu: asynctls::gpu::Gpu, change: impl FnOnce(&mut EngineOptions)) ->
     change(&mut options);
     let engine = block_on(Engine::load(gpu, &file, options, &mut |_| ())).expect("an engine");
     let framing = Arc::new(Framing::read(&file).expect("framing"));
-    Model { _folder: folder, engine: Arc::new(engine), framing }
+    Model { _folder: Some(folder), engine: Arc::new(engine), framing }
 }
 
 fn host() -> HostOptions {

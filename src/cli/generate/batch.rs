@@ -14,7 +14,7 @@ use crate::cli::vain::{self, Known};
 use crate::cli::{Outcome, interrupt, is_input_error, line, option_names};
 use asynctls::engine::{Engine, EngineOptions};
 use asynctls::generate::{AnswerOptions, Framing};
-use asynctls::serve::{BatchOptions, Batcher, Event, Events, Request, Stats};
+use asynctls::serve::{BatchOptions, Batcher, Event, Events, PrefixCache, Request, Stats};
 use asynctls::{Error, Result};
 use futures::StreamExt;
 use futures::future::{Either, select};
@@ -59,24 +59,32 @@ pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) ->
     };
     let left = lines.into_iter().enumerate().filter(|(at, _)| !results.has(*at));
     let ahead: Vec<Ahead> = left.map(|(at, line)| ahead(at, line, &model, &usual)).collect();
-    let (engine, framing) = begin(options, given, model, &usual, &ahead)?;
+    let (engine, framing, prefix_cache) = begin(options, given, model, &usual, &ahead)?;
     let began = Instant::now();
     let mut work = BatchOptions::new(&engine, usual.attention);
     work.running = (engine.options.sessions - 1).max(1);
+    work.prefix_cache = prefix_cache;
     let running = work.running as usize;
     let gpu = engine.gpu.share();
     let (batcher, steps) = Batcher::new(engine, framing, work)?;
     let _keeping = interrupt::Keeping::new();
-    let failed = pollster::block_on(async {
-        let answers = answer_all(&batcher, ahead, 2 * running, &mut results);
-        match select(pin!(answers), pin!(steps)).await {
-            Either::Left((failed, _)) => failed,
+    let (failed, stats, seconds) = pollster::block_on(async {
+        let answers = answer_all(batcher, ahead, 2 * running, &mut results);
+        let (answers, seconds) = match select(pin!(answers), pin!(steps)).await {
+            Either::Left((answers, steps)) => {
+                let seconds = began.elapsed();
+                // What prompts begin with is stored before the steps end.
+                if !interrupt::asked() {
+                    steps.await;
+                }
+                (answers, seconds)
+            }
             // The answers say why: the steps told all of them.
-            Either::Right(((), answers)) => answers.await,
-        }
+            Either::Right(((), answers)) => (answers.await, began.elapsed()),
+        };
+        answers.map(|(failed, stats)| (failed, stats, seconds.as_secs_f64()))
     })?;
-    let seconds = began.elapsed().as_secs_f64();
-    note(&summary(&batcher.stats(), seconds, gpu.allocated_bytes()));
+    note(&summary(&stats, seconds, gpu.allocated_bytes()));
     if interrupt::asked() {
         note(&format!("note: the same command does what {} lacks", out.display()));
         return Ok(interrupt::exit_code());
@@ -112,7 +120,7 @@ fn begin(
     model: Model,
     usual: &AnswerOptions,
     ahead: &[Ahead],
-) -> Outcome<(Engine, Framing)> {
+) -> Outcome<(Engine, Framing, Option<PrefixCache>)> {
     let Machine { gpu, memory, .. } = Machine::open(given.adapter())?;
     let engine = options.engine_options(&model, &gpu)?;
     let Model { file, config, attention, .. } = &model;
@@ -153,19 +161,20 @@ fn begin(
     if options.stats {
         note(&options.sampling.line(&model.suggested, &usual.sampling));
     }
+    let prefix_cache = options.prefix.of(file, config, &plan.options)?;
     let loaded = load(gpu, plan, options.stats)?;
     let Model { framing, .. } = model;
-    Ok((loaded.engine, framing))
+    Ok((loaded.engine, framing, prefix_cache))
 }
 
-// Answers lines, so many of them queued at a time, and writes what came of each in order; tells how many failed. It ends early
-// where the user wants it to.
+// Answers lines, so many of them queued at a time, and writes what came of each in order; tells how many failed, and what was done. It
+// ends early where the user wants it to.
 async fn answer_all(
-    batcher: &Batcher,
+    batcher: Batcher,
     ahead: Vec<Ahead>,
     most: usize,
     results: &mut Results,
-) -> Result<usize> {
+) -> Result<(usize, Stats)> {
     let bar = bar("answers", ahead.len() as u64, false);
     let (mut ahead, mut running) = (ahead.into_iter(), FuturesUnordered::new());
     let mut failed = 0;
@@ -200,7 +209,7 @@ async fn answer_all(
         results.add(at, &Answered { line: number, id, checksum, made: answer })?;
         bar.inc(1);
     }
-    Ok(failed)
+    Ok((failed, batcher.stats()))
 }
 
 // `None` where the user wants no more.

@@ -3,6 +3,7 @@
 use super::HotTurn;
 use crate::Result;
 use crate::kv::KvCache;
+use std::collections::HashMap;
 
 impl<'e> HotTurn<'e> {
     /// The window and the hot cache.
@@ -24,6 +25,19 @@ impl<'e> HotTurn<'e> {
     pub(in crate::engine) fn write_to_host(&mut self, block: u32, halves: &[u8]) -> Result<()> {
         let layers: Vec<_> = (0..self.ops.layers.len()).map(|layer| (block, layer)).collect();
         self.state.offload.host.store(&layers, halves)
+    }
+
+    /// Gives the host blocks, of which each has its keys and values as f16, layer after layer.
+    pub(in crate::engine) fn write_all_to_host(
+        &mut self,
+        blocks: &[u32],
+        halves: &[&[u8]],
+    ) -> Result<()> {
+        let places: HashMap<u32, &[u8]> =
+            blocks.iter().copied().zip(halves.iter().copied()).collect();
+        let bytes = self.engine.shape.block_bytes() as usize;
+        let layer = |block: u32, layer: usize| &places[&block][layer * bytes..][..bytes];
+        self.state.offload.host.store_all(blocks, layer)
     }
 
     /// Waits until the host holds everything that is written back.

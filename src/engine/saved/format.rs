@@ -12,6 +12,9 @@ use std::path::Path;
 /// The version of blocks and state; another program version may know only other ones.
 const VERSION: u32 = 3;
 
+/// What the checksum of the weights is called.
+const WEIGHTS: &str = "the checksum of the weights";
+
 /// Bytes of each end of a tensor that tell weights apart.
 const PROBE_BYTES: usize = 4096;
 
@@ -28,6 +31,16 @@ pub struct SessionFormat {
 impl SessionFormat {
     /// That of an engine which is loaded from this file with these options.
     pub fn new(file: &ModelFile, config: &ModelConfig, options: &EngineOptions) -> Self {
+        Self::of(&format!("{:08x}", checksum(file)), config, options)
+    }
+
+    /// Whether an engine of this model's shapes and these options has it, if the weights are those.
+    pub(super) fn is_of(&self, config: &ModelConfig, options: &EngineOptions) -> bool {
+        let weights = self.identity.iter().find(|(name, _)| name == WEIGHTS);
+        weights.is_some_and(|(_, weights)| *self == Self::of(weights, config, options))
+    }
+
+    fn of(weights: &str, config: &ModelConfig, options: &EngineOptions) -> Self {
         let shape = options.shape(config);
         let index = options.index.as_ref();
         let quantised = options.quantise.map_or_else(|| "none".into(), |to| to.to_string());
@@ -41,7 +54,7 @@ impl SessionFormat {
             ("the head dimension", shape.head_dim.to_string()),
             ("the vocabulary", config.vocabulary.to_string()),
             ("the rotary embedding", describe_rope(&config.rope)),
-            ("the checksum of the weights", format!("{:08x}", checksum(file))),
+            (WEIGHTS, weights.into()),
             ("the quantisation of the weights", quantised),
             ("the block size", shape.block.to_string()),
         ];

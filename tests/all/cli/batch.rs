@@ -204,3 +204,34 @@ fn an_interrupted_run_leaves_whole_lines_that_the_next_goes_on_from() {
     let ids: Vec<Value> = files.results().iter().map(|one| one["id"].clone()).collect();
     assert_eq!(ids, (0..24).map(Value::from).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_prefix_cache_serves_later_runs() {
+    let files = Files::new(&questions());
+    let cache = files.path("cache");
+    let options = [
+        "--parallel",
+        "1",
+        "--block-size",
+        "16",
+        "--attention",
+        "dense",
+        "--prefix-cache",
+        text(&cache),
+    ];
+    files.run(&options).fine();
+    let first = files.results();
+    fs::remove_file(files.path("out")).unwrap();
+    let run = files.run(&options).fine();
+    for (first, again) in first.iter().zip(&files.results()) {
+        assert_eq!((&again["text"], &again["tokens"]), (&first["text"], &first["tokens"]));
+        let [tokens, reused] =
+            ["prompt_tokens", "reused_tokens"].map(|name| again[name].as_u64().unwrap());
+        assert!(reused >= (tokens - 1) / 16 * 16, "{again}");
+    }
+    assert!(run.err.contains("more there already"), "{run:?}");
+    let refused = files.model.generate(&["--prompt", "One?", "--prefix-cache", text(&cache)]);
+    assert!(refused.err.contains("use --batch, or --session for one conversation"), "{refused:?}");
+    let refused = files.run(&["--prefix-cache", text(&cache), "--prefix-cache-size", "none"]);
+    assert!(refused.err.contains("--prefix-cache-size is none"), "{refused:?}");
+}

@@ -1,0 +1,232 @@
+//! Sealed blocks on their way out of a session, and into one that begins with the same tokens: for who keeps blocks elsewhere.
+
+use super::{SessionFormat, StoredKv};
+use crate::attention::ChannelSet;
+use crate::engine::{Engine, Session};
+use crate::formats::KvType;
+use crate::gpu::Gpu;
+use crate::kv::{Gatherers, MappedRing};
+use crate::memory::{Group, Row, Usage};
+use crate::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Buffers of the ring: while one is copied from, the other one is filled.
+const RING_SLOTS: u64 = 2;
+
+/// Bytes of each, or one block's keys and values.
+const RING_BYTES: u64 = 64 << 20;
+
+/// The way of blocks to a cache that is all on the GPU, made when the first block comes.
+#[derive(Default)]
+pub(crate) struct Arrivals(Option<(MappedRing, Gatherers)>);
+
+impl Arrivals {
+    async fn made(&mut self, gpu: &Gpu, bytes: u64) -> Result<&mut (MappedRing, Gatherers)> {
+        let made = match self.0.take() {
+            Some(made) => made,
+            None => {
+                let row = Row::new("the ring of blocks that arrive", bytes, &[]);
+                let row = row.of(Group::Rings).used_as(Usage::Upload).times(RING_SLOTS);
+                (MappedRing::new(gpu, &row).await?, Gatherers::new()?)
+            }
+        };
+        Ok(self.0.insert(made))
+    }
+}
+
+impl Engine {
+    /// Whether blocks of this format are this engine's.
+    pub(crate) fn has_format(&self, format: &SessionFormat) -> bool {
+        format.is_of(&self.config, &self.options)
+    }
+
+    /// What keys and values are rounded to, wherever they live.
+    pub(crate) fn stored_type(&self) -> KvType {
+        self.options.host.map_or(KvType::F16, |host| host.kv_type)
+    }
+
+    /// Bytes of a sealed block: keys and values, its index, and the channels which that is built by, where sessions choose them.
+    pub(crate) fn sealed_bytes(&self) -> usize {
+        (self.record().bytes() + self.chosen_bytes()) as usize
+    }
+
+    /// How many blocks of a session another one could begin with.
+    pub(crate) fn sealed_blocks(&self, session: &Session) -> u32 {
+        match &self.options.index {
+            _ if !self.is_reusable(session) => 0,
+            Some(_) => session.indexed,
+            None => session.len() / self.shape.block,
+        }
+    }
+
+    // Bytes of the channels of all layers, where each session chooses its own.
+    fn chosen_bytes(&self) -> u64 {
+        let chooses = self.options.index.as_ref().is_some_and(|index| index.stored.is_none());
+        if chooses { self.cache.indices().len() as u64 * self.shape.channels_len() * 4 } else { 0 }
+    }
+
+    /// Sealed blocks of a session, [`Self::sealed_bytes`] each. Few at a time: others wait meanwhile.
+    ///
+    /// # Errors
+    /// Errors of the device.
+    pub(crate) async fn read_sealed(
+        &self,
+        session: &Session,
+        blocks: Range<usize>,
+    ) -> Result<Vec<Vec<u8>>> {
+        self.check_owner(session)?;
+        let _turn = self.runner.turn().await;
+        self.gpu.check()?;
+        let mut kv = self.stored_kv().await;
+        if let StoredKv::Hot(hot) = &mut kv {
+            hot.complete().await?;
+        }
+        let blocks = &session.table.blocks()[blocks];
+        let bytes = self.record().bytes();
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging =
+            self.gpu.lend("blocks on their way", blocks.len() as u64 * bytes, usage).await?;
+        let indexed = if self.options.index.is_some() { blocks.len() } else { 0 };
+        let data = self.read_blocks(&kv, blocks, indexed, &staging).await?;
+        let mut channels = Vec::new();
+        if self.chosen_bytes() > 0
+            && let Some(set) = &session.channels
+        {
+            let words = (0..set.layers.len()).flat_map(|layer| set.words(layer));
+            channels.extend(words.flat_map(u32::to_ne_bytes));
+        }
+        let whole = |record: &[u8]| [record, &channels].concat();
+        Ok(data.chunks_exact(bytes as usize).map(whole).collect())
+    }
+
+    /// Puts sealed blocks of these tokens, as [`Self::read_sealed`] gave them, behind the whole blocks that a session holds: how many, which
+    /// are fewer where the index of one follows from other channels than that of those before. Nothing is computed.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for tokens beyond the context or what is free; else what the device answers. The session is what it was.
+    pub(crate) async fn append_sealed(
+        &self,
+        session: &mut Session,
+        arrivals: &mut Arrivals,
+        tokens: &[u32],
+        blocks: &[Vec<u8>],
+    ) -> Result<usize> {
+        self.check_owner(session)?;
+        let from = session.len();
+        let to = from + tokens.len() as u32;
+        if to > self.options.context {
+            let limit = format!("the context holds {}", self.options.context);
+            return Err(Error::argument("the session", format!("{to} tokens"), limit));
+        }
+        let (record, payload) = (self.record().bytes() as usize, self.sealed_bytes());
+        let is_whole = blocks.iter().all(|block| block.len() == payload);
+        if !is_whole
+            || !from.is_multiple_of(self.shape.block)
+            || blocks.len() as u32 != (to - from) / self.shape.block
+        {
+            let limit = format!("whole blocks of {payload} bytes follow whole blocks");
+            return Err(Error::argument("the blocks for a session", blocks.len(), limit));
+        }
+        let Some(first) = blocks.first() else { return Ok(0) };
+        let channels = &first[record..];
+        let alike = blocks.iter().take_while(|block| block[record..] == *channels).count();
+        if !channels.is_empty() && !self.take_channels(session, channels) {
+            return Ok(0);
+        }
+        let records: Vec<&[u8]> = blocks[..alike].iter().map(|block| &block[..record]).collect();
+        let tokens = &tokens[..alike * self.shape.block as usize];
+        let _turn = self.runner.turn().await;
+        self.gpu.check()?;
+        let before = session.table.blocks().len();
+        let prepared = session.table.prepare(from, from + tokens.len() as u32)?;
+        session.table.commit(prepared);
+        let put = self.put_records(&session.table.blocks()[before..], &records, arrivals).await;
+        if let Err(error) = put {
+            session.table.truncate(from);
+            return Err(error);
+        }
+        session.tokens.extend_from_slice(tokens);
+        if session.channels.is_some() {
+            session.indexed = session.len() / self.shape.block;
+        }
+        Ok(alike)
+    }
+
+    // Makes the channels in a block the session's; false where it has others, or they are none.
+    fn take_channels(&self, session: &mut Session, bytes: &[u8]) -> bool {
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
+        let layer = self.shape.channels_len() as usize;
+        let set = ChannelSet::from_words(&self.shape, words.chunks_exact(layer));
+        if let Some(own) = &session.channels {
+            return **own == set;
+        }
+        if set.check().is_err() {
+            return false;
+        }
+        let at = u64::from(session.slot.index) * layer as u64 * 4;
+        for (index, words) in self.cache.indices().iter().zip(words.chunks_exact(layer)) {
+            self.gpu.write(&index.state.channels, at, bytemuck::cast_slice(words));
+        }
+        session.channels = Some(Arc::new(set));
+        session.counted = self.least_reused();
+        session.is_miscounted = false;
+        true
+    }
+
+    // Brings records to where blocks of the pool live.
+    async fn put_records(
+        &self,
+        blocks: &[u32],
+        records: &[&[u8]],
+        arrivals: &mut Arrivals,
+    ) -> Result<()> {
+        let kv_bytes = self.record().kv_bytes();
+        let mut kv = self.stored_kv().await;
+        match &mut kv {
+            StoredKv::Hot(hot) => {
+                hot.take_blocks(blocks).await?;
+                let halves = records.iter().map(|record| &record[..kv_bytes as usize]);
+                hot.write_all_to_host(blocks, &halves.collect::<Vec<_>>())?;
+            }
+            StoredKv::Whole(whole) => {
+                let slot_bytes = RING_BYTES.max(kv_bytes);
+                let (ring, gatherers) = arrivals.made(&self.gpu, slot_bytes).await?;
+                let piece = (slot_bytes / kv_bytes) as usize;
+                for (blocks, records) in blocks.chunks(piece).zip(records.chunks(piece)) {
+                    let stuck = || Error::Gpu("no slot of the ring of blocks comes back".into());
+                    let slot = ring.take(&self.gpu).await?.ok_or_else(stuck)?;
+                    // Threads share the layers.
+                    let layer = self.shape.block_bytes() as usize;
+                    let layers = records.iter().flat_map(|r| r[..kv_bytes as usize].chunks(layer));
+                    ring.fill(slot, &layers.collect::<Vec<_>>(), gatherers, || ())?;
+                    let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+                    for (i, &block) in (0..).zip(blocks) {
+                        for part in self.kv_parts(whole.kv.blocks(), block) {
+                            let (from, buffer) = (i * kv_bytes + part.in_block, ring.buffer(slot));
+                            encoder.copy_buffer_to_buffer(
+                                buffer,
+                                from,
+                                part.buffer,
+                                part.at,
+                                part.bytes,
+                            );
+                        }
+                    }
+                    ring.send(slot, blocks.len() as u64 * kv_bytes, &encoder);
+                    ring.submitted(&self.gpu.submit(encoder)?);
+                }
+            }
+        }
+        for (&block, record) in blocks.iter().zip(records) {
+            for part in self.index_parts(block) {
+                let bytes = &record[part.in_block as usize..][..part.bytes as usize];
+                self.gpu.write(part.buffer, part.at, bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! The file of a block: what it is, its tokens, its payload. Numbers are in the machine's byte order; in a file of the other order the
+//! version is wrong.
+
+use super::key::Link;
+use bytemuck::{Pod, Zeroable};
+use std::io::{self, ErrorKind, Read};
+
+const MAGIC: [u8; 8] = *b"TLSblock";
+const VERSION: u32 = 1;
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Start {
+    magic: [u8; 8],
+    version: u32,
+    /// The block's place.
+    block: u32,
+    tokens: u64,
+    payload_bytes: u64,
+    key: [u8; 32],
+    parent: [u8; 32],
+    /// Of the payload.
+    payload_checksum: u32,
+    /// Of this with zero here, and the tokens.
+    checksum: u32,
+}
+
+/// Bytes before the tokens.
+pub(super) const HEAD_BYTES: usize = size_of::<Start>();
+
+impl Start {
+    fn sealed(mut self, tokens: &[u32]) -> Self {
+        self.checksum = 0;
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(bytemuck::bytes_of(&self));
+        hasher.update(bytemuck::cast_slice(tokens));
+        self.checksum = hasher.finalize();
+        self
+    }
+}
+
+/// Why there is no block.
+#[derive(Debug)]
+pub(super) enum Absent {
+    /// It cannot be read, or is not there.
+    Unreadable,
+    /// It is not what it should be.
+    Damaged,
+}
+
+impl From<io::Error> for Absent {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == ErrorKind::UnexpectedEof { Self::Damaged } else { Self::Unreadable }
+    }
+}
+
+/// What comes before the payload of a block's file.
+pub(super) fn head(link: &Link, tokens: &[u32], payload: &[u8]) -> Vec<u8> {
+    let start = Start {
+        magic: MAGIC,
+        version: VERSION,
+        block: link.block,
+        tokens: tokens.len() as u64,
+        payload_bytes: payload.len() as u64,
+        key: *link.key.bytes(),
+        parent: *link.parent.bytes(),
+        payload_checksum: crc32fast::hash(payload),
+        checksum: 0,
+    };
+    [bytemuck::bytes_of(&start.sealed(tokens)), bytemuck::cast_slice(tokens)].concat()
+}
+
+/// The payload of a file that should be this block of these tokens, with so many bytes.
+pub(super) fn read(
+    mut file: impl Read,
+    link: &Link,
+    tokens: &[u32],
+    payload_bytes: usize,
+) -> Result<Vec<u8>, Absent> {
+    let mut start = Start::zeroed();
+    file.read_exact(bytemuck::bytes_of_mut(&mut start))?;
+    let mut there = vec![0u32; tokens.len()];
+    let expected = Start {
+        magic: MAGIC,
+        version: VERSION,
+        block: link.block,
+        tokens: tokens.len() as u64,
+        payload_bytes: payload_bytes as u64,
+        key: *link.key.bytes(),
+        parent: *link.parent.bytes(),
+        payload_checksum: start.payload_checksum,
+        checksum: 0,
+    };
+    file.read_exact(bytemuck::cast_slice_mut(&mut there))?;
+    if there != tokens || bytemuck::bytes_of(&expected.sealed(tokens)) != bytemuck::bytes_of(&start)
+    {
+        return Err(Absent::Damaged);
+    }
+    let mut payload = Vec::with_capacity(payload_bytes);
+    // One byte more than there should be.
+    file.take(payload_bytes as u64 + 1).read_to_end(&mut payload)?;
+    if payload.len() != payload_bytes || crc32fast::hash(&payload) != start.payload_checksum {
+        return Err(Absent::Damaged);
+    }
+    Ok(payload)
+}

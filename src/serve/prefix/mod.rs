@@ -1,0 +1,146 @@
+//! The prefix cache: sealed blocks of conversations in a directory, which survive a restart and are shared by all processes that are
+//! given it. A request begins with what it has of its prompt instead of computing it.
+//!
+//! **Keys.** A block is known by the hash of the key before it and of its own tokens; the first key follows from the model and every
+//! setting that changes what a block holds ([`key::Scheme`]). So equal keys are equal beginnings, read by the same model, and nothing
+//! but content is shared. Where sessions choose their own index channels, by their first 1,024 tokens, the index of every block
+//! follows from all of these: they are part of the first key, and shorter beginnings have none.
+//!
+//! **Files.** Each block is a file of its own ([`file`]): keys, values and index of all layers, the channels that the index was built
+//! by where sessions choose them, the tokens, and checksums. A hash is not trusted alone: keys, tokens and checksums are compared
+//! when a block is read. What does not fit is removed, counted, and computed again by prefill, with all behind it.
+//!
+//! **The directory** ([`directory::Directory`]) has no index, no lock, and nothing that a crash could leave behind but a temporary file,
+//! which whoever comes an hour later removes. A block is written beside and gets its name when it is whole; two processes that write the same
+//! one write the same content. Nothing waits for the disk: what a power cut tears is found by its checksum. A file's time is when
+//! its conversation was last begun with, the same for all blocks of it, and the oldest go first, of one time the last of a
+//! conversation before the first. So no block goes while those behind it stay, unless a process was killed in between: what is left
+//! without its beginning is not found, and is the oldest before long. Each process sees what others wrote after a sixteenth of the limit at the
+//! latest.
+//!
+//! **Stored** ([`storing`]) is what others may take of a session ([`super::Reuse`]): under two-level attention what was read as a prompt. It
+//! begins once the prompt is read. Between steps the driver reads back a piece at a time, and a thread writes; where that
+//! has too much to write, nothing is read back. Once nobody asks any more, what is left is stored before the steps end. A
+//! conversation that is forgotten before, since its memory is needed, is stored as far as it had come.
+//!
+//! **Read** ([`arriving`]) is when a request is admitted, where the directory has more of it than any session. Threads read and check,
+//! a piece ahead; the driver brings each piece to where the session's blocks live between the steps of others.
+//!
+//! There is no level between, in CPU memory: the operating system keeps what was read or written lately in its page cache, as much as is
+//! free, least recently used, and for all processes at once.
+//!
+//! **What a restored beginning changes of an answer**: nothing where sums do not follow from how a prompt is cut into steps, as a
+//! kept conversation changes nothing. Tokens are cut anew behind what was found, so products may take another path, and round
+//! differently in their last bits. Under [`super::Reuse::Everything`] tokens of answers are stored as they were decoded. A KV cache in q8_0
+//! gives back what was rounded to it, also of the blocks that a fresh run still has as f16 in its window.
+
+pub(super) mod arriving;
+mod directory;
+mod file;
+mod key;
+pub(super) mod storing;
+
+pub(super) use key::Chain;
+
+use super::shared::Shared;
+use crate::engine::{Engine, SessionFormat};
+use crate::{Error, Result};
+use directory::Directory;
+use key::Scheme;
+use std::path::PathBuf;
+use std::sync::Arc;
+use storing::Writer;
+
+/// The version of what a block's key and payload mean.
+const VERSION: u32 = 1;
+
+/// Threads that read at most.
+const READERS: usize = 16;
+
+/// A directory of sealed blocks that conversations begin with, now and in later runs.
+#[derive(Clone, Debug)]
+pub struct PrefixCache {
+    /// The directory. It is made where it is not there, and may be that of other processes too, and of other models.
+    pub directory: PathBuf,
+    /// The most bytes of all its files.
+    pub bytes: u64,
+    /// The engine's model and settings.
+    pub format: SessionFormat,
+    /// Is told in a line when nothing can be stored, and why; answers go on.
+    pub warn: fn(&str),
+}
+
+impl PrefixCache {
+    /// Bytes of a directory, if nobody says how many.
+    pub const BYTES: u64 = 64 << 30;
+
+    /// A directory of [`Self::BYTES`] for blocks of an engine's format; warnings go to the log.
+    pub fn new(directory: impl Into<PathBuf>, format: SessionFormat) -> Self {
+        let warn = |line: &str| log::warn!("{line}");
+        Self { directory: directory.into(), bytes: Self::BYTES, format, warn }
+    }
+}
+
+/// What a prefix cache did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixStats {
+    /// Requests that began with blocks of it.
+    pub hits: u64,
+    /// Tokens of these.
+    pub tokens: u64,
+    /// Bytes of blocks that were read.
+    pub read_bytes: u64,
+    /// Bytes of blocks that were written.
+    pub written_bytes: u64,
+    /// Blocks that were not what they should be.
+    pub damaged: u64,
+    /// Blocks that had to make room for others.
+    pub evicted: u64,
+    /// Blocks that could not be written.
+    pub failed: u64,
+}
+
+/// A prefix cache at work.
+pub(super) struct Prefix {
+    scheme: Scheme,
+    directory: Arc<Directory>,
+    /// Bytes of a block's payload.
+    payload: usize,
+    readers: Arc<rayon::ThreadPool>,
+    pub(super) writer: Writer,
+    shared: Arc<Shared>,
+}
+
+impl Prefix {
+    /// Opens a directory for the blocks of an engine.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a format that is not the engine's; [`Error::Write`] for a directory that is not there and cannot be made;
+    /// [`Error::Io`] where the system has no threads.
+    pub(super) fn open(
+        options: &PrefixCache,
+        engine: &Engine,
+        shared: &Arc<Shared>,
+    ) -> Result<Self> {
+        let PrefixCache { directory: path, bytes, format, warn } = options;
+        if !engine.has_format(format) {
+            let limit = "the prefix cache takes the blocks of the engine that answers";
+            return Err(Error::argument("the format of the prefix cache", "another one", limit));
+        }
+        let mut identity = format.identity.clone();
+        let mut also = |name: &str, value: String| identity.push((name.into(), value));
+        also("the prefix cache's version", VERSION.to_string());
+        // Where the KV cache lives changes nothing, but what it is rounded to does.
+        also("the stored type", engine.stored_type().to_string());
+        let scheme = Scheme::new(&identity, engine.options.block, engine.least_reused());
+        let directory = Arc::new(Directory::open(path, *bytes)?);
+        let failed = |source| Error::Io { path: "the threads of the prefix cache".into(), source };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
+        let readers = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let readers = readers.thread_name(|i| format!("prefix {i}"));
+        let readers = readers.build().map_err(|e| failed(std::io::Error::other(e)))?;
+        let writer = Writer::start(directory.clone(), *warn, shared.clone()).map_err(failed)?;
+        let (readers, shared) = (Arc::new(readers), shared.clone());
+        Ok(Self { scheme, directory, payload: engine.sealed_bytes(), readers, writer, shared })
+    }
+}
