@@ -3,7 +3,7 @@
 use super::stop::StopTexts;
 use crate::attention::Attention;
 use crate::engine::{Output, Want};
-use crate::model::sampler::{Past, Sampler, SamplerSettings};
+use crate::model::sampler::{Logprobs, Past, Sampler, SamplerSettings};
 use crate::model::tokenizer::{Decoder, Tokenizer};
 use crate::{Error, Result, subject};
 use std::sync::Arc;
@@ -19,12 +19,15 @@ pub struct AnswerOptions {
     pub sampling: SamplerSettings,
     /// What its decode steps attend.
     pub attention: Attention,
+    /// Of how many of the likeliest tokens log-probabilities come with each token, beside its own; `None`: none do.
+    pub logprobs: Option<usize>,
 }
 
 impl AnswerOptions {
-    /// Answers of at most 256 tokens, without stop texts.
+    /// Answers of at most 256 tokens, without stop texts and log-probabilities.
     pub fn new(sampling: SamplerSettings, attention: impl Into<Attention>) -> Self {
-        Self { max_tokens: 256, stop: Vec::new(), sampling, attention: attention.into() }
+        let attention = attention.into();
+        Self { max_tokens: 256, stop: Vec::new(), sampling, attention, logprobs: None }
     }
 }
 
@@ -44,13 +47,15 @@ pub enum End {
 }
 
 /// A part of an answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Piece {
     /// The tokens that were chosen, without one that ends the answer.
     pub tokens: Vec<u32>,
     /// The text that can be shown now. What may still become a stop text or a whole character is held back, so that it may
     /// lack behind the tokens.
     pub text: String,
+    /// One for each token, where they are asked for.
+    pub logprobs: Vec<Logprobs>,
 }
 
 /// One answer in the making.
@@ -70,6 +75,7 @@ pub struct Sequence {
     /// Tokens of the answer that the context has room for.
     room: usize,
     sampler: Sampler,
+    logprobs: Option<usize>,
     decoder: Decoder<Arc<Tokenizer>>,
     stop: StopTexts,
     text: String,
@@ -114,6 +120,7 @@ impl Sequence {
             max_tokens: options.max_tokens as usize,
             room,
             sampler: Sampler::after(options.sampling, draws)?,
+            logprobs: options.logprobs,
             stop: StopTexts::new(options.stop.clone()),
             text: String::new(),
             end: None,
@@ -143,11 +150,12 @@ impl Sequence {
         self.prompt + self.max_tokens.min(self.room) - 1
     }
 
-    /// What the step that computes the last of them has to give back. The likeliest token is found on the GPU; for draws
-    /// and penalties, logits are needed.
+    /// What the step that computes the last of them has to give back. The likeliest token is found on the GPU; for draws,
+    /// penalties and log-probabilities, logits are needed.
     pub fn want(&self) -> Want {
         let settings = self.sampler.settings();
-        if settings.draws() || settings.penalises() { Want::Logits } else { Want::Token }
+        let reads = settings.draws() || settings.penalises() || self.logprobs.is_some();
+        if reads { Want::Logits } else { Want::Token }
     }
 
     /// Notes that the first so many of the next tokens, but not all of them, are computed.
@@ -167,14 +175,15 @@ impl Sequence {
                 format!("the answer ended: {end:?}"),
             ));
         }
-        let token = self.choose(output)?;
+        let (token, logprobs) = self.choose(output)?;
         self.computed = self.tokens.len();
         if self.tokenizer.is_stop(token) {
             return Ok(self.finish(End::StopToken, Piece::default()));
         }
         self.tokens.push(token);
         let passed = self.stop.push(&self.decoder.push(token));
-        let piece = Piece { tokens: vec![token], text: passed.text };
+        let logprobs = logprobs.into_iter().collect();
+        let piece = Piece { tokens: vec![token], text: passed.text, logprobs };
         let made = self.answer().len();
         if passed.is_over {
             return Ok(self.ended(End::StopText, piece));
@@ -222,13 +231,15 @@ impl Sequence {
         self.sampler.draws()
     }
 
-    fn choose(&mut self, output: &Output) -> Result<u32> {
+    fn choose(&mut self, output: &Output) -> Result<(u32, Option<Logprobs>)> {
         if self.want() == Want::Token {
-            return output.token();
+            return Ok((output.token()?, None));
         }
         let nothing = || Error::Gpu("a step gave no logits back".into());
+        let logits = output.logits.last().ok_or_else(nothing)?;
         let past = Past { tokens: &self.tokens, prompt: self.prompt };
-        self.sampler.sample(output.logits.last().ok_or_else(nothing)?, past)
+        let token = self.sampler.sample(logits, past)?;
+        Ok((token, self.logprobs.map(|count| Logprobs::new(logits, token, count))))
     }
 
     // The end with nothing behind the last piece but what was held back.

@@ -1,9 +1,13 @@
 //! The next token from a model's logits: the likeliest, or a random draw.
 
+#[cfg(feature = "text")]
+mod logprobs;
 mod penalties;
 #[cfg(feature = "text")]
 mod suggested;
 
+#[cfg(feature = "text")]
+pub use logprobs::{Logprob, Logprobs};
 #[cfg(feature = "text")]
 pub use suggested::SuggestedSampling;
 

@@ -236,6 +236,14 @@ impl Tokenizer {
         self.tokens.len()
     }
 
+    /// The bytes that a token stands for, control tokens spelled out.
+    #[cfg(feature = "server")]
+    pub(crate) fn bytes(&self, id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_bytes(id, false, &mut bytes);
+        bytes
+    }
+
     /// Appends the bytes that a token stands for.
     fn append_bytes(&self, id: u32, skip_control: bool, to: &mut Vec<u8>) {
         let Some((token, kind)) = self.token(id).zip(self.kinds.get(id as usize)) else {

@@ -1,6 +1,7 @@
 //! One answer on its way from the batcher to an interface.
 
 use super::fault::{Fault, Kind, Read};
+use super::logprobs::Entry;
 use super::reasoning::{Reasoning, Told};
 use super::slots::Slot;
 use crate::generate::{End, Piece};
@@ -42,16 +43,30 @@ pub(super) enum Part {
         all: u32,
     },
     Reasoning(String),
-    Text(String),
+    Text(Text),
     End(Finish),
     Failed(Fault),
+}
+
+/// A part of the answer's text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Text {
+    pub(super) text: String,
+    /// Of the tokens that came with it, where they are asked for. What a token adds may be held back, so that it may lack behind.
+    pub(super) logprobs: Vec<Entry>,
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self { text, logprobs: Vec::new() }
+    }
 }
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Whole {
     pub(super) reasoning: String,
-    pub(super) text: String,
+    pub(super) text: Text,
     pub(super) finish: Finish,
 }
 
@@ -131,12 +146,15 @@ impl Answering {
 
     /// All of it.
     pub(super) async fn whole(mut self) -> Read<Whole> {
-        let (mut reasoning, mut text) = (String::new(), String::new());
+        let (mut reasoning, mut text) = (String::new(), Text::default());
         while let Some(part) = self.next().await {
             match part {
                 Part::Prefill { .. } => {}
                 Part::Reasoning(more) => reasoning += &more,
-                Part::Text(more) => text += &more,
+                Part::Text(more) => {
+                    text.text += &more.text;
+                    text.logprobs.extend(more.logprobs);
+                }
                 Part::End(finish) => return Ok(Whole { reasoning, text, finish }),
                 Part::Failed(fault) => return Err(fault),
             }
@@ -171,21 +189,25 @@ impl Answering {
         self.shown += piece.text.len();
         let was_inside = self.reasoning.is_inside();
         let told = self.reasoning.push(&piece.text);
+        let mut logprobs = Vec::new();
         if was_inside || self.reasoning.is_inside() {
             self.reasoning_tokens += piece.tokens.len() as u32;
+        } else {
+            logprobs.extend(piece.logprobs.iter().map(|one| Entry::new(one, &self.tokenizer)));
         }
-        self.tell(told);
+        self.tell(told, logprobs);
     }
 
-    fn tell(&mut self, told: Told) {
-        let Told { reasoning, answer } = told;
+    fn tell(&mut self, told: Told, logprobs: Vec<Entry>) {
+        let Told { reasoning, answer: text } = told;
         self.ready.extend((!reasoning.is_empty()).then_some(Part::Reasoning(reasoning)));
-        self.ready.extend((!answer.is_empty()).then_some(Part::Text(answer)));
+        let is_any = !text.is_empty() || !logprobs.is_empty();
+        self.ready.extend(is_any.then_some(Part::Text(Text { text, logprobs })));
     }
 
     fn end(&mut self, ended: &Ended) {
         let told = self.reasoning.finish();
-        self.tell(told);
+        self.tell(told, Vec::new());
         let stop = (ended.end == End::StopText).then(|| self.stop_text()).flatten();
         let usage = Usage {
             prompt: ended.prompt_tokens,

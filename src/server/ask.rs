@@ -73,6 +73,8 @@ pub(super) struct Wishes {
     pub(super) presence_penalty: Option<f32>,
     pub(super) frequency_penalty: Option<f32>,
     pub(super) seed: Option<u64>,
+    /// Of how many of the likeliest tokens log-probabilities come with each token.
+    pub(super) logprobs: Option<usize>,
 }
 
 impl Wishes {

@@ -11,6 +11,7 @@ mod doors;
 mod fault;
 mod fields;
 mod frame;
+mod logprobs;
 mod metrics;
 mod openai;
 mod plain;

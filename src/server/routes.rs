@@ -223,6 +223,7 @@ impl Server {
             stop: wishes.stop.clone(),
             sampling: wishes.settings(self.options.sampling, self.options.seed),
             attention: self.batcher.options().attention,
+            logprobs: wishes.logprobs,
         };
         let events = self.batcher.submit(Job::new(prompt, options)).map_err(|error| {
             let mut fault = Fault::from(error);

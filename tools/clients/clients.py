@@ -30,8 +30,18 @@ def by_openai():
     check("a chat as a stream", text == said, f"{text!r} is not {said!r}")
     usage = stream[-1].usage
     check("cached tokens", 0 <= usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens, usage)
+    likely = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3).choices[0]
+    tokens = likely.logprobs.content
+    spelled = bytes(byte for token in tokens for byte in token.bytes).decode(errors="replace")
+    best = all(token.logprob == token.top_logprobs[0].logprob <= 0 and len(token.top_logprobs) == 3 for token in tokens)
+    check("log-probabilities", len(tokens) == 16 and best and spelled == said == likely.message.content, likely)
+    stream = list(client.chat.completions.create(**asked, logprobs=True, stream=True))
+    parts = [part for chunk in stream if chunk.choices[0].logprobs for part in chunk.choices[0].logprobs.content]
+    check("log-probabilities of a stream", [part.token for part in parts] == [token.token for token in tokens], parts)
     completion = client.completions.create(model=model, prompt="Once upon a time", max_tokens=4, seed=1)
     check("a completion", completion.usage.completion_tokens == 4, completion)
+    likely = client.completions.create(model=model, prompt="Once upon a time", max_tokens=4, seed=1, logprobs=2).choices[0]
+    check("those of a completion", len(likely.logprobs.tokens) == len(likely.logprobs.top_logprobs) == 4, likely)
     response = client.responses.create(model=model, input=MESSAGES, max_output_tokens=16, temperature=0)
     check("a response", response.output_text == said and response.status == "incomplete", response)
     with client.responses.stream(model=model, input=MESSAGES, max_output_tokens=16, temperature=0) as events:

@@ -204,7 +204,7 @@ impl Shape for Message {
                 self.delta(Block::Thinking, &json!({"type": "thinking_delta", "thinking": text}))
             }
             Part::Text(text) => {
-                self.delta(Block::Text, &json!({"type": "text_delta", "text": text}))
+                self.delta(Block::Text, &json!({"type": "text_delta", "text": text.text}))
             }
             Part::End(finish) => {
                 // An answer has a text, be it empty.
@@ -225,7 +225,7 @@ impl Shape for Message {
         if !whole.reasoning.is_empty() {
             content.push(json!({"type": "thinking", "thinking": whole.reasoning, "signature": ""}));
         }
-        content.push(json!({"type": "text", "text": whole.text}));
+        content.push(json!({"type": "text", "text": whole.text.text}));
         self.object(content.into(), &whole.finish.usage, Some(&whole.finish))
     }
 }

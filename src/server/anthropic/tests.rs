@@ -93,7 +93,7 @@ fn a_message_at_once() {
     let (_, shape) = read(&body(&json!({})), &naming()).ok().unwrap();
     let whole = |end, stop| Whole {
         reasoning: String::new(),
-        text: "Hi! My name is Claude.".into(),
+        text: "Hi! My name is Claude.".to_owned().into(),
         finish: finish(end, stop),
     };
     assert_eq!(
@@ -128,7 +128,11 @@ fn a_message_at_once() {
 fn a_message_as_a_stream() {
     let (_, mut shape) = read(&body(&json!({})), &naming()).ok().unwrap();
     let mut frames = shape.begin(25);
-    for part in [Part::Reasoning("Hm".into()), Part::Text("Hel".into()), Part::Text("lo".into())] {
+    for part in [
+        Part::Reasoning("Hm".into()),
+        Part::Text("Hel".to_owned().into()),
+        Part::Text("lo".to_owned().into()),
+    ] {
         frames.extend(shape.part(part));
     }
     frames.extend(shape.part(Part::End(finish(End::StopToken, None))));

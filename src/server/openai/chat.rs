@@ -1,12 +1,13 @@
 //! `/v1/chat/completions`.
 
-use super::{common, error, reason, role, stream, text, usage};
+use super::{common, error, logprobs, reason, role, stream, text, usage};
 use crate::generate::Turn;
-use crate::server::answering::{Finish, Part, Whole};
+use crate::server::answering::{Finish, Part, Text, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
 use crate::server::fault::{Fault, Read};
 use crate::server::fields::Fields;
 use crate::server::frame::{Frame, Shape};
+use crate::server::logprobs::Entry;
 use crate::server::{Boxed, Naming};
 use serde_json::{Value, json};
 
@@ -19,12 +20,11 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     let (stream, include_usage) = stream(&mut fields)?;
     let max_tokens = fields.tokens("max_tokens")?;
     let max_tokens = fields.tokens("max_completion_tokens")?.or(max_tokens);
-    let wishes = Wishes { max_tokens, ..Wishes::read_open_ai(&mut fields)? };
+    let logprobs = logprobs::read_chat(&mut fields)?;
+    let wishes = Wishes { max_tokens, logprobs, ..Wishes::read_open_ai(&mut fields)? };
     common(&mut fields)?;
     // Nothing is stored, which is what false asks for; true asks for a look at it later.
     fields.only("store", &[false.into()])?;
-    fields.only("logprobs", &[false.into()])?;
-    fields.only("top_logprobs", &[0.into()])?;
     fields.only("logit_bias", &[json!({})])?;
     fields.only("modalities", &[json!(["text"])])?;
     fields.only("response_format", &[json!({"type": "text"})])?;
@@ -32,7 +32,8 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     fields.only("tool_choice", &["none".into(), "auto".into()])?;
     fields.only("parallel_tool_calls", &[true.into(), false.into()])?;
     fields.end()?;
-    let shape = Chat { naming: naming.clone(), include_usage };
+    let has_logprobs = logprobs.is_some();
+    let shape = Chat { naming: naming.clone(), include_usage, has_logprobs };
     Ok((Ask { prompt: Prompt::Messages(turns(messages)?), wishes, stream }, Box::new(shape)))
 }
 
@@ -65,6 +66,7 @@ fn turns(messages: Vec<Value>) -> Read<Vec<Turn>> {
 pub(super) struct Chat {
     pub(super) naming: Naming,
     pub(super) include_usage: bool,
+    pub(super) has_logprobs: bool,
 }
 
 impl Chat {
@@ -84,8 +86,17 @@ impl Chat {
     }
 
     fn delta(&self, delta: Value, finish: Option<&str>) -> Frame {
-        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish});
+        self.delta_of(delta, Value::Null, finish)
+    }
+
+    fn delta_of(&self, delta: Value, logprobs: Value, finish: Option<&str>) -> Frame {
+        let choice =
+            json!({"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish});
         self.chunk(json!([choice]), Value::Null)
+    }
+
+    fn logprobs(&self, entries: &[Entry]) -> Value {
+        if self.has_logprobs { logprobs::of_chat(entries) } else { Value::Null }
     }
 }
 
@@ -98,7 +109,9 @@ impl Shape for Chat {
         match part {
             Part::Prefill { .. } => Vec::new(),
             Part::Reasoning(text) => vec![self.delta(json!({"reasoning_content": text}), None)],
-            Part::Text(text) => vec![self.delta(json!({"content": text}), None)],
+            Part::Text(Text { text, logprobs }) => {
+                vec![self.delta_of(json!({"content": text}), self.logprobs(&logprobs), None)]
+            }
             Part::End(Finish { end, usage: used, .. }) => {
                 let mut frames = vec![self.delta(json!({}), Some(reason(end)))];
                 if self.include_usage {
@@ -113,14 +126,14 @@ impl Shape for Chat {
 
     fn whole(&self, whole: &Whole) -> Value {
         let Naming { id, created, model } = &self.naming;
-        let mut message = json!({"role": "assistant", "content": whole.text, "refusal": null});
+        let mut message = json!({"role": "assistant", "content": whole.text.text, "refusal": null});
         if !whole.reasoning.is_empty() {
             message["reasoning_content"] = whole.reasoning.as_str().into();
         }
         let choice = json!({
             "index": 0,
             "message": message,
-            "logprobs": null,
+            "logprobs": self.logprobs(&whole.text.logprobs),
             "finish_reason": reason(whole.finish.end),
         });
         json!({

@@ -2,6 +2,7 @@
 
 pub(super) mod chat;
 pub(super) mod completions;
+mod logprobs;
 pub(super) mod responses;
 
 use super::answering::Usage;

@@ -167,8 +167,8 @@ impl Shape for Response {
             // Reasoning has no place in a text; the usage counts it.
             Part::Prefill { .. } | Part::Reasoning(_) => Vec::new(),
             Part::Text(text) => {
-                self.text += &text;
-                let delta = json!({"delta": text, "logprobs": []});
+                self.text += &text.text;
+                let delta = json!({"delta": text.text, "logprobs": []});
                 vec![self.of_text("response.output_text.delta", delta)]
             }
             Part::End(finish) => {
@@ -205,6 +205,6 @@ impl Shape for Response {
     }
 
     fn whole(&self, whole: &Whole) -> Value {
-        self.ended(&whole.text, &whole.finish)
+        self.ended(&whole.text.text, &whole.finish)
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{chat, completions, error, responses};
 use crate::generate::End;
-use crate::server::answering::{Finish, Part, Usage, Whole};
+use crate::server::answering::{Finish, Part, Text, Usage, Whole};
 use crate::server::ask::{Ask, Prompt};
 use crate::server::fault::{Fault, Kind, Read};
 use crate::server::frame::{Frame, Shape};
+use crate::server::logprobs::{Entry, Spelled};
 use crate::server::{Boxed, Naming};
 use serde_json::{Value, json};
 
@@ -19,8 +20,8 @@ fn finish(end: End) -> Finish {
 }
 
 fn whole(end: End) -> Whole {
-    let (reasoning, text) = ("Hm".into(), "Hello! How can I assist you today?".into());
-    Whole { reasoning, text, finish: finish(end) }
+    let text = "Hello! How can I assist you today?".to_owned().into();
+    Whole { reasoning: "Hm".into(), text, finish: finish(end) }
 }
 
 fn ask(read: Read<(Ask, Boxed)>) -> Ask {
@@ -31,6 +32,11 @@ fn refused(read: Read<(Ask, Boxed)>) -> String {
     read.err().expect("it is refused").message
 }
 
+fn completion(has_logprobs: bool) -> completions::Completion {
+    let naming = naming();
+    completions::Completion { naming, include_usage: true, has_logprobs, characters: 0 }
+}
+
 fn chat_of(body: &Value) -> Read<(Ask, Boxed)> {
     chat::read(body.to_string().as_bytes(), &naming())
 }
@@ -38,7 +44,11 @@ fn chat_of(body: &Value) -> Read<(Ask, Boxed)> {
 // All events of an answer, as they are sent.
 fn stream(shape: &mut dyn Shape, end: End) -> Vec<String> {
     let mut frames = shape.begin(19);
-    for part in [Part::Reasoning("Hm".into()), Part::Text("Hel".into()), Part::Text("lo".into())] {
+    for part in [
+        Part::Reasoning("Hm".into()),
+        Part::Text("Hel".to_owned().into()),
+        Part::Text("lo".to_owned().into()),
+    ] {
         frames.extend(shape.part(part));
     }
     frames.extend(shape.part(Part::End(finish(end))));
@@ -107,7 +117,7 @@ fn what_is_wrong_with_a_chat_is_named() {
             "max_tokens is 0, but it must be a whole number from 1 to 4294967295",
         ),
         (json!({"n": 2}), "n is 2, but that is not supported"),
-        (json!({"logprobs": true}), "logprobs is true, but that is not supported"),
+        (json!({"logprobs": 1}), "logprobs is 1, but it must be true or false"),
         (
             json!({"tools": [{"type": "function"}]}),
             "tools is [{\"type\":\"function\"}], but that is not supported",
@@ -135,7 +145,7 @@ fn what_is_wrong_with_a_chat_is_named() {
 
 #[test]
 fn a_chat_at_once() {
-    let shape = chat::Chat { naming: naming(), include_usage: false };
+    let shape = chat::Chat { naming: naming(), include_usage: false, has_logprobs: false };
     assert_eq!(
         shape.whole(&whole(End::StopToken)),
         json!({
@@ -172,7 +182,7 @@ fn a_chat_at_once() {
 
 #[test]
 fn a_chat_as_a_stream() {
-    let mut shape = chat::Chat { naming: naming(), include_usage: true };
+    let mut shape = chat::Chat { naming: naming(), include_usage: true, has_logprobs: false };
     let events = stream(&mut shape, End::Length);
     assert_eq!(
         data(&events[0]),
@@ -194,7 +204,7 @@ fn a_chat_as_a_stream() {
     assert_eq!(data(&events[5])["usage"]["total_tokens"], 29);
     assert_eq!(events[6..], ["data: [DONE]\n\n"]);
     // Who did not ask for the usage has no field of it.
-    let mut plain = chat::Chat { naming: naming(), include_usage: false };
+    let mut plain = chat::Chat { naming: naming(), include_usage: false, has_logprobs: false };
     let events = stream(&mut plain, End::StopToken);
     assert_eq!(events.len(), 6);
     assert!(data(&events[0]).get("usage").is_none());
@@ -220,11 +230,11 @@ fn a_completion() {
         "echo is true, but that is not supported"
     );
     assert_eq!(
-        refused(read(json!({"prompt": "a", "logprobs": 1}))),
-        "logprobs is 1, but that is not supported"
+        refused(read(json!({"prompt": "a", "logprobs": 21}))),
+        "logprobs is 21, but it must be a whole number from 0 to 20"
     );
 
-    let mut shape = completions::Completion { naming: naming(), include_usage: true };
+    let mut shape = completion(false);
     assert_eq!(
         shape.whole(&whole(End::Length)),
         json!({
@@ -253,6 +263,50 @@ fn a_completion() {
     assert_eq!(texts, ["Hm", "Hel", "lo", ""]);
     assert_eq!(data(&events[3])["choices"][0]["finish_reason"], "stop");
     assert_eq!((data(&events[4])["usage"]["prompt_tokens"].clone(), events.len()), (json!(19), 6));
+}
+
+#[test]
+fn log_probabilities_come_with_the_text() {
+    let entry = |token: &str| {
+        let chosen = Spelled { bytes: token.into(), logprob: -0.5 };
+        Entry { likeliest: vec![chosen.clone()], chosen }
+    };
+    let part = |text: &str, tokens: &[&str]| {
+        let logprobs = tokens.iter().map(|token| entry(token)).collect();
+        Text { text: text.into(), logprobs }
+    };
+    let parts = [part("", &["né"]), part("né!", &["!"]), part("?", &[])];
+    let text = part("né!?", &["né", "!"]);
+    let whole = Whole { reasoning: String::new(), text, finish: finish(End::StopText) };
+    let asked = ask(chat_of(&json!({
+        "messages": [{"role": "user", "content": "Hi"}], "logprobs": true, "top_logprobs": 3,
+    })));
+    assert_eq!(asked.wishes.logprobs, Some(3));
+    let choice = |frame: &Frame| data(&frame.to_string())["choices"][0].clone();
+
+    let mut chat = chat::Chat { naming: naming(), include_usage: false, has_logprobs: true };
+    let all = chat.whole(&whole)["choices"][0]["logprobs"]["content"].clone();
+    let tokens = |value: &Value| -> Vec<Value> {
+        value.as_array().unwrap().iter().map(|one| one["token"].clone()).collect()
+    };
+    assert_eq!(tokens(&all), ["né", "!"]);
+    let mut streamed = Vec::new();
+    for part in parts.clone() {
+        let [frame] = &chat.part(Part::Text(part))[..] else { panic!("one frame") };
+        streamed.extend(choice(frame)["logprobs"]["content"].as_array().unwrap().clone());
+    }
+    assert_eq!(Value::Array(streamed), all);
+    assert_eq!(choice(&chat.part(Part::End(finish(End::Length)))[0])["logprobs"], Value::Null);
+
+    let mut completion = completion(true);
+    let all = completion.whole(&whole)["choices"][0]["logprobs"].clone();
+    assert_eq!((&all["tokens"], &all["text_offset"]), (&json!(["né", "!"]), &json!([0, 2])));
+    let mut offsets = Vec::new();
+    for part in parts {
+        let [frame] = &completion.part(Part::Text(part))[..] else { panic!("one frame") };
+        offsets.extend(choice(frame)["logprobs"]["text_offset"].as_array().unwrap().clone());
+    }
+    assert_eq!(Value::Array(offsets), all["text_offset"]);
 }
 
 #[test]

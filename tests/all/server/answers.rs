@@ -89,6 +89,29 @@ fn every_interface_answers_alike_at_once_and_as_a_stream() {
         served.post("/v1/completions", &with(&completion, &json!({"prompt": tokens}))).json();
     assert_eq!(whole["choices"][0]["text"], *said);
 
+    // Who asks for log-probabilities is answered the same; those of the likeliest are the answer's.
+    let likely = with(&chat, &json!({"logprobs": true, "top_logprobs": 2}));
+    let whole = served.post("/v1/chat/completions", &likely).json()["choices"][0].clone();
+    assert_eq!(whole["message"]["content"], *said);
+    let tokens = whole["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(tokens.len(), 24);
+    for token in tokens {
+        let likeliest = token["top_logprobs"].as_array().unwrap();
+        let value = |one: &Value| one["logprob"].as_f64().unwrap();
+        assert_eq!((likeliest.len(), &token["token"]), (2, &likeliest[0]["token"]));
+        assert!(value(&likeliest[1]) <= value(token) && value(token) < 0.0, "{token}");
+        assert_eq!(token["logprob"], likeliest[0]["logprob"]);
+    }
+    let events = served.post("/v1/chat/completions", &with(&likely, &stream)).events();
+    let streamed = events.iter().filter_map(|e| e["choices"][0]["logprobs"]["content"].as_array());
+    assert_eq!(&streamed.flatten().cloned().collect::<Vec<_>>(), tokens);
+    let likely = with(&completion, &json!({"logprobs": 1}));
+    let whole = served.post("/v1/completions", &likely).json()["choices"][0].clone();
+    assert_eq!(
+        (whole["text"].clone(), whole["logprobs"]["tokens"].clone()),
+        (json!(said), tokens.iter().map(|token| token["token"].clone()).collect(),)
+    );
+
     // A stop text is named, and not shown; two draws with one seed are the same.
     let (before, stop) = said.split_at(said.char_indices().nth(3).unwrap().0);
     let stopped = served

@@ -137,7 +137,7 @@ impl Line {
             max_tokens: self.max_tokens.unwrap_or(usual.max_tokens),
             stop: self.stop.clone().unwrap_or_else(|| usual.stop.clone()),
             sampling,
-            attention: usual.attention,
+            ..usual.clone()
         }
     }
 }
