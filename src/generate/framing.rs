@@ -1,11 +1,14 @@
 //! How a model reads what is said to it.
 
 use super::Turn;
+use super::grammar::{Grammar, Spelling};
+use super::thoughts::Marks;
 use crate::Result;
 use crate::model::ModelFile;
 use crate::model::chat::{ChatTemplate, Message};
 use crate::model::tokenizer::Tokenizer;
-use std::sync::Arc;
+use serde_json::Value;
+use std::sync::{Arc, OnceLock};
 
 /// A model's tokenizer, and the template that frames the messages of a chat; without one they are a text.
 #[derive(Debug)]
@@ -14,6 +17,8 @@ pub struct Framing {
     template: Option<ChatTemplate>,
     /// Whether control tokens that messages spell out are those tokens.
     special_in_text: bool,
+    /// Made for the first grammar.
+    spelling: OnceLock<Spelling>,
 }
 
 impl Framing {
@@ -27,7 +32,8 @@ impl Framing {
 
     /// Messages as this template frames them; without one, one after the other.
     pub fn new(tokenizer: impl Into<Arc<Tokenizer>>, template: Option<ChatTemplate>) -> Self {
-        Self { tokenizer: tokenizer.into(), template, special_in_text: false }
+        let (tokenizer, spelling) = (tokenizer.into(), OnceLock::new());
+        Self { tokenizer, template, special_in_text: false, spelling }
     }
 
     /// Texts as they are. Who writes the whole text writes its control tokens too.
@@ -57,6 +63,23 @@ impl Framing {
     #[cfg(feature = "server")]
     pub(crate) fn may_think(&self) -> bool {
         self.template.as_ref().is_some_and(ChatTemplate::may_think)
+    }
+
+    /// A grammar for answers that are JSON by this schema: any value, if it is `true`. What a model thinks before it answers is
+    /// free, unless texts are given to it as they are.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) for a schema that says what is not understood, or that nothing can meet.
+    pub fn json_schema(&self, schema: &Value) -> Result<Grammar> {
+        let spelling = match self.spelling.get() {
+            Some(spelling) => spelling,
+            None => {
+                let made = Spelling::new(&self.tokenizer)?;
+                self.spelling.get_or_init(|| made)
+            }
+        };
+        let marks = if self.is_raw() { None } else { Marks::of(&self.tokenizer) };
+        Grammar::new(spelling, marks, schema)
     }
 
     /// All tokens up to where the model's next answer begins.

@@ -1,5 +1,6 @@
 //! One answer in the making, without a device: which tokens to compute next, and what came of them.
 
+use super::grammar::{Constraint, Grammar};
 use super::stop::StopTexts;
 use crate::attention::Attention;
 use crate::engine::{Output, Want};
@@ -21,20 +22,23 @@ pub struct AnswerOptions {
     pub attention: Attention,
     /// Of how many of the likeliest tokens log-probabilities come with each token, beside its own; `None`: none do.
     pub logprobs: Option<usize>,
+    /// What it has to be.
+    pub grammar: Option<Grammar>,
 }
 
 impl AnswerOptions {
-    /// Answers of at most 256 tokens, without stop texts and log-probabilities.
+    /// Free answers of at most 256 tokens, without stop texts and log-probabilities.
     pub fn new(sampling: SamplerSettings, attention: impl Into<Attention>) -> Self {
         let attention = attention.into();
-        Self { max_tokens: 256, stop: Vec::new(), sampling, attention, logprobs: None }
+        let (stop, logprobs, grammar) = (Vec::new(), None, None);
+        Self { max_tokens: 256, stop, sampling, attention, logprobs, grammar }
     }
 }
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The model ended it.
+    /// The model ended it, or its grammar did.
     StopToken,
     /// A stop text came.
     StopText,
@@ -76,6 +80,7 @@ pub struct Sequence {
     room: usize,
     sampler: Sampler,
     logprobs: Option<usize>,
+    constraint: Option<Constraint>,
     decoder: Decoder<Arc<Tokenizer>>,
     stop: StopTexts,
     text: String,
@@ -111,7 +116,10 @@ impl Sequence {
         if options.stop.iter().any(String::is_empty) {
             return Err(Error::argument("a stop text", "empty", "every answer would end with it"));
         }
+        let constrain = |grammar| Constraint::new(grammar, &tokenizer, &prompt);
+        let constraint = options.grammar.as_ref().map(constrain);
         Ok(Self {
+            constraint,
             decoder: Decoder::new(tokenizer.clone(), true),
             tokenizer,
             tokens: prompt,
@@ -151,11 +159,11 @@ impl Sequence {
     }
 
     /// What the step that computes the last of them has to give back. The likeliest token is found on the GPU; for draws,
-    /// penalties and log-probabilities, logits are needed.
+    /// penalties, log-probabilities and grammars, logits are needed.
     pub fn want(&self) -> Want {
         let settings = self.sampler.settings();
-        let reads = settings.draws() || settings.penalises() || self.logprobs.is_some();
-        if reads { Want::Logits } else { Want::Token }
+        let looks = self.logprobs.is_some() || self.constraint.is_some();
+        if looks || settings.draws() || settings.penalises() { Want::Logits } else { Want::Token }
     }
 
     /// Notes that the first so many of the next tokens, but not all of them, are computed.
@@ -167,6 +175,7 @@ impl Sequence {
     ///
     /// # Errors
     /// As [`Sampler::sample`] and [`Output::token`]; [`Error::Argument`] once the answer has ended. Nothing changes then.
+    /// [`Error::Model`] where the grammar became too large, with which the answer cannot go on.
     pub fn accept(&mut self, output: &Output) -> Result<Piece> {
         if let Some(end) = self.end {
             return Err(Error::argument(
@@ -176,8 +185,13 @@ impl Sequence {
             ));
         }
         let (token, logprobs) = self.choose(output)?;
+        let is_stop = self.tokenizer.is_stop(token);
+        let is_complete = match &mut self.constraint {
+            Some(constraint) if !is_stop => constraint.take(token)?,
+            _ => false,
+        };
         self.computed = self.tokens.len();
-        if self.tokenizer.is_stop(token) {
+        if is_stop {
             return Ok(self.finish(End::StopToken, Piece::default()));
         }
         self.tokens.push(token);
@@ -187,6 +201,9 @@ impl Sequence {
         let made = self.answer().len();
         if passed.is_over {
             return Ok(self.ended(End::StopText, piece));
+        }
+        if is_complete {
+            return Ok(self.finish(End::StopToken, piece));
         }
         if made >= self.max_tokens {
             return Ok(self.finish(End::Length, piece));
@@ -238,7 +255,12 @@ impl Sequence {
         let nothing = || Error::Gpu("a step gave no logits back".into());
         let logits = output.logits.last().ok_or_else(nothing)?;
         let past = Past { tokens: &self.tokens, prompt: self.prompt };
-        let token = self.sampler.sample(logits, past)?;
+        let token = match &mut self.constraint {
+            None => self.sampler.sample(logits, past)?,
+            Some(constraint) => {
+                self.sampler.sample_among(logits, past, constraint.allowed(&self.tokenizer)?)?
+            }
+        };
         Ok((token, self.logprobs.map(|count| Logprobs::new(logits, token, count))))
     }
 

@@ -229,6 +229,23 @@ impl Sampler {
         chosen
     }
 
+    /// The same of the tokens that are allowed, before all else.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    #[cfg(feature = "text")]
+    pub(crate) fn sample_among(
+        &mut self,
+        logits: &[f32],
+        past: Past<'_>,
+        allowed: impl Fn(u32) -> bool,
+    ) -> Result<u32> {
+        logits::check(logits)?;
+        let keep = |(id, logit): (u32, &f32)| if allowed(id) { *logit } else { f32::NEG_INFINITY };
+        let among: Vec<f32> = (0u32..).zip(logits).map(keep).collect();
+        self.sample(&among, past)
+    }
+
     fn choose(&mut self, logits: &[f32]) -> Result<u32> {
         let best = likeliest(logits)?;
         if self.settings.temperature == 0.0 {

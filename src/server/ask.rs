@@ -2,6 +2,7 @@
 
 use super::fault::{Fault, Kind, Read};
 use super::fields::Fields;
+use super::form::Form;
 use super::reasoning::Reasoning;
 use crate::generate::{Chat, Framing, Turn};
 use crate::model::{SamplerSettings, random_seed};
@@ -75,6 +76,8 @@ pub(super) struct Wishes {
     pub(super) seed: Option<u64>,
     /// Of how many of the likeliest tokens log-probabilities come with each token.
     pub(super) logprobs: Option<usize>,
+    /// What the answer has to be.
+    pub(super) form: Option<Form>,
 }
 
 impl Wishes {

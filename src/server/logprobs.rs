@@ -18,8 +18,10 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(logprobs: &Logprobs, tokenizer: &Tokenizer) -> Self {
-        let spelled =
-            |one: &Logprob| Spelled { bytes: tokenizer.bytes(one.token), logprob: one.logprob };
+        let spelled = |one: &Logprob| Spelled {
+            bytes: tokenizer.bytes(one.token, false),
+            logprob: one.logprob,
+        };
         Self {
             chosen: spelled(&logprobs.chosen),
             likeliest: logprobs.likeliest.iter().map(spelled).collect(),

@@ -10,6 +10,7 @@ mod body;
 mod doors;
 mod fault;
 mod fields;
+mod form;
 mod frame;
 mod logprobs;
 mod metrics;

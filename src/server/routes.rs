@@ -211,9 +211,10 @@ impl Server {
             drop(bytes);
             // Who writes the prompt is given all that follows it.
             let is_raw = matches!(prompt, Prompt::Text(_) | Prompt::Tokens(_));
-            Ok((prompt.tokens(&framing)?, is_raw, wishes, stream, shape))
+            let grammar = wishes.form.as_ref().map(|form| form.grammar(&framing)).transpose()?;
+            Ok((prompt.tokens(&framing)?, is_raw, wishes, grammar, stream, shape))
         });
-        let (prompt, is_raw, wishes, stream, shape) = asked.await?;
+        let (prompt, is_raw, wishes, grammar, stream, shape) = asked.await?;
         let prompt_tokens = prompt.len() as u32;
         let tokenizer = self.batcher.framing().tokenizer().clone();
         let reasoning =
@@ -224,6 +225,7 @@ impl Server {
             sampling: wishes.settings(self.options.sampling, self.options.seed),
             attention: self.batcher.options().attention,
             logprobs: wishes.logprobs,
+            grammar,
         };
         let events = self.batcher.submit(Job::new(prompt, options)).map_err(|error| {
             let mut fault = Fault::from(error);

@@ -2,7 +2,7 @@
 // Asks a running `asynctls serve` by npm's `ai`: clients.mjs http://127.0.0.1:8080 [KEY]
 import { createAnthropic } from '@ai-sdk/anthropic';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { generateText, streamText } from 'ai';
+import { generateObject, generateText, jsonSchema, streamText } from 'ai';
 
 const [base, apiKey = 'none'] = process.argv.slice(2);
 const headers = { authorization: `Bearer ${apiKey}` };
@@ -13,7 +13,9 @@ const check = (what, holds, detail) => {
   console.log(`fine: ${what}`);
 };
 
-const openai = createOpenAICompatible({ name: 'asynctls', baseURL: `${base}/v1`, apiKey, includeUsage: true });
+const openai = createOpenAICompatible({
+  name: 'asynctls', baseURL: `${base}/v1`, apiKey, includeUsage: true, supportsStructuredOutputs: true,
+});
 const anthropic = createAnthropic({ baseURL: `${base}/v1`, apiKey });
 let said;
 for (const [name, model] of [['OpenAI', openai(data[0].id)], ['Anthropic', anthropic(data[0].id)]]) {
@@ -26,3 +28,9 @@ for (const [name, model] of [['OpenAI', openai(data[0].id)], ['Anthropic', anthr
   for await (const part of stream.textStream) text += part;
   check(`ai, ${name}, as a stream`, text === said && (await stream.usage).outputTokens === 16, text);
 }
+
+const colour = { type: 'object', properties: { colour: { enum: ['red', 'green'] } }, required: ['colour'], additionalProperties: false };
+const { object } = await generateObject({
+  model: openai(data[0].id), prompt, schema: jsonSchema(colour), schemaName: 'colour', maxOutputTokens: 99, temperature: 0, maxRetries: 0,
+});
+check('ai, an object', ['red', 'green'].includes(object.colour), object);

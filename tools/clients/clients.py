@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Asks a running `asynctls serve` by the clients that OpenAI and Anthropic publish: clients.py http://127.0.0.1:8080 [KEY]."""
 
+import json
 import sys
 
 import anthropic
@@ -38,6 +39,19 @@ def by_openai():
     stream = list(client.chat.completions.create(**asked, logprobs=True, stream=True))
     parts = [part for chunk in stream if chunk.choices[0].logprobs for part in chunk.choices[0].logprobs.content]
     check("log-probabilities of a stream", [part.token for part in parts] == [token.token for token in tokens], parts)
+    colours = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "green", "blue"]}, "count": {"type": "integer", "minimum": 1, "maximum": 9}},
+        "required": ["colour", "count"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "colours", "schema": colours, "strict": True}}
+    formed = client.chat.completions.create(**{**asked, "max_tokens": 99}, response_format=form).choices[0]
+    value = json.loads(formed.message.content) if formed.finish_reason == "stop" else {"colour": "red", "count": 1}
+    check("JSON by a schema", value["colour"] in ("red", "green", "blue") and 1 <= value["count"] <= 9, formed)
+    form = {"format": {"type": "json_schema", "name": "colours", "schema": colours, "strict": True}}
+    formed = client.responses.create(model=model, input=MESSAGES, max_output_tokens=99, temperature=0, text=form)
+    check("JSON by a schema in a response", formed.status == "incomplete" or json.loads(formed.output_text) == value, formed)
     completion = client.completions.create(model=model, prompt="Once upon a time", max_tokens=4, seed=1)
     check("a completion", completion.usage.completion_tokens == 4, completion)
     likely = client.completions.create(model=model, prompt="Once upon a time", max_tokens=4, seed=1, logprobs=2).choices[0]

@@ -54,6 +54,7 @@ pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) ->
     let usual = AnswerOptions {
         max_tokens: options.max_tokens,
         stop: options.stop.clone(),
+        grammar: model.grammar.clone(),
         ..AnswerOptions::new(sampling, model.attention)
     };
     let ahead = lines.into_iter().skip(done).map(|line| ahead(line, &model, &usual));

@@ -76,7 +76,7 @@ fn what_is_wrong_is_named() {
         ),
         (
             json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}),
-            "thinking is {\"budget_tokens\":1024,\"type\":\"enabled\"}, but that is not supported",
+            "thinking is {\"type\":\"enabled\",\"budget_tokens\":1024}, but that is not supported",
         ),
         (
             json!({"tools": [{"name": "x"}]}),

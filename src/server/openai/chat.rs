@@ -6,6 +6,7 @@ use crate::server::answering::{Finish, Part, Text, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
 use crate::server::fault::{Fault, Read};
 use crate::server::fields::Fields;
+use crate::server::form::Form;
 use crate::server::frame::{Frame, Shape};
 use crate::server::logprobs::Entry;
 use crate::server::{Boxed, Naming};
@@ -21,13 +22,14 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     let max_tokens = fields.tokens("max_tokens")?;
     let max_tokens = fields.tokens("max_completion_tokens")?.or(max_tokens);
     let logprobs = logprobs::read_chat(&mut fields)?;
-    let wishes = Wishes { max_tokens, logprobs, ..Wishes::read_open_ai(&mut fields)? };
+    let form = fields.object("response_format")?;
+    let form = form.map(|form| Form::read(form, Some("json_schema"))).transpose()?.flatten();
+    let wishes = Wishes { max_tokens, logprobs, form, ..Wishes::read_open_ai(&mut fields)? };
     common(&mut fields)?;
     // Nothing is stored, which is what false asks for; true asks for a look at it later.
     fields.only("store", &[false.into()])?;
     fields.only("logit_bias", &[json!({})])?;
     fields.only("modalities", &[json!(["text"])])?;
-    fields.only("response_format", &[json!({"type": "text"})])?;
     fields.only("tools", &[json!([])])?;
     fields.only("tool_choice", &["none".into(), "auto".into()])?;
     fields.only("parallel_tool_calls", &[true.into(), false.into()])?;

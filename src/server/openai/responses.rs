@@ -6,6 +6,7 @@ use crate::server::answering::{Finish, Part, Usage, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
 use crate::server::fault::{Fault, Kind, Read};
 use crate::server::fields::{Fields, shown};
+use crate::server::form::Form;
 use crate::server::frame::{Frame, Shape};
 use crate::server::{Boxed, Naming};
 use serde_json::{Value, json};
@@ -19,13 +20,13 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     let instructions = fields.text("instructions")?;
     let stream = fields.flag("stream")?.unwrap_or(false);
     let max_tokens = fields.tokens("max_output_tokens")?;
-    let wishes = Wishes { max_tokens, ..Wishes::read(&mut fields, 2.0)? };
+    let form = form(&mut fields)?;
+    let wishes = Wishes { max_tokens, form, ..Wishes::read(&mut fields, 2.0)? };
     common(&mut fields)?;
     // Nothing is stored, so that what is asked for by an id later is not found.
     fields.only("store", &[true.into(), false.into()])?;
     fields.only("background", &[false.into()])?;
     fields.only("truncation", &["disabled".into()])?;
-    fields.only("text", &[json!({"format": {"type": "text"}})])?;
     fields.only("include", &[json!([])])?;
     fields.only("tools", &[json!([])])?;
     fields.only("tool_choice", &["none".into(), "auto".into()])?;
@@ -35,6 +36,13 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     turns.extend(turns_of(input)?);
     let shape = Response::new(naming.clone(), max_tokens);
     Ok((Ask { prompt: Prompt::Messages(turns), wishes, stream }, Box::new(shape)))
+}
+
+fn form(fields: &mut Fields) -> Read<Option<Form>> {
+    let Some(mut text) = fields.object("text")? else { return Ok(None) };
+    let form = text.object("format")?.map(|form| Form::read(form, None)).transpose()?;
+    text.end()?;
+    Ok(form.flatten())
 }
 
 fn turns_of(input: Value) -> Read<Vec<Turn>> {

@@ -123,8 +123,8 @@ fn what_is_wrong_with_a_chat_is_named() {
             "tools is [{\"type\":\"function\"}], but that is not supported",
         ),
         (
-            json!({"response_format": {"type": "json_object"}}),
-            "response_format is {\"type\":\"json_object\"}, but that is not supported",
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}),
+            "response_format.json_schema.schema is missing, but it is needed",
         ),
         (json!({"stream_options": {}}), "stream_options is given, but stream is not true"),
         (json!({"temprature": 1}), "temprature is 1, but that is not supported"),

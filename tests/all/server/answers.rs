@@ -112,6 +112,40 @@ fn every_interface_answers_alike_at_once_and_as_a_stream() {
         (json!(said), tokens.iter().map(|token| token["token"].clone()).collect(),)
     );
 
+    // JSON by a schema, in every shape that asks for it; what cannot be is refused with what is wrong.
+    let schema = json!({"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": false});
+    let form = json!({"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": schema}});
+    let formed = with(&chat, &json!({"max_tokens": 900, "response_format": form}));
+    let whole = served.post("/v1/chat/completions", &formed).json()["choices"][0].clone();
+    let text = whole["message"]["content"].as_str().unwrap();
+    if whole["finish_reason"] == "stop" {
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert!(value == json!({"a": "x"}) || value == json!({"a": "y"}), "{value}");
+    } else {
+        assert!(text.starts_with('{') && whole["finish_reason"] == "length", "{whole}");
+    }
+    let events = served.post("/v1/chat/completions", &with(&formed, &stream)).events();
+    assert_eq!(joined(&events, |e| e["choices"][0]["delta"]["content"].as_str()), text);
+    let form = json!({"format": {"type": "json_schema", "name": "n", "schema": schema}});
+    let formed = with(&response, &json!({"max_output_tokens": 900, "text": form}));
+    assert_eq!(
+        served.post("/v1/responses", &formed).json()["output"][0]["content"][0]["text"],
+        text
+    );
+    let any = with(&chat, &json!({"response_format": {"type": "json_object"}}));
+    let whole = served.post("/v1/chat/completions", &any).json();
+    assert!(
+        whole["choices"][0]["message"]["content"].as_str().unwrap().starts_with('{'),
+        "{whole}"
+    );
+    let schema = json!({"name": "n", "schema": {"type": "string", "minLength": 2, "maxLength": 1}});
+    let form = json!({"type": "json_schema", "json_schema": schema});
+    let refused =
+        served.post("/v1/chat/completions", &with(&chat, &json!({"response_format": form})));
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.refusal().starts_with("the JSON schema is {"), "{refused:?}");
+    assert!(refused.body.contains("response_format.json_schema.schema"), "{refused:?}");
+
     // A stop text is named, and not shown; two draws with one seed are the same.
     let (before, stop) = said.split_at(said.char_indices().nth(3).unwrap().0);
     let stopped = served
