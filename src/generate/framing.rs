@@ -65,6 +65,12 @@ impl Framing {
         self.template.as_ref().is_some_and(ChatTemplate::may_think)
     }
 
+    /// The source of the template, if it tells the model of tools.
+    #[cfg(feature = "server")]
+    pub(crate) fn template_with_tools(&self) -> Option<String> {
+        self.template.as_ref().filter(|template| template.takes_tools()).map(ChatTemplate::source)
+    }
+
     /// A grammar for answers that are JSON by this schema: any value, if it is `true`. What a model thinks before it answers is
     /// free, unless texts are given to it as they are.
     ///
@@ -82,8 +88,8 @@ impl Framing {
         Grammar::new(spelling, marks, schema)
     }
 
-    /// All tokens up to where the model's next answer begins.
-    pub(super) fn tokens(&self, turns: &[Turn]) -> Result<Vec<u32>> {
+    /// All tokens up to where the model's next answer begins, which may call tools of these definitions.
+    pub(crate) fn tokens(&self, turns: &[Turn], tools: &[Value]) -> Result<Vec<u32>> {
         let tokenizer = &*self.tokenizer;
         let Some(template) = &self.template else {
             let mut text = String::new();
@@ -96,8 +102,11 @@ impl Framing {
             }
             return tokenizer.encode(&text, self.special_in_text).map(|ids| tokenizer.begin(ids));
         };
-        let message = |turn: &Turn| Message { role: turn.role.clone(), content: turn.text() };
+        let message = |turn: &Turn| {
+            let fields = turn.fields.clone();
+            Message { fields, ..Message::new(turn.role.as_str(), turn.text()) }
+        };
         let messages: Vec<Message> = turns.iter().map(message).collect();
-        template.encode(tokenizer, &messages, "")
+        template.encode_with_tools(tokenizer, &messages, tools)
     }
 }

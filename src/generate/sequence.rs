@@ -24,14 +24,16 @@ pub struct AnswerOptions {
     pub logprobs: Option<usize>,
     /// What it has to be.
     pub grammar: Option<Grammar>,
+    /// Control tokens that are part of its text, such as those that mark calls of tools.
+    pub shown: Vec<u32>,
 }
 
 impl AnswerOptions {
     /// Free answers of at most 256 tokens, without stop texts and log-probabilities.
     pub fn new(sampling: SamplerSettings, attention: impl Into<Attention>) -> Self {
         let attention = attention.into();
-        let (stop, logprobs, grammar) = (Vec::new(), None, None);
-        Self { max_tokens: 256, stop, sampling, attention, logprobs, grammar }
+        let (stop, logprobs, grammar, shown) = (Vec::new(), None, None, Vec::new());
+        Self { max_tokens: 256, stop, sampling, attention, logprobs, grammar, shown }
     }
 }
 
@@ -120,7 +122,7 @@ impl Sequence {
         let constraint = options.grammar.as_ref().map(constrain);
         Ok(Self {
             constraint,
-            decoder: Decoder::new(tokenizer.clone(), true),
+            decoder: Decoder::new(tokenizer.clone(), true).showing(options.shown.clone()),
             tokenizer,
             tokens: prompt,
             prompt: length,

@@ -2,6 +2,7 @@
 
 use super::fault::{Fault, Read};
 use super::fields::{Fields, shown};
+use super::tools::Tools;
 use crate::generate::{Framing, Grammar};
 use serde_json::{Value, json};
 
@@ -50,6 +51,20 @@ impl Form {
         let schema = fields.take("schema");
         let schema = fields.needed("schema", schema)?;
         Ok(Self { field: fields.path("schema"), schema })
+    }
+
+    /// The one call that an answer has to be, if it has to be one.
+    fn forced(tools: &Tools) -> Option<Self> {
+        tools.forced().map(|schema| Self { field: "tools".into(), schema })
+    }
+
+    /// What an answer has to be that may call tools: one of both can be asked for.
+    pub(super) fn beside(form: Option<Self>, tools: &Tools, field: &str) -> Read<Option<Self>> {
+        if form.is_some() && tools.are_callable() {
+            let limit = "an answer that is by a form calls no tools: leave them out, or set tool_choice to none";
+            return Err(Fault::field(field, "given beside tools", limit));
+        }
+        Ok(form.or_else(|| Self::forced(tools)))
     }
 
     /// What answers have to be.

@@ -7,6 +7,7 @@ mod answering;
 mod anthropic;
 mod ask;
 mod body;
+mod calls;
 mod doors;
 mod fault;
 mod fields;
@@ -19,6 +20,7 @@ mod plain;
 mod reasoning;
 mod routes;
 mod slots;
+mod tools;
 
 use crate::model::SamplerSettings;
 use crate::serve::Batcher;

@@ -2,7 +2,7 @@
 // Asks a running `asynctls serve` by npm's `ai`: clients.mjs http://127.0.0.1:8080 [KEY]
 import { createAnthropic } from '@ai-sdk/anthropic';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { generateObject, generateText, jsonSchema, streamText } from 'ai';
+import { generateObject, generateText, jsonSchema, streamText, tool } from 'ai';
 
 const [base, apiKey = 'none'] = process.argv.slice(2);
 const headers = { authorization: `Bearer ${apiKey}` };
@@ -34,3 +34,12 @@ const { object } = await generateObject({
   model: openai(data[0].id), prompt, schema: jsonSchema(colour), schemaName: 'colour', maxOutputTokens: 99, temperature: 0, maxRetries: 0,
 });
 check('ai, an object', ['red', 'green'].includes(object.colour), object);
+
+const paint = tool({ description: 'Paints the wall.', inputSchema: jsonSchema(colour), execute: async ({ colour }) => `${colour} it is` });
+for (const [name, model] of [['OpenAI', openai(data[0].id)], ['Anthropic', anthropic(data[0].id)]]) {
+  const called = await generateText({
+    model, prompt, tools: { paint }, toolChoice: 'required', maxOutputTokens: 200, temperature: 0, maxRetries: 0,
+  });
+  const fine = called.toolCalls.every(({ toolName, input }) => toolName === 'paint' && ['red', 'green'].includes(input.colour));
+  check(`ai, ${name}, a call`, fine && (called.toolCalls.length === 1) === (called.finishReason === 'tool-calls'), called.toolCalls);
+}

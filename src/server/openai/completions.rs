@@ -7,6 +7,7 @@ use crate::server::fault::{Fault, Read};
 use crate::server::fields::{Fields, shown};
 use crate::server::frame::{Frame, Shape};
 use crate::server::logprobs::Entry;
+use crate::server::tools::Tools;
 use crate::server::{Boxed, Naming};
 use serde_json::{Value, json};
 
@@ -31,7 +32,8 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     fields.end()?;
     let has_logprobs = logprobs.is_some();
     let shape = Completion { naming: naming.clone(), include_usage, has_logprobs, characters: 0 };
-    Ok((Ask { prompt, wishes, stream }, Box::new(shape)))
+    let tools = Tools::default();
+    Ok((Ask { prompt, wishes, tools, stream }, Box::new(shape)))
 }
 
 // A text, tokens, or a list of one of these.
@@ -98,7 +100,8 @@ impl Shape for Completion {
 
     fn part(&mut self, part: Part) -> Vec<Frame> {
         match part {
-            Part::Prefill { .. } => Vec::new(),
+            // Nothing calls tools that nobody names.
+            Part::Prefill { .. } | Part::Call(_) => Vec::new(),
             // Who writes the prompt gets all that follows it.
             Part::Reasoning(text) => vec![self.chunk(&text, &[], None)],
             Part::Text(Text { text, logprobs }) => {
@@ -107,7 +110,7 @@ impl Shape for Completion {
                 vec![frame]
             }
             Part::End(Finish { end, usage: used, .. }) => {
-                let mut frames = vec![self.chunk("", &[], Some(reason(end)))];
+                let mut frames = vec![self.chunk("", &[], Some(reason(end, false)))];
                 if self.include_usage {
                     frames.push(Frame::Data(self.object(json!([]), Some(usage(&used)))));
                 }
@@ -121,7 +124,7 @@ impl Shape for Completion {
     fn whole(&self, whole: &Whole) -> Value {
         let Finish { end, usage: used, .. } = &whole.finish;
         let Text { text, logprobs } = &whole.text;
-        let choices = self.choices(text, logprobs, Some(reason(*end)));
+        let choices = self.choices(text, logprobs, Some(reason(*end, false)));
         self.object(choices, Some(usage(used)))
     }
 }
