@@ -39,6 +39,8 @@ pub const ESSAY: &str = "the essay";
 pub const SYSTEM: &str = "the system message";
 /// A text that no chat template frames.
 pub const RAW: &str = "raw text";
+/// What answers have to be: [`Framing::json_schema`](crate::generate::Framing::json_schema).
+pub const JSON_SCHEMA: &str = "the JSON schema";
 /// All that a [`Chat`](crate::generate::Chat) holds, as tokens.
 pub const CONVERSATION: &str = "the conversation";
 /// [`MostMissed`](crate::attention::MostMissed).

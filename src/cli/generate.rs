@@ -23,7 +23,7 @@ use super::{Outcome, prompt};
 use asynctls::Error;
 use asynctls::attention::Attention;
 use asynctls::engine::{EngineOptions, SessionFormat};
-use asynctls::generate::{Chat, Framing};
+use asynctls::generate::{Chat, Framing, Grammar};
 use asynctls::gpu::{Disable, Gpu};
 use asynctls::model::RopeChange;
 use asynctls::model::SuggestedSampling;
@@ -95,6 +95,9 @@ pub struct Options {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true,
         value_parser = NonEmptyStringValueParser::new())]
     stop: Vec<String>,
+    /// A file with a JSON schema that every answer keeps to; what a model thinks first is free
+    #[arg(long, value_name = "FILE")]
+    json_schema: Option<PathBuf>,
     /// Tokens to set memory aside for [default: prompt and --max-tokens; with -i, the model's context or what fits]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..))]
@@ -154,6 +157,7 @@ struct Model {
     attention: Attention,
     suggested: SuggestedSampling,
     framing: Framing,
+    grammar: Option<Grammar>,
     /// Without a question yet.
     chat: Chat,
     /// How long it took to read.
@@ -177,7 +181,8 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let model = options.read()?;
     let Machine { gpu, memory, time: open } = Machine::open(line.adapter())?;
     let mut engine_options = options.engine_options(&model, &gpu)?;
-    let Model { file, config, attention, suggested, framing, mut chat, reading, .. } = model;
+    let Model { file, config, attention, suggested, framing, grammar, mut chat, reading, .. } =
+        model;
     let format = SessionFormat::new(&file, &config, &engine_options);
     let saved = match &options.session {
         None => None,
@@ -229,7 +234,18 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     let loaded = load(gpu, plan, options.stats)?;
     let load = reading + loaded.load;
     let engine = Arc::new(loaded.engine);
-    let talk = Talk { options, attention, suggested, sampling, format, open, load, began, engine };
+    let talk = Talk {
+        options,
+        attention,
+        suggested,
+        sampling,
+        grammar,
+        format,
+        open,
+        load,
+        began,
+        engine,
+    };
     talk.run(framing, chat, first, saved, questions)
 }
 
@@ -243,11 +259,22 @@ impl Options {
         let tokenizer = super::model::tokenizer(&file)?;
         let suggested = file.suggested_sampling()?;
         let (framing, chat) = self.begin(tokenizer, self.template(&file)?)?;
+        let grammar = self.grammar(&framing)?;
         for line in &suggested.unused {
             note(&format!("note: {line}"));
         }
         let reading = reading.elapsed();
-        Ok(Model { file, config, rope, attention, suggested, framing, chat, reading })
+        Ok(Model { file, config, rope, attention, suggested, framing, grammar, chat, reading })
+    }
+
+    fn grammar(&self, framing: &Framing) -> asynctls::Result<Option<Grammar>> {
+        let Some(path) = &self.json_schema else { return Ok(None) };
+        let text = prompt::read_text("--json-schema", path)?;
+        let schema = serde_json::from_str(&text).map_err(|error| {
+            let problem = format!("it is not JSON: {error}");
+            Error::argument("--json-schema", path.display(), problem)
+        })?;
+        framing.json_schema(&schema).map(Some)
     }
 
     // Those of an engine whose context is still to be told.

@@ -278,7 +278,7 @@ fn problem<T>(result: &Result<T>) -> Option<String> {
 
 // Why a template does not take the simplest question there is.
 fn refusal(template: &ChatTemplate, tokenizer: &Tokenizer) -> Option<String> {
-    let question = Message { role: "user".into(), content: "Hi".into() };
+    let question = Message::new("user", "Hi");
     problem(&template.encode(tokenizer, &[question], ""))
 }
 

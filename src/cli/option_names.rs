@@ -4,7 +4,7 @@ use asynctls::{Error, subject};
 use std::str::FromStr;
 
 /// The subject of an error, and the option that says it.
-const OPTIONS: [(&str, &str); 20] = [
+const OPTIONS: [(&str, &str); 21] = [
     (subject::BLOCKS, "--blocks"),
     (subject::TOKENS, "--tokens"),
     (subject::BUDGET, "--budget"),
@@ -25,6 +25,7 @@ const OPTIONS: [(&str, &str); 20] = [
     (subject::ESSAY, "--text"),
     (subject::SYSTEM, "--system"),
     (subject::RAW, "--raw"),
+    (subject::JSON_SCHEMA, "--json-schema"),
 ];
 
 /// An error in the words of the command line.

@@ -3,6 +3,7 @@
 use super::Framing;
 use crate::{Error, Result, subject};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 const SYSTEM: &str = "system";
 const USER: &str = "user";
@@ -18,9 +19,18 @@ pub struct Turn {
     /// As they are laid out; they stay when the message is forgotten.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub documents: String,
+    /// What else the template knows of it, such as `tool_calls`.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub fields: Map<String, Value>,
 }
 
 impl Turn {
+    /// Words alone.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        let (role, content) = (role.into(), content.into());
+        Self { role, content, documents: String::new(), fields: Map::new() }
+    }
+
     pub(super) fn is_answer(&self) -> bool {
         self.role == ASSISTANT
     }
@@ -159,11 +169,11 @@ impl Chat {
     /// # Errors
     /// As [`ChatTemplate::encode`](crate::model::chat::ChatTemplate::encode).
     pub fn tokens(&self, framing: &Framing) -> Result<Vec<u32>> {
-        framing.tokens(&self.turns)
+        framing.tokens(&self.turns, &[])
     }
 
     fn add(&mut self, role: &str, content: &str, documents: String) {
-        self.turns.push(Turn { role: role.into(), content: content.into(), documents });
+        self.turns.push(Turn { documents, ..Turn::new(role, content) });
     }
 }
 

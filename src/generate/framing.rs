@@ -1,11 +1,14 @@
 //! How a model reads what is said to it.
 
 use super::Turn;
+use super::grammar::{Grammar, Spelling};
+use super::thoughts::Marks;
 use crate::Result;
 use crate::model::ModelFile;
 use crate::model::chat::{ChatTemplate, Message};
 use crate::model::tokenizer::Tokenizer;
-use std::sync::Arc;
+use serde_json::Value;
+use std::sync::{Arc, OnceLock};
 
 /// A model's tokenizer, and the template that frames the messages of a chat; without one they are a text.
 #[derive(Debug)]
@@ -14,6 +17,8 @@ pub struct Framing {
     template: Option<ChatTemplate>,
     /// Whether control tokens that messages spell out are those tokens.
     special_in_text: bool,
+    /// Made for the first grammar.
+    spelling: OnceLock<Spelling>,
 }
 
 impl Framing {
@@ -27,7 +32,8 @@ impl Framing {
 
     /// Messages as this template frames them; without one, one after the other.
     pub fn new(tokenizer: impl Into<Arc<Tokenizer>>, template: Option<ChatTemplate>) -> Self {
-        Self { tokenizer: tokenizer.into(), template, special_in_text: false }
+        let (tokenizer, spelling) = (tokenizer.into(), OnceLock::new());
+        Self { tokenizer, template, special_in_text: false, spelling }
     }
 
     /// Texts as they are. Who writes the whole text writes its control tokens too.
@@ -59,8 +65,31 @@ impl Framing {
         self.template.as_ref().is_some_and(ChatTemplate::may_think)
     }
 
-    /// All tokens up to where the model's next answer begins.
-    pub(super) fn tokens(&self, turns: &[Turn]) -> Result<Vec<u32>> {
+    /// The source of the template, if it tells the model of tools.
+    #[cfg(feature = "server")]
+    pub(crate) fn template_with_tools(&self) -> Option<String> {
+        self.template.as_ref().filter(|template| template.takes_tools()).map(ChatTemplate::source)
+    }
+
+    /// A grammar for answers that are JSON by this schema: any value, if it is `true`. What a model thinks before it answers is
+    /// free, unless texts are given to it as they are.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) for a schema that says what is not understood, or that nothing can meet.
+    pub fn json_schema(&self, schema: &Value) -> Result<Grammar> {
+        let spelling = match self.spelling.get() {
+            Some(spelling) => spelling,
+            None => {
+                let made = Spelling::new(&self.tokenizer)?;
+                self.spelling.get_or_init(|| made)
+            }
+        };
+        let marks = if self.is_raw() { None } else { Marks::of(&self.tokenizer) };
+        Grammar::new(spelling, marks, schema)
+    }
+
+    /// All tokens up to where the model's next answer begins, which may call tools of these definitions.
+    pub(crate) fn tokens(&self, turns: &[Turn], tools: &[Value]) -> Result<Vec<u32>> {
         let tokenizer = &*self.tokenizer;
         let Some(template) = &self.template else {
             let mut text = String::new();
@@ -73,8 +102,11 @@ impl Framing {
             }
             return tokenizer.encode(&text, self.special_in_text).map(|ids| tokenizer.begin(ids));
         };
-        let message = |turn: &Turn| Message { role: turn.role.clone(), content: turn.text() };
+        let message = |turn: &Turn| {
+            let fields = turn.fields.clone();
+            Message { fields, ..Message::new(turn.role.as_str(), turn.text()) }
+        };
         let messages: Vec<Message> = turns.iter().map(message).collect();
-        template.encode(tokenizer, &messages, "")
+        template.encode_with_tools(tokenizer, &messages, tools)
     }
 }

@@ -32,11 +32,16 @@ mod chat;
 mod file;
 mod framing;
 mod generator;
+mod grammar;
 mod sequence;
 mod stop;
+mod thoughts;
 
 pub use chat::{Chat, Turn};
 pub use file::ChatFile;
 pub use framing::Framing;
 pub use generator::{Answer, Generator, Made, Work};
+pub use grammar::Grammar;
 pub use sequence::{AnswerOptions, End, Piece, Sequence};
+#[cfg(feature = "server")]
+pub(crate) use thoughts::{Marks, Place};

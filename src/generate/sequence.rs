@@ -1,9 +1,10 @@
 //! One answer in the making, without a device: which tokens to compute next, and what came of them.
 
+use super::grammar::{Constraint, Grammar};
 use super::stop::StopTexts;
 use crate::attention::Attention;
 use crate::engine::{Output, Want};
-use crate::model::sampler::{Past, Sampler, SamplerSettings};
+use crate::model::sampler::{Logprobs, Past, Sampler, SamplerSettings};
 use crate::model::tokenizer::{Decoder, Tokenizer};
 use crate::{Error, Result, subject};
 use std::sync::Arc;
@@ -19,19 +20,27 @@ pub struct AnswerOptions {
     pub sampling: SamplerSettings,
     /// What its decode steps attend.
     pub attention: Attention,
+    /// Of how many of the likeliest tokens log-probabilities come with each token, beside its own; `None`: none do.
+    pub logprobs: Option<usize>,
+    /// What it has to be.
+    pub grammar: Option<Grammar>,
+    /// Control tokens that are part of its text, such as those that mark calls of tools.
+    pub shown: Vec<u32>,
 }
 
 impl AnswerOptions {
-    /// Answers of at most 256 tokens, without stop texts.
+    /// Free answers of at most 256 tokens, without stop texts and log-probabilities.
     pub fn new(sampling: SamplerSettings, attention: impl Into<Attention>) -> Self {
-        Self { max_tokens: 256, stop: Vec::new(), sampling, attention: attention.into() }
+        let attention = attention.into();
+        let (stop, logprobs, grammar, shown) = (Vec::new(), None, None, Vec::new());
+        Self { max_tokens: 256, stop, sampling, attention, logprobs, grammar, shown }
     }
 }
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The model ended it.
+    /// The model ended it, or its grammar did.
     StopToken,
     /// A stop text came.
     StopText,
@@ -44,13 +53,15 @@ pub enum End {
 }
 
 /// A part of an answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Piece {
     /// The tokens that were chosen, without one that ends the answer.
     pub tokens: Vec<u32>,
     /// The text that can be shown now. What may still become a stop text or a whole character is held back, so that it may
     /// lack behind the tokens.
     pub text: String,
+    /// One for each token, where they are asked for.
+    pub logprobs: Vec<Logprobs>,
 }
 
 /// One answer in the making.
@@ -70,6 +81,8 @@ pub struct Sequence {
     /// Tokens of the answer that the context has room for.
     room: usize,
     sampler: Sampler,
+    logprobs: Option<usize>,
+    constraint: Option<Constraint>,
     decoder: Decoder<Arc<Tokenizer>>,
     stop: StopTexts,
     text: String,
@@ -105,8 +118,11 @@ impl Sequence {
         if options.stop.iter().any(String::is_empty) {
             return Err(Error::argument("a stop text", "empty", "every answer would end with it"));
         }
+        let constrain = |grammar| Constraint::new(grammar, &tokenizer, &prompt);
+        let constraint = options.grammar.as_ref().map(constrain);
         Ok(Self {
-            decoder: Decoder::new(tokenizer.clone(), true),
+            constraint,
+            decoder: Decoder::new(tokenizer.clone(), true).showing(options.shown.clone()),
             tokenizer,
             tokens: prompt,
             prompt: length,
@@ -114,6 +130,7 @@ impl Sequence {
             max_tokens: options.max_tokens as usize,
             room,
             sampler: Sampler::after(options.sampling, draws)?,
+            logprobs: options.logprobs,
             stop: StopTexts::new(options.stop.clone()),
             text: String::new(),
             end: None,
@@ -143,11 +160,12 @@ impl Sequence {
         self.prompt + self.max_tokens.min(self.room) - 1
     }
 
-    /// What the step that computes the last of them has to give back. The likeliest token is found on the GPU; for draws
-    /// and penalties, logits are needed.
+    /// What the step that computes the last of them has to give back. The likeliest token is found on the GPU; for draws,
+    /// penalties, log-probabilities and grammars, logits are needed.
     pub fn want(&self) -> Want {
         let settings = self.sampler.settings();
-        if settings.draws() || settings.penalises() { Want::Logits } else { Want::Token }
+        let looks = self.logprobs.is_some() || self.constraint.is_some();
+        if looks || settings.draws() || settings.penalises() { Want::Logits } else { Want::Token }
     }
 
     /// Notes that the first so many of the next tokens, but not all of them, are computed.
@@ -159,6 +177,7 @@ impl Sequence {
     ///
     /// # Errors
     /// As [`Sampler::sample`] and [`Output::token`]; [`Error::Argument`] once the answer has ended. Nothing changes then.
+    /// [`Error::Model`] where the grammar became too large, with which the answer cannot go on.
     pub fn accept(&mut self, output: &Output) -> Result<Piece> {
         if let Some(end) = self.end {
             return Err(Error::argument(
@@ -167,17 +186,26 @@ impl Sequence {
                 format!("the answer ended: {end:?}"),
             ));
         }
-        let token = self.choose(output)?;
+        let (token, logprobs) = self.choose(output)?;
+        let is_stop = self.tokenizer.is_stop(token);
+        let is_complete = match &mut self.constraint {
+            Some(constraint) if !is_stop => constraint.take(token)?,
+            _ => false,
+        };
         self.computed = self.tokens.len();
-        if self.tokenizer.is_stop(token) {
+        if is_stop {
             return Ok(self.finish(End::StopToken, Piece::default()));
         }
         self.tokens.push(token);
         let passed = self.stop.push(&self.decoder.push(token));
-        let piece = Piece { tokens: vec![token], text: passed.text };
+        let logprobs = logprobs.into_iter().collect();
+        let piece = Piece { tokens: vec![token], text: passed.text, logprobs };
         let made = self.answer().len();
         if passed.is_over {
             return Ok(self.ended(End::StopText, piece));
+        }
+        if is_complete {
+            return Ok(self.finish(End::StopToken, piece));
         }
         if made >= self.max_tokens {
             return Ok(self.finish(End::Length, piece));
@@ -222,13 +250,20 @@ impl Sequence {
         self.sampler.draws()
     }
 
-    fn choose(&mut self, output: &Output) -> Result<u32> {
+    fn choose(&mut self, output: &Output) -> Result<(u32, Option<Logprobs>)> {
         if self.want() == Want::Token {
-            return output.token();
+            return Ok((output.token()?, None));
         }
         let nothing = || Error::Gpu("a step gave no logits back".into());
+        let logits = output.logits.last().ok_or_else(nothing)?;
         let past = Past { tokens: &self.tokens, prompt: self.prompt };
-        self.sampler.sample(output.logits.last().ok_or_else(nothing)?, past)
+        let token = match &mut self.constraint {
+            None => self.sampler.sample(logits, past)?,
+            Some(constraint) => {
+                self.sampler.sample_among(logits, past, constraint.allowed(&self.tokenizer)?)?
+            }
+        };
+        Ok((token, self.logprobs.map(|count| Logprobs::new(logits, token, count))))
     }
 
     // The end with nothing behind the last piece but what was held back.

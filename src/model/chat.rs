@@ -10,6 +10,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 
 use crate::model::gguf::Gguf;
 use crate::model::json_file::{self, named, problem};
@@ -28,12 +29,30 @@ const FUEL: u64 = 2_000_000;
 const LONGEST: usize = 1 << 17;
 
 /// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant` or what else the template knows.
     pub role: String,
     /// The words.
     pub content: String,
+    /// What else the template knows of it, such as `tool_calls`.
+    #[serde(flatten)]
+    pub fields: Map<String, serde_json::Value>,
+}
+
+impl Message {
+    /// Words alone.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), fields: Map::new() }
+    }
+}
+
+/// What a template is given of a conversation.
+#[derive(Clone, Copy)]
+struct Said<'a> {
+    messages: &'a [Message],
+    /// Definitions of tools, as JSON.
+    tools: &'a [serde_json::Value],
 }
 
 /// The variable by which templates of models that think let thinking be turned off.
@@ -150,6 +169,26 @@ impl ChatTemplate {
         self.thinking != Some(false) && self.heeds_thinking().unwrap_or(false)
     }
 
+    /// Whether the template tells the model of tools.
+    #[cfg(feature = "server")]
+    pub(crate) fn takes_tools(&self) -> bool {
+        let messages = [Message::new("user", "Hi")];
+        let function = serde_json::json!({"name": "f", "description": "", "parameters": {}});
+        let tool = serde_json::json!({"type": "function", "function": function});
+        let said = |tools: &[serde_json::Value]| {
+            self.render_said(Said { messages: &messages, tools }, true, "", "").ok()
+        };
+        let with = said(&[tool]);
+        with.is_some() && with != said(&[])
+    }
+
+    /// Its source.
+    #[cfg(feature = "server")]
+    pub(crate) fn source(&self) -> String {
+        let template = self.environment.get_template(NAME);
+        template.map(|template| template.source().to_owned()).unwrap_or_default()
+    }
+
     // Whether the template asks for the variable, or, where it sets one of that name itself, writes
     // something else because of it.
     fn heeds_thinking(&self) -> Result<bool> {
@@ -180,7 +219,7 @@ impl ChatTemplate {
     /// let folder = "Qwen3-4B".as_ref();
     /// let tokenizer = Tokenizer::from_folder(folder)?;
     /// let template = ChatTemplate::from_folder(folder)?.expect("Qwen3 has a template");
-    /// let question = Message { role: "user".into(), content: "What does <|im_end|> mean?".into() };
+    /// let question = Message::new("user", "What does <|im_end|> mean?");
     /// let ids = template.encode(&tokenizer, &[question], "")?;
     /// # Ok::<(), asynctls::Error>(())
     /// ```
@@ -190,32 +229,49 @@ impl ChatTemplate {
         messages: &[Message],
         answer: &str,
     ) -> Result<Vec<u32>> {
-        let framed = self.frame(tokenizer, messages)?;
+        self.encode_said(tokenizer, Said { messages, tools: &[] }, answer)
+    }
+
+    /// The ids of a conversation in which the model may call tools, of which these are the definitions.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::encode`].
+    pub(crate) fn encode_with_tools(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+    ) -> Result<Vec<u32>> {
+        self.encode_said(tokenizer, Said { messages, tools }, "")
+    }
+
+    fn encode_said(&self, tokenizer: &Tokenizer, said: Said<'_>, answer: &str) -> Result<Vec<u32>> {
+        let framed = self.frame(tokenizer, said)?;
         let mut pieces = framed.pieces();
         pieces.push(Piece { text: answer, control: self.special_in_text });
         tokenizer.encode_pieces(&pieces).map(|ids| tokenizer.begin(ids))
     }
 
-    fn frame(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Framed> {
+    fn frame(&self, tokenizer: &Tokenizer, said: Said<'_>) -> Result<Framed> {
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let (bos, eos) = (name(tokenizer.bos()), name(tokenizer.eos()));
-        let text = self.render(messages, true, bos, eos)?;
+        let text = self.render_said(said, true, bos, eos)?;
         if !self.special_in_text {
-            let contents = messages.iter().map(|message| message.content.as_str());
-            let sign = origin::unused(contents.chain([text.as_str()]))?;
-            let signed = |which| origin::sign(messages, tokenizer, which, sign);
-            let render = |messages: &[Message]| {
-                let rendered = self.render(messages, true, bos, eos);
+            let sign = origin::unused(origin::texts(said).chain([text.as_str()]))?;
+            let signed = |which| origin::sign(said, tokenizer, which, sign);
+            let render = |(messages, tools): (Vec<Message>, Vec<serde_json::Value>)| {
+                let said = Said { messages: &messages, tools: &tools };
+                let rendered = self.render_said(said, true, bos, eos);
                 rendered.map(|rendered| Framed::from_signed(&rendered, sign))
             };
             // A template that did not mind the signs has written the same text.
-            if let Some(messages) = signed(Signed::Edges)
-                && let Some(framed) = render(&messages).ok().filter(|framed| framed.text == text)
+            if let Some(said) = signed(Signed::Edges)
+                && let Some(framed) = render(said).ok().filter(|framed| framed.text == text)
             {
                 return Ok(framed);
             }
-            if let Some(messages) = signed(Signed::Spelled) {
-                return render(&messages);
+            if let Some(said) = signed(Signed::Spelled) {
+                return render(said);
             }
         }
         Ok(Framed { text, said: Vec::new() })
@@ -231,19 +287,37 @@ impl ChatTemplate {
         bos: &str,
         eos: &str,
     ) -> Result<String> {
+        self.render_said(Said { messages, tools: &[] }, add_generation_prompt, bos, eos)
+    }
+
+    fn render_said(
+        &self,
+        Said { messages, tools }: Said<'_>,
+        add_generation_prompt: bool,
+        bos: &str,
+        eos: &str,
+    ) -> Result<String> {
         // Templates tell `none` from a variable that does not exist, and transformers always give
         // them these.
         let none = || Value::from(());
-        let turns: Value = messages
-            .iter()
-            .map(|turn| context! { role => turn.role.as_str(), content => turn.content.as_str() })
-            .collect();
+        let turn = |turn: &Message| {
+            let words = [("role", turn.role.as_str()), ("content", turn.content.as_str())];
+            let words = words.into_iter().map(|(name, words)| (name, words.into()));
+            let fields =
+                turn.fields.iter().map(|(name, value)| (name.as_str(), jinja::value(value)));
+            Value::from_pairs(words.chain(fields))
+        };
+        let turns: Value = messages.iter().map(turn).collect();
+        let tools = match tools {
+            [] => none(),
+            tools => tools.iter().map(jinja::value).collect(),
+        };
         let values = context! {
             messages => turns,
             add_generation_prompt,
             bos_token => bos,
             eos_token => eos,
-            tools => none(),
+            tools,
             documents => none(),
         };
         let values = match self.thinking {

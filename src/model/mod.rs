@@ -23,7 +23,7 @@ pub use config::ModelConfig;
 pub use file::ModelFile;
 pub use rope::{RopeChange, RopeKind};
 #[cfg(feature = "text")]
-pub use sampler::SuggestedSampling;
+pub use sampler::{Logprob, Logprobs, SuggestedSampling};
 pub use sampler::{Past, Sampler, SamplerSettings, random_seed};
 #[cfg(feature = "text")]
 pub use tokenizer::{Decoder, Tokenizer};

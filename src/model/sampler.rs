@@ -1,9 +1,13 @@
 //! The next token from a model's logits: the likeliest, or a random draw.
 
+#[cfg(feature = "text")]
+mod logprobs;
 mod penalties;
 #[cfg(feature = "text")]
 mod suggested;
 
+#[cfg(feature = "text")]
+pub use logprobs::{Logprob, Logprobs};
 #[cfg(feature = "text")]
 pub use suggested::SuggestedSampling;
 
@@ -223,6 +227,23 @@ impl Sampler {
         let chosen = self.choose(penalties.apply(&self.settings, logits, past));
         self.penalties = penalties;
         chosen
+    }
+
+    /// The same of the tokens that are allowed, before all else.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    #[cfg(feature = "text")]
+    pub(crate) fn sample_among(
+        &mut self,
+        logits: &[f32],
+        past: Past<'_>,
+        allowed: impl Fn(u32) -> bool,
+    ) -> Result<u32> {
+        logits::check(logits)?;
+        let keep = |(id, logit): (u32, &f32)| if allowed(id) { *logit } else { f32::NEG_INFINITY };
+        let among: Vec<f32> = (0u32..).zip(logits).map(keep).collect();
+        self.sample(&among, past)
     }
 
     fn choose(&mut self, logits: &[f32]) -> Result<u32> {

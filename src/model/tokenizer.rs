@@ -230,10 +230,22 @@ impl Tokenizer {
         self.stops.binary_search(&id).is_ok()
     }
 
+    /// The tokens with which generation ends.
+    pub(crate) fn stops(&self) -> impl Iterator<Item = u32> {
+        self.stops.iter().copied()
+    }
+
     /// How many ids there are: one more than the highest that has a token. A model may have more
     /// rows of embeddings, which stand for nothing.
     pub fn vocabulary_size(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// The bytes that a token stands for; a control token's are none if `skip_control`, and its name otherwise.
+    pub(crate) fn bytes(&self, id: u32, skip_control: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_bytes(id, skip_control, &mut bytes);
+        bytes
     }
 
     /// Appends the bytes that a token stands for.

@@ -1,8 +1,11 @@
 //! One answer on its way from the batcher to an interface.
 
+use super::calls::{Calls, Said};
 use super::fault::{Fault, Kind, Read};
+use super::logprobs::Entry;
 use super::reasoning::{Reasoning, Told};
 use super::slots::Slot;
+use super::tools::Call;
 use crate::generate::{End, Piece};
 use crate::model::Tokenizer;
 use crate::serve::{Ended, Event, Events};
@@ -42,25 +45,50 @@ pub(super) enum Part {
         all: u32,
     },
     Reasoning(String),
-    Text(String),
+    Text(Text),
+    Call(Call),
     End(Finish),
     Failed(Fault),
+}
+
+/// A part of the answer's text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Text {
+    pub(super) text: String,
+    /// Of the tokens that came with it, where they are asked for. What a token adds may be held back, so that it may lack behind.
+    pub(super) logprobs: Vec<Entry>,
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self { text, logprobs: Vec::new() }
+    }
 }
 
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Whole {
     pub(super) reasoning: String,
-    pub(super) text: String,
+    pub(super) text: Text,
+    pub(super) calls: Vec<Call>,
     pub(super) finish: Finish,
+}
+
+/// What tells the parts of an answer's text from one another.
+pub(super) struct Telling {
+    pub(super) reasoning: Reasoning,
+    /// Where tools may be called.
+    pub(super) calls: Option<Calls>,
+    pub(super) stops: Vec<String>,
+    /// Control tokens that are part of the text.
+    pub(super) shown: Vec<u32>,
 }
 
 /// An answer in the making. Dropping it cancels it.
 pub(super) struct Answering {
     events: Events,
     tokenizer: Arc<Tokenizer>,
-    reasoning: Reasoning,
-    stops: Vec<String>,
+    telling: Telling,
     tokens: Vec<u32>,
     reasoning_tokens: u32,
     shown: usize,
@@ -76,8 +104,7 @@ impl Answering {
     pub(super) fn new(
         events: Events,
         tokenizer: Arc<Tokenizer>,
-        reasoning: Reasoning,
-        stops: Vec<String>,
+        telling: Telling,
         longest: Duration,
         ending: watch::Receiver<bool>,
         slot: Slot,
@@ -85,8 +112,7 @@ impl Answering {
         Self {
             events,
             tokenizer,
-            reasoning,
-            stops,
+            telling,
             tokens: Vec::new(),
             reasoning_tokens: 0,
             shown: 0,
@@ -131,13 +157,18 @@ impl Answering {
 
     /// All of it.
     pub(super) async fn whole(mut self) -> Read<Whole> {
-        let (mut reasoning, mut text) = (String::new(), String::new());
+        let (mut reasoning, mut text) = (String::new(), Text::default());
+        let mut calls = Vec::new();
         while let Some(part) = self.next().await {
             match part {
                 Part::Prefill { .. } => {}
                 Part::Reasoning(more) => reasoning += &more,
-                Part::Text(more) => text += &more,
-                Part::End(finish) => return Ok(Whole { reasoning, text, finish }),
+                Part::Text(more) => {
+                    text.text += &more.text;
+                    text.logprobs.extend(more.logprobs);
+                }
+                Part::Call(call) => calls.push(call),
+                Part::End(finish) => return Ok(Whole { reasoning, text, calls, finish }),
                 Part::Failed(fault) => return Err(fault),
             }
         }
@@ -169,23 +200,48 @@ impl Answering {
         self.tokens.extend(&piece.tokens);
         self.slot.answered(self.tokens.len() as u32);
         self.shown += piece.text.len();
-        let was_inside = self.reasoning.is_inside();
-        let told = self.reasoning.push(&piece.text);
-        if was_inside || self.reasoning.is_inside() {
+        let reasoning = &mut self.telling.reasoning;
+        let was_inside = reasoning.is_inside();
+        let told = reasoning.push(&piece.text);
+        let mut logprobs = Vec::new();
+        if was_inside || reasoning.is_inside() {
             self.reasoning_tokens += piece.tokens.len() as u32;
+        } else {
+            logprobs.extend(piece.logprobs.iter().map(|one| Entry::new(one, &self.tokenizer)));
         }
-        self.tell(told);
+        let said = self.tell(told);
+        self.say(said, logprobs);
     }
 
-    fn tell(&mut self, told: Told) {
+    // Tells reasoning, and what the answer says.
+    fn tell(&mut self, told: Told) -> Vec<Said> {
         let Told { reasoning, answer } = told;
         self.ready.extend((!reasoning.is_empty()).then_some(Part::Reasoning(reasoning)));
-        self.ready.extend((!answer.is_empty()).then_some(Part::Text(answer)));
+        match &mut self.telling.calls {
+            Some(calls) => calls.push(&answer),
+            None if answer.is_empty() => Vec::new(),
+            None => vec![Said::Text(answer)],
+        }
+    }
+
+    // The log-probabilities come with the first text, which may be empty.
+    fn say(&mut self, mut said: Vec<Said>, mut logprobs: Vec<Entry>) {
+        if !logprobs.is_empty() && !matches!(said.first(), Some(Said::Text(_))) {
+            said.insert(0, Said::Text(String::new()));
+        }
+        self.ready.extend(said.into_iter().map(|one| match one {
+            Said::Call(call) => Part::Call(call),
+            Said::Text(text) => Part::Text(Text { text, logprobs: std::mem::take(&mut logprobs) }),
+        }));
     }
 
     fn end(&mut self, ended: &Ended) {
-        let told = self.reasoning.finish();
-        self.tell(told);
+        let told = self.telling.reasoning.finish();
+        let mut said = self.tell(told);
+        if let Some(calls) = &mut self.telling.calls {
+            said.extend(calls.finish());
+        }
+        self.say(said, Vec::new());
         let stop = (ended.end == End::StopText).then(|| self.stop_text()).flatten();
         let usage = Usage {
             prompt: ended.prompt_tokens,
@@ -200,11 +256,11 @@ impl Answering {
 
     // The stop text that follows what was shown.
     fn stop_text(&self) -> Option<String> {
-        let mut decoder = self.tokenizer.decoder(true);
+        let mut decoder = self.tokenizer.decoder(true).showing(self.telling.shown.clone());
         let mut text: String = self.tokens.iter().map(|token| decoder.push(*token)).collect();
         text += &decoder.finish();
         let rest = text.get(self.shown..)?;
-        self.stops.iter().find(|stop| rest.starts_with(stop.as_str())).cloned()
+        self.telling.stops.iter().find(|stop| rest.starts_with(stop.as_str())).cloned()
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::fault::{Fault, Kind, Read};
 use super::fields::Fields;
+use super::form::Form;
 use super::reasoning::Reasoning;
-use crate::generate::{Chat, Framing, Turn};
+use super::tools::Tools;
+use crate::generate::{Framing, Turn};
 use crate::model::{SamplerSettings, random_seed};
 
 /// Stop texts that a request may have.
@@ -14,6 +16,7 @@ const MOST_STOPS: usize = 16;
 pub(super) struct Ask {
     pub(super) prompt: Prompt,
     pub(super) wishes: Wishes,
+    pub(super) tools: Tools,
     pub(super) stream: bool,
 }
 
@@ -31,12 +34,12 @@ pub(super) enum Prompt {
 }
 
 impl Prompt {
-    /// Its tokens.
-    pub(super) fn tokens(self, framing: &Framing) -> Read<Vec<u32>> {
+    /// Its tokens, where the answer may call these tools.
+    pub(super) fn tokens(self, tools: &Tools, framing: &Framing) -> Read<Vec<u32>> {
         match self {
-            Self::Messages(turns) => framed(turns, framing),
+            Self::Messages(turns) => framed(&turns, tools, framing),
             Self::Unthinking(turns) => {
-                let tokens = framed(turns, framing)?;
+                let tokens = framed(&turns, tools, framing)?;
                 if framing.may_think() || Reasoning::after(framing.tokenizer(), &tokens).is_inside()
                 {
                     let limit = "this model thinks first, unless the server was started without it";
@@ -53,10 +56,14 @@ impl Prompt {
     }
 }
 
-fn framed(turns: Vec<Turn>, framing: &Framing) -> Read<Vec<u32>> {
-    let mut chat = Chat::default();
-    chat.resume(turns)?;
-    Ok(chat.tokens(framing)?)
+fn framed(turns: &[Turn], tools: &Tools, framing: &Framing) -> Read<Vec<u32>> {
+    // A template that knows nothing of calls would leave them out.
+    let has_calls = turns.iter().any(|turn| !turn.fields.is_empty());
+    if (has_calls || tools.are_callable()) && framing.template_with_tools().is_none() {
+        let limit = "the model's chat template does not tell it of tools";
+        return Err(Fault::field("tools", "given", limit));
+    }
+    Ok(framing.tokens(turns, &tools.definitions())?)
 }
 
 /// How the answer is wished to be; what is not said is as the server has it.
@@ -73,6 +80,10 @@ pub(super) struct Wishes {
     pub(super) presence_penalty: Option<f32>,
     pub(super) frequency_penalty: Option<f32>,
     pub(super) seed: Option<u64>,
+    /// Of how many of the likeliest tokens log-probabilities come with each token.
+    pub(super) logprobs: Option<usize>,
+    /// What the answer has to be.
+    pub(super) form: Option<Form>,
 }
 
 impl Wishes {
@@ -154,7 +165,7 @@ pub(super) fn check_model(fields: &mut Fields, served: &str) -> Read<()> {
 
 /// A message.
 pub(super) fn turn(role: &str, content: String) -> Turn {
-    Turn { role: role.into(), content, documents: String::new() }
+    Turn::new(role, content)
 }
 
 #[cfg(test)]

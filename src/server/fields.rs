@@ -53,6 +53,11 @@ impl Fields {
         self.map.remove(name).filter(|value| !value.is_null())
     }
 
+    /// Whatever is there, which stays to be read.
+    pub(super) fn get(&self, name: &str) -> Option<Value> {
+        self.map.get(name).filter(|value| !value.is_null()).cloned()
+    }
+
     /// What has to be there.
     pub(super) fn needed<T>(&self, name: &str, value: Option<T>) -> Read<T> {
         value.ok_or_else(|| Fault::field(self.path(name), "missing", "it is needed"))

@@ -48,7 +48,10 @@ pub(super) async fn count(State(server): State<Shared>, request: Request) -> Res
     let counted = async {
         let bytes = server.bytes(request).await?;
         let (naming, framing) = (server.naming(), server.batcher.framing().clone());
-        let count = move || Ok(anthropic::count(&bytes, &naming)?.tokens(&framing)?.len());
+        let count = move || {
+            let (prompt, tools) = anthropic::count(&bytes, &naming)?;
+            Ok(prompt.tokens(&tools, &framing)?.len())
+        };
         Ok(object!({"input_tokens": beside(count).await?}))
     };
     match counted.await {

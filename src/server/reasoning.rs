@@ -1,5 +1,6 @@
 //! What a model thinks before it answers, told from the answer.
 
+use crate::generate::{Marks, Place};
 use crate::model::Tokenizer;
 
 const OPEN: &str = "<think>";
@@ -37,12 +38,12 @@ impl Reasoning {
     /// For the answer to this prompt. A model whose vocabulary has no marks does not think; some templates write the first
     /// mark themselves.
     pub(super) fn after(tokenizer: &Tokenizer, prompt: &[u32]) -> Self {
-        let is_mark = |mark: &str| tokenizer.encode(mark, true).is_ok_and(|ids| ids.len() == 1);
-        let at = if !is_mark(OPEN) || !is_mark(CLOSE) {
-            At::Answer
-        } else {
-            let tail = tokenizer.decode(&prompt[prompt.len().saturating_sub(4)..]);
-            if tail.trim_end().ends_with(OPEN) { At::Opening } else { At::Start }
+        let place = Marks::of(tokenizer).map(|marks| marks.after(tokenizer, prompt));
+        let at = match place {
+            None => At::Answer,
+            Some(Place::Thought) => At::Opening,
+            // Some think once more.
+            Some(Place::Start | Place::Answer) => At::Start,
         };
         Self { at, held: String::new() }
     }

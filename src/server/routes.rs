@@ -1,7 +1,8 @@
 //! What is at which path, and the way of a request from its bytes to its answer.
 
-use super::answering::{Answering, Part};
+use super::answering::{Answering, Part, Telling};
 use super::ask::{Ask, Prompt};
+use super::calls::{Calls, Format};
 use super::fault::{Fault, Kind, Read};
 use super::frame::Frame;
 use super::reasoning::Reasoning;
@@ -207,22 +208,40 @@ impl Server {
         let bytes = self.bytes(request).await?;
         let (naming, framing) = (self.naming(), self.batcher.framing().clone());
         let asked = beside(move || {
-            let (Ask { prompt, wishes, stream }, shape) = read(&bytes, &naming)?;
+            let (Ask { prompt, wishes, tools, stream }, shape) = read(&bytes, &naming)?;
             drop(bytes);
             // Who writes the prompt is given all that follows it.
             let is_raw = matches!(prompt, Prompt::Text(_) | Prompt::Tokens(_));
-            Ok((prompt.tokens(&framing)?, is_raw, wishes, stream, shape))
+            let grammar = wishes.form.as_ref().map(|form| form.grammar(&framing)).transpose()?;
+            let prompt = prompt.tokens(&tools, &framing)?;
+            let tokenizer = framing.tokenizer();
+            let reasoning =
+                if is_raw { Reasoning::none() } else { Reasoning::after(tokenizer, &prompt) };
+            let (mut calls, mut shown) = (None, Vec::new());
+            if tools.are_callable() {
+                let source = framing.template_with_tools().unwrap_or_default();
+                let format = Format::of(&source).ok_or_else(|| {
+                    let limit = "the model's chat template has calls in none of the ways that are known: Qwen's, \
+                        Llama 3's, Mistral's and GLM's";
+                    Fault::field("tools", "given", limit)
+                })?;
+                shown = format.tokens(tokenizer);
+                calls = Some(Calls::new(format, tools));
+            }
+            let telling = Telling { reasoning, calls, stops: wishes.stop.clone(), shown };
+            Ok((prompt, telling, wishes, grammar, stream, shape))
         });
-        let (prompt, is_raw, wishes, stream, shape) = asked.await?;
+        let (prompt, telling, wishes, grammar, stream, shape) = asked.await?;
         let prompt_tokens = prompt.len() as u32;
         let tokenizer = self.batcher.framing().tokenizer().clone();
-        let reasoning =
-            if is_raw { Reasoning::none() } else { Reasoning::after(&tokenizer, &prompt) };
         let options = AnswerOptions {
             max_tokens: wishes.max_tokens.unwrap_or(u32::MAX),
             stop: wishes.stop.clone(),
+            shown: telling.shown.clone(),
             sampling: wishes.settings(self.options.sampling, self.options.seed),
             attention: self.batcher.options().attention,
+            logprobs: wishes.logprobs,
+            grammar,
         };
         let events = self.batcher.submit(Job::new(prompt, options)).map_err(|error| {
             let mut fault = Fault::from(error);
@@ -233,8 +252,7 @@ impl Server {
         })?;
         let slot = self.slots.enter(path, prompt_tokens);
         let (longest, ending) = (self.options.answer_time, self.ending.clone());
-        let answering =
-            Answering::new(events, tokenizer, reasoning, wishes.stop, longest, ending, slot);
+        let answering = Answering::new(events, tokenizer, telling, longest, ending, slot);
         if stream {
             return Ok(streamed(answering, shape, prompt_tokens));
         }

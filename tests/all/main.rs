@@ -17,6 +17,8 @@ mod folders;
 #[cfg(feature = "cli")]
 mod generator;
 mod gguf;
+#[cfg(feature = "text")]
+mod grammar;
 #[cfg(feature = "cli")]
 mod limits;
 mod memory;

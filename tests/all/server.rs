@@ -7,3 +7,4 @@ mod doors;
 mod ends;
 mod malformed;
 mod page;
+mod tools;

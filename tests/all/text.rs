@@ -90,7 +90,7 @@ fn special_tokens() {
 #[test]
 fn chat_becomes_control_tokens() {
     let template = ChatTemplate::new(MODEL.str("tokenizer.chat_template").unwrap()).unwrap();
-    let hi = Message { role: "user".into(), content: "Hi".into() };
+    let hi = Message::new("user", "Hi");
     let text = template.render(&[hi], true, "<|im_start|>", "<|im_end|>").unwrap();
     assert_eq!(
         text,
@@ -109,8 +109,7 @@ fn chat_becomes_control_tokens() {
 fn a_conversation_keeps_its_tokens_and_a_document_writes_none_that_control() {
     let template = ChatTemplate::new(MODEL.str("tokenizer.chat_template").unwrap()).unwrap();
     let talk = |text: &str| {
-        let turn =
-            |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let turn = |role: &str, content: &str| Message::new(role, content);
         [
             turn("system", "Be <b>brief</b>."),
             turn("user", text),

@@ -2,7 +2,7 @@
 // Asks a running `asynctls serve` by npm's `ai`: clients.mjs http://127.0.0.1:8080 [KEY]
 import { createAnthropic } from '@ai-sdk/anthropic';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { generateText, streamText } from 'ai';
+import { generateObject, generateText, jsonSchema, streamText, tool } from 'ai';
 
 const [base, apiKey = 'none'] = process.argv.slice(2);
 const headers = { authorization: `Bearer ${apiKey}` };
@@ -13,7 +13,9 @@ const check = (what, holds, detail) => {
   console.log(`fine: ${what}`);
 };
 
-const openai = createOpenAICompatible({ name: 'asynctls', baseURL: `${base}/v1`, apiKey, includeUsage: true });
+const openai = createOpenAICompatible({
+  name: 'asynctls', baseURL: `${base}/v1`, apiKey, includeUsage: true, supportsStructuredOutputs: true,
+});
 const anthropic = createAnthropic({ baseURL: `${base}/v1`, apiKey });
 let said;
 for (const [name, model] of [['OpenAI', openai(data[0].id)], ['Anthropic', anthropic(data[0].id)]]) {
@@ -25,4 +27,20 @@ for (const [name, model] of [['OpenAI', openai(data[0].id)], ['Anthropic', anthr
   const stream = streamText(asked);
   for await (const part of stream.textStream) text += part;
   check(`ai, ${name}, as a stream`, text === said && (await stream.usage).outputTokens === 16, text);
+}
+
+const colour = { type: 'object', properties: { colour: { enum: ['red', 'green'] } }, required: ['colour'], additionalProperties: false };
+const { object } = await generateObject({
+  model: openai(data[0].id), prompt, schema: jsonSchema(colour), schemaName: 'colour', maxOutputTokens: 99, temperature: 0, maxRetries: 0,
+});
+check('ai, an object', ['red', 'green'].includes(object.colour), object);
+
+const paint = tool({ description: 'Paints the wall.', inputSchema: jsonSchema(colour), execute: async ({ colour }) => `${colour} it is` });
+for (const [name, model] of [['OpenAI', openai(data[0].id)], ['Anthropic', anthropic(data[0].id)]]) {
+  const asked = { model, prompt, tools: { paint }, toolChoice: 'required', maxOutputTokens: 200, temperature: 0, maxRetries: 0 };
+  // One that is cut off is no call, which it takes for an error.
+  const called = await generateText(asked).catch((error) => error);
+  const isCall = ({ toolName, input }) => toolName === 'paint' && ['red', 'green'].includes(input.colour);
+  const fine = called.finishReason === 'length' || (called.toolCalls?.length === 1 && called.toolCalls.every(isCall));
+  check(`ai, ${name}, a call`, fine, called);
 }

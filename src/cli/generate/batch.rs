@@ -55,6 +55,7 @@ pub fn run(options: &Options, given: &line::Line, prompts: &Path, out: &Path) ->
     let usual = AnswerOptions {
         max_tokens: options.max_tokens,
         stop: options.stop.clone(),
+        grammar: model.grammar.clone(),
         ..AnswerOptions::new(sampling, model.attention)
     };
     let left = lines.into_iter().enumerate().filter(|(at, _)| !results.has(*at));

@@ -9,7 +9,7 @@ use crate::cli::terminal::{self, note, one_line, print};
 use crate::cli::{Failure, Outcome, interrupt, is_input_error};
 use asynctls::attention::Attention;
 use asynctls::engine::{Engine, SessionFormat};
-use asynctls::generate::{AnswerOptions, Chat, End, Framing, Generator, Made, Work};
+use asynctls::generate::{AnswerOptions, Chat, End, Framing, Generator, Grammar, Made, Work};
 use asynctls::model::{SamplerSettings, SuggestedSampling};
 use asynctls::{Error, subject};
 use std::path::Path;
@@ -23,6 +23,7 @@ pub struct Talk<'a> {
     pub attention: Attention,
     pub suggested: SuggestedSampling,
     pub sampling: SamplerSettings,
+    pub grammar: Option<Grammar>,
     pub format: SessionFormat,
     pub open: Duration,
     pub load: Duration,
@@ -259,6 +260,7 @@ impl Talk<'_> {
         let options = AnswerOptions {
             max_tokens: self.options.max_tokens,
             stop: self.options.stop.clone(),
+            grammar: self.grammar.clone(),
             ..AnswerOptions::new(self.sampling, self.attention)
         };
         let bar = bar("prompt", 0, false);

@@ -115,7 +115,7 @@ impl<'a> Maker<'a> {
             let text = format!("{content}\n{}", puzzle.prefix);
             return tokenizer.encode(&text, false).map(|ids| tokenizer.begin(ids));
         };
-        let question = Message { role: "user".into(), content };
+        let question = Message::new("user", content);
         template.encode(tokenizer, &[question], &puzzle.prefix)
     }
 }

@@ -98,13 +98,14 @@ fn what_was_held_back_comes_with_the_end() {
     assert_eq!((texts.concat().as_str(), sequence.end()), ("One Tw", Some(End::Length)));
     let (texts, mut sequence) = held(99);
     assert_eq!(texts.concat(), "One ");
-    assert_eq!(sequence.cancel(), Piece { tokens: Vec::new(), text: "Tw".into() });
+    let rest = Piece { text: "Tw".into(), ..Piece::default() };
+    assert_eq!(sequence.cancel(), rest);
     assert_eq!((sequence.text(), sequence.end()), ("One Tw", Some(End::Cancelled)));
     assert_eq!(sequence.cancel(), Piece::default(), "once");
     let (_, mut sequence) = held(99);
     let stop = tokenizer().eos().unwrap();
     let last = sequence.accept(&likeliest(stop)).unwrap();
-    assert_eq!(last, Piece { tokens: Vec::new(), text: "Tw".into() });
+    assert_eq!(last, rest);
     assert_eq!((sequence.end(), sequence.answer()), (Some(End::StopToken), &tokens[..]));
 }
 
@@ -206,6 +207,41 @@ fn a_seed_repeats_its_draws_and_another_answer_goes_on_with_them() {
     let (rest, _) = drawn(sampling, after, 12);
     assert_eq!([first, rest].concat(), all);
     assert_ne!(drawn(SamplerSettings { seed: 8, ..sampling }, 0, 20).0, all);
+}
+
+#[test]
+fn log_probabilities_are_of_what_the_model_gave_and_change_no_token() {
+    let mut logits = vec![f32::NEG_INFINITY; 1000];
+    logits[100..104].copy_from_slice(&[1.0, 3.0, 2.0, 3.0]);
+    let output = Output { tokens: Vec::new(), logits: vec![logits] };
+    let sampling = SamplerSettings { presence_penalty: 9.0, ..SamplerSettings::default() };
+    let chosen = |sampling, logprobs| {
+        let options = AnswerOptions { sampling, logprobs, ..options() };
+        let mut sequence = sequence(&options, 100);
+        assert_eq!(sequence.want(), Want::Logits);
+        let mut pieces = || sequence.accept(&output).unwrap();
+        [pieces(), pieces(), pieces()]
+    };
+    let tokens = |pieces: &[Piece; 3]| pieces.clone().map(|piece| piece.tokens[0]);
+    let none = SamplerSettings::default();
+    assert_eq!(tokens(&chosen(none, Some(0))), [101; 3], "of equals the first");
+    let pieces = chosen(sampling, Some(2));
+    assert_eq!(tokens(&pieces), [101, 103, 102]);
+    assert_eq!(tokens(&chosen(sampling, None)), tokens(&pieces));
+    assert!(chosen(sampling, None).iter().all(|piece| piece.logprobs.is_empty()));
+    let sum = (1f64.exp() + 2f64.exp() + 2.0 * 3f64.exp()).ln();
+    for (piece, own) in pieces.iter().zip([3.0, 3.0, 2.0]) {
+        let [logprobs] = &piece.logprobs[..] else { panic!("{piece:?}") };
+        assert!((logprobs.chosen.logprob - (own - sum)).abs() < 1e-12, "{logprobs:?}");
+        assert_eq!(logprobs.chosen.token, piece.tokens[0]);
+        let likeliest: Vec<u32> = logprobs.likeliest.iter().map(|one| one.token).collect();
+        assert_eq!(likeliest, [101, 103], "whatever the penalties say");
+    }
+    // What is no number is an error, not a panic.
+    let options = AnswerOptions { logprobs: Some(5), ..options() };
+    let mut broken = sequence(&options, 100);
+    let output = Output { tokens: Vec::new(), logits: vec![vec![f32::NAN; 1000]] };
+    assert!(broken.accept(&output).unwrap_err().to_string().contains("is not a number"));
 }
 
 #[test]

@@ -28,6 +28,24 @@ pub fn complete(environment: &mut Environment<'_>) {
     environment.add_test("sequence", is_sequence);
 }
 
+/// What JSON is to a template.
+pub fn value(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => ().into(),
+        serde_json::Value::Bool(flag) => (*flag).into(),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => whole.into(),
+            (None, Some(whole)) => whole.into(),
+            (None, None) => number.as_f64().unwrap_or(f64::NAN).into(),
+        },
+        serde_json::Value::String(text) => text.as_str().into(),
+        serde_json::Value::Array(items) => items.iter().map(value).collect(),
+        serde_json::Value::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(name, field)| (name.as_str(), value(field))))
+        }
+    }
+}
+
 /// A template without `{% generation %}`, by which transformers find the model's own words when
 /// they train: to whoever renders, its content is a scope of its own and nothing else.
 pub fn without_generation(source: &str) -> Cow<'_, str> {

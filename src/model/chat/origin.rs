@@ -7,9 +7,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
-use super::Message;
+use super::{Message, Said};
 use crate::model::tokenizer::{Piece, Tokenizer};
 use crate::{Error, Result};
+use serde_json::Value;
 
 /// A conversation as one text, and where it came from as far as that matters.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,24 +62,24 @@ pub enum Signed {
     Spelled,
 }
 
-/// The messages with signs; `None` if there is nothing to sign.
+/// The messages and the tools with signs; `None` if there is nothing to sign.
 ///
 /// Marks of thoughts in the model's own answers get none: the model wrote them, and the template looks for them to cut
 /// earlier thoughts out.
 pub fn sign(
-    messages: &[Message],
+    said: Said<'_>,
     tokenizer: &Tokenizer,
     which: Signed,
     sign: char,
-) -> Option<Vec<Message>> {
+) -> Option<(Vec<Message>, Vec<Value>)> {
     let control: Vec<&str> = tokenizer.control_tokens().collect();
     let is_thought = |token: &&&str| token.to_lowercase().contains("think");
     let thoughts: Vec<&str> = control.iter().filter(is_thought).copied().collect();
     let begins: HashSet<char> = control.iter().filter_map(|token| token.chars().next()).collect();
     let ends: HashSet<char> = control.iter().filter_map(|token| token.chars().last()).collect();
     let mut is_any = false;
-    let mut signed = |Message { role, content }: &Message| {
-        let thoughts = if role == "assistant" { &*thoughts } else { &[] };
+    let mut signed = |content: &str, is_answer: bool| {
+        let thoughts = if is_answer { &*thoughts } else { &[] };
         let mut text = String::with_capacity(content.len());
         let (mut thought_ends, mut is_next) = (0, false);
         for (at, symbol) in content.char_indices() {
@@ -98,10 +99,46 @@ pub fn sign(
                 && is_begun
                 && control.iter().any(|token| rest.starts_with(token));
         }
-        Message { role: role.clone(), content: text }
+        text
     };
-    let messages: Vec<Message> = messages.iter().map(&mut signed).collect();
-    is_any.then_some(messages)
+    let (mut messages, mut tools) = (said.messages.to_vec(), said.tools.to_vec());
+    for Message { role, content, fields } in &mut messages {
+        *content = signed(content, role == "assistant");
+        fields.values_mut().for_each(|value| change(value, &mut |text| signed(text, false)));
+    }
+    tools.iter_mut().for_each(|value| change(value, &mut |text| signed(text, false)));
+    is_any.then_some((messages, tools))
+}
+
+// Changes all texts of a value but the names of its fields, which templates look for.
+fn change(value: &mut Value, by: &mut impl FnMut(&str) -> String) {
+    match value {
+        Value::String(text) => *text = by(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| change(item, by)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| change(value, by)),
+        _ => {}
+    }
+}
+
+/// All texts that callers wrote, however they are put together.
+pub fn texts(said: Said<'_>) -> impl Iterator<Item = &str> {
+    let contents = said.messages.iter().map(|message| message.content.as_str());
+    let values = said.messages.iter().flat_map(|message| message.fields.values());
+    let mut within = Vec::new();
+    values.chain(said.tools).for_each(|value| collect(value, &mut within));
+    contents.chain(within)
+}
+
+fn collect<'a>(value: &'a Value, to: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => to.push(text),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, to)),
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| {
+            to.push(name);
+            collect(value, to);
+        }),
+        _ => {}
+    }
 }
 
 /// A character that is in none of the texts.

@@ -1,4 +1,5 @@
 use super::*;
+use serde_json::json;
 
 const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
     {{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}\
@@ -6,7 +7,7 @@ const CHATML: &str = "{% for message in messages %}{% if loop.first and messages
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::new(role, content)
 }
 
 fn render(source: &str, messages: &[Message]) -> Result<String> {
@@ -164,6 +165,75 @@ fn thoughts_stay_out_of_earlier_turns_and_can_be_turned_off() {
     for (enabled, end) in [(None, "<think>"), (Some(true), "<think>"), (Some(false), "</think>")] {
         assert_eq!(thinking(MACRO, enabled, &messages), format!("{turns}{end}"));
     }
+}
+
+/// The constructs of Qwen3's with tools, and of its calls.
+const TOOLS: &str = "{%- if tools %}{{- '<|im_start|>system\\n# Tools' }}{%- for tool in tools %}{{- '\\n' }}{{- tool | tojson }}\
+    {%- endfor %}{{- '<|im_end|>\\n' }}{%- endif %}{%- for message in messages %}\
+    {%- if message.role == 'tool' %}{{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}\
+    {%- else %}{{- '<|im_start|>' + message.role + '\\n' + message.content }}{%- if message.tool_calls %}\
+    {%- for tool_call in message.tool_calls %}{%- if tool_call.function %}{%- set tool_call = tool_call.function %}{%- endif %}\
+    {{- '<tool_call>\\n{\"name\": \"' }}{{- tool_call.name }}{{- '\", \"arguments\": ' }}\
+    {%- if tool_call.arguments is string %}{{- tool_call.arguments }}{%- else %}{{- tool_call.arguments | tojson }}{%- endif %}\
+    {{- '}\\n</tool_call>' }}{%- endfor %}{%- endif %}{{- '<|im_end|>\\n' }}{%- endif %}{%- endfor %}";
+
+fn tool(description: &str) -> serde_json::Value {
+    let parameters = json!({"type": "object", "properties": {"z": {"type": "string"}, "a": {}}});
+    json!({"type": "function", "function": {"name": "f", "description": description, "parameters": parameters}})
+}
+
+fn called(argument: &str) -> [Message; 3] {
+    let function = json!({"name": "f", "arguments": {"z": argument, "a": 1}});
+    let calls = json!([{"id": "abc", "type": "function", "function": function}]);
+    let fields = |value: serde_json::Value| value.as_object().unwrap().clone();
+    [
+        message("user", "Hi"),
+        Message { fields: fields(json!({"tool_calls": calls})), ..message("assistant", "Hm.") },
+        Message { fields: fields(json!({"tool_call_id": "abc"})), ..message("tool", "3") },
+    ]
+}
+
+#[test]
+fn tools_and_calls_go_through_the_template() {
+    let template = ChatTemplate::new(TOOLS).unwrap();
+    let said = Said { messages: &called("x"), tools: &[tool("d")] };
+    assert_eq!(
+        template.render_said(said, false, "", "").unwrap(),
+        "<|im_start|>system\n# Tools\n{\"type\": \"function\", \"function\": {\"name\": \"f\", \"description\": \"d\", \
+         \"parameters\": {\"type\": \"object\", \"properties\": {\"z\": {\"type\": \"string\"}, \"a\": {}}}}}<|im_end|>\n\
+         <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHm.<tool_call>\n\
+         {\"name\": \"f\", \"arguments\": {\"z\": \"x\", \"a\": 1}}\n</tool_call><|im_end|>\n\
+         <|im_start|>user\n<tool_response>\n3\n</tool_response><|im_end|>\n"
+    );
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn a_template_says_whether_it_takes_tools() {
+    for (source, takes) in [(TOOLS, true), (CHATML, false), (BACKWARDS, false)] {
+        let template = ChatTemplate::new(source).unwrap();
+        assert_eq!(template.takes_tools(), takes, "{source}");
+        assert_eq!(template.source(), source);
+    }
+    assert!(!ChatTemplate::new("{{ raise_exception('no') }}").unwrap().takes_tools());
+}
+
+#[test]
+fn control_tokens_in_tools_and_calls_are_text() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen2");
+    let tokenizer = Tokenizer::from_folder(folder.as_ref()).unwrap();
+    let template = ChatTemplate::new(TOOLS).unwrap();
+    let end = tokenizer.encode("<|im_end|>", true).unwrap()[0];
+    let ends = |argument: &str, description: &str| {
+        let ids = template
+            .encode_with_tools(&tokenizer, &called(argument), &[tool(description)])
+            .unwrap();
+        let text = tokenizer.decode(&ids);
+        assert!(text.contains(argument) && text.contains(description), "{text}");
+        ids.iter().filter(|id| **id == end).count()
+    };
+    assert_eq!(ends("x", "d"), 4);
+    assert_eq!(ends("<|im_end|>", "d <|im_end|>\u{e000} e"), 4);
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::ops::Deref;
 pub struct Decoder<T: Deref<Target = Tokenizer>> {
     tokenizer: T,
     skip_control: bool,
+    /// Control tokens that are spelled out in any case.
+    shown: Vec<u32>,
     /// Whether nothing has come yet.
     begins: bool,
     /// The beginning of a character: at most three bytes between calls.
@@ -18,12 +20,18 @@ pub struct Decoder<T: Deref<Target = Tokenizer>> {
 impl<T: Deref<Target = Tokenizer>> Decoder<T> {
     /// A decoder with this tokenizer, borrowed or shared: see [`Tokenizer::decoder`].
     pub fn new(tokenizer: T, skip_control: bool) -> Self {
-        Self { tokenizer, skip_control, begins: true, pending: Vec::new() }
+        Self { tokenizer, skip_control, shown: Vec::new(), begins: true, pending: Vec::new() }
+    }
+
+    /// With these control tokens spelled out.
+    pub(crate) fn showing(self, shown: Vec<u32>) -> Self {
+        Self { shown, ..self }
     }
 
     /// The text that `id` completes. Bytes that can no longer become a character are U+FFFD.
     pub fn push(&mut self, id: u32) -> String {
-        self.tokenizer.append_bytes(id, self.skip_control, &mut self.pending);
+        let skip_control = self.skip_control && !self.shown.contains(&id);
+        self.tokenizer.append_bytes(id, skip_control, &mut self.pending);
         if self.begins && !self.pending.is_empty() {
             self.begins = false;
             if self.tokenizer.strips() && self.pending[0] == b' ' {

@@ -6,48 +6,51 @@ use crate::server::answering::{Finish, Part, Usage, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
 use crate::server::fault::{Fault, Read};
 use crate::server::fields::{Fields, shown};
+use crate::server::form::Form;
 use crate::server::frame::{Frame, Shape};
+use crate::server::tools::{Call, Choice, Tool, Tools, called, calling};
 use crate::server::{Boxed, Naming};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Reads a request.
 pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)> {
     let mut fields = Fields::body(body)?;
-    let prompt = conversation(&mut fields, naming)?;
+    let (prompt, tools) = conversation(&mut fields, naming)?;
+    let form = Form::beside(None, &tools, "tools")?;
     let max_tokens = fields.tokens("max_tokens")?;
     let max_tokens = Some(fields.needed("max_tokens", max_tokens)?);
     let stop = Wishes::read_stops(&mut fields, "stop_sequences")?;
-    let wishes = Wishes { max_tokens, stop, ..Wishes::read(&mut fields, 1.0)? };
+    let wishes = Wishes { max_tokens, stop, form, ..Wishes::read(&mut fields, 1.0)? };
     let stream = fields.flag("stream")?.unwrap_or(false);
     fields.pass(&["metadata"]);
     fields.only("service_tier", &["auto".into(), "standard_only".into()])?;
     fields.end()?;
-    let shape = Message { naming: naming.clone(), block: None, blocks: 0 };
-    Ok((Ask { prompt, wishes, stream }, Box::new(shape)))
+    let shape = Message { naming: naming.clone(), block: None, blocks: 0, has_calls: false };
+    Ok((Ask { prompt, wishes, tools, stream }, Box::new(shape)))
 }
 
-/// Reads a question how many tokens a conversation has.
-pub(in crate::server) fn count(body: &[u8], naming: &Naming) -> Read<Prompt> {
+/// Reads a question how many tokens a conversation has, and the tools that it may call.
+pub(in crate::server) fn count(body: &[u8], naming: &Naming) -> Read<(Prompt, Tools)> {
     let mut fields = Fields::body(body)?;
-    let prompt = conversation(&mut fields, naming)?;
+    let asked = conversation(&mut fields, naming)?;
     fields.end()?;
-    Ok(prompt)
+    Ok(asked)
 }
 
-fn conversation(fields: &mut Fields, naming: &Naming) -> Read<Prompt> {
+fn conversation(fields: &mut Fields, naming: &Naming) -> Read<(Prompt, Tools)> {
     check_model(fields, &naming.model)?;
     let messages = fields.list("messages")?;
     let messages = fields.needed("messages", messages)?;
     if messages.is_empty() {
         return Err(Fault::field("messages", "[]", "at least one is needed"));
     }
-    fields.only("tools", &[json!([])])?;
-    fields.only("tool_choice", &[json!({"type": "none"}), json!({"type": "auto"})])?;
+    let tools = tools(fields)?;
     let unthinking = fields.turned_off("thinking", &json!({"type": "disabled"}))?;
     let mut turns: Vec<Turn> = Vec::new();
     if let Some(system) = fields.take("system") {
-        turns.push(turn("system", text("system", system, false)?));
+        turns.push(turn("system", Content::read("system", system, "system")?.text));
     }
+    let mut all = Vec::new();
     for (at, message) in messages.into_iter().enumerate() {
         let mut fields = Fields::of(&format!("messages[{at}]"), message)?;
         let said = fields.text("role")?;
@@ -58,52 +61,144 @@ fn conversation(fields: &mut Fields, naming: &Naming) -> Read<Prompt> {
         }
         let content = fields.take("content");
         let content = fields.needed("content", content)?;
-        let content = text(&fields.path("content"), content, role == "assistant")?;
+        let content = Content::read(&fields.path("content"), content, &role)?;
         fields.end()?;
+        all.extend(content.calls.iter().cloned());
+        let has_results = !content.results.is_empty();
+        for (id, result) in content.results {
+            turns.push(Turn { fields: called(&id, &all), ..turn("tool", result) });
+        }
+        if has_results && content.text.is_empty() {
+            continue;
+        }
+        let next = Turn { fields: calling(&content.calls), ..turn(&role, content.text) };
         // The interface takes them as one.
-        match turns.last_mut().filter(|last| last.role == role) {
-            Some(last) => last.content = format!("{}\n\n{content}", last.content),
-            None => turns.push(turn(&role, content)),
+        match turns.last_mut().filter(|last| last.role == role && last.fields.is_empty()) {
+            Some(last) => {
+                last.content = format!("{}\n\n{}", last.content, next.content);
+                last.fields = next.fields;
+            }
+            None => turns.push(next),
         }
     }
     if turns.last().is_some_and(|last| last.role == "assistant") {
         let limit = "that is not supported: the last message must be the user's";
         return Err(Fault::field("messages", "ended by an assistant's", limit));
     }
-    Ok(if unthinking { Prompt::Unthinking(turns) } else { Prompt::Messages(turns) })
+    let prompt = if unthinking { Prompt::Unthinking(turns) } else { Prompt::Messages(turns) };
+    Ok((prompt, tools))
 }
 
-/// The text of a message: a text, or blocks of it; of an answer also thoughts, which are left out as templates do.
-fn text(path: &str, content: Value, is_answer: bool) -> Read<String> {
-    let blocks = match content {
-        Value::String(text) => return Ok(text),
-        Value::Array(blocks) => blocks,
+fn tools(fields: &mut Fields) -> Read<Tools> {
+    let mut list = Vec::new();
+    for (at, tool) in fields.list("tools")?.unwrap_or_default().into_iter().enumerate() {
+        let mut tool = Fields::of(&format!("tools[{at}]"), tool)?;
+        tool.only("type", &["custom".into()])?;
+        tool.pass(&["cache_control"]);
+        list.push(Tool::read(tool, "input_schema")?);
+    }
+    let Some(mut choice) = fields.object("tool_choice")? else {
+        return Tools::new(list, Choice::Auto, false, "tool_choice");
+    };
+    let kind = choice.text("type")?;
+    let kind = match choice.needed("type", kind)?.as_str() {
+        "auto" => Choice::Auto,
+        "any" => Choice::Required,
+        "none" => Choice::None,
+        "tool" => {
+            let name = choice.text("name")?;
+            Choice::Named(choice.needed("name", name)?)
+        }
         other => {
-            return Err(Fault::field(path, shown(&other), "it must be a text or a list of blocks"));
+            let limit = "it must be auto, any, tool or none";
+            return Err(Fault::field("tool_choice.type", shown(&other.into()), limit));
         }
     };
-    let mut whole = String::new();
-    for (at, block) in blocks.into_iter().enumerate() {
-        let path = format!("{path}[{at}]");
-        let mut block = Fields::of(&path, block)?;
-        let kind = block.text("type")?;
-        match block.needed("type", kind)?.as_str() {
-            "text" => {
-                let text = block.text("text")?;
-                whole += &block.needed("text", text)?;
-                // Whatever conversations share is kept without being asked for.
-                block.pass(&["cache_control"]);
-                block.only("citations", &[json!([])])?;
-                block.end()?;
-            }
-            "thinking" if is_answer => {}
+    let is_single = choice.flag("disable_parallel_tool_use")?.unwrap_or(false);
+    choice.end()?;
+    Tools::new(list, kind, is_single, "tool_choice")
+}
+
+/// What a message says.
+#[derive(Debug, Default)]
+struct Content {
+    text: String,
+    calls: Vec<Call>,
+    /// What was called, by its call's name, gave this.
+    results: Vec<(String, String)>,
+}
+
+impl Content {
+    /// A text, or blocks: of it, of calls and thoughts in an answer, which are left out as templates do, and of what calls gave.
+    fn read(path: &str, content: Value, role: &str) -> Read<Self> {
+        let blocks = match content {
+            Value::String(text) => return Ok(Self { text, ..Self::default() }),
+            Value::Array(blocks) => blocks,
             other => {
-                let value = shown(&other.into());
-                return Err(Fault::field(format!("{path}.type"), value, "only text is supported"));
+                let limit = "it must be a text or a list of blocks";
+                return Err(Fault::field(path, shown(&other), limit));
+            }
+        };
+        let mut whole = Self::default();
+        for (at, block) in blocks.into_iter().enumerate() {
+            let path = format!("{path}[{at}]");
+            let mut block = Fields::of(&path, block)?;
+            let kind = block.text("type")?;
+            let kind = block.needed("type", kind)?;
+            // Whatever conversations share is kept without being asked for.
+            block.pass(&["cache_control"]);
+            match (kind.as_str(), role) {
+                ("text", _) => {
+                    let text = block.text("text")?;
+                    whole.text += &block.needed("text", text)?;
+                    block.only("citations", &[json!([])])?;
+                    block.end()?;
+                }
+                ("thinking", "assistant") => {}
+                ("tool_use", "assistant") => whole.calls.push(called_by(block)?),
+                ("tool_result", "user") => whole.results.push(result_of(block)?),
+                (other, _) => {
+                    let value = shown(&other.into());
+                    let limit = match role {
+                        "assistant" => "only text, thinking and tool_use are supported",
+                        "user" => "only text and tool_result are supported",
+                        _ => "only text is supported",
+                    };
+                    return Err(Fault::field(format!("{path}.type"), value, limit));
+                }
             }
         }
+        Ok(whole)
     }
-    Ok(whole)
+}
+
+fn called_by(mut block: Fields) -> Read<Call> {
+    let (id, name) = (block.text("id")?, block.text("name")?);
+    let (id, name) = (block.needed("id", id)?, block.needed("name", name)?);
+    let arguments = match block.take("input") {
+        None => Map::new(),
+        Some(Value::Object(arguments)) => arguments,
+        Some(other) => {
+            return Err(Fault::field(block.path("input"), shown(&other), "it must be an object"));
+        }
+    };
+    block.end()?;
+    Ok(Call { id, name, arguments })
+}
+
+// The name of the call, and what it gave.
+fn result_of(mut block: Fields) -> Read<(String, String)> {
+    let id = block.text("tool_use_id")?;
+    let id = block.needed("tool_use_id", id)?;
+    let path = block.path("content");
+    let text = match block.take("content") {
+        None => String::new(),
+        Some(content) => Content::read(&path, content, "tool")?.text,
+    };
+    let is_error = block.flag("is_error")?.unwrap_or(false);
+    block.end()?;
+    // Templates have no other place for it.
+    Ok((id, if is_error { format!("Error: {text}") } else { text }))
 }
 
 /// Blocks of an answer.
@@ -119,10 +214,13 @@ struct Message {
     /// The block that the stream is in.
     block: Option<Block>,
     blocks: usize,
+    has_calls: bool,
 }
 
-fn reason(finish: &Finish) -> &'static str {
+// Calls are what an answer was ended for, unless it was cut off.
+fn reason(finish: &Finish, has_calls: bool) -> &'static str {
     match finish.end {
+        End::StopToken if has_calls => "tool_use",
         End::StopToken | End::Cancelled => "end_turn",
         End::StopText => "stop_sequence",
         End::Length | End::ContextFull => "max_tokens",
@@ -140,15 +238,15 @@ fn usage(usage: &Usage) -> Value {
 }
 
 impl Message {
-    fn object(&self, content: Value, used: &Usage, finish: Option<&Finish>) -> Value {
+    fn object(&self, content: Value, used: &Usage, finish: Option<(&Finish, bool)>) -> Value {
         json!({
             "id": format!("msg_{}", self.naming.id),
             "type": "message",
             "role": "assistant",
             "model": self.naming.model,
             "content": content,
-            "stop_reason": finish.map(reason),
-            "stop_sequence": finish.and_then(|finish| finish.stop.as_deref()),
+            "stop_reason": finish.map(|(finish, has_calls)| reason(finish, has_calls)),
+            "stop_sequence": finish.and_then(|(finish, _)| finish.stop.as_deref()),
             "usage": usage(used),
         })
     }
@@ -172,6 +270,22 @@ impl Message {
             let start = json!({"index": self.blocks, "content_block": empty});
             frames.push(event("content_block_start", start));
         }
+        frames
+    }
+
+    // A call is a block of its own.
+    fn call(&mut self, call: &Call) -> Vec<Frame> {
+        let mut frames: Vec<Frame> = self.close().into_iter().collect();
+        let Call { id, name, arguments } = call;
+        let empty = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
+        let start = json!({"index": self.blocks, "content_block": empty});
+        frames.push(event("content_block_start", start));
+        let arguments = Value::Object(arguments.clone()).to_string();
+        let delta = json!({"type": "input_json_delta", "partial_json": arguments});
+        frames.push(event("content_block_delta", json!({"index": self.blocks, "delta": delta})));
+        frames.push(event("content_block_stop", json!({"index": self.blocks})));
+        self.blocks += 1;
+        self.has_calls = true;
         frames
     }
 
@@ -204,13 +318,15 @@ impl Shape for Message {
                 self.delta(Block::Thinking, &json!({"type": "thinking_delta", "thinking": text}))
             }
             Part::Text(text) => {
-                self.delta(Block::Text, &json!({"type": "text_delta", "text": text}))
+                self.delta(Block::Text, &json!({"type": "text_delta", "text": text.text}))
             }
+            Part::Call(call) => self.call(&call),
             Part::End(finish) => {
-                // An answer has a text, be it empty.
-                let mut frames = self.open(Block::Text);
+                // An answer without calls has a text, be it empty.
+                let mut frames = if self.has_calls { Vec::new() } else { self.open(Block::Text) };
                 frames.extend(self.close());
-                let delta = json!({"stop_reason": reason(&finish), "stop_sequence": finish.stop});
+                let reason = reason(&finish, self.has_calls);
+                let delta = json!({"stop_reason": reason, "stop_sequence": finish.stop});
                 let ended = json!({"delta": delta, "usage": usage(&finish.usage)});
                 frames.push(event("message_delta", ended));
                 frames.push(event("message_stop", json!({})));
@@ -225,7 +341,14 @@ impl Shape for Message {
         if !whole.reasoning.is_empty() {
             content.push(json!({"type": "thinking", "thinking": whole.reasoning, "signature": ""}));
         }
-        content.push(json!({"type": "text", "text": whole.text}));
-        self.object(content.into(), &whole.finish.usage, Some(&whole.finish))
+        let (text, calls) = (&whole.text.text, &whole.calls);
+        if calls.is_empty() || !text.is_empty() {
+            content.push(json!({"type": "text", "text": text}));
+        }
+        content.extend(calls.iter().map(|Call { id, name, arguments }| {
+            json!({"type": "tool_use", "id": id, "name": name, "input": arguments})
+        }));
+        let finish = Some((&whole.finish, !calls.is_empty()));
+        self.object(content.into(), &whole.finish.usage, finish)
     }
 }

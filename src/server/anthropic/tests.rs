@@ -7,6 +7,7 @@ use crate::server::answering::{Finish, Part, Usage, Whole};
 use crate::server::ask::Prompt;
 use crate::server::fault::{Fault, Kind};
 use crate::server::frame::Frame;
+use crate::server::tools::Call;
 use serde_json::{Value, json};
 
 fn naming() -> Naming {
@@ -72,15 +73,15 @@ fn what_is_wrong_is_named() {
         ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image"}]}]}),
-            "messages[0].content[0].type is \"image\", but only text is supported",
+            "messages[0].content[0].type is \"image\", but only text and tool_result are supported",
         ),
         (
             json!({"thinking": {"type": "enabled", "budget_tokens": 1024}}),
-            "thinking is {\"budget_tokens\":1024,\"type\":\"enabled\"}, but that is not supported",
+            "thinking is {\"type\":\"enabled\",\"budget_tokens\":1024}, but that is not supported",
         ),
         (
-            json!({"tools": [{"name": "x"}]}),
-            "tools is [{\"name\":\"x\"}], but that is not supported",
+            json!({"tools": [{"name": "x", "type": "web_search"}]}),
+            "tools[0].type is \"web_search\", but that is not supported",
         ),
         (json!({"seed": 1}), "seed is 1, but that is not supported"),
     ] {
@@ -89,11 +90,103 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
+fn tools_are_read_and_calls_are_sent_back() {
+    let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    let more = |choice: Value| {
+        json!({
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": [
+                    {"type": "text", "text": "Let me look."},
+                    {"type": "tool_use", "id": "abc123def", "name": "weather", "input": {"city": "Rome"}}]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "abc123def", "content": [{"type": "text", "text": "Rain"}], "is_error": true},
+                    {"type": "text", "text": "And?"}]},
+            ],
+            "tools": [{"name": "weather", "description": "d", "input_schema": schema, "cache_control": {"type": "ephemeral"}}],
+            "tool_choice": choice,
+        })
+    };
+    let (ask, _) =
+        read(&body(&more(json!({"type": "auto", "disable_parallel_tool_use": true}))), &naming())
+            .ok()
+            .unwrap();
+    let Prompt::Messages(turns) = &ask.prompt else { panic!("{ask:?}") };
+    let said: Vec<_> = turns.iter().map(|t| (t.role.as_str(), t.content.as_str())).collect();
+    assert_eq!(
+        said,
+        [("user", "Hi"), ("assistant", "Let me look."), ("tool", "Error: Rain"), ("user", "And?")]
+    );
+    assert_eq!(
+        turns[1].fields["tool_calls"][0]["function"],
+        json!({"name": "weather", "arguments": {"city": "Rome"}})
+    );
+    assert_eq!(turns[2].fields["name"], "weather");
+    assert!(ask.tools.are_single() && ask.wishes.form.is_none());
+    let function = json!({"name": "weather", "description": "d", "parameters": schema});
+    assert_eq!(ask.tools.definitions(), [json!({"type": "function", "function": function})]);
+    for choice in [json!({"type": "any"}), json!({"type": "tool", "name": "weather"})] {
+        assert!(read(&body(&more(choice)), &naming()).ok().unwrap().0.wishes.form.is_some());
+    }
+    assert_eq!(
+        refused(&more(json!({"type": "tool", "name": "x"}))),
+        "tool_choice is \"x\", but no tool is called so"
+    );
+}
+
+#[test]
+fn calls_are_blocks() {
+    let (_, mut shape) = read(&body(&json!({})), &naming()).ok().unwrap();
+    let arguments = json!({"city": "Rome"}).as_object().unwrap().clone();
+    let call = Call { id: "abc123def".into(), name: "weather".into(), arguments };
+    let whole = Whole {
+        reasoning: String::new(),
+        text: String::new().into(),
+        calls: vec![call.clone()],
+        finish: finish(End::StopToken, None),
+    };
+    let object = shape.whole(&whole);
+    let block = json!({"type": "tool_use", "id": "abc123def", "name": "weather", "input": {"city": "Rome"}});
+    assert_eq!((&object["content"], &object["stop_reason"]), (&json!([block]), &json!("tool_use")));
+    let mut frames = shape.part(Part::Text("Hm".to_owned().into()));
+    frames.extend(shape.part(Part::Call(call)));
+    frames.extend(shape.part(Part::End(finish(End::StopToken, None))));
+    let events: Vec<&Value> = frames
+        .iter()
+        .map(|frame| match frame {
+            Frame::Event(_, value) => value,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let types: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        types,
+        [
+            "content_block_start",
+            "content_block_delta",
+            "content_block_stop",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop",
+        ]
+    );
+    assert_eq!(events[3]["content_block"]["input"], json!({}));
+    assert_eq!(
+        (&events[4]["index"], &events[4]["delta"]["partial_json"]),
+        (&json!(1), &json!("{\"city\":\"Rome\"}"))
+    );
+    assert_eq!(events[6]["delta"]["stop_reason"], "tool_use");
+}
+
+#[test]
 fn a_message_at_once() {
     let (_, shape) = read(&body(&json!({})), &naming()).ok().unwrap();
     let whole = |end, stop| Whole {
         reasoning: String::new(),
-        text: "Hi! My name is Claude.".into(),
+        calls: Vec::new(),
+        text: "Hi! My name is Claude.".to_owned().into(),
         finish: finish(end, stop),
     };
     assert_eq!(
@@ -128,7 +221,11 @@ fn a_message_at_once() {
 fn a_message_as_a_stream() {
     let (_, mut shape) = read(&body(&json!({})), &naming()).ok().unwrap();
     let mut frames = shape.begin(25);
-    for part in [Part::Reasoning("Hm".into()), Part::Text("Hel".into()), Part::Text("lo".into())] {
+    for part in [
+        Part::Reasoning("Hm".into()),
+        Part::Text("Hel".to_owned().into()),
+        Part::Text("lo".to_owned().into()),
+    ] {
         frames.extend(shape.part(part));
     }
     frames.extend(shape.part(Part::End(finish(End::StopToken, None))));

@@ -1,14 +1,17 @@
 //! `/v1/chat/completions`.
 
-use super::{common, error, reason, role, stream, text, usage};
+use super::{common, error, logprobs, reason, role, stream, text, tools, usage};
 use crate::generate::Turn;
-use crate::server::answering::{Finish, Part, Whole};
+use crate::server::answering::{Finish, Part, Text, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
 use crate::server::fault::{Fault, Read};
 use crate::server::fields::Fields;
+use crate::server::form::Form;
 use crate::server::frame::{Frame, Shape};
+use crate::server::logprobs::Entry;
+use crate::server::tools::{Call, called, calling};
 use crate::server::{Boxed, Naming};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Reads a request.
 pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)> {
@@ -19,52 +22,75 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     let (stream, include_usage) = stream(&mut fields)?;
     let max_tokens = fields.tokens("max_tokens")?;
     let max_tokens = fields.tokens("max_completion_tokens")?.or(max_tokens);
-    let wishes = Wishes { max_tokens, ..Wishes::read_open_ai(&mut fields)? };
+    let logprobs = logprobs::read_chat(&mut fields)?;
+    let form = fields.object("response_format")?;
+    let form = form.map(|form| Form::read(form, Some("json_schema"))).transpose()?.flatten();
+    let tools = tools::read(&mut fields, tools::Shape::Within)?;
+    let form = Form::beside(form, &tools, "response_format")?;
+    let wishes = Wishes { max_tokens, logprobs, form, ..Wishes::read_open_ai(&mut fields)? };
     common(&mut fields)?;
     // Nothing is stored, which is what false asks for; true asks for a look at it later.
     fields.only("store", &[false.into()])?;
-    fields.only("logprobs", &[false.into()])?;
-    fields.only("top_logprobs", &[0.into()])?;
     fields.only("logit_bias", &[json!({})])?;
     fields.only("modalities", &[json!(["text"])])?;
-    fields.only("response_format", &[json!({"type": "text"})])?;
-    fields.only("tools", &[json!([])])?;
-    fields.only("tool_choice", &["none".into(), "auto".into()])?;
-    fields.only("parallel_tool_calls", &[true.into(), false.into()])?;
     fields.end()?;
-    let shape = Chat { naming: naming.clone(), include_usage };
-    Ok((Ask { prompt: Prompt::Messages(turns(messages)?), wishes, stream }, Box::new(shape)))
+    let has_logprobs = logprobs.is_some();
+    let shape = Chat { naming: naming.clone(), include_usage, has_logprobs, calls: 0 };
+    let prompt = Prompt::Messages(turns(messages)?);
+    Ok((Ask { prompt, wishes, tools, stream }, Box::new(shape)))
 }
 
 fn turns(messages: Vec<Value>) -> Read<Vec<Turn>> {
     if messages.is_empty() {
         return Err(Fault::field("messages", "[]", "at least one is needed"));
     }
-    let mut turns = Vec::new();
+    let (mut turns, mut all) = (Vec::new(), Vec::new());
     for (at, message) in messages.into_iter().enumerate() {
         let mut fields = Fields::of(&format!("messages[{at}]"), message)?;
         let said = fields.text("role")?;
         let said = fields.needed("role", said)?;
-        let role = role(&fields.path(""), &said)?;
-        let content = fields.take("content");
-        let content = fields.needed("content", content)?;
-        let content = text(&fields.path("content"), content, &["text"])?;
+        let (role, mut known) = match said.as_str() {
+            "tool" => {
+                let id = fields.text("tool_call_id")?;
+                let id = fields.needed("tool_call_id", id)?;
+                fields.pass(&["name"]);
+                ("tool", called(&id, &all))
+            }
+            said => (role(&fields.path(""), said)?, Map::new()),
+        };
         if role == "assistant" {
             // What clients send back of an answer. Templates leave earlier reasoning out.
             fields.pass(&["reasoning_content"]);
-            fields.only("tool_calls", &[json!([])])?;
             fields.only("annotations", &[json!([])])?;
+            let calls = tools::calls(&mut fields)?;
+            known = calling(&calls);
+            all.extend(calls);
         }
+        let content = match fields.take("content") {
+            None if role == "assistant" && !known.is_empty() => String::new(),
+            content => {
+                let content = fields.needed("content", content)?;
+                text(&fields.path("content"), content, &["text"])?
+            }
+        };
         fields.end()?;
-        turns.push(turn(role, content));
+        turns.push(Turn { fields: known, ..turn(role, content) });
     }
     Ok(turns)
+}
+
+fn shown(call: &Call) -> Value {
+    let function = json!({"name": call.name, "arguments": tools::text(call)});
+    json!({"id": call.id, "type": "function", "function": function})
 }
 
 #[derive(Debug)]
 pub(super) struct Chat {
     pub(super) naming: Naming,
     pub(super) include_usage: bool,
+    pub(super) has_logprobs: bool,
+    /// Those of the stream so far.
+    pub(super) calls: usize,
 }
 
 impl Chat {
@@ -84,8 +110,17 @@ impl Chat {
     }
 
     fn delta(&self, delta: Value, finish: Option<&str>) -> Frame {
-        let choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish});
+        self.delta_of(delta, Value::Null, finish)
+    }
+
+    fn delta_of(&self, delta: Value, logprobs: Value, finish: Option<&str>) -> Frame {
+        let choice =
+            json!({"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish});
         self.chunk(json!([choice]), Value::Null)
+    }
+
+    fn logprobs(&self, entries: &[Entry]) -> Value {
+        if self.has_logprobs { logprobs::of_chat(entries) } else { Value::Null }
     }
 }
 
@@ -98,9 +133,18 @@ impl Shape for Chat {
         match part {
             Part::Prefill { .. } => Vec::new(),
             Part::Reasoning(text) => vec![self.delta(json!({"reasoning_content": text}), None)],
-            Part::Text(text) => vec![self.delta(json!({"content": text}), None)],
+            Part::Text(Text { text, logprobs }) => {
+                vec![self.delta_of(json!({"content": text}), self.logprobs(&logprobs), None)]
+            }
+            Part::Call(call) => {
+                let mut called = shown(&call);
+                called["index"] = self.calls.into();
+                self.calls += 1;
+                vec![self.delta(json!({"tool_calls": [called]}), None)]
+            }
             Part::End(Finish { end, usage: used, .. }) => {
-                let mut frames = vec![self.delta(json!({}), Some(reason(end)))];
+                let reason = reason(end, self.calls > 0);
+                let mut frames = vec![self.delta(json!({}), Some(reason))];
                 if self.include_usage {
                     frames.push(self.chunk(json!([]), usage(&used)));
                 }
@@ -113,15 +157,22 @@ impl Shape for Chat {
 
     fn whole(&self, whole: &Whole) -> Value {
         let Naming { id, created, model } = &self.naming;
-        let mut message = json!({"role": "assistant", "content": whole.text, "refusal": null});
+        let mut message = json!({"role": "assistant", "content": whole.text.text, "refusal": null});
         if !whole.reasoning.is_empty() {
             message["reasoning_content"] = whole.reasoning.as_str().into();
+        }
+        let calls = &whole.calls;
+        if !calls.is_empty() {
+            message["tool_calls"] = calls.iter().map(shown).collect();
+            if whole.text.text.is_empty() {
+                message["content"] = Value::Null;
+            }
         }
         let choice = json!({
             "index": 0,
             "message": message,
-            "logprobs": null,
-            "finish_reason": reason(whole.finish.end),
+            "logprobs": self.logprobs(&whole.text.logprobs),
+            "finish_reason": reason(whole.finish.end, !calls.is_empty()),
         });
         json!({
             "id": format!("chatcmpl-{id}"),

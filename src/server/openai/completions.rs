@@ -1,11 +1,13 @@
 //! `/v1/completions`.
 
-use super::{common, error, reason, stream, usage};
-use crate::server::answering::{Finish, Part, Whole};
+use super::{common, error, logprobs, reason, stream, usage};
+use crate::server::answering::{Finish, Part, Text, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model};
 use crate::server::fault::{Fault, Read};
 use crate::server::fields::{Fields, shown};
 use crate::server::frame::{Frame, Shape};
+use crate::server::logprobs::Entry;
+use crate::server::tools::Tools;
 use crate::server::{Boxed, Naming};
 use serde_json::{Value, json};
 
@@ -20,15 +22,18 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     let prompt = prompt_of(fields.needed("prompt", prompt)?)?;
     let (stream, include_usage) = stream(&mut fields)?;
     let max_tokens = Some(fields.tokens("max_tokens")?.unwrap_or(MOST_TOKENS));
-    let wishes = Wishes { max_tokens, ..Wishes::read_open_ai(&mut fields)? };
+    let logprobs = logprobs::read_completion(&mut fields)?;
+    let wishes = Wishes { max_tokens, logprobs, ..Wishes::read_open_ai(&mut fields)? };
     common(&mut fields)?;
     fields.only("best_of", &[1.into()])?;
     fields.only("echo", &[false.into()])?;
     fields.only("logit_bias", &[json!({})])?;
     fields.only("suffix", &["".into()])?;
     fields.end()?;
-    let shape = Completion { naming: naming.clone(), include_usage };
-    Ok((Ask { prompt, wishes, stream }, Box::new(shape)))
+    let has_logprobs = logprobs.is_some();
+    let shape = Completion { naming: naming.clone(), include_usage, has_logprobs, characters: 0 };
+    let tools = Tools::default();
+    Ok((Ask { prompt, wishes, tools, stream }, Box::new(shape)))
 }
 
 // A text, tokens, or a list of one of these.
@@ -53,6 +58,9 @@ fn prompt_of(value: Value) -> Read<Prompt> {
 pub(super) struct Completion {
     pub(super) naming: Naming,
     pub(super) include_usage: bool,
+    pub(super) has_logprobs: bool,
+    /// Those of the stream so far, by its tokens.
+    pub(super) characters: usize,
 }
 
 impl Completion {
@@ -71,14 +79,18 @@ impl Completion {
         object
     }
 
-    fn chunk(&self, text: &str, finish: Option<&str>) -> Frame {
+    fn chunk(&self, text: &str, logprobs: &[Entry], finish: Option<&str>) -> Frame {
         let none = self.include_usage.then_some(Value::Null);
-        Frame::Data(self.object(choices(text, finish), none))
+        Frame::Data(self.object(self.choices(text, logprobs, finish), none))
     }
-}
 
-fn choices(text: &str, finish: Option<&str>) -> Value {
-    json!([{"text": text, "index": 0, "logprobs": null, "finish_reason": finish}])
+    fn choices(&self, text: &str, entries: &[Entry], finish: Option<&str>) -> Value {
+        let logprobs = match self.has_logprobs {
+            true => logprobs::of_completion(entries, self.characters),
+            false => Value::Null,
+        };
+        json!([{"text": text, "index": 0, "logprobs": logprobs, "finish_reason": finish}])
+    }
 }
 
 impl Shape for Completion {
@@ -88,11 +100,17 @@ impl Shape for Completion {
 
     fn part(&mut self, part: Part) -> Vec<Frame> {
         match part {
-            Part::Prefill { .. } => Vec::new(),
+            // Nothing calls tools that nobody names.
+            Part::Prefill { .. } | Part::Call(_) => Vec::new(),
             // Who writes the prompt gets all that follows it.
-            Part::Reasoning(text) | Part::Text(text) => vec![self.chunk(&text, None)],
+            Part::Reasoning(text) => vec![self.chunk(&text, &[], None)],
+            Part::Text(Text { text, logprobs }) => {
+                let frame = self.chunk(&text, &logprobs, None);
+                self.characters += logprobs.iter().map(logprobs::begun).sum::<usize>();
+                vec![frame]
+            }
             Part::End(Finish { end, usage: used, .. }) => {
-                let mut frames = vec![self.chunk("", Some(reason(end)))];
+                let mut frames = vec![self.chunk("", &[], Some(reason(end, false)))];
                 if self.include_usage {
                     frames.push(Frame::Data(self.object(json!([]), Some(usage(&used)))));
                 }
@@ -105,6 +123,8 @@ impl Shape for Completion {
 
     fn whole(&self, whole: &Whole) -> Value {
         let Finish { end, usage: used, .. } = &whole.finish;
-        self.object(choices(&whole.text, Some(reason(*end))), Some(usage(used)))
+        let Text { text, logprobs } = &whole.text;
+        let choices = self.choices(text, logprobs, Some(reason(*end, false)));
+        self.object(choices, Some(usage(used)))
     }
 }

@@ -2,7 +2,9 @@
 
 pub(super) mod chat;
 pub(super) mod completions;
+mod logprobs;
 pub(super) mod responses;
+mod tools;
 
 use super::answering::Usage;
 use super::fault::{Fault, Kind, Read};
@@ -29,9 +31,10 @@ pub(super) fn error(fault: &Fault) -> Value {
     json!({"error": {"message": message, "type": class, "param": param, "code": code}})
 }
 
-/// Why an answer ended, in OpenAI's words.
-fn reason(end: End) -> &'static str {
+/// Why an answer ended, in OpenAI's words. Calls are what it was ended for, unless it was cut off.
+fn reason(end: End, has_calls: bool) -> &'static str {
     match end {
+        End::StopToken | End::StopText if has_calls => "tool_calls",
         End::StopToken | End::StopText | End::Cancelled => "stop",
         End::Length | End::ContextFull => "length",
     }
@@ -104,7 +107,7 @@ fn role(path: &str, role: &str) -> Read<&'static str> {
         "user" => Ok("user"),
         "assistant" => Ok("assistant"),
         other => {
-            let limit = "only system, developer, user and assistant are supported";
+            let limit = "only system, developer, user, assistant and tool are supported";
             Err(Fault::field(format!("{path}role"), shown(&other.into()), limit))
         }
     }

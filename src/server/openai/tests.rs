@@ -2,10 +2,12 @@
 
 use super::{chat, completions, error, responses};
 use crate::generate::End;
-use crate::server::answering::{Finish, Part, Usage, Whole};
+use crate::server::answering::{Finish, Part, Text, Usage, Whole};
 use crate::server::ask::{Ask, Prompt};
 use crate::server::fault::{Fault, Kind, Read};
 use crate::server::frame::{Frame, Shape};
+use crate::server::logprobs::{Entry, Spelled};
+use crate::server::tools::Call;
 use crate::server::{Boxed, Naming};
 use serde_json::{Value, json};
 
@@ -19,8 +21,8 @@ fn finish(end: End) -> Finish {
 }
 
 fn whole(end: End) -> Whole {
-    let (reasoning, text) = ("Hm".into(), "Hello! How can I assist you today?".into());
-    Whole { reasoning, text, finish: finish(end) }
+    let text = "Hello! How can I assist you today?".to_owned().into();
+    Whole { reasoning: "Hm".into(), text, calls: Vec::new(), finish: finish(end) }
 }
 
 fn ask(read: Read<(Ask, Boxed)>) -> Ask {
@@ -31,6 +33,15 @@ fn refused(read: Read<(Ask, Boxed)>) -> String {
     read.err().expect("it is refused").message
 }
 
+fn chat_shape(include_usage: bool, has_logprobs: bool) -> chat::Chat {
+    chat::Chat { naming: naming(), include_usage, has_logprobs, calls: 0 }
+}
+
+fn completion(has_logprobs: bool) -> completions::Completion {
+    let naming = naming();
+    completions::Completion { naming, include_usage: true, has_logprobs, characters: 0 }
+}
+
 fn chat_of(body: &Value) -> Read<(Ask, Boxed)> {
     chat::read(body.to_string().as_bytes(), &naming())
 }
@@ -38,7 +49,11 @@ fn chat_of(body: &Value) -> Read<(Ask, Boxed)> {
 // All events of an answer, as they are sent.
 fn stream(shape: &mut dyn Shape, end: End) -> Vec<String> {
     let mut frames = shape.begin(19);
-    for part in [Part::Reasoning("Hm".into()), Part::Text("Hel".into()), Part::Text("lo".into())] {
+    for part in [
+        Part::Reasoning("Hm".into()),
+        Part::Text("Hel".to_owned().into()),
+        Part::Text("lo".to_owned().into()),
+    ] {
         frames.extend(shape.part(part));
     }
     frames.extend(shape.part(Part::End(finish(end))));
@@ -85,8 +100,8 @@ fn what_is_wrong_with_a_chat_is_named() {
         (json!({"messages": [7]}), "messages[0] is 7, but it must be an object"),
         (json!({"messages": [{"content": "Hi"}]}), "messages[0].role is missing, but it is needed"),
         (
-            json!({"messages": [{"role": "tool", "content": "Hi"}]}),
-            "messages[0].role is \"tool\", but only system, developer, user and assistant are supported",
+            json!({"messages": [{"role": "robot", "content": "Hi"}]}),
+            "messages[0].role is \"robot\", but only system, developer, user, assistant and tool are supported",
         ),
         (
             json!({"messages": [{"role": "user"}]}),
@@ -107,14 +122,14 @@ fn what_is_wrong_with_a_chat_is_named() {
             "max_tokens is 0, but it must be a whole number from 1 to 4294967295",
         ),
         (json!({"n": 2}), "n is 2, but that is not supported"),
-        (json!({"logprobs": true}), "logprobs is true, but that is not supported"),
+        (json!({"logprobs": 1}), "logprobs is 1, but it must be true or false"),
         (
             json!({"tools": [{"type": "function"}]}),
-            "tools is [{\"type\":\"function\"}], but that is not supported",
+            "tools[0].function is missing, but it is needed",
         ),
         (
-            json!({"response_format": {"type": "json_object"}}),
-            "response_format is {\"type\":\"json_object\"}, but that is not supported",
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n"}}}),
+            "response_format.json_schema.schema is missing, but it is needed",
         ),
         (json!({"stream_options": {}}), "stream_options is given, but stream is not true"),
         (json!({"temprature": 1}), "temprature is 1, but that is not supported"),
@@ -135,7 +150,7 @@ fn what_is_wrong_with_a_chat_is_named() {
 
 #[test]
 fn a_chat_at_once() {
-    let shape = chat::Chat { naming: naming(), include_usage: false };
+    let shape = chat_shape(false, false);
     assert_eq!(
         shape.whole(&whole(End::StopToken)),
         json!({
@@ -172,7 +187,7 @@ fn a_chat_at_once() {
 
 #[test]
 fn a_chat_as_a_stream() {
-    let mut shape = chat::Chat { naming: naming(), include_usage: true };
+    let mut shape = chat_shape(true, false);
     let events = stream(&mut shape, End::Length);
     assert_eq!(
         data(&events[0]),
@@ -194,7 +209,7 @@ fn a_chat_as_a_stream() {
     assert_eq!(data(&events[5])["usage"]["total_tokens"], 29);
     assert_eq!(events[6..], ["data: [DONE]\n\n"]);
     // Who did not ask for the usage has no field of it.
-    let mut plain = chat::Chat { naming: naming(), include_usage: false };
+    let mut plain = chat_shape(false, false);
     let events = stream(&mut plain, End::StopToken);
     assert_eq!(events.len(), 6);
     assert!(data(&events[0]).get("usage").is_none());
@@ -220,11 +235,11 @@ fn a_completion() {
         "echo is true, but that is not supported"
     );
     assert_eq!(
-        refused(read(json!({"prompt": "a", "logprobs": 1}))),
-        "logprobs is 1, but that is not supported"
+        refused(read(json!({"prompt": "a", "logprobs": 21}))),
+        "logprobs is 21, but it must be a whole number from 0 to 20"
     );
 
-    let mut shape = completions::Completion { naming: naming(), include_usage: true };
+    let mut shape = completion(false);
     assert_eq!(
         shape.whole(&whole(End::Length)),
         json!({
@@ -253,6 +268,51 @@ fn a_completion() {
     assert_eq!(texts, ["Hm", "Hel", "lo", ""]);
     assert_eq!(data(&events[3])["choices"][0]["finish_reason"], "stop");
     assert_eq!((data(&events[4])["usage"]["prompt_tokens"].clone(), events.len()), (json!(19), 6));
+}
+
+#[test]
+fn log_probabilities_come_with_the_text() {
+    let entry = |token: &str| {
+        let chosen = Spelled { bytes: token.into(), logprob: -0.5 };
+        Entry { likeliest: vec![chosen.clone()], chosen }
+    };
+    let part = |text: &str, tokens: &[&str]| {
+        let logprobs = tokens.iter().map(|token| entry(token)).collect();
+        Text { text: text.into(), logprobs }
+    };
+    let parts = [part("", &["né"]), part("né!", &["!"]), part("?", &[])];
+    let text = part("né!?", &["né", "!"]);
+    let whole =
+        Whole { reasoning: String::new(), text, calls: Vec::new(), finish: finish(End::StopText) };
+    let asked = ask(chat_of(&json!({
+        "messages": [{"role": "user", "content": "Hi"}], "logprobs": true, "top_logprobs": 3,
+    })));
+    assert_eq!(asked.wishes.logprobs, Some(3));
+    let choice = |frame: &Frame| data(&frame.to_string())["choices"][0].clone();
+
+    let mut chat = chat_shape(false, true);
+    let all = chat.whole(&whole)["choices"][0]["logprobs"]["content"].clone();
+    let tokens = |value: &Value| -> Vec<Value> {
+        value.as_array().unwrap().iter().map(|one| one["token"].clone()).collect()
+    };
+    assert_eq!(tokens(&all), ["né", "!"]);
+    let mut streamed = Vec::new();
+    for part in parts.clone() {
+        let [frame] = &chat.part(Part::Text(part))[..] else { panic!("one frame") };
+        streamed.extend(choice(frame)["logprobs"]["content"].as_array().unwrap().clone());
+    }
+    assert_eq!(Value::Array(streamed), all);
+    assert_eq!(choice(&chat.part(Part::End(finish(End::Length)))[0])["logprobs"], Value::Null);
+
+    let mut completion = completion(true);
+    let all = completion.whole(&whole)["choices"][0]["logprobs"].clone();
+    assert_eq!((&all["tokens"], &all["text_offset"]), (&json!(["né", "!"]), &json!([0, 2])));
+    let mut offsets = Vec::new();
+    for part in parts {
+        let [frame] = &completion.part(Part::Text(part))[..] else { panic!("one frame") };
+        offsets.extend(choice(frame)["logprobs"]["text_offset"].as_array().unwrap().clone());
+    }
+    assert_eq!(Value::Array(offsets), all["text_offset"]);
 }
 
 #[test]
@@ -288,13 +348,13 @@ fn a_response() {
         ),
         (
             json!({"input": [{"type": "item_reference"}]}),
-            "input[0].type is \"item_reference\", but that is not supported",
+            "input[0].type is \"item_reference\", but only message, function_call and function_call_output are supported",
         ),
     ] {
         assert_eq!(refused(read(body)), said);
     }
 
-    let shape = responses::Response::new(naming(), Some(9));
+    let shape = responses::Response::new(naming(), Some(9), Default::default());
     let object = shape.whole(&whole(End::StopToken));
     assert_eq!(
         (object["object"].clone(), object["status"].clone()),
@@ -320,7 +380,7 @@ fn a_response() {
     let cut = shape.whole(&whole(End::Length));
     assert_eq!(cut["incomplete_details"], json!({"reason": "max_output_tokens"}));
 
-    let mut shape = responses::Response::new(naming(), None);
+    let mut shape = responses::Response::new(naming(), None, Default::default());
     let events = stream(&mut shape, End::StopToken);
     let names: Vec<&str> = events.iter().map(|event| event.lines().next().unwrap()).collect();
     assert_eq!(
@@ -345,6 +405,186 @@ fn a_response() {
     }
     assert_eq!(data(&events[6])["text"], "Hello");
     assert_eq!(data(&events[9])["response"]["output"][0]["content"][0]["text"], "Hello");
+}
+
+fn weather() -> Value {
+    json!({"name": "weather", "description": "d", "parameters": {"type": "object"}})
+}
+
+// A call, and a text before it, as an answer that calls tools.
+fn calling() -> (Text, Call) {
+    let arguments = json!({"city": "Rome"}).as_object().unwrap().clone();
+    ("Hm.".to_owned().into(), Call { id: "abc123def".into(), name: "weather".into(), arguments })
+}
+
+#[test]
+fn tools_are_read_and_calls_are_sent_back() {
+    let body = |more: Value| {
+        let mut body = json!({
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": null, "tool_calls": [
+                    {"id": "abc123def", "type": "function", "function": {"name": "weather", "arguments": "{\"city\": \"Rome\"}"}}]},
+                {"role": "tool", "tool_call_id": "abc123def", "content": "Rain"},
+            ],
+            "tools": [{"type": "function", "function": weather()}],
+        });
+        for (name, value) in more.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        body
+    };
+    let asked = ask(chat_of(&body(json!({"tool_choice": "auto", "parallel_tool_calls": false}))));
+    assert!(asked.tools.are_callable() && asked.tools.are_single() && asked.wishes.form.is_none());
+    assert_eq!(asked.tools.definitions(), [json!({"type": "function", "function": weather()})]);
+    let Prompt::Messages(turns) = &asked.prompt else { panic!("{asked:?}") };
+    let function = json!({"name": "weather", "arguments": {"city": "Rome"}});
+    let calls = json!([{"id": "abc123def", "type": "function", "function": function}]);
+    assert_eq!(Value::Object(turns[1].fields.clone()), json!({"tool_calls": calls}));
+    assert_eq!((turns[2].role.as_str(), turns[2].content.as_str()), ("tool", "Rain"));
+    assert_eq!(
+        Value::Object(turns[2].fields.clone()),
+        json!({"tool_call_id": "abc123def", "name": "weather"})
+    );
+    // The same conversation by the other interface.
+    let responses = json!({
+        "input": [
+            {"role": "user", "content": "Hi"},
+            {"type": "function_call", "id": "fc_1", "status": "completed", "call_id": "abc123def", "name": "weather",
+                "arguments": "{\"city\": \"Rome\"}"},
+            {"type": "function_call_output", "call_id": "abc123def", "output": "Rain"},
+        ],
+        "tools": [{"type": "function", "name": "weather", "description": "d", "parameters": {"type": "object"}, "strict": true}],
+        "tool_choice": {"type": "function", "name": "weather"},
+    });
+    let other = ask(responses::read(responses.to_string().as_bytes(), &naming()));
+    assert_eq!(other.prompt, asked.prompt);
+    assert_eq!(other.tools.definitions(), asked.tools.definitions());
+    assert!(other.wishes.form.is_some(), "it has to be a call");
+    let form = ask(chat_of(&body(json!({"tool_choice": "required"})))).wishes.form;
+    assert!(form.is_some());
+    assert!(!ask(chat_of(&body(json!({"tool_choice": "none"})))).tools.are_callable());
+    for (more, said) in [
+        (
+            json!({"tool_choice": "any"}),
+            "tool_choice is \"any\", but it must be auto, none, required or a function",
+        ),
+        (
+            json!({"tool_choice": {"type": "function", "function": {"name": "x"}}}),
+            "tool_choice is \"x\", but no tool is called so",
+        ),
+        (
+            json!({"tools": [{"type": "web"}]}),
+            "tools[0].type is \"web\", but only function is supported",
+        ),
+        (
+            json!({"response_format": {"type": "json_object"}}),
+            "response_format is given beside tools, but an answer that is by a form calls no tools: leave them out, or set \
+                tool_choice to none",
+        ),
+        (
+            json!({"messages": [{"role": "assistant", "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "f", "arguments": "["}}]}]}),
+            "messages[0].tool_calls[0].function.arguments is \"[\", but it must be a JSON object as a text",
+        ),
+    ] {
+        assert_eq!(refused(chat_of(&body(more))), said);
+    }
+}
+
+#[test]
+fn calls_of_a_chat() {
+    let (text, call) = calling();
+    let whole = Whole {
+        reasoning: String::new(),
+        text,
+        calls: vec![call.clone()],
+        finish: finish(End::StopToken),
+    };
+    let mut shape = chat_shape(false, false);
+    let choice = shape.whole(&whole)["choices"][0].clone();
+    let function = json!({"name": "weather", "arguments": "{\"city\":\"Rome\"}"});
+    let shown = json!({"id": "abc123def", "type": "function", "function": function});
+    assert_eq!(choice["message"]["tool_calls"], json!([shown]));
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!("Hm."), &json!("tool_calls"))
+    );
+    let silent = Whole { text: Text::default(), ..whole.clone() };
+    assert_eq!(shape.whole(&silent)["choices"][0]["message"]["content"], Value::Null);
+    let cut = Whole { finish: finish(End::Length), ..whole };
+    assert_eq!(shape.whole(&cut)["choices"][0]["finish_reason"], "length");
+    for index in 0..2 {
+        let frames = shape.part(Part::Call(call.clone()));
+        let [frame] = &frames[..] else { panic!("{frames:?}") };
+        let mut indexed = shown.clone();
+        indexed["index"] = index.into();
+        assert_eq!(
+            data(&frame.to_string())["choices"][0]["delta"],
+            json!({"tool_calls": [indexed]})
+        );
+    }
+    let last = shape.part(Part::End(finish(End::StopToken)))[0].to_string();
+    assert_eq!(data(&last)["choices"][0]["finish_reason"], "tool_calls");
+}
+
+#[test]
+fn calls_of_a_response() {
+    let (text, call) = calling();
+    let given = [Some(json!([weather()])), Some(json!("required")), None];
+    let mut shape = responses::Response::new(naming(), None, given);
+    let item = json!({
+        "id": "fc_abc123def", "type": "function_call", "status": "completed", "call_id": "abc123def", "name": "weather",
+        "arguments": "{\"city\":\"Rome\"}",
+    });
+    let whole = Whole {
+        reasoning: String::new(),
+        text: text.clone(),
+        calls: vec![call.clone()],
+        finish: finish(End::StopToken),
+    };
+    let object = shape.whole(&whole);
+    assert_eq!((&object["output"][0]["id"], &object["output"][1]), (&json!("msg_1"), &item));
+    assert_eq!(
+        (&object["tools"], &object["tool_choice"]),
+        (&json!([weather()]), &json!("required"))
+    );
+    let silent = Whole { text: Text::default(), ..whole };
+    assert_eq!(shape.whole(&silent)["output"], json!([item]));
+    let mut frames = shape.begin(19);
+    for part in [
+        Part::Text(text.clone()),
+        Part::Call(call),
+        Part::Text(text),
+        Part::End(finish(End::StopToken)),
+    ] {
+        frames.extend(shape.part(part));
+    }
+    let events: Vec<Value> = frames.iter().map(|frame| data(&frame.to_string())).collect();
+    let called: Vec<&Value> = events.iter().filter(|event| event["output_index"] == 1).collect();
+    let types: Vec<&str> = called.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        types,
+        [
+            "response.output_item.added",
+            "response.function_call_arguments.delta",
+            "response.function_call_arguments.done",
+            "response.output_item.done",
+        ]
+    );
+    assert_eq!(
+        (&called[0]["item"]["arguments"], &called[1]["delta"]),
+        (&json!(""), &item["arguments"])
+    );
+    assert_eq!((&called[2]["arguments"], &called[3]["item"]), (&item["arguments"], &item));
+    let output = &events.last().unwrap()["response"]["output"];
+    assert_eq!(
+        (&output[1], &output[2]["id"], output.as_array().unwrap().len()),
+        (&item, &json!("msg_1_2"), 3)
+    );
+    let texts = events.iter().filter(|event| event["type"] == "response.output_text.delta");
+    let places: Vec<&Value> = texts.map(|event| &event["output_index"]).collect();
+    assert_eq!(places, [&json!(0), &json!(2)]);
 }
 
 #[test]
@@ -383,19 +623,22 @@ mod broken {
             any::<i64>().prop_map(Value::from),
             any::<f64>().prop_map(Value::from),
             "\\PC{0,8}".prop_map(Value::from),
-            "(text|user|system|assistant|message|input_text)".prop_map(Value::from),
+            "(text|user|system|assistant|tool|message|input_text|function|tool_use|tool_result|json_schema|auto)".prop_map(Value::from),
         ];
         leaf.prop_recursive(3, 24, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::vec(("(type|text|role|content|x)", inner), 0..4)
-                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+                prop::collection::vec(
+                    ("(type|text|role|content|name|function|parameters|tool_calls|id|x)", inner),
+                    0..4
+                )
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
             ]
         })
     }
 
     const NAMES: &str = "(messages|prompt|input|system|model|max_tokens|max_completion_tokens|temperature|top_p|\
-        top_k|min_p|stop|stop_sequences|stream|stream_options|seed|n|tools|thinking|response_format|logit_bias|other)";
+        top_k|min_p|stop|stop_sequences|stream|stream_options|seed|n|tools|tool_choice|logprobs|top_logprobs|thinking|response_format|logit_bias|other)";
 
     fn all_read(body: &[u8]) {
         for read in [chat::read, completions::read, responses::read, anthropic::read] {

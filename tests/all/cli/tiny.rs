@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 const MODELS: &str = "tests/goldens/tiny";
 /// Each message on a line of its own, as a test can read it.
-const TEMPLATE: &str =
-    "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}<|end|>{% endfor %}a:";
+const TEMPLATE: &str = "{% if tools %}{{ tools | tojson }}<|end|>{% endif %}{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\
+    {% for call in m.tool_calls %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|end|>{% endfor %}a:";
 
 /// The model's folder.
 pub struct Tiny(TempDir);

@@ -89,6 +89,63 @@ fn every_interface_answers_alike_at_once_and_as_a_stream() {
         served.post("/v1/completions", &with(&completion, &json!({"prompt": tokens}))).json();
     assert_eq!(whole["choices"][0]["text"], *said);
 
+    // Who asks for log-probabilities is answered the same; those of the likeliest are the answer's.
+    let likely = with(&chat, &json!({"logprobs": true, "top_logprobs": 2}));
+    let whole = served.post("/v1/chat/completions", &likely).json()["choices"][0].clone();
+    assert_eq!(whole["message"]["content"], *said);
+    let tokens = whole["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(tokens.len(), 24);
+    for token in tokens {
+        let likeliest = token["top_logprobs"].as_array().unwrap();
+        let value = |one: &Value| one["logprob"].as_f64().unwrap();
+        assert_eq!((likeliest.len(), &token["token"]), (2, &likeliest[0]["token"]));
+        assert!(value(&likeliest[1]) <= value(token) && value(token) < 0.0, "{token}");
+        assert_eq!(token["logprob"], likeliest[0]["logprob"]);
+    }
+    let events = served.post("/v1/chat/completions", &with(&likely, &stream)).events();
+    let streamed = events.iter().filter_map(|e| e["choices"][0]["logprobs"]["content"].as_array());
+    assert_eq!(&streamed.flatten().cloned().collect::<Vec<_>>(), tokens);
+    let likely = with(&completion, &json!({"logprobs": 1}));
+    let whole = served.post("/v1/completions", &likely).json()["choices"][0].clone();
+    assert_eq!(
+        (whole["text"].clone(), whole["logprobs"]["tokens"].clone()),
+        (json!(said), tokens.iter().map(|token| token["token"].clone()).collect(),)
+    );
+
+    // JSON by a schema, in every shape that asks for it; what cannot be is refused with what is wrong.
+    let schema = json!({"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": false});
+    let form = json!({"type": "json_schema", "json_schema": {"name": "n", "strict": true, "schema": schema}});
+    let formed = with(&chat, &json!({"max_tokens": 900, "response_format": form}));
+    let whole = served.post("/v1/chat/completions", &formed).json()["choices"][0].clone();
+    let text = whole["message"]["content"].as_str().unwrap();
+    if whole["finish_reason"] == "stop" {
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert!(value == json!({"a": "x"}) || value == json!({"a": "y"}), "{value}");
+    } else {
+        assert!(text.starts_with('{') && whole["finish_reason"] == "length", "{whole}");
+    }
+    let events = served.post("/v1/chat/completions", &with(&formed, &stream)).events();
+    assert_eq!(joined(&events, |e| e["choices"][0]["delta"]["content"].as_str()), text);
+    let form = json!({"format": {"type": "json_schema", "name": "n", "schema": schema}});
+    let formed = with(&response, &json!({"max_output_tokens": 900, "text": form}));
+    assert_eq!(
+        served.post("/v1/responses", &formed).json()["output"][0]["content"][0]["text"],
+        text
+    );
+    let any = with(&chat, &json!({"response_format": {"type": "json_object"}}));
+    let whole = served.post("/v1/chat/completions", &any).json();
+    assert!(
+        whole["choices"][0]["message"]["content"].as_str().unwrap().starts_with('{'),
+        "{whole}"
+    );
+    let schema = json!({"name": "n", "schema": {"type": "string", "minLength": 2, "maxLength": 1}});
+    let form = json!({"type": "json_schema", "json_schema": schema});
+    let refused =
+        served.post("/v1/chat/completions", &with(&chat, &json!({"response_format": form})));
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.refusal().starts_with("the JSON schema is {"), "{refused:?}");
+    assert!(refused.body.contains("response_format.json_schema.schema"), "{refused:?}");
+
     // A stop text is named, and not shown; two draws with one seed are the same.
     let (before, stop) = said.split_at(said.char_indices().nth(3).unwrap().0);
     let stopped = served

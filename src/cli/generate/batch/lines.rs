@@ -106,11 +106,7 @@ impl Line {
             if messages.is_empty() {
                 return Err(Error::argument("the messages", "none", "at least one is needed"));
             }
-            let turn = |message: &Message| Turn {
-                role: message.role.clone(),
-                content: message.content.clone(),
-                documents: String::new(),
-            };
+            let turn = |message: &Message| Turn::new(&*message.role, &*message.content);
             let said: Vec<Turn> = messages.iter().map(turn).collect();
             // Its own system message takes the place of the one for all.
             let is_told = said[0].role == "system";
@@ -141,7 +137,7 @@ impl Line {
             max_tokens: self.max_tokens.unwrap_or(usual.max_tokens),
             stop: self.stop.clone().unwrap_or_else(|| usual.stop.clone()),
             sampling,
-            attention: usual.attention,
+            ..usual.clone()
         }
     }
 }

@@ -37,7 +37,7 @@ const LLAMA: &str = "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id
     + m['content'] | trim + '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}";
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::new(role, content)
 }
 
 fn encode(template: &str, tokenizer: &Tokenizer, messages: &[Message]) -> Vec<u32> {

@@ -1,0 +1,248 @@
+//! Calls of tools, told from an answer's text.
+//!
+//! A model writes them as its template taught it: each way is a [`Format`], a file of its own here. What looks like a call and is none
+//! stays text.
+
+mod forced;
+mod glm;
+mod llama;
+mod mistral;
+mod qwen;
+#[cfg(test)]
+mod tests;
+
+use super::tools::{Call, Tools};
+use crate::model::{Tokenizer, random_seed};
+use serde_json::{Map, Value};
+
+/// All ways, of which the first counts whose words a template has.
+const FORMATS: [&Format; 4] = [&glm::FORMAT, &qwen::FORMAT, &mistral::FORMAT, &llama::FORMAT];
+
+/// How a family of models writes calls.
+#[derive(Debug)]
+pub(super) struct Format {
+    /// Words that its templates have, all of them.
+    words: &'static [&'static str],
+    begins: Begins,
+    /// What ends a call; without it the answer's end does.
+    ends: Option<&'static str>,
+    /// Other words of calls that may be tokens.
+    marks: &'static [&'static str],
+    /// Reads what is between.
+    read: fn(&str, &Tools) -> Found,
+}
+
+/// Where calls begin.
+#[derive(Clone, Copy, Debug)]
+enum Begins {
+    /// Behind this text, wherever it is.
+    Mark(&'static str),
+    /// With an answer that begins with this text.
+    Answer(&'static str),
+}
+
+/// What was read of a text that may be calls.
+#[derive(Debug, PartialEq)]
+enum Found {
+    Calls(Vec<Call>),
+    /// More has to come before that can be said.
+    Part,
+    /// It is none.
+    Text,
+}
+
+impl Format {
+    /// The way of the template with this source.
+    pub(super) fn of(source: &str) -> Option<&'static Self> {
+        FORMATS.into_iter().find(|format| format.words.iter().all(|word| source.contains(word)))
+    }
+
+    /// The control tokens by which calls are told from text.
+    pub(super) fn tokens(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let begins = match self.begins {
+            Begins::Mark(mark) => Some(mark),
+            Begins::Answer(_) => None,
+        };
+        let marks = begins.iter().chain(&self.ends).chain(self.marks);
+        let token = |mark: &&str| match tokenizer.encode(mark, true).as_deref() {
+            Ok(&[token]) => Some(token),
+            _ => None,
+        };
+        marks.filter_map(token).collect()
+    }
+}
+
+/// A call of a tool that there is; `None` for others.
+fn call(tools: &Tools, name: &str, arguments: Map<String, Value>) -> Option<Call> {
+    tools.tool(name)?;
+    // Nine letters and digits: some templates take no other names.
+    let mut number = random_seed() << 32 | random_seed();
+    let mut digit = || {
+        let digit = char::from_digit((number % 36) as u32, 36);
+        number /= 36;
+        digit
+    };
+    let id = (0..9).filter_map(|_| digit()).collect();
+    Some(Call { id, name: name.to_owned(), arguments })
+}
+
+/// A call as JSON: a name, and arguments or parameters.
+fn json_call(tools: &Tools, value: &Value) -> Option<Call> {
+    let arguments = value.get("arguments").or_else(|| value.get("parameters"));
+    let arguments = match arguments {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(arguments)) => arguments.clone(),
+        Some(Value::String(text)) => serde_json::from_str(text).ok()?,
+        Some(_) => return None,
+    };
+    call(tools, value.get("name")?.as_str()?, arguments)
+}
+
+/// A text that is one call as JSON.
+fn read_json(text: &str, tools: &Tools) -> Found {
+    let read = serde_json::from_str::<Value>(text);
+    match read.map(|value| json_call(tools, &value)) {
+        Ok(Some(call)) => Found::Calls(vec![call]),
+        Ok(None) => Found::Text,
+        Err(error) if error.is_eof() => Found::Part,
+        Err(_) => Found::Text,
+    }
+}
+
+/// What a part of an answer is.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said {
+    Text(String),
+    Call(Call),
+}
+
+/// Tells calls from text, piece by piece.
+#[derive(Debug)]
+pub(super) struct Calls {
+    format: &'static Format,
+    tools: Tools,
+    at: At,
+    /// The end of what came, which may belong to a call.
+    held: String,
+    found: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    /// Before anything but blanks: at the beginning, and behind a call.
+    Start,
+    Text,
+    Call,
+}
+
+impl Calls {
+    /// For answers that may call these tools in this way, unless they have to be one call.
+    pub(super) fn new(format: &'static Format, tools: Tools) -> Self {
+        let format = if tools.forced().is_some() { &forced::FORMAT } else { format };
+        Self { format, tools, at: At::Start, held: String::new(), found: 0 }
+    }
+
+    /// Takes a piece.
+    pub(super) fn push(&mut self, piece: &str) -> Vec<Said> {
+        self.held.push_str(piece);
+        let mut said = Vec::new();
+        loop {
+            let goes_on = match self.at {
+                At::Start | At::Text => self.text(&mut said),
+                At::Call => self.call(&mut said),
+            };
+            if !goes_on {
+                return said;
+            }
+        }
+    }
+
+    // Whether a call begins in what is held. Blanks before it are not part of the text.
+    fn text(&mut self, said: &mut Vec<Said>) -> bool {
+        let (begin, keep) = match self.format.begins {
+            Begins::Mark(mark) => {
+                let may_begin = |at: &usize| mark.starts_with(self.held[*at..].trim_start());
+                let mut places = self.held.char_indices().map(|(at, _)| at);
+                (self.held.find(mark), places.find(may_begin))
+            }
+            Begins::Answer(begin) => {
+                let text = self.held.trim_start();
+                let is_start = self.at == At::Start;
+                let begins = is_start && text.starts_with(begin);
+                let may_begin = is_start && begin.starts_with(text);
+                (begins.then_some(0), may_begin.then_some(0))
+            }
+        };
+        if let Some(begin) = begin {
+            let before = self.held[..begin].trim_end().to_owned();
+            self.held.drain(..begin);
+            said.extend((!before.is_empty()).then_some(Said::Text(before)));
+            self.at = At::Call;
+            return true;
+        }
+        let text: String = self.held.drain(..keep.unwrap_or(self.held.len())).collect();
+        if !text.is_empty() {
+            self.at = At::Text;
+            said.push(Said::Text(text));
+        }
+        false
+    }
+
+    // Whether a call ends in what is held, which begins with it.
+    fn call(&mut self, said: &mut Vec<Said>) -> bool {
+        let Some(end) = self.format.ends else { return false };
+        let from = self.begin();
+        for (at, _) in self.held[from..].match_indices(end) {
+            let whole = from + at + end.len();
+            let found = (self.format.read)(&self.held[from..from + at], &self.tools);
+            // It may be an argument that has the end in it.
+            if found == Found::Part {
+                continue;
+            }
+            let text: String = self.held.drain(..whole).collect();
+            self.tell(found, text, said);
+            self.at = At::Start;
+            return true;
+        }
+        false
+    }
+
+    // The bytes that are held before a call's own.
+    fn begin(&self) -> usize {
+        match self.format.begins {
+            Begins::Mark(mark) => mark.len(),
+            Begins::Answer(_) => 0,
+        }
+    }
+
+    fn tell(&mut self, found: Found, text: String, said: &mut Vec<Said>) {
+        match found {
+            Found::Calls(calls) => {
+                for call in calls {
+                    if self.found == 0 || !self.tools.are_single() {
+                        said.push(Said::Call(call));
+                    }
+                    self.found += 1;
+                }
+            }
+            Found::Part | Found::Text => said.push(Said::Text(text)),
+        }
+    }
+
+    /// What was held back, once nothing follows.
+    pub(super) fn finish(&mut self) -> Vec<Said> {
+        let mut said = Vec::new();
+        if self.at == At::Call {
+            let found = (self.format.read)(self.held[self.begin()..].trim(), &self.tools);
+            let text = std::mem::take(&mut self.held);
+            self.tell(found, text, &mut said);
+        }
+        let rest = std::mem::take(&mut self.held);
+        // Blanks behind a call are no text.
+        let is_blank = self.found > 0 && self.at == At::Start && rest.trim().is_empty();
+        if !rest.is_empty() && !is_blank {
+            said.push(Said::Text(rest));
+        }
+        said
+    }
+}

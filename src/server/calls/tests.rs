@@ -1,0 +1,228 @@
+//! Answers in each family's way, however they are cut.
+
+use super::*;
+use crate::server::fields::Fields;
+use crate::server::tools::{Choice, Tool};
+use proptest::prelude::*;
+use serde_json::json;
+
+fn tools(choice: Choice, is_single: bool) -> Tools {
+    let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}});
+    let tool = |name: &str| {
+        let fields = Fields::of("t", json!({"name": name, "parameters": parameters})).unwrap();
+        Tool::read(fields, "parameters").unwrap()
+    };
+    let list = vec![tool("weather"), tool("time-now")];
+    Tools::new(list, choice, is_single, "tool_choice").unwrap()
+}
+
+// The text, and the calls without their names, of an answer in pieces of so many characters.
+fn told(format: &'static Format, tools: Tools, answer: &str, cut: usize) -> (String, Vec<Value>) {
+    let mut calls = Calls::new(format, tools);
+    let chars: Vec<char> = answer.chars().collect();
+    let mut said = Vec::new();
+    for piece in chars.chunks(cut) {
+        said.extend(calls.push(&piece.iter().collect::<String>()));
+    }
+    said.extend(calls.finish());
+    let (mut text, mut found) = (String::new(), Vec::new());
+    for one in said {
+        match one {
+            Said::Text(more) => {
+                assert!(!more.is_empty());
+                text += &more;
+            }
+            Said::Call(Call { id, name, arguments }) => {
+                assert!(id.len() == 9 && id.chars().all(|c| c.is_ascii_alphanumeric()), "{id}");
+                found.push(json!([name, arguments]));
+            }
+        }
+    }
+    (text, found)
+}
+
+fn check(format: &'static Format, cases: &[(&str, &str, Value)]) {
+    for (answer, text, calls) in cases {
+        for cut in [1, 2, 3, 7, 1000] {
+            let found = told(format, tools(Choice::Auto, false), answer, cut);
+            assert_eq!(
+                (found.0.as_str(), json!(found.1)),
+                (*text, calls.clone()),
+                "{answer} by {cut}"
+            );
+        }
+    }
+}
+
+#[test]
+fn qwens() {
+    let one = r#"<tool_call>
+{"name": "weather", "arguments": {"city": "K\u00f6ln", "days": 2}}
+</tool_call>"#;
+    let is = json!(["weather", {"city": "Köln", "days": 2}]);
+    let tagged =
+        r#"<tool_call>{"name": "weather", "arguments": {"city": "</tool_call>"}}</tool_call>"#;
+    check(
+        &qwen::FORMAT,
+        &[
+            (one, "", json!([is])),
+            (&format!("Let me look.\n\n{one}\n{one}\n"), "Let me look.", json!([is, is])),
+            (&format!("{one}\nDone. "), "\nDone. ", json!([is])),
+            (tagged, "", json!([["weather", {"city": "</tool_call>"}]])),
+            // Ended by a stop token before its end was written.
+            (one.strip_suffix("</tool_call>").unwrap(), "", json!([is])),
+            (r#"<tool_call>{"name": "time-now"}</tool_call>"#, "", json!([["time-now", {}]])),
+            ("1 < 2 <tool> ", "1 < 2 <tool> ", json!([])),
+            ("a <tool_c", "a <tool_c", json!([])),
+            ("", "", json!([])),
+        ],
+    );
+}
+
+#[test]
+fn llamas() {
+    let one = r#"{"name": "weather", "parameters": {"city": "Rome"}}"#;
+    let is = json!(["weather", {"city": "Rome"}]);
+    check(
+        &llama::FORMAT,
+        &[
+            (one, "", json!([is])),
+            (&format!("\n{one}; {one}\n"), "", json!([is, is])),
+            (&format!("So: {one}"), &format!("So: {one}"), json!([])),
+            (&format!("{one} that is it"), &format!("{one} that is it"), json!([])),
+            ("{\"a\": 1}", "{\"a\": 1}", json!([])),
+            ("{x}", "{x}", json!([])),
+            (" Hi.", " Hi.", json!([])),
+        ],
+    );
+}
+
+#[test]
+fn mistrals() {
+    let is = json!(["weather", {"city": "Rome"}]);
+    check(
+        &mistral::FORMAT,
+        &[
+            (
+                r#"[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Rome"}}]"#,
+                "",
+                json!([is]),
+            ),
+            (
+                r#"[TOOL_CALLS]weather[ARGS]{"city": "Rome"}[TOOL_CALLS]time-now[ARGS]{}"#,
+                "",
+                json!([is, ["time-now", {}]]),
+            ),
+            (r#"Hm. [TOOL_CALLS]weather{"city": "Rome"}"#, "Hm.", json!([is])),
+            (r#"[TOOL_CALLS]weather[CALL_ID]abc[ARGS]{"city": "Rome"}"#, "", json!([is])),
+            ("[TOOL_CALLS][]", "[TOOL_CALLS][]", json!([])),
+            ("[TOOL", "[TOOL", json!([])),
+        ],
+    );
+}
+
+#[test]
+fn glms() {
+    let one = "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>12</arg_value>\n<arg_key>days</arg_key>\n\
+        <arg_value>2</arg_value>\n</tool_call>";
+    let is = json!(["weather", {"city": "12", "days": 2}]);
+    check(
+        &glm::FORMAT,
+        &[
+            (one, "", json!([is])),
+            (&format!("I see.\n{one}{one}"), "I see.", json!([is, is])),
+            ("<tool_call>time-now</tool_call>", "", json!([["time-now", {}]])),
+            (
+                "<tool_call>weather<arg_key>x</arg_key><arg_value>[1, \"a\"]</arg_value><arg_key>city</arg_key>\
+                    <arg_value>a </tool_call>\nb</arg_value></tool_call>",
+                "",
+                json!([["weather", {"x": [1, "a"], "city": "a </tool_call>\nb"}]]),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_is_malformed_stays_text() {
+    for (format, answers) in [
+        (
+            &qwen::FORMAT,
+            &[
+                "<tool_call>weather</tool_call>",
+                "<tool_call>{\"name\": \"nothing\", \"arguments\": {}}</tool_call>",
+                "<tool_call>{\"name\": \"weather\", \"arguments\": [1]}</tool_call> and more",
+                "<tool_call>{\"name\": \"weather\", \"argum",
+                "<tool_call>",
+            ][..],
+        ),
+        (
+            &glm::FORMAT,
+            &[
+                "<tool_call>nothing</tool_call>",
+                "<tool_call>weather<arg_key>a</tool_call>",
+                "<tool_call>weather<arg_key>a</arg_key><arg_value>1",
+            ],
+        ),
+        (
+            &mistral::FORMAT,
+            &["[TOOL_CALLS]weather", "[TOOL_CALLS][{\"name\": 1}]", "[TOOL_CALLS]nothing[ARGS]{}"],
+        ),
+        (
+            &llama::FORMAT,
+            &[
+                "{\"name\": \"nothing\", \"parameters\": {}}",
+                "{\"name\": \"weather\", \"parameters\": {",
+            ],
+        ),
+    ] {
+        for answer in answers {
+            for cut in [1, 1000] {
+                let found = told(format, tools(Choice::Auto, false), answer, cut);
+                assert_eq!(found, ((*answer).to_owned(), Vec::new()), "{answer}");
+            }
+        }
+    }
+    let bad = "<tool_call>{}</tool_call>";
+    let good = r#"<tool_call>{"name": "time-now"}</tool_call>"#;
+    let found = told(&qwen::FORMAT, tools(Choice::Auto, false), &format!("{bad}{good}"), 3);
+    assert_eq!(found, (bad.to_owned(), vec![json!(["time-now", {}])]));
+}
+
+#[test]
+fn one_call_alone_where_no_more_are_wanted() {
+    let one = r#"<tool_call>{"name": "time-now"}</tool_call>"#;
+    let found = told(&qwen::FORMAT, tools(Choice::Auto, true), &format!("{one}\n{one}"), 5);
+    assert_eq!(found, (String::new(), vec![json!(["time-now", {}])]));
+}
+
+#[test]
+fn a_call_that_has_to_be_is_read_whatever_the_family() {
+    let one = r#" {"name": "time-now", "arguments": {"days": 1}}"#;
+    for choice in [Choice::Required, Choice::Named("time-now".into())] {
+        let found = told(&glm::FORMAT, tools(choice.clone(), false), one, 4);
+        assert_eq!(found, (String::new(), vec![json!(["time-now", {"days": 1}])]));
+        let found = told(&glm::FORMAT, tools(choice, false), &one[..20], 4);
+        assert_eq!(found, (one[..20].to_owned(), Vec::new()), "cut off");
+    }
+}
+
+#[test]
+fn templates_say_which_way_is_theirs() {
+    let begins = |source: &str| Format::of(source).map(|format| format.words);
+    assert_eq!(begins("<tool_call>\n{{ x }}"), Some(qwen::FORMAT.words));
+    assert_eq!(begins("<tool_call>{{ x }}<arg_key>"), Some(glm::FORMAT.words));
+    assert_eq!(begins("[TOOL_CALLS]"), Some(mistral::FORMAT.words));
+    assert_eq!(begins("ipython {\"name\": n, \"parameters\": p}"), Some(llama::FORMAT.words));
+    assert_eq!(begins("{{ tools }}"), None);
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_lost_of_any_text(text in "(<tool_call>|</tool_call>|\\[TOOL_CALLS\\]|[{}\"a <>\\[\\]]|<arg_key>){0,12}", cut in 1usize..9) {
+        for format in FORMATS {
+            let found = told(format, tools(Choice::Auto, false), &text, cut);
+            let bare = |text: &str| text.split_whitespace().collect::<String>();
+            prop_assert_eq!((bare(&found.0), found.1.len()), (bare(&text), 0));
+        }
+    }
+}
