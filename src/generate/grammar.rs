@@ -10,7 +10,7 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{
     ApproximateTokEnv, InferenceCapabilities, SimpleVob, TokEnv, TokRxInfo, TokTrie,
 };
-use llguidance::{Matcher, ParserFactory};
+use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 use serde_json::Value;
 use std::fmt;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What stands for a stop token where a model has none.
 const NO_TOKEN: u32 = u32::MAX;
+
+/// Blanks between two signs of JSON: enough for deep indents, and too few for an answer to be filled with them.
+const BLANKS: &str = r"[\x20\x0A\x0D\x09]{1,64}";
 
 /// Tokens by their bytes, as grammars need them: made once a tokenizer.
 pub(super) struct Spelling(ParserFactory);
@@ -50,7 +53,12 @@ impl Spelling {
     }
 
     fn matcher(&self, schema: &Value) -> Result<Matcher> {
-        let grammar = TopLevelGrammar::from_json_schema(schema.clone());
+        let mut bounded = schema.clone();
+        if bounded.is_object() {
+            let whitespace_pattern = Some(BLANKS.to_owned());
+            JsonCompileOptions { whitespace_pattern, ..Default::default() }.apply_to(&mut bounded);
+        }
+        let grammar = TopLevelGrammar::from_json_schema(bounded);
         let mut matcher = Matcher::new(self.0.create_parser(grammar));
         // Some contradictions are seen with the first token alone.
         matcher.compute_mask().map_err(|error| {

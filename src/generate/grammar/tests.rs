@@ -67,6 +67,19 @@ fn an_answer_ends_when_its_grammar_does() {
 }
 
 #[test]
+fn blanks_between_signs_come_to_an_end() {
+    let tab = id("\t");
+    let mut sequence = begun(&json!({"type": "array", "items": {"const": 1}}), "Hi", |_| ());
+    let (open, one) = (id("["), id("1"));
+    // A model that likes nothing better than tabs.
+    while sequence.end().is_none() && sequence.text().len() < 200 {
+        sequence.accept(&likely(&[tab, one, open])).unwrap();
+    }
+    let longest = sequence.text().split(|c| c != '\t').map(str::len).max();
+    assert_eq!(longest, Some(64), "{:?}", sequence.text());
+}
+
+#[test]
 fn a_stop_token_ends_what_is_whole_and_nothing_else() {
     let stop = FRAMING.tokenizer().eos().unwrap();
     let mut number = begun(&json!({"type": "integer"}), "Hi", |_| ());
