@@ -177,6 +177,34 @@ fn older_folders_mark_a_space_before_every_part() {
     }
 }
 
+// Gemma's folders have no space before a text, and a rule that finds no space to cut at: all are marked by then.
+#[test]
+fn a_cut_at_spaces_that_are_marked_changes_nothing() {
+    let text = std::fs::read_to_string(folder("mistral").join("tokenizer.json")).unwrap();
+    let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    file["normalizer"] =
+        serde_json::json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    file["decoder"]["decoders"].as_array_mut().unwrap().pop();
+    let mut read = |step: serde_json::Value| {
+        file["pre_tokenizer"] = step;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), file.to_string()).unwrap();
+        Tokenizer::from_folder(folder.path())
+    };
+    let plain = read(serde_json::Value::Null).unwrap();
+    let cut = |at: &str| {
+        serde_json::json!({"type": "Split", "pattern": {"String": at}, "behavior": "MergedWithPrevious",
+            "invert": false})
+    };
+    let gemma = read(cut(" ")).unwrap();
+    for Case { text, .. } in goldens("mistral") {
+        let ids = gemma.encode(&text, false).unwrap();
+        assert_eq!(ids, plain.encode(&text, false).unwrap(), "{text:?}");
+    }
+    let refused = read(cut("-")).unwrap_err().to_string();
+    assert!(refused.contains("the pre-tokenizer is not \"Metaspace\" or none"), "{refused}");
+}
+
 #[test]
 fn thoughts_are_shown_and_control_tokens_are_not() {
     for family in ["qwen2", "glm4"] {
