@@ -114,7 +114,12 @@ fn absurd_values_are_refused_by_name() {
             json!(["sliding_attention", "full_attention", "sliding_attention"]),
             "layer_types of config.json is \"full_attention\", but \"sliding_attention\" in every",
         ),
-        ("gemma2", "hidden_activation", json!("gelu"), "hidden_activation of config.json is \"gelu\""),
+        (
+            "gemma2",
+            "hidden_activation",
+            json!("gelu"),
+            "hidden_activation of config.json is \"gelu\"",
+        ),
         ("gemma2", "query_pre_attn_scalar", json!(0), "query_pre_attn_scalar of config.json is 0"),
         ("gemma2", "attn_logit_softcapping", json!(-1), "attn_logit_softcapping of config.json is"),
         ("gemma2", "attn_logit_softcapping", json!(1e9), "the soft-cap of attention's logits is"),
