@@ -84,7 +84,10 @@ impl Framing {
                 self.spelling.get_or_init(|| made)
             }
         };
-        let marks = if self.is_raw() { None } else { Marks::of(&self.tokenizer) };
+        // A vocabulary may have marks that its model was never taught: whose template knows none does not think.
+        let knows = |template: &ChatTemplate| template.source().contains("think>");
+        let thinks = self.template.as_ref().is_some_and(knows);
+        let marks = if thinks { Marks::of(&self.tokenizer) } else { None };
         Grammar::new(spelling, marks, schema)
     }
 

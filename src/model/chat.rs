@@ -183,7 +183,6 @@ impl ChatTemplate {
     }
 
     /// Its source.
-    #[cfg(feature = "server")]
     pub(crate) fn source(&self) -> String {
         let template = self.environment.get_template(NAME);
         template.map(|template| template.source().to_owned()).unwrap_or_default()

@@ -239,7 +239,7 @@ impl Answering {
         let told = self.telling.reasoning.finish();
         let mut said = self.tell(told);
         if let Some(calls) = &mut self.telling.calls {
-            said.extend(calls.finish());
+            said.extend(calls.finish(ended.end != End::StopToken));
         }
         self.say(said, Vec::new());
         let stop = (ended.end == End::StopText).then(|| self.stop_text()).flatten();

@@ -131,9 +131,7 @@ impl Engine {
         let Some(first) = blocks.first() else { return Ok(0) };
         let channels = &first[record..];
         let alike = blocks.iter().take_while(|block| block[record..] == *channels).count();
-        if !channels.is_empty() && !self.take_channels(session, channels) {
-            return Ok(0);
-        }
+        let Some(chosen) = self.channels_for(session, channels) else { return Ok(0) };
         let records: Vec<&[u8]> = blocks[..alike].iter().map(|block| &block[..record]).collect();
         let tokens = &tokens[..alike * self.shape.block as usize];
         let _turn = self.runner.turn().await;
@@ -146,6 +144,9 @@ impl Engine {
             session.table.truncate(from);
             return Err(error);
         }
+        if let Some(set) = chosen {
+            self.take_channels(session, set);
+        }
         session.tokens.extend_from_slice(tokens);
         if session.channels.is_some() {
             session.indexed = session.len() / self.shape.block;
@@ -153,25 +154,29 @@ impl Engine {
         Ok(alike)
     }
 
-    // Makes the channels in a block the session's; false where it has others, or they are none.
-    fn take_channels(&self, session: &mut Session, bytes: &[u8]) -> bool {
+    // The channels in a block if a session takes them: nothing where it has them, `None` where it has others, or they are none.
+    fn channels_for(&self, session: &Session, bytes: &[u8]) -> Option<Option<ChannelSet>> {
+        if bytes.is_empty() {
+            return Some(None);
+        }
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
         let layer = self.shape.channels_len() as usize;
         let set = ChannelSet::from_words(&self.shape, words.chunks_exact(layer));
-        if let Some(own) = &session.channels {
-            return **own == set;
+        match &session.channels {
+            Some(own) => (**own == set).then_some(None),
+            None => set.check().is_ok().then_some(Some(set)),
         }
-        if set.check().is_err() {
-            return false;
-        }
-        let at = u64::from(session.slot.index) * layer as u64 * 4;
-        for (index, words) in self.cache.indices().iter().zip(words.chunks_exact(layer)) {
-            self.gpu.write(&index.state.channels, at, bytemuck::cast_slice(words));
+    }
+
+    // Makes them the session's.
+    fn take_channels(&self, session: &mut Session, set: ChannelSet) {
+        let at = u64::from(session.slot.index) * self.shape.channels_len() * 4;
+        for (number, index) in self.cache.indices().iter().enumerate() {
+            self.gpu.write(&index.state.channels, at, bytemuck::cast_slice(&set.words(number)));
         }
         session.channels = Some(Arc::new(set));
         session.counted = self.least_reused();
         session.is_miscounted = false;
-        true
     }
 
     // Brings records to where blocks of the pool live.

@@ -15,7 +15,10 @@ use std::sync::LazyLock;
 static FRAMING: LazyLock<Framing> = LazyLock::new(|| {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen2");
     let tokenizer = Tokenizer::from_folder(folder.as_ref()).unwrap();
-    Framing::new(tokenizer, Some(ChatTemplate::new("{{ messages[0].content }}").unwrap()))
+    Framing::new(
+        tokenizer,
+        Some(ChatTemplate::new("{{ messages[0].content }}{# <think> #}").unwrap()),
+    )
 });
 
 // The same without a frame, and so without thoughts.

@@ -110,12 +110,19 @@ pub fn sign(
     is_any.then_some((messages, tools))
 }
 
-// Changes all texts of a value but the names of its fields, which templates look for.
+// Changes all texts of a value, and names of its fields but those that are plain words, which templates look for.
 fn change(value: &mut Value, by: &mut impl FnMut(&str) -> String) {
     match value {
         Value::String(text) => *text = by(text),
         Value::Array(items) => items.iter_mut().for_each(|item| change(item, by)),
-        Value::Object(fields) => fields.values_mut().for_each(|value| change(value, by)),
+        Value::Object(fields) => {
+            let is_word = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            let each = std::mem::take(fields).into_iter().map(|(name, mut value)| {
+                change(&mut value, by);
+                (if is_word(&name) { name } else { by(&name) }, value)
+            });
+            *fields = each.collect();
+        }
         _ => {}
     }
 }

@@ -10,6 +10,10 @@ use futures::StreamExt;
 use futures::future::{Either, select};
 use std::ops::Range;
 use std::pin::pin;
+use std::time::{Duration, Instant};
+
+/// How long what is left is read back and stored once nobody asks any more.
+const LAST: Duration = Duration::from_secs(30);
 
 impl Driver {
     // Where a request's first tokens come from, its keys, and the blocks behind these tokens that are stored.
@@ -52,6 +56,8 @@ impl Driver {
             let waits = std::mem::take(&mut waits);
             let goes_on = match prefix.take(way, to, &mut active.chain, arriving, waits).await {
                 Ok(goes_on) => goes_on,
+                // There is no room for what was read: it is computed as soon as there is, and others may have to go for it.
+                Err(Error::Argument { .. }) => false,
                 Err(error) => {
                     failed.push((at, error));
                     continue;
@@ -131,10 +137,11 @@ impl Driver {
         job.map(|job| self.queue(job)).is_some()
     }
 
-    // Has all stored that others may begin with, and waits until it is.
+    // Has all stored that others may begin with, as far as that is done within [`LAST`], and waits until it is.
     pub(super) async fn store_all(&mut self) {
+        let began = Instant::now();
         if self.engine.gpu.check().is_ok() {
-            loop {
+            while began.elapsed() < LAST {
                 match (self.store().await, &mut self.prefix) {
                     (Stored::Some, _) => {}
                     (Stored::Full, Some(prefix)) => prefix.writer.wait().await,

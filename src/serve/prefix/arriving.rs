@@ -95,7 +95,7 @@ impl Prefix {
     /// Brings what was read since the last time to the end of a session; with `waits` something has to come first. Whether more is on its way.
     ///
     /// # Errors
-    /// Errors of the device; [`crate::Error::Argument`] where blocks are missing. The session holds what came before.
+    /// Errors of the device; [`crate::Error::Argument`] where room for blocks is missing. The session holds what came before.
     pub(in crate::serve) async fn take(
         &mut self,
         (engine, arrivals): (&Engine, &mut Arrivals),
@@ -126,8 +126,8 @@ impl Prefix {
         let taken = engine.append_sealed(session, arrivals, new, &payloads).await?;
         chain.stored = first + taken;
         arriving.came += self.scheme.length(taken);
-        if taken < payloads.len() {
-            // Its index is not that of the blocks before it, which only a file can cause that was made so.
+        // The index of one is not that of the blocks before it. Where these came from elsewhere, it may be good for others.
+        if 0 < taken && taken < payloads.len() {
             self.directory.remove(&chain.link(first + taken));
             self.shared.change(|stats| stats.prefix.damaged += 1);
         }

@@ -50,10 +50,7 @@ impl Directory {
     /// # Errors
     /// [`Error::Write`].
     pub(super) fn open(path: &Path, limit: u64) -> Result<Self> {
-        let mut builder = fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        let made = builder.recursive(true).create(path);
+        let made = private().recursive(true).create(path);
         made.map_err(|source| Error::Write { path: path.into(), source })?;
         Ok(Self { path: path.into(), limit })
     }
@@ -132,28 +129,32 @@ impl Directory {
         let is_known = held.written.is_some_and(|written| written < self.limit / SLACK);
         let mut evicted = 0;
         if !is_known || held.bytes + bytes > self.limit {
-            let mut entries = self.entries()?;
-            *held = Held { bytes: entries.iter().map(|entry| entry.bytes).sum(), written: Some(0) };
+            let entries = self.look(held)?;
             if held.bytes + bytes > self.limit {
-                entries.sort_by_key(|entry| (entry.used, std::cmp::Reverse(entry.block)));
                 let most = (self.limit - self.limit / SLACK).min(self.limit - bytes);
-                for entry in entries {
-                    if held.bytes <= most {
-                        break;
-                    }
-                    match fs::remove_file(&entry.path) {
-                        Ok(()) => evicted += 1,
-                        // Another process was as quick.
-                        Err(error) if error.kind() == ErrorKind::NotFound => {}
-                        Err(error) => return Err(error),
-                    }
-                    held.bytes -= entry.bytes;
-                }
+                evicted = evict(entries, held, most)?;
             }
         }
         held.bytes += bytes;
         held.written = held.written.map(|written| written + bytes);
         Ok(Some(evicted))
+    }
+
+    /// Makes room on a disk that is full before the limit is reached: how many blocks had to go.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn shrink(&self, held: &mut Held) -> io::Result<u64> {
+        let entries = self.look(held)?;
+        let most = held.bytes - held.bytes.div_ceil(SLACK);
+        evict(entries, held, most)
+    }
+
+    // All blocks, and what they hold.
+    fn look(&self, held: &mut Held) -> io::Result<Vec<Entry>> {
+        let entries = self.entries()?;
+        *held = Held { bytes: entries.iter().map(|entry| entry.bytes).sum(), written: Some(0) };
+        Ok(entries)
     }
 
     // All blocks. What nobody will finish is removed.
@@ -180,6 +181,25 @@ impl Directory {
     }
 }
 
+// Removes the oldest until so many bytes are held; how many.
+fn evict(mut entries: Vec<Entry>, held: &mut Held, most: u64) -> io::Result<u64> {
+    entries.sort_by_key(|entry| (entry.used, std::cmp::Reverse(entry.block)));
+    let mut evicted = 0;
+    for entry in entries {
+        if held.bytes <= most {
+            break;
+        }
+        match fs::remove_file(&entry.path) {
+            Ok(()) => evicted += 1,
+            // Another process was as quick.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        held.bytes -= entry.bytes;
+    }
+    Ok(evicted)
+}
+
 // The place of the block whose file has this name; none of a file that is somebody else's.
 fn named(folder: &OsStr, file: &OsStr) -> Option<u32> {
     let is_hex = |text: &str, digits| {
@@ -190,16 +210,28 @@ fn named(folder: &OsStr, file: &OsStr) -> Option<u32> {
     block.parse().ok().filter(|_| is_block)
 }
 
+// Makes folders for their owner alone.
+fn private() -> fs::DirBuilder {
+    #[cfg_attr(not(unix), expect(unused_mut))]
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder
+}
+
 // A folder, which may be there.
 fn make(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
+    match private().create(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
 }
 
 fn put(path: &Path, parts: &[&[u8]], used: SystemTime) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.write(true).create_new(true).open(path)?;
     parts.iter().try_for_each(|part| file.write_all(part))?;
     file.set_modified(used)
 }

@@ -130,6 +130,8 @@ impl Prefix {
         let mut identity = format.identity.clone();
         let mut also = |name: &str, value: String| identity.push((name.into(), value));
         also("the prefix cache's version", VERSION.to_string());
+        // Windows, caps, norms: all that a model's file says of how it computes.
+        also("the model's settings", format!("{:?}", engine.config));
         // Where the KV cache lives changes nothing, but what it is rounded to does.
         also("the stored type", engine.stored_type().to_string());
         let scheme = Scheme::new(&identity, engine.options.block, engine.least_reused());

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::engine::{Engine, Session};
 use futures::StreamExt;
 use futures::channel::mpsc::{self, UnboundedReceiver};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -154,7 +154,14 @@ impl Writing {
         if !self.make_room(bytes) {
             return;
         }
-        match self.directory.write(link, tokens, payload, *used) {
+        let mut written = self.directory.write(link, tokens, payload, *used);
+        if written.as_ref().is_err_and(|error| is_full(error.kind()))
+            && let Ok(evicted @ 1..) = self.directory.shrink(&mut self.held)
+        {
+            self.shared.change(|stats| stats.prefix.evicted += evicted);
+            written = self.directory.write(link, tokens, payload, *used);
+        }
+        match written {
             Ok(()) => {
                 *self.rest.until() = None;
                 self.shared.change(|stats| stats.prefix.written_bytes += bytes);
@@ -185,6 +192,11 @@ impl Writing {
         }
         self.shared.change(|stats| stats.prefix.failed += 1);
     }
+}
+
+// Whether a disk, or what a user may have of it, is full.
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 impl Prefix {

@@ -6,9 +6,15 @@ use serde_json::{Deserializer, Map, Value};
 
 const MARK: &str = "[TOOL_CALLS]";
 const ARGUMENTS: &str = "[ARGS]";
+const ID: &str = "[CALL_ID]";
 
-pub(super) const FORMAT: Format =
-    Format { words: &[MARK], begins: Begins::Mark(MARK), ends: None, marks: &[ARGUMENTS], read };
+pub(super) const FORMAT: Format = Format {
+    words: &[MARK],
+    begins: Begins::Mark(MARK),
+    ends: None,
+    marks: &[ARGUMENTS, ID],
+    read,
+};
 
 fn read(text: &str, tools: &Tools) -> Found {
     let calls =
@@ -29,7 +35,7 @@ fn named(text: &str, tools: &Tools) -> Option<Vec<super::Call>> {
         let brace = rest.find('{')?;
         let name = rest[..brace].trim();
         // Some name the call too.
-        let name = name.strip_suffix(ARGUMENTS).unwrap_or(name).split("[CALL_ID]").next()?.trim();
+        let name = name.strip_suffix(ARGUMENTS).unwrap_or(name).split(ID).next()?.trim();
         let mut values = Deserializer::from_str(&rest[brace..]).into_iter::<Map<String, Value>>();
         calls.push(call(tools, name, values.next()?.ok()?)?);
         rest = rest[brace + values.byte_offset()..].trim_start();

@@ -52,8 +52,15 @@ enum Found {
 }
 
 impl Format {
-    /// The way of the template with this source.
-    pub(super) fn of(source: &str) -> Option<&'static Self> {
+    /// The way of answers that may call these tools, by the template with this source; answers that have to be one call have their own.
+    pub(super) fn of(source: &str, tools: &Tools) -> Option<&'static Self> {
+        if tools.forced().is_some() {
+            return Some(&forced::FORMAT);
+        }
+        // Qwen3-Coder's calls have the marks of Qwen's, and no JSON between them.
+        if source.contains("<function=") {
+            return None;
+        }
         FORMATS.into_iter().find(|format| format.words.iter().all(|word| source.contains(word)))
     }
 
@@ -104,7 +111,8 @@ fn read_json(text: &str, tools: &Tools) -> Found {
     match read.map(|value| json_call(tools, &value)) {
         Ok(Some(call)) => Found::Calls(vec![call]),
         Ok(None) => Found::Text,
-        Err(error) if error.is_eof() => Found::Part,
+        // Only a text can have the mark of an end in it.
+        Err(error) if error.to_string().starts_with("EOF while parsing a string") => Found::Part,
         Err(_) => Found::Text,
     }
 }
@@ -136,9 +144,8 @@ enum At {
 }
 
 impl Calls {
-    /// For answers that may call these tools in this way, unless they have to be one call.
+    /// For answers that may call these tools in this way.
     pub(super) fn new(format: &'static Format, tools: Tools) -> Self {
-        let format = if tools.forced().is_some() { &forced::FORMAT } else { format };
         Self { format, tools, at: At::Start, held: String::new(), found: 0 }
     }
 
@@ -229,11 +236,15 @@ impl Calls {
         }
     }
 
-    /// What was held back, once nothing follows.
-    pub(super) fn finish(&mut self) -> Vec<Said> {
+    /// What was held back, once nothing follows, since the answer ended or was cut off.
+    pub(super) fn finish(&mut self, is_cut: bool) -> Vec<Said> {
         let mut said = Vec::new();
         if self.at == At::Call {
-            let found = (self.format.read)(self.held[self.begin()..].trim(), &self.tools);
+            // Of a call that is cut off arguments may be missing.
+            let found = match is_cut && self.format.ends.is_some() {
+                true => Found::Text,
+                false => (self.format.read)(self.held[self.begin()..].trim(), &self.tools),
+            };
             let text = std::mem::take(&mut self.held);
             self.tell(found, text, &mut said);
         }

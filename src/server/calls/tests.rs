@@ -18,13 +18,24 @@ fn tools(choice: Choice, is_single: bool) -> Tools {
 
 // The text, and the calls without their names, of an answer in pieces of so many characters.
 fn told(format: &'static Format, tools: Tools, answer: &str, cut: usize) -> (String, Vec<Value>) {
+    told_of(format, tools, answer, cut, false)
+}
+
+// The same, of an answer that may be cut off.
+fn told_of(
+    format: &'static Format,
+    tools: Tools,
+    answer: &str,
+    cut: usize,
+    is_cut: bool,
+) -> (String, Vec<Value>) {
     let mut calls = Calls::new(format, tools);
     let chars: Vec<char> = answer.chars().collect();
     let mut said = Vec::new();
     for piece in chars.chunks(cut) {
         said.extend(calls.push(&piece.iter().collect::<String>()));
     }
-    said.extend(calls.finish());
+    said.extend(calls.finish(is_cut));
     let (mut text, mut found) = (String::new(), Vec::new());
     for one in said {
         match one {
@@ -199,21 +210,49 @@ fn one_call_alone_where_no_more_are_wanted() {
 fn a_call_that_has_to_be_is_read_whatever_the_family() {
     let one = r#" {"name": "time-now", "arguments": {"days": 1}}"#;
     for choice in [Choice::Required, Choice::Named("time-now".into())] {
-        let found = told(&glm::FORMAT, tools(choice.clone(), false), one, 4);
+        // Whatever the template says.
+        let format = Format::of("{{ tools }}", &tools(choice.clone(), false)).unwrap();
+        let found = told(format, tools(choice.clone(), false), one, 4);
         assert_eq!(found, (String::new(), vec![json!(["time-now", {"days": 1}])]));
-        let found = told(&glm::FORMAT, tools(choice, false), &one[..20], 4);
+        let found = told(format, tools(choice, false), &one[..20], 4);
         assert_eq!(found, (one[..20].to_owned(), Vec::new()), "cut off");
     }
 }
 
 #[test]
+fn a_call_that_is_cut_off_is_none() {
+    let one = "<tool_call>weather<arg_key>city</arg_key><arg_value>x</arg_value>";
+    for (text, is_cut, calls) in
+        [(one, true, 0), ("<tool_call>weather", true, 0), (one, false, 1), (one, false, 1)]
+    {
+        let found = told_of(&glm::FORMAT, tools(Choice::Auto, false), text, 5, is_cut);
+        assert_eq!(found.1.len(), calls, "{found:?}");
+        assert_eq!(found.0, if calls == 0 { text } else { "" });
+    }
+}
+
+#[test]
+fn a_call_that_is_none_takes_no_other_with_it() {
+    let good = r#"<tool_call>{"name": "weather", "arguments": {}}</tool_call>"#;
+    for bad in [
+        r#"<tool_call>{"name": "time-now", "arguments": {"days": 1}</tool_call>"#,
+        "<tool_call></tool_call>",
+    ] {
+        let found = told(&qwen::FORMAT, tools(Choice::Auto, false), &format!("{bad}\n{good}"), 7);
+        assert_eq!((found.0.trim(), found.1), (bad, vec![json!(["weather", {}])]));
+    }
+}
+
+#[test]
 fn templates_say_which_way_is_theirs() {
-    let begins = |source: &str| Format::of(source).map(|format| format.words);
+    let free = tools(Choice::Auto, false);
+    let begins = |source: &str| Format::of(source, &free).map(|format| format.words);
     assert_eq!(begins("<tool_call>\n{{ x }}"), Some(qwen::FORMAT.words));
     assert_eq!(begins("<tool_call>{{ x }}<arg_key>"), Some(glm::FORMAT.words));
     assert_eq!(begins("[TOOL_CALLS]"), Some(mistral::FORMAT.words));
     assert_eq!(begins("ipython {\"name\": n, \"parameters\": p}"), Some(llama::FORMAT.words));
     assert_eq!(begins("{{ tools }}"), None);
+    assert_eq!(begins("<tool_call>\n<function={{ name }}>"), None);
 }
 
 proptest! {

@@ -9,6 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use tempfile::TempDir;
 
+/// Another option of an engine.
+type Change<'a> = &'a dyn Fn(&mut EngineOptions);
+
+/// What is done to a file.
+type Harm<'a> = &'a dyn Fn(PathBuf);
+
 const BLOCK: usize = 16;
 
 type Started = (Model, SessionFormat);
@@ -81,7 +87,7 @@ fn conversations_go_on_after_a_restart_as_if_they_had_been_read() {
     let on_host = |options: &mut EngineOptions| options.host = Some(host());
     let on_gpu = |_: &mut EngineOptions| ();
     let no_index = |options: &mut EngineOptions| options.index = None;
-    let places: [(&str, &dyn Fn(&mut EngineOptions), Attention); 6] = [
+    let places: [(&str, Change<'_>, Attention); 6] = [
         ("qwen3", &on_gpu, Attention::Dense),
         ("llama", &no_index, Attention::Dense),
         ("qwen3", &on_gpu, two_level()),
@@ -191,7 +197,7 @@ fn two_level_prompts_are_stored_and_their_answers_are_not() {
 fn nothing_is_shared_between_models_and_settings() {
     let folder = tempfile::tempdir().unwrap();
     let asked = [request(prompt(3, 150), 4, Attention::Dense)];
-    let others: [(&str, &dyn Fn(&mut EngineOptions)); 6] = [
+    let others: [(&str, Change<'_>); 6] = [
         ("qwen3", &|_| ()),
         ("llama", &|_| ()),
         ("qwen3", &|options| options.block = 32),
@@ -251,7 +257,7 @@ fn damaged_blocks_are_computed_again_and_stored_anew() {
     let cut = |path: PathBuf| fs::write(&path, &fs::read(&path).unwrap()[..1000]).unwrap();
     let exchange = |path: PathBuf| fs::write(path, fs::read(place(7)).unwrap()).unwrap();
     let remove = |path: PathBuf| fs::remove_file(path).unwrap();
-    let harms: [(&dyn Fn(PathBuf), usize, u64); 6] = [
+    let harms: [(Harm<'_>, usize, u64); 6] = [
         (&flip, 5, 1),
         (&cut, 4, 1),
         (&exchange, 3, 1),

@@ -96,6 +96,14 @@ impl Results {
             let limit = "a run goes on in it, so it must be a file";
             return Err(Error::argument("--out", path.display(), limit));
         }
+        let (is_new, beside) = (!path.exists(), beside(path));
+        if is_new && beside.exists() {
+            let limit = format!(
+                "{} has results of a run that wrote there, and was cut off: remove it, or name another file",
+                beside.display()
+            );
+            return Err(Error::argument("--out", format!("{}, a new file", path.display()), limit));
+        }
         let mut out = Lines::open(path)?;
         if let Err(std::fs::TryLockError::WouldBlock) = out.file.try_lock() {
             let limit = "another run writes to it";
@@ -109,7 +117,6 @@ impl Results {
             }
             failed += usize::from(found.has_failed);
         }
-        let beside = beside(path);
         let (mut early, mut waiting) = (BTreeMap::new(), None);
         if beside.exists() {
             let mut lines_beside = Lines::open(&beside)?;
@@ -222,7 +229,8 @@ impl Lines {
             let Ok(result) = serde_json::from_slice::<There>(line) else {
                 return Err(other(at, "is no result"));
             };
-            let Some(of) = lines.iter().position(|line| result.is_of(line)) else {
+            let of = lines.binary_search_by_key(&result.line, |line| line.number);
+            let Some(of) = of.ok().filter(|of| result.is_of(&lines[*of])) else {
                 return Err(other(at, OF_ANOTHER));
             };
             found.push(Found { of, line: line.to_vec(), has_failed: result.error.is_some() });
@@ -273,8 +281,9 @@ mod tests {
     fn lines() -> Vec<Line> {
         let line = |number: usize, id: &str| {
             let object = serde_json::json!({"id": id, "prompt": "a"});
-            let line: Line = serde_json::from_value(object).unwrap();
-            Line { number, checksum: format!("of {id}"), ..line }
+            let mut line: Line = serde_json::from_value(object).unwrap();
+            (line.number, line.checksum) = (number, format!("of {id}"));
+            line
         };
         vec![line(1, "a"), line(3, "b"), line(4, "c"), line(5, "d")]
     }
@@ -368,6 +377,11 @@ mod tests {
         assert!(error.contains("must be a file"), "{error}");
         let (path, beside) = (folder.path().join("s"), folder.path().join("s.early"));
         std::fs::write(&beside, "notes\n").unwrap();
+        // Who removed the results wants them anew.
+        let error = Results::open(&path, &lines()).err().unwrap().to_string();
+        assert!(error.contains("s.early has results of a run that wrote there"), "{error}");
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
         let error = Results::open(&path, &lines()).err().unwrap().to_string();
         assert!(error.contains("s.early is no result"), "{error}");
         assert_eq!(std::fs::read_to_string(&beside).unwrap(), "notes\n");
