@@ -2,7 +2,8 @@
 //!
 //! A [`Batcher`] takes [`Request`]s and gives back the [`Events`] of each; the future that comes with it takes the steps. Prompts are read
 //! beside the tokens of others, a piece a step. What a request's prompt has in common with a conversation that is there, running
-//! or ended, is not computed again, and its blocks are held once ([`Reuse`]). A [`PrefixCache`] keeps blocks in a directory, for later runs.
+//! or ended, is not computed again, and its blocks are held once ([`Reuse`]). A [`PrefixCache`] keeps blocks in a directory,
+//! for later runs.
 //!
 //! ```no_run
 //! use asynctls::attention::Attention;
@@ -72,7 +73,8 @@ impl Batcher {
     /// all that was asked is answered, and when the device is lost, after all that was asked has failed; dropping it ends all requests, without an event.
     ///
     /// # Errors
-    /// [`Error::Argument`] for options that the engine was not built for; [`Error::Write`] and [`Error::Io`] where there can be no prefix cache.
+    /// [`Error::Argument`] for options that the engine was not built for; [`Error::Write`] and [`Error::Io`] where there
+    /// can be no prefix cache.
     pub fn new(
         engine: impl Into<Arc<Engine>>,
         framing: impl Into<Arc<Framing>>,

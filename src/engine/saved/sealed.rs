@@ -100,8 +100,8 @@ impl Engine {
         Ok(data.chunks_exact(bytes as usize).map(whole).collect())
     }
 
-    /// Puts sealed blocks of these tokens, as [`Self::read_sealed`] gave them, behind the whole blocks that a session holds: how many, which
-    /// are fewer where the index of one follows from other channels than that of those before. Nothing is computed.
+    /// Puts sealed blocks of these tokens, as [`Self::read_sealed`] gave them, behind the whole blocks that a session holds: how many,
+    /// which are fewer where the index of one follows from other channels than that of those before. Nothing is computed.
     ///
     /// # Errors
     /// [`Error::Argument`] for tokens beyond the context or what is free; else what the device answers. The session is what it was.

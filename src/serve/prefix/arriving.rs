@@ -92,7 +92,8 @@ impl Prefix {
         (reading, rest)
     }
 
-    /// Brings what was read since the last time to the end of a session; with `waits` something has to come first. Whether more is on its way.
+    /// Brings what was read since the last time to the end of a session; with `waits` something has to come first. Whether
+    /// more is on its way.
     ///
     /// # Errors
     /// Errors of the device; [`crate::Error::Argument`] where room for blocks is missing. The session holds what came before.

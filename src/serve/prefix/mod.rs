@@ -11,15 +11,15 @@
 //! when a block is read. What does not fit is removed, counted, and computed again by prefill, with all behind it.
 //!
 //! **The directory** ([`directory::Directory`]) has no index, no lock, and nothing that a crash could leave behind but a temporary file,
-//! which whoever comes an hour later removes. A block is written beside and gets its name when it is whole; two processes that write the same
-//! one write the same content. Nothing waits for the disk: what a power cut tears is found by its checksum. A file's time is when
+//! which whoever comes an hour later removes. A block is written beside and gets its name when it is whole; two processes that write
+//! the same one write the same content. Nothing waits for the disk: what a power cut tears is found by its checksum. A file's time is when
 //! its conversation was last begun with, the same for all blocks of it, and the oldest go first, of one time the last of a
 //! conversation before the first. So no block goes while those behind it stay, unless a process was killed in between: what is left
-//! without its beginning is not found, and is the oldest before long. Each process sees what others wrote after a sixteenth of the limit at the
-//! latest.
+//! without its beginning is not found, and is the oldest before long. Each process sees what others wrote after a sixteenth of the
+//! limit at the latest.
 //!
-//! **Stored** ([`storing`]) is what others may take of a session ([`super::Reuse`]): under two-level attention what was read as a prompt. It
-//! begins once the prompt is read. Between steps the driver reads back a piece at a time, and a thread writes; where that
+//! **Stored** ([`storing`]) is what others may take of a session ([`super::Reuse`]): under two-level attention what was read as a prompt.
+//! It begins once the prompt is read. Between steps the driver reads back a piece at a time, and a thread writes; where that
 //! has too much to write, nothing is read back. Once nobody asks any more, what is left is stored before the steps end. A
 //! conversation that is forgotten before, since its memory is needed, is stored as far as it had come.
 //!
@@ -31,8 +31,8 @@
 //!
 //! **What a restored beginning changes of an answer**: nothing where sums do not follow from how a prompt is cut into steps, as a
 //! kept conversation changes nothing. Tokens are cut anew behind what was found, so products may take another path, and round
-//! differently in their last bits. Under [`super::Reuse::Everything`] tokens of answers are stored as they were decoded. A KV cache in q8_0
-//! gives back what was rounded to it, also of the blocks that a fresh run still has as f16 in its window.
+//! differently in their last bits. Under [`super::Reuse::Everything`] tokens of answers are stored as they were decoded. A KV cache in
+//! q8_0 gives back what was rounded to it, also of the blocks that a fresh run still has as f16 in its window.
 
 pub(super) mod arriving;
 mod directory;
