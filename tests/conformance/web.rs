@@ -119,7 +119,7 @@ fn sample(script: &str) -> Result<(), Failed> {
 /// A bundle in which one text is another, and what the runner says of it.
 fn with(from: &str, to: &str) -> (Option<i32>, Report, String) {
     let folder = tempfile::tempdir().expect("a folder");
-    export(&["--case", "rms_norm/width-576-gather-false@trusted"], folder.path());
+    export(&["--case", "rms_norm/width-576-Rows@trusted"], folder.path());
     let cases: Vec<_> = std::fs::read_dir(folder.path().join("cases")).unwrap().collect();
     let path = cases[0].as_ref().unwrap().path();
     let packed = std::fs::read(&path).unwrap();

@@ -163,7 +163,8 @@ fn a_conversation_that_is_here_and_one_that_is_stored_go_together() {
     let requests = [short, dense(long(2)), dense(long(3))];
     let (made, stats) = run(&again, folder.path(), &requests, |_| ());
     // The second begins with the blocks of the first, and has only the others read; the third takes them as they are.
-    assert_eq!(reused(&made), [80, whole(200), 200]);
+    let alike = long(2).iter().zip(&long(3)).take_while(|(a, b)| a == b).count();
+    assert_eq!(reused(&made), [80, whole(200), alike]);
     assert_eq!(stats.prefix.tokens as usize, 80 + whole(200) - 80);
     assert_eq!((stats.hits, stats.prefix.hits), (3, 2));
     for (made, asked) in made.iter().zip(&requests) {
