@@ -204,7 +204,7 @@ fn nothing_is_shared_between_models_and_settings() {
         ("qwen3", &|options| options.block = 32),
         ("qwen3", &|options| options.index = None),
         ("qwen3", &|options| options.index.as_mut().unwrap().stats_tokens = 80),
-        ("qwen3", &|options| options.index.as_mut().unwrap().bits = Some(2)),
+        ("qwen3", &|options| options.index.as_mut().unwrap().bits = Some(8)),
     ];
     for (model, change) in others {
         let (made, stats) = run(&started(model, change), folder.path(), &asked, |_| ());
