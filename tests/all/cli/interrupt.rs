@@ -94,7 +94,8 @@ fn a_prompt_ends_soon_after_it_is_asked_to_and_a_trace_without_steps_is_none() {
     // A GPU may have read the prompt by then, and begun the trace.
     let is_cpu = adapter().info.device_type == wgpu::DeviceType::Cpu;
     assert!(!is_cpu || !output.exists());
-    assert!(taken.as_secs_f64() < 3.0, "{taken:?}");
+    // Two seconds where nothing else runs; other tests may have the cores.
+    assert!(taken.as_secs_f64() < 8.0, "{taken:?}");
 }
 
 // As with `nohup`.
