@@ -5,6 +5,7 @@ mod churn;
 mod measure;
 mod offload;
 mod report;
+mod shape;
 mod throughput;
 
 use super::Outcome;
@@ -52,15 +53,11 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     }
 }
 
-/// The model of random weights that `--model-shape` names, with so many layers instead of its own.
-fn named(shape: &str, layers: Option<u32>) -> Result<RandomModel> {
-    let model = RandomModel::named(shape).ok_or_else(|| {
+/// The model of random weights that `--model-shape` names.
+fn named(shape: &str) -> Result<RandomModel> {
+    RandomModel::named(shape).ok_or_else(|| {
         let known = format!("known are {}", RandomModel::NAMES.join(", "));
         Error::argument("--model-shape", shape, known)
-    })?;
-    Ok(match layers {
-        Some(layers) => model.with_layers(layers),
-        None => model,
     })
 }
 

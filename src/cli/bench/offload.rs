@@ -3,7 +3,6 @@
 use super::super::Outcome;
 use super::super::fit::Plan;
 use super::super::line::Line;
-use super::super::option_names;
 use super::super::progress::bar;
 use super::super::start::{Machine, load};
 use super::super::terminal::{print, print_json, size};
@@ -11,8 +10,9 @@ use super::super::vain::{self, Known};
 use super::churn::{Heads, Lists, check_room, churn, recorded, steps_to_fill};
 use super::measure::{Measured, Rule, Steps, measure};
 use super::report::{Row, compare, plot, table};
-use super::{named, weights};
-use asynctls::attention::{Blocks, Budget, RowBudget, Shape, TwoLevel};
+use super::shape::{Kept, ShapeOptions};
+use super::weights;
+use asynctls::attention::{Budget, RowBudget, Shape};
 use asynctls::engine::{Engine, EngineOptions};
 use asynctls::eval::plot::{bars, timeline};
 use asynctls::eval::trace::Selections;
@@ -29,13 +29,8 @@ use std::process::ExitCode;
 /// Options of `asynctls bench offload`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Shapes of the model: qwen3-8b, qwen3-0.6b, qwen3-30b-a3b, glm-4.7-flash, smollm2 or tiny; weights are random
-    #[arg(long, value_name = "NAME", default_value = "smollm2")]
-    model_shape: String,
-    /// Layers, where they should be others than the model's
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..=1024))]
-    layers: Option<u32>,
+    #[command(flatten)]
+    shape: ShapeOptions,
     /// Types of the weights: f16, bf16, q8_0, q4_0 or q4_k
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "q4_0")]
     weights: Vec<String>,
@@ -43,25 +38,6 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 8192, allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..=EngineOptions::MOST_CONTEXT.into()))]
     context: u32,
-    /// Tokens in a block: 16, 32, 64 or 128
-    #[arg(long, value_name = "N", default_value_t = Shape::BLOCK, allow_negative_numbers = true)]
-    block_size: u32,
-    /// Blocks that level 1 keeps [default: as `generate` for this context]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
-    blocks: Option<u32>,
-    /// Tokens that level 2 keeps [default: as `generate` for this context]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
-    tokens: Option<u32>,
-    /// Slots of each layer's KV head for chosen blocks [default: half as many again as --blocks]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
-    hot_blocks: Option<u32>,
-    /// What the KV cache in CPU memory is stored as: f16 or q8_0
-    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16,
-        value_parser = option_names::parse::<KvType>)]
-    kv_type: KvType,
     /// Shares of the chosen blocks that are new in each step; none new is always measured too
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "3%,10%",
         allow_hyphen_values = true, value_parser = share)]
@@ -114,11 +90,10 @@ type Run = (Option<f64>, Vec<Lists>);
 /// The steps that are replayed.
 struct Replay {
     source: Source,
-    two_level: TwoLevel,
+    kept: Kept,
     steps: Steps,
     /// Tokens before the first step.
     start: u32,
-    hot_blocks: u32,
 }
 
 /// Where lists come from.
@@ -170,7 +145,7 @@ struct Report<'a> {
 
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
-    let model = named(&options.model_shape, options.layers)?;
+    let model = options.shape.model()?;
     let kinds = options.weights.iter().map(|name| weights(name)).collect::<Result<Vec<_>>>()?;
     let files = kinds.iter().map(|kind| model.open(*kind)).collect::<Result<Vec<_>>>()?;
     let config = ModelConfig::read(&files[0])?;
@@ -211,7 +186,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
                 {
                     let title = format!(
                         "{} {name}, {} tokens: a step, {}{}",
-                        options.model_shape,
+                        options.shape.model_shape,
                         replay.context(),
                         rule.name(),
                         misses.map_or_else(String::new, |m| format!(", {} new", percent(m)))
@@ -226,20 +201,20 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     }
     compare(&mut rows);
     let shape = engine_options(options, &gpu, &config, &replay, true).shape(&config);
-    let blocks = u64::from(replay.context().div_ceil(options.block_size));
+    let blocks = u64::from(replay.context().div_ceil(options.shape.block_size));
     let kv_bytes = blocks * u64::from(config.layers) * shape.block_bytes();
     let title = format!(
         "{} of {} layers on {}: {} tokens of context ({} of KV cache), {} blocks and {} tokens \
          kept, {} hot slots, {} in CPU memory, {} steps",
-        options.model_shape,
+        options.shape.model_shape,
         config.layers,
         gpu.label(),
         replay.context(),
         size(kv_bytes),
-        replay.two_level.budget.blocks,
-        replay.two_level.budget.tokens,
-        replay.hot_blocks,
-        options.kv_type,
+        replay.kept.blocks,
+        replay.kept.two_level.budget.tokens,
+        replay.kept.hot_blocks,
+        options.shape.kv_type,
         replay.steps.timed
     );
     if let Some(path) = &options.plot {
@@ -252,14 +227,14 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         let report = Report {
             adapter: gpu.label(),
             kernels: gpu.tier().name,
-            model_shape: &options.model_shape,
+            model_shape: &options.shape.model_shape,
             layers: config.layers,
             context: replay.context(),
-            block_size: options.block_size,
-            blocks: replay.two_level.budget.blocks.to_string(),
-            tokens: replay.two_level.budget.tokens,
-            hot_blocks: replay.hot_blocks,
-            kv_type: options.kv_type,
+            block_size: options.shape.block_size,
+            blocks: replay.kept.blocks.to_string(),
+            tokens: replay.kept.two_level.budget.tokens,
+            hot_blocks: replay.kept.hot_blocks,
+            kv_type: options.shape.kv_type,
             seed: options.seed,
             trace: options.trace.as_ref().map(|path| path.display().to_string()),
             kv_bytes,
@@ -290,7 +265,8 @@ async fn all(
         for &rule in rules {
             let how = (rule, replay.steps);
             let mut progress = || bar.inc(1);
-            let made = measure(engine, &mut session, lists, &replay.two_level, how, &mut progress);
+            let made =
+                measure(engine, &mut session, lists, &replay.kept.two_level, how, &mut progress);
             results.push(((rule, *misses), made.await?));
         }
     }
@@ -299,13 +275,12 @@ async fn all(
 }
 
 fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
-    let shape = Shape { block: options.block_size, ..config.shape() };
+    let shape = Shape { block: options.shape.block_size, ..config.shape() };
     shape.validate()?;
     let heads = Heads { layers: config.layers as usize, kv_heads: shape.kv_heads as usize };
     let trace = options.trace.as_deref().map(Selections::read).transpose()?;
     let lists = trace.as_ref().map(|trace| recorded(trace, heads)).transpose()?;
     let mut steps = Steps { warm: 4, timed: options.steps as usize, traced: 4 };
-    let hot = |kept: u32| options.hot_blocks.unwrap_or(kept.saturating_add(kept.div_ceil(2)));
     if let Some(lists) = &lists {
         // All of them but those before and after.
         steps.timed = steps.timed.min(lists.len().saturating_sub(steps.warm + steps.traced));
@@ -327,29 +302,14 @@ fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
         }
         None => options.context,
     };
-    let default = Budget::for_context(context);
-    let kept = match (&lists, options.blocks, default.blocks) {
-        (Some(lists), ..) => lists[0][0][0].len() as u32,
-        (None, Some(kept), _) | (None, None, Blocks::Count(kept)) => kept,
-        (None, None, Blocks::Percent(_)) => unreachable!("the default is a count"),
-    };
-    let budget = Budget {
-        blocks: Blocks::Count(kept),
-        tokens: options.tokens.unwrap_or(default.tokens),
-        dense_below: 0,
-        ..default
-    };
-    budget.validate()?;
-    let two_level = TwoLevel::new(budget);
-    let hot_blocks = hot(kept);
-    if hot_blocks < kept {
-        let limit = format!("the {kept} blocks that are chosen have to fit");
-        return Err(Error::argument("--hot-blocks", hot_blocks, limit));
-    }
+    let listed = lists.as_ref().map(|lists| lists[0][0][0].len() as u32);
+    let kept = options.shape.kept(context, listed)?;
+    let Kept { two_level, blocks, hot_blocks } = kept;
+    let budget = two_level.budget;
     let source = match lists {
         Some(lists) => {
             let positions = trace.map_or_else(Vec::new, |trace| trace.positions);
-            check_trace(&lists, &positions, &budget, options.block_size)?;
+            check_trace(&lists, &positions, &budget, options.shape.block_size)?;
             Source::Trace(lists)
         }
         None => {
@@ -357,24 +317,24 @@ fn replay(options: &Options, config: &ModelConfig) -> Result<Replay> {
             let some = options.misses.iter().copied().filter(|share| *share > 0.0);
             // Slack is full of what is not chosen any more before steps count.
             let least = some.clone().fold(1.0, f64::min);
-            let warm = steps_to_fill(hot_blocks - kept, kept, least);
+            let warm = steps_to_fill(hot_blocks - blocks, blocks, least);
             if warm.saturating_add(steps.total()) >= context as usize {
                 let limit = format!(
-                    "more steps go before its end where {} hot slots beyond the {kept} blocks chosen fill by {} a step",
-                    hot_blocks - kept,
+                    "more steps go before its end where {} hot slots beyond the {blocks} blocks chosen fill by {} a step",
+                    hot_blocks - blocks,
                     percent(least)
                 );
                 return Err(Error::argument("--context", context, limit));
             }
             steps.warm += warm;
-            let row = budget.row(context - steps.total() as u32, options.block_size);
+            let row = budget.row(context - steps.total() as u32, options.shape.block_size);
             check_room(&row, ("--context", context), hot_blocks, most)?;
             let shares = [0.0].into_iter().chain(some).collect();
             Source::Churn { heads, row, shares, seed: options.seed }
         }
     };
     let start = context - steps.total() as u32;
-    Ok(Replay { source, two_level, steps, start, hot_blocks })
+    Ok(Replay { source, kept, steps, start })
 }
 
 // Whether a step could have chosen what a trace says.
@@ -407,13 +367,10 @@ fn engine_options(
     is_on_gpu: bool,
 ) -> EngineOptions {
     let mut own = EngineOptions::new(gpu, replay.context());
-    own.block = options.block_size;
-    let Blocks::Count(kept) = replay.two_level.budget.blocks else {
-        unreachable!("a replay keeps a number of blocks");
-    };
-    own.steered = Some(kept);
+    own.block = options.shape.block_size;
+    own.steered = Some(replay.kept.blocks);
     if !is_on_gpu {
-        own.host = Some(own.host_options(config, replay.hot_blocks, options.kv_type));
+        own.host = Some(own.host_options(config, replay.kept.hot_blocks, options.shape.kv_type));
     }
     own
 }

@@ -9,7 +9,7 @@ pub(super) fn shape(model: &str, heads: Option<&str>) -> Result<Shape> {
     let shape = match heads {
         Some(heads) => numbers(heads)?,
         None => {
-            let file = super::super::named(model, None)?.open(RandomModel::TYPES[0])?;
+            let file = super::super::named(model)?.open(RandomModel::TYPES[0])?;
             ModelConfig::read(&file)?.shape()
         }
     };

@@ -10,19 +10,18 @@ mod ways;
 use super::super::Outcome;
 use super::super::cache::parse_size;
 use super::super::line::Line;
-use super::super::option_names;
 use super::super::progress::{Progress, bar};
 use super::super::start::Machine;
 use super::super::terminal::{print, print_json, size};
 use super::super::vain::{self, Known};
 use super::churn::{check_room, steps_to_fill};
 use super::offload::{percent, share};
-use super::{named, weights};
-use asynctls::attention::{Blocks, Budget, Shape, TwoLevel};
+use super::shape::ShapeOptions;
+use super::weights;
 use asynctls::engine::{Engine, EngineOptions, Fit, Model, ModelOptions, Want};
 use asynctls::formats::KvType;
 use asynctls::gpu::{Gpu, GpuOptions};
-use asynctls::model::ModelConfig;
+use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 use clap::Args;
 use report::{Row, compare, table};
@@ -36,13 +35,8 @@ use ways::{Largest, Load, Way};
 /// Options of `asynctls bench throughput`.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Shapes of the model: qwen3-8b, qwen3-0.6b, qwen3-30b-a3b, glm-4.7-flash, smollm2 or tiny; weights are random
-    #[arg(long, value_name = "NAME", default_value = "smollm2")]
-    model_shape: String,
-    /// Layers, where they should be others than the model's
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..=1024))]
-    layers: Option<u32>,
+    #[command(flatten)]
+    shape: ShapeOptions,
     /// Type of the weights: f16, bf16, q8_0, q4_0 or q4_k
     #[arg(long, value_name = "TYPE", default_value = "q4_0")]
     weights: String,
@@ -71,25 +65,6 @@ pub struct Options {
         default_value = "dense,two-level,lagged,exact"
     )]
     ways: Vec<Way>,
-    /// Tokens in a block: 16, 32, 64 or 128
-    #[arg(long, value_name = "N", default_value_t = Shape::BLOCK, allow_negative_numbers = true)]
-    block_size: u32,
-    /// Blocks that level 1 keeps [default: as `generate` for each length]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
-    blocks: Option<u32>,
-    /// Tokens that level 2 keeps [default: as `generate` for each length]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
-    tokens: Option<u32>,
-    /// Slots of a sequence, in each layer's KV head, for chosen blocks [default: half as many again as --blocks]
-    #[arg(long, value_name = "N", allow_negative_numbers = true,
-        value_parser = clap::value_parser!(u32).range(1..))]
-    hot_blocks: Option<u32>,
-    /// What the KV cache in CPU memory is stored as: f16 or q8_0
-    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16,
-        value_parser = option_names::parse::<KvType>)]
-    kv_type: KvType,
     /// Share of the chosen blocks that is new in each step, where the KV cache is in CPU memory
     #[arg(long, value_name = "P%", default_value = "3%", allow_hyphen_values = true,
         value_parser = share)]
@@ -153,7 +128,7 @@ impl Length<'_> {
 
 /// Runs it.
 pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
-    let model = named(&options.model_shape, options.layers)?;
+    let model = options.shape.model()?;
     let file = model.open(weights(&options.weights)?)?;
     let config = ModelConfig::read(&file)?;
     let memory = options.gpu_memory.as_deref();
@@ -197,11 +172,11 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
             adapter: gpu.label(),
             driver: &gpu.info().driver_info,
             kernels: gpu.tier().name,
-            model_shape: &options.model_shape,
+            model_shape: &options.shape.model_shape,
             layers: config.layers,
             weights: &options.weights,
-            block_size: options.block_size,
-            kv_type: options.kv_type,
+            block_size: options.shape.block_size,
+            kv_type: options.shape.kv_type,
             asked_misses: options.misses,
             gpu_memory: memory.0,
             seed: options.seed,
@@ -212,12 +187,12 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         let title = format!(
             "{} of {} layers in {} on {}: {} of GPU memory for each engine; {} in CPU memory, of which {} of the chosen blocks \
              are new in a step; {} steps",
-            options.model_shape,
+            options.shape.model_shape,
             config.layers,
             options.weights,
             gpu.label(),
             size(memory.0),
-            options.kv_type,
+            options.shape.kv_type,
             percent(options.misses),
             options.steps
         );
@@ -229,31 +204,15 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
 /// What engines of this length are made for, and their steps.
 fn plan<'a>(
     options: &Options,
-    (file, config, gpu): (&'a asynctls::model::ModelFile, &'a ModelConfig, &'a Gpu),
+    (file, config, gpu): (&'a ModelFile, &'a ModelConfig, &'a Gpu),
     memory: (u64, bool),
     tokens: u32,
 ) -> Result<(Load<'a>, Steps)> {
-    let default = Budget::for_context(tokens);
-    let kept = match (options.blocks, default.blocks) {
-        (Some(kept), _) | (None, Blocks::Count(kept)) => kept,
-        (None, Blocks::Percent(_)) => unreachable!("the default is a count"),
-    };
-    let budget = Budget {
-        blocks: Blocks::Count(kept),
-        tokens: options.tokens.unwrap_or(default.tokens),
-        dense_below: 0,
-        ..default
-    };
-    budget.validate()?;
-    let hot_blocks = options.hot_blocks.unwrap_or(kept.saturating_add(kept.div_ceil(2)));
-    if hot_blocks < kept {
-        let limit = format!("the {kept} blocks that are chosen have to fit");
-        return Err(Error::argument("--hot-blocks", hot_blocks, limit));
-    }
+    let kept = options.shape.kept(tokens, None)?;
     let offloads = options.ways.iter().any(|way| way.timing().is_some());
     // Slack is full of what is not chosen any more before steps count.
     let fill = match offloads && options.misses > 0.0 {
-        true => steps_to_fill(hot_blocks - kept, kept, options.misses),
+        true => steps_to_fill(kept.hot_blocks - kept.blocks, kept.blocks, options.misses),
         false => 0,
     };
     let (warm, timed) = (4 + fill, options.steps as usize);
@@ -263,19 +222,18 @@ fn plan<'a>(
         return Err(Error::argument("--lengths", tokens, limit));
     }
     if offloads {
-        let row = budget.row(tokens - steps.total() as u32, options.block_size);
-        check_room(&row, ("--lengths", tokens), hot_blocks, options.misses)?;
+        let budget = kept.two_level.budget;
+        let row = budget.row(tokens - steps.total() as u32, options.shape.block_size);
+        check_room(&row, ("--lengths", tokens), kept.hot_blocks, options.misses)?;
     }
     let load = Load {
         file,
         config,
         gpu,
         memory,
-        block: options.block_size,
-        two_level: TwoLevel::new(budget),
+        block: options.shape.block_size,
         kept,
-        hot_blocks,
-        kv_type: options.kv_type,
+        kv_type: options.shape.kv_type,
     };
     Ok((load, steps))
 }
@@ -339,7 +297,8 @@ async fn together(
 /// Seconds that a prompt of so many tokens takes.
 async fn first_token(engine: &Engine, tokens: u32) -> Result<f64> {
     let vocabulary = engine.config.vocabulary;
-    let prompt: Vec<u32> = (0..tokens).map(|i| (i * 7919 + 13) % vocabulary).collect();
+    let prompt: Vec<u32> =
+        (0..tokens).map(|i| i.wrapping_mul(7919).wrapping_add(13) % vocabulary).collect();
     let mut session = engine.session()?;
     let progress = bar("a prompt", tokens.into(), false);
     let mut done = 0;

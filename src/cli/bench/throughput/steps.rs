@@ -3,7 +3,7 @@
 use super::super::churn::{Heads, churn};
 use super::ways::{Load, Way};
 use asynctls::Result;
-use asynctls::attention::{Attention, Blocks};
+use asynctls::attention::Attention;
 use asynctls::engine::{Engine, OffloadStats, Session, Want};
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ pub async fn time(
     let start = sessions[0].len();
     let attention = match way {
         Way::Dense => Attention::Dense,
-        _ => Attention::TwoLevel(load.two_level),
+        _ => Attention::TwoLevel(load.kept.two_level),
     };
     let lists = match way.timing() {
         None => {
@@ -80,8 +80,7 @@ pub async fn time(
             engine.begin_replay(timing, true).await;
             let heads = engine.shape().kv_heads as usize * sessions.len();
             let heads = Heads { layers: engine.config.layers as usize, kv_heads: heads };
-            let row = engine.next_budget(&sessions[0], &load.two_level);
-            debug_assert_eq!(load.two_level.budget.blocks, Blocks::Count(row.blocks));
+            let row = engine.next_budget(&sessions[0], &load.kept.two_level);
             churn(heads, &row, steps.misses, steps.total(), steps.seed)
         }
     };

@@ -1,7 +1,8 @@
 //! Ways to decode, and the engines that go by them.
 
 use super::super::super::terminal::size;
-use asynctls::attention::{Timing, TwoLevel};
+use super::super::shape::Kept;
+use asynctls::attention::Timing;
 use asynctls::engine::{EngineOptions, Fit};
 use asynctls::formats::KvType;
 use asynctls::gpu::Gpu;
@@ -62,11 +63,7 @@ pub struct Load<'a> {
     /// Bytes of GPU memory that an engine may take, and whether it is the CPU's too.
     pub memory: (u64, bool),
     pub block: u32,
-    pub two_level: TwoLevel,
-    /// Blocks that a sequence keeps in a step.
-    pub kept: u32,
-    /// Slots of a sequence for them, a KV head.
-    pub hot_blocks: u32,
+    pub kept: Kept,
     pub kv_type: KvType,
 }
 
@@ -81,8 +78,8 @@ impl Load<'_> {
             own.index = None;
         }
         if way.timing().is_some() {
-            own.steered = Some(self.kept);
-            let slots = self.hot_blocks.saturating_mul(batch);
+            own.steered = Some(self.kept.blocks);
+            let slots = self.kept.hot_blocks.saturating_mul(batch);
             own.host = Some(own.host_options(self.config, slots, self.kv_type));
         }
         own
