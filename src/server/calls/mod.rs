@@ -132,6 +132,8 @@ pub(super) struct Calls {
     at: At,
     /// The end of what came, which may belong to a call.
     held: String,
+    /// Of a call, the bytes of it in which no end is left to be looked for.
+    looked: usize,
     found: usize,
 }
 
@@ -146,7 +148,7 @@ enum At {
 impl Calls {
     /// For answers that may call these tools in this way.
     pub(super) fn new(format: &'static Format, tools: Tools) -> Self {
-        Self { format, tools, at: At::Start, held: String::new(), found: 0 }
+        Self { format, tools, at: At::Start, held: String::new(), looked: 0, found: 0 }
     }
 
     /// Takes a piece.
@@ -184,7 +186,7 @@ impl Calls {
             let before = self.held[..begin].trim_end().to_owned();
             self.held.drain(..begin);
             said.extend((!before.is_empty()).then_some(Said::Text(before)));
-            self.at = At::Call;
+            (self.at, self.looked) = (At::Call, self.begin());
             return true;
         }
         let text: String = self.held.drain(..keep.unwrap_or(self.held.len())).collect();
@@ -199,18 +201,22 @@ impl Calls {
     fn call(&mut self, said: &mut Vec<Said>) -> bool {
         let Some(end) = self.format.ends else { return false };
         let from = self.begin();
-        for (at, _) in self.held[from..].match_indices(end) {
-            let whole = from + at + end.len();
-            let found = (self.format.read)(&self.held[from..from + at], &self.tools);
+        while let Some(at) = self.held[self.looked..].find(end) {
+            let at = self.looked + at;
+            self.looked = at + end.len();
+            let found = (self.format.read)(&self.held[from..at], &self.tools);
             // It may be an argument that has the end in it.
             if found == Found::Part {
                 continue;
             }
-            let text: String = self.held.drain(..whole).collect();
+            let text: String = self.held.drain(..self.looked).collect();
             self.tell(found, text, said);
             self.at = At::Start;
             return true;
         }
+        // What comes next may complete one.
+        let last = self.held.floor_char_boundary((self.held.len() + 1).saturating_sub(end.len()));
+        self.looked = self.looked.max(last);
         false
     }
 
