@@ -19,6 +19,9 @@ pub struct Framing {
     special_in_text: bool,
     /// Made for the first grammar.
     spelling: OnceLock<Spelling>,
+    /// The source of a template that tells of tools, found out for the first request that has some.
+    #[cfg(feature = "server")]
+    with_tools: OnceLock<Option<String>>,
 }
 
 impl Framing {
@@ -32,8 +35,14 @@ impl Framing {
 
     /// Messages as this template frames them; without one, one after the other.
     pub fn new(tokenizer: impl Into<Arc<Tokenizer>>, template: Option<ChatTemplate>) -> Self {
-        let (tokenizer, spelling) = (tokenizer.into(), OnceLock::new());
-        Self { tokenizer, template, special_in_text: false, spelling }
+        Self {
+            tokenizer: tokenizer.into(),
+            template,
+            special_in_text: false,
+            spelling: OnceLock::new(),
+            #[cfg(feature = "server")]
+            with_tools: OnceLock::new(),
+        }
     }
 
     /// Texts as they are. Who writes the whole text writes its control tokens too.
@@ -67,8 +76,9 @@ impl Framing {
 
     /// The source of the template, if it tells the model of tools.
     #[cfg(feature = "server")]
-    pub(crate) fn template_with_tools(&self) -> Option<String> {
-        self.template.as_ref().filter(|template| template.takes_tools()).map(ChatTemplate::source)
+    pub(crate) fn template_with_tools(&self) -> Option<&str> {
+        let template = || self.template.as_ref().filter(|template| template.takes_tools());
+        self.with_tools.get_or_init(|| template().map(ChatTemplate::source)).as_deref()
     }
 
     /// A grammar for answers that are JSON by this schema: any value, if it is `true`. What a model thinks before it answers is

@@ -44,4 +44,4 @@ pub use generator::{Answer, Generator, Made, Work};
 pub use grammar::Grammar;
 pub use sequence::{AnswerOptions, End, Piece, Sequence};
 #[cfg(feature = "server")]
-pub(crate) use thoughts::{Marks, Place};
+pub(crate) use thoughts::{CLOSE, Marks, OPEN, Place};

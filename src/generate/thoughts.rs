@@ -2,8 +2,10 @@
 
 use crate::model::Tokenizer;
 
-const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
+/// What begins a thought.
+pub(crate) const OPEN: &str = "<think>";
+/// What ends it.
+pub(crate) const CLOSE: &str = "</think>";
 
 /// The tokens that begin and end a thought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

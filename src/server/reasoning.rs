@@ -1,10 +1,7 @@
 //! What a model thinks before it answers, told from the answer.
 
-use crate::generate::{Marks, Place};
+use crate::generate::{CLOSE, Marks, OPEN, Place};
 use crate::model::Tokenizer;
-
-const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
 
 /// Tells reasoning from the answer, piece by piece.
 #[derive(Debug)]

@@ -220,7 +220,7 @@ impl Server {
             let (mut calls, mut shown) = (None, Vec::new());
             if tools.are_callable() {
                 let source = framing.template_with_tools().unwrap_or_default();
-                let format = Format::of(&source, &tools).ok_or_else(|| {
+                let format = Format::of(source, &tools).ok_or_else(|| {
                     let limit = "the model's chat template has calls in none of the ways that are known: Qwen's, \
                         Llama 3's, Mistral's and GLM's";
                     Fault::field("tools", "given", limit)
