@@ -119,6 +119,21 @@ fn a_conversations_blocks_go_from_its_end_and_the_oldest_conversation_first() {
 }
 
 #[test]
+fn the_oldest_make_room_on_a_disk_that_is_full_before_the_limit() {
+    let (_folder, directory) = opened(1000);
+    let mut held = Held::default();
+    assert_eq!(directory.shrink(&mut held).unwrap(), 0);
+    let [(old, olds), (new, news)] = [talk(1, 20), talk(2, 20)];
+    olds.iter().for_each(|link| store(&directory, &mut held, &old, link, at(10)));
+    news.iter().for_each(|link| store(&directory, &mut held, &new, link, at(20)));
+    // A sixteenth of forty.
+    assert_eq!(directory.shrink(&mut held).unwrap(), 3);
+    assert!(news.iter().chain(&olds[..17]).all(|link| directory.contains(link)));
+    assert!(!olds[17..].iter().any(|link| directory.contains(link)));
+    assert_eq!(held.bytes, all_bytes(&directory));
+}
+
+#[test]
 fn what_a_killed_process_left_is_removed_in_time_and_other_files_never() {
     let (_folder, directory) = opened(4);
     let (tokens, links) = talk(1, 2);
