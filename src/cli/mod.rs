@@ -50,7 +50,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Answer a prompt, or questions one after the other
-    Generate(generate::Options),
+    Generate(Box<generate::Options>),
     /// Answer over HTTP, many requests at a time
     #[cfg(feature = "server")]
     Serve(serve::Options),
