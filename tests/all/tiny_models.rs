@@ -12,6 +12,7 @@ use asynctls::formats::dequantise;
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::reference::select::check_top_k;
 use asynctls::reference::summary::SummaryTwin;
+use half::bf16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
@@ -518,6 +519,48 @@ fn folder_of(name: &str, change: impl FnOnce(Vec<Stored>) -> Vec<Stored>) -> tem
     let bytes = safetensors::serialize(views, None).unwrap();
     std::fs::write(to.path().join("model.safetensors"), bytes).unwrap();
     to
+}
+
+// Queries twice as long, and four times the number under the root: the same scores, by arithmetic that rounds alike.
+#[test]
+fn queries_are_scaled_by_what_the_config_says_and_not_by_their_length() {
+    let golden = golden("gemma2", false);
+    let longer = |tensor: Stored| match tensor.name.ends_with("q_proj.weight") {
+        false => tensor,
+        true => {
+            assert_eq!(tensor.kind, Dtype::BF16);
+            let twice =
+                |bytes: &[u8; 2]| bf16::from_f32(2.0 * bf16::from_le_bytes(*bytes).to_f32());
+            let bytes = tensor.bytes.as_chunks().0.iter().flat_map(|b| twice(b).to_le_bytes());
+            Stored { bytes: bytes.collect(), ..tensor }
+        }
+    };
+    let folder = folder_of("gemma2", |tensors| tensors.into_iter().map(longer).collect());
+    let made = |scaled_by: u32| {
+        let path = folder.path().join("config.json");
+        let config = std::fs::read_to_string(&path).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        config["query_pre_attn_scalar"] = scaled_by.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        load(folder.path(), |options| options.sessions = 3)
+    };
+    let usual = load(&self::folder("gemma2").join("model"), |options| options.sessions = 3);
+    let scaled = made(4 * 32);
+    for attention in [Attention::Dense, tight()] {
+        let [want, got] = [&usual, &scaled].map(|engine| decoded(engine, &golden, &attention));
+        assert_ours(&usual, "queries of twice the length", &golden, (&got, &want));
+    }
+    let prompt = |engine: &Engine| {
+        let mut session = engine.session().unwrap();
+        prefill(engine, &mut session, &golden.ids, Want::EveryLogits).unwrap().logits
+    };
+    assert_golden(&scaled, "gemma2", &golden, &prompt(&scaled));
+    // Which tells scales apart.
+    let (apart, scale) = difference(&prompt(&made(32)), &golden.logits);
+    assert!(
+        apart > 4.0 * same_cache(&usual, &golden, scale),
+        "{apart} apart at a scale of {scale}"
+    );
 }
 
 /// The folder of a model whose matrices are what they are after quantising, as floats.
