@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test compilers web lint features wasm spelling dependencies advisories
+.PHONY: demo test compilers web web-library lint features wasm spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -29,6 +29,19 @@ web:
 	cargo run --release -- conformance --export web/conformance/bundle
 	VK_DRIVER_FILES=/usr/lib/chromium/vk_swiftshader_icd.json node web/conformance/node.mjs --json target/dawn.json
 	node web/conformance/browser.mjs --json target/chromium.json
+
+# The library itself in a browser, and the tiny models whose logits it has to make there, for the page's second mode.
+web-library:
+	tools/setup driver test-adapters web web-library
+	cargo build --release --package asynctls-web --target wasm32-unknown-unknown
+	wasm-bindgen --target web --no-typescript --out-dir web/conformance/library \
+		$${CARGO_TARGET_DIR:-target}/wasm32-unknown-unknown/release/asynctls_web.wasm
+	for file in tests/goldens/tiny/*/model.gguf; do \
+		from=$$(dirname $$file); to=web/conformance/library/$$(basename $$from); \
+		mkdir -p $$to && cp $$file $$from/golden.safetensors $$to || exit 1; \
+		basename $$from; \
+	done | sed 's/.*/"&"/' | paste -sd, | sed 's/.*/[&]/' > web/conformance/library/models.json
+	node web/conformance/browser.mjs --library --json target/library.json
 
 # With the profile of the tests, so that what compiles others (macros, build scripts) is made once.
 lint:

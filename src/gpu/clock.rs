@@ -4,7 +4,7 @@
 use super::device::{Gpu, lock};
 use crate::Result;
 use std::sync::Mutex;
-use std::time::Instant;
+use web_time::Instant;
 
 /// Something that took its time.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use crate::contract::Bindings;
 use crate::units::size;
 use crate::{Error, Result};
 use std::sync::Arc;
-use std::time::Instant;
+use web_time::Instant;
 
 /// A compiled kernel.
 pub struct Pipeline {

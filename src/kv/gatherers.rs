@@ -3,7 +3,7 @@
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use web_time::{Duration, Instant};
 
 /// Threads besides the caller's: five write 30 GB/s across an H100's link, more no faster.
 const MOST: usize = 4;

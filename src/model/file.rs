@@ -36,6 +36,14 @@ impl ModelFile {
         Ok(Self { source })
     }
 
+    /// Reads a GGUF file that is in memory already, as a browser's is; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] and [`crate::Error::Model`].
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
+        Ok(Self { source: Source::Gguf(Gguf::from_bytes(name.as_ref(), bytes)?) })
+    }
+
     /// What it is read from.
     #[cfg(feature = "measure")]
     pub fn source(&self) -> &Source {

@@ -34,18 +34,22 @@ pub fn trials() -> Vec<Trial> {
     let program = (PROGRAM.is_some(), "the command line");
     let swiftshader = (Path::new(SWIFTSHADER).exists(), "SwiftShader");
     let dawn = missing(&[node, package("webgpu"), swiftshader, program]);
-    let browser =
-        missing(&[node, package("playwright-core"), (chromium().exists(), "chromium"), program]);
+    let in_browser = [node, package("playwright-core"), (chromium().exists(), "chromium")];
+    let browser = missing(&[&in_browser[..], &[program]].concat());
+    let bindgen = Command::new("wasm-bindgen").arg("--version").output().is_ok();
+    let library = missing(&[&in_browser[..], &[(bindgen, "wasm-bindgen")]].concat());
     let trial = |name: &str, missing: Option<&str>, run: fn() -> Result<(), Failed>| match missing {
         None => Trial::test(name, run),
         Some(what) => {
-            Trial::test(format!("{name} is not tried: {what} is missing (tools/setup web)"), run)
+            let setup = "tools/setup web web-library";
+            Trial::test(format!("{name} is not tried: {what} is missing ({setup})"), run)
                 .with_ignored_flag(true)
         }
     };
     vec![
         trial("WebGPU: a sample under Dawn in Node", dawn, || sample("node.mjs")),
         trial("WebGPU: a sample in Chromium", browser, || sample("browser.mjs")),
+        trial("WebGPU: the library in Chromium", library, in_chromium),
         trial("WebGPU: a broken shader is found", dawn, broken),
         trial("WebGPU: a lost device ends one case", dawn, lost),
         trial("WebGPU: comparisons are the program's", missing(&[node]), || {
@@ -151,6 +155,20 @@ fn broken() -> Result<(), Failed> {
     let detail = report.adapters[0].rows[0].detail.as_deref().unwrap();
     assert!(detail.starts_with("model/rms_norm.wgsl:") && detail.contains("scales"), "{detail}");
     Ok(())
+}
+
+/// Builds the library for browsers, and runs its page.
+fn in_chromium() -> Result<(), Failed> {
+    let mut command = Command::new("make");
+    command.arg("web-library").current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo says to a test of its package is not for another package.
+    command.env_remove("CARGO_MANIFEST_DIR").env("CHROMIUM", chromium());
+    let output = command.output().expect("make starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.success() && said.contains("10 models, 0 checks failed") {
+        true => Ok(()),
+        false => Err(format!("{said}{}", String::from_utf8_lossy(&output.stderr)).into()),
+    }
 }
 
 fn lost() -> Result<(), Failed> {

@@ -8,7 +8,7 @@ use crate::kernels::NO_SLOT;
 use crate::kv::{Gatherers, HostCache, MappedRing, OffloadRows};
 use crate::{Error, Result};
 use std::sync::Arc;
-use std::time::Instant;
+use web_time::Instant;
 
 /// A slot of the ring, and what it carries.
 #[derive(Debug)]
