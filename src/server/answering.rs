@@ -186,7 +186,7 @@ impl Answering {
                 Kind::Broken,
                 "the answer broke off: no steps are taken any more",
             )),
-            Some(Event::Failed(error)) => self.fail(error.into()),
+            Some(Event::Failed(error)) => self.fail(Fault::of_answer(error)),
             Some(Event::Prefill { reused, computed, all }) => {
                 self.slot.prefill(reused, computed, all);
                 self.ready.push_back(Part::Prefill { reused, computed, all });
