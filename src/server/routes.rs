@@ -265,7 +265,7 @@ impl Server {
             return Ok(streamed(answering, shape, prompt_tokens));
         }
         let whole = answering.whole().await?;
-        Ok(json(&shape.whole(&whole)))
+        Ok(respond(StatusCode::OK, "application/json", shape.whole(&whole)))
     }
 }
 
