@@ -23,6 +23,10 @@ pub(super) struct Job {
     submitted: Instant,
     /// Time until it was admitted for the first time, and what it found then.
     began: Option<(Duration, u32)>,
+    /// Whether what it found is counted: once all of that has come.
+    is_counted: bool,
+    /// Tokens that came from the prefix cache, and are not counted yet.
+    came: u32,
     first_token: Duration,
     preempted: u32,
     /// Counted as long as it is there.
@@ -42,6 +46,8 @@ impl Job {
             events,
             submitted: Instant::now(),
             began: None,
+            is_counted: false,
+            came: 0,
             first_token: Duration::ZERO,
             preempted: 0,
             _pending: pending,
@@ -51,6 +57,27 @@ impl Job {
     // Nobody listening is no error: it is seen before the next step.
     fn tell(&self, event: Event) {
         let _ = self.events.unbounded_send(event);
+    }
+
+    // Notes what it begins with, as long as that is not counted.
+    fn found(&mut self, tokens: u32) {
+        let queued = self.began.map_or_else(|| self.submitted.elapsed(), |(queued, _)| queued);
+        if !self.is_counted {
+            self.began = Some((queued, tokens.min(self.prompt())));
+        }
+    }
+
+    // Counts what it began with, once: when nothing more of it comes.
+    fn count(&mut self, shared: &Shared) {
+        let came = std::mem::take(&mut self.came);
+        let is_first = !std::mem::replace(&mut self.is_counted, true);
+        let found = self.began.map_or(0, |(_, found)| found);
+        shared.change(|stats| {
+            stats.prefix.hits += u64::from(came > 0);
+            stats.prefix.tokens += u64::from(came);
+            stats.hits += u64::from(is_first && found > 0);
+            stats.reused_tokens += if is_first { u64::from(found) } else { 0 };
+        });
     }
 
     fn prompt(&self) -> u32 {
@@ -219,9 +246,13 @@ impl Driver {
     // Lets go of requests that nobody listens to any more.
     fn let_go(&mut self) {
         let before = self.waiting.len() + self.running.len();
-        self.waiting.retain(|queued| !queued.job.events.is_closed());
+        let over = |queued: &mut Queued| queued.job.events.is_closed();
+        for mut queued in self.waiting.extract_if(.., over) {
+            queued.job.count(&self.shared);
+        }
         let over = |active: &mut Active| active.job.events.is_closed();
-        for active in self.running.extract_if(.., over) {
+        for mut active in self.running.extract_if(.., over) {
+            active.job.count(&self.shared);
             self.idle.keep(active.kept());
         }
         let gone = before - self.waiting.len() - self.running.len();
@@ -386,22 +417,17 @@ impl Driver {
         let of = |queued: &Queued| queued.rank.number() == number;
         let at = self.waiting.iter().position(of).expect("it waits");
         let Queued { mut job, rank } = self.waiting.remove(at);
-        let (source, chain, stored) = self.source_or_stored(&job);
+        let source = self.source(&job);
         match self.session_from(source).await {
             Ok(mut session) => {
                 let reused = job.sequence.reuse(&session.tokens()[..source.tokens as usize]);
                 if let Err(error) = session.rewind(reused) {
                     return self.fail(&job, error);
                 }
-                let is_first = job.began.is_none();
-                if is_first {
-                    job.began = Some((job.submitted.elapsed(), reused.min(job.prompt())));
-                }
-                let arriving = self.prefix.as_mut().filter(|_| !stored.is_empty());
-                let arriving = arriving
-                    .map(|prefix| prefix.arrive(&chain, job.sequence.tokens(), stored, is_first));
-                if is_first && arriving.is_none() {
-                    self.shared.count_found(reused);
+                job.found(reused);
+                let (chain, arriving) = self.stored(&job, reused);
+                if arriving.is_none() {
+                    job.count(&self.shared);
                 }
                 job.tell_prefill(reused);
                 self.running.push(Active {
@@ -548,7 +574,8 @@ impl Driver {
     // The requests of a step that failed fail. Their sessions are what they were.
     fn fail_all(&mut self, over: &[usize], error: &Error) {
         for &at in over.iter().rev() {
-            let active = self.running.remove(at);
+            let mut active = self.running.remove(at);
+            active.job.count(&self.shared);
             self.fail(&active.job, again(error));
             self.idle.keep(active.kept());
         }

@@ -89,14 +89,6 @@ impl Shared {
         change(&mut self.lock().stats);
     }
 
-    /// Counts the tokens that a request found when it began.
-    pub(super) fn count_found(&self, tokens: u32) {
-        self.change(|stats| {
-            stats.hits += u64::from(tokens > 0);
-            stats.reused_tokens += u64::from(tokens);
-        });
-    }
-
     pub(super) async fn drain(&self) {
         let (sender, drained) = oneshot::channel();
         {

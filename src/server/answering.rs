@@ -65,13 +65,62 @@ impl From<String> for Text {
     }
 }
 
+/// What a whole answer says, in its order.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Item {
+    Text(Text),
+    Call(Call),
+}
+
 /// A whole answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Whole {
     pub(super) reasoning: String,
-    pub(super) text: Text,
-    pub(super) calls: Vec<Call>,
+    pub(super) items: Vec<Item>,
     pub(super) finish: Finish,
+}
+
+impl Whole {
+    /// All of its text.
+    pub(super) fn all_text(&self) -> Text {
+        let mut all = Text::default();
+        for item in &self.items {
+            if let Item::Text(Text { text, logprobs }) = item {
+                all.text += text;
+                all.logprobs.extend_from_slice(logprobs);
+            }
+        }
+        all
+    }
+
+    /// Its calls.
+    pub(super) fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Call(call) => Some(call),
+            Item::Text(_) => None,
+        })
+    }
+
+    /// Its texts and calls, where they have places of their own: what has no text is none, but an answer without calls has one.
+    pub(super) fn shown(&self) -> Vec<Item> {
+        let is_shown = |item: &&Item| !matches!(item, Item::Text(text) if text.text.is_empty());
+        let mut shown: Vec<Item> = self.items.iter().filter(is_shown).cloned().collect();
+        if shown.is_empty() {
+            shown.push(Item::Text(Text::default()));
+        }
+        shown
+    }
+}
+
+// Text behind text is one.
+fn add(items: &mut Vec<Item>, more: Text) {
+    match items.last_mut() {
+        Some(Item::Text(text)) => {
+            text.text += &more.text;
+            text.logprobs.extend(more.logprobs);
+        }
+        _ => items.push(Item::Text(more)),
+    }
 }
 
 /// What tells the parts of an answer's text from one another.
@@ -157,18 +206,14 @@ impl Answering {
 
     /// All of it.
     pub(super) async fn whole(mut self) -> Read<Whole> {
-        let (mut reasoning, mut text) = (String::new(), Text::default());
-        let mut calls = Vec::new();
+        let (mut reasoning, mut items) = (String::new(), Vec::new());
         while let Some(part) = self.next().await {
             match part {
                 Part::Prefill { .. } => {}
                 Part::Reasoning(more) => reasoning += &more,
-                Part::Text(more) => {
-                    text.text += &more.text;
-                    text.logprobs.extend(more.logprobs);
-                }
-                Part::Call(call) => calls.push(call),
-                Part::End(finish) => return Ok(Whole { reasoning, text, calls, finish }),
+                Part::Text(more) => add(&mut items, more),
+                Part::Call(call) => items.push(Item::Call(call)),
+                Part::End(finish) => return Ok(Whole { reasoning, items, finish }),
                 Part::Failed(fault) => return Err(fault),
             }
         }
@@ -186,7 +231,7 @@ impl Answering {
                 Kind::Broken,
                 "the answer broke off: no steps are taken any more",
             )),
-            Some(Event::Failed(error)) => self.fail(error.into()),
+            Some(Event::Failed(error)) => self.fail(Fault::of_answer(error)),
             Some(Event::Prefill { reused, computed, all }) => {
                 self.slot.prefill(reused, computed, all);
                 self.ready.push_back(Part::Prefill { reused, computed, all });

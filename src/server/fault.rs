@@ -37,6 +37,8 @@ pub(super) enum Kind {
     MediaType,
     /// Too many requests wait.
     Busy,
+    /// The bodies of other requests have all the memory that there is for them.
+    Crowded,
     /// The fault is this program's, or the GPU's.
     Broken,
     /// The server stops.
@@ -59,7 +61,7 @@ impl Kind {
             Self::MediaType => 415,
             Self::Busy => 429,
             Self::Broken => 500,
-            Self::Stopping => 503,
+            Self::Crowded | Self::Stopping => 503,
             Self::TimedOut => 504,
         }
     }
@@ -75,6 +77,14 @@ impl Fault {
         let field = field.into();
         let message = format!("{field} is {value}, but {limit}");
         Self { kind: Kind::Invalid, message, field: Some(field) }
+    }
+
+    /// What ended an answer that was begun: a model or a grammar that breaks then is no fault of the request.
+    pub(super) fn of_answer(error: Error) -> Self {
+        match error {
+            Error::Model(message) => Self::new(Kind::Broken, message),
+            error => error.into(),
+        }
     }
 }
 
@@ -92,3 +102,29 @@ impl From<Error> for Fault {
 
 /// The result of reading a request.
 pub(super) type Read<T> = std::result::Result<T, Fault>;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{anthropic, openai};
+    use super::*;
+
+    #[test]
+    fn what_breaks_in_mid_answer_is_the_servers_fault_and_what_a_template_refuses_is_not() {
+        let model = || Error::Model("no token can be chosen".into());
+        let fault = Fault::of_answer(model());
+        assert_eq!((fault.kind.status(), Fault::from(model()).kind.status()), (500, 400));
+        assert_eq!(openai::error(&fault)["error"]["type"], "server_error");
+        assert_eq!(anthropic::error(&fault)["error"]["type"], "api_error");
+        let long = || Error::argument("the prompt", "9 tokens", "the cache has too few blocks");
+        assert_eq!(Fault::of_answer(long()).kind, Kind::Invalid);
+        assert_eq!(Fault::of_answer(Error::Gpu("x".into())).kind, Kind::Broken);
+    }
+
+    #[test]
+    fn who_finds_no_room_is_told_so_in_each_interfaces_words() {
+        let fault = Fault::new(Kind::Crowded, "x");
+        assert_eq!(fault.kind.status(), 503);
+        assert_eq!(openai::error(&fault)["error"]["type"], "server_error");
+        assert_eq!(anthropic::error(&fault)["error"]["type"], "overloaded_error");
+    }
+}

@@ -54,8 +54,8 @@ impl Form {
     }
 
     /// The one call that an answer has to be, if it has to be one.
-    fn forced(tools: &Tools) -> Option<Self> {
-        tools.forced().map(|schema| Self { field: "tools".into(), schema })
+    fn forced(tools: &Tools) -> Read<Option<Self>> {
+        Ok(tools.forced()?.map(|schema| Self { field: "tools".into(), schema }))
     }
 
     /// What an answer has to be that may call tools: one of both can be asked for.
@@ -64,7 +64,7 @@ impl Form {
             let limit = "an answer that is by a form calls no tools: leave them out, or set tool_choice to none";
             return Err(Fault::field(field, "given beside tools", limit));
         }
-        Ok(form.or_else(|| Self::forced(tools)))
+        form.map_or_else(|| Self::forced(tools), |form| Ok(Some(form)))
     }
 
     /// What answers have to be.

@@ -35,6 +35,6 @@ pub(super) trait Shape: Send {
     fn begin(&mut self, prompt_tokens: u32) -> Vec<Frame>;
     /// A part of a stream; the last one is [`Part::End`] or [`Part::Failed`].
     fn part(&mut self, part: Part) -> Vec<Frame>;
-    /// An answer at once.
-    fn whole(&self, whole: &Whole) -> Value;
+    /// An answer at once, as JSON.
+    fn whole(&self, whole: &Whole) -> String;
 }

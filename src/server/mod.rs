@@ -20,6 +20,7 @@ mod openai;
 mod plain;
 mod reasoning;
 mod routes;
+mod schema;
 mod slots;
 mod tools;
 

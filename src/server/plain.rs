@@ -6,7 +6,6 @@ use super::routes::{Interface, Shared, beside, json, refuse, respond};
 use super::{anthropic, metrics as table};
 use crate::attention::Attention;
 use crate::model::Tokenizer;
-use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_SECURITY_POLICY, HeaderValue};
@@ -36,11 +35,11 @@ fn answer(read: Read<Value>) -> Response {
 async fn read(
     server: &Shared,
     request: Request,
-    work: impl FnOnce(Bytes, Arc<Tokenizer>) -> Read<Value> + Send + 'static,
+    work: impl FnOnce(&[u8], Arc<Tokenizer>) -> Read<Value> + Send + 'static,
 ) -> Read<Value> {
     let bytes = server.bytes(request).await?;
     let tokenizer = server.batcher.framing().tokenizer().clone();
-    beside(move || work(bytes, tokenizer)).await
+    beside(move || work(&bytes, tokenizer)).await
 }
 
 /// `/v1/messages/count_tokens`.
@@ -62,8 +61,8 @@ pub(super) async fn count(State(server): State<Shared>, request: Request) -> Res
 
 /// `/tokenize`: a text's tokens.
 pub(super) async fn tokenize(State(server): State<Shared>, request: Request) -> Response {
-    let work = |bytes: Bytes, tokenizer: Arc<Tokenizer>| {
-        let mut fields = Fields::body(&bytes)?;
+    let work = |bytes: &[u8], tokenizer: Arc<Tokenizer>| {
+        let mut fields = Fields::body(bytes)?;
         let content = fields.text("content")?;
         let content = fields.needed("content", content)?;
         let begins = fields.flag("add_special")?.unwrap_or(false);
@@ -78,8 +77,8 @@ pub(super) async fn tokenize(State(server): State<Shared>, request: Request) -> 
 
 /// `/detokenize`: the text of tokens.
 pub(super) async fn detokenize(State(server): State<Shared>, request: Request) -> Response {
-    let work = |bytes: Bytes, tokenizer: Arc<Tokenizer>| {
-        let mut fields = Fields::body(&bytes)?;
+    let work = |bytes: &[u8], tokenizer: Arc<Tokenizer>| {
+        let mut fields = Fields::body(bytes)?;
         let tokens = fields.list("tokens")?;
         let tokens = fields.needed("tokens", tokens)?;
         fields.end()?;

@@ -2,6 +2,7 @@
 
 use super::answering::{Answering, Part, Telling};
 use super::ask::{Ask, Prompt};
+use super::body::{Bodies, Json};
 use super::calls::{Calls, Format};
 use super::fault::{Fault, Kind, Read};
 use super::frame::Frame;
@@ -14,7 +15,7 @@ use crate::serve::{Batcher, Request as Job};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
@@ -41,6 +42,7 @@ pub(super) struct Server {
     pub(super) batcher: Batcher,
     pub(super) options: ServerOptions,
     pub(super) slots: Slots,
+    bodies: Bodies,
     /// Whether what still runs is to end.
     ending: watch::Receiver<bool>,
     steps_ended: watch::Receiver<bool>,
@@ -77,11 +79,15 @@ pub(super) fn refuse(interface: Interface, fault: &Fault) -> Response {
         Interface::Anthropic => anthropic::error(fault),
     };
     let status = StatusCode::from_u16(fault.kind.status());
-    respond(
+    let mut response = respond(
         status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         "application/json",
         value.to_string(),
-    )
+    );
+    if fault.kind == Kind::Crowded {
+        response.headers_mut().insert(RETRY_AFTER, body::RETRY_AFTER.into());
+    }
+    response
 }
 
 /// A response of this type.
@@ -115,9 +121,11 @@ pub(super) fn router(
 ) -> Router {
     let origins = doors::origins(&options.origins);
     let is_open_here = is_local && options.keys.is_empty();
+    let bodies = Bodies::new(options.body_bytes, options.body_time);
     let server = Arc::new(Server {
         batcher,
         options,
+        bodies,
         slots: Slots::default(),
         ending,
         steps_ended,
@@ -188,8 +196,8 @@ impl Server {
     }
 
     /// The JSON of a request.
-    pub(super) async fn bytes(&self, request: Request) -> Read<axum::body::Bytes> {
-        body::json(request, self.options.body_bytes, self.options.body_time).await
+    pub(super) async fn bytes(&self, request: Request) -> Read<Json> {
+        self.bodies.json(request).await
     }
 
     async fn answer(
@@ -257,7 +265,7 @@ impl Server {
             return Ok(streamed(answering, shape, prompt_tokens));
         }
         let whole = answering.whole().await?;
-        Ok(json(&shape.whole(&whole)))
+        Ok(respond(StatusCode::OK, "application/json", shape.whole(&whole)))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::fault::{Fault, Read};
 use super::fields::{Fields, shown};
+use super::schema::moved;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 /// Characters that a tool's name may have.
@@ -44,7 +46,49 @@ pub(super) struct Tools {
 pub(super) struct Call {
     pub(super) id: String,
     pub(super) name: String,
-    pub(super) arguments: Map<String, Value>,
+    pub(super) arguments: Arguments,
+}
+
+/// The arguments of a call: an object, and its JSON as it was written, of whose numbers no digit is lost.
+#[derive(Clone, Debug)]
+pub(super) struct Arguments {
+    fields: Map<String, Value>,
+    text: Box<RawValue>,
+}
+
+impl Arguments {
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// Those of who reads JSON.
+    pub(super) fn read(text: &str) -> serde_json::Result<Self> {
+        let fields = serde_json::from_str(text)?;
+        Ok(Self { fields, text: RawValue::from_string(text.trim().to_owned())? })
+    }
+
+    /// Their JSON.
+    pub(super) fn text(&self) -> &RawValue {
+        &self.text
+    }
+}
+
+impl From<Map<String, Value>> for Arguments {
+    fn from(fields: Map<String, Value>) -> Self {
+        let text = to_raw_value(&fields).expect("values are valid JSON");
+        Self { fields, text }
+    }
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Map::new().into()
+    }
+}
+
+impl PartialEq for Arguments {
+    fn eq(&self, other: &Self) -> bool {
+        self.text.get() == other.text.get()
+    }
 }
 
 impl Tool {
@@ -129,41 +173,37 @@ impl Tools {
         list.iter().map(Tool::definition).collect()
     }
 
+    /// Whether the answer has to be one call.
+    pub(super) fn are_forced(&self) -> bool {
+        matches!(self.choice, Choice::Required | Choice::Named(_))
+    }
+
     /// The schema of the one call that the answer has to be, if it has to be one.
-    pub(super) fn forced(&self) -> Option<Value> {
+    pub(super) fn forced(&self) -> Read<Option<Value>> {
         let of = |tool: &Tool, place: &str| {
-            let mut parameters = tool.parameters.clone();
-            move_references(&mut parameters, &format!("#{place}/properties/arguments"));
-            json!({
+            let Tool { name, parameters, .. } = tool;
+            let place = format!("#{place}/properties/arguments");
+            let parameters = moved(parameters, &place).map_err(|what| {
+                let value = format!("given with {what} in the parameters of {name:?}");
+                let limit = "a call that has to be is held to a schema that refers to places within itself alone, # and #/...";
+                Fault::field("tools", value, limit)
+            })?;
+            Ok(json!({
                 "type": "object",
-                "properties": {"name": {"const": tool.name}, "arguments": parameters},
+                "properties": {"name": {"const": name}, "arguments": parameters},
                 "required": ["name", "arguments"],
                 "additionalProperties": false,
-            })
+            }))
         };
         match &self.choice {
-            Choice::Auto | Choice::None => None,
+            Choice::Auto | Choice::None => Ok(None),
             Choice::Required => {
                 let list = self.list.iter().enumerate();
                 let all = list.map(|(at, tool)| of(tool, &format!("/anyOf/{at}")));
-                Some(json!({"anyOf": all.collect::<Vec<_>>()}))
+                Ok(Some(json!({"anyOf": all.collect::<Read<Vec<_>>>()?})))
             }
-            Choice::Named(name) => self.tool(name).map(|tool| of(tool, "")),
+            Choice::Named(name) => self.tool(name).map(|tool| of(tool, "")).transpose(),
         }
-    }
-}
-
-// What a schema refers to within itself, once it stands at this place of another one.
-fn move_references(schema: &mut Value, place: &str) {
-    match schema {
-        Value::Object(fields) => fields.iter_mut().for_each(|(name, value)| match value {
-            Value::String(reference) if name == "$ref" && reference.starts_with('#') => {
-                *reference = format!("{place}{}", reference[1..].trim_end_matches('/'));
-            }
-            other => move_references(other, place),
-        }),
-        Value::Array(items) => items.iter_mut().for_each(|item| move_references(item, place)),
-        _ => {}
     }
 }
 
@@ -172,7 +212,8 @@ pub(super) fn calling(calls: &[Call]) -> Map<String, Value> {
     let calls: Vec<Value> = calls
         .iter()
         .map(|Call { id, name, arguments }| {
-            json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
+            let function = json!({"name": name, "arguments": arguments.fields});
+            json!({"id": id, "type": "function", "function": function})
         })
         .collect();
     let mut fields = Map::new();
@@ -193,9 +234,9 @@ pub(super) fn called(id: &str, calls: &[Call]) -> Map<String, Value> {
 }
 
 /// The arguments of a call that is sent back, which are JSON in a text.
-pub(super) fn arguments(path: &str, text: &str) -> Read<Map<String, Value>> {
+pub(super) fn arguments(path: &str, text: &str) -> Read<Arguments> {
     let blank = text.trim().is_empty();
-    let read = if blank { Ok(Map::new()) } else { serde_json::from_str(text) };
+    let read = if blank { Ok(Arguments::default()) } else { Arguments::read(text) };
     read.map_err(|_| Fault::field(path, shown(&text.into()), "it must be a JSON object as a text"))
 }
 
@@ -262,8 +303,9 @@ mod tests {
             with("f", json!({"$ref": "#/$defs/d"})),
             with("g", json!({"items": {"$ref": "#"}})),
         ];
-        let forced =
-            |choice| Tools::new(list.clone(), choice, false, "tool_choice").unwrap().forced();
+        let forced = |choice| {
+            Tools::new(list.clone(), choice, false, "tool_choice").unwrap().forced().unwrap()
+        };
         assert_eq!(forced(Choice::Auto), None);
         let named = forced(Choice::Named("f".into())).unwrap();
         assert_eq!(named["properties"]["name"], json!({"const": "f"}));
@@ -272,12 +314,22 @@ mod tests {
         let any = &forced(Choice::Required).unwrap()["anyOf"];
         assert_eq!(refers(&any[0]), json!({"$ref": "#/anyOf/0/properties/arguments/$defs/d"}));
         assert_eq!(refers(&any[1]), json!({"items": {"$ref": "#/anyOf/1/properties/arguments"}}));
+        let list = vec![with("f", json!({})), with("g", json!({"$ref": "other.json"}))];
+        let of = |choice| Tools::new(list.clone(), choice, false, "tool_choice").unwrap();
+        assert!(
+            of(Choice::Auto).forced().is_ok() && of(Choice::Named("f".into())).forced().is_ok()
+        );
+        let said = of(Choice::Required).forced().unwrap_err().message;
+        let start =
+            "tools is given with the reference \"other.json\" in the parameters of \"g\", but ";
+        assert!(said.starts_with(start), "{said}");
     }
 
     #[test]
     fn arguments_are_objects() {
-        assert_eq!(arguments("a", " ").unwrap(), Map::new());
-        assert_eq!(arguments("a", "{\"x\": 1}").unwrap()["x"], 1);
+        assert_eq!(arguments("a", " ").unwrap(), Arguments::default());
+        let read = arguments("a", " {\"x\": 1.0}").unwrap();
+        assert_eq!((&read.fields["x"], read.text().get()), (&json!(1.0), "{\"x\": 1.0}"));
         for text in ["[1]", "{", "7"] {
             let said = arguments("a", text).unwrap_err().message;
             assert!(said.ends_with("but it must be a JSON object as a text"), "{said}");

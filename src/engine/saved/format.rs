@@ -5,12 +5,12 @@ use crate::Result;
 use crate::attention::Shape;
 use crate::engine::{EngineOptions, IndexOptions};
 use crate::kv::SessionFile;
-use crate::model::rope::Rope;
 use crate::model::{ModelConfig, ModelFile};
+use serde::Serialize;
 use std::path::Path;
 
 /// The version of blocks and state; another program version may know only other ones.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// What the checksum of the weights is called.
 const WEIGHTS: &str = "the checksum of the weights";
@@ -41,19 +41,51 @@ impl SessionFormat {
     }
 
     fn of(weights: &str, config: &ModelConfig, options: &EngineOptions) -> Self {
+        // Each field by its name, so that none is forgotten that is added: all but the last four change keys and values.
+        let ModelConfig {
+            architecture,
+            layers,
+            hidden,
+            vocabulary,
+            epsilon,
+            norm_offset,
+            post_norms,
+            embedding_factor,
+            attention,
+            sliding_window,
+            rope,
+            ffn,
+            activation,
+            experts,
+            context_length: _,
+            plain_context: _,
+            logit_softcap: _,
+            tied: _,
+        } = config;
         let shape = options.shape(config);
         let index = options.index.as_ref();
         let quantised = options.quantise.map_or_else(|| "none".into(), |to| to.to_string());
+        let sites = if *post_norms { "before and after" } else { "before" };
+        let with_experts = experts.as_ref().map_or(&[][..], |experts| &experts.layers);
         let mut identity = vec![
             (SessionFile::FORMAT, VERSION.to_string()),
-            ("the model's family", config.architecture.clone()),
-            ("the number of layers", config.layers.to_string()),
-            ("the model's width", config.hidden.to_string()),
+            ("the model's family", architecture.clone()),
+            ("the number of layers", layers.to_string()),
+            ("the model's width", hidden.to_string()),
             ("the number of query heads", shape.q_heads().to_string()),
             ("the number of KV heads", shape.kv_heads.to_string()),
             ("the head dimension", shape.head_dim.to_string()),
-            ("the vocabulary", config.vocabulary.to_string()),
-            ("the rotary embedding", describe_rope(&config.rope)),
+            ("the vocabulary", vocabulary.to_string()),
+            ("the rotary embedding", described(rope)),
+            ("the attention", described(attention)),
+            (
+                "the sliding window",
+                sliding_window.as_ref().map_or_else(|| "none".into(), described),
+            ),
+            ("the norms", format!("{sites}, epsilon {epsilon}, offset {norm_offset}")),
+            ("the factor of embeddings", embedding_factor.to_string()),
+            ("the feed-forward networks", described(&(ffn, activation, experts))),
+            ("the layers with experts", described(&with_experts)),
             (WEIGHTS, weights.into()),
             ("the quantisation of the weights", quantised),
             ("the block size", shape.block.to_string()),
@@ -61,7 +93,7 @@ impl SessionFormat {
         identity.extend(describe_index(&shape, index));
         Self {
             identity: identity.into_iter().map(|(name, value)| (name.into(), value)).collect(),
-            block_bytes: Record::new(&shape, config.layers, index).bytes(),
+            block_bytes: Record::new(&shape, *layers, index).bytes(),
         }
     }
 
@@ -96,8 +128,8 @@ impl SessionFormat {
     }
 }
 
-fn describe_rope(rope: &Rope) -> String {
-    serde_json::to_string(rope).expect("numbers and names are valid JSON")
+fn described<T: Serialize>(part: &T) -> String {
+    serde_json::to_string(part).expect("numbers and names are valid JSON")
 }
 
 fn describe_index(shape: &Shape, index: Option<&IndexOptions>) -> Vec<(&'static str, String)> {
@@ -157,5 +189,78 @@ impl Record {
 
     pub(super) fn bytes(&self) -> u64 {
         self.layers * (self.kv + self.codes + self.summaries.iter().sum::<u64>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::{Adapter, Gpu, GpuOptions, adapters};
+    use crate::model::config::{AttentionConfig, SlidingWindow};
+    use pollster::block_on;
+
+    // A model with windows, soft-caps, and norms after attention.
+    const MODEL: &str = "tests/goldens/tiny/gemma2/model.gguf";
+
+    fn config() -> ModelConfig {
+        ModelConfig::read(&ModelFile::open(Path::new(MODEL)).unwrap()).unwrap()
+    }
+
+    // None where there is no adapter.
+    fn options() -> Option<EngineOptions> {
+        let adapter = Adapter::choose(&block_on(adapters()), None).ok()?;
+        let gpu = block_on(Gpu::open(&adapter, GpuOptions::default())).unwrap();
+        Some(EngineOptions::new(&gpu, 512))
+    }
+
+    #[test]
+    fn what_changes_keys_and_values_is_named_and_what_does_not_is_no_matter() {
+        let Some(options) = options() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talk.kv");
+        let of = |change: &dyn Fn(&mut ModelConfig)| {
+            let mut config = config();
+            change(&mut config);
+            SessionFormat::of("weights", &config, &options)
+        };
+        drop(of(&|_| ()).open(&path).unwrap());
+        let softcap = |config: &mut ModelConfig, cap| match &mut config.attention {
+            AttentionConfig::Grouped(grouped) => grouped.softcap = cap,
+            AttentionConfig::Latent(_) => unreachable!("it has grouped queries"),
+        };
+        let window = |tokens| move |sliding: &mut SlidingWindow| sliding.tokens = tokens;
+        type Change<'a> = &'a dyn Fn(&mut ModelConfig);
+        let changes: [(Change<'_>, &str); 9] = [
+            (&|c| softcap(c, None), "the attention of the session"),
+            (&|c| softcap(c, Some(7.0)), "the attention of the session"),
+            (&|c| c.sliding_window = None, "the sliding window of the session"),
+            (&|c| c.sliding_window.iter_mut().for_each(window(7)), "the sliding window of the"),
+            (&|c| c.epsilon = 0.5, "the norms of the session"),
+            (&|c| c.norm_offset = 0.5, "the norms of the session"),
+            (&|c| c.post_norms ^= true, "the norms of the session"),
+            (&|c| c.embedding_factor = 7.0, "the factor of embeddings of the session"),
+            (&|c| c.ffn = 7, "the feed-forward networks of the session"),
+        ];
+        for (change, said) in changes {
+            let message = of(change).open(&path).unwrap_err().to_string();
+            assert!(message.starts_with(said), "{message}");
+        }
+        of(&|c| (c.context_length, c.logit_softcap) = (7, None)).open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_without_these_is_an_older_versions() {
+        let Some(options) = options() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talk.kv");
+        let own = SessionFormat::of("weights", &config(), &options);
+        let mut older = own.clone();
+        older.identity[0].1 = "3".into();
+        older.identity.retain(|(name, _)| name != "the attention" && name != "the norms");
+        drop(older.open(&path).unwrap());
+        let message = own.open(&path).unwrap_err().to_string();
+        let said =
+            "the format is 3, as an older version of this program writes it, and this one reads 4";
+        assert!(message.contains(said), "{message}");
     }
 }

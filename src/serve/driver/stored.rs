@@ -1,6 +1,6 @@
 //! What the driver does with a prefix cache: brings stored beginnings to requests, and has others stored, between steps.
 
-use super::{Driver, From, Job, Source};
+use super::{Driver, Job};
 use crate::Error;
 use crate::serve::Reuse;
 use crate::serve::prefix::Chain;
@@ -8,80 +8,85 @@ use crate::serve::prefix::arriving::Arriving;
 use crate::serve::prefix::storing::Stored;
 use futures::StreamExt;
 use futures::future::{Either, select};
-use std::ops::Range;
+use std::future::poll_fn;
 use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// How long what is left is read back and stored once nobody asks any more.
 const LAST: Duration = Duration::from_secs(30);
 
 impl Driver {
-    // Where a request's first tokens come from, its keys, and the blocks behind these tokens that are stored.
-    pub(super) fn source_or_stored(&self, job: &Job) -> (Source, Chain, Range<usize>) {
-        let source = self.source(job);
+    // The keys of a request that begins with so many tokens, and what may come behind them, if that can be more.
+    pub(super) fn stored(&self, job: &Job, held: u32) -> (Chain, Option<Arriving>) {
         let Some(prefix) = self.prefix.as_ref().filter(|_| self.options.reuse != Reuse::Nothing)
         else {
-            return (source, Chain::default(), 0..0);
+            return (Chain::default(), None);
         };
         let prompt = &job.sequence.tokens()[..job.sequence.prompt_tokens()];
         let (chain, block) = (prefix.chain(prompt), self.engine.options.block);
         // The last token is computed in any case.
-        let found = prefix.find(&chain, (prompt.len() - 1) / block as usize);
-        if found as u32 * block <= source.tokens {
-            return (source, chain, 0..0);
+        let most = (prompt.len() as u32 - 1) / block;
+        let arriving = (most * block > held).then(|| prefix.arrive(&chain, most as usize));
+        (chain, arriving)
+    }
+
+    // Looks what came for requests. Where there is no step to take meanwhile it waits for something, or one more request.
+    async fn look(&mut self) {
+        let waits = self.running.iter().all(|active| active.arriving.is_some());
+        let (running, jobs) = (&mut self.running, &mut self.jobs);
+        let job = poll_fn(|context| {
+            let arriving = running.iter_mut().filter_map(|active| active.arriving.as_mut());
+            // Each of them is asked, so that any wakes who waits.
+            let came = arriving.map(|arriving| arriving.poll(context)).filter(|came| *came).count();
+            if came > 0 || !waits {
+                return Poll::Ready(None);
+            }
+            match jobs.poll_next_unpin(context) {
+                Poll::Ready(Some(job)) => Poll::Ready(Some(job)),
+                // Once no handle is left those that run are answered all the same.
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        });
+        if let Some(job) = job.await {
+            self.queue(job);
         }
-        // Behind whole blocks of the session that are enough to choose its channels by.
-        let whole = source.tokens / block * block;
-        let source = match whole >= self.least_reused() {
-            true => Source { tokens: whole, ..source },
-            false => Source { from: From::Nowhere, tokens: 0 },
-        };
-        (source, chain, (source.tokens / block) as usize..found)
     }
 
     // Gives requests what was read for them since the last step.
     pub(super) async fn arrive(&mut self) {
+        if self.prefix.is_none() {
+            return;
+        }
+        self.look().await;
         let Some(prefix) = &mut self.prefix else { return };
-        // Where there is no step to take meanwhile, the first is waited for.
-        let mut waits = self.running.iter().all(|active| active.arriving.is_some());
         let mut failed = Vec::new();
         for (at, active) in self.running.iter_mut().enumerate() {
             let Some(arriving) = &mut active.arriving else { continue };
             let tokens = active.job.sequence.tokens();
-            let before = active.session.len();
-            let most = active.job.prompt().min(before + prefix.piece_tokens());
-            let needed = active.session.blocks_to(most);
+            let needed = arriving.blocks() as u32;
             while self.engine.blocks_and_free().1 < needed && self.idle.forget() {}
             let (way, to) = ((&*self.engine, &mut self.arrivals), (&mut active.session, tokens));
-            let waits = std::mem::take(&mut waits);
-            let goes_on = match prefix.take(way, to, &mut active.chain, arriving, waits).await {
-                Ok(goes_on) => goes_on,
+            let taken = prefix.take(way, to, &mut active.chain, arriving).await;
+            let (came, goes_on) = match taken {
+                Ok(taken) => taken,
                 // There is no room for what was read: it is computed as soon as there is, and others may have to go for it.
-                Err(Error::Argument { .. }) => false,
+                Err(Error::Argument { .. }) => (0, false),
                 Err(error) => {
                     failed.push((at, error));
                     continue;
                 }
             };
             let held = active.job.sequence.reuse(active.session.tokens());
-            let Arriving { counts, came, .. } = *arriving;
-            if counts && let Some((_, reused)) = &mut active.job.began {
-                *reused = held;
-            }
-            if held > before {
+            active.job.found(held);
+            if came > 0 {
                 active.moved = self.steps;
+                active.job.came += came;
                 active.job.tell_prefill(held);
             }
-            if goes_on {
-                continue;
-            }
-            active.arriving = None;
-            self.shared.change(|stats| {
-                stats.prefix.hits += u64::from(came > 0);
-                stats.prefix.tokens += u64::from(came);
-            });
-            if counts {
-                self.shared.count_found(held);
+            if !goes_on {
+                active.arriving = None;
+                active.job.count(&self.shared);
             }
         }
         for (at, error) in failed.into_iter().rev() {
@@ -121,8 +126,8 @@ impl Driver {
     pub(super) async fn rest(&mut self) -> bool {
         match (self.store().await, &mut self.prefix) {
             (Stored::Some, _) => return true,
-            (Stored::Full, Some(prefix)) => {
-                let job = match select(self.jobs.next(), pin!(prefix.writer.wait())).await {
+            (Stored::Later, Some(prefix)) => {
+                let job = match select(self.jobs.next(), pin!(prefix.wait())).await {
                     Either::Left((job, _)) => job,
                     Either::Right(_) => return true,
                 };
@@ -144,7 +149,7 @@ impl Driver {
             while began.elapsed() < LAST {
                 match (self.store().await, &mut self.prefix) {
                     (Stored::Some, _) => {}
-                    (Stored::Full, Some(prefix)) => prefix.writer.wait().await,
+                    (Stored::Later, Some(prefix)) => prefix.wait().await,
                     _ => break,
                 }
             }

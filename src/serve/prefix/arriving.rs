@@ -1,98 +1,88 @@
 //! Blocks on their way from the directory into a session.
 
+use super::Prefix;
 use super::directory::Directory;
-use super::file::Absent;
 use super::key::{Chain, Link};
-use super::{Prefix, Shared};
+use super::reading::{Read, Wanted};
 use crate::Result;
 use crate::engine::{Arrivals, Engine, Session};
-use futures::channel::oneshot::{self, Receiver};
-use rayon::prelude::*;
+use futures::FutureExt;
+use futures::channel::oneshot::Receiver;
 use std::ops::Range;
-use std::sync::Arc;
+use std::task::{Context, Poll};
 
 /// Bytes that are read at a time, by many threads, or one block.
 const PIECE_BYTES: usize = 256 << 20;
 
+/// Bytes that all requests together have in CPU memory of what arrives: while one piece goes its way another one is read.
+pub(super) const MOST_BYTES: usize = 2 * PIECE_BYTES;
+
 /// What is on its way to the session of a request.
 pub(in crate::serve) struct Arriving {
-    /// The blocks that are still to be read.
-    rest: Range<usize>,
-    /// Those that are being read.
-    reading: Receiver<Read>,
-    /// Whether they count as found: it is the first time that the request begins.
-    pub(in crate::serve) counts: bool,
-    /// Tokens that came so far.
-    pub(in crate::serve) came: u32,
+    stage: Stage,
+    /// What came, and was not taken yet.
+    came: Option<Came>,
 }
 
-/// What was read of consecutive blocks: fewer than were asked for where the beginning ends there.
-struct Read {
-    payloads: Vec<Vec<u8>>,
-    asked: usize,
+enum Stage {
+    /// It is looked for how many of its first blocks there are.
+    Looking(Receiver<usize>),
+    /// A piece is being read, before these blocks.
+    Reading(Receiver<Read>, Range<usize>),
+}
+
+enum Came {
+    Found(usize),
+    /// Nothing where the thread that read panicked.
+    Read(Option<Read>),
+}
+
+impl Arriving {
+    /// Whether something came; else who asks is woken once it does.
+    pub(in crate::serve) fn poll(&mut self, context: &mut Context<'_>) -> bool {
+        if self.came.is_none() {
+            self.came = match &mut self.stage {
+                Stage::Looking(found) => match found.poll_unpin(context) {
+                    Poll::Ready(found) => Some(Came::Found(found.unwrap_or(0))),
+                    Poll::Pending => None,
+                },
+                Stage::Reading(read, _) => match read.poll_unpin(context) {
+                    Poll::Ready(read) => Some(Came::Read(read.ok())),
+                    Poll::Pending => None,
+                },
+            };
+        }
+        self.came.is_some()
+    }
+
+    /// The blocks that came, for which there has to be room.
+    pub(in crate::serve) fn blocks(&self) -> usize {
+        match &self.came {
+            Some(Came::Read(Some(read))) => read.payloads.len(),
+            _ => 0,
+        }
+    }
 }
 
 impl Prefix {
-    /// How many blocks of a chain's first the directory has.
-    pub(in crate::serve) fn find(&self, chain: &Chain, most: usize) -> usize {
-        let mut there = 0..most.min(chain.blocks());
-        // Blocks go from the end, so those that are there are the first. Where that is not so, reading ends before.
-        while !there.is_empty() {
-            let middle = there.start + there.len() / 2;
-            if self.directory.contains(&chain.link(middle)) {
-                there.start = middle + 1;
-            } else {
-                there.end = middle;
-            }
-        }
-        there.start
+    /// Begins to look for the first `most` blocks of a chain.
+    pub(in crate::serve) fn arrive(&self, chain: &Chain, most: usize) -> Arriving {
+        let links: Vec<Link> = (0..most.min(chain.blocks())).map(|at| chain.link(at)).collect();
+        let directory = self.directory.clone();
+        let found = self.files.ask(move || find(&directory, &links));
+        Arriving { stage: Stage::Looking(found), came: None }
     }
 
-    /// Begins to read blocks of a conversation with these tokens.
-    pub(in crate::serve) fn arrive(
-        &mut self,
-        chain: &Chain,
-        tokens: &[u32],
-        blocks: Range<usize>,
-        counts: bool,
-    ) -> Arriving {
-        self.touch(chain, 0..blocks.end);
-        let (reading, rest) = self.ask(chain, tokens, blocks);
-        Arriving { rest, reading, counts, came: 0 }
-    }
-
-    /// The most tokens that come at a time.
-    pub(in crate::serve) fn piece_tokens(&self) -> u32 {
-        self.scheme.length(self.piece())
-    }
-
-    fn piece(&self) -> usize {
-        (PIECE_BYTES / self.payload).max(1)
-    }
-
-    // Has a piece read; what is left.
-    fn ask(
-        &self,
-        chain: &Chain,
-        tokens: &[u32],
-        blocks: Range<usize>,
-    ) -> (Receiver<Read>, Range<usize>) {
-        let middle = blocks.end.min(blocks.start + self.piece());
-        let (asked, rest) = (blocks.start..middle, middle..blocks.end);
+    // Has a piece of these blocks read.
+    fn read(&self, chain: &Chain, tokens: &[u32], blocks: Range<usize>) -> Stage {
+        let piece = (PIECE_BYTES / self.payload).max(1);
+        let middle = blocks.end.min(blocks.start + piece);
         let of = |block| (chain.link(block), self.scheme.tokens(tokens, block).to_vec());
-        let wanted: Vec<(Link, Vec<u32>)> = asked.map(of).collect();
-        let (directory, shared) = (self.directory.clone(), self.shared.clone());
-        let (payload, (sender, reading)) = (self.payload, oneshot::channel());
-        self.readers.spawn(move || {
-            if !sender.is_canceled() {
-                // Nobody waits for what a request asked that was cancelled since.
-                let _ = sender.send(read(&directory, &shared, &wanted, payload));
-            }
-        });
-        (reading, rest)
+        let wanted: Vec<Wanted> = (blocks.start..middle).map(of).collect();
+        Stage::Reading(self.reader.ask(wanted, self.payload), middle..blocks.end)
     }
 
-    /// Brings what was read since the last time to the end of a session; with `waits` something has to come first. Whether
+    /// Brings what came to the end of a session, which begins with whole blocks from then on: how many tokens, and whether
     /// more is on its way.
     ///
     /// # Errors
@@ -103,59 +93,50 @@ impl Prefix {
         (session, tokens): (&mut Session, &[u32]),
         chain: &mut Chain,
         arriving: &mut Arriving,
-        waits: bool,
-    ) -> Result<bool> {
-        let read = if waits {
-            (&mut arriving.reading).await.ok()
-        } else {
-            match arriving.reading.try_recv() {
-                Ok(None) => return Ok(true),
-                read => read.ok().flatten(),
-            }
-        };
-        // A thread that panicked reads no more.
-        let Some(Read { payloads, asked }) = read else { return Ok(false) };
-        let is_whole = payloads.len() == asked;
-        let goes_on = is_whole && !arriving.rest.is_empty();
-        if goes_on {
-            // The next piece is read while this one goes its way.
-            (arriving.reading, arriving.rest) = self.ask(chain, tokens, arriving.rest.clone());
-        }
+    ) -> Result<(u32, bool)> {
         let first = (session.len() / engine.options.block) as usize;
-        let end = first + payloads.len();
+        let read = match arriving.came.take() {
+            None => return Ok((0, true)),
+            Some(Came::Found(found)) => {
+                if self.scheme.length(found) <= session.len() {
+                    return Ok((0, false));
+                }
+                // Behind whole blocks that are enough to choose its channels by.
+                let is_enough = self.scheme.length(first) >= engine.least_reused();
+                let first = if is_enough { first } else { 0 };
+                session.rewind(self.scheme.length(first))?;
+                self.touch(chain, 0..found);
+                arriving.stage = self.read(chain, tokens, first..found);
+                return Ok((0, true));
+            }
+            Some(Came::Read(None)) => return Ok((0, false)),
+            Some(Came::Read(Some(read))) => read,
+        };
+        let rest = match &arriving.stage {
+            Stage::Reading(_, rest) => rest.clone(),
+            Stage::Looking(_) => 0..0,
+        };
+        let goes_on = read.payloads.len() == read.asked && !rest.is_empty();
+        if goes_on {
+            // The next piece is read while this one goes its way, where there is room for both.
+            arriving.stage = self.read(chain, tokens, rest);
+        }
+        let end = first + read.payloads.len();
         let new = &tokens[session.len() as usize..self.scheme.length(end) as usize];
-        let taken = engine.append_sealed(session, arrivals, new, &payloads).await?;
+        let taken = engine.append_sealed(session, arrivals, new, &read.payloads).await?;
         chain.stored = first + taken;
-        arriving.came += self.scheme.length(taken);
         // The index of one is not that of the blocks before it. Where these came from elsewhere, it may be good for others.
-        if 0 < taken && taken < payloads.len() {
-            self.directory.remove(&chain.link(first + taken));
+        if 0 < taken && taken < read.payloads.len() {
+            let (directory, link) = (self.directory.clone(), chain.link(first + taken));
+            self.files.tell(move || directory.remove(&link));
             self.shared.change(|stats| stats.prefix.damaged += 1);
         }
-        Ok(goes_on && taken == payloads.len())
+        Ok((self.scheme.length(taken), goes_on && taken == read.payloads.len()))
     }
 }
 
-fn read(
-    directory: &Directory,
-    shared: &Arc<Shared>,
-    wanted: &[(Link, Vec<u32>)],
-    payload: usize,
-) -> Read {
-    let all = wanted.par_iter().map(|(link, tokens)| directory.read(link, tokens, payload));
-    let mut payloads = Vec::with_capacity(wanted.len());
-    for (read, (link, _)) in all.collect::<Vec<_>>().into_iter().zip(wanted) {
-        match read {
-            Ok(payload) => payloads.push(payload),
-            Err(Absent::Unreadable) => break,
-            Err(Absent::Damaged) => {
-                directory.remove(link);
-                shared.change(|stats| stats.prefix.damaged += 1);
-                break;
-            }
-        }
-    }
-    let bytes: usize = payloads.iter().map(Vec::len).sum();
-    shared.change(|stats| stats.prefix.read_bytes += bytes as u64);
-    Read { payloads, asked: wanted.len() }
+// How many of a chain's first blocks the directory has.
+fn find(directory: &Directory, links: &[Link]) -> usize {
+    // Blocks go from the end, so those that are there are the first. Where that is not so, reading ends before.
+    links.partition_point(|link| directory.contains(link))
 }

@@ -1,6 +1,8 @@
 //! What blocks are known by.
 
+use super::storing::Hole;
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What a block is known by: all tokens up to its end, and how they were read.
@@ -74,19 +76,21 @@ pub(super) struct Link {
 }
 
 /// The keys of a conversation's blocks from the first on, and how many of them are stored.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::serve) struct Chain {
     /// What follows from the first tokens, once they are there, and then the keys.
     keys: Vec<Key>,
     /// The first blocks, which are in the directory or on their way there.
     pub(super) stored: usize,
+    /// Of these, what could not be written.
+    pub(super) hole: Arc<Hole>,
     /// When the conversation was begun with: the time of its files.
     pub(super) used: SystemTime,
 }
 
 impl Default for Chain {
     fn default() -> Self {
-        Self { keys: Vec::new(), stored: 0, used: SystemTime::now() }
+        Self { keys: Vec::new(), stored: 0, hole: Arc::default(), used: SystemTime::now() }
     }
 }
 

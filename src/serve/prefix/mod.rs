@@ -20,11 +20,15 @@
 //!
 //! **Stored** ([`storing`]) is what others may take of a session ([`super::Reuse`]): under two-level attention what was read as a prompt.
 //! It begins once the prompt is read. Between steps the driver reads back a piece at a time, and a thread writes; where that
-//! has too much to write, nothing is read back. Once nobody asks any more, what is left is stored before the steps end. A
+//! has too much to write, nothing is read back. Behind a block that could not be written nothing of its conversation is, since it would
+//! not be found: it is tried again from there. Once nobody asks any more, what is left is stored before the steps end. A
 //! conversation that is forgotten before, since its memory is needed, is stored as far as it had come.
 //!
-//! **Read** ([`arriving`]) is when a request is admitted, where the directory has more of it than any session. Threads read and check,
-//! a piece ahead; the driver brings each piece to where the session's blocks live between the steps of others.
+//! **Read** ([`arriving`]) is when a request is admitted, where the directory has more of it than any session. Threads read and check
+//! ([`reading`]), a piece ahead; the driver brings each piece to where the session's blocks live between the steps of others. All
+//! that was read and is not there yet has [`arriving::MOST_BYTES`] of CPU memory; who asked later waits for room.
+//!
+//! The thread that takes steps opens no file: it asks [`worker::Worker`]s, and looks between steps what came of it.
 //!
 //! There is no level between, in CPU memory: the operating system keeps what was read or written lately in its page cache, as much as is
 //! free, least recently used, and for all processes at once.
@@ -38,7 +42,9 @@ pub(super) mod arriving;
 mod directory;
 mod file;
 mod key;
+mod reading;
 pub(super) mod storing;
+mod worker;
 
 pub(super) use key::Chain;
 
@@ -47,15 +53,14 @@ use crate::engine::{Engine, SessionFormat};
 use crate::{Error, Result};
 use directory::Directory;
 use key::Scheme;
+use reading::Reader;
 use std::path::PathBuf;
 use std::sync::Arc;
-use storing::Writer;
+use storing::{Look, Writer};
+use worker::Worker;
 
 /// The version of what a block's key and payload mean.
 const VERSION: u32 = 1;
-
-/// Threads that read at most.
-const READERS: usize = 16;
 
 /// A directory of sealed blocks that conversations begin with, now and in later runs.
 #[derive(Clone, Debug)]
@@ -106,8 +111,12 @@ pub(super) struct Prefix {
     directory: Arc<Directory>,
     /// Bytes of a block's payload.
     payload: usize,
-    readers: Arc<rayon::ThreadPool>,
-    pub(super) writer: Writer,
+    /// Looks for files, and removes some.
+    files: Worker,
+    reader: Reader,
+    writer: Writer,
+    /// What is looked for, of what is to be stored.
+    look: Option<Look>,
     shared: Arc<Shared>,
 }
 
@@ -130,19 +139,17 @@ impl Prefix {
         let mut identity = format.identity.clone();
         let mut also = |name: &str, value: String| identity.push((name.into(), value));
         also("the prefix cache's version", VERSION.to_string());
-        // Windows, caps, norms: all that a model's file says of how it computes.
-        also("the model's settings", format!("{:?}", engine.config));
         // Where the KV cache lives changes nothing, but what it is rounded to does.
         also("the stored type", engine.stored_type().to_string());
         let scheme = Scheme::new(&identity, engine.options.block, engine.least_reused());
         let directory = Arc::new(Directory::open(path, *bytes)?);
         let failed = |source| Error::Io { path: "the threads of the prefix cache".into(), source };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
-        let readers = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        let readers = readers.thread_name(|i| format!("prefix {i}"));
-        let readers = readers.build().map_err(|e| failed(std::io::Error::other(e)))?;
-        let writer = Writer::start(directory.clone(), *warn, shared.clone()).map_err(failed)?;
-        let (readers, shared) = (Arc::new(readers), shared.clone());
-        Ok(Self { scheme, directory, payload: engine.sealed_bytes(), readers, writer, shared })
+        let files = Worker::start("prefix files").map_err(failed)?;
+        let most = arriving::MOST_BYTES;
+        let reader = Reader::start(directory.clone(), shared.clone(), most).map_err(failed)?;
+        let writer = Writer::start(directory.clone(), *warn, shared.clone(), storing::REST);
+        let (writer, payload) = (writer.map_err(failed)?, engine.sealed_bytes());
+        let shared = shared.clone();
+        Ok(Self { scheme, directory, payload, files, reader, writer, look: None, shared })
     }
 }

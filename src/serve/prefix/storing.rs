@@ -1,14 +1,16 @@
 //! Blocks on their way to the directory: read back by the driver, a piece between two steps, and written by a thread.
 
 use super::directory::{Directory, Held};
-use super::key::{Chain, Link};
+use super::key::{Chain, Key, Link};
 use super::{Prefix, Shared};
 use crate::Result;
 use crate::engine::{Engine, Session};
 use futures::StreamExt;
 use futures::channel::mpsc::{self, UnboundedReceiver};
+use futures::channel::oneshot::Receiver;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,11 +21,11 @@ const PIECE_BYTES: usize = 16 << 20;
 /// Pieces that wait to be written.
 const QUEUE: usize = 8;
 
-/// Blocks that are looked for between two steps.
+/// Blocks that are looked for at a time.
 const LOOKED: usize = 64;
 
 /// How long nothing is written after a write has failed.
-const REST: Duration = Duration::from_secs(60);
+pub(super) const REST: Duration = Duration::from_secs(60);
 
 /// What came of trying to store something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +33,41 @@ pub(in crate::serve) enum Stored {
     /// There may be more.
     Some,
     Nothing,
-    /// As much as may be waits to be written.
-    Full,
+    /// As much as may be waits to be written, or it is not known yet what is there.
+    Later,
+}
+
+/// The first block of a conversation that could not be written. Nothing is written behind it, since it would not be found.
+#[derive(Debug)]
+pub(super) struct Hole(AtomicU32);
+
+impl Default for Hole {
+    fn default() -> Self {
+        Self(AtomicU32::new(u32::MAX))
+    }
+}
+
+impl Hole {
+    fn note(&self, block: u32) {
+        self.0.fetch_min(block, Ordering::Relaxed);
+    }
+
+    fn is_before(&self, block: u32) -> bool {
+        self.0.load(Ordering::Relaxed) < block
+    }
+
+    // Where to begin again.
+    fn take(&self) -> Option<usize> {
+        let block = self.0.swap(u32::MAX, Ordering::Relaxed);
+        (block < u32::MAX).then_some(block as usize)
+    }
+}
+
+/// How many blocks of a conversation the directory has from one on.
+pub(super) struct Look {
+    from: Key,
+    answer: Receiver<usize>,
+    there: Option<usize>,
 }
 
 /// What the thread is to do.
@@ -47,6 +82,7 @@ struct Block {
     tokens: Vec<u32>,
     payload: Vec<u8>,
     used: SystemTime,
+    hole: Arc<Hole>,
 }
 
 /// The thread that writes.
@@ -59,13 +95,15 @@ pub(in crate::serve) struct Writer {
 }
 
 /// Until when nothing is written, once a write has failed; it is said once until one succeeds.
-#[derive(Default)]
-struct Rest(Mutex<Option<Instant>>);
+struct Rest {
+    time: Duration,
+    until: Mutex<Option<Instant>>,
+}
 
 impl Rest {
     // Every update leaves it whole, so that of a thread that panicked is too.
     fn until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lasts(&self) -> bool {
@@ -78,10 +116,11 @@ impl Writer {
         directory: Arc<Directory>,
         warn: fn(&str),
         shared: Arc<Shared>,
+        rest: Duration,
     ) -> io::Result<Self> {
         let (orders, queue) = std::sync::mpsc::channel();
         let (sender, done) = mpsc::unbounded();
-        let rest = Arc::new(Rest::default());
+        let rest = Arc::new(Rest { time: rest, until: Mutex::default() });
         let (held, rests) = (Held::default(), rest.clone());
         let mut writing = Writing { directory, warn, shared, held, rest: rests };
         thread::Builder::new().name("prefix cache".into()).spawn(move || {
@@ -108,8 +147,8 @@ impl Writer {
         self.pending < QUEUE
     }
 
-    /// Waits until something more is written.
-    pub(in crate::serve) async fn wait(&mut self) {
+    // Waits until something more is written.
+    async fn wait(&mut self) {
         match self.done.next().await {
             Some(()) => self.pending -= 1,
             None => self.pending = 0,
@@ -143,16 +182,23 @@ impl Writing {
         }
     }
 
-    fn store(&mut self, Block { link, tokens, payload, used }: &Block) {
+    fn store(&mut self, block: &Block) {
+        let Block { link, used, hole, .. } = block;
         if self.directory.contains(link) {
             return self.directory.touch(link, *used);
         }
-        if self.rest.lasts() {
-            return self.shared.change(|stats| stats.prefix.failed += 1);
+        if self.rest.lasts() || hole.is_before(link.block) {
+            self.shared.change(|stats| stats.prefix.failed += 1);
+        } else if self.write(block) {
+            return;
         }
+        hole.note(link.block);
+    }
+
+    fn write(&mut self, Block { link, tokens, payload, used, .. }: &Block) -> bool {
         let bytes = (super::file::HEAD_BYTES + size_of_val(&tokens[..]) + payload.len()) as u64;
         if !self.make_room(bytes) {
-            return;
+            return false;
         }
         let mut written = self.directory.write(link, tokens, payload, *used);
         if written.as_ref().is_err_and(|error| is_full(error.kind()))
@@ -161,13 +207,14 @@ impl Writing {
             self.shared.change(|stats| stats.prefix.evicted += evicted);
             written = self.directory.write(link, tokens, payload, *used);
         }
-        match written {
+        match &written {
             Ok(()) => {
                 *self.rest.until() = None;
                 self.shared.change(|stats| stats.prefix.written_bytes += bytes);
             }
             Err(error) => self.failed(&error.to_string()),
         }
+        written.is_ok()
     }
 
     fn make_room(&mut self, bytes: u64) -> bool {
@@ -183,7 +230,7 @@ impl Writing {
     }
 
     fn failed(&mut self, reason: &str) {
-        let before = self.rest.until().replace(Instant::now() + REST);
+        let before = self.rest.until().replace(Instant::now() + self.rest.time);
         if before.is_none() {
             let path = self.directory.path().display();
             (self.warn)(&format!(
@@ -226,37 +273,83 @@ impl Prefix {
         chain: &mut Chain,
         tokens: u32,
     ) -> Result<Stored> {
+        if self.writer.rest.lasts() {
+            return Ok(Stored::Nothing);
+        }
+        if let Some(hole) = chain.hole.take() {
+            chain.stored = chain.stored.min(hole);
+        }
         let most = engine.sealed_blocks(session).min(tokens / engine.options.block) as usize;
-        if chain.stored >= most || self.writer.rest.lasts() {
+        if chain.stored >= most {
             return Ok(Stored::Nothing);
         }
         if !self.writer.has_room() {
-            return Ok(Stored::Full);
+            return Ok(Stored::Later);
         }
         chain.extend(&self.scheme, session.tokens());
         let most = most.min(chain.blocks());
         let from = chain.stored;
-        let is_there = |block: &usize| self.directory.contains(&chain.link(*block));
-        let there = (from..most.min(from + LOOKED)).take_while(is_there).count();
-        if there > 0 || from == most {
+        if from >= most {
+            return Ok(Stored::Nothing);
+        }
+        let Some(there) = self.looked(chain, from..most) else { return Ok(Stored::Later) };
+        if there > 0 {
             chain.stored += there;
             self.touch(chain, from..from + there);
-            return Ok(if there > 0 { Stored::Some } else { Stored::Nothing });
+            self.look(chain, from + there..most);
+            return Ok(Stored::Some);
         }
         let piece = (PIECE_BYTES / self.payload).max(1);
         let blocks = from..most.min(from + piece);
         // Behind it even if it cannot be read: what failed once is not tried in every step.
         chain.stored = blocks.end;
+        self.look(chain, blocks.end..most);
         let payloads = engine.read_sealed(session, blocks.clone()).await?;
         let block = |(block, payload)| Block {
             link: chain.link(block),
             tokens: self.scheme.tokens(session.tokens(), block).to_vec(),
             payload,
             used: chain.used,
+            hole: chain.hole.clone(),
         };
         let blocks = blocks.zip(payloads).map(block).collect();
         self.writer.order(Order::Write(blocks));
         Ok(Stored::Some)
+    }
+
+    // Has it looked how many of these blocks are there before the first that is not.
+    fn look(&mut self, chain: &Chain, blocks: Range<usize>) {
+        let links: Vec<Link> = blocks.take(LOOKED).map(|block| chain.link(block)).collect();
+        let Some(from) = links.first().map(|link| link.key) else { return };
+        let directory = self.directory.clone();
+        let count = move || links.iter().take_while(|link| directory.contains(link)).count();
+        self.look = Some(Look { from, answer: self.files.ask(count), there: None });
+    }
+
+    // The same, once it is known: it is asked for if it was not.
+    fn looked(&mut self, chain: &Chain, blocks: Range<usize>) -> Option<usize> {
+        match &mut self.look {
+            Some(look) if look.from == chain.link(blocks.start).key => {
+                // Of a thread that panicked nothing is known: the one that writes looks too.
+                let there = look.there.or_else(|| look.answer.try_recv().unwrap_or(Some(0)))?;
+                self.look = None;
+                Some(there)
+            }
+            _ => {
+                self.look(chain, blocks);
+                None
+            }
+        }
+    }
+
+    /// Waits until it is known what is there, or else something more is written.
+    pub(in crate::serve) async fn wait(&mut self) {
+        match &mut self.look {
+            Some(look) if look.there.is_none() => {
+                look.there = Some((&mut look.answer).await.unwrap_or(0));
+            }
+            _ => self.writer.wait().await,
+        }
     }
 
     /// Waits until all that was read back is written.

@@ -2,15 +2,17 @@
 
 use super::error;
 use crate::generate::{End, Turn};
-use crate::server::answering::{Finish, Part, Usage, Whole};
+use crate::server::answering::{Finish, Item, Part, Text, Usage, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
 use crate::server::fault::{Fault, Read};
 use crate::server::fields::{Fields, shown};
 use crate::server::form::Form;
 use crate::server::frame::{Frame, Shape};
-use crate::server::tools::{Call, Choice, Tool, Tools, called, calling};
+use crate::server::tools::{Arguments, Call, Choice, Tool, Tools, called, calling};
 use crate::server::{Boxed, Naming};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 /// Reads a request.
 pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)> {
@@ -176,8 +178,8 @@ fn called_by(mut block: Fields) -> Read<Call> {
     let (id, name) = (block.text("id")?, block.text("name")?);
     let (id, name) = (block.needed("id", id)?, block.needed("name", name)?);
     let arguments = match block.take("input") {
-        None => Map::new(),
-        Some(Value::Object(arguments)) => arguments,
+        None => Arguments::default(),
+        Some(Value::Object(arguments)) => arguments.into(),
         Some(other) => {
             return Err(Fault::field(block.path("input"), shown(&other), "it must be an object"));
         }
@@ -237,18 +239,46 @@ fn usage(usage: &Usage) -> Value {
     })
 }
 
+/// A message, whose calls may have numbers that no [`Value`] holds.
+#[derive(Serialize)]
+struct Object<'a> {
+    id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    role: &'static str,
+    model: &'a str,
+    content: Vec<Shown<'a>>,
+    stop_reason: Option<&'static str>,
+    stop_sequence: Option<&'a str>,
+    usage: Value,
+}
+
+/// A block of a message.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Shown<'a> {
+    Thinking { thinking: &'a str, signature: &'static str },
+    Text { text: &'a str },
+    ToolUse { id: &'a str, name: &'a str, input: &'a RawValue },
+}
+
 impl Message {
-    fn object(&self, content: Value, used: &Usage, finish: Option<(&Finish, bool)>) -> Value {
-        json!({
-            "id": format!("msg_{}", self.naming.id),
-            "type": "message",
-            "role": "assistant",
-            "model": self.naming.model,
-            "content": content,
-            "stop_reason": finish.map(|(finish, has_calls)| reason(finish, has_calls)),
-            "stop_sequence": finish.and_then(|(finish, _)| finish.stop.as_deref()),
-            "usage": usage(used),
-        })
+    fn object<'a>(
+        &'a self,
+        content: Vec<Shown<'a>>,
+        used: &Usage,
+        finish: Option<(&'a Finish, bool)>,
+    ) -> Object<'a> {
+        Object {
+            id: format!("msg_{}", self.naming.id),
+            kind: "message",
+            role: "assistant",
+            model: &self.naming.model,
+            content,
+            stop_reason: finish.map(|(finish, has_calls)| reason(finish, has_calls)),
+            stop_sequence: finish.and_then(|(finish, _)| finish.stop.as_deref()),
+            usage: usage(used),
+        }
     }
 
     fn close(&mut self) -> Option<Frame> {
@@ -280,8 +310,7 @@ impl Message {
         let empty = json!({"type": "tool_use", "id": id, "name": name, "input": {}});
         let start = json!({"index": self.blocks, "content_block": empty});
         frames.push(event("content_block_start", start));
-        let arguments = Value::Object(arguments.clone()).to_string();
-        let delta = json!({"type": "input_json_delta", "partial_json": arguments});
+        let delta = json!({"type": "input_json_delta", "partial_json": arguments.text().get()});
         frames.push(event("content_block_delta", json!({"index": self.blocks, "delta": delta})));
         frames.push(event("content_block_stop", json!({"index": self.blocks})));
         self.blocks += 1;
@@ -307,7 +336,7 @@ impl Shape for Message {
     fn begin(&mut self, prompt_tokens: u32) -> Vec<Frame> {
         // What of it was there already is not known yet; the end says it.
         let read = Usage { prompt: prompt_tokens, ..Usage::default() };
-        let message = self.object(json!([]), &read, None);
+        let message = self.object(Vec::new(), &read, None);
         vec![event("message_start", json!({"message": message}))]
     }
 
@@ -336,19 +365,20 @@ impl Shape for Message {
         }
     }
 
-    fn whole(&self, whole: &Whole) -> Value {
-        let mut content = Vec::new();
-        if !whole.reasoning.is_empty() {
-            content.push(json!({"type": "thinking", "thinking": whole.reasoning, "signature": ""}));
+    fn whole(&self, whole: &Whole) -> String {
+        let (reasoning, items) = (&whole.reasoning, whole.shown());
+        let mut content = Vec::with_capacity(items.len() + 1);
+        if !reasoning.is_empty() {
+            content.push(Shown::Thinking { thinking: reasoning, signature: "" });
         }
-        let (text, calls) = (&whole.text.text, &whole.calls);
-        if calls.is_empty() || !text.is_empty() {
-            content.push(json!({"type": "text", "text": text}));
-        }
-        content.extend(calls.iter().map(|Call { id, name, arguments }| {
-            json!({"type": "tool_use", "id": id, "name": name, "input": arguments})
+        content.extend(items.iter().map(|item| match item {
+            Item::Text(Text { text, .. }) => Shown::Text { text },
+            Item::Call(Call { id, name, arguments }) => {
+                Shown::ToolUse { id, name, input: arguments.text() }
+            }
         }));
-        let finish = Some((&whole.finish, !calls.is_empty()));
-        self.object(content.into(), &whole.finish.usage, finish)
+        let finish = Some((&whole.finish, whole.calls().next().is_some()));
+        let object = self.object(content, &whole.finish.usage, finish);
+        serde_json::to_string(&object).expect("texts and arguments are valid JSON")
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn error(fault: &Fault) -> Value {
         Kind::Key => "authentication_error",
         Kind::Host => "permission_error",
         Kind::Busy => "rate_limit_error",
-        Kind::Stopping => "overloaded_error",
+        Kind::Crowded | Kind::Stopping => "overloaded_error",
         Kind::TimedOut => "timeout_error",
         Kind::Broken => "api_error",
     };

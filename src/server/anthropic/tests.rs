@@ -3,11 +3,11 @@
 use super::{count, error, read};
 use crate::generate::End;
 use crate::server::Naming;
-use crate::server::answering::{Finish, Part, Usage, Whole};
+use crate::server::answering::{Finish, Item, Part, Usage, Whole};
 use crate::server::ask::Prompt;
 use crate::server::fault::{Fault, Kind};
-use crate::server::frame::Frame;
-use crate::server::tools::Call;
+use crate::server::frame::{Frame, Shape};
+use crate::server::tools::{Arguments, Call};
 use serde_json::{Value, json};
 
 fn naming() -> Naming {
@@ -134,20 +134,37 @@ fn tools_are_read_and_calls_are_sent_back() {
     );
 }
 
+// A whole answer's object.
+fn whole_of(shape: &dyn Shape, whole: &Whole) -> Value {
+    serde_json::from_str(&shape.whole(whole)).unwrap()
+}
+
 #[test]
 fn calls_are_blocks() {
     let (_, mut shape) = read(&body(&json!({})), &naming()).ok().unwrap();
-    let arguments = json!({"city": "Rome"}).as_object().unwrap().clone();
+    // As a model wrote it: no digit of it is changed.
+    const ARGUMENTS: &str = r#"{"city": "Rome", "id": 123456789012345678901234567890}"#;
+    let arguments = Arguments::read(ARGUMENTS).unwrap();
     let call = Call { id: "abc123def".into(), name: "weather".into(), arguments };
     let whole = Whole {
         reasoning: String::new(),
-        text: String::new().into(),
-        calls: vec![call.clone()],
+        items: vec![Item::Text(String::new().into()), Item::Call(call.clone())],
         finish: finish(End::StopToken, None),
     };
-    let object = shape.whole(&whole);
-    let block = json!({"type": "tool_use", "id": "abc123def", "name": "weather", "input": {"city": "Rome"}});
-    assert_eq!((&object["content"], &object["stop_reason"]), (&json!([block]), &json!("tool_use")));
+    let text = shape.whole(&whole);
+    let block = format!(
+        r#""content":[{{"type":"tool_use","id":"abc123def","name":"weather","input":{ARGUMENTS}}}]"#
+    );
+    assert!(text.contains(&block), "{text}");
+    assert_eq!(whole_of(&*shape, &whole)["stop_reason"], "tool_use");
+    // Texts and calls have the places that they were said at.
+    let say = |text: &str| Item::Text(text.to_owned().into());
+    let mixed = Whole { items: vec![say("a"), Item::Call(call.clone()), say("b")], ..whole };
+    let content = whole_of(&*shape, &mixed)["content"].clone();
+    let types: Vec<&Value> =
+        content.as_array().unwrap().iter().map(|block| &block["type"]).collect();
+    assert_eq!(types, ["text", "tool_use", "text"]);
+    assert_eq!((&content[0]["text"], &content[2]["text"]), (&json!("a"), &json!("b")));
     let mut frames = shape.part(Part::Text("Hm".to_owned().into()));
     frames.extend(shape.part(Part::Call(call)));
     frames.extend(shape.part(Part::End(finish(End::StopToken, None))));
@@ -175,7 +192,7 @@ fn calls_are_blocks() {
     assert_eq!(events[3]["content_block"]["input"], json!({}));
     assert_eq!(
         (&events[4]["index"], &events[4]["delta"]["partial_json"]),
-        (&json!(1), &json!("{\"city\":\"Rome\"}"))
+        (&json!(1), &json!(ARGUMENTS))
     );
     assert_eq!(events[6]["delta"]["stop_reason"], "tool_use");
 }
@@ -185,12 +202,11 @@ fn a_message_at_once() {
     let (_, shape) = read(&body(&json!({})), &naming()).ok().unwrap();
     let whole = |end, stop| Whole {
         reasoning: String::new(),
-        calls: Vec::new(),
-        text: "Hi! My name is Claude.".to_owned().into(),
+        items: vec![Item::Text("Hi! My name is Claude.".to_owned().into())],
         finish: finish(end, stop),
     };
     assert_eq!(
-        shape.whole(&whole(End::StopToken, None)),
+        whole_of(&*shape, &whole(End::StopToken, None)),
         json!({
             "id": "msg_1",
             "type": "message",
@@ -207,14 +223,14 @@ fn a_message_at_once() {
             },
         })
     );
-    let stopped = shape.whole(&whole(End::StopText, Some(".")));
+    let stopped = whole_of(&*shape, &whole(End::StopText, Some(".")));
     assert_eq!(
         (stopped["stop_reason"].clone(), stopped["stop_sequence"].clone()),
         (json!("stop_sequence"), json!("."))
     );
-    assert_eq!(shape.whole(&whole(End::Length, None))["stop_reason"], "max_tokens");
+    assert_eq!(whole_of(&*shape, &whole(End::Length, None))["stop_reason"], "max_tokens");
     let thought = Whole { reasoning: "Hm".into(), ..whole(End::StopToken, None) };
-    assert_eq!(shape.whole(&thought)["content"][0]["thinking"], "Hm");
+    assert_eq!(whole_of(&*shape, &thought)["content"][0]["thinking"], "Hm");
 }
 
 #[test]

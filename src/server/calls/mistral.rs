@@ -1,8 +1,9 @@
 //! `[TOOL_CALLS]`, and behind it a list of calls as JSON or, of later models, `f[ARGS]{"x": 1}`: Mistral's.
 
-use super::{Begins, Format, Found, call, json_call};
-use crate::server::tools::Tools;
-use serde_json::{Deserializer, Map, Value};
+use super::{Begins, Format, Found, Written, call, json_call};
+use crate::server::tools::{Arguments, Tools};
+use serde_json::Deserializer;
+use serde_json::value::RawValue;
 
 const MARK: &str = "[TOOL_CALLS]";
 const ARGUMENTS: &str = "[ARGS]";
@@ -23,8 +24,8 @@ fn read(text: &str, tools: &Tools) -> Found {
 }
 
 fn list(text: &str, tools: &Tools) -> Option<Vec<super::Call>> {
-    let list: Vec<Value> = serde_json::from_str(text).ok()?;
-    let calls: Option<Vec<_>> = list.iter().map(|value| json_call(tools, value)).collect();
+    let list: Vec<Written<'_>> = serde_json::from_str(text).ok()?;
+    let calls: Option<Vec<_>> = list.iter().map(|written| json_call(tools, written)).collect();
     calls.filter(|calls| !calls.is_empty())
 }
 
@@ -36,8 +37,9 @@ fn named(text: &str, tools: &Tools) -> Option<Vec<super::Call>> {
         let name = rest[..brace].trim();
         // Some name the call too.
         let name = name.strip_suffix(ARGUMENTS).unwrap_or(name).split(ID).next()?.trim();
-        let mut values = Deserializer::from_str(&rest[brace..]).into_iter::<Map<String, Value>>();
-        calls.push(call(tools, name, values.next()?.ok()?)?);
+        let mut values = Deserializer::from_str(&rest[brace..]).into_iter::<&RawValue>();
+        let arguments = Arguments::read(values.next()?.ok()?.get()).ok()?;
+        calls.push(call(tools, name, arguments)?);
         rest = rest[brace + values.byte_offset()..].trim_start();
         if rest.is_empty() {
             return Some(calls);

@@ -3,6 +3,7 @@
 //! A model writes them as its template taught it: each way is a [`Format`], a file of its own here. What looks like a call and is none
 //! stays text.
 
+mod end;
 mod forced;
 mod glm;
 mod llama;
@@ -11,9 +12,11 @@ mod qwen;
 #[cfg(test)]
 mod tests;
 
-use super::tools::{Call, Tools};
+use super::tools::{Arguments, Call, Tools};
 use crate::model::{Tokenizer, random_seed};
-use serde_json::{Map, Value};
+use end::{End, Search};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
 /// All ways, of which the first counts whose words a template has.
 const FORMATS: [&Format; 4] = [&glm::FORMAT, &qwen::FORMAT, &mistral::FORMAT, &llama::FORMAT];
@@ -25,7 +28,7 @@ pub(super) struct Format {
     words: &'static [&'static str],
     begins: Begins,
     /// What ends a call; without it the answer's end does.
-    ends: Option<&'static str>,
+    ends: Option<End>,
     /// Other words of calls that may be tokens.
     marks: &'static [&'static str],
     /// Reads what is between.
@@ -54,7 +57,7 @@ enum Found {
 impl Format {
     /// The way of answers that may call these tools, by the template with this source; answers that have to be one call have their own.
     pub(super) fn of(source: &str, tools: &Tools) -> Option<&'static Self> {
-        if tools.forced().is_some() {
+        if tools.are_forced() {
             return Some(&forced::FORMAT);
         }
         // Qwen3-Coder's calls have the marks of Qwen's, and no JSON between them.
@@ -70,7 +73,8 @@ impl Format {
             Begins::Mark(mark) => Some(mark),
             Begins::Answer(_) => None,
         };
-        let marks = begins.iter().chain(&self.ends).chain(self.marks);
+        let ends = self.ends.as_ref().map(|end| end.mark);
+        let marks = begins.iter().chain(&ends).chain(self.marks);
         let token = |mark: &&str| match tokenizer.encode(mark, true).as_deref() {
             Ok(&[token]) => Some(token),
             _ => None,
@@ -80,7 +84,7 @@ impl Format {
 }
 
 /// A call of a tool that there is; `None` for others.
-fn call(tools: &Tools, name: &str, arguments: Map<String, Value>) -> Option<Call> {
+fn call(tools: &Tools, name: &str, arguments: Arguments) -> Option<Call> {
     tools.tool(name)?;
     // Nine letters and digits: some templates take no other names.
     let mut number = random_seed() << 32 | random_seed();
@@ -93,22 +97,27 @@ fn call(tools: &Tools, name: &str, arguments: Map<String, Value>) -> Option<Call
     Some(Call { id, name: name.to_owned(), arguments })
 }
 
-/// A call as JSON: a name, and arguments or parameters.
-fn json_call(tools: &Tools, value: &Value) -> Option<Call> {
-    let arguments = value.get("arguments").or_else(|| value.get("parameters"));
-    let arguments = match arguments {
-        None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(arguments)) => arguments.clone(),
-        Some(Value::String(text)) => serde_json::from_str(text).ok()?,
-        Some(_) => return None,
+/// An object as a model writes it.
+type Written<'a> = BTreeMap<String, &'a RawValue>;
+
+/// A call as JSON: a name, and arguments or parameters, whose text is the model's own.
+fn json_call(tools: &Tools, written: &Written<'_>) -> Option<Call> {
+    let text = written.get("arguments").or_else(|| written.get("parameters"));
+    let arguments = match text.map(|text| text.get()) {
+        None | Some("null") => Arguments::default(),
+        // JSON in a text.
+        Some(text) if text.starts_with('"') => {
+            Arguments::read(&serde_json::from_str::<String>(text).ok()?).ok()?
+        }
+        Some(text) => Arguments::read(text).ok()?,
     };
-    call(tools, value.get("name")?.as_str()?, arguments)
+    let name: String = serde_json::from_str(written.get("name")?.get()).ok()?;
+    call(tools, &name, arguments)
 }
 
 /// A text that is one call as JSON.
 fn read_json(text: &str, tools: &Tools) -> Found {
-    let read = serde_json::from_str::<Value>(text);
-    match read.map(|value| json_call(tools, &value)) {
+    match serde_json::from_str::<Written<'_>>(text).map(|written| json_call(tools, &written)) {
         Ok(Some(call)) => Found::Calls(vec![call]),
         Ok(None) => Found::Text,
         // Only a text can have the mark of an end in it.
@@ -132,8 +141,11 @@ pub(super) struct Calls {
     at: At,
     /// The end of what came, which may belong to a call.
     held: String,
-    /// Of a call, the bytes of it in which no end is left to be looked for.
-    looked: usize,
+    /// Before a call, the bytes of it that are known to be blanks.
+    blank: usize,
+    /// Of a call, how far an end was looked for, and how much of it was read in vain.
+    search: Search,
+    read: usize,
     found: usize,
 }
 
@@ -148,7 +160,16 @@ enum At {
 impl Calls {
     /// For answers that may call these tools in this way.
     pub(super) fn new(format: &'static Format, tools: Tools) -> Self {
-        Self { format, tools, at: At::Start, held: String::new(), looked: 0, found: 0 }
+        Self {
+            format,
+            tools,
+            at: At::Start,
+            held: String::new(),
+            blank: 0,
+            search: Search::default(),
+            read: 0,
+            found: 0,
+        }
     }
 
     /// Takes a piece.
@@ -168,28 +189,35 @@ impl Calls {
 
     // Whether a call begins in what is held. Blanks before it are not part of the text.
     fn text(&mut self, said: &mut Vec<Said>) -> bool {
-        let (begin, keep) = match self.format.begins {
+        let rest = &self.held[self.blank..];
+        // Where a call begins; what of the rest is text in any case; and what at its end may begin a call.
+        let (begin, text, part) = match self.format.begins {
             Begins::Mark(mark) => {
-                let may_begin = |at: &usize| mark.starts_with(self.held[*at..].trim_start());
-                let mut places = self.held.char_indices().map(|(at, _)| at);
-                (self.held.find(mark), places.find(may_begin))
+                let is_part = |part: &usize| rest.ends_with(&mark[..*part]);
+                let part = (1..mark.len()).rev().find(is_part).unwrap_or(0);
+                let text = rest[..rest.len() - part].trim_end().len();
+                (rest.find(mark).map(|at| self.blank + at), text, part)
             }
             Begins::Answer(begin) => {
-                let text = self.held.trim_start();
+                let text = rest.trim_start();
                 let is_start = self.at == At::Start;
                 let begins = is_start && text.starts_with(begin);
                 let may_begin = is_start && begin.starts_with(text);
-                (begins.then_some(0), may_begin.then_some(0))
+                let (text, part) = if may_begin { (0, text.len()) } else { (rest.len(), 0) };
+                (begins.then_some(0), text, part)
             }
         };
         if let Some(begin) = begin {
             let before = self.held[..begin].trim_end().to_owned();
             self.held.drain(..begin);
             said.extend((!before.is_empty()).then_some(Said::Text(before)));
-            (self.at, self.looked) = (At::Call, self.begin());
+            (self.at, self.blank) = (At::Call, 0);
+            (self.search, self.read) = (Search::from(self.begin()), 0);
             return true;
         }
-        let text: String = self.held.drain(..keep.unwrap_or(self.held.len())).collect();
+        let text = if text == 0 { 0 } else { self.blank + text };
+        let text: String = self.held.drain(..text).collect();
+        self.blank = self.held.len() - part;
         if !text.is_empty() {
             self.at = At::Text;
             said.push(Said::Text(text));
@@ -199,24 +227,25 @@ impl Calls {
 
     // Whether a call ends in what is held, which begins with it.
     fn call(&mut self, said: &mut Vec<Said>) -> bool {
-        let Some(end) = self.format.ends else { return false };
+        let Some(end) = &self.format.ends else { return false };
         let from = self.begin();
-        while let Some(at) = self.held[self.looked..].find(end) {
-            let at = self.looked + at;
-            self.looked = at + end.len();
-            let found = (self.format.read)(&self.held[from..at], &self.tools);
-            // It may be an argument that has the end in it.
-            if found == Found::Part {
+        while let Some(end::Ending { behind, is_quoted }) = self.search.next(end, &self.held) {
+            // It may be an argument that has the end in it, or one whose own end was forgotten. What is twice as long as before tells
+            // these apart, so that all reading takes no longer than the last does.
+            if is_quoted && behind < 2 * self.read {
                 continue;
             }
-            let text: String = self.held.drain(..self.looked).collect();
+            let text = &self.held[from..behind - end.mark.len()];
+            let found = (self.format.read)(text, &self.tools);
+            if found == Found::Part {
+                self.read = behind;
+                continue;
+            }
+            let text: String = self.held.drain(..behind).collect();
             self.tell(found, text, said);
             self.at = At::Start;
             return true;
         }
-        // What comes next may complete one.
-        let last = self.held.floor_char_boundary((self.held.len() + 1).saturating_sub(end.len()));
-        self.looked = self.looked.max(last);
         false
     }
 

@@ -4,7 +4,8 @@ use super::*;
 use crate::server::fields::Fields;
 use crate::server::tools::{Choice, Tool};
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 fn tools(choice: Choice, is_single: bool) -> Tools {
     let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}});
@@ -45,6 +46,7 @@ fn told_of(
             }
             Said::Call(Call { id, name, arguments }) => {
                 assert!(id.len() == 9 && id.chars().all(|c| c.is_ascii_alphanumeric()), "{id}");
+                let arguments: Value = serde_json::from_str(arguments.text().get()).unwrap();
                 found.push(json!([name, arguments]));
             }
         }
@@ -264,4 +266,123 @@ proptest! {
             prop_assert_eq!((bare(&found.0), found.1.len()), (bare(&text), 0));
         }
     }
+}
+
+// Says what one call has as arguments, letter by letter.
+fn arguments(format: &'static Format, tools: Tools, answer: &str) -> String {
+    let mut calls = Calls::new(format, tools);
+    let mut said = calls.push(answer);
+    said.extend(calls.finish(false));
+    match &said[..] {
+        [Said::Call(call)] => call.arguments.text().get().to_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn arguments_are_the_models_own_text() {
+    let text = r#"{"a": 1.0, "b": 1e3, "c": 123456789012345678901234567890, "d" : "\u00e9"}"#;
+    let free = || tools(Choice::Auto, false);
+    for (format, answer) in [
+        (
+            &qwen::FORMAT,
+            format!(r#"<tool_call>{{"name": "time-now", "arguments": {text} }}</tool_call>"#),
+        ),
+        (&llama::FORMAT, format!(r#"{{"name": "time-now", "parameters": {text}}}"#)),
+        (&mistral::FORMAT, format!(r#"[TOOL_CALLS][{{"name": "time-now", "arguments": {text}}}]"#)),
+        (&mistral::FORMAT, format!("[TOOL_CALLS]time-now[ARGS]{text}")),
+        (
+            &qwen::FORMAT,
+            format!(
+                r#"<tool_call>{{"name": "time-now", "arguments": {}}}</tool_call>"#,
+                json!(text)
+            ),
+        ),
+    ] {
+        assert_eq!(arguments(format, free(), &answer), text, "{answer}");
+    }
+    let values = ["1.0", "1e3", "123456789012345678901234567890", "[1.0, 2]"].iter().enumerate();
+    let values =
+        values.map(|(at, value)| format!("<arg_key>{at}</arg_key><arg_value>{value}</arg_value>"));
+    let answer = format!("<tool_call>time-now{}</tool_call>", values.collect::<String>());
+    let written = r#"{"0":1.0,"1":1e3,"2":123456789012345678901234567890,"3":[1.0, 2]}"#;
+    assert_eq!(arguments(&glm::FORMAT, free(), &answer), written);
+}
+
+#[test]
+fn a_text_stays_one_where_the_schema_has_texts_and_no_numbers() {
+    let parameters = json!({
+        "type": "object",
+        "properties": {
+            "null_or_text": {"type": ["string", "null"]},
+            "any_of": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "referred": {"$ref": "#/$defs/text"},
+            "either": {"type": ["string", "number"]},
+            "named": {"enum": ["1", "2"]},
+            "whole": {"type": "integer"},
+            "free": {},
+        },
+        "$defs": {"text": {"type": "string"}},
+    });
+    let fields = Fields::of("t", json!({"name": "f", "parameters": parameters})).unwrap();
+    let tool = Tool::read(fields, "parameters").unwrap();
+    for (key, value, is) in [
+        ("null_or_text", "12", json!("12")),
+        ("null_or_text", "null", Value::Null),
+        ("null_or_text", "true", json!("true")),
+        ("null_or_text", "\"a\"", json!("\"a\"")),
+        ("any_of", "1.5", json!("1.5")),
+        ("any_of", "null", Value::Null),
+        ("referred", "7", json!("7")),
+        ("named", "2", json!("2")),
+        ("either", "12", json!(12)),
+        ("either", "\"12\"", json!("12")),
+        ("either", "twelve", json!("twelve")),
+        ("whole", "12", json!(12)),
+        ("free", "12", json!(12)),
+        ("unknown", "[1]", json!([1])),
+    ] {
+        let tools = Tools::new(vec![tool.clone()], Choice::Auto, false, "tool_choice").unwrap();
+        let answer = format!(
+            "<tool_call>f<arg_key>{key}</arg_key><arg_value>{value}</arg_value></tool_call>"
+        );
+        let made: Value = serde_json::from_str(&arguments(&glm::FORMAT, tools, &answer)).unwrap();
+        assert_eq!(made, json!({key: is}), "{value}");
+    }
+    let twice = "<tool_call>time-now<arg_key>a</arg_key><arg_value>1</arg_value><arg_key>b</arg_key><arg_value>2</arg_value>\
+        <arg_key>a</arg_key><arg_value>3</arg_value></tool_call>";
+    assert_eq!(arguments(&glm::FORMAT, tools(Choice::Auto, false), twice), r#"{"a":3,"b":2}"#);
+}
+
+#[test]
+fn a_quote_that_is_missing_takes_no_other_call_with_it() {
+    let bad = r#"<tool_call>{"name": "time-now, "arguments": {}}</tool_call>"#;
+    let good = r#"<tool_call>{"name": "weather", "arguments": {}}</tool_call>"#;
+    let found = told(&qwen::FORMAT, tools(Choice::Auto, false), &format!("{bad}{good}"), 3);
+    assert_eq!(found, (bad.to_owned(), vec![json!(["weather", {}])]));
+}
+
+// What is held costs no more for each piece that comes: each of these took minutes when it did.
+#[test]
+fn long_calls_cost_as_much_as_they_are_long() {
+    let ends = "</tool_call>".repeat(20_000);
+    let quoted = format!(
+        r#"<tool_call>{{"name": "weather", "arguments": {{"city": "{ends}"}}}}</tool_call>"#
+    );
+    let marked = format!(
+        "<tool_call>weather<arg_key>city</arg_key><arg_value>{ends}</arg_value></tool_call>"
+    );
+    let blanks = format!("Hm.{}.", " \n".repeat(200_000));
+    let leading = format!("{}x", "\n".repeat(400_000));
+    let began = Instant::now();
+    for (format, answer, calls) in [
+        (&qwen::FORMAT, &quoted, 1),
+        (&glm::FORMAT, &marked, 1),
+        (&qwen::FORMAT, &blanks, 0),
+        (&llama::FORMAT, &leading, 0),
+    ] {
+        let (text, found) = told(format, tools(Choice::Auto, false), answer, 4);
+        assert_eq!((text.is_empty(), found.len()), (calls == 1, calls));
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }

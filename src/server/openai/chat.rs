@@ -80,7 +80,7 @@ fn turns(messages: Vec<Value>) -> Read<Vec<Turn>> {
 }
 
 fn shown(call: &Call) -> Value {
-    let function = json!({"name": call.name, "arguments": tools::text(call)});
+    let function = json!({"name": call.name, "arguments": call.arguments.text().get()});
     json!({"id": call.id, "type": "function", "function": function})
 }
 
@@ -155,32 +155,35 @@ impl Shape for Chat {
         }
     }
 
-    fn whole(&self, whole: &Whole) -> Value {
+    fn whole(&self, whole: &Whole) -> String {
         let Naming { id, created, model } = &self.naming;
-        let mut message = json!({"role": "assistant", "content": whole.text.text, "refusal": null});
+        let Text { text, logprobs } = whole.all_text();
+        let mut message = json!({"role": "assistant", "content": text, "refusal": null});
         if !whole.reasoning.is_empty() {
             message["reasoning_content"] = whole.reasoning.as_str().into();
         }
-        let calls = &whole.calls;
-        if !calls.is_empty() {
-            message["tool_calls"] = calls.iter().map(shown).collect();
-            if whole.text.text.is_empty() {
+        let calls: Vec<Value> = whole.calls().map(shown).collect();
+        let has_calls = !calls.is_empty();
+        if has_calls {
+            message["tool_calls"] = calls.into();
+            if text.is_empty() {
                 message["content"] = Value::Null;
             }
         }
         let choice = json!({
             "index": 0,
             "message": message,
-            "logprobs": self.logprobs(&whole.text.logprobs),
-            "finish_reason": reason(whole.finish.end, !calls.is_empty()),
+            "logprobs": self.logprobs(&logprobs),
+            "finish_reason": reason(whole.finish.end, has_calls),
         });
-        json!({
+        let object = json!({
             "id": format!("chatcmpl-{id}"),
             "object": "chat.completion",
             "created": created,
             "model": model,
             "choices": [choice],
             "usage": usage(&whole.finish.usage),
-        })
+        });
+        object.to_string()
     }
 }

@@ -121,10 +121,10 @@ impl Shape for Completion {
         }
     }
 
-    fn whole(&self, whole: &Whole) -> Value {
+    fn whole(&self, whole: &Whole) -> String {
         let Finish { end, usage: used, .. } = &whole.finish;
-        let Text { text, logprobs } = &whole.text;
-        let choices = self.choices(text, logprobs, Some(reason(*end, false)));
-        self.object(choices, Some(usage(used)))
+        let Text { text, logprobs } = whole.all_text();
+        let choices = self.choices(&text, &logprobs, Some(reason(*end, false)));
+        self.object(choices, Some(usage(used))).to_string()
     }
 }

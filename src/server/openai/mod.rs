@@ -25,7 +25,9 @@ pub(super) fn error(fault: &Fault) -> Value {
         Kind::NotFound | Kind::Host => ("invalid_request_error", Value::Null),
         Kind::Key => ("invalid_request_error", "invalid_api_key".into()),
         Kind::Busy => ("rate_limit_error", "rate_limit_exceeded".into()),
-        Kind::Broken | Kind::Stopping | Kind::TimedOut => ("server_error", Value::Null),
+        Kind::Broken | Kind::Crowded | Kind::Stopping | Kind::TimedOut => {
+            ("server_error", Value::Null)
+        }
     };
     let (message, param) = (&fault.message, &fault.field);
     json!({"error": {"message": message, "type": class, "param": param, "code": code}})

@@ -2,7 +2,7 @@
 
 use super::{common, error, role, text, tools};
 use crate::generate::{End, Turn};
-use crate::server::answering::{Finish, Part, Text, Usage, Whole};
+use crate::server::answering::{Finish, Item, Part, Text, Usage, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
 use crate::server::fault::{Fault, Kind, Read};
 use crate::server::fields::{Fields, shown};
@@ -158,9 +158,10 @@ impl Response {
         })
     }
 
-    fn message(&self, status: &str, content: Value) -> Value {
+    // The message behind so many items.
+    fn message(&self, before: usize, status: &str, content: Value) -> Value {
         json!({
-            "id": self.message_id(),
+            "id": self.message_id(before),
             "type": "message",
             "status": status,
             "role": "assistant",
@@ -168,10 +169,9 @@ impl Response {
         })
     }
 
-    // The one that is begun behind the items so far.
-    fn message_id(&self) -> String {
+    fn message_id(&self, before: usize) -> String {
         let id = &self.naming.id;
-        match self.output.len() {
+        match before {
             0 => format!("msg_{id}"),
             before => format!("msg_{id}_{before}"),
         }
@@ -194,7 +194,7 @@ impl Response {
 
     // An event of the one part of a message.
     fn of_text(&mut self, name: &'static str, mut value: Value) -> Frame {
-        value["item_id"] = self.message_id().into();
+        value["item_id"] = self.message_id(self.output.len()).into();
         value["output_index"] = self.output.len().into();
         value["content_index"] = 0.into();
         self.event(name, value)
@@ -211,7 +211,7 @@ impl Response {
             return Vec::new();
         }
         self.text = Some(String::new());
-        let item = self.message("in_progress", json!([]));
+        let item = self.message(self.output.len(), "in_progress", json!([]));
         vec![
             self.of_item("response.output_item.added", &item),
             self.of_text("response.content_part.added", json!({"part": output_text("")})),
@@ -222,7 +222,7 @@ impl Response {
     fn close(&mut self, status: &str) -> Vec<Frame> {
         let Some(text) = self.text.take() else { return Vec::new() };
         let part = output_text(&text);
-        let item = self.message(status, json!([part]));
+        let item = self.message(self.output.len(), status, json!([part]));
         let frames = vec![
             self.of_text("response.output_text.done", json!({"text": text, "logprobs": []})),
             self.of_text("response.content_part.done", json!({"part": part})),
@@ -264,7 +264,7 @@ fn called_item(call: &Call) -> Value {
         "status": "completed",
         "call_id": call.id,
         "name": call.name,
-        "arguments": tools::text(call),
+        "arguments": call.arguments.text().get(),
     })
 }
 
@@ -319,13 +319,19 @@ impl Shape for Response {
         }
     }
 
-    fn whole(&self, whole: &Whole) -> Value {
-        let Whole { text, calls, finish, .. } = whole;
-        let mut output = Vec::new();
-        if calls.is_empty() || !text.text.is_empty() {
-            output.push(self.message(status(finish.end), json!([output_text(&text.text)])));
+    fn whole(&self, whole: &Whole) -> String {
+        let items = whole.shown();
+        let mut output = Vec::with_capacity(items.len());
+        for (at, item) in items.iter().enumerate() {
+            output.push(match item {
+                Item::Call(call) => called_item(call),
+                Item::Text(text) => {
+                    let is_last = at + 1 == items.len();
+                    let status = if is_last { status(whole.finish.end) } else { "completed" };
+                    self.message(at, status, json!([output_text(&text.text)]))
+                }
+            });
         }
-        output.extend(calls.iter().map(called_item));
-        self.ended(output, finish)
+        self.ended(output, &whole.finish).to_string()
     }
 }

@@ -2,12 +2,12 @@
 
 use super::{chat, completions, error, responses};
 use crate::generate::End;
-use crate::server::answering::{Finish, Part, Text, Usage, Whole};
+use crate::server::answering::{Finish, Item, Part, Text, Usage, Whole};
 use crate::server::ask::{Ask, Prompt};
 use crate::server::fault::{Fault, Kind, Read};
 use crate::server::frame::{Frame, Shape};
 use crate::server::logprobs::{Entry, Spelled};
-use crate::server::tools::Call;
+use crate::server::tools::{Arguments, Call};
 use crate::server::{Boxed, Naming};
 use serde_json::{Value, json};
 
@@ -20,9 +20,14 @@ fn finish(end: End) -> Finish {
     Finish { end, stop: None, usage }
 }
 
+// A whole answer's object.
+fn whole_of(shape: &dyn Shape, whole: &Whole) -> Value {
+    serde_json::from_str(&shape.whole(whole)).unwrap()
+}
+
 fn whole(end: End) -> Whole {
     let text = "Hello! How can I assist you today?".to_owned().into();
-    Whole { reasoning: "Hm".into(), text, calls: Vec::new(), finish: finish(end) }
+    Whole { reasoning: "Hm".into(), items: vec![Item::Text(text)], finish: finish(end) }
 }
 
 fn ask(read: Read<(Ask, Boxed)>) -> Ask {
@@ -152,7 +157,7 @@ fn what_is_wrong_with_a_chat_is_named() {
 fn a_chat_at_once() {
     let shape = chat_shape(false, false);
     assert_eq!(
-        shape.whole(&whole(End::StopToken)),
+        whole_of(&shape, &whole(End::StopToken)),
         json!({
             "id": "chatcmpl-1",
             "object": "chat.completion",
@@ -181,7 +186,7 @@ fn a_chat_at_once() {
     for (end, reason) in
         [(End::StopText, "stop"), (End::Length, "length"), (End::ContextFull, "length")]
     {
-        assert_eq!(shape.whole(&whole(end))["choices"][0]["finish_reason"], reason);
+        assert_eq!(whole_of(&shape, &whole(end))["choices"][0]["finish_reason"], reason);
     }
 }
 
@@ -241,7 +246,7 @@ fn a_completion() {
 
     let mut shape = completion(false);
     assert_eq!(
-        shape.whole(&whole(End::Length)),
+        whole_of(&shape, &whole(End::Length)),
         json!({
             "id": "cmpl-1",
             "object": "text_completion",
@@ -282,8 +287,11 @@ fn log_probabilities_come_with_the_text() {
     };
     let parts = [part("", &["né"]), part("né!", &["!"]), part("?", &[])];
     let text = part("né!?", &["né", "!"]);
-    let whole =
-        Whole { reasoning: String::new(), text, calls: Vec::new(), finish: finish(End::StopText) };
+    let whole = Whole {
+        reasoning: String::new(),
+        items: vec![Item::Text(text)],
+        finish: finish(End::StopText),
+    };
     let asked = ask(chat_of(&json!({
         "messages": [{"role": "user", "content": "Hi"}], "logprobs": true, "top_logprobs": 3,
     })));
@@ -291,7 +299,7 @@ fn log_probabilities_come_with_the_text() {
     let choice = |frame: &Frame| data(&frame.to_string())["choices"][0].clone();
 
     let mut chat = chat_shape(false, true);
-    let all = chat.whole(&whole)["choices"][0]["logprobs"]["content"].clone();
+    let all = whole_of(&chat, &whole)["choices"][0]["logprobs"]["content"].clone();
     let tokens = |value: &Value| -> Vec<Value> {
         value.as_array().unwrap().iter().map(|one| one["token"].clone()).collect()
     };
@@ -305,7 +313,7 @@ fn log_probabilities_come_with_the_text() {
     assert_eq!(choice(&chat.part(Part::End(finish(End::Length)))[0])["logprobs"], Value::Null);
 
     let mut completion = completion(true);
-    let all = completion.whole(&whole)["choices"][0]["logprobs"].clone();
+    let all = whole_of(&completion, &whole)["choices"][0]["logprobs"].clone();
     assert_eq!((&all["tokens"], &all["text_offset"]), (&json!(["né", "!"]), &json!([0, 2])));
     let mut offsets = Vec::new();
     for part in parts {
@@ -355,7 +363,7 @@ fn a_response() {
     }
 
     let shape = responses::Response::new(naming(), Some(9), Default::default());
-    let object = shape.whole(&whole(End::StopToken));
+    let object = whole_of(&shape, &whole(End::StopToken));
     assert_eq!(
         (object["object"].clone(), object["status"].clone()),
         (json!("response"), json!("completed"))
@@ -377,7 +385,7 @@ fn a_response() {
             "output_tokens_details": {"reasoning_tokens": 2}, "total_tokens": 29,
         })
     );
-    let cut = shape.whole(&whole(End::Length));
+    let cut = whole_of(&shape, &whole(End::Length));
     assert_eq!(cut["incomplete_details"], json!({"reason": "max_output_tokens"}));
 
     let mut shape = responses::Response::new(naming(), None, Default::default());
@@ -411,9 +419,12 @@ fn weather() -> Value {
     json!({"name": "weather", "description": "d", "parameters": {"type": "object"}})
 }
 
+// As a model wrote it: no digit of it is changed.
+const ARGUMENTS: &str = r#"{"city": "Rome", "days": 1.0, "id": 123456789012345678901234567890}"#;
+
 // A call, and a text before it, as an answer that calls tools.
 fn calling() -> (Text, Call) {
-    let arguments = json!({"city": "Rome"}).as_object().unwrap().clone();
+    let arguments = Arguments::read(ARGUMENTS).unwrap();
     ("Hm.".to_owned().into(), Call { id: "abc123def".into(), name: "weather".into(), arguments })
 }
 
@@ -497,23 +508,22 @@ fn calls_of_a_chat() {
     let (text, call) = calling();
     let whole = Whole {
         reasoning: String::new(),
-        text,
-        calls: vec![call.clone()],
+        items: vec![Item::Text(text.clone()), Item::Call(call.clone())],
         finish: finish(End::StopToken),
     };
     let mut shape = chat_shape(false, false);
-    let choice = shape.whole(&whole)["choices"][0].clone();
-    let function = json!({"name": "weather", "arguments": "{\"city\":\"Rome\"}"});
+    let choice = whole_of(&shape, &whole)["choices"][0].clone();
+    let function = json!({"name": "weather", "arguments": ARGUMENTS});
     let shown = json!({"id": "abc123def", "type": "function", "function": function});
     assert_eq!(choice["message"]["tool_calls"], json!([shown]));
     assert_eq!(
         (&choice["message"]["content"], &choice["finish_reason"]),
         (&json!("Hm."), &json!("tool_calls"))
     );
-    let silent = Whole { text: Text::default(), ..whole.clone() };
-    assert_eq!(shape.whole(&silent)["choices"][0]["message"]["content"], Value::Null);
+    let silent = Whole { items: vec![Item::Call(call.clone())], ..whole.clone() };
+    assert_eq!(whole_of(&shape, &silent)["choices"][0]["message"]["content"], Value::Null);
     let cut = Whole { finish: finish(End::Length), ..whole };
-    assert_eq!(shape.whole(&cut)["choices"][0]["finish_reason"], "length");
+    assert_eq!(whole_of(&shape, &cut)["choices"][0]["finish_reason"], "length");
     for index in 0..2 {
         let frames = shape.part(Part::Call(call.clone()));
         let [frame] = &frames[..] else { panic!("{frames:?}") };
@@ -535,22 +545,27 @@ fn calls_of_a_response() {
     let mut shape = responses::Response::new(naming(), None, given);
     let item = json!({
         "id": "fc_abc123def", "type": "function_call", "status": "completed", "call_id": "abc123def", "name": "weather",
-        "arguments": "{\"city\":\"Rome\"}",
+        "arguments": ARGUMENTS,
     });
     let whole = Whole {
         reasoning: String::new(),
-        text: text.clone(),
-        calls: vec![call.clone()],
+        items: vec![Item::Text(text.clone()), Item::Call(call.clone())],
         finish: finish(End::StopToken),
     };
-    let object = shape.whole(&whole);
+    let object = whole_of(&shape, &whole);
     assert_eq!((&object["output"][0]["id"], &object["output"][1]), (&json!("msg_1"), &item));
     assert_eq!(
         (&object["tools"], &object["tool_choice"]),
         (&json!([weather()]), &json!("required"))
     );
-    let silent = Whole { text: Text::default(), ..whole };
-    assert_eq!(shape.whole(&silent)["output"], json!([item]));
+    let silent = Whole { items: vec![Item::Call(call.clone())], ..whole.clone() };
+    assert_eq!(whole_of(&shape, &silent)["output"], json!([item]));
+    // Texts and calls have the places that they were said at, and the names that a stream gives them.
+    let items = vec![Item::Call(call.clone()), Item::Text(text.clone()), Item::Call(call.clone())];
+    let mixed = whole_of(&shape, &Whole { items, finish: finish(End::Length), ..whole });
+    let ids = mixed["output"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap());
+    assert_eq!(ids.collect::<Vec<_>>(), ["fc_abc123def", "msg_1_1", "fc_abc123def"]);
+    assert_eq!(mixed["output"][1]["status"], "completed");
     let mut frames = shape.begin(19);
     for part in [
         Part::Text(text.clone()),

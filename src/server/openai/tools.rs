@@ -86,8 +86,3 @@ pub(super) fn read_call(id: String, mut fields: Fields) -> Read<Call> {
     fields.end()?;
     Ok(Call { id, name, arguments })
 }
-
-/// A call's arguments, as JSON in a text.
-pub(super) fn text(call: &Call) -> String {
-    Value::Object(call.arguments.clone()).to_string()
-}

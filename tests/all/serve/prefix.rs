@@ -392,3 +392,32 @@ fn beginnings_arrive_beside_others() {
     assert!((1..=9).contains(&hits) && damaged == 0, "{stats:?}");
     assert_eq!((stats.failed, stats.running), (0, 0), "{stats:?}");
 }
+
+// Who has to go while its beginning arrives is counted as if it had not: once, with all that it found.
+#[test]
+fn what_arrived_is_counted_of_who_was_preempted() {
+    let folder: TempDir = tempfile::tempdir().unwrap();
+    let low = request(prompt(1, 150), 6, Attention::Dense);
+    run(&started("qwen3", &|_| ()), folder.path(), std::slice::from_ref(&low), |_| ());
+    let (model, format) = started("qwen3", &|_| ());
+    let (batcher, steps) = model.batcher(Attention::Dense, |options| {
+        options.prefix_cache = Some(PrefixCache::new(folder.path(), format));
+        options.running = 1;
+    });
+    let read = async {
+        let mut first = batcher.submit(low.clone()).expect("a place");
+        // Admitted, and nothing has arrived.
+        let Some(Event::Prefill { computed: 0, .. }) = first.next().await else { panic!() };
+        let urgent = Request { priority: 9, ..request(prompt(2, 50), 6, Attention::Dense) };
+        let second = batcher.submit(urgent).expect("a place");
+        answer(second).await.expect("an answer");
+        let made = answer(first).await.expect("an answer");
+        let stats = batcher.stats();
+        drop(batcher);
+        (made, stats)
+    };
+    let (made, stats) = block_on(join(steps, read)).1;
+    assert_eq!((made.ended.preempted, reused(&[made])), (1, vec![144]));
+    let PrefixStats { hits, tokens, .. } = stats.prefix;
+    assert_eq!((hits, tokens, stats.hits, stats.reused_tokens), (1, 144, 1, 144), "{stats:?}");
+}

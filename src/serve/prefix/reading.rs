@@ -1,0 +1,179 @@
+//! Blocks that are read for requests: a piece after the other, in the order of asking, and of all together no more than there is room for.
+
+use super::Shared;
+use super::directory::Directory;
+use super::file::Absent;
+use super::key::Link;
+use super::worker::Worker;
+use futures::channel::oneshot::Receiver;
+use rayon::prelude::*;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Threads that read at most.
+const READERS: usize = 16;
+
+/// A block that is to be read, and its tokens.
+pub(super) type Wanted = (Link, Vec<u32>);
+
+/// What was read of consecutive blocks: fewer than were asked for where the beginning ends there.
+pub(super) struct Read {
+    pub(super) payloads: Vec<Vec<u8>>,
+    pub(super) asked: usize,
+    /// Until they are where they go to.
+    _lent: Lent,
+}
+
+/// What reads.
+pub(super) struct Reader {
+    worker: Worker,
+    threads: Arc<rayon::ThreadPool>,
+    room: Arc<Room>,
+    directory: Arc<Directory>,
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// Of pieces that have so many bytes together at most, or of one alone.
+    pub(super) fn start(
+        directory: Arc<Directory>,
+        shared: Arc<Shared>,
+        most: usize,
+    ) -> io::Result<Self> {
+        let count = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(count);
+        let threads = threads.thread_name(|i| format!("prefix {i}")).build();
+        let threads = Arc::new(threads.map_err(io::Error::other)?);
+        let room = Arc::new(Room { most, held: Mutex::default(), freed: Condvar::new() });
+        Ok(Self { worker: Worker::start("prefix reads")?, threads, room, directory, shared })
+    }
+
+    /// Has a piece read, of blocks whose payload has so many bytes.
+    pub(super) fn ask(&self, wanted: Vec<Wanted>, payload: usize) -> Receiver<Read> {
+        let (directory, shared) = (self.directory.clone(), self.shared.clone());
+        let (threads, room) = (self.threads.clone(), self.room.clone());
+        self.worker.ask(move || {
+            let lent = room.lend(wanted.len() * payload);
+            let payloads = threads.install(|| read(&directory, &shared, &wanted, payload));
+            Read { payloads, asked: wanted.len(), _lent: lent }
+        })
+    }
+}
+
+/// Bytes of CPU memory for what was read.
+struct Room {
+    most: usize,
+    held: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Room {
+    // Every update leaves it whole, so that of a thread that panicked is too.
+    fn held(&self) -> MutexGuard<'_, usize> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // Waits until there is room. What is more than all has it once nothing else is there.
+    fn lend(self: &Arc<Self>, bytes: usize) -> Lent {
+        let is_full = |held: &mut usize| *held > 0 && *held + bytes > self.most;
+        let waited = self.freed.wait_while(self.held(), is_full);
+        *waited.unwrap_or_else(PoisonError::into_inner) += bytes;
+        Lent { room: self.clone(), bytes }
+    }
+}
+
+/// Bytes of a room until they are dropped.
+struct Lent {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        *self.room.held() -= self.bytes;
+        self.room.freed.notify_all();
+    }
+}
+
+fn read(directory: &Directory, shared: &Shared, wanted: &[Wanted], payload: usize) -> Vec<Vec<u8>> {
+    let all = wanted.par_iter().map(|(link, tokens)| directory.read(link, tokens, payload));
+    let mut payloads = Vec::with_capacity(wanted.len());
+    for (read, (link, _)) in all.collect::<Vec<_>>().into_iter().zip(wanted) {
+        match read {
+            Ok(payload) => payloads.push(payload),
+            Err(Absent::Unreadable) => break,
+            Err(Absent::Damaged) => {
+                directory.remove(link);
+                shared.change(|stats| stats.prefix.damaged += 1);
+                break;
+            }
+        }
+    }
+    let bytes: usize = payloads.iter().map(Vec::len).sum();
+    shared.change(|stats| stats.prefix.read_bytes += bytes as u64);
+    payloads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::key::{Chain, Scheme};
+    use super::*;
+    use pollster::block_on;
+    use std::time::Duration;
+
+    const PAYLOAD: usize = 1000;
+
+    // A reader with room for so many blocks, of a directory that has six, and pieces of two of these.
+    fn reader(folder: &tempfile::TempDir, room: usize) -> (Reader, Vec<Vec<Wanted>>) {
+        let directory = Arc::new(Directory::open(folder.path(), 1 << 20).unwrap());
+        let scheme = Scheme::new(&[], 4, 0);
+        let tokens: Vec<u32> = (0..24).collect();
+        let mut chain = Chain::default();
+        chain.extend(&scheme, &tokens);
+        let wanted = (0..6).map(|block| {
+            let (link, tokens) = (chain.link(block), scheme.tokens(&tokens, block).to_vec());
+            let payload = [block as u8; PAYLOAD];
+            directory.write(&link, &tokens, &payload, chain.used).unwrap();
+            (link, tokens)
+        });
+        let wanted: Vec<Wanted> = wanted.collect();
+        let pieces = wanted.chunks(2).map(<[Wanted]>::to_vec).collect();
+        let reader = Reader::start(directory, Arc::default(), room * PAYLOAD).unwrap();
+        (reader, pieces)
+    }
+
+    fn is_there(reading: &mut Receiver<Read>) -> bool {
+        std::thread::sleep(Duration::from_millis(100));
+        reading.try_recv().unwrap().is_some()
+    }
+
+    #[test]
+    fn pieces_wait_in_order_until_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let (reader, pieces) = reader(&folder, 3);
+        let mut asked: Vec<_> =
+            pieces.into_iter().map(|piece| reader.ask(piece, PAYLOAD)).collect();
+        let [first, second, third] = &mut asked[..] else { unreachable!() };
+        let read = block_on(first).unwrap();
+        assert_eq!((read.payloads[1][0], read.asked), (1, 2));
+        assert!(!is_there(second) && !is_there(third));
+        drop(read);
+        let read = block_on(second).unwrap();
+        assert!(read.payloads[0][0] == 2 && !is_there(third));
+        drop(read);
+        assert_eq!(block_on(third).unwrap().payloads.len(), 2);
+    }
+
+    #[test]
+    fn who_goes_away_makes_room_and_one_piece_has_it_in_any_case() {
+        let folder = tempfile::tempdir().unwrap();
+        let (reader, pieces) = reader(&folder, 1);
+        let mut asked = pieces.into_iter().map(|piece| reader.ask(piece, PAYLOAD));
+        let (first, mut second, third) =
+            (asked.next().unwrap(), asked.next().unwrap(), asked.next().unwrap());
+        assert!(!is_there(&mut second));
+        // What it was given is dropped with it, and what nobody waits for is not read.
+        drop((first, second));
+        assert_eq!(block_on(third).unwrap().payloads[0][0], 4);
+    }
+}
