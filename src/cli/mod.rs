@@ -27,6 +27,8 @@ mod rope;
 mod saved;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(feature = "server")]
+mod served;
 mod start;
 mod terminal;
 mod vain;

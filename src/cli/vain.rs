@@ -53,6 +53,7 @@ struct Vain {
 const MODEL: &[&str] = &[
     "generate",
     "serve",
+    "bench serve",
     "logits",
     "calibrate",
     "eval perplexity",
@@ -61,13 +62,20 @@ const MODEL: &[&str] = &[
     "eval recall",
     "eval trace",
 ];
-const ATTENTION: &[&str] = &["generate", "serve", "logits"];
-const TEXT: &[&str] = &["generate", "serve"];
+const ATTENTION: &[&str] = &["generate", "serve", "bench serve", "logits"];
+const TEXT: &[&str] = &["generate", "serve", "bench serve"];
 const EVAL: &[&str] =
     &["eval perplexity", "eval divergence", "eval retrieval", "eval recall", "eval trace"];
 const BESIDE_DENSE: &[&str] = &["eval perplexity", "eval divergence", "eval retrieval"];
-const MAYBE_DENSE: &[&str] =
-    &["generate", "serve", "logits", "eval perplexity", "eval divergence", "eval retrieval"];
+const MAYBE_DENSE: &[&str] = &[
+    "generate",
+    "serve",
+    "bench serve",
+    "logits",
+    "eval perplexity",
+    "eval divergence",
+    "eval retrieval",
+];
 const INDEX: &[&str] = &["index_channels", "index_bits", "channels"];
 const SELECTION: &[&str] = &[
     "blocks",
@@ -264,6 +272,12 @@ const TABLE: &[Vain] = &[
         why: "here: the adapter has no clock to draw it by",
     },
     Vain {
+        commands: &["bench serve"],
+        options: &["adapter"],
+        when: |line, _| line.gives("url"),
+        why: "with --url, whose server has its own",
+    },
+    Vain {
         commands: &["inspect", "adapters"],
         options: &["adapter"],
         when: |_, _| true,
@@ -397,6 +411,7 @@ mod tests {
             "eval trace --model m --text t --output o",
             "bench offload --timing gpu",
             "bench throughput --ways dense",
+            "bench serve --url http://u --seed 3",
             "inspect m",
             "adapters",
         ] {
@@ -506,6 +521,10 @@ mod tests {
             ),
             ("bench offload --trace t --seed 3", "--seed changes nothing with --trace"),
             ("--adapter 0 adapters", "--adapter changes nothing where no model runs"),
+            (
+                "bench serve --url http://u --adapter 0",
+                "--adapter changes nothing with --url, whose server has its own",
+            ),
             ("inspect m --adapter 0", "--adapter changes nothing where no model runs"),
         ] {
             let lines = said(words, &Known::default());

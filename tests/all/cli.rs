@@ -5,6 +5,8 @@
 
 mod batch;
 mod bench;
+#[cfg(feature = "server")]
+mod bench_serve;
 mod conformance;
 mod describe;
 mod documents;

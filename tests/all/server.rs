@@ -1,10 +1,12 @@
 //! `asynctls serve` with a tiny model, as its clients see it.
 
 mod answers;
-mod client;
+pub mod client;
 mod clients;
 mod doors;
 mod ends;
 mod malformed;
 mod page;
+mod routed;
+mod shared;
 mod tools;

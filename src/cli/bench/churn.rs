@@ -1,10 +1,9 @@
 //! The choices of a replay's steps: recorded, or made so that a given share of them is new. Pure.
 
+use super::random::Random;
 use asynctls::attention::RowBudget;
 use asynctls::eval::trace::Selections;
 use asynctls::{Error, Result};
-use rand_pcg::Pcg64;
-use rand_pcg::rand_core::Rng;
 use std::collections::VecDeque;
 
 /// The choice of a step: layer, KV head, blocks ascending.
@@ -20,7 +19,7 @@ pub struct Heads {
 /// Lists of so many steps, from one to the next of which a share of each head's blocks is replaced by those that were not
 /// chosen for the longest time.
 pub fn churn(heads: Heads, budget: &RowBudget, share: f64, steps: usize, seed: u64) -> Vec<Lists> {
-    let mut random = Random(Pcg64::new(seed.into(), 7));
+    let mut random = Random::new(seed, 7);
     let kept = budget.blocks as usize;
     let mut all: Vec<(Vec<u32>, VecDeque<u32>)> = (0..heads.layers * heads.kv_heads)
         .map(|_| {
@@ -103,23 +102,6 @@ pub fn recorded(trace: &Selections, heads: Heads) -> Result<Vec<Lists>> {
     let mut lists = trace.blocks.clone();
     lists.iter_mut().flatten().flatten().for_each(|list| list.truncate(shortest));
     Ok(lists)
-}
-
-struct Random(Pcg64);
-
-impl Random {
-    /// From 0 to below 1.
-    fn share(&mut self) -> f64 {
-        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Brings so many items, chosen at random, to the front.
-    fn pick(&mut self, items: &mut [u32], count: usize) {
-        for i in 0..count.min(items.len()) {
-            let rest = items.len() - i;
-            items.swap(i, i + (self.share() * rest as f64) as usize);
-        }
-    }
 }
 
 #[cfg(test)]

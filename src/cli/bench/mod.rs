@@ -4,7 +4,10 @@ mod attention;
 mod churn;
 mod measure;
 mod offload;
+mod random;
 mod report;
+#[cfg(feature = "server")]
+mod serve;
 mod shape;
 mod throughput;
 
@@ -30,6 +33,9 @@ enum Command {
     Attention(attention::Options),
     /// Decode steps with the KV cache in CPU memory, beside steps with all of it on the GPU
     Offload(offload::Options),
+    /// Many requests to a server of OpenAI's chats, our own or another one: how fast they are answered, and how many fail
+    #[cfg(feature = "server")]
+    Serve(serve::Options),
     /// Tokens a second of many sequences that decode together, in the same GPU memory
     Throughput(throughput::Options),
 }
@@ -42,6 +48,8 @@ Examples:
   asynctls bench offload --model-shape qwen3-8b --weights f16,q4_0 --context 98304 --misses 3%,10% --steps 32
   asynctls bench offload --model-shape smollm2 --trace trace.safetensors --json
   asynctls bench offload --plot steps.svg --timeline step.svg
+  asynctls bench serve --model model.gguf --clients 64 --parallel 64 --prompt-tokens 33000 --shared-prefix 32768 --one-by-one
+  asynctls bench serve --url http://127.0.0.1:8000 --rate 4 --requests 200 --cancel 10% --json
   asynctls bench throughput --model-shape qwen3-8b --lengths 32768,98304 --gpu-memory 24G --batches 1,4";
 
 /// Runs it.
@@ -49,6 +57,8 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     match &options.command {
         Command::Attention(options) => attention::run(options, line),
         Command::Offload(options) => offload::run(options, line),
+        #[cfg(feature = "server")]
+        Command::Serve(options) => serve::run(options, line),
         Command::Throughput(options) => throughput::run(options, line),
     }
 }

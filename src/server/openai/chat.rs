@@ -1,6 +1,6 @@
 //! `/v1/chat/completions`.
 
-use super::{common, error, logprobs, reason, role, stream, text, tools, usage};
+use super::{common, error, logprobs, reason, role, routed, stream, text, tools, usage};
 use crate::generate::Turn;
 use crate::server::answering::{Finish, Part, Text, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model, turn};
@@ -29,6 +29,7 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     let form = Form::beside(form, &tools, "response_format")?;
     let wishes = Wishes { max_tokens, logprobs, form, ..Wishes::read_open_ai(&mut fields)? };
     common(&mut fields)?;
+    routed(&mut fields)?;
     // Nothing is stored, which is what false asks for; true asks for a look at it later.
     fields.only("store", &[false.into()])?;
     fields.only("logit_bias", &[json!({})])?;

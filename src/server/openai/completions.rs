@@ -1,6 +1,6 @@
 //! `/v1/completions`.
 
-use super::{common, error, logprobs, reason, stream, usage};
+use super::{common, error, logprobs, reason, routed, stream, usage};
 use crate::server::answering::{Finish, Part, Text, Whole};
 use crate::server::ask::{Ask, Prompt, Wishes, check_model};
 use crate::server::fault::{Fault, Read};
@@ -25,6 +25,7 @@ pub(in crate::server) fn read(body: &[u8], naming: &Naming) -> Read<(Ask, Boxed)
     let logprobs = logprobs::read_completion(&mut fields)?;
     let wishes = Wishes { max_tokens, logprobs, ..Wishes::read_open_ai(&mut fields)? };
     common(&mut fields)?;
+    routed(&mut fields)?;
     fields.only("best_of", &[1.into()])?;
     fields.only("echo", &[false.into()])?;
     fields.only("logit_bias", &[json!({})])?;

@@ -73,6 +73,17 @@ fn common(fields: &mut Fields) -> Read<()> {
     fields.only("service_tier", &["auto".into(), "default".into()])
 }
 
+// What sglang-router adds to chats and completions on their way, with the values that ask for what is done anyway.
+fn routed(fields: &mut Fields) -> Read<()> {
+    for off in ["no_stop_trim", "ignore_eos", "continue_final_message", "return_hidden_states"] {
+        fields.only(off, &[false.into()])?;
+    }
+    for on in ["skip_special_tokens", "separate_reasoning", "stream_reasoning"] {
+        fields.only(on, &[true.into()])?;
+    }
+    Ok(())
+}
+
 /// The text of a message: a text, or parts of one of these types.
 fn text(path: &str, content: Value, types: &[&str]) -> Read<String> {
     let parts = match content {
