@@ -112,10 +112,14 @@ impl Directory {
         make(place.parent().expect("it is in a folder"))?;
         let beside = beside.join(format!("{}-{:x}", std::process::id(), random_seed()));
         let head = file::head(link, tokens, payload);
-        let written = put(&beside, &[&head, payload], used);
-        written.and_then(|()| fs::rename(&beside, &place)).inspect_err(|_| {
+        let written = put(&beside, &[&head, payload]);
+        let written = written.and_then(|file| fs::rename(&beside, &place).map(|()| file));
+        let file = written.inspect_err(|_| {
             let _ = fs::remove_file(&beside);
-        })
+        })?;
+        // Not before it has its name: who looks through the directory takes an unfinished file of an old time for one that nobody
+        // writes any more.
+        file.set_modified(used)
     }
 
     /// Makes room for so many bytes more: how many blocks had to go. None where there can be no room.
@@ -227,13 +231,13 @@ fn make(folder: &Path) -> io::Result<()> {
     }
 }
 
-fn put(path: &Path, parts: &[&[u8]], used: SystemTime) -> io::Result<()> {
+fn put(path: &Path, parts: &[&[u8]]) -> io::Result<File> {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.write(true).create_new(true).open(path)?;
     parts.iter().try_for_each(|part| file.write_all(part))?;
-    file.set_modified(used)
+    Ok(file)
 }
 
 #[cfg(test)]
