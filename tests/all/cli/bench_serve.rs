@@ -54,7 +54,7 @@ fn our_own_server_is_asked_together_and_one_by_one() {
 fn another_server_is_asked_at_a_rate_and_some_answers_are_dropped() {
     let served = Served::new(&["--context", "1024", "--api-key", "k", "--parallel", "2"]);
     let url = format!("http://{}/v1/", served.address);
-    let load = ["--url", &url, "--requests", "10", "--prompt-tokens", "100", "--max-tokens", "200"];
+    let load = ["--url", &url, "--requests", "10", "--prompt-tokens", "100", "--max-tokens", "60"];
     let more = ["--api-key", "k", "--rate", "50", "--cancel", "40%"];
     let report = ask(&[&load[..], &more, &["--json"]].concat()).fine().json();
     assert_eq!((&report["model"], &report["rate"]), (&json!("tiny"), &json!(50.0)));

@@ -28,13 +28,36 @@ use std::process::ExitCode;
 use std::time::Duration;
 use texts::{Sizes, Texts};
 
+/// What only a server of one's own heeds: options by name where they stand beside groups, and groups.
+const OWN: [&str; 20] = [
+    "model",
+    "quantize",
+    "parallel",
+    "queue",
+    "context",
+    "total_tokens",
+    "chat_template",
+    "no_think",
+    "stats",
+    "attention",
+    "blocks",
+    "tokens",
+    "dense_below",
+    "scorer",
+    "token_scorer",
+    "HubOption",
+    "RopeOptions",
+    "IndexFlags",
+    "CacheOptions",
+    "PrefixOptions",
+];
+
 /// Options of `asynctls bench serve`.
 #[derive(Args, Debug)]
 #[command(mut_arg("model", |model| model.required_unless_present("url")))]
 pub struct Options {
     /// Ask this server, such as http://127.0.0.1:8000, and start none of one's own
-    #[arg(long, value_name = "URL", conflicts_with_all = ["ServedOptions", "ModelOption", "HubOption", "RopeOptions",
-        "AttentionOptions", "IndexFlags", "CacheOptions", "PrefixOptions"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = OWN)]
     url: Option<String>,
     /// The key that it wants
     #[arg(long, value_name = "KEY", requires = "url")]

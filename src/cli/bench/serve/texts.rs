@@ -96,14 +96,16 @@ mod tests {
             let sizes = Sizes { prompt, shared };
             let texts = Texts::new(3, sizes, |text| Ok(count(text))).unwrap();
             let of = texts.of_run(0);
+            // A word has one or two tokens: of 260, as 400 tokens are, the sum is off by 8 in the mean; four times that.
+            let most = u64::from(prompt) / 12;
             let (a, b) = (of(0), of(1));
             for text in [&a, &b] {
                 let off = count(text).abs_diff(prompt.into());
-                assert!(off <= u64::from(prompt) / 25, "{off} off {prompt}");
+                assert!(off <= most, "{off} off {prompt}");
             }
             let alike = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
             let off = count(&a[..alike]).abs_diff(u64::from(shared).max(34));
-            assert!(off <= u64::from(prompt) / 25, "{shared}: {off}");
+            assert!(off <= most, "{shared}: {off}");
             assert_eq!((of(1), a == b), (b, shared == prompt));
             // Another run asks the same, which begins with another word.
             let other = texts.of_run(1)(0);
