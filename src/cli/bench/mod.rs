@@ -35,7 +35,7 @@ enum Command {
     Offload(offload::Options),
     /// Many requests to a server of OpenAI's chats, our own or another one: how fast they are answered, and how many fail
     #[cfg(feature = "server")]
-    Serve(serve::Options),
+    Serve(Box<serve::Options>),
     /// Tokens a second of many sequences that decode together, in the same GPU memory
     Throughput(throughput::Options),
 }

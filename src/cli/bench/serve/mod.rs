@@ -60,10 +60,10 @@ pub struct Options {
     #[arg(long, value_name = "URL", conflicts_with_all = OWN)]
     url: Option<String>,
     /// The key that it wants
-    #[arg(long, value_name = "KEY", requires = "url")]
+    #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
     /// The model to ask for [default: the first that it names]
-    #[arg(long, value_name = "NAME", requires = "url")]
+    #[arg(long, value_name = "NAME")]
     model_name: Option<String>,
     /// Clients, each of which asks again once it is answered
     #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true,
@@ -138,6 +138,13 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
     if options.shared_prefix > options.prompt_tokens {
         let limit = format!("--prompt-tokens is {}, of which it is a part", options.prompt_tokens);
         return Err(Error::argument("--shared-prefix", options.shared_prefix, limit).into());
+    }
+    // Clap asks of nothing what it requires beside --model, which --url excludes.
+    for (name, given) in [("--api-key", &options.api_key), ("--model-name", &options.model_name)] {
+        if given.is_some() && options.url.is_none() {
+            let limit = "only a server that --url names is asked with it";
+            return Err(Error::argument(name, "given", limit).into());
+        }
     }
     let ask = |url: &str| {
         let limit = Duration::from_secs(options.timeout.into());
