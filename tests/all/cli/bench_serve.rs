@@ -168,11 +168,15 @@ fn what_fails_is_counted_with_its_reason_and_nothing_waits_for_ever() {
         5 => write!(stream, "{STREAM}").and_then(|()| chunk(&mut stream, "data: x\n\n")),
         6 => write!(stream, "what?\r\n\r\n"),
         // It says nothing, or nothing more.
-        7 => Ok(std::thread::sleep(Duration::from_secs(20))),
+        7 => {
+            std::thread::sleep(Duration::from_secs(20));
+            Ok(())
+        }
         8 => {
             write!(stream, "{STREAM}")?;
             piece(&mut stream)?;
-            Ok(std::thread::sleep(Duration::from_secs(20)))
+            std::thread::sleep(Duration::from_secs(20));
+            Ok(())
         }
         _ => answer(&mut stream, 50),
     });
