@@ -30,10 +30,11 @@ web:
 	VK_DRIVER_FILES=/usr/lib/chromium/vk_swiftshader_icd.json node web/conformance/node.mjs --json target/dawn.json
 	node web/conformance/browser.mjs --json target/chromium.json
 
-# The library itself in a browser, and the tiny models whose logits it has to make there, for the page's second mode.
+# The library itself in a browser, and the tiny models whose logits it has to make there, for the page's second mode. What strips
+# symbols strips what wasm-bindgen reads.
 web-library:
 	tools/setup driver test-adapters web web-library
-	cargo build --release --package asynctls-web --target wasm32-unknown-unknown
+	CARGO_PROFILE_RELEASE_STRIP=none cargo build --release --package asynctls-web --target wasm32-unknown-unknown
 	wasm-bindgen --target web --no-typescript --out-dir web/conformance/library \
 		$${CARGO_TARGET_DIR:-target}/wasm32-unknown-unknown/release/asynctls_web.wasm
 	for file in tests/goldens/tiny/*/model.gguf; do \
