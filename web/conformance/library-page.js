@@ -1,23 +1,10 @@
 // The page of the library: which models, how far it is, what came out.
 import { checks, tensors } from './library.js';
+import { $, NO_WEBGPU, element, say } from './parts.js';
 
-const $ = (id) => document.getElementById(id);
 const FOLDER = 'library';
 // Tokens of a prompt, and of what follows.
 const CONTEXT = 192;
-
-function say(problem) {
-  $('problem').textContent = problem;
-  $('problem').hidden = false;
-  $('status').textContent = 'Nothing runs.';
-}
-
-function cell(name, text, className = '') {
-  const made = document.createElement(name);
-  made.textContent = text;
-  made.className = className;
-  return made;
-}
 
 async function load(file) {
   const response = await fetch(`${FOLDER}/${file}`);
@@ -26,10 +13,11 @@ async function load(file) {
 }
 
 function show(model, { what, apart, tolerance, passed }) {
-  const row = document.createElement('tr');
+  const row = element('tr');
   const number = (value) => (value === 0 ? '0' : value.toExponential(1));
-  const outcome = cell('td', passed ? 'passed' : 'failed', passed ? 'good' : 'bad');
-  row.append(cell('th', model), cell('td', what), cell('td', number(apart), 'n'), cell('td', number(tolerance), 'n'), outcome);
+  const numbers = [apart, tolerance].map((value) => element('td', number(value), { class: 'n' }));
+  const outcome = element('td', passed ? 'passed' : 'failed', { class: passed ? 'good' : 'bad' });
+  row.append(element('th', model, { scope: 'row' }), element('td', what), ...numbers, outcome);
   $('checks').append(row);
   $('table').hidden = false;
 }
@@ -46,7 +34,7 @@ async function run(library, names) {
     const [file, golden] = await Promise.all(['model.gguf', 'golden.safetensors'].map((part) => load(`${name}/${part}`)));
     const model = await library.Model.load(new Uint8Array(file), CONTEXT);
     report.adapter = model.adapter();
-    $('about').replaceChildren(cell('dt', 'adapter'), cell('dd', report.adapter));
+    $('about').replaceChildren(element('dt', 'adapter'), element('dd', report.adapter));
     const rows = await checks(model, tensors(golden));
     model.free();
     report.models.push({ model: name, checks: rows });
@@ -62,7 +50,7 @@ async function run(library, names) {
 }
 
 async function main() {
-  if (!navigator.gpu) return say('This browser has no WebGPU here. It is there on secure pages (https, or localhost) of recent browsers.');
+  if (!navigator.gpu) return say(NO_WEBGPU);
   const names = JSON.parse(new TextDecoder().decode(await load('models.json')));
   const library = await import(`./${FOLDER}/asynctls_web.js`);
   await library.default();

@@ -1,23 +1,10 @@
 // The page: what is chosen, how far it is, what came out.
+import { $, NO_WEBGPU, element, say } from './parts.js';
 import { Runner, chosen, isFine, reasons, report, runAll, unpacked, variants } from './run.js';
 
 const SHOWN = 50;
-const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const folder = query.get('bundle') ?? 'bundle';
-
-function element(name, text = '', attributes = {}) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
-
-function say(problem) {
-  $('problem').textContent = problem;
-  $('problem').hidden = false;
-  $('status').textContent = 'Nothing runs.';
-}
 
 async function load(file) {
   const response = await fetch(`${folder}/${file}`);
@@ -149,7 +136,7 @@ async function run(runner, choice) {
 }
 
 async function main() {
-  if (!navigator.gpu) return say('This browser has no WebGPU here. It is there on secure pages (https, or localhost) of recent browsers.');
+  if (!navigator.gpu) return say(NO_WEBGPU);
   const index = await unpacked(await load('index.json'));
   const runner = await Runner.open(navigator.gpu, index, await browser());
   showAdapter(runner);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::time::{Duration, Instant};
 use ureq::http::Response;
-use ureq::{Agent, Body, Timeout};
+use ureq::{Agent, Body, RequestBuilder, Timeout};
 
 type Sent = std::result::Result<Response<Body>, ureq::Error>;
 
@@ -66,10 +66,7 @@ impl Client {
     }
 
     fn first_model(&self) -> Heard<String> {
-        let mut request = self.agent.get(format!("{}/v1/models", self.base));
-        if let Some(key) = &self.key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
+        let request = self.with_key(self.agent.get(format!("{}/v1/models", self.base)));
         let mut response = self.fine(request.call())?;
         let body = response.body_mut().read_to_string().map_err(|error| self.reason(error))?;
         let models: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -113,10 +110,7 @@ impl Client {
             "stream_options": {"include_usage": true},
         });
         let url = format!("{}/v1/chat/completions", self.base);
-        let mut request = self.agent.post(url).content_type("application/json");
-        if let Some(key) = &self.key {
-            request = request.header("authorization", format!("Bearer {key}"));
-        }
+        let request = self.with_key(self.agent.post(url).content_type("application/json"));
         let body = body.to_string();
         let began = Instant::now();
         let response = self.fine(request.send(body))?;
@@ -135,6 +129,13 @@ impl Client {
             if drop_after.is_some_and(|pieces| answer.pieces.len() >= pieces) {
                 return Ok(End::Cancelled);
             }
+        }
+    }
+
+    fn with_key<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.key {
+            Some(key) => request.header("authorization", format!("Bearer {key}")),
+            None => request,
         }
     }
 
