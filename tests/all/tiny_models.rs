@@ -189,19 +189,28 @@ fn greedy_continuations_are_the_reference_s() {
     });
 }
 
-// The trained model that selections are judged by (`tools/goldens/trained.py`): heads of 128, a text's bytes.
+// The trained models that selections are judged by (`tools/goldens/trained.py`): a text's bytes.
 #[test]
-fn logits_of_a_trained_model_match_the_reference() {
-    let bytes = std::fs::read("tests/goldens/qwen3-long.safetensors").expect("the golden");
+fn logits_of_a_trained_model_with_heads_of_128_match_the_reference() {
+    trained("qwen3-long");
+}
+
+#[test]
+fn logits_of_a_trained_model_with_latents_match_the_reference() {
+    trained("glm-long");
+}
+
+fn trained(name: &str) {
+    let bytes = std::fs::read(format!("tests/goldens/{name}.safetensors")).expect("the golden");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     let golden = read(&file, "logits");
     let positions = words(&file, "positions");
-    let model = Path::new("research/models/qwen3-long");
-    let engine = load(model, |options| {
+    let model = Path::new("research/models").join(name);
+    let engine = load(&model, |options| {
         (options.context, options.total_tokens, options.logit_rows) = (512, 1024, 320);
         (options.sessions, options.block) = (2, 64);
     });
-    let tokenizer = ModelFile::open(model).and_then(|file| file.tokenizer()).expect("a tokenizer");
+    let tokenizer = ModelFile::open(&model).and_then(|file| file.tokenizer()).expect("a tokenizer");
     let text = std::fs::read_to_string("demo/britannica-1911-shakespeare.txt").expect("the text");
     let ids = tokenizer.begin(tokenizer.encode(&text, false).expect("ids"));
     assert_eq!(ids[..golden.ids.len()], golden.ids);
@@ -218,7 +227,7 @@ fn logits_of_a_trained_model_match_the_reference() {
             (rounded, error + halves(&engine) * golden.f16_cache_error),
         ] {
             let (apart, scale) = difference(&own, &want[late..]);
-            assert!(apart <= most, "{what}: {apart} apart at a scale of {scale}, not {most}");
+            assert!(apart <= most, "{name}, {what}: {apart} apart at a scale of {scale}, not {most}");
         }
     };
     let mut session = engine.session().unwrap();
