@@ -23,9 +23,10 @@ impl IndexFormat {
         }
     }
 
-    /// The default of latent attention: 128 channels serve all heads (AsyncTLS, arXiv 2604.07815).
+    /// The default of latent attention, whose channels serve all heads: 64 of 4 bits, since latents are loaded on axes of which the
+    /// first say most (`docs/selection.md`).
     pub(crate) fn for_latent(head_dim: u32) -> Self {
-        Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 128), bits: 4 }
+        Self { channels: (head_dim / 4 / 8 * 8).clamp(8, 64), bits: 4 }
     }
 
     /// Words of one token's codes.

@@ -41,7 +41,7 @@ pub struct AttentionOptions {
 #[command(next_help_heading = "Index")]
 pub struct IndexFlags {
     /// Channels of each key that the index keeps, a multiple of 8 [default: a quarter of the head dimension; 48 of heads of 128 or
-    /// more]
+    /// more, 64 of latents]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     index_channels: Option<u32>,
     /// Bits of each channel's code: 2, 4 or 8 [default: 4; 2 with the 48 channels of heads of 128 or more]

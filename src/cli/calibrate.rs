@@ -30,7 +30,7 @@ pub struct Options {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Channels of each key to choose, a multiple of 8 [default: a quarter of the head dimension; 48 of heads of 128 or more]
+    /// Channels of each key to choose, a multiple of 8 [default: a quarter of the head dimension; 48 of heads of 128 or more, 64 of latents]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     index_channels: Option<u32>,
 }

@@ -2,6 +2,7 @@
 
 use super::folder::Folder;
 use super::gguf::{Gguf, TensorInfo};
+use super::latents::Latents;
 #[cfg(feature = "text")]
 use super::{ChatTemplate, SuggestedSampling, Tokenizer};
 use crate::Result;
@@ -11,6 +12,8 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct ModelFile {
     pub(crate) source: Source,
+    /// What is loaded in the place of some of its tensors.
+    pub(super) latents: Latents,
 }
 
 /// What a model is read from.
@@ -33,7 +36,7 @@ impl ModelFile {
         } else {
             Source::Gguf(Gguf::open(path)?)
         };
-        Ok(Self { source })
+        Ok(source.into())
     }
 
     /// Reads a GGUF file that is in memory already, as a browser's is; `name` is what messages call it.
@@ -41,7 +44,7 @@ impl ModelFile {
     /// # Errors
     /// [`crate::Error::File`] and [`crate::Error::Model`].
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self> {
-        Ok(Self { source: Source::Gguf(Gguf::from_bytes(name.as_ref(), bytes)?) })
+        Ok(Source::Gguf(Gguf::from_bytes(name.as_ref(), bytes)?).into())
     }
 
     /// What it is read from.
@@ -67,22 +70,42 @@ impl ModelFile {
         }
     }
 
-    /// The tensor of this name.
+    /// The tensor of this name, as it is loaded: what makes and reads latents has them on other axes than the file has
+    /// (`src/model/latents`).
     #[cfg_attr(feature = "measure", visibility::make(pub))]
     pub(crate) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        match &self.source {
-            Source::Gguf(file) => file.tensor(name),
-            Source::Folder(folder) => folder.tensor(name),
+        self.latents.tensor(name).or_else(|| self.source.tensor(name))
+    }
+
+    /// The bytes of one of [`ModelFile::tensor`] or of [`ModelFile::tensors`].
+    #[cfg_attr(feature = "measure", visibility::make(pub))]
+    pub(crate) fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        self.latents.bytes(&self.source, tensor).unwrap_or_else(|| self.source.bytes(tensor))
+    }
+}
+
+impl Source {
+    /// The tensor of this name, as the file has it.
+    pub(super) fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        match self {
+            Self::Gguf(file) => file.tensor(name),
+            Self::Folder(folder) => folder.tensor(name),
         }
     }
 
-    /// A tensor's bytes.
-    #[cfg_attr(feature = "measure", visibility::make(pub))]
-    pub(crate) fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
-        match &self.source {
-            Source::Gguf(file) => file.bytes(tensor),
-            Source::Folder(folder) => folder.bytes(tensor),
+    /// The bytes of a tensor that the file has.
+    pub(super) fn bytes(&self, tensor: &TensorInfo) -> &[u8] {
+        match self {
+            Self::Gguf(file) => file.bytes(tensor),
+            Self::Folder(folder) => folder.bytes(tensor),
         }
+    }
+}
+
+impl From<Source> for ModelFile {
+    fn from(source: Source) -> Self {
+        let latents = Latents::of(&source);
+        Self { source, latents }
     }
 }
 
@@ -127,6 +150,6 @@ impl ModelFile {
 #[cfg(feature = "measure")]
 impl From<Gguf> for ModelFile {
     fn from(file: Gguf) -> Self {
-        Self { source: Source::Gguf(file) }
+        Source::Gguf(file).into()
     }
 }

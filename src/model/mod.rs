@@ -8,6 +8,7 @@ pub(crate) mod file;
 pub(crate) mod folder;
 pub(crate) mod gguf;
 mod json_file;
+mod latents;
 pub(crate) mod logits;
 #[cfg(feature = "measure")]
 mod random;

@@ -227,7 +227,10 @@ fn trained(name: &str) {
             (rounded, error + halves(&engine) * golden.f16_cache_error),
         ] {
             let (apart, scale) = difference(&own, &want[late..]);
-            assert!(apart <= most, "{name}, {what}: {apart} apart at a scale of {scale}, not {most}");
+            assert!(
+                apart <= most,
+                "{name}, {what}: {apart} apart at a scale of {scale}, not {most}"
+            );
         }
     };
     let mut session = engine.session().unwrap();

@@ -9,8 +9,9 @@ use crate::model::{ModelConfig, ModelFile};
 use serde::Serialize;
 use std::path::Path;
 
-/// The version of blocks and state; another program version may know only other ones.
-const VERSION: u32 = 4;
+/// The version of blocks and state; another program version may know only other ones. The axes of latents are a part of it
+/// (`src/model/latents`).
+const VERSION: u32 = 5;
 
 /// What the checksum of the weights is called.
 const WEIGHTS: &str = "the checksum of the weights";
@@ -260,7 +261,7 @@ mod tests {
         drop(older.open(&path).unwrap());
         let message = own.open(&path).unwrap_err().to_string();
         let said =
-            "the format is 3, as an older version of this program writes it, and this one reads 4";
+            "the format is 3, as an older version of this program writes it, and this one reads 5";
         assert!(message.contains(said), "{message}");
     }
 }
