@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test compilers web web-library lint features wasm spelling dependencies advisories
+.PHONY: demo test conformance compilers web web-library lint features wasm spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -17,6 +17,11 @@ demo:
 test:
 	tools/setup model driver test-adapters compilers web
 	VK_DRIVER_FILES="$(DRIVERS)" cargo test --release --no-fail-fast
+
+# Every case in every mode on every adapter, of which the gate has a part.
+conformance:
+	tools/setup driver test-adapters web
+	VK_DRIVER_FILES="$(DRIVERS)" ASYNCTLS_TEST_TRIALS=all cargo test --release --test conformance
 
 # Every text of every kernel, in each mode, by every compiler that can be had: those of the gate, DX12's under Wine, and a browser's.
 compilers:
