@@ -146,8 +146,14 @@ fn each(check: impl Fn(&str, &Path, &Golden)) {
 }
 
 fn is_latent(name: &str) -> bool {
-    name.starts_with("glm4")
+    name.starts_with("glm")
 }
+
+/// How far latent attention's logits may be from exact ones, as a multiple of the cache's error. Keys and values of a prompt are rounded once
+/// more when they are made of cached latents: twice. Weights are put on other axes and rounded to f16: what makes the latents of queries and of
+/// keys and values, and what takes these to keys and to values, four roundings like the cache's, whose independent errors add up to
+/// another two. Of both the root of squares.
+const LATENT_ROUNDINGS: f32 = 2.83;
 
 #[test]
 fn logits_match_the_reference() {
@@ -161,10 +167,9 @@ fn logits_match_the_reference() {
 }
 
 fn assert_golden(engine: &Engine, name: &str, golden: &Golden, logits: &[Vec<f32>]) {
-    // Exact arithmetic is as far away as the f16 cache takes it. In latent attention keys and values of a prompt are
-    // rounded once more when they are made of the cached latents.
+    // Exact arithmetic is as far away as the f16 cache takes it.
     let (apart, _) = difference(logits, &golden.logits);
-    let roundings = if golden.logits_f16_cache.is_some() { 1.2 } else { 2.0 };
+    let roundings = if golden.logits_f16_cache.is_some() { 1.2 } else { LATENT_ROUNDINGS };
     let most = (roundings + halves(engine)) * golden.f16_cache_error;
     assert!(apart <= most, "{name}: {apart} apart, but an f16 cache explains {most}");
     if let Some(rounded) = &golden.logits_f16_cache {
@@ -222,10 +227,17 @@ fn trained(name: &str) {
         let late = first(from);
         let own: Vec<Vec<f32>> =
             positions[late..].iter().map(|&at| logits[(at - from) as usize].clone()).collect();
-        for (want, most) in [
-            (&golden.logits, (1.2 + halves(&engine)) * golden.f16_cache_error),
-            (rounded, error + halves(&engine) * golden.f16_cache_error),
-        ] {
+        let halves = halves(&engine);
+        // Latents are rounded on other axes than the reference's.
+        let compared = if is_latent(name) {
+            vec![(&golden.logits, (LATENT_ROUNDINGS + halves) * golden.f16_cache_error)]
+        } else {
+            vec![
+                (&golden.logits, (1.2 + halves) * golden.f16_cache_error),
+                (rounded, error + halves * golden.f16_cache_error),
+            ]
+        };
+        for (want, most) in compared {
             let (apart, scale) = difference(&own, &want[late..]);
             assert!(
                 apart <= most,
