@@ -99,7 +99,7 @@ pub fn load(gpu: Gpu, plan: Plan<'_>, stats: bool) -> Result<Loaded> {
         ));
     }
     let began = Instant::now();
-    let total = plan.file.tensors().iter().map(|tensor| tensor.bytes).sum();
+    let total = plan.file.loaded_bytes();
     let mut bar = bar("loading", total, true);
     let engine = pollster::block_on(Engine::load(gpu, plan.file, plan.options, &mut |bytes| {
         bar.inc(bytes);

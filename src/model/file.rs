@@ -70,6 +70,13 @@ impl ModelFile {
         }
     }
 
+    /// Bytes of all tensors as they are loaded: what progress counts to.
+    #[cfg(feature = "measure")]
+    pub fn loaded_bytes(&self) -> u64 {
+        let loaded = self.tensors().iter().flat_map(|there| self.tensor(&there.name));
+        loaded.map(|tensor| tensor.bytes).sum()
+    }
+
     /// The tensor of this name, as it is loaded: what makes and reads latents has them on other axes than the file has
     /// (`src/model/latents`).
     #[cfg_attr(feature = "measure", visibility::make(pub))]

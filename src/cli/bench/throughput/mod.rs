@@ -156,7 +156,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         }
         lengths.push(length);
     }
-    let total = file.tensors().iter().map(|tensor| tensor.bytes).sum();
+    let total = file.loaded_bytes();
     let loading = bar("loading", total, true);
     let mut progress = |bytes| loading.inc(bytes);
     let model = Model::load(&gpu, &file, ModelOptions::default(), &mut progress);
