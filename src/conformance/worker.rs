@@ -9,7 +9,7 @@ use crate::{Error, Result};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,8 @@ const EXPLAINED: u32 = 2;
 const TICK: Duration = Duration::from_millis(100);
 /// Bytes of a process's last words.
 const LAST_WORDS: usize = 2000;
+/// How long they may take behind it.
+const ON_THEIR_WAY: Duration = Duration::from_secs(1);
 
 /// The process that runs trials. It reads a [`Request`] a line, and answers each with a [`Reply`] on a line.
 pub struct Worker<'c> {
@@ -38,6 +40,8 @@ struct Running {
     requests: ChildStdin,
     replies: Receiver<String>,
     said: Arc<Mutex<Vec<u8>>>,
+    /// Disconnected once it will say no more.
+    silence: Receiver<()>,
 }
 
 enum Answer {
@@ -73,7 +77,9 @@ impl Running {
         });
         let said = Arc::<Mutex<Vec<u8>>>::default();
         let heard = said.clone();
+        let (listening, silence) = channel();
         std::thread::spawn(move || {
+            let _listening: Sender<()> = listening;
             let mut bytes = [0; 512];
             while let Ok(count @ 1..) = err.read(&mut bytes) {
                 let mut said = heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +88,7 @@ impl Running {
                 said.drain(..surplus);
             }
         });
-        Ok(Self { child, requests, replies, said })
+        Ok(Self { child, requests, replies, said, silence })
     }
 
     /// Why it ended.
@@ -91,6 +97,8 @@ impl Running {
             Ok(status) => status.to_string(),
             Err(error) => error.to_string(),
         };
+        // Another process that it started may go on talking.
+        let _ = self.silence.recv_timeout(ON_THEIR_WAY);
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let words = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
         match words.is_empty() {
@@ -376,6 +384,14 @@ mod tests {
         assert!(crash.ends_with(": oh no"), "{crash}");
         assert_eq!((report.rows[3].failures, report.rows[3].runs), (4, 4));
         assert_eq!((report.not_run, &report.gave_up), (0, &None));
+    }
+
+    #[test]
+    fn what_a_process_says_at_its_end_is_waited_for() {
+        let script = "(sleep 0.3; echo at last >&2) >/dev/null & kill -SEGV $$";
+        let report = report(1, script);
+        let crash = report.rows[0].detail.as_deref().unwrap();
+        assert!(crash.ends_with("(SIGSEGV): at last"), "{crash}");
     }
 
     #[test]
