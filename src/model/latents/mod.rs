@@ -151,7 +151,10 @@ impl LayerLatents {
         turned.extend(find(names.beside).map(|info| Turned::new(info, Role::Beside)));
         turned.extend(readers.into_iter().map(|info| Turned::new(info, Role::Reader)));
         turned.extend(columns.into_iter().map(|info| Turned::new(info, Role::ColumnReader)));
-        let readable = |info: &TensorInfo| !matches!(info.kind, TensorType::Other(_));
+        // Layers that a model does not run are looked at nowhere else.
+        let readable = |info: &TensorInfo| {
+            !matches!(info.kind, TensorType::Other(_)) && !info.shape.contains(&0)
+        };
         let agree = agree && readable(hidden_norm) && turned.iter().all(|one| readable(&one.of));
         agree.then(|| Self { hidden_norm: hidden_norm.clone(), turned })
     }
