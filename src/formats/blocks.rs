@@ -1,6 +1,7 @@
 //! The blocks of a file's quantised weights, as integers in the order of the weights: one place that knows how they
 //! are packed, for all that computes with them. Layouts: `ggml-common.h` and `ggml-quants.c` of ggml.
 
+use super::TensorType;
 use half::f16;
 
 /// 32 integers that stand for weights.
@@ -22,6 +23,16 @@ pub(crate) struct SignedSuperBlock {
     pub(crate) d: f16,
     pub(crate) scales: [i8; 16],
     pub(crate) quants: [Quants; 8],
+}
+
+/// Where a block has numbers in half precision: the scales of all its weights.
+pub(crate) fn scales_at(kind: TensorType) -> &'static [usize] {
+    match kind {
+        TensorType::Q8_0 | TensorType::Q4_0 | TensorType::Q5_0 => &[0],
+        TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4K | TensorType::Q5K => &[0, 2],
+        TensorType::Q6K => &[208],
+        _ => &[],
+    }
 }
 
 /// A number in half precision.

@@ -3,6 +3,7 @@
 
 pub(crate) mod blocks;
 mod dequantise;
+mod finite;
 mod kv;
 mod pack;
 mod quantise;
@@ -11,6 +12,8 @@ mod weight_format;
 
 pub use kv::KvType;
 pub use quantise::Quantise;
+
+pub(crate) use finite::check_finite;
 
 // Names of the inside, which those have who check and measure.
 #[cfg_attr(feature = "measure", visibility::make(pub))]

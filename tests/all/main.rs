@@ -24,6 +24,7 @@ mod limits;
 mod memory;
 #[cfg(feature = "text")]
 mod needle;
+mod not_finite;
 mod offload;
 mod operator;
 mod quantise;

@@ -1,11 +1,11 @@
 //! Uploads weights with bounded host memory.
 
 use super::parts::{PartPlan, parts, vectors};
-use super::reader::Reader;
+use super::reader::{Reader, in_tensor};
 use super::runs::{Run, gate_up, is_float, runs};
 use super::{Matrix, Part};
 use crate::Result;
-use crate::formats::{Packed, Quantise, WeightFormat, dequantise, pack_row};
+use crate::formats::{Packed, Quantise, WeightFormat, check_finite, dequantise, pack_row};
 use crate::gpu::Gpu;
 use crate::kernels::Output;
 use crate::model::ModelFile;
@@ -117,7 +117,8 @@ impl Loader<'_> {
         let mut packed = Packed::default();
         for row in rows.clone() {
             let bytes = reader.row(u64::from(row))?;
-            pack_row(reader.run.kind, &bytes, &mut packed)?;
+            pack_row(reader.run.kind, &bytes, &mut packed)
+                .map_err(|e| in_tensor(reader.tensor(u64::from(row)), e))?;
             (self.progress)(std::mem::take(&mut reader.read));
             if packed.weights.len() as u64 * 4 >= MOST_PACKED || row + 1 == rows.end {
                 self.write(buffer, &mut weights_to, bytemuck::cast_slice(&packed.weights));
@@ -152,7 +153,9 @@ impl Loader<'_> {
     async fn added_to(&mut self, infos: &[&TensorInfo], offset: f32) -> Result<wgpu::Buffer> {
         let mut floats = Vec::new();
         for info in infos {
-            let stored = dequantise(info.kind, self.file.bytes(info))?;
+            let bytes = self.file.bytes(info);
+            check_finite(info.kind, bytes).map_err(|e| in_tensor(info, e))?;
+            let stored = dequantise(info.kind, bytes)?;
             floats.extend(stored.into_iter().map(|value| value + offset));
             (self.progress)(info.bytes);
         }

@@ -1,10 +1,10 @@
 //! The rows of a run, as bytes of its type.
 
 use super::runs::{Run, Source};
-use crate::formats::{Quantise, TensorType, dequantise};
+use crate::formats::{Quantise, TensorType, check_finite, dequantise};
 use crate::model::ModelFile;
 use crate::model::gguf::TensorInfo;
-use crate::model::tensors::Rows;
+use crate::model::tensors::{GateUp, Rows};
 use crate::{Error, Result};
 use half::{bf16, f16};
 use std::borrow::Cow;
@@ -24,16 +24,36 @@ impl<'f, 'a> Reader<'f, 'a> {
         Self { file, run, columns: None, read: 0 }
     }
 
+    /// # Errors
+    /// [`Error::Model`] naming the tensor, for numbers that the row's type cannot hold or that are no numbers.
     pub(super) fn row(&mut self, i: u64) -> Result<Cow<'f, [u8]>> {
+        let info = self.tensor(i);
+        let bytes = self.stored(i).map_err(|e| in_tensor(info, e))?;
+        check_finite(self.run.kind, &bytes)
+            .map_err(|e| in_tensor(info, Error::Model(format!("row {i} as it is loaded: {e}"))))?;
+        Ok(bytes)
+    }
+
+    /// The tensor that a row is of.
+    pub(super) fn tensor(&self, i: u64) -> &'a TensorInfo {
+        match &self.run.source {
+            Source::Rows(list) => list[locate(list.iter().map(|rows| rows.count), i).0].info,
+            Source::Pairs(list) => pair_row(list, i).0.info,
+            Source::Columns(list) => {
+                list[locate(list.iter().map(|rows| rows.info.shape[0]), i).0].info
+            }
+        }
+    }
+
+    fn stored(&mut self, i: u64) -> Result<Cow<'f, [u8]>> {
         match &self.run.source {
             Source::Rows(list) => {
                 let (at, i) = locate(list.iter().map(|rows| rows.count), i);
                 self.convert(&list[at], i)
             }
             Source::Pairs(list) => {
-                let (at, i) = locate(list.iter().map(|pair| 2 * pair.0.count), i);
-                let (even, odd) = &list[at];
-                self.convert(if i.is_multiple_of(2) { even } else { odd }, i / 2)
+                let (rows, i) = pair_row(list, i);
+                self.convert(rows, i)
             }
             Source::Columns(list) => {
                 let (at, i) = locate(list.iter().map(|rows| rows.info.shape[0]), i);
@@ -51,7 +71,7 @@ impl<'f, 'a> Reader<'f, 'a> {
                 let width = list[at].info.shape[0] as usize;
                 let column: Vec<f32> =
                     floats.iter().skip(i as usize).step_by(width).copied().collect();
-                encode(self.run.kind, &column, list[at].info).map(Cow::from)
+                encode(self.run.kind, &column).map(Cow::from)
             }
         }
     }
@@ -63,7 +83,7 @@ impl<'f, 'a> Reader<'f, 'a> {
             return Ok(bytes.into());
         }
         let floats = dequantise(rows.info.kind, bytes)?;
-        encode(self.run.kind, &floats, rows.info).map(Cow::from)
+        encode(self.run.kind, &floats).map(Cow::from)
     }
 }
 
@@ -78,13 +98,26 @@ fn locate(counts: impl Iterator<Item = u64>, mut i: u64) -> (usize, u64) {
     unreachable!("the row is below the sum of rows")
 }
 
+// Row i of rows that alternate.
+fn pair_row<'p, 'a>(list: &'p [GateUp<'a>], i: u64) -> (&'p Rows<'a>, u64) {
+    let (at, i) = locate(list.iter().map(|pair| 2 * pair.0.count), i);
+    let (even, odd) = &list[at];
+    (if i.is_multiple_of(2) { even } else { odd }, i / 2)
+}
+
+/// An error of a row, with the tensor's name.
+pub(super) fn in_tensor(info: &TensorInfo, error: Error) -> Error {
+    match error {
+        Error::Model(message) => Error::Model(format!("tensor {}: {message}", info.name)),
+        other => other,
+    }
+}
+
 // A row as this type stores it.
-fn encode(kind: TensorType, floats: &[f32], info: &TensorInfo) -> Result<Vec<u8>> {
+fn encode(kind: TensorType, floats: &[f32]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(quantise) = Quantise::ALL.into_iter().find(|quantise| quantise.kind() == kind) {
-        quantise
-            .row(floats, &mut bytes)
-            .map_err(|e| Error::Model(format!("tensor {}: {e}", info.name)))?;
+        quantise.row(floats, &mut bytes)?;
         return Ok(bytes);
     }
     match kind {

@@ -16,7 +16,7 @@ mod tests;
 
 use super::file::Source;
 use super::gguf::TensorInfo;
-use crate::formats::{TensorType, dequantise};
+use crate::formats::{TensorType, check_finite, dequantise};
 use half::f16;
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -165,6 +165,11 @@ impl LayerLatents {
             dequantise(info.kind, source.bytes(info)).expect("the type was looked at")
         };
         let of = |role| floats(&self.turned.iter().find(|one| one.role == role).expect("both").of);
+        // The loader refuses a tensor with what is no number: the one that has it, not those that it would spread to.
+        let all = self.turned.iter().map(|one| &one.of).chain([&self.hidden_norm]);
+        if all.into_iter().any(|info| check_finite(info.kind, source.bytes(info)).is_err()) {
+            return self.turned.iter().map(|one| one.encode(&floats(&one.of))).collect();
+        }
         let (hidden_norm, down, norm) = (floats(&self.hidden_norm), of(Role::Down), of(Role::Norm));
         let (hidden, latent) = (hidden_norm.len(), norm.len());
         let axes = axes_of(&down[..latent * hidden], &hidden_norm, &norm);

@@ -108,3 +108,34 @@ fn other_models_are_loaded_as_they_are() {
         assert!(file.tensors().iter().all(|one| file.tensor(&one.name) == Some(one)), "{name}");
     }
 }
+
+// A layer that the model does not run may be anything.
+#[test]
+fn a_layer_whose_tensors_are_empty_is_none() {
+    let info = |name: &str, shape: &[u64]| TensorInfo {
+        name: name.into(),
+        shape: shape.into(),
+        kind: TensorType::F16,
+        offset: 0,
+        bytes: 0,
+    };
+    for empty in ["", FOLDER.down, FOLDER.norm, FOLDER.readers[0]] {
+        let of = |name: &str, shape: [u64; 2]| match name == empty {
+            true => info(name, &[shape[0], 0]),
+            false => info(name, &shape),
+        };
+        let norm = match empty == FOLDER.norm {
+            true => info(FOLDER.norm, &[0]),
+            false => info(FOLDER.norm, &[512]),
+        };
+        let (down, readers) = (of(FOLDER.down, [64, 576]), of(FOLDER.readers[0], [512, 8]));
+        let hidden_norm = info(FOLDER.hidden_norm, &[64]);
+        let layer = LayerLatents::of(&hidden_norm, &FOLDER, |name| match name {
+            name if name == FOLDER.down => Some(&down),
+            name if name == FOLDER.norm => Some(&norm),
+            name if name == FOLDER.readers[0] => Some(&readers),
+            _ => None,
+        });
+        assert_eq!(layer.is_some(), empty.is_empty(), "{empty:?} is empty");
+    }
+}
