@@ -82,6 +82,14 @@ pub(super) struct Limits<'a> {
     pub(super) patience: u32,
 }
 
+impl Limits<'_> {
+    // Steps that the rest of a prompt takes at least.
+    fn steps_left(&self, running: &Running) -> i64 {
+        let piece = (self.chunk)(running.length).min(self.rows).max(1);
+        (running.prompt as usize).div_ceil(piece) as i64
+    }
+}
+
 /// A request's part in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
@@ -133,8 +141,10 @@ pub(super) fn admission(
     None
 }
 
-/// The next step: a token of each request that decodes, then pieces of prompts in what room is left. Where not all find room,
-/// those go first that were worked on the longest ago, a priority counting as so many steps.
+/// The next step: a token of each request that decodes, then pieces of prompts in what room is left. Where not all find room, of
+/// those that decode the ones go first that were worked on the longest ago, a priority counting as so many steps. Of prompts
+/// those do that could be read first, had each been read alone since it came: so first tokens come one after another instead of
+/// all at the end, a short prompt goes before a long one, and a long one waits for those only that come in its own time.
 pub(super) fn step(running: &[Running], limits: &Limits<'_>) -> Vec<Share> {
     let turn = |running: &&Running| {
         let worth = i64::from(running.priority) * i64::from(limits.patience);
@@ -142,7 +152,7 @@ pub(super) fn step(running: &[Running], limits: &Limits<'_>) -> Vec<Share> {
     };
     let (mut reads, mut decodes): (Vec<&Running>, Vec<&Running>) =
         running.iter().partition(|running| running.prompt > 0);
-    reads.sort_by_key(turn);
+    reads.sort_by_key(|one| (one.rank.due + limits.steps_left(one), one.rank));
     decodes.sort_by_key(turn);
     let mut shares = Vec::new();
     // One row at least is a prompt's, if there is one and more than one row.

@@ -366,16 +366,63 @@ fn one_that_is_held_back_holds_nobody_up() {
     assert_eq!(change, Some(Change::Admit(2)));
 }
 
+// What of a prompt a step takes: its rows, as pieces may have more.
+const PIECE: u32 = 12;
+
+fn reading(number: u64, came: u64, left: u32) -> Running {
+    Running { prompt: left, length: 0, ..decodes(number, came, 0) }
+}
+
+fn read_by(running: &[Running]) -> Vec<Share> {
+    let (rows, patience) = (PIECE as usize, PATIENCE);
+    step(running, &Limits { running: 8, rows, decoding: 8, hot: None, chunk: &chunk, patience })
+}
+
 #[test]
-fn prompts_take_what_decoding_leaves_in_turn() {
-    let limits =
-        Limits { running: 8, rows: 12, decoding: 8, hot: None, chunk: &chunk, patience: PATIENCE };
-    let reads =
-        |number, moved, left| Running { prompt: left, moved, length: 0, ..decodes(number, 0, 0) };
+fn prompts_take_what_decoding_leaves_the_shortest_first() {
     // The third began anew, with 3 tokens that it had.
     let again = Running { decode: 3, ..decodes(2, 0, 0) };
-    let running = [decodes(0, 0, 0), reads(1, 7, 30), again, reads(3, 5, 4)];
+    let running = [decodes(0, 0, 0), reading(1, 0, 30), again, reading(3, 0, 4)];
     let share = |number, tokens, is_prompt| Share { number, tokens, is_prompt };
     let expected = [share(0, 1, false), share(2, 3, false), share(3, 4, true), share(1, 4, true)];
-    assert_eq!(step(&running, &limits), expected);
+    assert_eq!(read_by(&running), expected);
+}
+
+// Reads prompts, each with its tokens and the step at which it comes, and says after which step each was done.
+fn done_after(prompts: &[(u64, u32)]) -> Vec<u64> {
+    let mut left: Vec<u32> = prompts.iter().map(|prompt| prompt.1).collect();
+    let mut done = vec![0; prompts.len()];
+    for now in 0.. {
+        let here = |i: &usize| prompts[*i].0 <= now && left[*i] > 0;
+        let running: Vec<Running> = (0..prompts.len())
+            .filter(here)
+            .map(|i| reading(i as u64, prompts[i].0, left[i]))
+            .collect();
+        for share in read_by(&running) {
+            let i = share.number as usize;
+            left[i] -= share.tokens as u32;
+            done[i] = now + 1;
+        }
+        if left.iter().all(|&left| left == 0) {
+            return done;
+        }
+    }
+    unreachable!("all are read in the end")
+}
+
+#[test]
+fn equal_prompts_are_read_one_after_the_other() {
+    let done = done_after(&[(0, 3 * PIECE); 4]);
+    assert!(done.windows(2).all(|pair| pair[0] + 2 <= pair[1]), "{done:?}");
+}
+
+#[test]
+fn a_long_prompt_waits_for_short_ones_no_longer_than_it_takes_itself() {
+    let (long, short) = (50, 1);
+    // One comes in each step, for longer than anyone should wait.
+    let mut prompts = vec![(0, long * PIECE)];
+    prompts.extend((1..400).map(|comes| (comes, short * PIECE)));
+    let done = done_after(&prompts);
+    assert_eq!(done[1], 2, "a short one goes before what is left of the long one");
+    assert!(done[0] <= 2 * u64::from(long), "{}", done[0]);
 }
