@@ -76,6 +76,8 @@ fn main() {
         bench.attention("glm-4.7-flash", Shape::latent(20, 512, 64, 256), 500, 128, 1024);
         bench.attention("glm-4.7-flash", Shape::latent(20, 512, 64, 256), 32_000, 128, 1024);
         bench.attention("glm-4.7-flash", Shape::latent(20, 512, 64, 256), 96_000, 128, 1024);
+        // The heads that its prompts are attended by.
+        bench.attention("glm-4.7-flash heads", Shape::new(20, 1, 256, false), 32_000, 128, 1024);
         bench.attention("qwen3-8b", large, 500, 128, 1024);
         bench.attention("qwen3-8b", large, 32_000, 128, 1024);
         bench.attention("qwen3-8b", large, 96_000, 150, 1024);

@@ -25,15 +25,23 @@ struct Place {
 const HALVES: bool = BLOCK < TILE_TOKENS;
 
 fn place_of(row: u32, kv_head: u32, tile: u32, last_position: u32) -> Place {
+    return place_in(blocks_of(row, tile, last_position), kv_head, tile);
+}
+
+// The blocks that a tile's halves lie in, counted from the segment's first.
+fn blocks_of(row: u32, tile: u32, last_position: u32) -> vec2<u32> {
     let near = row_block(row, tile / BLOCK) - segment.first;
-    var far = near;
-    if HALVES {
-        far = row_block(row, min(tile + BLOCK, last_position) / BLOCK) - segment.first;
+    if !HALVES {
+        return vec2(near);
     }
-    let near_here = near < segment.blocks;
-    let far_here = far < segment.blocks;
-    let near_rows = kv_row(select(far, near, near_here), kv_head, KEYS, tile % BLOCK);
-    let far_rows = kv_row(select(near, far, far_here), kv_head, KEYS, 0u) - BLOCK * ROW_VECS;
+    return vec2(near, row_block(row, min(tile + BLOCK, last_position) / BLOCK) - segment.first);
+}
+
+fn place_in(blocks: vec2<u32>, kv_head: u32, tile: u32) -> Place {
+    let near_here = blocks.x < segment.blocks;
+    let far_here = blocks.y < segment.blocks;
+    let near_rows = kv_row(select(blocks.y, blocks.x, near_here), kv_head, KEYS, tile % BLOCK);
+    let far_rows = kv_row(select(blocks.x, blocks.y, far_here), kv_head, KEYS, 0u) - BLOCK * ROW_VECS;
     return Place(near_rows, far_rows, near_here, far_here);
 }
 

@@ -50,12 +50,14 @@ fn narrow_products_are_valid_for_every_format_output_and_size_and_fit_their_tier
 #[test]
 fn prefill_on_matrix_units_is_valid_for_every_head_dimension_and_block() {
     let tier = Tier::named("cooperative").expect("a tier");
-    for head_dim in [32, 64, 80, 96, 128, 192, 256] {
+    for head_dim in [32, 64, 80, 96, 128, 144, 192, 256, 320] {
         for block in [16, 32, 64, 128] {
             let shape = Shape { block, ..Shape::new(2, 4, head_dim, false) };
             let spec = prefill(tier, &shape, shape.row_width());
-            assert_eq!(prefill_rounds(tier, &shape), head_dim <= 128);
-            assert_valid(spec);
+            assert_eq!(prefill_rounds(tier, &shape), head_dim <= 256);
+            assert_valid(spec.clone());
+            let assembled = assemble(&spec.constant("LANES_REVERSED", false)).unwrap();
+            assert!(assembled.workgroup_bytes() <= tier.workgroup_bytes, "{head_dim}");
         }
     }
 }

@@ -130,7 +130,7 @@ const KERNELS: &[TierKernels] = &[
         matvec_tokens: 4,
         matvec_quants: Some(512),
         matmul: Matmul { file: "model/matmul_cooperative.wgsl", tile: (128, 128), halves: true },
-        prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 128, halves: true },
+        prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 256, halves: true },
         shuffled: Some(32),
         latent_split: LatentSplit::Matrices,
         top_k: TopK { lanes: 512, ..TopK::SHUFFLED },
