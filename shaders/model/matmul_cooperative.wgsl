@@ -59,15 +59,20 @@ fn main(
     let first = token_rows(batch);
     let last_row = matrix.rows - 1u;
 
-    // Staging: eight columns of a row (token), and of the one 64 further.
+    // Staging: eight columns of a row, and of the one 64 further.
     let staged = lane / 4u;
     let quad = lane % 4u * 2u;
     let near_row = (first + min(row_base + staged, last_row)) * matrix.units;
     let far_row = (first + min(row_base + staged + 64u, last_row)) * matrix.units;
-    let near_x = 2u * token_x(batch, min(token_base + staged, tokens - 1u)) + quad;
-    let far_x = 2u * token_x(batch, min(token_base + staged + 64u, tokens - 1u)) + quad;
     let stage_at = staged * ROW + quad;
     let shrink = power_of_two(-matrix.weight_shift);
+    // Four columns of each of four tokens: neighbouring lanes have neighbouring columns, so that a load meets few cache lines.
+    let x_row = lane / 8u;
+    let x_vec = lane % 8u;
+    let x_stage_at = x_row * ROW + x_vec;
+    //!repeat 4 i
+    let x_at{i} = 2u * token_x(batch, min(token_base + x_row{+32*i}, tokens - 1u)) + x_vec;
+    //!end
 
     // Computing: 64 rows from row_at, 32 tokens from token_at.
     let row_at = subgroup % 2u * 64u;
@@ -82,10 +87,9 @@ fn main(
     var w1 = unit_quad(near_row, quad + 1u);
     var w2 = unit_quad(far_row, quad);
     var w3 = unit_quad(far_row, quad + 1u);
-    var x0 = x[near_x];
-    var x1 = x[near_x + 1u];
-    var x2 = x[far_x];
-    var x3 = x[far_x + 1u];
+    //!repeat 4 i
+    var x{i} = x[x_at{i}];
+    //!end
     for (var unit = 0u; unit < matrix.units; unit++) {
         let tile = unit % 2u * TILE;
         let to = tile + stage_at;
@@ -93,10 +97,9 @@ fn main(
         w_tiles[to + 1u] = vec4<f16>(w1 * shrink);
         w_tiles[to + 64u * ROW] = vec4<f16>(w2 * shrink);
         w_tiles[to + 64u * ROW + 1u] = vec4<f16>(w3 * shrink);
-        x_tiles[to] = x0;
-        x_tiles[to + 1u] = x1;
-        x_tiles[to + 64u * ROW] = x2;
-        x_tiles[to + 64u * ROW + 1u] = x3;
+        //!repeat 4 i
+        x_tiles[tile + x_stage_at + {32*i}u * ROW] = x{i};
+        //!end
         // Also keeps those that are ahead from the tile that others still multiply: it is the other one.
         workgroupBarrier();
         // The last unit is loaded once more rather than one beyond it.
@@ -105,10 +108,9 @@ fn main(
         w1 = unit_quad(near_row + next, quad + 1u);
         w2 = unit_quad(far_row + next, quad);
         w3 = unit_quad(far_row + next, quad + 1u);
-        x0 = x[near_x + next * 8u];
-        x1 = x[near_x + next * 8u + 1u];
-        x2 = x[far_x + next * 8u];
-        x3 = x[far_x + next * 8u + 1u];
+        //!repeat 4 i
+        x{i} = x[x_at{i} + next * 8u];
+        //!end
         // Sixteen columns at a time. Sums have names: in an array that a loop indexes they could live in memory.
         for (var k = 0u; k < 8u; k += 4u) {
             let w_at = tile + row_at * ROW + k;
