@@ -41,9 +41,9 @@ pub(crate) use channel_stats::ChannelStats;
 pub(crate) use channels::ChannelSetId;
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use experts::{Activation, Experts, Gate};
-pub(crate) use plan::Want;
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use plan::{Attended, Span, Step, StepSettings, TILE_ROWS};
+pub(crate) use plan::{Want, workgroups_over};
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use rank::{softmax_mean, top_k};
 #[cfg_attr(feature = "conformance", visibility::make(pub))]

@@ -91,6 +91,13 @@ pub struct StepSettings<'a> {
     pub epoch: u32,
 }
 
+/// Workgroups that splits are sized for where a cache of so many segments is read by a dispatch each and `workgroups` fill the device.
+/// A split is in one segment, or two: in each dispatch the others have nothing to do, so there are more of them. Up to four times
+/// as many, since each segment has a state of every split.
+pub(crate) fn workgroups_over(segments: u32, workgroups: u32) -> u32 {
+    workgroups.saturating_mul(segments.clamp(1, 4))
+}
+
 /// A planned step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -432,5 +439,21 @@ mod tests {
                 assert!(reach >= tokens && reach - split < tokens, "{tokens} {target}");
             }
         }
+    }
+
+    // Eight rows of which each segment has four: as many splits have work in its dispatch as fill the device.
+    #[test]
+    fn splits_of_one_segment_fill_the_device() {
+        let (tokens, table) = (100_000, vec![0; 2000]);
+        let spans = [(); 8].map(|()| span(0, tokens - 1, &[0], &table));
+        let splits = |segments| {
+            let target_workgroups = workgroups_over(segments, 512);
+            let settings = StepSettings { target_workgroups, ..Default::default() };
+            Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([[1.0, 0.0]; 32])).splits
+        };
+        let of_rows = |rows: u32| rows * SHAPE.row_workgroups();
+        assert!((480..=560).contains(&(of_rows(8) * splits(1))), "{}", splits(1));
+        assert!((480..=560).contains(&(of_rows(4) * splits(2))), "{}", splits(2));
+        assert_eq!(splits(4), splits(400));
     }
 }

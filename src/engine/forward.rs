@@ -4,7 +4,7 @@ use super::record::{Mode, Plan, Role};
 use super::residency::{Residency, Whole};
 use super::{Engine, Session};
 use crate::attention::{
-    Attended, Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel, Want,
+    Attended, Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel, Want, workgroups_over,
 };
 use crate::gpu::Gpu;
 use crate::kv::Prepared;
@@ -382,7 +382,8 @@ impl Engine {
     }
 
     pub(super) fn step_of(&self, spans: &[Span<'_>], budget: Option<&Budget>, epoch: u32) -> Step {
-        let target_workgroups = self.options.target_workgroups;
+        let segments = self.residency.cache().layout.segments;
+        let target_workgroups = workgroups_over(segments, self.options.target_workgroups);
         let settings = StepSettings { budget, target_workgroups, epoch };
         Step::new(&self.shape, spans, &settings, |position, out| {
             self.runner.model().rotate(position, out);

@@ -1,7 +1,9 @@
 //! The plan of a batch: what is attended, checked whole before anything is recorded. Pure.
 
 use super::{Options, Selector};
-use crate::attention::{Blocks, Budget, RowBudget, Span, Step, StepSettings, TwoLevel};
+use crate::attention::{
+    Blocks, Budget, RowBudget, Span, Step, StepSettings, TwoLevel, workgroups_over,
+};
 use crate::contract::{StepHeader, StepRow, Words};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -152,7 +154,7 @@ impl Plan {
             .collect();
         let settings = StepSettings {
             budget: budget.as_ref(),
-            target_workgroups: options.workgroups,
+            target_workgroups: workgroups_over(options.segments(), options.workgroups),
             ..Default::default()
         };
         let step = Step::new(shape, &spans, &settings, |_, _| ());

@@ -2,6 +2,7 @@
 
 use super::tensors::most_bytes;
 use super::{Options, Selector};
+use crate::attention::workgroups_over;
 use crate::contract::Words as _;
 use crate::gpu::{Gpu, buffers};
 use crate::kernels::{MergeParams, SegmentParams, StrideParams};
@@ -53,7 +54,7 @@ impl ScratchRows {
             shape: &options.shape,
             rows: options.limits.rows.into(),
             tokens: options.limits.tokens,
-            workgroups: options.workgroups,
+            workgroups: workgroups_over(options.segments(), options.workgroups),
             segments: options.segments().into(),
         };
         let levels = || LevelScratch {
