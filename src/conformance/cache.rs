@@ -405,13 +405,20 @@ pub(super) fn shapes() -> Vec<Shape> {
 /// The other head dimensions and block sizes, among them those whose lanes have unequal shares of a head and whose blocks
 /// are smaller than a tile of keys.
 pub(super) fn sizes() -> Vec<Shape> {
-    [(2, 3, 80, 16), (1, 4, 96, 32), (1, 2, 192, 128), (1, 5, 256, 16), (1, 3, 64, 16)]
-        .into_iter()
-        .map(|(kv_heads, group, head_dim, block)| Shape {
-            block,
-            ..Shape::new(kv_heads, group, head_dim, group != 4)
-        })
-        .collect()
+    [
+        (2, 3, 80, 16),
+        (1, 4, 96, 32),
+        (1, 2, 192, 128),
+        (1, 5, 256, 16),
+        (1, 3, 64, 16),
+        (1, 2, 144, 64),
+    ]
+    .into_iter()
+    .map(|(kv_heads, group, head_dim, block)| Shape {
+        block,
+        ..Shape::new(kv_heads, group, head_dim, group != 4)
+    })
+    .collect()
 }
 
 /// Absorbed latent attention, of a real model and of a small one.

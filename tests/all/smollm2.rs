@@ -170,7 +170,8 @@ fn two_level_attends_its_budget_and_differs_from_dense() {
 #[test]
 fn forks_rewinds_and_fresh_prefills_agree_bit_for_bit() {
     let engine = shared();
-    let tokens = &ids(&goldens()["positions"]["ids"])[..600];
+    // What follows the prompt seals a block, at 576.
+    let tokens = &ids(&goldens()["positions"]["ids"])[..584];
     let budget = Attention::from(two_level(Blocks::Count(3), 32));
     let finish = |session: &mut Session, tokens: &[u32]| {
         tokens
@@ -180,16 +181,16 @@ fn forks_rewinds_and_fresh_prefills_agree_bit_for_bit() {
             .unwrap()
     };
     let mut fresh = engine.session().unwrap();
-    prefill(engine, &mut fresh, &tokens[..512], Want::Nothing).unwrap();
+    prefill(engine, &mut fresh, &tokens[..560], Want::Nothing).unwrap();
     let mut fork = pollster::block_on(engine.fork(&mut fresh)).unwrap();
-    let first = finish(&mut fresh, &tokens[512..]);
+    let first = finish(&mut fresh, &tokens[560..]);
     // Another continuation of the fork, forgotten again, leaves no trace in either.
-    let _ = finish(&mut fork, &tokens[100..188]);
-    fork.rewind(512).unwrap();
-    assert_eq!(finish(&mut fork, &tokens[512..]), first);
-    fresh.rewind(530).unwrap();
-    assert_eq!(finish(&mut fresh, &tokens[530..]), first);
-    assert!(fresh.rewind(601).is_err());
+    let _ = finish(&mut fork, &tokens[100..124]);
+    fork.rewind(560).unwrap();
+    assert_eq!(finish(&mut fork, &tokens[560..]), first);
+    fresh.rewind(566).unwrap();
+    assert_eq!(finish(&mut fresh, &tokens[566..]), first);
+    assert!(fresh.rewind(585).is_err());
 }
 
 #[test]

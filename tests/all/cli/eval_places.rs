@@ -290,7 +290,7 @@ fn bad_requests_name_the_option_the_value_and_the_limit() {
     assert!(names.len() == 2 && names[1].contains("dense q8_0"), "{run:?}");
 }
 
-/// A row of the embedding, which is the output too, that is not a number.
+/// A row of the embedding, which is the output too, whose products are infinities of both signs: as large weights as there are.
 fn break_token(tiny: &Tiny, token: usize) {
     for entry in fs::read_dir(tiny.path()).unwrap() {
         let path = entry.unwrap().path();
@@ -303,7 +303,10 @@ fn break_token(tiny: &Tiny, token: usize) {
         let Some(embedding) = tensors.get("model.embed_tokens.weight") else { continue };
         let at = embedding["data_offsets"][0].as_u64().unwrap() as usize + header;
         let width = embedding["shape"][1].as_u64().unwrap() as usize * 2;
-        bytes[at + token * width..][..2].copy_from_slice(&0x7fc0u16.to_le_bytes());
+        let row = &mut bytes[at + token * width..][..width];
+        for (weight, sign) in row.chunks_exact_mut(2).zip([0, 0x8000u16].into_iter().cycle()) {
+            weight.copy_from_slice(&(0x7f7f | sign).to_le_bytes());
+        }
         return fs::write(path, bytes).unwrap();
     }
     panic!("no embedding");

@@ -1,21 +1,32 @@
 //! Logits of which one is not a number: no answer is made of them.
 
 use super::program::{command, model, run_command, text};
+use asynctls::formats::TensorType;
 use asynctls::model::Gguf;
+use half::f16;
 use std::path::{Path, PathBuf};
 
 const MESSAGE: &str = "no token can be chosen: the ";
 
-/// A model like the real one, but that one token's logit is not a number: the scale of its row's first block is none.
+/// A model like the real one, but that one token's logit is not a number: with the largest scales that there are, and the last
+/// norm's weights large too, its row's blocks come to infinities of both signs. All weights are finite.
 fn broken(folder: &Path) -> PathBuf {
     let path = model();
-    let row = {
-        let file = Gguf::open(path.as_ref()).unwrap();
-        let embedding = file.tensor("token_embd.weight").unwrap();
-        embedding.offset + 40_000 * (embedding.bytes / embedding.shape[1])
-    };
-    let mut bytes = std::fs::read(path).unwrap();
-    bytes[row as usize..][..2].copy_from_slice(&0x7e00u16.to_le_bytes());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let file = Gguf::open(path.as_ref()).unwrap();
+    let embedding = file.tensor("token_embd.weight").unwrap();
+    let block = embedding.kind.block().unwrap().bytes as usize;
+    let row_bytes = (embedding.bytes / embedding.shape[1]) as usize;
+    let row = &mut bytes[embedding.offset as usize + 40_000 * row_bytes..][..row_bytes];
+    for block in row.chunks_exact_mut(block) {
+        block[..2].copy_from_slice(&f16::MAX.to_le_bytes());
+    }
+    let norm = file.tensor("output_norm.weight").unwrap();
+    assert_eq!(norm.kind, TensorType::F32);
+    let weights = &mut bytes[norm.offset as usize..][..norm.bytes as usize];
+    for weight in weights.chunks_exact_mut(4) {
+        weight.copy_from_slice(&1e33f32.to_le_bytes());
+    }
     let path = folder.join("broken.gguf");
     std::fs::write(&path, bytes).unwrap();
     path
