@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test conformance compilers web web-library lint features wasm spelling dependencies advisories
+.PHONY: demo test conformance compilers web web-library lint features wasm windows spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -55,7 +55,7 @@ lint:
 	cargo clippy --release --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --lib --no-default-features --features text
-	$(MAKE) --no-print-directory features wasm spelling dependencies
+	$(MAKE) --no-print-directory features wasm windows spelling dependencies
 
 # Without features, and with each of them alone.
 features:
@@ -71,6 +71,12 @@ wasm:
 			cargo check --release --lib --no-default-features --features "$$feature" --target wasm32-unknown-unknown || exit 1; \
 		done; \
 	else echo "skipped: types of WebAssembly, whose target is missing (rustup target add wasm32-unknown-unknown)"; fi
+
+# Types of the program for Windows.
+windows:
+	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/x86_64-pc-windows-gnu" ] && command -v x86_64-w64-mingw32-gcc >/dev/null; then \
+		cargo check --release --target x86_64-pc-windows-gnu || exit 1; \
+	else echo "skipped: types of Windows, whose target or MinGW is missing (rustup target add x86_64-pc-windows-gnu)"; fi
 
 spelling:
 	@if command -v typos >/dev/null; then typos; \
