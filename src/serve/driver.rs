@@ -202,6 +202,8 @@ impl Driver {
             if !self.running.is_empty() {
                 self.arrive().await;
                 self.step().await;
+                // Who has an answer is no longer running, though storing what it left may take a while.
+                self.publish();
                 self.store().await;
             } else if let Some(first) = self.first() {
                 let stuck = self.waiting.remove(first);
@@ -585,7 +587,12 @@ impl Driver {
 // How many tokens both begin with, without the last that a request has: it is computed, since what follows from it is not there.
 fn common(held: &[u32], tokens: &[u32]) -> u32 {
     let before_last = &tokens[..tokens.len() - 1];
-    held.iter().zip(before_last).take_while(|(a, b)| a == b).count() as u32
+    // Whole pieces are compared at the speed of memory: documents are long, and each request is compared with each session.
+    const PIECE: usize = 1024;
+    let pieces = held.chunks_exact(PIECE).zip(before_last.chunks_exact(PIECE));
+    let same = PIECE * pieces.take_while(|(a, b)| a == b).count();
+    let rest = held[same..].iter().zip(&before_last[same..]);
+    (same + rest.take_while(|(a, b)| a == b).count()) as u32
 }
 
 // The same error for another request.
@@ -599,5 +606,26 @@ fn again(error: &Error) -> Error {
         }
         Error::Gpu(reason) => Error::Gpu(reason.clone()),
         other => Error::Gpu(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::common;
+
+    #[test]
+    fn common_tokens_are_those_of_one_by_one() {
+        let tokens: Vec<u32> = (0..5000).collect();
+        for length in [1, 2, 1024, 1025, 2049, 5000] {
+            let asked = &tokens[..length];
+            // Never all that is asked: a token is left to be read.
+            assert_eq!(common(&tokens, asked) as usize, length - 1);
+            for differs in [0, 1, 1023, 1024, 1025, 2047, 4999] {
+                let mut held = tokens.clone();
+                held[differs] = u32::MAX;
+                assert_eq!(common(&held, asked) as usize, differs.min(length - 1));
+                assert_eq!(common(&tokens[..differs], asked) as usize, differs.min(length - 1));
+            }
+        }
     }
 }

@@ -115,6 +115,11 @@ pub(super) fn admission(
     limits: &Limits<'_>,
     needs: &mut dyn FnMut(u64) -> Needs,
 ) -> Option<Change> {
+    // What a request needs takes a look at all sessions, and most steps of a full house need not ask.
+    let is_full = running.len() >= limits.running;
+    if is_full && !waiting.iter().any(|candidate| victims(candidate, running).next().is_some()) {
+        return None;
+    }
     let mut waiting: Vec<&Waiting> = waiting.iter().collect();
     waiting.sort_by_key(|waiting| waiting.rank);
     for candidate in waiting {
@@ -122,13 +127,10 @@ pub(super) fn admission(
         // Who needs no room makes none either.
         let Needs::Blocks(needed) = needs(number) else { continue };
         let reserved: u32 = running.iter().map(|running| running.needs).sum();
-        if running.len() < limits.running && needed.saturating_add(reserved) <= available {
+        if !is_full && needed.saturating_add(reserved) <= available {
             return Some(Change::Admit(number));
         }
-        let victims = running.iter().filter(|running| {
-            running.rank > candidate.rank && running.priority < candidate.priority
-        });
-        let mut victims: Vec<&Running> = victims.collect();
+        let mut victims: Vec<&Running> = victims(candidate, running).collect();
         victims.sort_by_key(|victim| Reverse(victim.rank));
         let victim = victims.first()?;
         // Blocks that victims share are not counted, so that none is preempted in vain.
@@ -139,6 +141,15 @@ pub(super) fn admission(
         return (fits && has_place).then_some(Change::Preempt(victim.rank.number()));
     }
     None
+}
+
+// Those that may make room for a request.
+fn victims<'r>(
+    candidate: &Waiting,
+    running: &'r [Running],
+) -> impl Iterator<Item = &'r Running> + use<'r> {
+    let Waiting { rank, priority } = *candidate;
+    running.iter().filter(move |running| running.rank > rank && running.priority < priority)
 }
 
 /// The next step: a token of each request that decodes, then pieces of prompts in what room is left. Where not all find room, of

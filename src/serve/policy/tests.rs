@@ -350,6 +350,24 @@ fn the_lowest_priority_then_the_youngest_makes_room() {
 }
 
 #[test]
+fn what_a_request_needs_is_not_asked_where_nothing_can_begin() {
+    let limits =
+        Limits { running: 2, rows: 32, decoding: 8, hot: None, chunk: &chunk, patience: PATIENCE };
+    let running = [decodes(0, 0, 0), decodes(1, 0, 1)];
+    let asked = |waiting: &[Waiting]| {
+        let mut count = 0;
+        let mut needs = |_| {
+            count += 1;
+            Needs::Blocks(1)
+        };
+        (admission(waiting, &running, 100, &limits, &mut needs), count)
+    };
+    // None is of a higher priority than one that runs and came later.
+    assert_eq!(asked(&[waits(2, 0, 0), waits(3, 1, 0)]), (None, 0));
+    assert_eq!(asked(&[waits(2, 0, 0), waits(3, 1, 1)]), (Some(Change::Preempt(0)), 1));
+}
+
+#[test]
 fn waiting_makes_up_for_priority() {
     assert!(rank(1, 10, 1) < rank(0, 0, 0));
     assert!(rank(0, 0, 0) < rank(1, 21, 1));

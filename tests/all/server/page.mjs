@@ -26,10 +26,16 @@ try {
     await page.click('#ask');
     await page.waitForFunction((ended) => document.querySelectorAll('#talk .used').length === ended, ended, { timeout: 240_000 });
   };
-  // The tiny model says what means nothing for as long as it may: it is stopped.
+  // The tiny model says what means nothing for as long as it may: it is stopped. Progress may be there for an instant only.
+  await page.evaluate(() => {
+    const progress = document.querySelector('#progress');
+    window.progressed = false;
+    new MutationObserver(() => (window.progressed ||= progress.textContent.length > 0))
+      .observe(progress, { childList: true, characterData: true, subtree: true });
+  });
   await page.fill('#question', 'What is this?');
   await page.click('#ask');
-  await page.waitForFunction(() => document.querySelector('#progress').textContent.length > 0);
+  await page.waitForFunction(() => window.progressed);
   await page.waitForSelector('#talk .assistant, #talk .used, #talk .error');
   if (screenshot) await page.screenshot({ path: screenshot });
   if (await page.isEnabled('#stop')) await page.click('#stop');
