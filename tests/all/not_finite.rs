@@ -49,7 +49,15 @@ fn a_weight_that_is_no_number_is_refused_in_every_tensor() {
             bytes[(tensor.offset + at) as usize..][..number.len()].copy_from_slice(&number);
             fs::write(&path, bytes).unwrap();
             let message = refusal(&path);
-            let named = message.contains(&format!("tensor {}: ", tensor.name));
+            // Its place in the tensor of the file, whatever it is loaded beside.
+            let block = tensor.kind.block().unwrap();
+            let weight = at / block.bytes * block.weights;
+            let place = match &*tensor.shape {
+                [_] => String::new(),
+                _ if tensor.name.contains("attn_k_b") => "column ".into(),
+                shape => format!("row {}: ", weight / shape[0]),
+            };
+            let named = message.contains(&format!("tensor {}: {place}", tensor.name));
             assert!(
                 named && message.contains("must be finite"),
                 "{name}, {}: {message}",

@@ -118,7 +118,7 @@ impl Loader<'_> {
         for row in rows.clone() {
             let bytes = reader.row(u64::from(row))?;
             pack_row(reader.run.kind, &bytes, &mut packed)
-                .map_err(|e| in_tensor(reader.tensor(u64::from(row)), e))?;
+                .map_err(|error| reader.of_row(u64::from(row), error))?;
             (self.progress)(std::mem::take(&mut reader.read));
             if packed.weights.len() as u64 * 4 >= MOST_PACKED || row + 1 == rows.end {
                 self.write(buffer, &mut weights_to, bytemuck::cast_slice(&packed.weights));

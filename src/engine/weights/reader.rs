@@ -27,22 +27,30 @@ impl<'f, 'a> Reader<'f, 'a> {
     /// # Errors
     /// [`Error::Model`] naming the tensor, for numbers that the row's type cannot hold or that are no numbers.
     pub(super) fn row(&mut self, i: u64) -> Result<Cow<'f, [u8]>> {
-        let info = self.tensor(i);
-        let bytes = self.stored(i).map_err(|e| in_tensor(info, e))?;
-        check_finite(self.run.kind, &bytes)
-            .map_err(|e| in_tensor(info, Error::Model(format!("row {i} as it is loaded: {e}"))))?;
-        Ok(bytes)
+        let checked = self.stored(i).and_then(|bytes| {
+            check_finite(self.run.kind, &bytes)?;
+            Ok(bytes)
+        });
+        checked.map_err(|error| self.of_row(i, error))
     }
 
-    /// The tensor that a row is of.
-    pub(super) fn tensor(&self, i: u64) -> &'a TensorInfo {
-        match &self.run.source {
-            Source::Rows(list) => list[locate(list.iter().map(|rows| rows.count), i).0].info,
-            Source::Pairs(list) => pair_row(list, i).0.info,
-            Source::Columns(list) => {
-                list[locate(list.iter().map(|rows| rows.info.shape[0]), i).0].info
+    /// An error of a row, with the tensor that it is of and its place there.
+    pub(super) fn of_row(&self, i: u64, error: Error) -> Error {
+        let (info, place) = match &self.run.source {
+            Source::Rows(list) => {
+                let (at, i) = locate(list.iter().map(|rows| rows.count), i);
+                (list[at].info, format!("row {}", list[at].first + i))
             }
-        }
+            Source::Pairs(list) => {
+                let (rows, i) = pair_row(list, i);
+                (rows.info, format!("row {}", rows.first + i))
+            }
+            Source::Columns(list) => {
+                let (at, i) = locate(list.iter().map(|rows| rows.info.shape[0]), i);
+                (list[at].info, format!("column {i}"))
+            }
+        };
+        in_tensor(info, in_place(&place, error))
     }
 
     fn stored(&mut self, i: u64) -> Result<Cow<'f, [u8]>> {
@@ -105,10 +113,14 @@ fn pair_row<'p, 'a>(list: &'p [GateUp<'a>], i: u64) -> (&'p Rows<'a>, u64) {
     (if i.is_multiple_of(2) { even } else { odd }, i / 2)
 }
 
-/// An error of a row, with the tensor's name.
+/// An error of a tensor's weights, with its name.
 pub(super) fn in_tensor(info: &TensorInfo, error: Error) -> Error {
+    in_place(&format!("tensor {}", info.name), error)
+}
+
+fn in_place(place: &str, error: Error) -> Error {
     match error {
-        Error::Model(message) => Error::Model(format!("tensor {}: {message}", info.name)),
+        Error::Model(message) => Error::Model(format!("{place}: {message}")),
         other => other,
     }
 }
