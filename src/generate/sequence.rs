@@ -139,10 +139,15 @@ impl Sequence {
 
     /// Takes over what a session with these tokens holds: how many of them, to which the session has to be rewound.
     pub fn reuse(&mut self, held: &[u32]) -> u32 {
-        let common = held.iter().zip(&self.tokens).take_while(|(a, b)| a == b).count();
-        // The last token is computed again even if it is there: what follows from it is not.
-        self.computed = common.min(self.tokens.len() - 1);
-        self.computed as u32
+        let common = self.common(held);
+        self.computed = common as usize;
+        common
+    }
+
+    /// How many tokens a session with these ones holds of it, without the last: that is computed again even if it is there,
+    /// since what follows from it is not.
+    pub(crate) fn common(&self, held: &[u32]) -> u32 {
+        common(held, &self.tokens[..self.tokens.len() - 1])
     }
 
     /// The tokens that are still to be computed, after those that a session holds; none once the answer has ended.
@@ -282,6 +287,16 @@ impl Sequence {
         self.text.push_str(&piece.text);
         piece
     }
+}
+
+// How many tokens both begin with. Whole pieces are compared at the speed of memory: documents are long, and a server compares each
+// request with each session.
+fn common(held: &[u32], tokens: &[u32]) -> u32 {
+    const PIECE: usize = 1024;
+    let pieces = held.chunks_exact(PIECE).zip(tokens.chunks_exact(PIECE));
+    let same = PIECE * pieces.take_while(|(a, b)| a == b).count();
+    let rest = held[same..].iter().zip(&tokens[same..]);
+    (same + rest.take_while(|(a, b)| a == b).count()) as u32
 }
 
 #[cfg(test)]

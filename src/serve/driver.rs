@@ -389,7 +389,7 @@ impl Driver {
         let idle = self.idle.iter().enumerate();
         let idle = idle.map(|(at, kept)| (From::Idle(at), &kept.session, kept.read));
         for (from, session, read) in running.chain(idle) {
-            let common = common(session.tokens(), job.sequence.tokens());
+            let common = job.sequence.common(session.tokens());
             let tokens = self.options.reusable(common, read);
             // Of those that hold as many, one that ends there is taken as it is.
             let is_better = tokens > best.tokens
@@ -407,7 +407,7 @@ impl Driver {
     fn is_computed_by_another(&self, job: &Job, found: u32) -> bool {
         let most = |active: &Active| {
             let prompt = &active.job.sequence.tokens()[..active.job.sequence.prompt_tokens()];
-            common(prompt, job.sequence.tokens())
+            job.sequence.common(prompt)
         };
         let reading = self.running.iter().filter(|active| active.prompt_left() > 0);
         let later = reading.map(most).max().unwrap_or(0);
@@ -584,17 +584,6 @@ impl Driver {
     }
 }
 
-// How many tokens both begin with, without the last that a request has: it is computed, since what follows from it is not there.
-fn common(held: &[u32], tokens: &[u32]) -> u32 {
-    let before_last = &tokens[..tokens.len() - 1];
-    // Whole pieces are compared at the speed of memory: documents are long, and each request is compared with each session.
-    const PIECE: usize = 1024;
-    let pieces = held.chunks_exact(PIECE).zip(before_last.chunks_exact(PIECE));
-    let same = PIECE * pieces.take_while(|(a, b)| a == b).count();
-    let rest = held[same..].iter().zip(&before_last[same..]);
-    (same + rest.take_while(|(a, b)| a == b).count()) as u32
-}
-
 // The same error for another request.
 fn again(error: &Error) -> Error {
     match error {
@@ -606,26 +595,5 @@ fn again(error: &Error) -> Error {
         }
         Error::Gpu(reason) => Error::Gpu(reason.clone()),
         other => Error::Gpu(other.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::common;
-
-    #[test]
-    fn common_tokens_are_those_of_one_by_one() {
-        let tokens: Vec<u32> = (0..5000).collect();
-        for length in [1, 2, 1024, 1025, 2049, 5000] {
-            let asked = &tokens[..length];
-            // Never all that is asked: a token is left to be read.
-            assert_eq!(common(&tokens, asked) as usize, length - 1);
-            for differs in [0, 1, 1023, 1024, 1025, 2047, 4999] {
-                let mut held = tokens.clone();
-                held[differs] = u32::MAX;
-                assert_eq!(common(&held, asked) as usize, differs.min(length - 1));
-                assert_eq!(common(&tokens[..differs], asked) as usize, differs.min(length - 1));
-            }
-        }
     }
 }

@@ -254,3 +254,18 @@ fn penalties_look_at_the_prompt_and_the_answer() {
     let presence = SamplerSettings { presence_penalty: 0.5, ..none };
     assert_eq!(penalised(presence), [100, 101, 102, 103]);
 }
+
+#[test]
+fn common_tokens_are_those_of_one_by_one() {
+    let tokens: Vec<u32> = (0..5000).collect();
+    for length in [1, 2, 1024, 1025, 2049, 5000] {
+        let before_last = &tokens[..length - 1];
+        assert_eq!(common(&tokens, before_last) as usize, length - 1);
+        for differs in [0, 1, 1023, 1024, 1025, 2047, 4999] {
+            let mut held = tokens.clone();
+            held[differs] = u32::MAX;
+            assert_eq!(common(&held, before_last) as usize, differs.min(length - 1));
+            assert_eq!(common(&tokens[..differs], before_last) as usize, differs.min(length - 1));
+        }
+    }
+}
