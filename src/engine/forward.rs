@@ -43,9 +43,6 @@ pub(super) enum Over<'a> {
     Window(&'a [Vec<u32>], u32),
 }
 
-// Layers of a decode step that are submitted at a time: while the GPU works on them, the next are recorded.
-const DECODE_LAYERS: usize = 6;
-
 impl Engine {
     /// Appends a prompt to a session, chunk by chunk. `progress` is called with the tokens done so far: after each chunk, and
     /// with the same number between the pieces of it that are submitted ([`EngineOptions::piece`](super::EngineOptions)).
@@ -349,21 +346,23 @@ impl Engine {
         let reads_prompt = plan.step.prompt_tiles > 0;
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.record_copies(&mut encoder, whole, prepared);
-        let layers_at_once = match reads_prompt {
-            true => self.layers_at_once(&plan.step),
-            false if self.gpu.is_cpu() => whole.layers.len(),
-            false => DECODE_LAYERS,
-        };
-        let groups: Vec<_> = whole.layers.chunks(layers_at_once).collect();
         let mut pieces = Pieces::new(&self.gpu, goes_on);
-        for (i, group) in groups.iter().enumerate() {
-            let is_last = i + 1 == groups.len();
+        let (mut done, layers) = (0, whole.layers.len());
+        while done < layers {
+            let at_once = match reads_prompt {
+                true => self.layers_at_once(&plan.step),
+                false if self.gpu.is_cpu() => layers,
+                // While the GPU works on those that it has, as many are recorded.
+                false => done.max(1),
+            };
+            let next = (done + at_once).min(layers);
+            let is_last = next == layers;
             {
-                let mut pass = self.gpu.pass(&mut encoder, "layers", i * layers_at_once);
-                if i == 0 {
+                let mut pass = self.gpu.pass(&mut encoder, "layers", done);
+                if done == 0 {
                     self.runner.record_embedding(&mut pass, &plan.step);
                 }
-                for layer in *group {
+                for layer in &whole.layers[done..next] {
                     layer.record(&mut pass, &plan, ..);
                 }
                 if is_last {
@@ -377,6 +376,7 @@ impl Engine {
                 }
                 encoder = self.gpu.device.create_command_encoder(&Default::default());
             }
+            done = next;
         }
         self.runner.finish(encoder, &plan.step).await.map(Some)
     }

@@ -17,8 +17,11 @@ use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use web_time::{Duration, Instant};
 
-/// How long an answer is likely near: a thread that sleeps is woken some 100 us late by a discrete card.
-const NEAR: Duration = Duration::from_micros(300);
+/// How long an answer of a discrete card is likely near, which a decode step ends within: a thread that sleeps is woken some
+/// 100 us late, and its core then takes twice as long to record the next step.
+const NEAR: Duration = Duration::from_millis(10);
+/// The same of other GPUs: they may share their power with the core that asks.
+const NEAR_ELSEWHERE: Duration = Duration::from_micros(300);
 /// The longest that the device's thread sleeps in OpenGL, whose context it holds meanwhile: others may want it.
 const SLEEP: Duration = Duration::from_millis(20);
 
@@ -47,6 +50,14 @@ fn sleep(
     let is_gl = device.adapter_info().backend == wgpu::Backend::Gl;
     let timeout = is_gl.then_some(SLEEP);
     ask(device, wgpu::PollType::Wait { submission_index, timeout })
+}
+
+fn near(device: wgpu::DeviceType) -> Duration {
+    match device {
+        wgpu::DeviceType::DiscreteGpu => NEAR,
+        wgpu::DeviceType::Cpu => Duration::ZERO,
+        _ => NEAR_ELSEWHERE,
+    }
 }
 
 impl Gpu {
@@ -98,7 +109,8 @@ impl Gpu {
         mut find: impl FnMut(bool) -> Result<Option<T>>,
     ) -> Result<T> {
         let began = IS_NATIVE.then(Instant::now);
-        let is_near = || !self.is_cpu() && began.is_some_and(|began| began.elapsed() < NEAR);
+        let near = near(self.info().device_type);
+        let is_near = || began.is_some_and(|began| began.elapsed() < near);
         let mut place: Option<Place<'_>> = None;
         poll_fn(|context| {
             let has_finished = place.as_ref().is_some_and(Place::has_finished);
