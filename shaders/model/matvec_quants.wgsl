@@ -1,12 +1,15 @@
 // The product of matvec.wgsl for weights of a few bits, where subgroups have 32 lanes: integers, as what bounds it on a GPU is not
-// memory but the making of floats. A team of LANES lanes of a subgroup shares four rows; each lane takes every LANES-th unit of 32
-// weights, so that its inputs are read once for four rows, and its weights once for TOKENS tokens. Inputs of PORTION units at a time
-// are in workgroup memory for all teams: lanes wait for each other once a portion, and never for sums. The next weights are asked
-// for before these are multiplied. A token's sums are made in one order, whatever is beside it.
+// memory but the making of floats. A team of LANES lanes of a subgroup has four rows, and SHARES teams have the same ones: a lane
+// takes every LANES * SHARES-th unit of 32 weights, so that its inputs are read once for four rows, and its weights once for TOKENS
+// tokens. Inputs of PORTION units at a time are in workgroup memory for all teams: lanes wait for each other once a portion.
+// Where all units are one portion, a workgroup does the same for other rows, TURNS times, with the integers that it has. The next
+// weights are asked for before these are multiplied, those of the next turn too. A token's sums are made in one order, whatever is
+// beside it.
 //
 // Precision: an input becomes an integer of 16 bits times its unit's scale, sigma = max |x| / 32512, so it is off by sigma / 2 at
 // most; its two bytes are multiplied apart (256 high + low) and add up exactly.
-// Grid: (ceil(rows / (4 * TEAMS)), ceil(tokens / TOKENS), places), where a place is a batch's or takes the sum over batches.
+// Grid: (ceil(rows / (4 * TEAMS / SHARES * TURNS)), ceil(tokens / TOKENS), places), where a place is a batch's or takes the sum over
+// batches.
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/matrix.wgsl
@@ -18,6 +21,7 @@
 //!include <count>
 
 const TEAMS: u32 = WORKGROUP / LANES;
+const ROWS_AT_ONCE: u32 = 4u * TEAMS / SHARES;
 // The largest integer, of which both bytes are signed ones.
 const LARGEST: f32 = 32512.0;
 // Units whose inputs are all smaller count as if the largest were this, so that no scale's inverse overflows.
@@ -31,108 +35,160 @@ var<workgroup> inputs: array<vec2<u32>, TOKENS * 8u * ROW>;
 // Of each unit, sigma and the sum of the inputs.
 var<workgroup> terms: array<vec2<f32>, TOKENS * PORTION>;
 
+// Sums of a team that shares its rows. Token by token.
+var<workgroup> shares: array<vec4<f32>, TOKENS * TEAMS>;
+
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     let part = lane % LANES;
-    let row = (group.x * TEAMS + lane / LANES) * 4u;
+    let team = lane / LANES;
+    let share = team % SHARES;
+    // The first of a lane's units in a portion.
+    let own = share * LANES + part;
     let first_token = group.y * TOKENS;
     let tokens = token_count(first_token);
     let last = matrix.rows - 1u;
     let units = matrix.units;
+    var row = group.x * TURNS * ROWS_AT_ONCE + team / SHARES * 4u;
 
     //!repeat TOKENS t
     // Past the last token the last one is made again, and not written.
     let token{t} = min(first_token{+t}, tokens - 1u);
-    var sums{t} = vec4(0.0);
+    var factor{t} = 1.0;
     //!end
-    var is_here = false;
-    let batches = batches_of(group.z);
-    for (var b = batches.x; b < batches.y; b++) {
-        // Where tokens have matrices of their own, a workgroup has one token.
-        let batch = batch_of(token0, b);
-        if !batch.here {
-            continue;
-        }
-        is_here = true;
-        //!repeat TOKENS t
-        let x{t} = batch_of(token{t}, b).x;
-        var products{t} = vec4(0.0);
-        //!end
-        //!repeat 4 i
-        let row{i} = (batch.row + min(row{+i}, last)) * units;
-        var next{i} = unit_bits(row{i} + min(part, units - 1u));
-        //!end
-        for (var portion = 0u; portion < units; portion += PORTION) {
-            let here = min(PORTION, units - portion);
-            workgroupBarrier();
-            // A unit's quads are those of eight neighbours.
-            for (var i = lane; i < here * 8u; i += WORKGROUP) {
-                //!repeat TOKENS t
-                quantise(input(x{t}, portion * 8u + i, {t}u), i, {t}u);
-                //!end
-            }
-            workgroupBarrier();
-            for (var at = part; at < here; at += LANES) {
-                //!repeat 4 i
-                let bits{i} = next{i};
-                //!end
-                let unit = min(portion + at + LANES, units - 1u);
-                //!repeat 4 i
-                next{i} = unit_bits(row{i} + unit);
-                //!end
-                //!repeat TOKENS t
-                var lower{t} = vec4(0i);
-                var upper{t} = vec4(0i);
-                //!end
-                //!repeat 4 j
-                //!repeat 4 i
-                let a{i}{j} = bits_bytes(bits{i}, {j}u);
-                //!end
-                //!repeat TOKENS t
-                lower{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, inputs[({t}u * 8u{+j}) * ROW + at]);
-                //!end
-                //!end
-                //!repeat 4..8 j
-                //!repeat 4 i
-                let a{i}{j} = bits_bytes(bits{i}, {j}u);
-                //!end
-                //!repeat TOKENS t
-                upper{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, inputs[({t}u * 8u{+j}) * ROW + at]);
-                //!end
-                //!end
-                //!repeat 4 i
-                let factors{i} = bits_factors(bits{i});
-                //!end
-                //!repeat TOKENS t
-                let term{t} = terms[{t}u * PORTION + at];
-                if TWO_SCALES {
-                    products{t} += term{t}.x * (vec4(factors0.x, factors1.x, factors2.x, factors3.x) * vec4<f32>(lower{t})
-                        + vec4(factors0.y, factors1.y, factors2.y, factors3.y) * vec4<f32>(upper{t}));
-                } else {
-                    products{t} += term{t}.x * vec4(factors0.x, factors1.x, factors2.x, factors3.x)
-                        * vec4<f32>(lower{t} + upper{t});
-                }
-                if HAVE_OFFSETS {
-                    products{t} += term{t}.y * vec4(factors0.z, factors1.z, factors2.z, factors3.z);
-                }
-                //!end
-            }
-        }
-        //!repeat TOKENS t
-        sums{t} += batch.factor * products{t};
-        //!end
-    }
-    //!repeat TOKENS t
-    {
-        let sums = team_sum(sums{t}) * input_factor(lane, {t}u);
-        if part == 0u && row < matrix.rows && is_here && first_token{+t} < tokens {
-            output4(batch_y(token{t}, group.z), row, sums);
-        }
-        // Another token's norm is summed where this one's is read.
-        workgroupBarrier();
-    }
+    //!repeat 4 i
+    var next{i}: UnitBits;
     //!end
+    for (var turn = 0u; turn < TURNS; turn++) {
+        let rows_ahead = select(0u, ROWS_AT_ONCE, turn + 1u < TURNS);
+        //!repeat TOKENS t
+        var sums{t} = vec4(0.0);
+        //!end
+        var is_here = false;
+        let batches = batches_of(group.z);
+        for (var b = batches.x; b < batches.y; b++) {
+            // Where tokens have matrices of their own, a workgroup has one token.
+            let batch = batch_of(token0, b);
+            if !batch.here {
+                continue;
+            }
+            is_here = true;
+            //!repeat TOKENS t
+            let x{t} = batch_of(token{t}, b).x;
+            var products{t} = vec4(0.0);
+            //!end
+            //!repeat 4 i
+            let row{i} = (batch.row + min(row{+i}, last)) * units;
+            // Where the next turn begins; in the last one, what is here already.
+            let ahead{i} = (batch.row + min(row + rows_ahead{+i}, last)) * units + min(own, units - 1u);
+            if turn == 0u {
+                next{i} = unit_bits(row{i} + min(own, units - 1u));
+            }
+            //!end
+            for (var portion = 0u; portion < units; portion += PORTION) {
+                let here = min(PORTION, units - portion);
+                if turn == 0u || units > PORTION {
+                    workgroupBarrier();
+                    // A unit's quads are those of eight neighbours.
+                    for (var i = lane; i < here * 8u; i += WORKGROUP * FETCHED) {
+                        //!repeat FETCHED f
+                        //!repeat TOKENS t
+                        var values{f}{t} = vec4(0.0);
+                        if i{+f*WORKGROUP} < here * 8u {
+                            values{f}{t} = input(x{t}, portion * 8u + i{+f*WORKGROUP}, {t}u);
+                        }
+                        //!end
+                        //!end
+                        //!repeat FETCHED f
+                        if i{+f*WORKGROUP} < here * 8u {
+                            //!repeat TOKENS t
+                            quantise(values{f}{t}, i{+f*WORKGROUP}, {t}u);
+                            //!end
+                        }
+                        //!end
+                    }
+                    workgroupBarrier();
+                }
+                for (var at = own; at < here; at += LANES * SHARES) {
+                    //!repeat 4 i
+                    let bits{i} = next{i};
+                    //!end
+                    let unit = portion + at + LANES * SHARES;
+                    //!repeat 4 i
+                    next{i} = unit_bits(select(ahead{i}, row{i} + unit, unit < units));
+                    //!end
+                    //!repeat TOKENS t
+                    var lower{t} = vec4(0i);
+                    var upper{t} = vec4(0i);
+                    //!end
+                    //!repeat 4 j
+                    //!repeat 4 i
+                    let a{i}{j} = bits_bytes(bits{i}, {j}u);
+                    //!end
+                    //!repeat TOKENS t
+                    lower{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, inputs[({t}u * 8u{+j}) * ROW + at]);
+                    //!end
+                    //!end
+                    //!repeat 4..8 j
+                    //!repeat 4 i
+                    let a{i}{j} = bits_bytes(bits{i}, {j}u);
+                    //!end
+                    //!repeat TOKENS t
+                    upper{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, inputs[({t}u * 8u{+j}) * ROW + at]);
+                    //!end
+                    //!end
+                    //!repeat 4 i
+                    let factors{i} = bits_factors(bits{i});
+                    //!end
+                    //!repeat TOKENS t
+                    let term{t} = terms[{t}u * PORTION + at];
+                    if TWO_SCALES {
+                        products{t} += term{t}.x * (vec4(factors0.x, factors1.x, factors2.x, factors3.x) * vec4<f32>(lower{t})
+                            + vec4(factors0.y, factors1.y, factors2.y, factors3.y) * vec4<f32>(upper{t}));
+                    } else {
+                        products{t} += term{t}.x * vec4(factors0.x, factors1.x, factors2.x, factors3.x)
+                            * vec4<f32>(lower{t} + upper{t});
+                    }
+                    if HAVE_OFFSETS {
+                        products{t} += term{t}.y * vec4(factors0.z, factors1.z, factors2.z, factors3.z);
+                    }
+                    //!end
+                }
+            }
+            //!repeat TOKENS t
+            sums{t} += batch.factor * products{t};
+            //!end
+        }
+        //!repeat TOKENS t
+        sums{t} = team_sum(sums{t});
+        if SHARES > 1u && part == 0u {
+            shares[{t}u * TEAMS + team] = sums{t};
+        }
+        if turn == 0u {
+            // Another token's norm is summed where this one's is read.
+            workgroupBarrier();
+            factor{t} = input_factor(lane, {t}u);
+        }
+        //!end
+        if SHARES > 1u {
+            workgroupBarrier();
+        }
+        if part == 0u && share == 0u && row < matrix.rows && is_here {
+            //!repeat TOKENS t
+            if first_token{+t} < tokens {
+                for (var other = 1u; other < SHARES; other++) {
+                    sums{t} += shares[{t}u * TEAMS + team + other];
+                }
+                output4(batch_y(token{t}, group.z), row, sums{t} * factor{t});
+            }
+            //!end
+        }
+        if SHARES > 1u && TURNS > 1u {
+            workgroupBarrier();
+        }
+        row += ROWS_AT_ONCE;
+    }
 }
 
 // Quad i of a portion, for the workgroup's given token. Largest by their bits: that finds NaN and infinities, whose scale makes all

@@ -25,6 +25,8 @@ struct Product {
     normed: bool,
     /// Tokens of a workgroup of `matvec`, where there may be so many.
     at_a_time: u32,
+    /// Of `matvec_quants` in subgroups of 8: teams that share rows, and turns of a workgroup.
+    eights: (u32, u32),
 }
 
 /// The kernel that makes a product.
@@ -56,8 +58,12 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             Path::Narrow(_) => ("matmul_narrow", " by sixty-fours"),
             Path::Eights => ("matvec_quants", [" by ones", " by fours"][p.at_a_time as usize / 4]),
         };
+        let eights = match p.eights {
+            (1, 1) => String::new(),
+            (shares, turns) => format!(" shares {shares} turns {turns}"),
+        };
         let label = format!(
-            "{} {} {}x{} tokens {}{by} {:?}{}",
+            "{} {} {}x{} tokens {}{by} {:?}{}{eights}",
             p.kind,
             // Without parentheses, which shells read.
             format!("{:?}", p.output).replace('(', "-").replace(')', ""),
@@ -78,6 +84,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         family: Family::Random,
         normed: false,
         at_a_time: 1,
+        eights: (1, 1),
     };
     let of = |activation| [Output::Glu(activation), Output::Gated(activation)];
     let [silu, gelu] = [Activation::Silu, Activation::Gelu].map(of);
@@ -139,6 +146,17 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         }
         for family in [Family::NotFinite, Family::Zero] {
             add(Path::Eights, Product { family, ..base });
+        }
+        // Rows that are shared, and several turns, of which the last workgroup has not all; inputs of a portion, which stay, and of
+        // several.
+        for eights in [(2, 1), (4, 1), (1, 3), (2, 2)] {
+            for (rows, units) in [(1, 1), (13, 5), (70, 32), (130, 65), (34, 130)] {
+                add(Path::Eights, Product { rows, units, eights, normed: true, ..base });
+            }
+            for output in [Output::Add, silu[0]] {
+                add(Path::Eights, Product { output, eights, ..base });
+            }
+            add(Path::Eights, Product { family: Family::NotFinite, eights, normed: true, ..base });
         }
     }
     // Whole tiles of tokens, one token more and less, and tiles that are hardly filled; rows and units likewise, in both shapes of
@@ -262,8 +280,16 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         Path::Eights => {
             let (tier, size) = (of_32(), (p.rows as u32, p.units as u32));
             let spec = kernels::matvec(tier, format, size, input, p.output, (Batch::One, of));
-            let lanes = [("WORKGROUP", 64), ("LANES", 8), ("PORTION", 32)];
-            (in_eights(gpu, spec, &lanes)?, ((p.rows as u32).div_ceil(32), groups))
+            let (shares, turns) = p.eights;
+            let lanes = [
+                ("WORKGROUP", 64),
+                ("LANES", 8),
+                ("PORTION", 32),
+                ("SHARES", shares),
+                ("TURNS", turns),
+            ];
+            let rows = 32 / shares * turns;
+            (in_eights(gpu, spec, &lanes)?, ((p.rows as u32).div_ceil(rows), groups))
         }
         Path::Matvec => (
             kernels::matvec(

@@ -52,6 +52,8 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
     // Scales and terms that are dropped.
     ("model/rms_norm.wgsl", " + rms_norm.epsilon", "", "rms_norm/*"),
     ("model/matvec_quants.wgsl", "high * 256 + low", "high * 256", "matvec_quants/*"),
+    ("model/matvec_quants.wgsl", "turn + 1u < TURNS", "turn + 2u < TURNS", "matvec_quants/*turns*"),
+    ("model/matvec_quants.wgsl", "other < SHARES", "other + 1u < SHARES", "matvec_quants/*shares*"),
     ("attend/merge.wgsl", "l += state.y * factor;", "l += state.y;", "merge/*"),
     ("lib/cap_soft.wgsl", "(2.0 / CAP)", "(1.0 / CAP)", "*split/*cap*"),
     // Minimum for maximum, and ties that go elsewhere.

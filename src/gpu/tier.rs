@@ -64,7 +64,7 @@ pub struct Tier {
     /// Bytes of workgroup memory that its kernels use.
     pub(crate) workgroup_bytes: u32,
     /// The most lanes that a workgroup of them has.
-    pub(super) workgroup_lanes: u32,
+    pub(crate) workgroup_lanes: u32,
 }
 
 // A quarter of a second on a slow integrated GPU.

@@ -188,44 +188,71 @@ impl Tokens {
 /// The kernel of [`matvec`] on a tier for a matrix of so many rows and units a row.
 struct MatvecKernel {
     file: &'static str,
-    /// Lanes of a workgroup, and of them those that share four rows.
+    /// Lanes of a workgroup, and of them those of a team, which has four rows.
     lanes: (u32, u32),
-    /// Units whose inputs its workgroup memory holds, where it is the one for quantised weights.
-    portion: Option<u32>,
+    /// More of the one for quantised weights.
+    quants: Option<Quants>,
+}
+
+/// How `matvec_quants` goes through a matrix.
+#[derive(Clone, Copy)]
+struct Quants {
+    /// Teams that have the same rows.
+    shares: u32,
+    /// How often a workgroup takes other rows.
+    turns: u32,
+    /// Units whose inputs its workgroup memory holds, those of all tokens.
+    inputs: u32,
 }
 
 impl MatvecKernel {
     fn of(tier: &Tier, format: WeightFormat, (rows, units): (u32, u32)) -> Self {
         let kernels = tiers::of(tier);
-        let floats = Self { file: kernels.matvec, lanes: matvec_lanes(rows, units), portion: None };
+        let floats = Self { file: kernels.matvec, lanes: matvec_lanes(rows, units), quants: None };
         if tier.emulates_lanes() {
             // Lanes that are emulated have four rows each, in workgroups of eight.
             return Self { lanes: (8, 1), ..floats };
         }
         match kernels.matvec_quants.filter(|_| format.is_quantised()) {
             None => floats,
-            Some(most) => Self {
-                file: "model/matvec_quants.wgsl",
-                lanes: quants_lanes(rows, units),
-                portion: Some(if units <= 128 { most.min(128) } else { most }),
-            },
+            Some(inputs) => Self::of_quants(tier, (rows, units), inputs),
         }
     }
-}
 
-// Of many rows large workgroups, since each makes integers of all inputs; of long rows smaller ones, which wait less for each other.
-fn quants_lanes(rows: u32, units: u32) -> (u32, u32) {
-    let workgroup = match (rows, units) {
-        (..1024, _) => 64,
-        (1024.., ..=128) => 512,
-        (1024.., 129..) => 256,
-    };
-    (workgroup, if units < 12 { 8 } else { 32 })
+    fn of_quants(tier: &Tier, (rows, units): (u32, u32), inputs: u32) -> Self {
+        // Workgroups that fill a large device.
+        const FILL: u32 = 128;
+        let team = if units < 12 { 8 } else { 32 };
+        // Of many rows large workgroups, since each makes integers of all inputs.
+        let workgroup = if rows < 1024 { 64 } else { tier.workgroup_lanes.min(512) };
+        let rows_at_once = 4 * workgroup / team;
+        // Where that leaves room, twice as many workgroups have more of the matrix on its way.
+        let has_room = rows >= 1024 && 2 * rows.div_ceil(rows_at_once) <= FILL;
+        let shares = if has_room && units >= 2 * team { 2 } else { 1 };
+        // Integers of all tokens' inputs stay for the next rows.
+        let stay = units * tokens_at_a_time(tier) <= inputs;
+        let turns = if stay && rows >= 2 * FILL * rows_at_once {
+            rows.div_ceil(rows_at_once * FILL)
+        } else {
+            1
+        };
+        Self {
+            file: "model/matvec_quants.wgsl",
+            lanes: (workgroup, team),
+            quants: Some(Quants { shares, turns, inputs }),
+        }
+    }
+
+    /// Rows of a workgroup.
+    fn rows(&self) -> u32 {
+        let rows = 4 * self.lanes.0 / self.lanes.1;
+        self.quants.map_or(rows, |quants| rows / quants.shares * quants.turns)
+    }
 }
 
 /// Whether [`matvec`] makes integers of 16 bits of inputs that this format multiplies.
 pub fn quantises_inputs(tier: &Tier, format: WeightFormat) -> bool {
-    MatvecKernel::of(tier, format, (1, 1)).portion.is_some()
+    MatvecKernel::of(tier, format, (1, 1)).quants.is_some()
 }
 
 /// Lanes of a workgroup of [`matvec`], and of them those that share four rows, for a matrix of so many rows and units a row.
@@ -264,13 +291,20 @@ pub fn matvec(
     output: Output,
     (batch, tokens): (Batch<'_>, Tokens),
 ) -> ShaderSpec {
-    let MatvecKernel { file, lanes: (workgroup, team), portion } =
+    let MatvecKernel { file, lanes: (workgroup, team), quants } =
         MatvecKernel::of(tier, format, (rows, units));
     let mut spec = output.fill(ShaderSpec::new(file).slot("weights", format.file()));
     if !tier.emulates_lanes() {
-        if let Some(portion) = portion {
-            // Whole turns of a team, whatever the number of tokens, whose sums are in one order then.
-            spec = spec.constant("PORTION", portion / tokens.of_a_workgroup());
+        if let Some(Quants { shares, turns, inputs }) = quants {
+            let tokens = tokens.of_a_workgroup();
+            // What all teams of the same rows take at a time, so that sums are in one order whatever the number of tokens.
+            let at_once = team * shares;
+            let portion = (inputs / tokens).min(units.next_multiple_of(at_once));
+            spec = spec
+                .constant("PORTION", portion)
+                .constant("SHARES", shares)
+                .constant("TURNS", turns)
+                .constant("FETCHED", (4 / tokens).max(1));
         }
         spec = spec
             .slot("count", tokens.file())
@@ -309,8 +343,7 @@ pub fn matvec_grid(
     (rows, units): (u32, u32),
     tokens: u32,
 ) -> (u32, u32) {
-    let (workgroup, team) = MatvecKernel::of(tier, format, (rows, units)).lanes;
-    (rows.div_ceil(4 * workgroup / team), tokens)
+    (rows.div_ceil(MatvecKernel::of(tier, format, (rows, units)).rows()), tokens)
 }
 
 /// The kernel that multiplies many tokens with weights of this format.
@@ -407,4 +440,31 @@ pub fn largest_weight_params(units: u32) -> LargestWeightParams {
 pub fn weight_shift(largest: f32) -> i32 {
     let exponent = (largest.to_bits() >> 23 & 0xff) as i32 - 127;
     exponent.max(-100) - 14
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantised_rows_are_shared_where_they_are_few_and_taken_in_turns_where_they_are_many() {
+        let of = |tier, size| {
+            let tier = Tier::named(tier).expect("a tier");
+            let kernel = MatvecKernel::of(tier, WeightFormat::Q4, size);
+            let Quants { shares, turns, .. } = kernel.quants.expect("it is quantised");
+            (kernel.lanes.0, shares, turns, size.0.div_ceil(kernel.rows()))
+        };
+        // Lanes, teams of the same rows, turns, workgroups.
+        assert_eq!(of("cooperative", (960, 18)), (64, 1, 1, 120));
+        assert_eq!(of("cooperative", (4096, 128)), (512, 2, 1, 128));
+        assert_eq!(of("cooperative", (4096, 384)), (512, 2, 1, 128));
+        assert_eq!(of("cooperative", (6144, 128)), (512, 1, 1, 96));
+        assert_eq!(of("cooperative", (24_576, 128)), (512, 1, 3, 128));
+        assert_eq!(of("cooperative", (151_936, 128)), (512, 1, 19, 125));
+        // Inputs do not stay in the memory that there is.
+        assert_eq!(of("cooperative", (51_200, 160)), (512, 1, 1, 800));
+        assert_eq!(of("subgroups-of-32", (4096, 128)), (256, 1, 1, 128));
+        assert_eq!(of("subgroups-of-32", (2048, 64)), (256, 2, 1, 128));
+        assert_eq!(of("subgroups-of-32", (24_576, 128)), (256, 1, 6, 128));
+    }
 }

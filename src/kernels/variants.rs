@@ -112,11 +112,13 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
             }
         }
     }
-    // Long rows, whose inputs take the most workgroup memory.
+    // Long rows, whose inputs take the most workgroup memory, and matrices for which workgroups are largest.
     for tokens in [1, 2, 4].into_iter().filter(|tokens| *tokens <= tokens_at_a_time(tier)) {
         let of = (Batch::One, if tokens == 1 { Tokens::One } else { Tokens::Rows(tokens) });
-        let spec = matvec(tier, WeightFormat::Q4, (4096, 384), Input::Plain, Output::Add, of);
-        all.push((spec, fields::<Product<()>>()));
+        for size in [(4096, 384), (4096, 128), (24_576, 128)] {
+            let spec = matvec(tier, WeightFormat::Q4, size, Input::Plain, Output::Add, of);
+            all.push((spec, fields::<Product<()>>()));
+        }
     }
     all
 }
