@@ -338,7 +338,9 @@ impl<'n> Needs<'n> {
         let parts = 2 * u64::from(kernels::arg_max_parts(config.vocabulary));
         let winner_parts = Row::words("winners of parts", &[logit_rows, parts], BY_SESSION);
         let channels = product(&[4, shape.channels_len(), config.layers.into()]);
-        let read_back = logits.bytes.max(winners.bytes).max(channels);
+        // A row is read back where the host selects.
+        let row = u64::from(shape.row_width()) * 4;
+        let read_back = logits.bytes.max(winners.bytes).max(channels).max(row);
         // A block, or what is kept of a session.
         let moved = shape.block_bytes().max(4 * shape.stats_len()).max(4 * shape.channels_len());
         // Prefill of latent attention goes through slabs as through segments.

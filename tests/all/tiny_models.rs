@@ -205,6 +205,34 @@ fn logits_of_a_trained_model_with_latents_match_the_reference() {
     trained("glm-long");
 }
 
+// Few of some hundred tokens.
+const BUDGET: Budget = Budget {
+    blocks: Blocks::Count(2),
+    tokens: 9,
+    sink_blocks: 1,
+    recent_blocks: 1,
+    dense_below: 0,
+};
+
+// What is read back of a layer is longer than the logits of one token.
+#[test]
+fn a_host_selects_for_models_of_a_small_vocabulary() {
+    let engine = load(Path::new("research/models/qwen3-long"), |options| {
+        (options.context, options.total_tokens, options.logit_rows) = (256, 512, 1);
+        (options.sessions, options.block) = (2, 16);
+    });
+    let ids: Vec<u32> = (0..200).map(|i| i * 7 % 256).collect();
+    let mut session = engine.session().unwrap();
+    prefill(&engine, &mut session, &ids, Want::Nothing).unwrap();
+    let mut fork = pollster::block_on(engine.fork(&mut session)).unwrap();
+    let attention = BUDGET.into();
+    let observed = engine.observe(&mut session, 65, &attention, Want::Logits);
+    let (output, views) = pollster::block_on(observed).unwrap();
+    let select = &mut |layer: usize, _: &LayerView, _: &_| views[layer].tokens.clone();
+    let step = engine.decode_selected(&mut fork, 65, &BUDGET, select, Want::Logits);
+    assert_eq!(pollster::block_on(step).unwrap().logits, output.logits);
+}
+
 fn trained(name: &str) {
     let bytes = std::fs::read(format!("tests/goldens/{name}.safetensors")).expect("the golden");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
@@ -443,13 +471,6 @@ fn sliding_windows_need_the_kv_cache_on_the_gpu() {
 // Latent attention: one KV head whose queries are absorbed, values in the keys.
 #[test]
 fn selectors_of_latent_attention_choose_what_the_host_does() {
-    const BUDGET: Budget = Budget {
-        blocks: Blocks::Count(2),
-        tokens: 9,
-        sink_blocks: 1,
-        recent_blocks: 1,
-        dense_below: 0,
-    };
     let golden = golden("glm4-moe-lite", false);
     let engine = load(&folder("glm4-moe-lite").join("model"), |options| {
         options.sessions = 2;
