@@ -2,9 +2,10 @@
 //! host and its choice attended by the engine.
 //!
 //! `cargo bench --bench selectors -- [--length N] [--samples N] [--budget 25%+256] [--text FILE] [--only NAME,...]
-//! [--seed N] [--steps N] [--seconds N]`. Without `--text` the haystack is noise. Prints a JSON object a candidate: needles found,
-//! recall of the first `--steps` tokens as a share of the oracle's (mean and fifth percentile over steps, layers and query heads), bytes that level 1
-//! reads a token and KV head at head dimension 128.
+//! [--seed N] [--steps N] [--seconds N] [--model FILE] [--task NAME] [--shared]`. Without `--text` the haystack is noise; with
+//! `--shared` all KV heads of a layer have the same blocks, those that the mean over all query heads ranks first. Prints a JSON
+//! object a candidate: needles found, recall of the first `--steps` tokens as a share of the oracle's (mean and fifth percentile over
+//! steps, layers and query heads), bytes that level 1 reads a token and KV head at head dimension 128.
 
 #[path = "selectors/candidate.rs"]
 mod candidate;
@@ -64,6 +65,21 @@ const CANDIDATES: &[Candidate] = &[
         bytes: 10.0,
         build: codes::block_steps_all_tokens::<32, 2>,
     },
+    Candidate {
+        name: "block steps 48x2 logsumexp",
+        bytes: 15.0,
+        build: codes::block_steps_all_tokens::<48, 2>,
+    },
+    Candidate {
+        name: "block steps 64x2 logsumexp",
+        bytes: 20.0,
+        build: codes::block_steps_all_tokens::<64, 2>,
+    },
+    Candidate {
+        name: "block steps 64x4 logsumexp",
+        bytes: 36.0,
+        build: codes::block_steps_all_tokens::<64, 4>,
+    },
     Candidate { name: "codes 16x4 logsumexp", bytes: 8.0, build: codes::all_tokens::<16, 4> },
     Candidate { name: "coarse 16x2, then 32x4", bytes: 12.0, build: codes::coarse_first },
     Candidate { name: "hadamard signs", bytes: 18.0, build: summaries::signs },
@@ -92,6 +108,14 @@ fn number(name: &str, default: u64) -> u64 {
     option(name).map_or(default, |text| text.parse().expect("a number"))
 }
 
+// What is asked of every prompt.
+struct Asked {
+    /// Steps whose recall is measured.
+    steps: usize,
+    /// Whether the KV heads of a layer have the same blocks.
+    is_shared: bool,
+}
+
 #[derive(Default)]
 struct Tally {
     found: Vec<f64>,
@@ -100,8 +124,11 @@ struct Tally {
 
 fn main() {
     let length = number("--length", 4096) as u32;
-    let (samples, seed, steps) =
-        (number("--samples", 10), number("--seed", 0), number("--steps", 4) as usize);
+    let (samples, seed) = (number("--samples", 10), number("--seed", 0));
+    let is_shared = std::env::args().any(|argument| argument == "--shared");
+    let asked = Asked { steps: number("--steps", 4) as usize, is_shared };
+    let task =
+        option("--task").map_or(Task::NiahSingle, |name| name.parse().expect("a task's name"));
     let seconds = number("--seconds", u64::MAX);
     let budgets = option("--budget").unwrap_or_else(|| "25%+256,12.5%+128".into());
     let only: Option<Vec<String>> =
@@ -132,9 +159,9 @@ fn main() {
             }
             judged += 1;
             let depth = (sample as f64 * 0.618_034) % 1.0;
-            let spec = Spec { task: Task::NiahSingle, length, depth, seed: seed * 1000 + sample };
+            let spec = Spec { task, length, depth, seed: seed * 1000 + sample };
             let sample = maker.make(&spec).expect("a prompt");
-            judge(&engine, &tokenizer, &sample, &budget, &candidates, steps, &mut tallies);
+            judge(&engine, &tokenizer, &sample, &budget, &candidates, &asked, &mut tallies);
         }
         for (candidate, tally) in candidates.iter().zip(&tallies) {
             println!(
@@ -143,6 +170,7 @@ fn main() {
                     "candidate": candidate.name, "bytes": candidate.bytes, "length": length,
                     "haystack": if haystack == Haystack::Noise { "noise" } else { "essay" },
                     "budget": format!("{blocks}+{tokens}"), "samples": judged,
+                    "task": task.to_string(), "shared": is_shared,
                     "needles": mean(&tally.found), "share_of_oracle": mean(&tally.shares),
                     "share_of_oracle_p5": quantile(&tally.shares, 0.05),
                 })
@@ -171,7 +199,7 @@ fn judge(
     sample: &Sample,
     budget: &Budget,
     candidates: &[&Candidate],
-    steps: usize,
+    asked: &Asked,
     tallies: &mut [Tally],
 ) {
     let shape = *engine.shape();
@@ -193,10 +221,10 @@ fn judge(
         let mut made: Vec<u32> = Vec::new();
         let mut token = sample.tokens[last];
         while made.len() < sample.answer_tokens as usize {
-            let measures = made.len() < steps;
+            let measures = made.len() < asked.steps;
             let mut shares = Vec::new();
             let mut select = |layer: usize, view: &LayerView, row: &RowBudget| {
-                let choices = choose(&shape, &indices[layer], view, row);
+                let choices = choose(&shape, &indices[layer], view, row, asked.is_shared);
                 if measures {
                     shares.extend(recall(&shape, &cache[layer], view, row, &choices));
                 }
@@ -271,24 +299,37 @@ fn choose(
     indices: &[Box<dyn Index>],
     view: &LayerView,
     row: &RowBudget,
+    is_shared: bool,
 ) -> Vec<Vec<u32>> {
     let (group, d, block) = (shape.group as usize, shape.head_dim as usize, shape.block);
+    let eligible = row.sink as usize..row.recent_first as usize;
+    let queries = |head: usize| -> Vec<&[f32]> {
+        (0..group).map(|h| &view.queries[(head * group + h) * d..][..d]).collect()
+    };
+    // Of each eligible block; none where every block is kept.
+    let scores = |head: usize| match indices[head].block_logits(&queries(head)) {
+        Blocks::All => None,
+        Blocks::Summed(scores) => Some(scores[eligible.clone()].to_vec()),
+        Blocks::PerQuery(logits) => {
+            let lists: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
+            Some(softmax_mean(&lists)[eligible.clone()].to_vec())
+        }
+    };
+    let mut ranks: Vec<Option<Vec<f64>>> = (0..indices.len()).map(scores).collect();
+    if is_shared && let Some(all) = ranks.iter().cloned().collect::<Option<Vec<_>>>() {
+        let sum = |block: usize| all.iter().map(|scores| scores[block]).sum();
+        let sums: Vec<f64> = (0..eligible.len()).map(sum).collect();
+        ranks.fill(Some(sums));
+    }
     let of_head = |head: usize| {
         let index = &indices[head];
-        let queries: Vec<&[f32]> =
-            (0..group).map(|h| &view.queries[(head * group + h) * d..][..d]).collect();
-        let eligible = row.sink as usize..row.recent_first as usize;
-        let blocks: Vec<u32> = match index.block_logits(&queries) {
-            Blocks::All => (row.sink..row.recent_first).collect(),
-            Blocks::Summed(scores) => best(&scores[eligible], row.blocks, row.sink),
-            Blocks::PerQuery(logits) => {
-                let lists: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
-                best(&softmax_mean(&lists)[eligible], row.blocks, row.sink)
-            }
+        let blocks: Vec<u32> = match &ranks[head] {
+            None => (row.sink..row.recent_first).collect(),
+            Some(scores) => best(scores, row.blocks, row.sink),
         };
         let tokens: Vec<u32> = blocks.iter().flat_map(|b| b * block..(b + 1) * block).collect();
         let logits: Vec<Vec<f32>> =
-            queries.iter().map(|query| index.token_logits(query, &tokens)).collect();
+            queries(head).iter().map(|query| index.token_logits(query, &tokens)).collect();
         let lists: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
         let scores = if tokens.is_empty() { Vec::new() } else { softmax_mean(&lists) };
         top_k(&scores, row.tokens as usize).into_iter().map(|i| tokens[i]).collect()
