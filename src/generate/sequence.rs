@@ -26,6 +26,9 @@ pub struct AnswerOptions {
     pub grammar: Option<Grammar>,
     /// Control tokens that are part of its text, such as those that mark calls of tools.
     pub shown: Vec<u32>,
+    /// Whether it goes on behind tokens by which the model ends it, which its text does not show: for answers that are as long
+    /// as was asked for, to measure. Not with a grammar.
+    pub ignore_eos: bool,
 }
 
 impl AnswerOptions {
@@ -33,7 +36,8 @@ impl AnswerOptions {
     pub fn new(sampling: SamplerSettings, attention: impl Into<Attention>) -> Self {
         let attention = attention.into();
         let (stop, logprobs, grammar, shown) = (Vec::new(), None, None, Vec::new());
-        Self { max_tokens: 256, stop, sampling, attention, logprobs, grammar, shown }
+        let (max_tokens, ignore_eos) = (256, false);
+        Self { max_tokens, stop, sampling, attention, logprobs, grammar, shown, ignore_eos }
     }
 }
 
@@ -85,6 +89,7 @@ pub struct Sequence {
     constraint: Option<Constraint>,
     decoder: Decoder<Arc<Tokenizer>>,
     stop: StopTexts,
+    ignores_eos: bool,
     text: String,
     end: Option<End>,
 }
@@ -118,6 +123,10 @@ impl Sequence {
         if options.stop.iter().any(String::is_empty) {
             return Err(Error::argument("a stop text", "empty", "every answer would end with it"));
         }
+        if options.ignore_eos && options.grammar.is_some() {
+            let limit = "an answer by a grammar ends where that does";
+            return Err(Error::argument("ignore_eos", true, limit));
+        }
         let constrain = |grammar| Constraint::new(grammar, &tokenizer, &prompt);
         let constraint = options.grammar.as_ref().map(constrain);
         Ok(Self {
@@ -132,6 +141,7 @@ impl Sequence {
             sampler: Sampler::after(options.sampling, draws)?,
             logprobs: options.logprobs,
             stop: StopTexts::new(options.stop.clone()),
+            ignores_eos: options.ignore_eos,
             text: String::new(),
             end: None,
         })
@@ -192,7 +202,7 @@ impl Sequence {
             ));
         }
         let (token, logprobs) = self.choose(output)?;
-        let is_stop = self.tokenizer.is_stop(token);
+        let is_stop = !self.ignores_eos && self.tokenizer.is_stop(token);
         let is_complete = match &mut self.constraint {
             Some(constraint) if !is_stop => constraint.take(token)?,
             _ => false,

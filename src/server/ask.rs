@@ -84,6 +84,8 @@ pub(super) struct Wishes {
     pub(super) logprobs: Option<usize>,
     /// What the answer has to be.
     pub(super) form: Option<Form>,
+    /// Whether it goes on where the model would end it.
+    pub(super) ignore_eos: bool,
 }
 
 impl Wishes {
@@ -118,6 +120,7 @@ impl Wishes {
             )?,
             presence_penalty: fields.number("presence_penalty", low, sign)?,
             frequency_penalty: fields.number("frequency_penalty", low, sign)?,
+            ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
             // Negative ones are seeds like any other.
             seed: fields.whole("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64),
             ..Self::read(fields, 2.0)?

@@ -250,6 +250,7 @@ impl Server {
             attention: self.batcher.options().attention,
             logprobs: wishes.logprobs,
             grammar,
+            ignore_eos: wishes.ignore_eos,
         };
         let events = self.batcher.submit(Job::new(prompt, options)).map_err(|error| {
             let mut fault = Fault::from(error);

@@ -146,6 +146,23 @@ fn the_context_ends_an_answer_where_the_budget_does_not() {
 }
 
 #[test]
+fn an_answer_goes_on_behind_the_models_end_where_that_is_ignored() {
+    let tokenizer = tokenizer();
+    let end = (0..).find(|&id| tokenizer.is_stop(id)).unwrap();
+    let letter = encode("O")[0];
+    let tokens = [letter, end, letter, end, letter];
+    let mut usual = sequence(&options(), 100);
+    feed(&mut usual, &tokens);
+    assert_eq!((usual.text(), usual.end()), ("O", Some(End::StopToken)));
+    let mut ignoring =
+        sequence(&AnswerOptions { ignore_eos: true, max_tokens: 5, ..options() }, 100);
+    feed(&mut ignoring, &tokens);
+    // Which its text does not show.
+    assert_eq!((ignoring.text(), ignoring.end()), ("OOO", Some(End::Length)));
+    assert_eq!(ignoring.answer(), tokens);
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let refused = |prompt: &[u32], context: u32, options: AnswerOptions| {
         let made = Sequence::new(tokenizer(), prompt.to_vec(), context, &options, 0);

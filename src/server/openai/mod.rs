@@ -75,7 +75,7 @@ fn common(fields: &mut Fields) -> Read<()> {
 
 // What sglang-router adds to chats and completions on their way, with the values that ask for what is done anyway.
 fn routed(fields: &mut Fields) -> Read<()> {
-    for off in ["no_stop_trim", "ignore_eos", "continue_final_message", "return_hidden_states"] {
+    for off in ["no_stop_trim", "continue_final_message", "return_hidden_states"] {
         fields.only(off, &[false.into()])?;
     }
     for on in ["skip_special_tokens", "separate_reasoning", "stream_reasoning"] {

@@ -1,6 +1,7 @@
 //! A client of OpenAI's chats.
 
 use super::answer::{Answer, CUT, Heard, refusal};
+use super::load::Length;
 use asynctls::{Error, Result};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -79,7 +80,7 @@ impl Client {
     /// # Errors
     /// As [`Self::new`].
     pub fn prompt_tokens(&self, text: &str) -> Result<u64> {
-        let asked = self.ask(text, 1, None);
+        let asked = self.ask(text, Length { most: 1, ignores_eos: false }, None);
         match (asked.end, asked.answer.usage) {
             (End::Failed(reason), _) => Err(self.refused(&reason)),
             (_, Some(usage)) => Ok(usage.prompt),
@@ -88,27 +89,30 @@ impl Client {
     }
 
     /// Asks, and listens to the end or until so many pieces have come.
-    pub fn ask(&self, text: &str, max_tokens: u32, drop_after: Option<usize>) -> Asked {
+    pub fn ask(&self, text: &str, length: Length, drop_after: Option<usize>) -> Asked {
         let mut answer = Answer::default();
-        let end = self.listen(text, max_tokens, drop_after, &mut answer);
+        let end = self.listen(text, length, drop_after, &mut answer);
         Asked { answer, end: end.unwrap_or_else(End::Failed) }
     }
 
     fn listen(
         &self,
         text: &str,
-        max_tokens: u32,
+        length: Length,
         drop_after: Option<usize>,
         answer: &mut Answer,
     ) -> Heard<End> {
-        let body = json!({
+        let mut body = json!({
             "model": self.model,
             "messages": [{"role": "user", "content": text}],
-            "max_tokens": max_tokens,
+            "max_tokens": length.most,
             "temperature": 0,
             "stream": true,
             "stream_options": {"include_usage": true},
         });
+        if length.ignores_eos {
+            body["ignore_eos"] = true.into();
+        }
         let url = format!("{}/v1/chat/completions", self.base);
         let request = self.with_key(self.agent.post(url).content_type("application/json"));
         let body = body.to_string();

@@ -16,12 +16,21 @@ pub enum Pace {
     Rate(f64),
 }
 
+/// How long an answer is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    /// The most tokens.
+    pub most: u32,
+    /// Whether it has all of these, wherever the model would end it.
+    pub ignores_eos: bool,
+}
+
 /// Requests, and how they come.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
     pub requests: usize,
     pub pace: Pace,
-    pub max_tokens: u32,
+    pub length: Length,
     /// Share that is dropped amid the answer.
     pub cancel: f64,
     pub seed: u64,
@@ -49,7 +58,7 @@ impl Load {
         let mut drops = vec![None; self.requests];
         for &request in &order[..count] {
             // Of the last piece on there is nothing left to drop.
-            let most = (self.max_tokens as usize - 1).max(1);
+            let most = (self.length.most as usize - 1).max(1);
             drops[request] = Some(1 + random.below(most));
         }
         drops
@@ -60,8 +69,9 @@ impl Load {
 mod tests {
     use super::*;
 
-    fn load(pace: Pace, cancel: f64, max_tokens: u32) -> Load {
-        Load { requests: 4000, pace, max_tokens, cancel, seed: 7 }
+    fn load(pace: Pace, cancel: f64, most: u32) -> Load {
+        let length = Length { most, ignores_eos: false };
+        Load { requests: 4000, pace, length, cancel, seed: 7 }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use asynctls::gpu::Gpu;
 use asynctls::{Error, Result};
 use clap::Args;
 use client::Client;
-use load::{Load, Pace};
+use load::{Length, Load, Pace};
 use report::{Row, Way, ratio, reasons, table};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -87,6 +87,10 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 64, allow_negative_numbers = true,
         value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
+    /// Have all answers as long as that, wherever the model would end them: vLLM, SGLang, llama.cpp and this server take the field
+    /// `ignore_eos`, and others may refuse it
+    #[arg(long)]
+    ignore_eos: bool,
     /// Share of the requests that are dropped amid their answer
     #[arg(long, value_name = "P%", default_value = "0%", allow_hyphen_values = true, value_parser = share)]
     cancel: f64,
@@ -126,6 +130,7 @@ struct Report<'a> {
     prompt_tokens: u32,
     shared_prefix: u32,
     max_tokens: u32,
+    ignore_eos: bool,
     cancel: f64,
     seed: u64,
     results: &'a [Row],
@@ -180,7 +185,7 @@ fn measure(options: &Options, client: &Client) -> Result<Vec<Row>> {
     let load = Load {
         requests: options.requests as usize,
         pace,
-        max_tokens: options.max_tokens,
+        length: Length { most: options.max_tokens, ignores_eos: options.ignore_eos },
         cancel: options.cancel,
         seed: options.seed,
     };
@@ -214,6 +219,7 @@ fn show(options: &Options, model: &str, gpu: Option<&Gpu>, rows: &[Row]) -> Outc
             prompt_tokens: options.prompt_tokens,
             shared_prefix: options.shared_prefix,
             max_tokens: options.max_tokens,
+            ignore_eos: options.ignore_eos,
             cancel: options.cancel,
             seed: options.seed,
             results: rows,
@@ -228,10 +234,11 @@ fn show(options: &Options, model: &str, gpu: Option<&Gpu>, rows: &[Row]) -> Outc
         None => format!("{} clients", options.clients),
     };
     let mut text = format!(
-        "{model} on {place}: {} requests, {pace}; prompts of {} tokens, {} of them shared; answers of up to {} tokens; {} dropped\n\n{}",
+        "{model} on {place}: {} requests, {pace}; prompts of {} tokens, {} of them shared; answers of {}{} tokens; {} dropped\n\n{}",
         options.requests,
         options.prompt_tokens,
         options.shared_prefix,
+        if options.ignore_eos { "" } else { "up to " },
         options.max_tokens,
         percent(options.cancel),
         table(rows)?.to_text()

@@ -21,7 +21,7 @@ pub fn run(
     let (arrivals, drops) = (load.arrivals(), load.drops());
     let made = Mutex::new(Vec::with_capacity(load.requests));
     let ask = |request: usize| {
-        let asked = client.ask(&text(request), load.max_tokens, drops[request]);
+        let asked = client.ask(&text(request), load.length, drops[request]);
         made.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
         progress();
     };
