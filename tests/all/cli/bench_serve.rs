@@ -80,6 +80,36 @@ fn another_server_is_asked_at_a_rate_and_some_answers_are_dropped() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn what_was_asked_until_an_interruption_is_reported() {
+    use super::program::command;
+    use std::process::Command;
+    let served = Served::new(&["--context", "1024", "--parallel", "2"]);
+    let url = format!("http://{}", served.address);
+    for pace in [["--clients", "2"], ["--rate", "5"]] {
+        let load = ["--requests", "5000", "--prompt-tokens", "100", "--max-tokens", "4"];
+        let more = ["bench", "serve", "--url", &url, "--one-by-one", "--json"];
+        let child = command(&[&more[..], &load, &pace].concat()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(4));
+        let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        let ended = child.wait_with_output().unwrap();
+        let err = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{err}");
+        let report: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        let rows = report["results"].as_array().unwrap();
+        let done = rows[0]["done"].as_u64().unwrap();
+        assert!(rows.len() == 1 && done > 0 && done < 5000 && rows[0]["failed"] == 0, "{report}");
+        assert!(report["ratio"].is_null(), "{report}");
+        let last = err.lines().last().unwrap();
+        assert!(
+            last.starts_with("interrupted: ") && last.ends_with(" of 10000 requests were asked"),
+            "{err}"
+        );
+    }
+}
+
 // What a server of another kind does with a request, by its number.
 type Deeds = fn(usize, TcpStream) -> std::io::Result<()>;
 

@@ -1,5 +1,6 @@
 //! A client of OpenAI's chats.
 
+use super::super::super::interrupt;
 use super::answer::{Answer, CUT, Heard, refusal};
 use super::load::Length;
 use asynctls::{Error, Result};
@@ -29,7 +30,7 @@ pub struct Client {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Done,
-    /// It was dropped amid its answer, as it was to be.
+    /// It was dropped amid its answer, as it was to be, or since the user asked to end.
     Cancelled,
     /// For this reason.
     Failed(String),
@@ -130,7 +131,8 @@ impl Client {
             if answer.take(&line, began.elapsed().as_secs_f64())? {
                 return Ok(End::Done);
             }
-            if drop_after.is_some_and(|pieces| answer.pieces.len() >= pieces) {
+            let is_dropped = drop_after.is_some_and(|pieces| answer.pieces.len() >= pieces);
+            if is_dropped || interrupt::asked() {
                 return Ok(End::Cancelled);
             }
         }

@@ -11,6 +11,7 @@ mod run;
 mod texts;
 
 use super::super::Outcome;
+use super::super::interrupt;
 use super::super::line::Line;
 use super::super::progress::bar;
 use super::super::served::ServedOptions;
@@ -169,6 +170,12 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         }
     };
     show(options, &model, gpu.as_ref(), &rows)?;
+    if interrupt::asked() {
+        let asked: usize = rows.iter().map(|row| row.done + row.failed + row.cancelled).sum();
+        let all = options.requests as usize * if options.one_by_one { 2 } else { 1 };
+        note(&format!("interrupted: {asked} of {all} requests were asked"));
+        return Ok(interrupt::exit_code());
+    }
     let failed: usize = rows.iter().map(|row| row.failed).sum();
     if failed == 0 {
         return Ok(ExitCode::SUCCESS);
@@ -195,7 +202,11 @@ fn measure(options: &Options, client: &Client) -> Result<Vec<Row>> {
     }
     let progress = bar("asking", loads.len() as u64 * u64::from(options.requests), false);
     let mut rows = Vec::new();
+    let _keeping = interrupt::Keeping::new();
     for (number, (way, load)) in (0..).zip(&loads) {
+        if interrupt::asked() {
+            break;
+        }
         let text = texts.of_run(number);
         let (asked, seconds) = run::run(client, &text, load, &|| progress.inc(1))?;
         rows.push(Row::new(*way, &asked, seconds));

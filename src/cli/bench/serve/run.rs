@@ -1,5 +1,6 @@
 //! A load, asked.
 
+use super::super::super::interrupt;
 use super::client::{Asked, Client};
 use super::load::{Load, Pace};
 use asynctls::{Error, Result};
@@ -8,7 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, Scope, scope, sleep};
 use std::time::{Duration, Instant};
 
-/// Asks all; what came of each, and seconds until the last had ended.
+/// The longest that nobody looks whether the user asked to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Asks all, or until the user asks to end; what came of each, and seconds until the last had ended.
 ///
 /// # Errors
 /// [`Error::Io`] where the system has no thread for one more client.
@@ -28,15 +32,19 @@ pub fn run(
     let next = AtomicUsize::new(0);
     let one = || {
         let request = next.fetch_add(1, Ordering::Relaxed);
-        (request < load.requests).then(|| ask(request)).is_some()
+        let goes_on = request < load.requests && !interrupt::asked();
+        goes_on.then(|| ask(request)).is_some()
     };
     let many = || while one() {};
     let began = Instant::now();
     scope(|scope| match load.pace {
         Pace::Clients(clients) => (0..clients).try_for_each(|_| spawn(scope, &many)),
         Pace::Rate(_) => arrivals.iter().try_for_each(|at| {
-            sleep(Duration::from_secs_f64(*at).saturating_sub(began.elapsed()));
-            spawn(scope, &one)
+            let left = || Duration::from_secs_f64(*at).saturating_sub(began.elapsed());
+            while !left().is_zero() && !interrupt::asked() {
+                sleep(left().min(LOOK));
+            }
+            if interrupt::asked() { Ok(()) } else { spawn(scope, &one) }
         }),
     })
     .map_err(|source| Error::Io { path: "a thread for a client".into(), source })?;
