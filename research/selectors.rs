@@ -264,6 +264,7 @@ fn build(
                 let keys = Keys {
                     rows,
                     head_dim: shape.head_dim as usize,
+                    scale: shape.scale(),
                     block: shape.block as usize,
                     stats,
                     layer_stats: &layer_stats,

@@ -7,6 +7,8 @@ pub struct Keys<'a> {
     /// Token, dimension.
     pub rows: &'a [f32],
     pub head_dim: usize,
+    /// Of dot products, for logits.
+    pub scale: f32,
     pub block: usize,
     /// Extremes of the first tokens.
     pub stats: &'a ChannelStats,

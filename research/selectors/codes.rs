@@ -36,8 +36,7 @@ impl Frozen {
             .flat_map(|t| kept(&ids, keys.row(t)).into_iter().zip(&ranges).collect::<Vec<_>>())
             .map(|(key, range)| range.exact_code(key, format).round() as f32)
             .collect();
-        let scale = 1.0 / (keys.head_dim as f32).sqrt();
-        Self { ids, ranges, codes, block: keys.block, reduce, scale }
+        Self { ids, ranges, codes, block: keys.block, reduce, scale: keys.scale }
     }
 
     fn row(&self, token: usize) -> &[f32] {
@@ -170,8 +169,7 @@ impl PerBlock {
                 }));
             }
         }
-        let scale = 1.0 / (keys.head_dim as f32).sqrt();
-        Self { channels, rows, block: keys.block, reduce, scale }
+        Self { channels, rows, block: keys.block, reduce, scale: keys.scale }
     }
 
     fn logits(&self, query: &[f32], tokens: impl Iterator<Item = usize>) -> Vec<f32> {

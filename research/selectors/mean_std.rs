@@ -7,6 +7,7 @@ struct MeanStd {
     /// Each block's keys' mean and standard deviation.
     moments: Vec<(Vec<f32>, Vec<f32>)>,
     deviations: f32,
+    scale: f32,
     /// Whether each query ranks blocks by itself, by what keys of a normal distribution weigh together.
     per_query: bool,
     tokens: Box<dyn Index>,
@@ -19,9 +20,8 @@ impl Index for MeanStd {
             dot(query, mean) + dot(&sizes, std)
         };
         if self.per_query {
-            let scale = 1.0 / (queries[0].len() as f32).sqrt();
             let list = |query: &&[f32]| {
-                self.moments.iter().map(|moments| score(query, moments) * scale).collect()
+                self.moments.iter().map(|moments| score(query, moments) * self.scale).collect()
             };
             return Blocks::PerQuery(queries.iter().map(list).collect());
         }
@@ -53,6 +53,7 @@ pub fn mean_std<const QUARTERS: u32, const PER_QUERY: bool>(keys: &Keys<'_>) -> 
     Box::new(MeanStd {
         moments: moments.collect(),
         deviations: QUARTERS as f32 / 4.0,
+        scale: keys.scale,
         per_query: PER_QUERY,
         tokens: best_token::<32, 4>(keys),
     })

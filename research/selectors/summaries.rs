@@ -44,6 +44,7 @@ struct Signs {
     /// Token, dimension of the Hadamard transform: +-1 times the key's size over all dimensions.
     signs: Vec<f32>,
     head_dim: usize,
+    scale: f32,
     block: usize,
     tokens: Box<dyn Index>,
 }
@@ -66,14 +67,13 @@ fn hadamard(row: &[f32]) -> Vec<f32> {
 
 impl Index for Signs {
     fn block_logits(&self, queries: &[&[f32]]) -> Blocks {
-        // A key of length |k| has about |k| / sqrt(d) on each transformed dimension; logits are scaled by 1 / sqrt(d).
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        // A key of length |k| has about |k| / sqrt(d) on each transformed dimension.
         let per_query = queries.iter().map(|query| {
             let turned = hadamard(query);
             let logits: Vec<f32> = self
                 .signs
                 .chunks_exact(self.head_dim)
-                .map(|row| dot(&turned, row) * scale)
+                .map(|row| dot(&turned, row) * self.scale)
                 .collect();
             logits.chunks_exact(self.block).map(largest).collect()
         });
@@ -102,7 +102,8 @@ pub fn signs(keys: &Keys<'_>) -> Box<dyn Index> {
         let size = (dot(&centred, &centred) / d as f32).sqrt();
         signs.extend(hadamard(&centred).iter().map(|v| size.copysign(*v)));
     }
-    Box::new(Signs { signs, head_dim: d, block: keys.block, tokens: best_token::<32, 4>(keys) })
+    let (scale, block) = (keys.scale, keys.block);
+    Box::new(Signs { signs, head_dim: d, scale, block, tokens: best_token::<32, 4>(keys) })
 }
 
 /// A block's directions, and each token's coordinates on them, both rounded to 8 bits.
@@ -182,20 +183,24 @@ pub fn rank8(keys: &Keys<'_>) -> Box<dyn Index> {
             .collect();
         Summary { directions, coordinates }
     });
-    let scale = 1.0 / (d as f32).sqrt();
-    Box::new(Rank { blocks: blocks.collect(), scale, tokens: best_token::<32, 4>(keys) })
+    Box::new(Rank {
+        blocks: blocks.collect(),
+        scale: keys.scale,
+        tokens: best_token::<32, 4>(keys),
+    })
 }
 
 struct Oracle {
     rows: Vec<f32>,
     head_dim: usize,
+    scale: f32,
     block: usize,
 }
 
 impl Oracle {
     fn logit(&self, query: &[f32], token: usize) -> f32 {
         let row = &self.rows[token * self.head_dim..][..self.head_dim];
-        dot(query, row) / (self.head_dim as f32).sqrt()
+        dot(query, row) * self.scale
     }
 }
 
@@ -216,5 +221,6 @@ impl Index for Oracle {
 
 /// The keys themselves.
 pub fn oracle(keys: &Keys<'_>) -> Box<dyn Index> {
-    Box::new(Oracle { rows: keys.rows.to_vec(), head_dim: keys.head_dim, block: keys.block })
+    let (rows, head_dim) = (keys.rows.to_vec(), keys.head_dim);
+    Box::new(Oracle { rows, head_dim, scale: keys.scale, block: keys.block })
 }
