@@ -266,6 +266,7 @@ fn build(
                     head_dim: shape.head_dim as usize,
                     scale: shape.scale(),
                     block: shape.block as usize,
+                    interleaved: shape.rope_interleaved,
                     stats,
                     layer_stats: &layer_stats,
                 };

@@ -10,6 +10,8 @@ pub struct Keys<'a> {
     /// Of dot products, for logits.
     pub scale: f32,
     pub block: usize,
+    /// Whether rotary pairs are neighbours.
+    pub interleaved: bool,
     /// Extremes of the first tokens.
     pub stats: &'a ChannelStats,
     /// Extremes over all KV heads of the layer.

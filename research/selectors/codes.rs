@@ -73,19 +73,19 @@ impl Index for Frozen {
 
 /// Channels of each KV head, steps frozen, the block's best token.
 pub fn best_token<const CHANNELS: u32, const BITS: u32>(keys: &Keys<'_>) -> Box<dyn Index> {
-    let channels = keys.stats.choose(CHANNELS, true);
+    let channels = keys.stats.choose(CHANNELS, keys.interleaved);
     Box::new(Frozen::new(keys, channels, BITS, largest))
 }
 
 /// The block's summed exponentials in place of its best token.
 pub fn all_tokens<const CHANNELS: u32, const BITS: u32>(keys: &Keys<'_>) -> Box<dyn Index> {
-    let channels = keys.stats.choose(CHANNELS, true);
+    let channels = keys.stats.choose(CHANNELS, keys.interleaved);
     Box::new(Frozen::new(keys, channels, BITS, log_sum_exp))
 }
 
 /// One set of channels for all KV heads of a layer; the ranges are each head's own.
 pub fn layer_channels(keys: &Keys<'_>) -> Box<dyn Index> {
-    Box::new(Frozen::new(keys, keys.layer_stats.choose(32, true), 4, largest))
+    Box::new(Frozen::new(keys, keys.layer_stats.choose(32, keys.interleaved), 4, largest))
 }
 
 /// Tokens of every block: no level 1.
@@ -196,13 +196,13 @@ impl Index for PerBlock {
 }
 
 pub fn block_steps<const CHANNELS: u32, const BITS: u32>(keys: &Keys<'_>) -> Box<dyn Index> {
-    let channels = keys.stats.choose(CHANNELS, true);
+    let channels = keys.stats.choose(CHANNELS, keys.interleaved);
     Box::new(PerBlock::new(keys, channels, BITS, largest))
 }
 
 pub fn block_steps_all_tokens<const CHANNELS: u32, const BITS: u32>(
     keys: &Keys<'_>,
 ) -> Box<dyn Index> {
-    let channels = keys.stats.choose(CHANNELS, true);
+    let channels = keys.stats.choose(CHANNELS, keys.interleaved);
     Box::new(PerBlock::new(keys, channels, BITS, log_sum_exp))
 }
