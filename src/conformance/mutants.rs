@@ -78,6 +78,18 @@ const UNSEEN: &[(&str, &str, &str)] = &[
          is none of storage",
     ),
     (
+        "model/matvec_quants.wgsl",
+        "if SHARES > 1u {\n            workgroupBarrier();",
+        "sums of the second turn and later ones are read by another team than wrote them; where lanes are emulated all of them go through what \
+         the first turn alone does too, so that its barrier makes them wait in each",
+    ),
+    (
+        "model/matvec_quants.wgsl",
+        "TURNS > 1u {\n            workgroupBarrier();",
+        "sums are read before the next turn's are written over them; where lanes are emulated, what the first turn alone does makes them wait \
+         at its barriers in between",
+    ),
+    (
         "attend/prefill.wgsl",
         "workgroupBarrier();\n        stage[quad * TEAM + member] = largest_lo;",
         "queries in workgroup memory are read before maxima are written over them; where lanes are emulated all of them go through a loop \
