@@ -289,13 +289,16 @@ impl RandomModel {
         let architecture = self.architecture;
         let mut keys: Vec<(String, &Value)> =
             self.keys.iter().map(|(key, value)| (format!("{architecture}.{key}"), value)).collect();
-        let (name, layers, hidden) =
-            (Value::Text(architecture), Value::U32(self.layers), Value::U32(self.hidden as u32));
+        let [layers, hidden, vocabulary] =
+            [u64::from(self.layers), self.hidden, self.vocabulary].map(|n| Value::U32(n as u32));
+        let name = Value::Text(architecture);
         let tokenizer = Value::Text("none");
         keys.extend([
             ("general.architecture".into(), &name),
             (format!("{architecture}.block_count"), &layers),
             (format!("{architecture}.embedding_length"), &hidden),
+            // llama.cpp counts a tokenizer's tokens where a file has one, and wants this where it has none.
+            (format!("{architecture}.vocab_size"), &vocabulary),
             ("tokenizer.ggml.model".into(), &tokenizer),
         ]);
         let mut head = Vec::new();
