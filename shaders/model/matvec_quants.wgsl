@@ -24,6 +24,8 @@ const TEAMS: u32 = WORKGROUP / LANES;
 const ROWS_AT_ONCE: u32 = 4u * TEAMS / SHARES;
 // The largest integer, of which both bytes are signed ones.
 const LARGEST: f32 = 32512.0;
+// Beside it floats below 2^22 are integers: 3 * 2^22.
+const ROUNDING: f32 = 12582912.0;
 // Units whose inputs are all smaller count as if the largest were this, so that no scale's inverse overflows.
 const LEAST: f32 = 1e-30;
 
@@ -90,22 +92,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let here = min(PORTION, units - portion);
                 if turn == 0u || units > PORTION {
                     workgroupBarrier();
-                    // A unit's quads are those of eight neighbours.
-                    for (var i = lane; i < here * 8u; i += WORKGROUP * FETCHED) {
-                        //!repeat FETCHED f
+                    // A unit's quads are those of eight neighbours. All lanes go round as often, past the last quad too: where a
+                    // compiler cannot see that lanes are together it guards each shuffle by a dozen instructions.
+                    for (var first = 0u; first < here * 8u; first += WORKGROUP) {
+                        let i = first + lane;
                         //!repeat TOKENS t
-                        var values{f}{t} = vec4(0.0);
-                        if i{+f*WORKGROUP} < here * 8u {
-                            values{f}{t} = input(x{t}, portion * 8u + i{+f*WORKGROUP}, {t}u);
+                        var values{t} = vec4(0.0);
+                        if i < here * 8u {
+                            values{t} = input(x{t}, portion * 8u + i, {t}u);
                         }
                         //!end
-                        //!end
-                        //!repeat FETCHED f
-                        if i{+f*WORKGROUP} < here * 8u {
-                            //!repeat TOKENS t
-                            quantise(values{f}{t}, i{+f*WORKGROUP}, {t}u);
-                            //!end
-                        }
+                        //!repeat TOKENS t
+                        quantise(values{t}, i, {t}u, i < here * 8u);
                         //!end
                     }
                     workgroupBarrier();
@@ -118,25 +116,41 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     //!repeat 4 i
                     next{i} = unit_bits(select(ahead{i}, row{i} + unit, unit < units));
                     //!end
+                    // Products with high bytes and with low ones, each summed as it is.
                     //!repeat TOKENS t
-                    var lower{t} = vec4(0i);
-                    var upper{t} = vec4(0i);
+                    var high{t} = vec4(0i);
+                    var low{t} = vec4(0i);
                     //!end
                     //!repeat 4 j
                     //!repeat 4 i
                     let a{i}{j} = bits_bytes(bits{i}, {j}u);
                     //!end
                     //!repeat TOKENS t
-                    lower{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, inputs[({t}u * 8u{+j}) * ROW + at]);
+                    let quad{t}{j} = inputs[({t}u * 8u{+j}) * ROW + at];
+                    high{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, quad{t}{j}.x);
+                    low{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, quad{t}{j}.y);
                     //!end
+                    //!end
+                    //!repeat TOKENS t
+                    let lower{t} = 256 * high{t} + low{t};
+                    if TWO_SCALES {
+                        high{t} = vec4(0i);
+                        low{t} = vec4(0i);
+                    }
                     //!end
                     //!repeat 4..8 j
                     //!repeat 4 i
                     let a{i}{j} = bits_bytes(bits{i}, {j}u);
                     //!end
                     //!repeat TOKENS t
-                    upper{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, inputs[({t}u * 8u{+j}) * ROW + at]);
+                    let quad{t}{j} = inputs[({t}u * 8u{+j}) * ROW + at];
+                    high{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, quad{t}{j}.x);
+                    low{t} += products4(a0{j}, a1{j}, a2{j}, a3{j}, quad{t}{j}.y);
                     //!end
+                    //!end
+                    //!repeat TOKENS t
+                    // Of the unit's second half where that has a scale of its own, else of all of it.
+                    let upper{t} = 256 * high{t} + low{t};
                     //!end
                     //!repeat 4 i
                     let factors{i} = bits_factors(bits{i});
@@ -148,7 +162,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                             + vec4(factors0.y, factors1.y, factors2.y, factors3.y) * vec4<f32>(upper{t}));
                     } else {
                         products{t} += term{t}.x * vec4(factors0.x, factors1.x, factors2.x, factors3.x)
-                            * vec4<f32>(lower{t} + upper{t});
+                            * vec4<f32>(upper{t});
                     }
                     if HAVE_OFFSETS {
                         products{t} += term{t}.y * vec4(factors0.z, factors1.z, factors2.z, factors3.z);
@@ -191,33 +205,34 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 }
 
-// Quad i of a portion, for the workgroup's given token. Largest by their bits: that finds NaN and infinities, whose scale makes all
-// that they are part of no number.
-fn quantise(values: vec4<f32>, i: u32, token: u32) {
+// Quad i of a portion, if it is one, for the workgroup's given token. Every lane must call. Largest by their bits: that finds NaN
+// and infinities, whose scale makes all that they are part of no number.
+fn quantise(values: vec4<f32>, i: u32, token: u32, is_here: bool) {
     let magnitudes = bitcast<vec4<u32>>(values) & vec4(0x7fffffffu);
     var most = max(max(magnitudes.x, magnitudes.y), max(magnitudes.z, magnitudes.w));
     most = max(most, subgroupShuffleXor(most, 1u));
     most = max(most, subgroupShuffleXor(most, 2u));
     most = max(most, subgroupShuffleXor(most, 4u));
     let largest = bitcast<f32>(max(most, bitcast<u32>(LEAST)));
-    let integers = vec4<i32>(round(values * (LARGEST / largest)));
+    // Rounded to even, as the last bits of a float whose others are known.
+    let integers = bitcast<vec4<i32>>(values * (LARGEST / largest) + ROUNDING) - bitcast<vec4<i32>>(vec4(ROUNDING));
     let high = (integers + 128) >> vec4(8u);
-    inputs[(token * 8u + i % 8u) * ROW + i / 8u] = vec2(pack4xI8(high), pack4xI8(integers - high * 256));
+    if is_here {
+        inputs[(token * 8u + i % 8u) * ROW + i / 8u] = vec2(pack4xI8(high), pack4xI8(integers - high * 256));
+    }
     var sum = integers.x + integers.y + integers.z + integers.w;
     sum += subgroupShuffleXor(sum, 1u);
     sum += subgroupShuffleXor(sum, 2u);
     sum += subgroupShuffleXor(sum, 4u);
-    if i % 8u == 0u {
+    if is_here && i % 8u == 0u {
         let sigma = largest / LARGEST;
         terms[token * PORTION + i / 8u] = vec2(sigma, sigma * f32(sum));
     }
 }
 
-// Products of four rows' quads with an input's.
-fn products4(a: u32, b: u32, c: u32, d: u32, x: vec2<u32>) -> vec4<i32> {
-    let high = vec4(dot4I8Packed(a, x.x), dot4I8Packed(b, x.x), dot4I8Packed(c, x.x), dot4I8Packed(d, x.x));
-    let low = vec4(dot4I8Packed(a, x.y), dot4I8Packed(b, x.y), dot4I8Packed(c, x.y), dot4I8Packed(d, x.y));
-    return high * 256 + low;
+// Products of four rows' quads with bytes of an input's.
+fn products4(a: u32, b: u32, c: u32, d: u32, x: u32) -> vec4<i32> {
+    return vec4(dot4I8Packed(a, x), dot4I8Packed(b, x), dot4I8Packed(c, x), dot4I8Packed(d, x));
 }
 
 // A team's lanes are consecutive, as many as a power of two.

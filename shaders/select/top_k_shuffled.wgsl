@@ -1,6 +1,7 @@
-// The choice of top_k.wgsl where lanes tell each other what they have: a workgroup waits seven times for its lanes. A lane has
-// AT_ONCE items in hand, LANES apart; their keys stay in its registers, and only where items are more than LANES * AT_ONCE go
-// through memory.
+// The choice of top_k.wgsl where lanes tell each other what they have: a workgroup waits seven times for its lanes. A lane ranks
+// AT_ONCE items at a time, LANES apart. Keys stay in workgroup memory, but for those of items beyond the first HELD. Loops are not
+// written out: a step reads so many weights between two choices that the kernel comes from memory each time, and each of its
+// instructions costs more to fetch than to run.
 // Grid: (KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
@@ -9,9 +10,8 @@
 //!include <items>
 //!include <rank>
 
-// Subgroups have SUBGROUP lanes, consecutive ones of the workgroup, and are SUBGROUP at most; AT_ONCE are at most as many as they.
+// Subgroups have SUBGROUP lanes, consecutive ones of the workgroup, and are SUBGROUP at most.
 const SUBGROUPS: u32 = LANES / SUBGROUP;
-const CHUNK: u32 = LANES * AT_ONCE;
 // Digits of a histogram that a lane looks at.
 const DIGITS: u32 = 256u / SUBGROUP;
 
@@ -23,18 +23,16 @@ struct Scores {
 @group(0) @binding(1) var<uniform> score_rows: Scores;
 // [row][query head][stride]
 @group(0) @binding(2) var<storage, read> scores: array<f32>;
-// [row][KV head][stride]: scratch
+// [row][KV head][stride]: those that are not held
 @group(0) @binding(3) var<storage, read_write> keys: array<u32>;
 // [row][KV head][items_kept()]
 @group(0) @binding(4) var<storage, read_write> chosen: array<u32>;
 
 // One a pass, each used once.
 var<workgroup> histograms: array<atomic<u32>, 1024>;
-// Of a chunk's items, by place and subgroup, and of the next one's: how many are larger than the least key that is chosen, and in
-// the upper half of the word how many are equal to it; then what is before them in their place.
-var<workgroup> counts: array<u32, 2u * AT_ONCE * SUBGROUPS>;
-// Of a place, likewise.
-var<workgroup> sums: array<u32, 2u * AT_ONCE>;
+var<workgroup> held: array<u32, HELD>;
+// Of each subgroup's items, how many are larger than the least key that is chosen, and how many are equal to it.
+var<workgroup> counts: array<vec2<u32>, SUBGROUPS>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -46,11 +44,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = group.y;
     let items = item_count(row);
     let range = eligible_items(row);
+    let count = range.y - range.x;
     let k = items_chosen(row);
     let out_at = (row * KV_HEADS + kv_head) * items_kept();
     let keys_at = (row * KV_HEADS + kv_head) * score_rows.stride;
     // Where everything is kept nothing was scored.
-    if k == range.y - range.x {
+    if k == count {
         for (var i = lane; i < k; i += LANES) {
             chosen[out_at + i] = item_output(row, kv_head, range.x + i);
         }
@@ -59,8 +58,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if k == 0u {
         return;
     }
-    let one_chunk = range.y - range.x <= CHUNK;
-    let last = range.y - 1u;
 
     for (var i = lane; i < 1024u; i += LANES) {
         atomicStore(&histograms[i], 0u);
@@ -68,106 +65,92 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     sum_exponentials(lane, row, kv_head, items);
     workgroupBarrier();
 
-    // s_i, as ordered keys. Beyond the range there are zeros: no key is less, and those of the range come first.
-    //!repeat AT_ONCE j
-    var key{j} = 0u;
-    //!end
-    for (var first = range.x; first < range.y; first += CHUNK) {
+    // s_i, as ordered keys. Every lane ranks, past the last item too.
+    for (var first = 0u; first < count; first += LANES * AT_ONCE) {
         let i = first + lane;
-        let ranks = rank_items(member, row, kv_head, i, items);
+        let ranks = rank_items(member, row, kv_head, range.x + i, items);
         //!repeat AT_ONCE j
-        key{j} = 0u;
-        if i{+j*LANES} < range.y {
-            key{j} = item_key(row, kv_head, i{+j*LANES}, ordered_key(ranks[{j}]));
-            if !one_chunk {
-                keys[keys_at + i{+j*LANES}] = key{j};
+        if i{+j*LANES} < count {
+            let key = item_key(row, kv_head, range.x + i{+j*LANES}, ordered_key(ranks[{j}]));
+            if i{+j*LANES} < HELD {
+                held[i{+j*LANES}] = key;
+            } else {
+                keys[keys_at + i{+j*LANES}] = key;
             }
         }
         //!end
     }
 
-    // The k-th largest key, eight bits at a time from the top; wanted counts down to its rank among its equals.
+    // The k-th largest key, eight bits at a time from the top; wanted counts down to its rank among its equals. A stride is less than
+    // 2^31, which compilers do not know: so they leave the four passes a loop.
     var prefix = 0u;
     var wanted = k;
-    //!repeat 4 p
-    if wanted > 0u {
-        for (var first = range.x; first < range.y; first += CHUNK) {
-            let i = first + lane;
-            if !one_chunk {
+    for (var p = 0u; p < 4u + (score_rows.stride >> 31u); p++) {
+        let below = 24u - 8u * p;
+        if wanted > 0u {
+            // A lane's are those that it ranked.
+            for (var i = lane; i < count; i += LANES * AT_ONCE) {
                 //!repeat AT_ONCE j
-                key{j} = keys[keys_at + min(i{+j*LANES}, last)];
+                let key{j} = key_of(keys_at, min(i{+j*LANES}, count - 1u));
+                //!end
+                //!repeat AT_ONCE j
+                if i{+j*LANES} < count && begins_with(key{j}, p, prefix) {
+                    atomicAdd(&histograms[256u * p + place_of((key{j} >> below) & 255u)], 1u);
+                }
                 //!end
             }
-            //!repeat AT_ONCE j
-            if i{+j*LANES} < range.y && begins_with(key{j}, {p}u, prefix) {
-                atomicAdd(&histograms[{256*p}u + place_of((key{j} >> (24u - {8*p}u)) & 255u)], 1u);
-            }
-            //!end
         }
+        workgroupBarrier();
+        if wanted > 0u {
+            let digit = find_digit(256u * p, member, wanted);
+            prefix = (prefix << 8u) | digit.x;
+            wanted -= digit.y;
+            // All keys that begin so are wanted: what follows these bits does not matter.
+            if wanted == digit.z && prefix > 0u {
+                prefix = (prefix << below) - 1u;
+                wanted = 0u;
+            }
+        }
+    }
+
+    // In index order: a subgroup has consecutive items, of which others ranked some.
+    storageBarrier();
+    let share = (count + LANES - 1u) / LANES * SUBGROUP;
+    let begin = subgroup * share;
+    let end = min(begin + share, count);
+    var own = vec2(0u);
+    for (var first = begin; first < end; first += SUBGROUP) {
+        let found = compare(keys_at, first + member, end, prefix);
+        own += countOneBits(found);
+    }
+    if member == 0u {
+        counts[subgroup] = own;
     }
     workgroupBarrier();
-    if wanted > 0u {
-        let digit = find_digit({256*p}u, member, wanted);
-        prefix = (prefix << 8u) | digit.x;
-        wanted -= digit.y;
-        // All keys that begin so are wanted: what follows these bits does not matter.
-        if wanted == digit.z && prefix > 0u {
-            prefix = (prefix << (24u - {8*p}u)) - 1u;
-            wanted = 0u;
+    var before = subgroupAdd(select(vec2(0u), counts[member % SUBGROUPS], member < subgroup));
+    let lane_bit = 1u << member;
+    for (var first = begin; first < end; first += SUBGROUP) {
+        let found = compare(keys_at, first + member, end, prefix);
+        let all = before + countOneBits(found & vec2(lane_bit - 1u));
+        let is_one = (found & vec2(lane_bit)) != vec2(0u);
+        if is_one.x || (is_one.y && all.y < wanted) {
+            chosen[out_at + all.x + min(all.y, wanted)] = item_output(row, kv_head, range.x + first + member);
         }
+        before += countOneBits(found);
     }
-    //!end
+}
 
-    // Compaction in index order. So many larger and equal ones are in earlier chunks.
-    var earlier = vec2(0u);
-    var turn = 0u;
-    let earlier_lanes = (1u << member) - 1u;
-    for (var first = range.x; first < range.y; first += CHUNK) {
-        let i = first + lane;
-        if !one_chunk {
-            //!repeat AT_ONCE j
-            key{j} = select(0u, keys[keys_at + min(i{+j*LANES}, last)], i{+j*LANES} < range.y);
-            //!end
-        }
-        //!repeat AT_ONCE j
-        let is_larger{j} = key{j} > prefix;
-        let is_equal{j} = key{j} == prefix;
-        let larger{j} = subgroupBallot(is_larger{j}).x;
-        let equal{j} = subgroupBallot(is_equal{j}).x;
-        let before{j} = countOneBits(larger{j} & earlier_lanes) | (countOneBits(equal{j} & earlier_lanes) << 16u);
-        // On its way while lanes count.
-        let output{j} = item_output(row, kv_head, min(i{+j*LANES}, last));
-        //!end
-        if member == 0u {
-            //!repeat AT_ONCE j
-            counts[(turn * AT_ONCE{+j}) * SUBGROUPS + subgroup] = countOneBits(larger{j}) | (countOneBits(equal{j}) << 16u);
-            //!end
-        }
-        workgroupBarrier();
-        // A subgroup adds up a place.
-        if subgroup < AT_ONCE {
-            let at = (turn * AT_ONCE + subgroup) * SUBGROUPS + member % SUBGROUPS;
-            let own = select(0u, counts[at], member < SUBGROUPS);
-            let before = subgroupExclusiveAdd(own);
-            if member < SUBGROUPS {
-                counts[at] = before;
-            }
-            if member == SUBGROUPS - 1u {
-                sums[turn * AT_ONCE + subgroup] = before + own;
-            }
-        }
-        workgroupBarrier();
-        //!repeat AT_ONCE j
-        {
-            let all = earlier + halves(counts[(turn * AT_ONCE{+j}) * SUBGROUPS + subgroup] + before{j});
-            if is_larger{j} || (is_equal{j} && all.y < wanted) {
-                chosen[out_at + all.x + min(all.y, wanted)] = output{j};
-            }
-            earlier += halves(sums[turn * AT_ONCE{+j}]);
-        }
-        //!end
-        turn = 1u - turn;
+// Of a subgroup's lanes, a bit each: whose item has a larger key than this, and whose has this.
+fn compare(keys_at: u32, i: u32, end: u32, prefix: u32) -> vec2<u32> {
+    let key = key_of(keys_at, min(i, end - 1u));
+    return vec2(subgroupBallot(i < end && key > prefix).x, subgroupBallot(i < end && key == prefix).x);
+}
+
+fn key_of(keys_at: u32, i: u32) -> u32 {
+    if i < HELD {
+        return held[i];
     }
+    return keys[keys_at + i];
 }
 
 // Whether the digits of a key before digit p are these.
@@ -202,8 +185,4 @@ fn find_digit(histogram: u32, member: u32, wanted: u32) -> vec3<u32> {
         }
     }
     return subgroupAdd(digit);
-}
-
-fn halves(word: u32) -> vec2<u32> {
-    return vec2(word & 0xffffu, word >> 16u);
 }

@@ -303,8 +303,7 @@ pub fn matvec(
             spec = spec
                 .constant("PORTION", portion)
                 .constant("SHARES", shares)
-                .constant("TURNS", turns)
-                .constant("FETCHED", (4 / tokens).max(1));
+                .constant("TURNS", turns);
         }
         spec = spec
             .slot("count", tokens.file())

@@ -258,7 +258,7 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
             )
             .constant("LEAVES", leaves)
             .constant("LOADS", at_once),
-        TopKBy::Shuffles(subgroup) => spec("select/top_k_shuffled.wgsl", shape)
+        TopKBy::Shuffles { subgroup, held } => spec("select/top_k_shuffled.wgsl", shape)
             .slot(
                 "rank",
                 match rank {
@@ -267,6 +267,7 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
                 },
             )
             .constant("SUBGROUP", subgroup)
+            .constant("HELD", held)
             // Four heads each: more would take registers from keys.
             .constant("LOADS", 4),
     };
