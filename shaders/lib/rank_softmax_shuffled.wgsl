@@ -19,8 +19,27 @@ fn sum_exponentials(lane: u32, row: u32, kv_head: u32, items: u32) {
     }
 }
 
+// Of each quad, the largest scores and what exponentials relative to them are multiplied by.
+struct RankTerms {
+    largest: array<vec4<f32>, QUADS>,
+    factors: array<vec4<f32>, QUADS>,
+}
+
+fn rank_terms(member: u32) -> RankTerms {
+    var terms = RankTerms();
+    for (var quad = 0u; quad < QUADS; quad++) {
+        let own = largest[quad * SUBGROUPS + member % SUBGROUPS];
+        let most = subgroupMax(own);
+        let part = exponentials[quad * SUBGROUPS + member % SUBGROUPS] * exp(own - most);
+        terms.largest[quad] = most;
+        terms.factors[quad] = head_factors(quad, subgroupAdd(select(vec4(0.0), part, member < SUBGROUPS)));
+    }
+    return terms;
+}
+
 // The ranks of AT_ONCE items, LANES apart from this one on.
-fn rank_items(member: u32, row: u32, kv_head: u32, item: u32, items: u32) -> array<f32, AT_ONCE> {
+fn rank_items(terms: RankTerms, row: u32, kv_head: u32, item: u32, items: u32) -> array<f32, AT_ONCE> {
+    var t = terms;
     let first_score = (row * KV_HEADS + kv_head) * GROUP * score_rows.stride;
     //!repeat AT_ONCE j
     var s{j} = 0.0;
@@ -29,12 +48,8 @@ fn rank_items(member: u32, row: u32, kv_head: u32, item: u32, items: u32) -> arr
         //!repeat AT_ONCE j
         let x{j} = four_scores(first_score, quad, min(item{+j*LANES}, items - 1u));
         //!end
-        let own = largest[quad * SUBGROUPS + member % SUBGROUPS];
-        let most = subgroupMax(own);
-        let part = exponentials[quad * SUBGROUPS + member % SUBGROUPS] * exp(own - most);
-        let factors = head_factors(quad, subgroupAdd(select(vec4(0.0), part, member < SUBGROUPS)));
         //!repeat AT_ONCE j
-        s{j} += dot(exp(x{j} - most), factors);
+        s{j} += dot(exp(x{j} - t.largest[quad]), t.factors[quad]);
         //!end
     }
     return array<f32, AT_ONCE>(

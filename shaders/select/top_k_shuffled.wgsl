@@ -1,7 +1,7 @@
-// The choice of top_k.wgsl where lanes tell each other what they have: a workgroup waits seven times for its lanes. A lane ranks
-// AT_ONCE items at a time, LANES apart. Keys stay in workgroup memory, but for those of items beyond the first HELD. Loops are not
-// written out: a step reads so many weights between two choices that the kernel comes from memory each time, and each of its
-// instructions costs more to fetch than to run.
+// The choice of top_k.wgsl where lanes tell each other what they have: a workgroup waits six times for its lanes. A lane ranks
+// AT_ONCE items at a time, LANES apart. Keys stay in workgroup memory, HELD at a time; where items are more, their keys go through
+// memory. Loops are not written out: a step reads so many weights between two choices that the kernel comes from memory each time,
+// and each of its instructions costs more to fetch than to run.
 // Grid: (KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
@@ -14,6 +14,10 @@
 const SUBGROUPS: u32 = LANES / SUBGROUP;
 // Digits of a histogram that a lane looks at.
 const DIGITS: u32 = 256u / SUBGROUP;
+// Words of a histogram: see place_of.
+const HISTOGRAM: u32 = 256u + 256u / 32u;
+// What all lanes rank at a time; HELD is a multiple of it, and AT_ONCE of four.
+const ROUND: u32 = LANES * AT_ONCE;
 
 struct Scores {
     // Scores from one query head to the next, and keys from one KV head to the next.
@@ -23,14 +27,15 @@ struct Scores {
 @group(0) @binding(1) var<uniform> score_rows: Scores;
 // [row][query head][stride]
 @group(0) @binding(2) var<storage, read> scores: array<f32>;
-// [row][KV head][stride]: those that are not held
+// [row][KV head][stride]: keys, where they are more than HELD
 @group(0) @binding(3) var<storage, read_write> keys: array<u32>;
 // [row][KV head][items_kept()]
 @group(0) @binding(4) var<storage, read_write> chosen: array<u32>;
 
 // One a pass, each used once.
-var<workgroup> histograms: array<atomic<u32>, 1024>;
-var<workgroup> held: array<u32, HELD>;
+var<workgroup> histograms: array<atomic<u32>, 4u * HISTOGRAM>;
+// A chunk's keys, and zeros up to a whole round: no key is less, and those of items come first.
+var<workgroup> held: array<vec4<u32>, HELD / 4u>;
 // Of each subgroup's items, how many are larger than the least key that is chosen, and how many are equal to it.
 var<workgroup> counts: array<vec2<u32>, SUBGROUPS>;
 
@@ -58,25 +63,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if k == 0u {
         return;
     }
+    let is_one_chunk = count <= HELD;
 
-    for (var i = lane; i < 1024u; i += LANES) {
+    for (var i = lane; i < 4u * HISTOGRAM; i += LANES) {
         atomicStore(&histograms[i], 0u);
     }
     sum_exponentials(lane, row, kv_head, items);
     workgroupBarrier();
 
     // s_i, as ordered keys. Every lane ranks, past the last item too.
-    for (var first = 0u; first < count; first += LANES * AT_ONCE) {
+    let terms = rank_terms(member);
+    for (var first = 0u; first < count; first += ROUND) {
         let i = first + lane;
-        let ranks = rank_items(member, row, kv_head, range.x + i, items);
+        let ranks = rank_items(terms, row, kv_head, range.x + i, items);
         //!repeat AT_ONCE j
         if i{+j*LANES} < count {
             let key = item_key(row, kv_head, range.x + i{+j*LANES}, ordered_key(ranks[{j}]));
-            if i{+j*LANES} < HELD {
-                held[i{+j*LANES}] = key;
+            if is_one_chunk {
+                hold(i{+j*LANES}, key);
             } else {
                 keys[keys_at + i{+j*LANES}] = key;
             }
+        } else if is_one_chunk {
+            hold(i{+j*LANES}, 0u);
         }
         //!end
     }
@@ -87,22 +96,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var wanted = k;
     for (var p = 0u; p < 4u + (score_rows.stride >> 31u); p++) {
         let below = 24u - 8u * p;
+        // The bits above them, all of which are prefix's; shifting by 32 is not defined.
+        let above = select(0xffffff00u << below, 0u, p == 0u);
         if wanted > 0u {
-            // A lane's are those that it ranked.
-            for (var i = lane; i < count; i += LANES * AT_ONCE) {
-                //!repeat AT_ONCE j
-                let key{j} = key_of(keys_at, min(i{+j*LANES}, count - 1u));
-                //!end
-                //!repeat AT_ONCE j
-                if i{+j*LANES} < count && begins_with(key{j}, p, prefix) {
-                    atomicAdd(&histograms[256u * p + place_of((key{j} >> below) & 255u)], 1u);
+            let begins = (prefix << 8u) << below;
+            for (var chunk = 0u; chunk < count; chunk += HELD) {
+                // A lane's keys are those that it ranked.
+                if !is_one_chunk {
+                    recall(lane, keys_at, chunk, count);
                 }
-                //!end
+                let end = min(HELD, count - chunk);
+                for (var first = 0u; first < end; first += ROUND) {
+                    //!repeat AT_ONCE j
+                    let key{j} = held_key(first + lane{+j*LANES});
+                    //!end
+                    //!repeat AT_ONCE j
+                    if (key{j} & above) == begins {
+                        atomicAdd(&histograms[HISTOGRAM * p + place_of((key{j} >> below) & 255u)], 1u);
+                    }
+                    //!end
+                }
             }
         }
         workgroupBarrier();
         if wanted > 0u {
-            let digit = find_digit(256u * p, member, wanted);
+            let digit = find_digit(HISTOGRAM * p, member, wanted);
             prefix = (prefix << 8u) | digit.x;
             wanted -= digit.y;
             // All keys that begin so are wanted: what follows these bits does not matter.
@@ -113,55 +131,74 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
 
-    // In index order: a subgroup has consecutive items, of which others ranked some.
-    storageBarrier();
-    let share = (count + LANES - 1u) / LANES * SUBGROUP;
-    let begin = subgroup * share;
-    let end = min(begin + share, count);
-    var own = vec2(0u);
-    for (var first = begin; first < end; first += SUBGROUP) {
-        let found = compare(keys_at, first + member, end, prefix);
-        own += countOneBits(found);
-    }
-    if member == 0u {
-        counts[subgroup] = own;
-    }
-    workgroupBarrier();
-    var before = subgroupAdd(select(vec2(0u), counts[member % SUBGROUPS], member < subgroup));
-    let lane_bit = 1u << member;
-    for (var first = begin; first < end; first += SUBGROUP) {
-        let found = compare(keys_at, first + member, end, prefix);
-        let all = before + countOneBits(found & vec2(lane_bit - 1u));
-        let is_one = (found & vec2(lane_bit)) != vec2(0u);
-        if is_one.x || (is_one.y && all.y < wanted) {
-            chosen[out_at + all.x + min(all.y, wanted)] = item_output(row, kv_head, range.x + first + member);
+    // In index order: a lane has four items, a subgroup so many lanes' at a time. So many larger and equal ones are in earlier chunks.
+    var earlier = vec2(0u);
+    for (var chunk = 0u; chunk < count; chunk += HELD) {
+        if !is_one_chunk {
+            workgroupBarrier();
+            recall(lane, keys_at, chunk, count);
+            workgroupBarrier();
         }
-        before += countOneBits(found);
+        let share = (min(HELD, count - chunk) + ROUND - 1u) / ROUND * (ROUND / 4u / SUBGROUPS);
+        let begin = subgroup * share;
+        var own = 0u;
+        for (var first = begin; first < begin + share; first += SUBGROUP) {
+            own += larger_and_equal(held[first + member], prefix);
+        }
+        own = subgroupAdd(own);
+        if member == 0u {
+            counts[subgroup] = halves(own);
+        }
+        workgroupBarrier();
+        let others = counts[member % SUBGROUPS];
+        var before = earlier + subgroupAdd(select(vec2(0u), others, member < subgroup));
+        earlier += subgroupAdd(select(vec2(0u), others, member < SUBGROUPS));
+        for (var first = begin; first < begin + share; first += SUBGROUP) {
+            let four = held[first + member];
+            let these = larger_and_equal(four, prefix);
+            let lanes_before = subgroupExclusiveAdd(these);
+            var at = before + halves(lanes_before);
+            //!repeat 4 i
+            if four[{i}] > prefix || (four[{i}] == prefix && at.y < wanted) {
+                let item = range.x + chunk + (first + member) * 4u{+i};
+                chosen[out_at + at.x + min(at.y, wanted)] = item_output(row, kv_head, item);
+            }
+            at += vec2(u32(four[{i}] > prefix), u32(four[{i}] == prefix));
+            //!end
+            before += halves(subgroupShuffle(lanes_before + these, SUBGROUP - 1u));
+        }
     }
 }
 
-// Of a subgroup's lanes, a bit each: whose item has a larger key than this, and whose has this.
-fn compare(keys_at: u32, i: u32, end: u32, prefix: u32) -> vec2<u32> {
-    let key = key_of(keys_at, min(i, end - 1u));
-    return vec2(subgroupBallot(i < end && key > prefix).x, subgroupBallot(i < end && key == prefix).x);
+fn hold(i: u32, key: u32) {
+    held[i / 4u][i % 4u] = key;
 }
 
-fn key_of(keys_at: u32, i: u32) -> u32 {
-    if i < HELD {
-        return held[i];
+fn held_key(i: u32) -> u32 {
+    return held[i / 4u][i % 4u];
+}
+
+// Holds a chunk's keys: of each lane those that it ranked.
+fn recall(lane: u32, keys_at: u32, chunk: u32, count: u32) {
+    for (var i = lane; i < HELD; i += LANES) {
+        let key = keys[keys_at + min(chunk + i, count - 1u)];
+        hold(i, select(0u, key, chunk + i < count));
     }
-    return keys[keys_at + i];
 }
 
-// Whether the digits of a key before digit p are these.
-fn begins_with(key: u32, p: u32, prefix: u32) -> bool {
-    // Shifting by 32 is not defined.
-    return p == 0u || (key >> (32u - 8u * max(p, 1u))) == prefix;
+// How many of four keys are larger than this one, and in the upper half of the word how many are equal to it.
+fn larger_and_equal(four: vec4<u32>, key: u32) -> u32 {
+    let both = vec4<u32>(four > vec4(key)) + (vec4<u32>(four == vec4(key)) << vec4(16u));
+    return both.x + both.y + both.z + both.w;
+}
+
+fn halves(word: u32) -> vec2<u32> {
+    return vec2(word & 0xffffu, word >> 16u);
 }
 
 // Where a digit's count is, so that lanes that look at consecutive digits read from different banks.
 fn place_of(digit: u32) -> u32 {
-    return digit % DIGITS * SUBGROUP + digit / DIGITS;
+    return digit + digit / 32u;
 }
 
 // The digit that holds the wanted-th largest key of the histogram, how many keys have a larger one, and how many have it. Every
@@ -171,13 +208,13 @@ fn find_digit(histogram: u32, member: u32, wanted: u32) -> vec3<u32> {
     let top = SUBGROUP - 1u - member;
     var own = 0u;
     for (var i = 0u; i < DIGITS; i++) {
-        own += atomicLoad(&histograms[histogram + i * SUBGROUP + top]);
+        own += atomicLoad(&histograms[histogram + place_of(top * DIGITS + i)]);
     }
     var larger = subgroupExclusiveAdd(own);
     var digit = vec3(0u);
     if larger < wanted && wanted <= larger + own {
         for (var i = DIGITS; i > 0u; i--) {
-            let count = atomicLoad(&histograms[histogram + (i - 1u) * SUBGROUP + top]);
+            let count = atomicLoad(&histograms[histogram + place_of(top * DIGITS + i - 1u)]);
             if larger < wanted {
                 digit = vec3(top * DIGITS + i - 1u, larger, count);
             }
