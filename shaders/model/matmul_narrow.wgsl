@@ -11,6 +11,7 @@ enable wgpu_cooperative_matrix;
 //!include lib/product.wgsl
 //!include lib/f16_scale.wgsl
 //!include <weights>
+//!include <quads>
 //!include lib/tokens_all.wgsl
 //!include <output>
 
@@ -80,17 +81,15 @@ fn main(
     for (var first = 0u; first <= last; first += 2u * UNITS) {
         //!repeat 2 d
         let factors{d} = select(vec3(0.0), bits_factors(bits{d}) * shrink, first + own{+d*UNITS} <= last);
-        //!repeat 4 j
-        tile[weights_to + column(0u, {j}u)] = vec4<f16>(factors{d}.x * bits_quad(bits{d}, {j}u) + factors{d}.z);
-        //!end
-        //!repeat 4..8 j
-        tile[weights_to + column(0u, {j}u)] = vec4<f16>(factors{d}.y * bits_quad(bits{d}, {j}u) + factors{d}.z);
+        //!repeat 8 j
+        tile[weights_to + column(0u, {j}u)] = quad_halves(bits{d}, factors{d}, {j}u);
         //!end
         let next{d} = first + 2u * UNITS{+d*UNITS};
         bits{d} = unit_bits(row + min(next{d} + own, last));
         //!repeat INPUTS i
-        tile[inputs_to{i}] = x{d}_{i};
-        tile[inputs_to{i} + column(0u, 1u)] = y{d}_{i};
+        // In the order of quad_halves.
+        tile[inputs_to{i}] = x{d}_{i}.xzyw;
+        tile[inputs_to{i} + column(0u, 1u)] = y{d}_{i}.xzyw;
         x{d}_{i} = x[input{i} + min(next{d} + quarter{i} / 4u, last) * 8u];
         y{d}_{i} = x[input{i} + min(next{d} + quarter{i} / 4u, last) * 8u + 1u];
         //!end

@@ -93,6 +93,8 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ("lib/place_paged.wgsl", include_str!("../../shaders/lib/place_paged.wgsl")),
     ("lib/product.wgsl", include_str!("../../shaders/lib/product.wgsl")),
     ("lib/quad_eights.wgsl", include_str!("../../shaders/lib/quad_eights.wgsl")),
+    ("lib/quad_halves.wgsl", include_str!("../../shaders/lib/quad_halves.wgsl")),
+    ("lib/quad_halves_nibbles.wgsl", include_str!("../../shaders/lib/quad_halves_nibbles.wgsl")),
     ("lib/quants4.wgsl", include_str!("../../shaders/lib/quants4.wgsl")),
     ("lib/quants5.wgsl", include_str!("../../shaders/lib/quants5.wgsl")),
     ("lib/rank_plain.wgsl", include_str!("../../shaders/lib/rank_plain.wgsl")),

@@ -388,8 +388,13 @@ pub fn narrow_sixteens(tier: &Tier, format: WeightFormat) -> &'static [u32] {
 /// what few tokens cost there is their weights.
 pub fn matmul_narrow(format: WeightFormat, rows: u32, sixteens: u32, output: Output) -> ShaderSpec {
     let row_sixteens = narrow_row_sixteens(rows);
+    let quads = match format {
+        WeightFormat::Q4 => "lib/quad_halves_nibbles.wgsl",
+        _ => "lib/quad_halves.wgsl",
+    };
+    let spec = ShaderSpec::new("model/matmul_narrow.wgsl");
     output
-        .fill(ShaderSpec::new("model/matmul_narrow.wgsl").slot("weights", format.file()))
+        .fill(spec.slot("weights", format.file()).slot("quads", quads))
         .constant("ROW_SIXTEENS", row_sixteens)
         .constant("TOKEN_SIXTEENS", sixteens)
         .constant("INPUTS", 4 * sixteens / row_sixteens)
