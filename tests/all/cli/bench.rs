@@ -366,6 +366,17 @@ fn throughput_fills_the_same_memory_by_each_way() {
     let lagged = largest("lagged");
     let speedup = lagged["tokens_per_second"].as_f64().unwrap() / best;
     assert_eq!(lagged["speedup"].as_f64(), Some(speedup), "{lagged}");
+    // Between lengths there is nothing, where there is one.
+    let even = report["break_even"].as_array().unwrap();
+    assert_eq!(even[0]["batch"], 1);
+    for batch in even {
+        let ms = |way: &str| {
+            let row = rows.iter().find(|row| row["way"] == way && row["batch"] == batch["batch"]);
+            row.unwrap()["token_ms"].as_f64().unwrap()
+        };
+        let want = if ms("two-level") <= ms("dense") { Value::from(0) } else { Value::Null };
+        assert_eq!(batch["tokens"], want, "{batch}");
+    }
 }
 
 #[test]

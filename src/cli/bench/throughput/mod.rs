@@ -24,7 +24,7 @@ use asynctls::gpu::{Gpu, GpuOptions};
 use asynctls::model::{ModelConfig, ModelFile};
 use asynctls::{Error, Result};
 use clap::Args;
-use report::{Row, compare, table};
+use report::{BreakEven, Row, compare, table};
 use serde::Serialize;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -101,6 +101,8 @@ struct Report<'a> {
     gpu_memory: u64,
     seed: u64,
     results: &'a [Row],
+    /// From where on two-level attention is faster, of each batch.
+    break_even: &'a [BreakEven],
 }
 
 /// Engines of one length.
@@ -167,6 +169,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
         pollster::block_on(measure(&gpu, &model, length, options, &mut rows))?;
     }
     compare(&mut rows);
+    let break_even = BreakEven::of(&rows);
     if options.json {
         let report = Report {
             adapter: gpu.label(),
@@ -181,6 +184,7 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
             gpu_memory: memory.0,
             seed: options.seed,
             results: &rows,
+            break_even: &break_even,
         };
         print_json("bench throughput", &report)?;
     } else {
@@ -196,7 +200,13 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
             percent(options.misses),
             options.steps
         );
-        print(&format!("{title}\n\n{}", table(&rows)?.to_text()))?;
+        let mut text = format!("{title}\n\n{}", table(&rows)?.to_text());
+        for (i, batch) in break_even.iter().enumerate() {
+            text += if i == 0 { "\n" } else { "" };
+            text += &batch.text();
+            text += "\n";
+        }
+        print(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

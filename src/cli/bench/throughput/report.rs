@@ -100,6 +100,64 @@ pub fn compare(rows: &mut [Row]) {
     }
 }
 
+/// From which length on two-level attention's tokens come faster than dense attention's, everything on the GPU.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BreakEven {
+    /// Sequences that decode together.
+    pub batch: u32,
+    /// About so many tokens of each; 0 where it is faster at the shortest length already, none where at none.
+    pub tokens: Option<u32>,
+}
+
+impl BreakEven {
+    /// Of each batch that has both at some lengths, ascending.
+    pub fn of(rows: &[Row]) -> Vec<Self> {
+        let mut batches: Vec<u32> = rows.iter().filter_map(|row| row.batch).collect();
+        batches.sort_unstable();
+        batches.dedup();
+        let of_batch = |batch| {
+            let token_ms = |length, way| {
+                let here =
+                    |row: &&Row| (row.length, row.way, row.batch) == (length, way, Some(batch));
+                rows.iter().find(here)?.token_ms
+            };
+            let lost = |row: &Row| {
+                let dense = token_ms(row.length, Way::Dense)?;
+                Some((f64::from(row.length), token_ms(row.length, Way::TwoLevel)? - dense))
+            };
+            let mut lost: Vec<(f64, f64)> = rows.iter().filter_map(lost).collect();
+            lost.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let tokens = match lost.first()? {
+                (_, first) if *first <= 0.0 => Some(0),
+                // On the line between the last length at which it is slower and the next one.
+                _ => lost
+                    .array_windows()
+                    .find(|[_, b]| b.1 <= 0.0)
+                    .map(|[a, b]| (a.0 + (b.0 - a.0) * a.1 / (a.1 - b.1)).round() as u32),
+            };
+            Some(Self { batch, tokens })
+        };
+        batches.into_iter().filter_map(of_batch).collect()
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let sequences = match self.batch {
+            1 => "one sequence".to_owned(),
+            batch => format!("{batch} sequences"),
+        };
+        match self.tokens {
+            None => format!("{sequences}: dense attention is faster at all of these lengths"),
+            Some(0) => {
+                format!("{sequences}: two-level attention is faster at all of these lengths")
+            }
+            Some(tokens) => format!(
+                "{sequences}: two-level attention is faster from about {tokens} tokens on (--dense-below {tokens})"
+            ),
+        }
+    }
+}
+
 /// The table for people.
 pub fn table(rows: &[Row]) -> Result<Table> {
     let mut table = Table::new([
@@ -139,4 +197,41 @@ pub fn table(rows: &[Row]) -> Result<Table> {
         ])?;
     }
     Ok(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A row of so many milliseconds a token.
+    fn row(length: u32, way: Way, batch: u32, ms: f64) -> Row {
+        Row { batch: Some(batch), token_ms: Some(ms), ..Row::skipped(length, way, None) }
+    }
+
+    #[test]
+    fn lengths_from_which_two_levels_pay_lie_between_those_measured() {
+        use Way::{Dense, Lagged, TwoLevel};
+        let rows = [
+            // In another order than that of lengths.
+            row(3000, Dense, 1, 9.0),
+            row(3000, TwoLevel, 1, 6.0),
+            row(1000, Dense, 1, 4.0),
+            row(1000, TwoLevel, 1, 5.0),
+            row(1000, Dense, 8, 9.0),
+            row(1000, TwoLevel, 8, 9.0),
+            row(1000, Dense, 9, 5.0),
+            row(1000, TwoLevel, 9, 6.0),
+            row(3000, Dense, 9, 7.0),
+            row(3000, TwoLevel, 9, 8.0),
+            // Nothing to compare with.
+            row(1000, Dense, 16, 9.0),
+            row(1000, Lagged, 16, 1.0),
+            Row::skipped(5000, Dense, None),
+        ];
+        let even = |batch, tokens| BreakEven { batch, tokens };
+        assert_eq!(BreakEven::of(&rows), [even(1, Some(1500)), even(8, Some(0)), even(9, None)]);
+        assert_eq!(BreakEven::of(&[]), []);
+        let texts: Vec<String> = BreakEven::of(&rows).iter().map(BreakEven::text).collect();
+        assert!(texts[0].ends_with("(--dense-below 1500)"), "{texts:?}");
+    }
 }
