@@ -178,11 +178,15 @@ fn held_key(i: u32) -> u32 {
     return held[i / 4u][i % 4u];
 }
 
-// Holds a chunk's keys: of each lane those that it ranked.
+// Holds a chunk's keys: of each lane those that it ranked, AT_ONCE of them on their way at a time.
 fn recall(lane: u32, keys_at: u32, chunk: u32, count: u32) {
-    for (var i = lane; i < HELD; i += LANES) {
-        let key = keys[keys_at + min(chunk + i, count - 1u)];
-        hold(i, select(0u, key, chunk + i < count));
+    for (var i = lane; i < HELD; i += ROUND) {
+        //!repeat AT_ONCE j
+        let key{j} = keys[keys_at + min(chunk + i{+j*LANES}, count - 1u)];
+        //!end
+        //!repeat AT_ONCE j
+        hold(i{+j*LANES}, select(0u, key{j}, chunk + i{+j*LANES} < count));
+        //!end
     }
 }
 

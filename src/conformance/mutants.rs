@@ -59,6 +59,12 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
     ),
     ("model/matvec_quants.wgsl", "turn + 1u < TURNS", "turn + 2u < TURNS", "matvec_quants/*turns*"),
     ("model/matvec_quants.wgsl", "other < SHARES", "other + 1u < SHARES", "matvec_quants/*shares*"),
+    (
+        "select/top_k_shuffled.wgsl",
+        "before += halves(",
+        "let after = halves(",
+        "top_k_shuffled/level-2-*random*",
+    ),
     ("attend/merge.wgsl", "l += state.y * factor;", "l += state.y;", "merge/*"),
     ("lib/cap_soft.wgsl", "(2.0 / CAP)", "(1.0 / CAP)", "*split/*cap*"),
     // Minimum for maximum, and ties that go elsewhere.

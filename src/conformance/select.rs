@@ -668,7 +668,7 @@ async fn top_k(
         _ => kernels::top_k_tokens(tier, &shape),
     };
     if is_shuffled {
-        spec = in_eights(gpu, spec, &[("SUBGROUP", 8), ("LANES", 64), ("HELD", 256)])?;
+        spec = in_eights(gpu, spec, &[("SUBGROUP", 8), ("LANES", 64), ("HELD", 1024)])?;
     }
     let out = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?.chosen;
     for (r, &(_, position)) in rows.iter().enumerate() {

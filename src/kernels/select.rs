@@ -268,7 +268,7 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
             )
             .constant("SUBGROUP", subgroup)
             .constant("HELD", held)
-            // Four heads each: more would take registers from keys.
+            // Of four heads each.
             .constant("LOADS", 4),
     };
     spec.constant("LANES", lanes).constant("AT_ONCE", at_once)

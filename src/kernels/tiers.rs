@@ -66,7 +66,7 @@ impl TopK {
     const PORTABLE: Self = Self { lanes: 256, at_once: 1, by: TopKBy::Memory { leaves: false } };
     const SUMMED: Self = Self { by: TopKBy::Memory { leaves: true }, ..Self::PORTABLE };
     const SHUFFLED: Self =
-        Self { lanes: 256, at_once: 4, by: TopKBy::Shuffles { subgroup: 32, held: 2048 } };
+        Self { lanes: 256, at_once: 8, by: TopKBy::Shuffles { subgroup: 32, held: 2048 } };
 }
 
 /// A kernel for products with many tokens.
@@ -138,11 +138,7 @@ const KERNELS: &[TierKernels] = &[
         prefill: Prefill { file: "attend/prefill_cooperative.wgsl", head_dim: 256, halves: true },
         shuffled: Some(32),
         latent_split: LatentSplit::Matrices,
-        top_k: TopK {
-            lanes: 512,
-            by: TopKBy::Shuffles { subgroup: 32, held: 8192 },
-            ..TopK::SHUFFLED
-        },
+        top_k: TopK { lanes: 512, at_once: 4, by: TopKBy::Shuffles { subgroup: 32, held: 8192 } },
         ..PORTABLE
     },
     TierKernels {
