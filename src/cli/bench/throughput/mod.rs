@@ -201,10 +201,12 @@ pub fn run(options: &Options, line: &Line) -> Outcome<ExitCode> {
             options.steps
         );
         let mut text = format!("{title}\n\n{}", table(&rows)?.to_text());
-        for (i, batch) in break_even.iter().enumerate() {
-            text += if i == 0 { "\n" } else { "" };
+        if !break_even.is_empty() {
+            text.push('\n');
+        }
+        for batch in &break_even {
             text += &batch.text();
-            text += "\n";
+            text.push('\n');
         }
         print(&text)?;
     }

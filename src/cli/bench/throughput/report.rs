@@ -116,16 +116,16 @@ impl BreakEven {
         batches.sort_unstable();
         batches.dedup();
         let of_batch = |batch| {
-            let token_ms = |length, way| {
-                let here =
-                    |row: &&Row| (row.length, row.way, row.batch) == (length, way, Some(batch));
-                rows.iter().find(here)?.token_ms
+            let lost = |dense: &Row| {
+                let is_twin = |row: &&Row| {
+                    row.way == Way::TwoLevel
+                        && (row.length, row.batch) == (dense.length, dense.batch)
+                };
+                let twin = rows.iter().find(is_twin)?;
+                Some((f64::from(dense.length), twin.token_ms? - dense.token_ms?))
             };
-            let lost = |row: &Row| {
-                let dense = token_ms(row.length, Way::Dense)?;
-                Some((f64::from(row.length), token_ms(row.length, Way::TwoLevel)? - dense))
-            };
-            let mut lost: Vec<(f64, f64)> = rows.iter().filter_map(lost).collect();
+            let is_dense = |row: &&Row| row.way == Way::Dense && row.batch == Some(batch);
+            let mut lost: Vec<(f64, f64)> = rows.iter().filter(is_dense).filter_map(lost).collect();
             lost.sort_by(|a, b| a.0.total_cmp(&b.0));
             let tokens = match lost.first()? {
                 (_, first) if *first <= 0.0 => Some(0),
