@@ -8,8 +8,8 @@ use asynctls::contract::{Bindings, StepHeader, Words};
 use asynctls::formats::WeightFormat;
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
 use asynctls::kernels::{
-    self, Batch, Input, MatrixParams, MergeParams, Output, Place, RmsNormParams, SegmentParams,
-    StrideParams, Tokens,
+    self, Batch, Input, Items, MatrixParams, MergeParams, Output, Place, RmsNormParams,
+    SegmentParams, StrideParams, Tokens,
 };
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -53,6 +53,7 @@ fn main() {
             for tokens in [2, 4, 8, 16, 32, 64] {
                 bench.product(format, 24576, 4096, tokens);
                 bench.product(format, 4096, 12288, tokens);
+                bench.product(format, 4096, 4096, tokens);
                 bench.product(format, 6144, 4096, tokens);
             }
             bench.product(format, 6144, 4096, 1024);
@@ -326,6 +327,30 @@ impl Bench {
             0.0,
             code_bytes,
         );
+        let head_terms = self.storage(u64::from(q) * 8);
+        let rank = |items: Items| {
+            if !kernels::ranks_apart(&shape, Rank::Softmax) {
+                return;
+            }
+            let sums = kernels::HeadSums {
+                step: &step,
+                score_rows: &score_rows,
+                scores: &scores,
+                head_terms: &head_terms,
+            };
+            let op = self.op(&kernels::head_sums(self.gpu.tier(), &shape, items), sums);
+            self.time(&name(&format!("head_sums {items:?}")), &op, [q, 1, 1], 0.0, 0.0);
+            let ranks = kernels::HeadRanks {
+                step: &step,
+                score_rows: &score_rows,
+                scores: &scores,
+                head_terms: &head_terms,
+                keys: &keys,
+            };
+            let op = self.op(&kernels::head_ranks(self.gpu.tier(), &shape, items), ranks);
+            let grid = [kernels::HEAD_RANKS_WORKGROUPS, kv_heads, 1];
+            self.time(&name(&format!("head_ranks {items:?}")), &op, grid, 0.0, 0.0);
+        };
         let top_k = |chosen, chosen_blocks| kernels::TopK {
             step: &step,
             score_rows: &score_rows,
@@ -335,6 +360,7 @@ impl Bench {
             chosen_blocks,
             hot_slots: None,
         };
+        rank(Items::Blocks);
         let op = self.op(
             &kernels::top_k_blocks(self.gpu.tier(), &shape, Rank::Softmax, None),
             top_k(&chosen_blocks, None),
@@ -358,6 +384,7 @@ impl Bench {
             0.0,
             0.0,
         );
+        rank(Items::Tokens);
         let op = self.op(
             &kernels::top_k_tokens(self.gpu.tier(), &shape),
             top_k(&chosen_tokens, Some(&chosen_blocks)),

@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let count = range.y - range.x;
     let k = items_chosen(row);
     let out_at = (row * KV_HEADS + kv_head) * items_kept();
-    let keys_at = (row * KV_HEADS + kv_head) * score_rows.stride;
+    let keys_at = (row * KV_HEADS + kv_head) * score_rows.stride + range.x;
     // Where everything is kept nothing was scored.
     if k == count {
         for (var i = lane; i < k; i += LANES) {

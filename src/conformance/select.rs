@@ -9,9 +9,9 @@ use super::rig::{
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::softmax_mean;
-use crate::attention::{BlockScorer, Blocks, Budget, Rank, Shape};
+use crate::attention::{BlockScorer, Blocks, Budget, Rank, Shape, Step};
 use crate::gpu::Gpu;
-use crate::kernels::{self, HotSlots, NO_SLOT, StrideParams};
+use crate::kernels::{self, HotSlots, Items, NO_SLOT, StrideParams};
 use crate::reference::index::{BlockQuery, Range, pack_codes};
 use crate::reference::model::{dot, soft_capped};
 use crate::reference::select::{check_top_k, log_sum_exp, missed_share};
@@ -133,8 +133,64 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }
         }
     }
-    // Of many items: lanes go over them several times.
+    // Groups of many heads, whose ranks other kernels make.
+    for (kv_heads, group, family) in [
+        (1, 20, "random"),
+        (2, 16, "random"),
+        (2, 9, "ties"),
+        (1, 20, "peaked"),
+        (1, 20, "equal"),
+        (3, 17, "nan"),
+        (1, 20, "infinite"),
+    ] {
+        let shape = Shape { kv_heads, group, ..shapes[1] };
+        for (level, blocks, tokens) in [
+            (1, Blocks::Count(1), 1),
+            (1, Blocks::Count(16), 256),
+            (1, Blocks::Percent(30.0), 90),
+            (2, Blocks::Count(3), 100),
+            (2, Blocks::Count(16), 256),
+            (2, Blocks::Count(1000), 5000),
+        ] {
+            let label = format!(
+                "level {level} {family} group {group} kv {kv_heads} blocks {blocks} tokens {tokens}"
+            );
+            let (budget, rank) = ((blocks, tokens), (level, Rank::Softmax));
+            for kernel in ["top_k", "top_k_shuffled"] {
+                cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+                    Box::pin(top_k(gpu, (kernel, shape), rank, family, budget, 40))
+                }));
+            }
+            // What a score that is no number makes of the others is not told: compilers may assume that there is none.
+            if family != "nan" {
+                cases.push(Case::new("head_ranks", label, true, move |gpu| {
+                    Box::pin(head_ranks(gpu, shape, level, family, budget))
+                }));
+            }
+        }
+    }
+    // Of many items: lanes go over them several times, and keys or ranks may go through memory.
+    for group in [2, 20] {
+        let shape = Shape { kv_heads: 1, group, block: 16, ..shapes[1] };
+        let label = format!("level 1 random group {group} of 1100 blocks");
+        let (rank, budget) = ((1, Rank::Softmax), (Blocks::Count(128), 1));
+        for kernel in ["top_k", "top_k_shuffled"] {
+            cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+                Box::pin(top_k(gpu, (kernel, shape), rank, "random", budget, 1100))
+            }));
+        }
+    }
     let small = Shape { kv_heads: 1, group: 2, ..shapes[1] };
+    let many_heads = Shape { group: 20, ..small };
+    for (most_blocks, tokens) in [(170, 1024), (262, 3000)] {
+        let label = format!("level 2 random group 20 of {most_blocks} blocks tokens {tokens}");
+        let (rank, budget) = ((2, Rank::Softmax), (Blocks::Count(most_blocks), tokens));
+        for kernel in ["top_k", "top_k_shuffled"] {
+            cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
+                Box::pin(top_k(gpu, (kernel, many_heads), rank, "random", budget, most_blocks))
+            }));
+        }
+    }
     for (most_blocks, tokens) in [(170, 1024), (262, 3000)] {
         for family in ["random", "ties", "nan"] {
             let label = format!("level 2 {family} of {most_blocks} blocks tokens {tokens}");
@@ -602,65 +658,160 @@ async fn missed_mass(
     Ok(compare("missed", &got, &want, WHY, |i| want[i] * epsilon + least(want[i])))
 }
 
+// Rows of scores to choose by.
+struct Scored {
+    shape: Shape,
+    level: u32,
+    budget: Budget,
+    step: Step,
+    /// The position of each row.
+    positions: Vec<u32>,
+    stride: usize,
+    scores: Vec<f32>,
+}
+
+impl Scored {
+    fn new(
+        shape: Shape,
+        level: u32,
+        family: &str,
+        (blocks, tokens): (Blocks, u32),
+        most_blocks: u32,
+    ) -> Self {
+        let mut random = Random::new(u64::from(tokens) + 7);
+        // Rows with many candidates, with none beyond sink and recent, and with a single one; or with fewer.
+        let last = if let Blocks::Count(_) = blocks { 6 } else { 20 };
+        let lengths = [most_blocks * shape.block + 1, shape.block, last * shape.block + 5];
+        let cache = Cache::new(shape, &lengths, 1, Family::Equal);
+        let budget = Budget { blocks, tokens, sink_blocks: 1, recent_blocks: 4, dense_below: 0 };
+        let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
+        let positions = cache.rows(&[1, 1, 1]).iter().map(|&(_, position)| position).collect();
+        let mut new = Self { shape, level, budget, step, positions, stride: 0, scores: Vec::new() };
+        new.stride = (0..3).map(|row| new.items(row).0).max().unwrap_or(0) as usize + 3;
+        let q_heads = shape.q_heads() as usize;
+        new.scores = vec![f32::NAN; 3 * q_heads * new.stride];
+        for row in 0..3 {
+            for head in 0..q_heads {
+                for i in 0..new.items(row).0 as usize {
+                    new.scores[(row * q_heads + head) * new.stride + i] = match family {
+                        // Few distinct values, equal over the heads of a group, so that exact ties abound.
+                        "ties" => (i * 7 % 5) as f32,
+                        "equal" => 1.0,
+                        "peaked" => random.float() * 90.0,
+                        "nan" if head % shape.group as usize == 1 && i % 11 == 3 => f32::NAN,
+                        "infinite" if i == 13 => f32::NEG_INFINITY,
+                        _ => random.float() * 3.0,
+                    };
+                }
+            }
+        }
+        new
+    }
+
+    // Of a row: its items, those that are eligible, and how many are chosen.
+    fn items(&self, row: usize) -> (u32, u32, u32, u32) {
+        let budget = self.budget.row(self.positions[row], self.shape.block);
+        if self.level == 1 {
+            (budget.sealed, budget.sink, budget.recent_first, budget.blocks)
+        } else {
+            let items = budget.blocks * self.shape.block;
+            (items, 0, items, budget.tokens)
+        }
+    }
+
+    // The scores of a KV head's query heads.
+    fn heads(&self, row: usize, kv_head: usize) -> Vec<&[f32]> {
+        let group = self.shape.group as usize;
+        let first = row * self.shape.q_heads() as usize + kv_head * group;
+        let count = self.items(row).0 as usize;
+        (first..first + group).map(|head| &self.scores[head * self.stride..][..count]).collect()
+    }
+
+    // exp of at most 180 is within 363 ulp, and sums of all items round.
+    fn epsilon(&self, row: usize) -> f64 {
+        (363.0 + f64::from(self.items(row).0.max(2560))) * 2f64.powi(-22)
+    }
+
+    // What the kernels make that rank before top_k does.
+    async fn ranks(&self, gpu: &Gpu) -> Result<Vec<u32>> {
+        let (shape, scores) = (&self.shape, bits(&self.scores));
+        let items = if self.level == 1 { Items::Blocks } else { Items::Tokens };
+        let score_rows = || Data::uniform(StrideParams { stride: self.stride as u32 });
+        let sums = kernels::HeadSums {
+            step: Data::In(&self.step.words),
+            score_rows: score_rows(),
+            scores: Data::In(&scores),
+            head_terms: Data::Out(3 * shape.q_heads() as usize * 2),
+        };
+        let spec = kernels::head_sums(gpu.tier, shape, items);
+        let terms = run(gpu, &spec, sums, (shape.q_heads(), 3, 1)).await?.head_terms;
+        let ranks = kernels::HeadRanks {
+            step: Data::In(&self.step.words),
+            score_rows: score_rows(),
+            scores: Data::In(&scores),
+            head_terms: Data::In(&terms),
+            keys: Data::Out(3 * shape.kv_heads as usize * self.stride),
+        };
+        let spec = kernels::head_ranks(gpu.tier, shape, items);
+        let grid = (kernels::HEAD_RANKS_WORKGROUPS, shape.kv_heads, 3);
+        Ok(run(gpu, &spec, ranks, grid).await?.keys)
+    }
+}
+
+async fn head_ranks(
+    gpu: &Gpu,
+    shape: Shape,
+    level: u32,
+    family: &str,
+    budget: (Blocks, u32),
+) -> Result<Verdict> {
+    let scored = Scored::new(shape, level, family, budget, 40);
+    let got = scored.ranks(gpu).await?;
+    const WHY: &str = "exp of at most 180 is within 363 ulp, and sums of all items round.";
+    for row in 0..3 {
+        let (count, from, to, k) = scored.items(row);
+        for kv_head in 0..shape.kv_heads as usize {
+            let own = &got[(row * shape.kv_heads as usize + kv_head) * scored.stride..];
+            let own = &own[..scored.stride];
+            // Where all is kept, or nothing, nobody asks.
+            let count = if k == 0 || k == to - from { 0 } else { count as usize };
+            let beyond = untouched("after the ranks", &own[count..]);
+            if count == 0 || beyond.is_err() {
+                if beyond.is_err() {
+                    return Ok(beyond);
+                }
+                continue;
+            }
+            let want = softmax_mean(&scored.heads(row, kv_head));
+            let epsilon = scored.epsilon(row);
+            let part = format!("row {row} head {kv_head}");
+            // Below what f32 holds normal, anything.
+            let verdict =
+                compare(&part, &own[..count], &want, WHY, |i| want[i].abs() * epsilon + 1e-36);
+            if verdict.is_err() {
+                return Ok(verdict);
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
 async fn top_k(
     gpu: &Gpu,
     (kernel, shape): (&str, Shape),
     (level, rank): (u32, Rank),
     family: &str,
-    (blocks, tokens): (Blocks, u32),
+    budget: (Blocks, u32),
     most_blocks: u32,
 ) -> Result<Verdict> {
-    let mut random = Random::new(u64::from(tokens) + 7);
-    // Rows with many candidates, with none beyond sink and recent, and with a single one; or with fewer.
-    let last = if let Blocks::Count(_) = blocks { 6 } else { 20 };
-    let lengths = [most_blocks * shape.block + 1, shape.block, last * shape.block + 5];
-    let cache = Cache::new(shape, &lengths, 1, Family::Equal);
-    let budget = Budget { blocks, tokens, sink_blocks: 1, recent_blocks: 4, dense_below: 0 };
-    let step = cache.step(&[1, 1, 1], Some(&budget), &[], 16);
-    let rows = cache.rows(&[1, 1, 1]);
-    let (q_heads, kv_heads, group) =
-        (shape.q_heads() as usize, shape.kv_heads as usize, shape.group as usize);
-    let items = |position| {
-        let row = budget.row(position, shape.block);
-        if level == 1 {
-            (row.sealed, row.sink, row.recent_first, row.blocks)
-        } else {
-            let items = row.blocks * shape.block;
-            (items, 0, items, row.tokens)
-        }
-    };
-    let stride = rows.iter().map(|&(_, p)| items(p).0).max().unwrap_or(0) as usize + 3;
-    let mut scores = vec![f32::NAN; 3 * q_heads * stride];
-    for (r, &(_, position)) in rows.iter().enumerate() {
-        for head in 0..q_heads {
-            for i in 0..items(position).0 as usize {
-                scores[(r * q_heads + head) * stride + i] = match family {
-                    // Few distinct values, equal over the heads of a group, so that exact ties abound.
-                    "ties" => (i * 7 % 5) as f32,
-                    "equal" => 1.0,
-                    "peaked" => random.float() * 90.0,
-                    "nan" if head % group == 1 && i % 11 == 3 => f32::NAN,
-                    "infinite" if i == 13 => f32::NEG_INFINITY,
-                    _ => random.float() * 3.0,
-                };
-            }
-        }
-    }
+    let scored = Scored::new(shape, level, family, budget, most_blocks);
+    let (step, stride, kv_heads) = (&scored.step, scored.stride, shape.kv_heads as usize);
     let kept = if level == 1 { step.blocks_kept } else { step.tokens_kept } as usize;
     // Level 2 writes positions: candidate blocks are every second one.
     let chosen_blocks: Vec<u32> =
         (0..3 * kv_heads as u32).flat_map(|_| (0..step.blocks_kept).map(|i| 1 + 2 * i)).collect();
-    let score_bits = bits(&scores);
+    let score_bits = bits(&scored.scores);
     let out_words = (3 * kv_heads * kept).max(1);
-    let data = kernels::TopK {
-        step: Data::In(&step.words),
-        score_rows: Data::uniform(StrideParams { stride: stride as u32 }),
-        scores: Data::In(&score_bits),
-        keys: Data::Out(3 * kv_heads * stride),
-        chosen: Data::Out(out_words),
-        chosen_blocks: (level == 2).then_some(Data::In(&chosen_blocks)),
-        hot_slots: None,
-    };
     let is_shuffled = kernel == "top_k_shuffled";
     let tier = if is_shuffled { of_32() } else { gpu.tier };
     let mut spec = match level {
@@ -670,11 +821,25 @@ async fn top_k(
     if is_shuffled {
         spec = in_eights(gpu, spec, &[("SUBGROUP", 8), ("LANES", 64), ("HELD", 1024)])?;
     }
+    let made = if kernels::ranks_apart(&shape, rank) {
+        scored.ranks(gpu).await?
+    } else {
+        vec![POISON; 3 * kv_heads * stride]
+    };
+    let data = kernels::TopK {
+        step: Data::In(&step.words),
+        score_rows: Data::uniform(StrideParams { stride: stride as u32 }),
+        scores: Data::In(&score_bits),
+        keys: Data::InOut(&made),
+        chosen: Data::Out(out_words),
+        chosen_blocks: (level == 2).then_some(Data::In(&chosen_blocks)),
+        hot_slots: None,
+    };
     let out = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?.chosen;
-    for (r, &(_, position)) in rows.iter().enumerate() {
-        let (count, from, to, k) = items(position);
+    for row in 0..3 {
+        let (count, from, to, k) = scored.items(row);
         for head in 0..kv_heads {
-            let got = &out[(r * kv_heads + head) * kept..][..kept];
+            let got = &out[(row * kv_heads + head) * kept..][..kept];
             let beyond = untouched("after the chosen", &got[k as usize..]);
             if beyond.is_err() {
                 return Ok(beyond);
@@ -690,16 +855,13 @@ async fn top_k(
             if count == 0 {
                 continue;
             }
-            let heads: Vec<&[f32]> = (0..group)
-                .map(|h| &scores[(r * q_heads + head * group + h) * stride..][..count as usize])
-                .collect();
+            let heads = scored.heads(row, head);
             let mean = if rank == Rank::Plain {
                 heads[0].iter().map(|&score| f64::from(score)).collect()
             } else {
                 softmax_mean(&heads)
             };
-            // exp of at most 180 is within 363 ulp, and sums of all items round.
-            let epsilon = (363.0 + f64::from(count.max(2560))) * 2f64.powi(-22);
+            let epsilon = scored.epsilon(row);
             let eligible = &mean[from as usize..to as usize];
             let word = |i: usize| match (level, from + i as u32) {
                 (1, block) => block,
@@ -711,7 +873,7 @@ async fn top_k(
             let is_all = k == to - from;
             if is_all || is_run() || is_clear(eligible, k as usize, epsilon) {
                 let verdict =
-                    same_words(&format!("row {r} head {head}"), &got[..k as usize], &want);
+                    same_words(&format!("row {row} head {head}"), &got[..k as usize], &want);
                 if is_all && verdict.is_err() {
                     return Ok(verdict);
                 }
@@ -724,7 +886,7 @@ async fn top_k(
             }
             let verdict = check_top_k(&chosen, eligible, k as usize, epsilon);
             if let Err(problem) = verdict {
-                return Ok(Err(format!("row {r} head {head}: {problem}")));
+                return Ok(Err(format!("row {row} head {head}: {problem}")));
             }
         }
     }

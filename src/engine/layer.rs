@@ -153,7 +153,8 @@ impl<K: KvOps> Layer<K> {
         if step.ranks_blocks {
             index.record_block_scores(pass, block_scorer, step.sealed, kv_heads, step.selecting);
         }
-        index.top_k_blocks(block_scorer).record(pass, kv_heads, step.selecting, 1);
+        let choice = index.block_choice(block_scorer);
+        choice.record(pass, step.ranks_blocks, kv_heads, step.selecting);
         self.kv.compare_choice(pass, plan, block_scorer, kv_heads);
     }
 
@@ -165,7 +166,7 @@ impl<K: KvOps> Layer<K> {
             let (scorer, blocks) = (two_level.token_scorer, step.blocks_kept);
             tokens.record_scores(pass, scorer, blocks, kv_heads, step.selecting);
         }
-        tokens.record_choice(pass, kv_heads, step.selecting);
+        tokens.record_choice(pass, step.ranks_tokens, kv_heads, step.selecting);
     }
 
     fn attend(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {

@@ -359,6 +359,7 @@ impl<'n> Needs<'n> {
             partial_ml: decode.partial_ml(),
             scores: decode.scores().where_wanted(selects),
             keys: decode.keys().where_wanted(selects),
+            head_terms: decode.head_terms().where_wanted(selects),
             chosen_blocks: decode.chosen_blocks().where_wanted(selects),
             chosen_tokens: decode.chosen_tokens().where_wanted(selects),
             moving: Row::new("a block on its way", moved, &[]),

@@ -55,6 +55,7 @@ buffers! {
         winners,
         scores,
         keys,
+        head_terms,
         chosen_blocks,
         chosen_tokens,
         /// The way station of copies within one buffer: WebGPU refuses to copy a buffer onto itself.

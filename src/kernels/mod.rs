@@ -41,11 +41,12 @@ pub use model::{
     StrideParams, arg_max, arg_max_part, arg_max_parts, embed, rms_norm,
 };
 pub use select::{
-    BlockScore, ExactBlockScore, ExactTokenScore, MissedMass, Scored, SummaryScore, TokenScore,
-    TopK, block_score, exact_block_score, exact_token_score, missed_mass, summary_score,
-    token_score, top_k_blocks, top_k_tokens,
+    BlockScore, ExactBlockScore, ExactTokenScore, HEAD_RANKS_WORKGROUPS, HeadRanks, HeadSums,
+    Items, MissedMass, Scored, SummaryScore, TokenScore, TopK, block_score, exact_block_score,
+    exact_token_score, head_ranks, head_sums, missed_mass, ranks_apart, summary_score, token_score,
+    top_k_blocks, top_k_tokens,
 };
-pub(crate) use selection::{ScoreOps, Scoring, Segment, Selection};
+pub(crate) use selection::{Choice, ChoiceOps, ScoreOps, Scoring, Segment, Selection};
 pub use stream::{STREAM_VECS, Stream, stream};
 pub use tiers::has_matrix_units;
 

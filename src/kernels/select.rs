@@ -95,6 +95,32 @@ crate::bindings! {
         score_rows: uniform StrideParams,
     }
 
+    /// Of [`head_sums`].
+    pub struct HeadSums {
+        /// As in [`BlockScore`].
+        step: read,
+        /// As in [`TopK`].
+        score_rows: uniform StrideParams,
+        /// As in [`TopK`].
+        scores: read,
+        /// \[row\]\[query head\]\[2\], f32: the largest score, and what exponentials relative to it are multiplied by.
+        head_terms: write,
+    }
+
+    /// Of [`head_ranks`].
+    pub struct HeadRanks {
+        /// As in [`BlockScore`].
+        step: read,
+        /// As in [`TopK`].
+        score_rows: uniform StrideParams,
+        /// As in [`TopK`].
+        scores: read,
+        /// As in [`HeadSums`].
+        head_terms: read,
+        /// \[row\]\[KV head\]\[stride\]: the ranks' bits.
+        keys: write,
+    }
+
     /// Of [`missed_mass`].
     pub struct MissedMass {
         /// As in [`BlockScore`].
@@ -121,7 +147,7 @@ crate::bindings! {
         score_rows: uniform StrideParams,
         /// \[row\]\[query head\]\[stride\], f32.
         scores: read,
-        /// \[row\]\[KV head\]\[stride\]: scratch.
+        /// \[row\]\[KV head\]\[stride\]: ranks that [`head_ranks`] made, or scratch.
         keys: write,
         /// \[row\]\[KV head\]\[`blocks_kept` or `tokens_kept`\]: what is chosen, ascending.
         chosen: write,
@@ -245,13 +271,57 @@ pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
     top_k(tier, shape, Rank::Softmax).slot("items", "lib/items_tokens.wgsl")
 }
 
+/// What a level chooses among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Items {
+    /// Level 1: a row's sealed blocks.
+    Blocks,
+    /// Level 2: the tokens of the blocks that level 1 chose.
+    Tokens,
+}
+
+impl Items {
+    /// The file that fills the slot `<items>` where nothing is written of them.
+    fn file(self) -> &'static str {
+        match self {
+            Self::Blocks => "lib/items_of_blocks.wgsl",
+            Self::Tokens => "lib/items_of_tokens.wgsl",
+        }
+    }
+}
+
+/// Whether [`head_sums`] and [`head_ranks`] make the ranks of [`top_k_blocks`] and [`top_k_tokens`]: one workgroup takes longer to
+/// read the scores of more heads than two further dispatches take.
+pub fn ranks_apart(shape: &Shape, rank: Rank) -> bool {
+    rank == Rank::Softmax && shape.group > 8
+}
+
+/// What softmaxes each query head's scores. Grid: (query heads, rows).
+pub fn head_sums(tier: &Tier, shape: &Shape, items: Items) -> ShaderSpec {
+    made_apart("select/head_sums.wgsl", tier, shape, items)
+}
+
+/// Items' ranks of those. Grid: ([`HEAD_RANKS_WORKGROUPS`], KV heads, rows).
+pub fn head_ranks(tier: &Tier, shape: &Shape, items: Items) -> ShaderSpec {
+    made_apart("select/head_ranks.wgsl", tier, shape, items)
+}
+
+/// Workgroups that take turns at a row's items: those of 1,024 tokens are a turn of many lanes.
+pub const HEAD_RANKS_WORKGROUPS: u32 = 32;
+
+fn made_apart(file: &'static str, tier: &Tier, shape: &Shape, items: Items) -> ShaderSpec {
+    spec(file, shape).slot("items", items.file()).constant("WORKGROUP", tiers::of(tier).lanes)
+}
+
 fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
     let tiers::TopK { lanes, at_once, by } = tiers::of(tier).top_k;
+    let is_made = ranks_apart(shape, rank);
     let spec = match by {
         TopKBy::Memory { leaves } => spec("select/top_k.wgsl", shape)
             .slot(
                 "rank",
                 match rank {
+                    _ if is_made => "lib/rank_made.wgsl",
                     Rank::Plain => "lib/rank_plain.wgsl",
                     Rank::Softmax => "lib/rank_softmax.wgsl",
                 },
@@ -262,6 +332,7 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
             .slot(
                 "rank",
                 match rank {
+                    _ if is_made => "lib/rank_made_shuffled.wgsl",
                     Rank::Plain => "lib/rank_plain_shuffled.wgsl",
                     Rank::Softmax => "lib/rank_softmax_shuffled.wgsl",
                 },

@@ -1,13 +1,16 @@
 //! The kernels of a selection with what they read bound: engines and operators have them alike.
 
+use super::attend::HotSlots;
 use super::attend::{with_layout, with_row_width};
 use super::index::{BlockSummary, TokenCodes, block_summary, token_codes};
 use super::select::{
-    BlockScore, ExactBlockScore, ExactTokenScore, Scored, SummaryScore, TokenScore, TopK,
-    block_score, exact_block_score, exact_token_score, summary_score, token_score,
+    BlockScore, ExactBlockScore, ExactTokenScore, HEAD_RANKS_WORKGROUPS, HeadRanks, HeadSums,
+    Items, Scored, SummaryScore, TokenScore, TopK, block_score, exact_block_score,
+    exact_token_score, head_ranks, head_sums, ranks_apart, summary_score, token_score,
+    top_k_blocks, top_k_tokens,
 };
-use crate::attention::{BlockScorer, KvLayout, Reads, Shape, Summary, TokenScorer};
-use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
+use crate::attention::{BlockScorer, KvLayout, Rank, Reads, Shape, Summary, TokenScorer};
+use crate::gpu::{Binding, Gpu, Op, ShaderSpec, Tier};
 use crate::{Error, Result};
 
 /// A segment of a cache or of an index: what says which blocks it holds, and what it holds of them.
@@ -30,13 +33,60 @@ pub(crate) struct Scoring<'a> {
     pub(crate) qkv: Binding<'a>,
     pub(crate) scores: Binding<'a>,
     pub(crate) score_rows: Binding<'a>,
+    /// Scratch of choices: keys, and terms of query heads.
+    pub(crate) keys: Binding<'a>,
+    pub(crate) head_terms: Binding<'a>,
 }
 
 impl<'a> Scoring<'a> {
-    /// What a choice by these scores binds, with scratch for its keys and a list for what it chooses; of what, is the caller's to add.
-    pub(crate) fn top_k(&self, keys: Binding<'a>, chosen: Binding<'a>) -> TopK<Binding<'a>> {
-        let Self { step, scores, score_rows, .. } = self.clone();
+    // What a choice by these scores binds, with a list for what it chooses; of what, is the caller's to add.
+    fn top_k(&self, chosen: Binding<'a>) -> TopK<Binding<'a>> {
+        let Self { step, scores, score_rows, keys, .. } = self.clone();
         TopK { step, score_rows, scores, keys, chosen, chosen_blocks: None, hot_slots: None }
+    }
+}
+
+/// What a level chooses among.
+#[derive(Clone, Copy)]
+pub(crate) enum Choice {
+    /// Blocks by scores that rank so.
+    Blocks(Rank),
+    /// Those alone that have a slot in the hot cache.
+    Resident(Rank, HotSlots),
+    /// Tokens of the blocks that are chosen.
+    Tokens,
+}
+
+impl Choice {
+    fn items(self) -> (Items, Rank) {
+        match self {
+            Self::Blocks(rank) | Self::Resident(rank, _) => (Items::Blocks, rank),
+            Self::Tokens => (Items::Tokens, Rank::Softmax),
+        }
+    }
+}
+
+/// The choice of a level by its scores.
+pub(crate) struct ChoiceOps {
+    /// What softmaxes the scores of query heads, which are so many, and ranks by that, where top-k does not do it itself.
+    ranks: Option<(Op, u32, Op)>,
+    top_k: Op,
+}
+
+impl ChoiceOps {
+    /// Records the choice for these rows; `is_ranked` says whether one of them has more than it keeps, and so scores.
+    pub(crate) fn record(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        is_ranked: bool,
+        kv_heads: u32,
+        rows: u32,
+    ) {
+        if let (true, Some((sums, heads, ranks))) = (is_ranked, &self.ranks) {
+            sums.record(pass, *heads, rows, 1);
+            ranks.record(pass, HEAD_RANKS_WORKGROUPS, kv_heads, rows);
+        }
+        self.top_k.record(pass, kv_heads, rows, 1);
     }
 }
 
@@ -87,6 +137,57 @@ impl Selection<'_> {
             }
         };
         Some((with_row_width(spec, self.row_width), scored))
+    }
+
+    /// What chooses: the kernel, and before it those that make its ranks, where it does not.
+    pub(crate) fn choice(
+        &self,
+        tier: &Tier,
+        choice: Choice,
+    ) -> (Option<[ShaderSpec; 2]>, ShaderSpec) {
+        let shape = self.shape;
+        let (items, rank) = choice.items();
+        let ranks = ranks_apart(shape, rank)
+            .then(|| [head_sums(tier, shape, items), head_ranks(tier, shape, items)]);
+        let top_k = match choice {
+            Choice::Blocks(_) => top_k_blocks(tier, shape, rank, None),
+            Choice::Resident(_, slots) => top_k_blocks(tier, shape, rank, Some(slots)),
+            Choice::Tokens => top_k_tokens(tier, shape),
+        };
+        (ranks, top_k)
+    }
+
+    /// The choice, to a list. `of` is what it reads beside scores: the table of slots, or the blocks whose tokens these are.
+    pub(crate) async fn choose<'b>(
+        &self,
+        gpu: &Gpu,
+        with: &Scoring<'b>,
+        (choice, of): (Choice, Option<Binding<'b>>),
+        chosen: Binding<'b>,
+    ) -> Result<ChoiceOps> {
+        let (ranks, top_k) = self.choice(gpu.tier, choice);
+        let ranks = match ranks {
+            None => None,
+            Some([sums_spec, ranks_spec]) => {
+                let Scoring { step, scores, score_rows, keys, head_terms, .. } = with.clone();
+                let sums = HeadSums {
+                    step: step.clone(),
+                    score_rows: score_rows.clone(),
+                    scores: scores.clone(),
+                    head_terms: head_terms.clone(),
+                };
+                let ranks = HeadRanks { step, score_rows, scores, head_terms, keys };
+                let sums = gpu.op(&sums_spec, sums).await?;
+                Some((sums, self.shape.q_heads(), gpu.op(&ranks_spec, ranks).await?))
+            }
+        };
+        let mut bound = with.top_k(chosen);
+        match choice {
+            Choice::Blocks(_) => {}
+            Choice::Resident(..) => bound.hot_slots = of,
+            Choice::Tokens => bound.chosen_blocks = of,
+        }
+        Ok(ChoiceOps { ranks, top_k: gpu.op(&top_k, bound).await? })
     }
 
     /// What builds the codes of blocks.
@@ -165,7 +266,7 @@ async fn scores(
     };
     let mut ops = Vec::new();
     for (segment, read) in segments.iter().cloned() {
-        let Scoring { step, qkv, scores, score_rows } = with.clone();
+        let Scoring { step, qkv, scores, score_rows, .. } = with.clone();
         ops.push(match (reads, chosen_blocks.cloned()) {
             (Reads::Codes, None) => {
                 let (channels, codes) = (codes_of(channels)?, read);

@@ -134,6 +134,10 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
         (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
         (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
         (top_k_tokens(tier, shape), fields::<TopK<()>>()),
+        (head_sums(tier, shape, Items::Blocks), fields::<HeadSums<()>>()),
+        (head_sums(tier, shape, Items::Tokens), fields::<HeadSums<()>>()),
+        (head_ranks(tier, shape, Items::Blocks), fields::<HeadRanks<()>>()),
+        (head_ranks(tier, shape, Items::Tokens), fields::<HeadRanks<()>>()),
         (merge(tier, shape), fields::<Merge<()>>()),
         (latent_gather(shape), fields::<LatentGather<()>>()),
     ];

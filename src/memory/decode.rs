@@ -50,6 +50,11 @@ impl DecodeScratch<'_> {
         self.words("score keys", &[self.shape.kv_heads.into(), self.stride()], BY_TOKEN)
     }
 
+    /// What the scores of each query head are softmaxed by.
+    pub(crate) fn head_terms(&self) -> Row {
+        self.words("terms of query heads", &[self.shape.q_heads().into(), 2], &[Grows::Sessions])
+    }
+
     pub(crate) fn chosen_tokens(&self) -> Row {
         self.words("chosen tokens", &[self.shape.kv_heads.into(), self.stride()], BY_TOKEN)
     }

@@ -4,7 +4,7 @@ use super::plan::Kind;
 use super::recording::Words;
 use super::{Pass, Selector};
 use crate::gpu::Op;
-use crate::kernels::{self, ScoreOps};
+use crate::kernels::{self, ChoiceOps, ScoreOps};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub struct Bound {
 /// One level of selection.
 pub(super) struct Level {
     pub(super) score: ScoreOps,
-    pub(super) top_k: Op,
+    pub(super) choice: ChoiceOps,
 }
 
 impl Bound {
@@ -74,6 +74,6 @@ impl Level {
         if let Some(blocks) = blocks {
             self.score.record(pass, blocks, heads, rows);
         }
-        self.top_k.record(pass, heads, rows, 1);
+        self.choice.record(pass, blocks.is_some(), heads, rows);
     }
 }

@@ -8,7 +8,7 @@ use super::tensors::BoundKv;
 use crate::Result;
 use crate::attention::{BlockScorer, Reads, TokenScorer};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
-use crate::kernels::{self, Scoring, Segment};
+use crate::kernels::{self, Choice, Scoring, Segment};
 
 /// What is bound of a layer, while its operations are made.
 pub(super) struct Layer<'l> {
@@ -74,8 +74,10 @@ impl Layer<'_> {
 
     // What kernels that score bind.
     fn scoring<'s>(&'s self, scratch: &'s LevelScratch) -> Scoring<'s> {
-        let scores = Binding::from(&scratch.scores);
-        Scoring { step: self.step(), qkv: self.qkv.clone(), scores, score_rows: self.stride() }
+        let [scores, keys, head_terms] =
+            [&scratch.scores, &scratch.keys, &scratch.head_terms].map(Binding::from);
+        let (step, qkv, score_rows) = (self.step(), self.qkv.clone(), self.stride());
+        Scoring { step, qkv, scores, score_rows, keys, head_terms }
     }
 
     // The segments of what is read so.
@@ -103,8 +105,9 @@ impl Layer<'_> {
         let (channels, read) = (self.channels(), self.read(scorer.reads()));
         let scores = specs.selection();
         let score = scores.block_scores(gpu, scorer, &scoring, channels.as_ref(), &read).await?;
-        let top_k = scoring.top_k((&scratch.keys).into(), (&scratch.chosen_blocks).into());
-        Ok(Level { score, top_k: gpu.op(&specs.top_k_blocks(scorer), top_k).await? })
+        let (choice, chosen) = (Choice::Blocks(scorer.row().rank), &scratch.chosen_blocks);
+        let choice = scores.choose(gpu, &scoring, (choice, None), chosen.into()).await?;
+        Ok(Level { score, choice })
     }
 
     pub(super) async fn level_2(
@@ -121,11 +124,8 @@ impl Layer<'_> {
         let Some(chosen) = &self.decode.scratch.chosen_tokens else {
             unreachable!("two levels have a list of tokens");
         };
-        let top_k = kernels::TopK {
-            chosen_blocks: Some(blocks),
-            ..scoring.top_k((&scratch.keys).into(), chosen.into())
-        };
-        Ok(Level { score, top_k: gpu.op(&specs.top_k_tokens(), top_k).await? })
+        let of = (Choice::Tokens, Some(blocks.clone()));
+        Ok(Level { score, choice: scores.choose(gpu, &scoring, of, chosen.into()).await? })
     }
 
     pub(super) async fn index(&self) -> Result<Vec<Op>> {

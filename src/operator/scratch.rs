@@ -20,6 +20,7 @@ buffers! {
     pub(super) struct LevelScratch {
         scores,
         keys,
+        head_terms,
         chosen_blocks,
     }
 }
@@ -60,6 +61,7 @@ impl ScratchRows {
         let levels = || LevelScratch {
             scores: decode.scores(),
             keys: decode.keys(),
+            head_terms: decode.head_terms(),
             chosen_blocks: decode.chosen_blocks(),
         };
         Self {

@@ -1,9 +1,8 @@
 //! The kernels of decode attention.
 
 use super::{Options, Selector};
-use crate::attention::BlockScorer;
 use crate::gpu::{Gpu, ShaderSpec};
-use crate::kernels::{self, Place, Selection, with_layout, with_row_width};
+use crate::kernels::{self, Choice, Place, Selection, with_layout, with_row_width};
 
 /// The kernels, for queries that lie as the options say.
 pub(super) struct Specs<'s> {
@@ -44,14 +43,6 @@ impl<'s> Specs<'s> {
         let Options { shape, query_stride, layout, .. } = self.options;
         Selection { shape, row_width: *query_stride, layout: *layout }
     }
-
-    pub(super) fn top_k_blocks(&self, scorer: BlockScorer) -> ShaderSpec {
-        kernels::top_k_blocks(self.gpu.tier, &self.options.shape, scorer.row().rank, None)
-    }
-
-    pub(super) fn top_k_tokens(&self) -> ShaderSpec {
-        kernels::top_k_tokens(self.gpu.tier, &self.options.shape)
-    }
 }
 
 /// Every kernel that a selector needs.
@@ -63,7 +54,10 @@ pub(super) fn specs(gpu: &Gpu, options: &Options, selector: Selector) -> Vec<Sha
         all.push(specs.sparse());
     }
     if let Selector::TwoLevel { blocks, tokens } = selector {
-        all.extend([specs.top_k_blocks(blocks), specs.top_k_tokens()]);
+        for choice in [Choice::Blocks(blocks.row().rank), Choice::Tokens] {
+            let (ranks, top_k) = selection.choice(gpu.tier, choice);
+            all.extend(ranks.into_iter().flatten().chain([top_k]));
+        }
         all.extend(selection.block_score(blocks).map(|(spec, _)| spec));
         all.extend(selection.token_score(tokens).map(|(spec, _)| spec));
     }

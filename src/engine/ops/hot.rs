@@ -1,7 +1,7 @@
 //! The operations of a layer whose blocks live in CPU memory: what a chunk of a prompt goes through, and what places blocks
 //! that arrive in the hot cache.
 
-use super::index::{IndexOps, RANKS, SealingOps, TokenOps, scoring};
+use super::index::{IndexOps, RANKS, SealingOps, TokenOps, scoring, selection};
 use super::latent::SlabOps;
 use super::{AttentionWeights, LayerKv, OpMaker};
 use crate::Result;
@@ -11,7 +11,7 @@ use crate::engine::layer::KvOps;
 use crate::engine::record::Plan;
 use crate::formats::KvType;
 use crate::gpu::{Binding, Op};
-use crate::kernels::{self, HotSlots, PartParams, Place};
+use crate::kernels::{self, Choice, ChoiceOps, HotSlots, PartParams, Place};
 use crate::kv::{LayerIndex, Uploads};
 use crate::model::config::AttentionConfig;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ pub(in crate::engine) struct HotIndexOps {
     chunk_sealing: SealingOps,
     pub(in crate::engine) arrived_sealing: SealingOps,
     /// Level 1's choice among blocks that have a slot, to where the host lists candidates; by rank.
-    top_k_resident: [Op; 2],
+    resident: [ChoiceOps; 2],
     /// The weight of what level 1 chose and the step does not attend; by rank.
     missed_mass: [Op; 2],
     /// Level 2 over what the host listed, or level 1 chose among blocks that have a slot.
@@ -113,7 +113,8 @@ impl KvOps for HotOps {
         let Some(index) = &self.index else { return };
         let rank = scorer.row().rank as usize;
         if plan.timing == Timing::Resident {
-            index.top_k_resident[rank].record(pass, kv_heads, plan.step.selecting, 1);
+            let (is_ranked, rows) = (plan.step.ranks_blocks, plan.step.selecting);
+            index.resident[rank].record(pass, is_ranked, kv_heads, rows);
         }
         if plan.weighs_missed {
             index.missed_mass[rank].record(pass, kv_heads, plan.step.selecting, 1);
@@ -194,13 +195,9 @@ impl OpMaker<'_> {
             sealing.push(self.sealing(index, buffer, segment).await?);
         }
         let stride = self.score_rows().await?;
-        let resident = kernels::TopK {
-            hot_slots: Some(layer.table.into()),
-            ..scoring(self.scratch, &stride)
-                .top_k((&self.scratch.keys).into(), layer.listed.clone())
-        };
+        let (selection, scoring) = (selection(&shape), scoring(self.scratch, &stride));
         let [by_softmax, plainly] =
-            RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, &shape, rank, Some(parts.slots)));
+            RANKS.map(|rank| (Choice::Resident(rank, parts.slots), Some(layer.table.into())));
         let missed = kernels::MissedMass {
             step: (&self.scratch.step).into(),
             score_rows: (&stride).into(),
@@ -225,9 +222,9 @@ impl OpMaker<'_> {
             sealing,
             chunk_sealing: self.sealing(index, &chunk, &own.chunk_segment).await?,
             arrived_sealing: self.sealing(index, &arrived, &own.arrived_segment).await?,
-            top_k_resident: [
-                gpu.op(&by_softmax, resident.clone()).await?,
-                gpu.op(&plainly, resident).await?,
+            resident: [
+                selection.choose(gpu, &scoring, by_softmax, layer.listed.clone()).await?,
+                selection.choose(gpu, &scoring, plainly, layer.listed.clone()).await?,
             ],
             missed_mass: [
                 gpu.op(&of_heads, missed.clone()).await?,

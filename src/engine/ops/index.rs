@@ -5,7 +5,9 @@ use crate::Result;
 use crate::attention::{BlockScorer, KvLayout, Rank, Reads, Shape, TokenScorer};
 use crate::engine::scratch::Scratch;
 use crate::gpu::{Binding, Op};
-use crate::kernels::{self, FreezeParams, ScoreOps, Scoring, Segment, Selection, StrideParams};
+use crate::kernels::{
+    self, Choice, ChoiceOps, FreezeParams, ScoreOps, Scoring, Segment, Selection, StrideParams,
+};
 use crate::kv::{CacheLayout, LayerIndex};
 
 /// In the order of their numbers.
@@ -17,7 +19,7 @@ pub(in crate::engine) struct IndexOps {
     /// Level 1's scores, by each scorer that this engine keeps for what it reads.
     block_scores: Vec<(BlockScorer, ScoreOps)>,
     /// Level 1's choice, by [`Rank`].
-    top_k_blocks: [Op; 2],
+    blocks: [ChoiceOps; 2],
     /// Level 2 over what level 1 chose.
     pub(in crate::engine) tokens: TokenOps,
     pub(in crate::engine) sparse_split: Vec<Op>,
@@ -28,7 +30,7 @@ pub(in crate::engine) struct TokenOps {
     code_score: ScoreOps,
     /// Where all keys are on the GPU.
     exact_score: ScoreOps,
-    top_k: Op,
+    choice: ChoiceOps,
 }
 
 impl TokenOps {
@@ -48,14 +50,15 @@ impl TokenOps {
         }
     }
 
-    /// Records the choice.
+    /// Records the choice; `is_ranked` as of [`ChoiceOps::record`].
     pub(in crate::engine) fn record_choice(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
+        is_ranked: bool,
         kv_heads: u32,
         rows: u32,
     ) {
-        self.top_k.record(pass, kv_heads, rows, 1);
+        self.choice.record(pass, is_ranked, kv_heads, rows);
     }
 }
 
@@ -92,13 +95,13 @@ impl IndexOps {
     }
 
     /// Level 1's choice from the scores of this scorer.
-    pub(in crate::engine) fn top_k_blocks(&self, scorer: BlockScorer) -> &Op {
-        &self.top_k_blocks[scorer.row().rank as usize]
+    pub(in crate::engine) fn block_choice(&self, scorer: BlockScorer) -> &ChoiceOps {
+        &self.blocks[scorer.row().rank as usize]
     }
 }
 
 // The kernels of a selection over the engine's keys and values, which are joined, and its rows of queries, keys and values.
-fn selection(shape: &Shape) -> Selection<'_> {
+pub(super) fn selection(shape: &Shape) -> Selection<'_> {
     Selection { shape, row_width: shape.row_width(), layout: KvLayout::Joined }
 }
 
@@ -106,7 +109,8 @@ fn selection(shape: &Shape) -> Selection<'_> {
 pub(super) fn scoring<'b>(scratch: &'b Scratch, score_rows: &'b wgpu::Buffer) -> Scoring<'b> {
     let [step, qkv, scores, score_rows] =
         [&scratch.step, &scratch.rows, &scratch.scores, score_rows].map(Binding::from);
-    Scoring { step, qkv, scores, score_rows }
+    let [keys, head_terms] = [&scratch.keys, &scratch.head_terms].map(Binding::from);
+    Scoring { step, qkv, scores, score_rows, keys, head_terms }
 }
 
 // Segments with their uniforms bound.
@@ -124,20 +128,19 @@ impl OpMaker<'_> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         let stride = self.score_rows().await?;
         let scoring = scoring(scratch, &stride);
-        let chosen = scoring.top_k((&scratch.keys).into(), kv.chosen.clone());
         let stats_of = kernels::ChannelStats {
             step: &scratch.step,
             qkv: &scratch.rows,
             stats: &index.state.stats,
         };
-        let [by_softmax, plainly] =
-            RANKS.map(|rank| kernels::top_k_blocks(gpu.tier, &shape, rank, None));
+        let [by_softmax, plainly] = RANKS.map(|rank| (Choice::Blocks(rank), None));
+        let (selection, chosen) = (selection(&shape), &kv.chosen);
         let mut ops = IndexOps {
             channel_stats: gpu.op(&kernels::channel_stats(&shape, stats_tokens), stats_of).await?,
             block_scores: Vec::new(),
-            top_k_blocks: [
-                gpu.op(&by_softmax, chosen.clone()).await?,
-                gpu.op(&plainly, chosen).await?,
+            blocks: [
+                selection.choose(gpu, &scoring, by_softmax, chosen.clone()).await?,
+                selection.choose(gpu, &scoring, plainly, chosen.clone()).await?,
             ],
             tokens: self.token_ops(kv, index, &kv.candidates).await?,
             sparse_split: Vec::new(),
@@ -170,10 +173,6 @@ impl OpMaker<'_> {
         let (scratch, gpu, shape) = (self.scratch, self.gpu, self.shape);
         let stride = self.score_rows().await?;
         let scoring = scoring(scratch, &stride);
-        let choice = kernels::TopK {
-            chosen_blocks: Some(list.clone()),
-            ..scoring.top_k((&scratch.keys).into(), (&scratch.chosen_tokens).into())
-        };
         let codes = self.segments(index.layout, &index.codes, shape.block_code_bytes()).await?;
         let keys = self.kv_segments(kv.layout, kv.all_keys()).await?;
         let (selection, with) = (selection(&shape), (&scoring, list));
@@ -183,7 +182,14 @@ impl OpMaker<'_> {
         Ok(TokenOps {
             code_score: selection.token_scores(gpu, by_codes, with, channels, &codes).await?,
             exact_score: selection.token_scores(gpu, exact, with, None, &bound(&keys)).await?,
-            top_k: gpu.op(&kernels::top_k_tokens(gpu.tier, &shape), choice).await?,
+            choice: selection
+                .choose(
+                    gpu,
+                    &scoring,
+                    (Choice::Tokens, Some(list.clone())),
+                    (&scratch.chosen_tokens).into(),
+                )
+                .await?,
         })
     }
 
