@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Buffers of the ring: while one is copied from, the other one is filled.
 const RING_SLOTS: u64 = 2;
 
-/// Bytes of each, or one block's keys and values.
+/// Bytes of each, or one block's.
 const RING_BYTES: u64 = 64 << 20;
 
 /// The way of blocks to a cache that is all on the GPU, made when the first block comes.
@@ -186,29 +186,37 @@ impl Engine {
         records: &[&[u8]],
         arrivals: &mut Arrivals,
     ) -> Result<()> {
-        let kv_bytes = self.record().kv_bytes();
         let mut kv = self.stored_kv().await;
         match &mut kv {
             StoredKv::Hot(hot) => {
                 hot.take_blocks(blocks).await?;
-                let halves = records.iter().map(|record| &record[..kv_bytes as usize]);
+                let kv_bytes = self.record().kv_bytes() as usize;
+                let halves = records.iter().map(|record| &record[..kv_bytes]);
                 hot.write_all_to_host(blocks, &halves.collect::<Vec<_>>())?;
+                for (&block, record) in blocks.iter().zip(records) {
+                    for part in self.index_parts(block) {
+                        let bytes = &record[part.in_block as usize..][..part.bytes as usize];
+                        self.gpu.write(part.buffer, part.at, bytes);
+                    }
+                }
             }
             StoredKv::Whole(whole) => {
-                let slot_bytes = RING_BYTES.max(kv_bytes);
+                let bytes = self.record().bytes();
+                let slot_bytes = RING_BYTES.max(bytes);
                 let (ring, gatherers) = arrivals.made(&self.gpu, slot_bytes).await?;
-                let piece = (slot_bytes / kv_bytes) as usize;
+                let piece = (slot_bytes / bytes) as usize;
                 for (blocks, records) in blocks.chunks(piece).zip(records.chunks(piece)) {
                     let stuck = || Error::Gpu("no slot of the ring of blocks comes back".into());
                     let slot = ring.take(&self.gpu).await?.ok_or_else(stuck)?;
-                    // Threads share the layers.
+                    // Threads share the layers, and the index: a write of each of its parts would be a buffer of its own.
                     let layer = self.shape.block_bytes() as usize;
-                    let layers = records.iter().flat_map(|r| r[..kv_bytes as usize].chunks(layer));
+                    let layers = records.iter().flat_map(|record| record.chunks(layer));
                     ring.fill(slot, &layers.collect::<Vec<_>>(), gatherers, || ())?;
                     let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
                     for (i, &block) in (0..).zip(blocks) {
-                        for part in self.kv_parts(whole.kv.blocks(), block) {
-                            let (from, buffer) = (i * kv_bytes + part.in_block, ring.buffer(slot));
+                        let kv = self.kv_parts(whole.kv.blocks(), block);
+                        for part in kv.into_iter().chain(self.index_parts(block)) {
+                            let (from, buffer) = (i * bytes + part.in_block, ring.buffer(slot));
                             encoder.copy_buffer_to_buffer(
                                 buffer,
                                 from,
@@ -218,15 +226,9 @@ impl Engine {
                             );
                         }
                     }
-                    ring.send(slot, blocks.len() as u64 * kv_bytes, &encoder);
+                    ring.send(slot, blocks.len() as u64 * bytes, &encoder);
                     ring.submitted(&self.gpu.submit(encoder)?);
                 }
-            }
-        }
-        for (&block, record) in blocks.iter().zip(records) {
-            for part in self.index_parts(block) {
-                let bytes = &record[part.in_block as usize..][..part.bytes as usize];
-                self.gpu.write(part.buffer, part.at, bytes);
             }
         }
         Ok(())
