@@ -27,7 +27,7 @@ struct Scores {
 @group(0) @binding(1) var<uniform> score_rows: Scores;
 // [row][query head][stride]
 @group(0) @binding(2) var<storage, read> scores: array<f32>;
-// [row][KV head][stride]: keys, where they are more than HELD
+// [row][KV head][stride]: keys, where they are more than HELD, in the place of ranks that head_ranks.wgsl made
 @group(0) @binding(3) var<storage, read_write> keys: array<u32>;
 // [row][KV head][items_kept()]
 @group(0) @binding(4) var<storage, read_write> chosen: array<u32>;

@@ -306,7 +306,7 @@ pub fn head_ranks(tier: &Tier, shape: &Shape, items: Items) -> ShaderSpec {
     made_apart("select/head_ranks.wgsl", tier, shape, items)
 }
 
-/// Workgroups that take turns at a row's items: those of 1,024 tokens are a turn of many lanes.
+/// Workgroups that take turns at a row's items: of 256 lanes they have 8,192 at a time, the tokens of 128 blocks.
 pub const HEAD_RANKS_WORKGROUPS: u32 = 32;
 
 fn made_apart(file: &'static str, tier: &Tier, shape: &Shape, items: Items) -> ShaderSpec {
