@@ -1,12 +1,5 @@
-// As rank_plain.wgsl.
-fn sum_exponentials(lane: u32, row: u32, kv_head: u32, items: u32) {}
-
-// A score is its item's rank.
-alias RankTerms = u32;
-
-fn rank_terms(member: u32) -> RankTerms {
-    return 0u;
-}
+// As rank_plain.wgsl: a score is its item's rank.
+//!include lib/rank_terms_none.wgsl
 
 // The ranks of AT_ONCE items, LANES apart from this one on.
 fn rank_items(terms: RankTerms, row: u32, kv_head: u32, item: u32, items: u32) -> array<f32, AT_ONCE> {

@@ -6,6 +6,7 @@
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include lib/ordered_key.wgsl
+//!include lib/scores.wgsl
 //!include lib/lanes_sixteens.wgsl
 //!include <items>
 //!include <rank>
@@ -14,14 +15,6 @@
 // its loop once it knows enough, but for FXC: that takes barriers in a loop only if all that ends it is plainly uniform, which
 // what lanes told each other is not to it.
 
-struct Scores {
-    // Scores from one query head to the next, and keys from one KV head to the next.
-    stride: u32,
-}
-
-@group(0) @binding(1) var<uniform> score_rows: Scores;
-// [row][query head][stride]
-@group(0) @binding(2) var<storage, read> scores: array<f32>;
 // [row][KV head][stride]: scratch, with the ranks of head_ranks.wgsl in it where that made them
 @group(0) @binding(3) var<storage, read_write> keys: array<u32>;
 // [row][KV head][items_kept()]

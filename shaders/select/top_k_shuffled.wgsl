@@ -7,6 +7,7 @@
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include lib/ordered_key.wgsl
+//!include lib/scores.wgsl
 //!include <items>
 //!include <rank>
 
@@ -19,14 +20,6 @@ const HISTOGRAM: u32 = 256u + 256u / 32u;
 // What all lanes rank at a time; HELD is a multiple of it, and AT_ONCE of four.
 const ROUND: u32 = LANES * AT_ONCE;
 
-struct Scores {
-    // Scores from one query head to the next, and keys from one KV head to the next.
-    stride: u32,
-}
-
-@group(0) @binding(1) var<uniform> score_rows: Scores;
-// [row][query head][stride]
-@group(0) @binding(2) var<storage, read> scores: array<f32>;
 // [row][KV head][stride]: keys, where they are more than HELD, in the place of ranks that head_ranks.wgsl made
 @group(0) @binding(3) var<storage, read_write> keys: array<u32>;
 // [row][KV head][items_kept()]
