@@ -67,6 +67,13 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
     ),
     ("attend/merge.wgsl", "l += state.y * factor;", "l += state.y;", "merge/*"),
     ("select/head_sums.wgsl", "(f32(GROUP) * sum)", "sum", "head_ranks/*"),
+    ("select/head_sums.wgsl", "max(x2, x3)", "x2", "head_ranks/*lone*"),
+    (
+        "lib/ranked.wgsl",
+        "k < range.y - range.x",
+        "k + 1u < range.y - range.x",
+        "top_k/*group-20*tokens-191",
+    ),
     ("select/head_ranks.wgsl", "head{+j} < GROUP);", "true);", "head_ranks/*"),
     (
         "select/top_k_shuffled.wgsl",

@@ -142,6 +142,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         (1, 20, "equal"),
         (3, 17, "nan"),
         (1, 20, "infinite"),
+        (1, 20, "lone"),
     ] {
         let shape = Shape { kv_heads, group, ..shapes[1] };
         for (level, blocks, tokens) in [
@@ -149,6 +150,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             (1, Blocks::Count(16), 256),
             (1, Blocks::Percent(30.0), 90),
             (2, Blocks::Count(3), 100),
+            // All but one.
+            (2, Blocks::Count(3), 3 * shape.block - 1),
             (2, Blocks::Count(16), 256),
             (2, Blocks::Count(1000), 5000),
         ] {
@@ -700,6 +703,9 @@ impl Scored {
                         "peaked" => random.float() * 90.0,
                         "nan" if head % shape.group as usize == 1 && i % 11 == 3 => f32::NAN,
                         "infinite" if i == 13 => f32::NEG_INFINITY,
+                        // Relative to another one, its exponential would be infinite.
+                        "lone" if i == 200 => 300.0,
+                        "lone" => 0.0,
                         _ => random.float() * 3.0,
                     };
                 }
