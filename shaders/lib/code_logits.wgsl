@@ -2,7 +2,8 @@
 //   logit = SCALE (sum_c q[c] zero[c] + sigma sum_c w[c] u[c]),   w[c] = round(q[c] scale[c] / sigma) in int8,
 // capped as that of attention, and sigma = max |q[c] scale[c]| / 127. A block has its own zeros and scales, so that a query is quantised once a block. A
 // workgroup works on BLOCKS blocks of one KV head, LANES lanes a block, and on HEADS queries of the group: all of them, where
-// workgroup memory holds them, or one of PARTS parts.
+// workgroup memory holds them, or one of PARTS parts. Queries are multiplied QUAD at a time, four at most, so that a plane of a
+// token's codes is masked out once for all of these.
 //!include <chunk>
 //!include <cap>
 
@@ -11,8 +12,14 @@ const WORKGROUP: u32 = BLOCKS * LANES;
 const TOKENS: u32 = BLOCK / LANES;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
 const CODE_CHUNKS: u32 = CODE_WORDS / CHUNK_WORDS;
-const QUERY_CHUNKS: u32 = CODE_CHUNKS * PLANES;
-const LANE_CHANNELS: u32 = (CHANNELS + LANES - 1u) / LANES;
+// Words of a query's codes, four channels each: word w * PLANES + p goes with plane p of a token's word w.
+const WORDS: u32 = CHANNELS / 4u;
+// Of those a lane quantises every LANES-th.
+const LANE_WORDS: u32 = (WORDS + LANES - 1u) / LANES;
+const QUADS: u32 = (HEADS + QUAD - 1u) / QUAD;
+// The largest code of a query. Beside 3 * 2^22 floats below 2^22 are integers: a sum has their last bits.
+const LARGEST: f32 = 127.0;
+const ROUNDING: f32 = 12582912.0;
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;
@@ -20,15 +27,15 @@ const LANE_CHANNELS: u32 = (CHANNELS + LANES - 1u) / LANES;
 @group(0) @binding(4) var<storage, read> codes: array<Chunk>;
 
 // Queries on the channels.
-var<workgroup> kept: array<f32, HEADS * CHANNELS>;
-// Of each block and channel: its scale.
-var<workgroup> scales: array<f32, BLOCKS * CHANNELS>;
+var<workgroup> kept: array<vec4<f32>, HEADS * WORDS>;
 // Of each query and lane, used twice. Here: of the lane's channels the largest |q scale|, and the sum of q zero.
 var<workgroup> pairs: array<vec2<f32>, HEADS * WORKGROUP>;
-// Of each block and query: its codes in the order of a token's, chunk by chunk and in each plane by plane.
-var<workgroup> queries: array<Chunk, BLOCKS * HEADS * QUERY_CHUNKS>;
 // Of each block and query: logit = capped(x + y * integer logit).
 var<workgroup> terms: array<vec2<f32>, BLOCKS * HEADS>;
+// ... and what makes codes of its q scale.
+var<workgroup> to_codes: array<f32, BLOCKS * HEADS>;
+// Of each block, quad of queries and word: the word of each of them.
+var<workgroup> queries: array<vec4<u32>, BLOCKS * QUADS * WORDS>;
 
 // Zero and scale of a channel, where a head-block's index begins at `at`.
 fn range_of(at: u32, channel: u32) -> vec2<f32> {
@@ -36,63 +43,79 @@ fn range_of(at: u32, channel: u32) -> vec2<f32> {
     return unpack2x16float(chunk_word(codes[word / CHUNK_WORDS], word % CHUNK_WORDS));
 }
 
-// The first of the four channels of a query chunk's word.
-fn first_channel(chunk: u32, word: u32) -> u32 {
-    return ((chunk / PLANES * CHUNK_WORDS + word) * PLANES + chunk % PLANES) * 4u;
-}
-
 // Quantises HEADS queries, from number `first` of the group on, for the block of each lane, whose index begins at `at`.
 // Every lane must call.
 fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
     let place = lane / LANES;
-    // A lane's channels: every LANES-th.
-    var ranges = array<vec2<f32>, LANE_CHANNELS>();
-    for (var i = 0u; i < LANE_CHANNELS; i++) {
-        let channel = lane % LANES + i * LANES;
-        if channel < CHANNELS {
-            ranges[i] = range_of(at, channel);
-            scales[place * CHANNELS + channel] = ranges[i].y;
+    let part = lane % LANES;
+    var zeros = array<vec4<f32>, LANE_WORDS>();
+    var scales = array<vec4<f32>, LANE_WORDS>();
+    for (var i = 0u; i < LANE_WORDS; i++) {
+        let word = part + i * LANES;
+        if word < WORDS {
+            //!repeat 4 c
+            let range{c} = range_of(at, word * 4u{+c});
+            //!end
+            zeros[i] = vec4(range0.x, range1.x, range2.x, range3.x);
+            scales[i] = vec4(range0.y, range1.y, range2.y, range3.y);
         }
     }
     for (var i = lane; i < HEADS * CHANNELS; i += WORKGROUP) {
-        let dimension = channels[channel_at(row_sequence(row), kv_head, i % CHANNELS)];
-        kept[i] = qkv[row * ROW_WIDTH + (kv_head * GROUP + first + i / CHANNELS) * HEAD_DIM + dimension];
+        let channel = i % CHANNELS;
+        let dimension = channels[channel_at(row_sequence(row), kv_head, channel)];
+        kept[i / CHANNELS * WORDS + channel / 4u][channel % 4u] =
+            qkv[row * ROW_WIDTH + (kv_head * GROUP + first + i / CHANNELS) * HEAD_DIM + dimension];
     }
     workgroupBarrier();
     for (var h = 0u; h < HEADS; h++) {
         var pair = vec2(0.0);
-        for (var i = 0u; i < LANE_CHANNELS; i++) {
-            // Past the last channel the range is nothing.
-            let q = kept[h * CHANNELS + min(lane % LANES + i * LANES, CHANNELS - 1u)];
-            pair = vec2(max(pair.x, abs(q * ranges[i].y)), pair.y + q * ranges[i].x);
+        for (var i = 0u; i < LANE_WORDS; i++) {
+            // Past the last word ranges are nothing.
+            let q = kept[h * WORDS + min(part + i * LANES, WORDS - 1u)];
+            let folded = abs(q * scales[i]);
+            pair = vec2(max(pair.x, max(max(folded.x, folded.y), max(folded.z, folded.w))), pair.y + dot(q, zeros[i]));
         }
         pairs[h * WORKGROUP + lane] = pair;
     }
     workgroupBarrier();
-    for (var item = lane % LANES; item < HEADS * QUERY_CHUNKS; item += LANES) {
-        let head = item / QUERY_CHUNKS;
+    // A lane a query, which begins at its own place among the block's lanes, so that lanes meet different banks.
+    for (var h = part; h < HEADS; h += LANES) {
         var whole = vec2(0.0);
         for (var i = 0u; i < LANES; i++) {
-            let pair = pairs[head * WORKGROUP + place * LANES + i];
+            let pair = pairs[h * WORKGROUP + place * LANES + (part + i) % LANES];
             whole = vec2(max(whole.x, pair.x), whole.y + pair.y);
         }
+        terms[place * HEADS + h] = vec2(whole.y * SCALE, whole.x / LARGEST * SCALE);
         // A query of zeros has the code zero.
-        let to_code = select(127.0 / whole.x, 0.0, whole.x == 0.0);
-        var words = array<u32, CHUNK_WORDS>();
-        for (var word = 0u; word < CHUNK_WORDS; word++) {
-            let channel = first_channel(item % QUERY_CHUNKS, word);
-            for (var i = 0u; i < 4u; i++) {
-                let folded = kept[head * CHANNELS + channel + i] * scales[place * CHANNELS + channel + i];
-                let w = i32(clamp(round(folded * to_code), -127.0, 127.0));
-                words[word] |= (bitcast<u32>(w) & 0xffu) << (8u * i);
+        to_codes[place * HEADS + h] = select(LARGEST / whole.x, 0.0, whole.x == 0.0);
+    }
+    workgroupBarrier();
+    for (var i = 0u; i < LANE_WORDS; i++) {
+        let word = part + i * LANES;
+        if word < WORDS {
+            for (var quad = 0u; quad < QUADS; quad++) {
+                var words = vec4(0u);
+                //!repeat QUAD h
+                // The last quad may repeat the last query.
+                let head{h} = min(quad * QUAD{+h}, HEADS - 1u);
+                let folded{h} = kept[head{h} * WORDS + word] * scales[i];
+                words[{h}] = pack4xI8(integers_of(folded{h} * to_codes[place * HEADS + head{h}]));
+                //!end
+                queries[(place * QUADS + quad) * WORDS + word] = words;
             }
-        }
-        queries[(place * HEADS + head) * QUERY_CHUNKS + item % QUERY_CHUNKS] = chunk_of(words);
-        if item % QUERY_CHUNKS == 0u {
-            terms[place * HEADS + head] = vec2(whole.y * SCALE, whole.x / 127.0 * SCALE);
         }
     }
     workgroupBarrier();
+}
+
+// Floats of at most LARGEST, to the nearest integers; what is no number has some code.
+fn integers_of(values: vec4<f32>) -> vec4<i32> {
+    return bitcast<vec4<i32>>(values + ROUNDING) - bitcast<vec4<i32>>(vec4(ROUNDING));
+}
+
+// Integers below 2^22 as floats, which many GPUs convert at a fraction of the rate of other operations.
+fn floats_of(integers: vec4<i32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(integers + bitcast<vec4<i32>>(vec4(ROUNDING))) - ROUNDING;
 }
 
 // A token's codes, loaded once for all heads of its group.
@@ -109,29 +132,28 @@ fn codes_of(token_row: u32) -> Codes {
     return token;
 }
 
-// A query's codes for one block.
-struct Query {
-    chunks: array<Chunk, QUERY_CHUNKS>,
-}
-
-// query: place of the block in the workgroup * HEADS + place of the query among those quantised.
-fn query_of(query: u32) -> Query {
-    var chunks = Query();
-    for (var i = 0u; i < QUERY_CHUNKS; i++) {
-        chunks.chunks[i] = queries[query * QUERY_CHUNKS + i];
-    }
-    return chunks;
-}
-
-// Exact: at most 127 * 128 * CHANNELS.
-fn integer_logit(query: Query, token: Codes) -> i32 {
-    var q = query;
-    var t = token;
-    var sum = 0;
+// The integer logits of tokens of one block by a quad of the queries that were quantised. Exact: at most 127 * 128 * CHANNELS, less than
+// 2^22. place: the block's in the workgroup.
+fn quad_logits(place: u32, quad: u32, tokens: array<Codes, TOKENS>) -> array<vec4<f32>, TOKENS> {
+    var all = tokens;
+    var sums = array<vec4<i32>, TOKENS>();
+    let first = (place * QUADS + quad) * WORDS;
     for (var i = 0u; i < CODE_CHUNKS; i++) {
-        for (var plane = 0u; plane < PLANES; plane++) {
-            sum += chunk_dot(q.chunks[i * PLANES + plane], chunk_plane(t.chunks[i], plane));
+        for (var w = 0u; w < CHUNK_WORDS; w++) {
+            for (var plane = 0u; plane < PLANES; plane++) {
+                let query = queries[first + (i * CHUNK_WORDS + w) * PLANES + plane];
+                for (var t = 0u; t < TOKENS; t++) {
+                    let four = (chunk_word(all[t].chunks[i], w) >> (BITS * plane)) & PLANE_MASK;
+                    //!repeat QUAD h
+                    sums[t][{h}] += dot4I8Packed(query[{h}], four);
+                    //!end
+                }
+            }
         }
     }
-    return sum;
+    var logits = array<vec4<f32>, TOKENS>();
+    for (var t = 0u; t < TOKENS; t++) {
+        logits[t] = floats_of(sums[t]);
+    }
+    return logits;
 }

@@ -49,21 +49,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         tokens[i] = codes_of(first_token + i * LANES * CODE_WORDS);
     }
     quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
-    for (var h = 0u; h < HEADS; h++) {
-        let query = query_of(place * HEADS + h);
-        let term = terms[place * HEADS + h];
-        var logits = array<i32, TOKENS>();
-        var best = -0x7fffffff;
-        for (var i = 0u; i < TOKENS; i++) {
-            logits[i] = integer_logit(query, tokens[i]);
-            best = max(best, logits[i]);
-        }
-        var sum = 0.0;
-        for (var i = 0u; i < TOKENS; i++) {
-            sum += exp(capped_difference(term, f32(logits[i]), f32(best)));
-        }
-        // Of the lane's tokens: the largest integer logit, and the sum of exponentials relative to it.
-        pairs[h * WORKGROUP + lane] = vec2(f32(best), sum);
+    for (var quad = 0u; quad < QUADS; quad++) {
+        let logits = quad_logits(place, quad, tokens);
+        //!repeat QUAD h
+        keep_sum(lane, quad * QUAD{+h}, logits, {h}u);
+        //!end
     }
     workgroupBarrier();
     // One lane a score, neighbouring lanes neighbouring blocks. It starts at its own place among the block's lanes, so
@@ -87,4 +77,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             scores[head * score_rows.stride + first_block + scored] = capped(term.x + term.y * best) + log(sum);
         }
     }
+}
+
+// Of the lane's tokens, for one query: the largest integer logit, and the sum of exponentials relative to it. `h` is the query's place in
+// its quad.
+fn keep_sum(lane: u32, query: u32, logits: array<vec4<f32>, TOKENS>, h: u32) {
+    if query >= HEADS {
+        return;
+    }
+    var own = logits;
+    let term = terms[lane / LANES * HEADS + query];
+    var best = own[0][h];
+    for (var t = 1u; t < TOKENS; t++) {
+        best = max(best, own[t][h]);
+    }
+    var sum = 0.0;
+    for (var t = 0u; t < TOKENS; t++) {
+        sum += exp(capped_difference(term, own[t][h], best));
+    }
+    pairs[query * WORKGROUP + lane] = vec2(best, sum);
 }

@@ -35,19 +35,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let block = chosen_blocks[(row * KV_HEADS + kv_head) * step[H_BLOCKS_KEPT] + min(choice, chosen - 1u)];
     let slot = row_block(row, block) - segment.first;
     let is_here = choice < chosen && slot < segment.blocks;
-    // The segment's first block stands for one that is not here.
+    // The segment's first block stands for one that is not here, so that the loads need no branch.
     let some_slot = select(0u, slot, is_here);
+    let first_token = code_row(some_slot, kv_head, lane % LANES);
+    var tokens = array<Codes, TOKENS>();
+    for (var i = 0u; i < TOKENS; i++) {
+        tokens[i] = codes_of(first_token + i * LANES * CODE_WORDS);
+    }
     quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
-    if is_here {
-        for (var token = lane % LANES; token < BLOCK; token += LANES) {
-            let token_codes = codes_of(code_row(slot, kv_head, token));
-            for (var h = 0u; h < HEADS; h++) {
-                let query = place * HEADS + h;
-                let term = terms[query];
-                let logit = capped(term.x + term.y * f32(integer_logit(query_of(query), token_codes)));
-                let head = row * Q_HEADS + kv_head * GROUP + first + h;
-                scores[head * score_rows.stride + choice * BLOCK + token] = logit;
+    if !is_here {
+        return;
+    }
+    for (var quad = 0u; quad < QUADS; quad++) {
+        var logits = quad_logits(place, quad, tokens);
+        //!repeat QUAD h
+        let query{h} = quad * QUAD{+h};
+        if query{h} < HEADS {
+            let term = terms[place * HEADS + query{h}];
+            let head = row * Q_HEADS + kv_head * GROUP + first + query{h};
+            for (var t = 0u; t < TOKENS; t++) {
+                let token = lane % LANES + t * LANES;
+                scores[head * score_rows.stride + choice * BLOCK + token] = capped(term.x + term.y * logits[t][{h}]);
             }
         }
+        //!end
     }
 }

@@ -203,10 +203,17 @@ impl Scored {
         shape.group / self.parts
     }
 
+    /// Queries that are multiplied at a time.
+    fn quad(self, shape: &Shape) -> u32 {
+        let heads = self.heads(shape);
+        heads.div_ceil(heads.div_ceil(4))
+    }
+
     fn workgroup_bytes(self, shape: &Shape) -> u32 {
         let (blocks, heads, channels) = (self.blocks, self.heads(shape), shape.index.channels);
-        // Queries; per block its scales and flag, and per query of it lanes' pairs, codes and terms.
-        heads * channels * 4 + blocks * (channels * 4 + 4 + heads * (16 * 8 + channels + 8))
+        let quads = heads.div_ceil(self.quad(shape));
+        // Queries; per block its flag, what it has of each query (lanes' pairs, terms), and quads of codes.
+        heads * channels * 4 + blocks * (4 + heads * (16 * 8 + 12) + quads * channels * 4)
     }
 }
 
@@ -365,6 +372,7 @@ fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
         .constant("BLOCKS", scored.blocks)
         .constant("PARTS", scored.parts)
         .constant("HEADS", scored.heads(shape))
+        .constant("QUAD", scored.quad(shape))
         .constant("SCALE", shape.scale())
 }
 
