@@ -135,8 +135,14 @@ impl Bench {
                 .map(|bytes| self.storage(bytes));
         let params = RmsNormParams { width, x_stride: width, y_stride: width, epsilon: 1e-6 };
         let params = self.uniform(params);
-        let norm =
-            kernels::RmsNorm { step: &step, rms_norm: &params, x: &x, weight: &weight, y: &y };
+        let norm = kernels::RmsNorm {
+            step: &step,
+            rms_norm: &params,
+            x: &x,
+            weight: &weight,
+            y: &y,
+            halves: None,
+        };
         let op = self.op(&kernels::rms_norm(self.gpu.tier(), kernels::Normed::Rows), norm);
         self.time(&format!("rms_norm {width}"), &op, [1, 1, 1], 0.0, f64::from(width) * 12.0);
     }

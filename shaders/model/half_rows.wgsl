@@ -1,10 +1,8 @@
-// Rows of floats as f16, for products on matrix units. A row keeps its length in memory: its numbers, in pairs, fill the first
-// half of what counts, and the two words after them begin with the row's shift (f16_scale.wgsl) as an f16. One workgroup a
-// row.
+// Rows of floats as f16 (lib/half_row.wgsl). One workgroup a row.
 // Grid: (rows).
 //!include lib/lane.wgsl
-//!include lib/f16_scale.wgsl
 //!include <reduce>
+//!include lib/half_row.wgsl
 
 struct Rows {
     // Floats in a row that count, a multiple of 32, and from one row to the next.
@@ -14,28 +12,21 @@ struct Rows {
 
 @group(0) @binding(0) var<uniform> rows: Rows;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> halves: array<vec2<u32>>;
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     let from_at = group.x * (rows.stride / 4u);
     let to_at = group.x * (rows.stride / 2u);
-    // The largest magnitude by its bits, whose order no NaN disturbs. The upper 24 tell the exponent, and are exact as a
-    // float.
     var largest = 0u;
     for (var i = lane; i < rows.width / 4u; i += WORKGROUP) {
-        let bits = bitcast<vec4<u32>>(x[from_at + i]) & vec4(0x7fffffffu);
-        largest = max(largest, max(max(bits.x, bits.y), max(bits.z, bits.w)));
+        largest = larger_magnitude(largest, x[from_at + i]);
     }
-    let upper = u32(workgroup_max(lane, f32(largest >> 8u)));
-    let shift = f16_shift(bitcast<f32>(upper << 8u));
-    let factor = power_of_two(-shift);
+    let shift = row_shift(lane, largest);
     for (var i = lane; i < rows.width / 4u; i += WORKGROUP) {
-        let v = x[from_at + i] * factor;
-        halves[to_at + i] = vec2(pack2x16float(v.xy), pack2x16float(v.zw));
+        write_halves(to_at + i, x[from_at + i], power_of_two(-shift));
     }
     if lane == 0u {
-        halves[to_at + rows.width / 4u] = vec2(pack2x16float(vec2(f32(shift), 0.0)), 0u);
+        write_shift(to_at + rows.width / 4u, shift);
     }
 }

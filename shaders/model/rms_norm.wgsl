@@ -1,5 +1,6 @@
 // y[i] = x[r] * weight / sqrt(mean(x[r]^2) + epsilon) (arXiv 1910.07467), one workgroup a row. With GATHER, r is the
-// i-th row whose logits are wanted; otherwise r = i. With ADDS it is added to y[i]. Grid: (rows to write).
+// i-th row whose logits are wanted; otherwise r = i. With ADDS it is added to y[i]. What is written may become f16 beside.
+// Grid: (rows to write).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include <reduce>
@@ -16,6 +17,7 @@ struct RmsNorm {
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
+//!include <halved>
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -46,6 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             y[to_at + i] += normed;
         } else {
             y[to_at + i] = normed;
+            note_normed(normed);
         }
     }
     if lane < rest {
@@ -56,4 +59,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             y[to_at + whole][lane] = normed;
         }
     }
+    halve_row(lane, to_at, group.x);
 }

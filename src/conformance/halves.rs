@@ -53,7 +53,7 @@ async fn half_rows(gpu: &Gpu, width: usize) -> Result<Verdict> {
     let grid = (rows as u32, 1, 1);
     let got = run(gpu, &kernels::half_rows(gpu.tier), data, grid).await?.halves;
     for (i, (got, x)) in got.chunks_exact(stride).zip(x.chunks_exact(stride)).enumerate() {
-        let verdict = check_row(got, &x[..width]);
+        let verdict = check_half_row(got, &x[..width]);
         if verdict.is_err() {
             return Ok(verdict.map_err(|e| format!("row {i}: {e}")));
         }
@@ -61,7 +61,8 @@ async fn half_rows(gpu: &Gpu, width: usize) -> Result<Verdict> {
     Ok(Ok(()))
 }
 
-fn check_row(got: &[u32], x: &[f32]) -> Verdict {
+/// A row of what `half_rows` makes of this one.
+pub(super) fn check_half_row(got: &[u32], x: &[f32]) -> Verdict {
     let (halves, shift) = half_row(x);
     const WHY: &str = "Either neighbour will do; a subnormal number may become zero, or be off by two steps of 2^-24, which is 2^-37 of \
         the largest of a row: SwiftShader makes 2^-23 of what is far below them. What is not finite stays so, in one way or the other.";

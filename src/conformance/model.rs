@@ -1,5 +1,6 @@
 //! Cases of `rms_norm` and `arg_max`.
 
+use super::halves::check_half_row;
 use super::rig::{Data, NORM, POISON, Random, bits, compare, run, same_words};
 use super::{Case, Verdict};
 use crate::Result;
@@ -10,7 +11,8 @@ use crate::reference::model as twin;
 
 pub(super) fn cases(cases: &mut Vec<Case>) {
     for width in [1, 33, 576, 2048] {
-        for normed in [Normed::Rows, Normed::Wanted, Normed::Added] {
+        let all = [Normed::Rows, Normed::Halved, Normed::Wanted, Normed::Added];
+        for normed in all.into_iter().filter(|of| *of != Normed::Halved || width % 32 == 0) {
             let label = format!("width {width} {normed:?}");
             cases.push(Case::new("rms_norm", label, true, move |gpu| {
                 Box::pin(rms_norm(gpu, width, normed))
@@ -43,12 +45,12 @@ async fn rms_norm(gpu: &Gpu, width: usize, normed: Normed) -> Result<Verdict> {
     let weight = random.floats(width);
     let chosen: Vec<u32> = match normed {
         Normed::Wanted => vec![4, 1, 2],
-        Normed::Rows | Normed::Added => (0..rows as u32).collect(),
+        Normed::Rows | Normed::Halved | Normed::Added => (0..rows as u32).collect(),
     };
     // What is added to; else nothing that a kernel makes.
     let before = match normed {
         Normed::Added => random.floats(rows * stride),
-        Normed::Rows | Normed::Wanted => vec![f32::from_bits(POISON); chosen.len() * stride],
+        _ => vec![f32::from_bits(POISON); chosen.len() * stride],
     };
     let before_bits = bits(&before);
     let header = StepHeader { outputs_at: StepHeader::COUNT as u32, ..StepHeader::default() };
@@ -63,14 +65,16 @@ async fn rms_norm(gpu: &Gpu, width: usize, normed: Normed) -> Result<Verdict> {
         x: Data::In(&x_bits),
         weight: Data::In(&weight_bits),
         y: Data::InOut(&before_bits),
+        halves: (normed == Normed::Halved).then_some(Data::Out(rows * stride)),
     };
     let grid = (chosen.len() as u32, 1, 1);
-    let y = run(gpu, &kernels::rms_norm(gpu.tier, normed), data, grid).await?.y;
+    let out = run(gpu, &kernels::rms_norm(gpu.tier, normed), data, grid).await?;
+    let y = out.y;
     for (i, &row) in chosen.iter().enumerate() {
         let norm = twin::rms_norm(&x[row as usize * stride..][..width], &weight, epsilon);
         let added = |j: usize| match normed {
             Normed::Added => f64::from(before[i * stride + j]),
-            Normed::Rows | Normed::Wanted => 0.0,
+            Normed::Rows | Normed::Halved | Normed::Wanted => 0.0,
         };
         let want: Vec<f64> = (0..width).map(|j| norm[j] + added(j)).collect();
         let relative = (width as f64 / 2.0 + 12.0) * 2f64.powi(-24);
@@ -86,6 +90,15 @@ async fn rms_norm(gpu: &Gpu, width: usize, normed: Normed) -> Result<Verdict> {
         let verdict = same_words(&what, &y[padding.clone()], &before_bits[padding]);
         if verdict.is_err() {
             return Ok(verdict);
+        }
+        if let Some(halves) = &out.halves {
+            // Of what the kernel itself made.
+            let normed: Vec<f32> =
+                y[i * stride..][..width].iter().map(|&word| f32::from_bits(word)).collect();
+            let verdict = check_half_row(&halves[i * stride..][..stride], &normed);
+            if verdict.is_err() {
+                return Ok(verdict.map_err(|e| format!("row {row}: {e}")));
+            }
         }
     }
     Ok(Ok(()))

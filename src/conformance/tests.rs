@@ -21,6 +21,7 @@ async fn norm(gpu: &Gpu, text: &'static [(&'static str, &'static str)]) -> Resul
     let (x_bits, weight) = (bits(&x), bits(&[1.0; 8]));
     let params = RmsNormParams { width: 8, x_stride: 8, y_stride: 8, epsilon: 0.0 };
     let data = kernels::RmsNorm {
+        halves: None,
         step: Data::In(step.words()),
         rms_norm: Data::uniform(params),
         x: Data::In(&x_bits),

@@ -71,6 +71,8 @@ crate::bindings! {
         weight: read,
         /// \[row\]\[`y_stride`\], f32.
         y: write,
+        /// Of [`Normed::Halved`]: \[row\]\[`y_stride`\] words, what [`half_rows`](super::half_rows) makes of `y`.
+        halves: optional write,
     }
 
     /// Of [`arg_max_part`].
@@ -104,6 +106,8 @@ pub fn embed(format: WeightFormat) -> ShaderSpec {
 pub enum Normed {
     /// Each row.
     Rows,
+    /// Each row, of a multiple of 32 floats, and the same as f16 beside.
+    Halved,
     /// Output row i of the i-th row whose logits are wanted.
     Wanted,
     /// What is added to each row of the output.
@@ -115,6 +119,13 @@ pub fn rms_norm(tier: &Tier, normed: Normed) -> ShaderSpec {
     ShaderSpec::new("model/rms_norm.wgsl")
         .constant("GATHER", normed == Normed::Wanted)
         .constant("ADDS", normed == Normed::Added)
+        .slot(
+            "halved",
+            match normed {
+                Normed::Halved => "lib/halved_f16.wgsl",
+                Normed::Rows | Normed::Wanted | Normed::Added => "lib/halved_none.wgsl",
+            },
+        )
         .constant("WORKGROUP", tiers::of(tier).lanes)
 }
 

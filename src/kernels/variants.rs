@@ -73,6 +73,7 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
     let mut all = vec![
         (half_rows(tier), fields::<HalfRows<()>>()),
         (rms_norm(tier, Normed::Rows), fields::<RmsNorm<()>>()),
+        (rms_norm(tier, Normed::Halved), fields::<RmsNorm<()>>()),
         (rms_norm(tier, Normed::Wanted), fields::<RmsNorm<()>>()),
         (rms_norm(tier, Normed::Added), fields::<RmsNorm<()>>()),
         (arg_max(), fields::<ArgMax<()>>()),

@@ -177,7 +177,14 @@ impl OpMaker<'_> {
         (y, y_stride): Vectors<'_>,
     ) -> Result<Op> {
         let uniform = self.uniform(RmsNormParams { width, x_stride, y_stride, epsilon }).await?;
-        let norm = kernels::RmsNorm { step: &self.scratch.step, rms_norm: &uniform, x, weight, y };
+        let norm = kernels::RmsNorm {
+            step: &self.scratch.step,
+            rms_norm: &uniform,
+            x,
+            weight,
+            y,
+            halves: (normed == Normed::Halved).then_some(&self.scratch.halves),
+        };
         self.gpu.op(&kernels::rms_norm(self.gpu.tier, normed), norm).await
     }
 

@@ -16,11 +16,13 @@ pub(super) struct Inputs<'b> {
     pub(super) matmul: Vectors<'b>,
     /// How a matvec's inputs are normed, and the norm's weights.
     pub(super) norm: Option<(Input, &'b wgpu::Buffer)>,
+    /// Whether their norm has made f16 of a matmul's, for the products that come next.
+    pub(super) halved: bool,
 }
 
 impl<'b> From<Vectors<'b>> for Inputs<'b> {
     fn from(x: Vectors<'b>) -> Self {
-        Self { matvec: x, matmul: x, norm: None }
+        Self { matvec: x, matmul: x, norm: None, halved: false }
     }
 }
 
@@ -165,7 +167,7 @@ pub(super) fn batched(part: &Part, rows: u32, x: (u32, u32), y: (u32, u32)) -> M
 }
 
 impl<'a> OpMaker<'a> {
-    // RMSNorm of rows of `width` floats, and what products of the results multiply.
+    // RMSNorm of rows of `width` floats, and what products of the results multiply, which have to be those that come next.
     pub(super) async fn normed<'b>(
         &mut self,
         (width, epsilon): (u32, f32),
@@ -173,13 +175,16 @@ impl<'a> OpMaker<'a> {
         weight: &'b wgpu::Buffer,
         y: Vectors<'b>,
     ) -> Result<(Norm, Inputs<'b>)> {
-        let op = self.norm(Normed::Rows, (width, epsilon), x, weight, y).await?;
+        // A row that a product's units of 32 weights would go beyond has more to become f16 than is normed.
+        let halved = kernels::has_matrix_units(self.gpu.tier) && width.is_multiple_of(32);
+        let normed = if halved { Normed::Halved } else { Normed::Rows };
+        let op = self.norm(normed, (width, epsilon), x, weight, y).await?;
         let fused = if self.gpu.tier.emulates_lanes() { 0 } else { MATVEC_TOKENS };
         let inputs = if fused > 0 {
             let norm = Some((Input::Normed { width, epsilon }, weight));
-            Inputs { matvec: x, matmul: y, norm }
+            Inputs { matvec: x, matmul: y, norm, halved }
         } else {
-            y.into()
+            Inputs { halved, ..y.into() }
         };
         Ok((Norm { op, fused }, inputs))
     }
@@ -231,7 +236,7 @@ impl OpMaker<'_> {
         of: (Output, fn(u32) -> Tokens),
     ) -> Result<Product> {
         let parts = self.product_parts(step, matrix, x, (y, y_stride, offset), of).await?;
-        Ok(Product { parts, halves: self.halves(&matrix.parts, x.matmul).await? })
+        Ok(Product { parts, halves: self.halves(&matrix.parts, x).await? })
     }
 
     async fn product_parts(
@@ -274,7 +279,7 @@ impl OpMaker<'_> {
             parts.extend(self.product_parts(&step, matrix, x, y, of).await?);
         }
         let all = gate_up.iter().flat_map(|(matrix, _)| &matrix.parts);
-        Ok(Product { parts, halves: self.halves(all, x.matmul).await? })
+        Ok(Product { parts, halves: self.halves(all, x).await? })
     }
 
     // `rows` rows a head; strides and each head's share of a row.
@@ -390,15 +395,15 @@ impl OpMaker<'_> {
         Ok(Matmul { tier, format: part.format, rows: params.rows, op, narrow })
     }
 
-    // Makes f16 of the inputs of a matrix, if a part of it multiplies those.
+    // Makes f16 of the inputs of a matrix, if a part of it multiplies those and nothing has made them.
     pub(super) async fn halves<'p>(
         &mut self,
         parts: impl IntoIterator<Item = &'p Part>,
-        (x, x_stride): Vectors<'_>,
+        inputs: Inputs<'_>,
     ) -> Result<Option<Op>> {
-        let tier = self.gpu.tier;
+        let (tier, (x, x_stride)) = (self.gpu.tier, inputs.matmul);
         let multiplies = |part: &&Part| kernels::multiplies_halves(tier, part.format);
-        let Some(part) = parts.into_iter().find(multiplies) else {
+        let Some(part) = parts.into_iter().find(multiplies).filter(|_| !inputs.halved) else {
             return Ok(None);
         };
         let uniform = self.uniform(kernels::half_rows_params(part.units, x_stride)).await?;
