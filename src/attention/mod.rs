@@ -14,6 +14,7 @@ pub(crate) mod plan;
 mod rank;
 mod selector;
 mod shape;
+mod splits;
 mod summary;
 
 pub use config::{Blocks, Budget, RowBudget, TwoLevel};
@@ -41,10 +42,11 @@ pub(crate) use channel_stats::ChannelStats;
 pub(crate) use channels::ChannelSetId;
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use experts::{Activation, Experts, Gate};
+pub(crate) use plan::Want;
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use plan::{Attended, Span, Step, StepSettings, TILE_ROWS};
-pub(crate) use plan::{Want, workgroups_over};
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use rank::{softmax_mean, top_k};
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use selector::{BlockRow, Rank, Reads, TokenRow};
+pub(crate) use splits::MOST_WAVES;

@@ -1,6 +1,7 @@
 //! The plan of a step: which rows (tokens) of which sequences are worked on, as the words that kernels read
 //! ([`StepHeader`]). Pure.
 
+use super::splits::split_tiles;
 use super::{Budget, Shape};
 use crate::contract::{StepHeader, StepRow, StepSealing, StepSpan, StepTile, Words};
 use std::ops::Range;
@@ -85,17 +86,12 @@ pub struct Span<'a> {
 pub struct StepSettings<'a> {
     /// The budget of rows that select.
     pub budget: Option<&'a Budget>,
-    /// The number of workgroups that fill the device: splits are sized for it.
+    /// The number of workgroups that the device runs at a time: splits are sized for it.
     pub target_workgroups: u32,
+    /// Physical blocks of a segment of the cache; none where one holds all of them.
+    pub segment_blocks: Option<u32>,
     /// A number that tells the blocks that arrive in this step from those that were there.
     pub epoch: u32,
-}
-
-/// Workgroups that splits are sized for where a cache of so many segments is read by a dispatch each and `workgroups` fill the device.
-/// A split is in one segment, or two: in each dispatch the others have nothing to do, so there are more of them. Up to four times
-/// as many, since each segment has a state of every split.
-pub(crate) fn workgroups_over(segments: u32, workgroups: u32) -> u32 {
-    workgroups.saturating_mul(segments.clamp(1, 4))
 }
 
 /// A planned step.
@@ -233,11 +229,14 @@ impl Step {
         winners.append(&mut outputs);
         let outputs = winners;
 
-        // Splits of whole tiles: as many as fill the device, at most one a tile.
         let attended_tiles = most_attended.div_ceil(shape.tile_tokens());
         let workgroups = decoding * shape.row_workgroups();
-        let split_tiles =
-            (attended_tiles * workgroups).div_ceil(settings.target_workgroups.max(1)).max(1);
+        let split_tiles = split_tiles(
+            attended_tiles,
+            &loads(shape, spans, settings.segment_blocks),
+            workgroups,
+            settings.target_workgroups,
+        );
         let splits = attended_tiles.div_ceil(split_tiles);
 
         let rows_at = StepHeader::COUNT;
@@ -336,6 +335,27 @@ impl Step {
             + (rows.div_ceil(u64::from(TILE_ROWS)) + sequences) * StepTile::COUNT as u64
             + sequences * blocks_a_sequence * (2 + StepSealing::COUNT as u64)
     }
+}
+
+// Of each segment, the workgroups that have something to do there for each split of the rows that decode.
+fn loads(shape: &Shape, spans: &[Span<'_>], segment_blocks: Option<u32>) -> Vec<f64> {
+    let mut loads = vec![0.0];
+    for span in spans.iter().filter(|span| span.attended != Attended::Prompt) {
+        let workgroups = span.tokens.len() as f64 * f64::from(shape.row_workgroups());
+        let blocks = &span.table[..(span.position / shape.block + 1) as usize];
+        let Some(segment_blocks) = segment_blocks else {
+            loads[0] += workgroups;
+            continue;
+        };
+        for block in blocks {
+            let segment = (block / segment_blocks) as usize;
+            if segment >= loads.len() {
+                loads.resize(segment + 1, 0.0);
+            }
+            loads[segment] += workgroups / blocks.len() as f64;
+        }
+    }
+    loads
 }
 
 #[cfg(test)]
@@ -444,16 +464,19 @@ mod tests {
     // Eight rows of which each segment has four: as many splits have work in its dispatch as fill the device.
     #[test]
     fn splits_of_one_segment_fill_the_device() {
-        let (tokens, table) = (100_000, vec![0; 2000]);
-        let spans = [(); 8].map(|()| span(0, tokens - 1, &[0], &table));
-        let splits = |segments| {
-            let target_workgroups = workgroups_over(segments, 512);
-            let settings = StepSettings { target_workgroups, ..Default::default() };
+        let tokens = 100_000;
+        let tables = [0, 2000].map(|first| (first..first + 2000).collect::<Vec<u32>>());
+        let spans = [0, 1, 0, 1, 0, 1, 0, 1].map(|i: usize| span(0, tokens - 1, &[0], &tables[i]));
+        let splits = |segment_blocks| {
+            let settings =
+                StepSettings { target_workgroups: 512, segment_blocks, ..Default::default() };
             Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([[1.0, 0.0]; 32])).splits
         };
         let of_rows = |rows: u32| rows * SHAPE.row_workgroups();
-        assert!((480..=560).contains(&(of_rows(8) * splits(1))), "{}", splits(1));
-        assert!((480..=560).contains(&(of_rows(4) * splits(2))), "{}", splits(2));
-        assert_eq!(splits(4), splits(400));
+        assert!((480..=512).contains(&(of_rows(8) * splits(None))), "{}", splits(None));
+        let of_two = of_rows(4) * splits(Some(2000));
+        assert!((480..=512).contains(&of_two), "{of_two}");
+        // Each row's tokens in every segment: each of these has as much to do as one that has all.
+        assert_eq!(splits(Some(4000)), splits(None));
     }
 }

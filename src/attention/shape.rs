@@ -152,7 +152,7 @@ impl Shape {
         HeadFormat::new(kv_type, values as usize, self.kv_heads as usize)
     }
 
-    /// What a split of one row counts as among the workgroups that fill a device: one for four query heads of a KV head; four where
+    /// What a split of one row counts as among the workgroups that a device runs at a time: one for four query heads of a KV head; four where
     /// all heads share rows, which a large workgroup may read for all of them.
     pub(crate) fn row_workgroups(&self) -> u32 {
         match self.values {

@@ -303,7 +303,12 @@ impl Cache {
                 ..Default::default()
             })
             .collect();
-        let settings = StepSettings { budget: Some(budget), target_workgroups: 64, epoch };
+        let settings = StepSettings {
+            budget: Some(budget),
+            target_workgroups: 64,
+            epoch,
+            ..Default::default()
+        };
         Step::new(&self.shape, &spans, &settings, |position, out| {
             out.extend(self.angles(position).into_iter().map(|_| [1.0, 0.0]));
         })

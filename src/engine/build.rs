@@ -39,7 +39,7 @@ pub struct EngineOptions {
     pub piece: u64,
     /// Rows whose logits can be read at a time.
     pub logit_rows: u32,
-    /// Workgroups that fill the device.
+    /// Workgroups that the device runs at a time: decode attention is split into as many, or into whole waves of them.
     pub target_workgroups: u32,
     /// What the sizes of buffers depend on, of the device.
     pub device: DeviceFacts,

@@ -4,7 +4,7 @@ use super::record::{Mode, Plan, Role};
 use super::residency::{Residency, Whole};
 use super::{Engine, Session};
 use crate::attention::{
-    Attended, Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel, Want, workgroups_over,
+    Attended, Attention, Budget, Span, Step, StepSettings, Timing, TwoLevel, Want,
 };
 use crate::gpu::Gpu;
 use crate::kv::Prepared;
@@ -382,9 +382,12 @@ impl Engine {
     }
 
     pub(super) fn step_of(&self, spans: &[Span<'_>], budget: Option<&Budget>, epoch: u32) -> Step {
-        let segments = self.residency.cache().layout.segments;
-        let target_workgroups = workgroups_over(segments, self.options.target_workgroups);
-        let settings = StepSettings { budget, target_workgroups, epoch };
+        let settings = StepSettings {
+            budget,
+            target_workgroups: self.options.target_workgroups,
+            segment_blocks: self.residency.segment_blocks(),
+            epoch,
+        };
         Step::new(&self.shape, spans, &settings, |position, out| {
             self.runner.model().rotate(position, out);
         })

@@ -3,7 +3,7 @@
 use super::EngineOptions;
 use super::host::{GROUP_LAYERS, HostBuffers};
 use super::scratch::{CommonScratch, ExpertScratch, LatentBuffers, Strides};
-use crate::attention::{Experts, Latent, Shape, workgroups_over};
+use crate::attention::{Experts, Latent, Shape};
 use crate::kernels::{self, HotSlots};
 use crate::kv::{HostOptions, IndexRows, IndexSize, OffloadRows, SegmentRows, kv_rows};
 use crate::memory::{
@@ -315,7 +315,7 @@ impl<'n> Needs<'n> {
             shape,
             rows: self.decode,
             tokens: options.context,
-            workgroups: workgroups_over(self.segments as u32, options.target_workgroups),
+            at_a_time: options.target_workgroups,
             segments: self.segments,
         };
         let selects = options.index.is_some();

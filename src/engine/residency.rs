@@ -51,6 +51,17 @@ impl Residency {
             Self::Hot(hot) => hot.cache(),
         }
     }
+
+    /// Blocks of a segment, where block tables tell which one a block is in. In a hot cache it has a slot while it is wanted.
+    pub(super) fn segment_blocks(&self) -> Option<u32> {
+        match self {
+            Self::Whole(whole) => {
+                let layout = &whole.kv.blocks().layout;
+                (layout.segments > 1).then_some(layout.segment_blocks)
+            }
+            Self::Hot(_) => None,
+        }
+    }
 }
 
 impl Engine {

@@ -1,7 +1,7 @@
 //! What attention works in, an engine's and an operator's alike.
 
 use super::{Grows, Row, product};
-use crate::attention::{Latent, Shape, Step};
+use crate::attention::{Latent, MOST_WAVES, Shape, Step};
 
 /// What decode attention works in.
 pub(crate) struct DecodeScratch<'s> {
@@ -10,8 +10,8 @@ pub(crate) struct DecodeScratch<'s> {
     pub(crate) rows: u64,
     /// The most tokens of a sequence.
     pub(crate) tokens: u32,
-    /// Workgroups that fill the device.
-    pub(crate) workgroups: u32,
+    /// Workgroups that the device runs at a time.
+    pub(crate) at_a_time: u32,
     /// Parts of the cache that leave partial states of their own.
     pub(crate) segments: u64,
 }
@@ -23,7 +23,8 @@ impl DecodeScratch<'_> {
         let a_split = self.shape.row_workgroups();
         let of_rows = self.rows.saturating_mul(a_split.into());
         let heads = self.shape.q_heads().div_ceil(a_split);
-        [of_rows.saturating_add(self.workgroups.into()), heads.into(), self.segments]
+        let planned = u64::from(MOST_WAVES) * u64::from(self.at_a_time);
+        [of_rows.saturating_add(planned), heads.into(), self.segments]
     }
 
     fn words(&self, what: &'static str, counts: &[u64], grows_with: &'static [Grows]) -> Row {

@@ -72,11 +72,11 @@ pub struct Options {
     /// Physical blocks of a segment of the cache, 1 to all of them: a buffer, or a range of one, that a kernel sees at a time. The
     /// last segment may have fewer.
     pub segment_blocks: u32,
-    /// Workgroups that fill the device, 1 to 65,535: decode attention of a long sequence is split among as many.
+    /// Workgroups that the device runs at a time, 1 to 65,535: decode attention is split into as many, or into whole waves of them.
     pub workgroups: u32,
 }
 
-/// Workgroups that fill any GPU.
+/// Of a large GPU: four a multiprocessor.
 const GPU_WORKGROUPS: u32 = 512;
 /// On a CPU, where few large workgroups beat many small ones.
 const CPU_WORKGROUPS: u32 = 16;

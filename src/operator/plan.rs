@@ -1,9 +1,7 @@
 //! The plan of a batch: what is attended, checked whole before anything is recorded. Pure.
 
 use super::{Options, Selector};
-use crate::attention::{
-    Blocks, Budget, RowBudget, Span, Step, StepSettings, TwoLevel, workgroups_over,
-};
+use crate::attention::{Blocks, Budget, RowBudget, Span, Step, StepSettings, TwoLevel};
 use crate::contract::{StepHeader, StepRow, Words};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -154,7 +152,8 @@ impl Plan {
             .collect();
         let settings = StepSettings {
             budget: budget.as_ref(),
-            target_workgroups: workgroups_over(options.segments(), options.workgroups),
+            target_workgroups: options.workgroups,
+            segment_blocks: (options.segments() > 1).then_some(options.segment_blocks),
             ..Default::default()
         };
         let step = Step::new(shape, &spans, &settings, |_, _| ());

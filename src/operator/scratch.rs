@@ -2,7 +2,6 @@
 
 use super::tensors::most_bytes;
 use super::{Options, Selector};
-use crate::attention::workgroups_over;
 use crate::contract::Words as _;
 use crate::gpu::{Gpu, buffers};
 use crate::kernels::{MergeParams, SegmentParams, StrideParams};
@@ -55,7 +54,7 @@ impl ScratchRows {
             shape: &options.shape,
             rows: options.limits.rows.into(),
             tokens: options.limits.tokens,
-            workgroups: workgroups_over(options.segments(), options.workgroups),
+            at_a_time: options.workgroups,
             segments: options.segments().into(),
         };
         let levels = || LevelScratch {

@@ -158,7 +158,7 @@ fn absurd_sizes_end_in_an_error_that_names_the_limit() {
             shape: &options.shape(&config),
             rows: options.sessions.into(),
             tokens: options.context,
-            workgroups: 1,
+            at_a_time: 1,
             segments: 1,
         }
         .scores();
