@@ -301,8 +301,22 @@ fn lacking(flags: wgpu::DownlevelFlags) -> Option<&'static str> {
     ABILITIES.into_iter().find(|(flag, _)| !flags.contains(*flag)).map(|(_, what)| what)
 }
 
+// The version of desktop GL that a driver gave, where its language has no compute shaders: they came with 4.3. wgpu 30 asks for 3.3.
+// Mesa gives what it has; NVIDIA's driver (580.159) gives 3.3, with compute shaders as an extension, by which wgpu counts them among
+// its abilities and which it then does not compile. A version of GL ES does not begin with a digit.
+fn gl_without_compute(backend: wgpu::Backend, version: &str) -> Option<&str> {
+    let number = version.split(' ').next().filter(|_| backend == wgpu::Backend::Gl)?;
+    let mut parts = number.split('.').map(|part| part.parse::<u32>().ok());
+    let version = (parts.next()??, parts.next()??);
+    (version < (4, 3)).then_some(number)
+}
+
 /// The first need that an adapter does not meet.
 pub(crate) fn missing(adapter: &Adapter) -> Option<Error> {
+    if let Some(version) = gl_without_compute(adapter.info.backend, &adapter.info.driver_info) {
+        const LIMIT: &str = "compute shaders need 4.3, and wgpu asks this driver for 3.3; use the device by Vulkan or DX12";
+        return Some(unsupported(adapter, "the version of its GL context", version, LIMIT));
+    }
     if let Some(what) = lacking(adapter.raw.get_downlevel_capabilities().flags) {
         return Some(unsupported(adapter, what, "absent", "kernels need it"));
     }
@@ -398,6 +412,18 @@ mod tests {
         let halves = wgpu::DownlevelFlags::SHADER_F16_IN_F32;
         assert_eq!(lacking(all - halves), Some("unpacking f16 in shaders"));
         assert_eq!(lacking(halves), Some("compute shaders"));
+    }
+
+    #[test]
+    fn gl_contexts_without_compute_shaders_are_told_by_their_version() {
+        let of = |version| gl_without_compute(wgpu::Backend::Gl, version);
+        assert_eq!(of("3.3.0 NVIDIA 580.159.04"), Some("3.3.0"));
+        assert_eq!(of("4.2 (Core Profile)"), Some("4.2"));
+        for fits in ["4.5 (Core Profile) Mesa 22.3.6", "4.3", "OpenGL ES 3.1 Mesa", "", "Mesa 3.3"]
+        {
+            assert_eq!(of(fits), None, "{fits}");
+        }
+        assert_eq!(gl_without_compute(wgpu::Backend::Vulkan, "3.3.0 NVIDIA"), None);
     }
 
     #[test]

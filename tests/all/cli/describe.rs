@@ -22,6 +22,18 @@ fn adapters_are_listed() {
     }
 }
 
+// What NVIDIA's driver does with wgpu's request, Mesa does when it is told to.
+#[test]
+fn a_gl_context_whose_language_has_no_compute_shaders_is_not_used() {
+    let mut old = command(&["adapters", "--json"]);
+    old.env("MESA_GL_VERSION_OVERRIDE", "3.3");
+    let list = run_command(old, b"").fine().json();
+    for adapter in list["adapters"].as_array().unwrap().iter().filter(|a| a["backend"] == "gl") {
+        let why = adapter["unusable"].as_str().unwrap();
+        assert!(why.contains("GL context is 3.3") && why.contains("by Vulkan or DX12"), "{why}");
+    }
+}
+
 #[test]
 fn kernels_without_subgroups_can_be_asked_for() {
     let mut portable = command(&["adapters", "--json"]);
