@@ -42,6 +42,8 @@ async fn rms_norm(gpu: &Gpu, width: usize, normed: Normed) -> Result<Verdict> {
     // One row of tiny values, where epsilon decides, and one of large ones.
     x[stride..2 * stride].iter_mut().for_each(|v| *v *= 1e-4);
     x[2 * stride..3 * stride].iter_mut().for_each(|v| *v *= 1e4);
+    // One whose first number is far above the others.
+    x[3 * stride] = 500.0;
     let weight = random.floats(width);
     let chosen: Vec<u32> = match normed {
         Normed::Wanted => vec![4, 1, 2],

@@ -81,6 +81,14 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
         "score_rows.stride;",
         "top_k_shuffled/level-1-*1100*",
     ),
+    ("lib/code_logits.wgsl", "min(quad * QUAD{+h}, HEADS - 1u)", "quad * QUAD", "block_score/*"),
+    ("lib/code_logits.wgsl", "(part + i) % LANES", "part", "token_score/*"),
+    (
+        "lib/halved_f16.wgsl",
+        "larger_magnitude(largest_normed, values)",
+        "larger_magnitude(0u, values)",
+        "rms_norm/*Halved",
+    ),
     ("lib/cap_soft.wgsl", "(2.0 / CAP)", "(1.0 / CAP)", "*split/*cap*"),
     // Minimum for maximum, and ties that go elsewhere.
     (
