@@ -60,11 +60,15 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
             scales[i] = vec4(range0.y, range1.y, range2.y, range3.y);
         }
     }
-    for (var i = lane; i < HEADS * CHANNELS; i += WORKGROUP) {
-        let channel = i % CHANNELS;
-        let dimension = channels[channel_at(row_sequence(row), kv_head, channel)];
-        kept[i / CHANNELS * WORDS + channel / 4u][channel % 4u] =
-            qkv[row * ROW_WIDTH + (kv_head * GROUP + first + i / CHANNELS) * HEAD_DIM + dimension];
+    let first_dimension = channel_at(row_sequence(row), kv_head, 0u);
+    for (var i = lane; i < HEADS * WORDS; i += WORKGROUP) {
+        let q_at = row * ROW_WIDTH + (kv_head * GROUP + first + i / WORDS) * HEAD_DIM;
+        let channel = first_dimension + i % WORDS * 4u;
+        kept[i] = vec4(
+            //!repeat 4 c
+            qkv[q_at + channels[channel{+c}]],
+            //!end
+        );
     }
     workgroupBarrier();
     for (var h = 0u; h < HEADS; h++) {
