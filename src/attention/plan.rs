@@ -88,8 +88,8 @@ pub struct StepSettings<'a> {
     pub budget: Option<&'a Budget>,
     /// The number of workgroups that the device runs at a time: splits are sized for it.
     pub target_workgroups: u32,
-    /// Physical blocks of a segment of the cache; none where one holds all of them.
-    pub segment_blocks: Option<u32>,
+    /// Segments of the cache and the physical blocks of each; none where one holds all of them.
+    pub segments: Option<(u32, u32)>,
     /// A number that tells the blocks that arrive in this step from those that were there.
     pub epoch: u32,
 }
@@ -233,7 +233,7 @@ impl Step {
         let workgroups = decoding * shape.row_workgroups();
         let split_tiles = split_tiles(
             attended_tiles,
-            &loads(shape, spans, settings.segment_blocks),
+            &loads(shape, spans, settings.segments),
             workgroups,
             settings.target_workgroups,
         );
@@ -337,22 +337,29 @@ impl Step {
     }
 }
 
-// Of each segment, the workgroups that have something to do there for each split of the rows that decode.
-fn loads(shape: &Shape, spans: &[Span<'_>], segment_blocks: Option<u32>) -> Vec<f64> {
-    let mut loads = vec![0.0];
+// Of each segment, the workgroups that have something to do there for each split of the rows that decode, as if a row that selects
+// attended as much of each of its blocks, and as if rows that select and others had one dispatch.
+fn loads(shape: &Shape, spans: &[Span<'_>], segments: Option<(u32, u32)>) -> Vec<f64> {
+    // More than these count as the last of them.
+    const MOST_SEGMENTS: u32 = 1024;
+    let (count, segment_blocks) = segments.unwrap_or((1, u32::MAX));
+    let count = count.min(MOST_SEGMENTS);
+    let mut loads = vec![0.0; count as usize];
+    let mut counts = vec![0u32; loads.len()];
     for span in spans.iter().filter(|span| span.attended != Attended::Prompt) {
+        let Some(later) = span.tokens.len().checked_sub(1) else { continue };
         let workgroups = span.tokens.len() as f64 * f64::from(shape.row_workgroups());
-        let blocks = &span.table[..(span.position / shape.block + 1) as usize];
-        let Some(segment_blocks) = segment_blocks else {
+        if count == 1 {
             loads[0] += workgroups;
             continue;
-        };
+        }
+        let blocks = &span.table[..=((span.position + later as u32) / shape.block) as usize];
+        counts.fill(0);
         for block in blocks {
-            let segment = (block / segment_blocks) as usize;
-            if segment >= loads.len() {
-                loads.resize(segment + 1, 0.0);
-            }
-            loads[segment] += workgroups / blocks.len() as f64;
+            counts[(block / segment_blocks).min(count - 1) as usize] += 1;
+        }
+        for (load, &blocks_there) in loads.iter_mut().zip(&counts) {
+            *load += workgroups * f64::from(blocks_there) / blocks.len() as f64;
         }
     }
     loads
@@ -461,22 +468,38 @@ mod tests {
         }
     }
 
+    // What only builds an index has no tokens, and may end where its table does.
+    #[test]
+    fn a_span_without_tokens_counts_among_no_splits() {
+        let table = vec![0, 5];
+        for segments in [None, Some((3, 3))] {
+            let settings = StepSettings { target_workgroups: 16, segments, ..Default::default() };
+            let plan = |spans: &[Span<'_>]| {
+                Step::new(&SHAPE, spans, &settings, |_, out| out.extend([[1.0, 0.0]; 32]))
+            };
+            let sealing = [[5, 5]];
+            let index = Span { sealing: &sealing, ..span(0, 128, &[], &table) };
+            let alone = plan(std::slice::from_ref(&index));
+            assert_eq!((alone.rows, alone.splits, alone.sealing), (0, 0, 1));
+            let beside = plan(&[index, span(1, 100, &[0, 0], &table)]);
+            assert_eq!((beside.rows, beside.splits), (2, 2));
+        }
+    }
+
     // Eight rows of which each segment has four: as many splits have work in its dispatch as fill the device.
     #[test]
     fn splits_of_one_segment_fill_the_device() {
         let tokens = 100_000;
         let tables = [0, 2000].map(|first| (first..first + 2000).collect::<Vec<u32>>());
         let spans = [0, 1, 0, 1, 0, 1, 0, 1].map(|i: usize| span(0, tokens - 1, &[0], &tables[i]));
-        let splits = |segment_blocks| {
-            let settings =
-                StepSettings { target_workgroups: 512, segment_blocks, ..Default::default() };
+        let splits = |segments| {
+            let settings = StepSettings { target_workgroups: 512, segments, ..Default::default() };
             Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([[1.0, 0.0]; 32])).splits
         };
         let of_rows = |rows: u32| rows * SHAPE.row_workgroups();
         assert!((480..=512).contains(&(of_rows(8) * splits(None))), "{}", splits(None));
-        let of_two = of_rows(4) * splits(Some(2000));
+        let of_two = of_rows(4) * splits(Some((2, 2000)));
         assert!((480..=512).contains(&of_two), "{of_two}");
-        // Each row's tokens in every segment: each of these has as much to do as one that has all.
-        assert_eq!(splits(Some(4000)), splits(None));
+        assert_eq!(splits(Some((1, 4000))), splits(None));
     }
 }

@@ -1,7 +1,7 @@
 //! Into how many splits decode attention divides the tokens of a step's rows.
 //!
-//! A dispatch has a workgroup for each split of each row and quad of query heads, and the device runs so many of them at a time: what is left
-//! over after whole waves of them leaves a part of it idle. Where the cache is several segments each has a dispatch of its own, in
+//! A dispatch has workgroups for each split of each row, and the device runs so many of them at a time: what is left over after whole
+//! waves of them leaves a part of it idle. Where the cache is several segments each has a dispatch of its own, in
 //! which the splits have something to do that have tokens there.
 
 /// How many times the workgroups that run at a time there may be of splits, at most: room for partial states is made for as many.
@@ -16,15 +16,19 @@ const A_WAVE: f64 = 0.37;
 /// `all` workgroups for each, and the device runs `at_a_time`.
 pub(super) fn split_tiles(tiles: u32, loads: &[f64], all: u32, at_a_time: u32) -> u32 {
     let most = (u64::from(MOST_WAVES) * u64::from(at_a_time) / u64::from(all.max(1))).max(1);
-    let most = most.min(u64::from(tiles)).max(1) as u32;
+    // A dispatch has no more workgroups of one dimension.
+    let most = most.min(u64::from(tiles)).clamp(1, 65_535) as u32;
     let time = |split_tiles: u32| {
         let splits = f64::from(tiles.div_ceil(split_tiles));
         let waves: f64 = loads.iter().map(|load| waves(load * splits, at_a_time)).sum();
         waves * (f64::from(split_tiles) + A_SPLIT)
     };
+    let timed = |splits: u32| {
+        let split_tiles = tiles.div_ceil(splits).max(1);
+        (time(split_tiles), split_tiles)
+    };
     // The fewest of what takes the same time, since each leaves a state to be merged.
-    let of_splits = |splits: u32| tiles.div_ceil(splits).max(1);
-    (1..=most).map(of_splits).min_by(|a, b| time(*a).total_cmp(&time(*b))).unwrap_or(1)
+    (1..=most).map(timed).min_by(|a, b| a.0.total_cmp(&b.0)).map_or(1, |(_, tiles)| tiles)
 }
 
 // How long so many workgroups of the same work take, in the time of a wave that is full.

@@ -385,7 +385,7 @@ impl Engine {
         let settings = StepSettings {
             budget,
             target_workgroups: self.options.target_workgroups,
-            segment_blocks: self.residency.segment_blocks(),
+            segments: self.residency.segments(),
             epoch,
         };
         Step::new(&self.shape, spans, &settings, |position, out| {

@@ -52,12 +52,13 @@ impl Residency {
         }
     }
 
-    /// Blocks of a segment, where block tables tell which one a block is in. In a hot cache it has a slot while it is wanted.
-    pub(super) fn segment_blocks(&self) -> Option<u32> {
+    /// Segments and the blocks of each, where block tables tell which one a block is in. In a hot cache it has a slot while it is
+    /// wanted, one row's in any of them.
+    pub(super) fn segments(&self) -> Option<(u32, u32)> {
         match self {
             Self::Whole(whole) => {
                 let layout = &whole.kv.blocks().layout;
-                (layout.segments > 1).then_some(layout.segment_blocks)
+                Some((layout.segments, layout.segment_blocks))
             }
             Self::Hot(_) => None,
         }

@@ -17,8 +17,8 @@ pub(crate) struct DecodeScratch<'s> {
 }
 
 impl DecodeScratch<'_> {
-    // Partial states, of the query heads that a workgroup works on. Splits are planned for a number of workgroups, so this bounds
-    // them whatever the context.
+    // Partial states, of the query heads that a workgroup works on. Splits are planned for some waves of workgroups at most, so this
+    // bounds them whatever the context.
     fn states(&self) -> [u64; 3] {
         let a_split = self.shape.row_workgroups();
         let of_rows = self.rows.saturating_mul(a_split.into());

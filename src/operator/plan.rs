@@ -153,7 +153,7 @@ impl Plan {
         let settings = StepSettings {
             budget: budget.as_ref(),
             target_workgroups: options.workgroups,
-            segment_blocks: (options.segments() > 1).then_some(options.segment_blocks),
+            segments: Some((options.segments(), options.segment_blocks)),
             ..Default::default()
         };
         let step = Step::new(shape, &spans, &settings, |_, _| ());

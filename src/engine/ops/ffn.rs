@@ -31,7 +31,7 @@ pub(in crate::engine) struct ExpertOps {
     lists: Op,
     gate_up: Vec<ExpertPart>,
     down: Vec<ExpertPart>,
-    /// Make f16 of many tokens' inputs, and of their entries', where the experts multiply those.
+    /// Make f16 of many tokens' inputs, and of their entries', where the experts multiply those and no norm has made them.
     halves_of_tokens: Option<Op>,
     halves_of_entries: Option<Op>,
     sum: Op,

@@ -45,7 +45,7 @@ impl Norm {
 /// A matrix product, part by part: each with both paths.
 pub(in crate::engine) struct Product {
     parts: Vec<ProductPart>,
-    /// Makes f16 of many tokens' inputs, where a part multiplies those.
+    /// Makes f16 of many tokens' inputs, where a part multiplies those and their norm has not made them.
     halves: Option<Op>,
 }
 
@@ -362,7 +362,7 @@ impl OpMaker<'_> {
         self.gpu.op(&spec, operands).await
     }
 
-    // One part of a product with many tokens, whose inputs have been through `halves`; `lists` name each expert's tokens.
+    // One part of a product with many tokens, whose inputs their norm or `halves` made f16 of; `lists` name each expert's tokens.
     pub(super) async fn matmul(
         &mut self,
         part: &Part,
