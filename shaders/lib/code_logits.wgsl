@@ -60,10 +60,10 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
             scales[i] = vec4(range0.y, range1.y, range2.y, range3.y);
         }
     }
-    let first_dimension = channel_at(row_sequence(row), kv_head, 0u);
+    let channels_at = channel_at(row_sequence(row), kv_head, 0u);
     for (var i = lane; i < HEADS * WORDS; i += WORKGROUP) {
         let q_at = row * ROW_WIDTH + (kv_head * GROUP + first + i / WORDS) * HEAD_DIM;
-        let channel = first_dimension + i % WORDS * 4u;
+        let channel = channels_at + i % WORDS * 4u;
         kept[i] = vec4(
             //!repeat 4 c
             qkv[q_at + channels[channel{+c}]],

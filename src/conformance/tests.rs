@@ -58,7 +58,7 @@ fn a_report_points_at_a_broken_shader() {
     let Some(adapter) = adapter("a report of a broken shader") else { return };
     let sound = with(&adapter, "* scale", "* scale");
     assert_eq!((sound.row.outcome, sound.evidence), (Outcome::Passed, None), "{:?}", sound.row);
-    assert!(sound.row.variant.unwrap().starts_with("rms_norm+reduce_"));
+    assert!(sound.row.variant.unwrap().starts_with("rms_norm+halved_none+reduce_"));
 
     let broken = "x[from_at + i] * scale * (weight[i] + 0.25)";
     let Reply { row, evidence, is_last } =
@@ -119,7 +119,7 @@ fn a_shader_that_does_not_compile_is_a_failure_with_its_place() {
     let row = with(&adapter, "* scale * weight[i]", "* scales * weight[i]").row;
     assert_eq!(row.outcome, Outcome::Failed);
     let detail = row.detail.unwrap();
-    assert!(detail.starts_with("shader model/rms_norm.wgsl:44: "), "{detail}");
+    assert!(detail.starts_with("shader model/rms_norm.wgsl:46: "), "{detail}");
 }
 
 #[test]
