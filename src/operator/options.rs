@@ -145,6 +145,14 @@ impl Options {
             let limit = format!("a dispatch scores at most {most} of this shape");
             return Err(Error::argument("the most tokens of a sequence", limits.tokens, limit));
         }
+        // What a plan counts in u32, with room to spare.
+        let tiles = u64::from(limits.tokens.div_ceil(shape.tile_tokens()));
+        let groups = u64::from(shape.row_workgroups()) * u64::from(limits.rows);
+        if tiles * groups > u64::from(u32::MAX - MOST_WORKGROUPS) {
+            let limit = format!("at most {} fit with as many rows", u64::from(u32::MAX) / groups);
+            let value = format!("{} ({tiles} tiles)", limits.tokens);
+            return Err(Error::argument("the most tokens of a sequence", value, limit));
+        }
         let words = self.step().bytes / 4;
         if words > u64::from(u32::MAX) {
             let limit =
@@ -220,6 +228,7 @@ mod tests {
         };
         sound.validate().unwrap();
         let with = |limits| Options { limits, ..sound };
+        let long = Limits { tokens: 65_535 * 64, rows: 65_535, ..limits };
         // So many queries on so many channels that each is a workgroup's own.
         let parts = Shape::latent(23, 512, 64, 256);
         let many = Limits { tokens: 65_535 * 64, sequences: 65_535, rows: 1, ..limits };
@@ -230,6 +239,7 @@ mod tests {
             (with(Limits { tokens: 0, ..limits }), "the most tokens of a sequence is 0, but"),
             (with(Limits { tokens: 65_535 * 64 + 1, ..limits }), "from 1 to 4194240"),
             (with(Limits { cache_blocks: 0, ..limits }), "the number of physical blocks is 0, but"),
+            (with(long), "fit with as many rows"),
             (
                 Options { shape: parts, query_stride: 23 * 576, ..with(many) },
                 "a dispatch scores at most",
