@@ -4,6 +4,7 @@
 // workgroup works on BLOCKS blocks of one KV head, LANES lanes a block, and on HEADS queries of the group: all of them, where
 // workgroup memory holds them, or one of PARTS parts. Queries are multiplied QUAD at a time, four at most, so that a plane of a
 // token's codes is masked out once for all of these.
+//!include lib/rounding.wgsl
 //!include <chunk>
 //!include <cap>
 
@@ -17,9 +18,8 @@ const WORDS: u32 = CHANNELS / 4u;
 // Of those a lane quantises every LANES-th.
 const LANE_WORDS: u32 = (WORDS + LANES - 1u) / LANES;
 const QUADS: u32 = (HEADS + QUAD - 1u) / QUAD;
-// The largest code of a query. Beside 3 * 2^22 floats below 2^22 are integers: a sum has their last bits.
+// The largest code of a query.
 const LARGEST: f32 = 127.0;
-const ROUNDING: f32 = 12582912.0;
 
 @group(0) @binding(1) var<uniform> segment: Segment;
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;
@@ -103,6 +103,7 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
                 // The last quad may repeat the last query.
                 let head{h} = min(quad * QUAD{+h}, HEADS - 1u);
                 let folded{h} = kept[head{h} * WORDS + word] * scales[i];
+                // What is no number has some code.
                 words[{h}] = pack4xI8(integers_of(folded{h} * to_codes[place * HEADS + head{h}]));
                 //!end
                 queries[(place * QUADS + quad) * WORDS + word] = words;
@@ -112,28 +113,22 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
     workgroupBarrier();
 }
 
-// Floats of at most LARGEST, to the nearest integers; what is no number has some code.
-fn integers_of(values: vec4<f32>) -> vec4<i32> {
-    return bitcast<vec4<i32>>(values + ROUNDING) - bitcast<vec4<i32>>(vec4(ROUNDING));
-}
-
-// Integers below 2^22 as floats, which many GPUs convert at a fraction of the rate of other operations.
-fn floats_of(integers: vec4<i32>) -> vec4<f32> {
-    return bitcast<vec4<f32>>(integers + bitcast<vec4<i32>>(vec4(ROUNDING))) - ROUNDING;
-}
-
 // A token's codes, loaded once for all heads of its group.
 struct Codes {
     chunks: array<Chunk, CODE_CHUNKS>,
 }
 
-// token_row: of code_row.
-fn codes_of(token_row: u32) -> Codes {
-    var token = Codes();
-    for (var i = 0u; i < CODE_CHUNKS; i++) {
-        token.chunks[i] = codes[token_row / CHUNK_WORDS + i];
+// Of a lane's tokens of a block, every LANES-th.
+fn lane_codes(lane: u32, slot: u32, kv_head: u32) -> array<Codes, TOKENS> {
+    var tokens = array<Codes, TOKENS>();
+    let first = code_row(slot, kv_head, lane % LANES);
+    for (var t = 0u; t < TOKENS; t++) {
+        let token = first + t * LANES * CODE_WORDS;
+        for (var i = 0u; i < CODE_CHUNKS; i++) {
+            tokens[t].chunks[i] = codes[token / CHUNK_WORDS + i];
+        }
     }
-    return token;
+    return tokens;
 }
 
 // The integer logits of tokens of one block by a quad of the queries that were quantised. Exact: at most 127 * 128 * CHANNELS, less than

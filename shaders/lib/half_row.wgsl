@@ -1,14 +1,9 @@
 // A row of floats as f16, for products on matrix units. It keeps its length in memory: its numbers, in pairs, fill the first half
 // of what counts, and the two words after them begin with the row's shift (f16_scale.wgsl) as an f16.
 //!include lib/f16_scale.wgsl
+//!include lib/magnitude.wgsl
 
 @group(0) @binding(5) var<storage, read_write> halves: array<vec2<u32>>;
-
-// The largest magnitude so far, by its bits, whose order no NaN disturbs.
-fn larger_magnitude(largest: u32, values: vec4<f32>) -> u32 {
-    let bits = bitcast<vec4<u32>>(values) & vec4(0x7fffffffu);
-    return max(largest, max(max(bits.x, bits.y), max(bits.z, bits.w)));
-}
 
 // The shift of a row, of what its lanes have found to be the largest. Every lane must call.
 fn row_shift(lane: u32, largest: u32) -> i32 {

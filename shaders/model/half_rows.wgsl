@@ -23,8 +23,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         largest = larger_magnitude(largest, x[from_at + i]);
     }
     let shift = row_shift(lane, largest);
+    let factor = power_of_two(-shift);
     for (var i = lane; i < rows.width / 4u; i += WORKGROUP) {
-        write_halves(to_at + i, x[from_at + i], power_of_two(-shift));
+        write_halves(to_at + i, x[from_at + i], factor);
     }
     if lane == 0u {
         write_shift(to_at + rows.width / 4u, shift);

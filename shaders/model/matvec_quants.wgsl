@@ -13,6 +13,8 @@
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
 //!include lib/matrix.wgsl
+//!include lib/rounding.wgsl
+//!include lib/magnitude.wgsl
 //!include <reduce>
 //!include <weights>
 //!include <batch>
@@ -24,8 +26,6 @@ const TEAMS: u32 = WORKGROUP / LANES;
 const ROWS_AT_ONCE: u32 = 4u * TEAMS / SHARES;
 // The largest integer, of which both bytes are signed ones.
 const LARGEST: f32 = 32512.0;
-// Beside it floats below 2^22 are integers: 3 * 2^22.
-const ROUNDING: f32 = 12582912.0;
 // Units whose inputs are all smaller count as if the largest were this, so that no scale's inverse overflows.
 const LEAST: f32 = 1e-30;
 
@@ -208,14 +208,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 // Quad i of a portion, if it is one, for the workgroup's given token. Every lane must call. Largest by their bits: that finds NaN
 // and infinities, whose scale makes all that they are part of no number.
 fn quantise(values: vec4<f32>, i: u32, token: u32, is_here: bool) {
-    let magnitudes = bitcast<vec4<u32>>(values) & vec4(0x7fffffffu);
-    var most = max(max(magnitudes.x, magnitudes.y), max(magnitudes.z, magnitudes.w));
+    var most = larger_magnitude(0u, values);
     most = max(most, subgroupShuffleXor(most, 1u));
     most = max(most, subgroupShuffleXor(most, 2u));
     most = max(most, subgroupShuffleXor(most, 4u));
     let largest = bitcast<f32>(max(most, bitcast<u32>(LEAST)));
-    // Rounded to even, as the last bits of a float whose others are known.
-    let integers = bitcast<vec4<i32>>(values * (LARGEST / largest) + ROUNDING) - bitcast<vec4<i32>>(vec4(ROUNDING));
+    let integers = integers_of(values * (LARGEST / largest));
     let high = (integers + 128) >> vec4(8u);
     if is_here {
         inputs[(token * 8u + i % 8u) * ROW + i / 8u] = vec2(pack4xI8(high), pack4xI8(integers - high * 256));

@@ -59,5 +59,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             y[to_at + whole][lane] = normed;
         }
     }
-    halve_row(lane, to_at, group.x);
+    halve_row(lane, to_at);
 }

@@ -37,11 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let is_here = choice < chosen && slot < segment.blocks;
     // The segment's first block stands for one that is not here, so that the loads need no branch.
     let some_slot = select(0u, slot, is_here);
-    let first_token = code_row(some_slot, kv_head, lane % LANES);
-    var tokens = array<Codes, TOKENS>();
-    for (var i = 0u; i < TOKENS; i++) {
-        tokens[i] = codes_of(first_token + i * LANES * CODE_WORDS);
-    }
+    let tokens = lane_codes(lane, some_slot, kv_head);
     quantise_queries(lane, row, kv_head, first, index_at(some_slot, kv_head));
     if !is_here {
         return;
