@@ -59,7 +59,7 @@ lint:
 
 # Without features, and with each of them alone.
 features:
-	@for feature in "" $$(sed -n '/^\[features\]/,/^\[dep/s/^\([a-z]*\) = .*/\1/p' Cargo.toml); do \
+	@for feature in "" $$(sed -n '/^\[features\]/,/^\[dep/s/^\([a-z-]*\) = .*/\1/p' Cargo.toml); do \
 		echo "with the features [$$feature]"; \
 		cargo clippy --release --no-default-features --features "$$feature" -- -D warnings || exit 1; \
 	done

@@ -25,6 +25,10 @@ pub struct PrefixOptions {
         allow_hyphen_values = true
     )]
     prefix_cache_size: Option<String>,
+    /// A bucket that other machines share, s3://BUCKET/FOLDER or file:///FOLDER: what that directory lacks comes from there, and what it
+    /// gets goes there too. Keys, region and endpoint are AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL and so on in the environment
+    #[arg(long, value_name = "URL", help_heading = "KV cache", requires = "prefix_cache")]
+    prefix_bucket: Option<String>,
 }
 
 impl PrefixOptions {
@@ -37,7 +41,8 @@ impl PrefixOptions {
 
     /// Checks what can be checked without a model.
     pub fn check(&self) -> Result<()> {
-        self.size().map(drop)
+        self.size()?;
+        self.prefix_bucket.as_deref().map_or(Ok(()), PrefixCache::check_bucket)
     }
 
     fn size(&self) -> Result<u64> {
@@ -56,6 +61,7 @@ impl PrefixOptions {
         let format = SessionFormat::new(file, config, engine);
         let warn = |line: &str| note(&format!("warning: {line}"));
         let cache = PrefixCache::new(directory, format);
-        Ok(Some(PrefixCache { bytes: self.size()?, warn, ..cache }))
+        let bucket = self.prefix_bucket.clone();
+        Ok(Some(PrefixCache { bytes: self.size()?, bucket, warn, ..cache }))
     }
 }

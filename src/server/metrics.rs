@@ -94,6 +94,21 @@ pub(super) fn text(
                 prefix.evicted,
             ),
             all("prefix_cache_failed_total", "Blocks that could not be written.", prefix.failed),
+            all(
+                "prefix_bucket_read_bytes_total",
+                "Bytes of blocks that came from the bucket.",
+                prefix.fetched_bytes,
+            ),
+            all(
+                "prefix_bucket_written_bytes_total",
+                "Bytes of blocks that were sent to the bucket.",
+                prefix.sent_bytes,
+            ),
+            all(
+                "prefix_bucket_failed_total",
+                "Requests to the bucket that failed.",
+                prefix.bucket_failed,
+            ),
         ]);
     }
     let mut text = String::new();

@@ -1,6 +1,8 @@
 //! `asynctls serve` with a tiny model, as its clients see it.
 
 mod answers;
+#[cfg(all(unix, feature = "object-store"))]
+mod bucket;
 pub mod client;
 mod clients;
 mod doors;

@@ -1,7 +1,6 @@
 //! Blocks on their way from the directory into a session.
 
 use super::Prefix;
-use super::directory::Directory;
 use super::key::{Chain, Link};
 use super::reading::{Read, Wanted};
 use crate::Result;
@@ -68,8 +67,8 @@ impl Prefix {
     /// Begins to look for the first `most` blocks of a chain.
     pub(in crate::serve) fn arrive(&self, chain: &Chain, most: usize) -> Arriving {
         let links: Vec<Link> = (0..most.min(chain.blocks())).map(|at| chain.link(at)).collect();
-        let directory = self.directory.clone();
-        let found = self.files.ask(move || find(&directory, &links));
+        let places = self.places.clone();
+        let found = self.files.ask(move || places.find(&links));
         Arriving { stage: Stage::Looking(found), came: None }
     }
 
@@ -79,7 +78,7 @@ impl Prefix {
         let middle = blocks.end.min(blocks.start + piece);
         let of = |block| (chain.link(block), self.scheme.tokens(tokens, block).to_vec());
         let wanted: Vec<Wanted> = (blocks.start..middle).map(of).collect();
-        Stage::Reading(self.reader.ask(wanted, self.payload), middle..blocks.end)
+        Stage::Reading(self.reader.ask(wanted, self.payload, chain.used), middle..blocks.end)
     }
 
     /// Brings what came to the end of a session, which begins with whole blocks from then on: how many tokens, and whether
@@ -112,6 +111,7 @@ impl Prefix {
             Some(Came::Read(None)) => return Ok((0, false)),
             Some(Came::Read(Some(read))) => read,
         };
+        self.make_room();
         let rest = match &arriving.stage {
             Stage::Reading(_, rest) => rest.clone(),
             Stage::Looking(_) => 0..0,
@@ -127,16 +127,10 @@ impl Prefix {
         chain.stored = first + taken;
         // The index of one is not that of the blocks before it. Where these came from elsewhere, it may be good for others.
         if 0 < taken && taken < read.payloads.len() {
-            let (directory, link) = (self.directory.clone(), chain.link(first + taken));
-            self.files.tell(move || directory.remove(&link));
+            let (places, link) = (self.places.clone(), chain.link(first + taken));
+            self.files.tell(move || places.remove(&link));
             self.shared.change(|stats| stats.prefix.damaged += 1);
         }
         Ok((self.scheme.length(taken), goes_on && taken == read.payloads.len()))
     }
-}
-
-// How many of a chain's first blocks the directory has.
-fn find(directory: &Directory, links: &[Link]) -> usize {
-    // Blocks go from the end, so those that are there are the first. Where that is not so, reading ends before.
-    links.partition_point(|link| directory.contains(link))
 }

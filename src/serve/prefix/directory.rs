@@ -1,7 +1,7 @@
 //! The directory of a prefix cache: a file a block, under a folder of its key's first byte.
 
 use super::file::{self, Absent};
-use super::key::{Key, Link};
+use super::key::Link;
 use crate::model::random_seed;
 use crate::{Error, Result};
 use std::ffi::OsStr;
@@ -35,6 +35,14 @@ pub(super) struct Held {
     written: Option<u64>,
 }
 
+impl Held {
+    /// Notes that so many bytes were written.
+    pub(super) fn add(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.written = self.written.map(|written| written + bytes);
+    }
+}
+
 /// A file of a block.
 #[derive(Debug)]
 struct Entry {
@@ -59,15 +67,13 @@ impl Directory {
         &self.path
     }
 
-    // Blocks of one key have one place, so the name tells it: who evicts need not open the file.
-    fn place(&self, key: &Key, block: u32) -> PathBuf {
-        let name = key.to_string();
-        self.path.join(&name[..2]).join(format!("{}.{block}", &name[2..]))
+    fn place(&self, link: &Link) -> PathBuf {
+        self.path.join(place(link))
     }
 
     /// Whether a block is there, whatever its content.
     pub(super) fn contains(&self, link: &Link) -> bool {
-        fs::metadata(self.place(&link.key, link.block)).is_ok()
+        fs::metadata(self.place(link)).is_ok()
     }
 
     /// The payload of a block of these tokens, of so many bytes.
@@ -77,17 +83,23 @@ impl Directory {
         tokens: &[u32],
         bytes: usize,
     ) -> std::result::Result<Vec<u8>, Absent> {
-        file::read(File::open(self.place(&link.key, link.block))?, link, tokens, bytes)
+        file::read(File::open(self.place(link))?, link, tokens, bytes)
+    }
+
+    /// A block's file, if it is whole.
+    pub(super) fn whole(&self, link: &Link) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.place(link)).ok()?;
+        file::is_whole(&bytes, link).then_some(bytes)
     }
 
     /// Removes a block that is not what it should be; where that is not allowed it stays, and is passed over again.
     pub(super) fn remove(&self, link: &Link) {
-        let _ = fs::remove_file(self.place(&link.key, link.block));
+        let _ = fs::remove_file(self.place(link));
     }
 
     /// Notes that a block was used at a time, unless it was used later. One that cannot be touched stays as old as it is.
     pub(super) fn touch(&self, link: &Link, used: SystemTime) {
-        let path = self.place(&link.key, link.block);
+        let path = self.place(link);
         let is_older = |then: SystemTime| then < used;
         if fs::metadata(&path).and_then(|there| there.modified()).is_ok_and(is_older) {
             let _ =
@@ -106,7 +118,7 @@ impl Directory {
         payload: &[u8],
         used: SystemTime,
     ) -> io::Result<()> {
-        let place = self.place(&link.key, link.block);
+        let place = self.place(link);
         let beside = self.path.join(UNFINISHED);
         make(&beside)?;
         make(place.parent().expect("it is in a folder"))?;
@@ -139,8 +151,7 @@ impl Directory {
                 evicted = evict(entries, held, most)?;
             }
         }
-        held.bytes += bytes;
-        held.written = held.written.map(|written| written + bytes);
+        held.add(bytes);
         Ok(Some(evicted))
     }
 
@@ -183,6 +194,13 @@ impl Directory {
         }
         Ok(entries)
     }
+}
+
+/// The name of a block's file, with its folder. Blocks of one key have one place, so the name tells it: who evicts need not open the
+/// file.
+pub(super) fn place(link: &Link) -> String {
+    let (key, block) = (link.key.to_string(), link.block);
+    format!("{}/{}.{block}", &key[..2], &key[2..])
 }
 
 // Removes the oldest until so many bytes are held; how many.

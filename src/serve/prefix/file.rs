@@ -70,6 +70,18 @@ pub(super) fn head(link: &Link, tokens: &[u32], payload: &[u8]) -> Vec<u8> {
     [bytemuck::bytes_of(&start.sealed(tokens)), bytemuck::cast_slice(tokens)].concat()
 }
 
+/// Whether a file is that of a block with this key, of any tokens and payload.
+pub(super) fn is_whole(file: &[u8], link: &Link) -> bool {
+    let Some((start, rest)) = file.split_at_checked(HEAD_BYTES) else { return false };
+    let start: Start = bytemuck::pod_read_unaligned(start);
+    let tokens = usize::try_from(start.tokens).ok().and_then(|count| count.checked_mul(4));
+    let Some((there, payload)) = tokens.and_then(|bytes| rest.split_at_checked(bytes)) else {
+        return false;
+    };
+    let tokens: Vec<u32> = bytemuck::pod_collect_to_vec(there);
+    read(file, link, &tokens, payload.len()).is_ok()
+}
+
 /// The payload of a file that should be this block of these tokens, with so many bytes.
 pub(super) fn read(
     mut file: impl Read,

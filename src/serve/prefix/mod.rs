@@ -18,6 +18,9 @@
 //! without its beginning is not found, and is the oldest before long. Each process sees what others wrote after a sixteenth of the
 //! limit at the latest.
 //!
+//! **The bucket** ([`bucket`]), if there is one, is behind the directory, and machines share it: what is not found in the one
+//! ([`places`]) is looked for in the other. A thread sends what is written or begun with.
+//!
 //! **Stored** ([`storing`]) is what others may take of a session ([`super::Reuse`]): under two-level attention what was read as a prompt.
 //! It begins once the prompt is read. Between steps the driver reads back a piece at a time, and a thread writes; where that
 //! has too much to write, nothing is read back. Behind a block that could not be written nothing of its conversation is, since it would
@@ -39,10 +42,13 @@
 //! q8_0 gives back what was rounded to it, also of the blocks that a fresh run still has as f16 in its window.
 
 pub(super) mod arriving;
+mod bucket;
 mod directory;
 mod file;
 mod key;
+mod places;
 mod reading;
+mod rest;
 pub(super) mod storing;
 mod worker;
 
@@ -51,9 +57,12 @@ pub(super) use key::Chain;
 use super::shared::Shared;
 use crate::engine::{Engine, SessionFormat};
 use crate::{Error, Result};
+use bucket::{Bucket, Uploads};
 use directory::Directory;
 use key::Scheme;
+use places::Places;
 use reading::Reader;
+use rest::REST;
 use std::path::PathBuf;
 use std::sync::Arc;
 use storing::{Look, Writer};
@@ -69,6 +78,10 @@ pub struct PrefixCache {
     pub directory: PathBuf,
     /// The most bytes of all its files.
     pub bytes: u64,
+    /// The address of a bucket that other machines share: storage that speaks S3, `s3://BUCKET/FOLDER`, or a folder, `file:///FOLDER`.
+    /// What the directory lacks comes from there, and what is stored goes there. Region, endpoint and keys are those of the environment,
+    /// by the names of AWS's own programs (`AWS_REGION`, `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, and so on).
+    pub bucket: Option<String>,
     /// The engine's model and settings.
     pub format: SessionFormat,
     /// Is told in a line when nothing can be stored, and why; answers go on.
@@ -82,7 +95,17 @@ impl PrefixCache {
     /// A directory of [`Self::BYTES`] for blocks of an engine's format; warnings go to the log.
     pub fn new(directory: impl Into<PathBuf>, format: SessionFormat) -> Self {
         let warn = |line: &str| log::warn!("{line}");
-        Self { directory: directory.into(), bytes: Self::BYTES, format, warn }
+        Self { directory: directory.into(), bytes: Self::BYTES, bucket: None, format, warn }
+    }
+}
+
+impl PrefixCache {
+    /// Whether a text can be the address of a [`Self::bucket`]: what can be told without asking it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another text, and in a build without the feature `object-store`.
+    pub fn check_bucket(url: &str) -> Result<()> {
+        bucket::check(url)
     }
 }
 
@@ -103,12 +126,18 @@ pub struct PrefixStats {
     pub evicted: u64,
     /// Blocks that could not be written.
     pub failed: u64,
+    /// Bytes of blocks that came from the bucket.
+    pub fetched_bytes: u64,
+    /// Bytes of blocks that were sent there.
+    pub sent_bytes: u64,
+    /// Requests to it that failed.
+    pub bucket_failed: u64,
 }
 
 /// A prefix cache at work.
 pub(super) struct Prefix {
     scheme: Scheme,
-    directory: Arc<Directory>,
+    places: Places,
     /// Bytes of a block's payload.
     payload: usize,
     /// Looks for files, and removes some.
@@ -124,14 +153,14 @@ impl Prefix {
     /// Opens a directory for the blocks of an engine.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a format that is not the engine's; [`Error::Write`] for a directory that is not there and cannot be made;
+    /// [`Error::Argument`] for a format that is not the engine's, and an address that is no bucket's; [`Error::Write`] for a directory that is not there and cannot be made;
     /// [`Error::Io`] where the system has no threads.
     pub(super) fn open(
         options: &PrefixCache,
         engine: &Engine,
         shared: &Arc<Shared>,
     ) -> Result<Self> {
-        let PrefixCache { directory: path, bytes, format, warn } = options;
+        let PrefixCache { directory: path, bytes, bucket, format, warn } = options;
         if !engine.has_format(format) {
             let limit = "the prefix cache takes the blocks of the engine that answers";
             return Err(Error::argument("the format of the prefix cache", "another one", limit));
@@ -145,11 +174,18 @@ impl Prefix {
         let directory = Arc::new(Directory::open(path, *bytes)?);
         let failed = |source| Error::Io { path: "the threads of the prefix cache".into(), source };
         let files = Worker::start("prefix files").map_err(failed)?;
+        let bucket = bucket
+            .as_ref()
+            .map(|url| Bucket::open(url, directory.clone(), *warn, shared.clone()).map(Arc::new));
+        let bucket = bucket.transpose()?;
+        let uploads = bucket.clone().map(Uploads::start).transpose().map_err(failed)?;
+        let places = Places { directory: directory.clone(), bucket };
         let most = arriving::MOST_BYTES;
-        let reader = Reader::start(directory.clone(), shared.clone(), most).map_err(failed)?;
-        let writer = Writer::start(directory.clone(), *warn, shared.clone(), storing::REST);
+        let reader = Reader::start(places.clone(), shared.clone(), most).map_err(failed)?;
+        let uploads = uploads.map(Arc::new);
+        let writer = Writer::start(directory, uploads, *warn, shared.clone(), REST);
         let (writer, payload) = (writer.map_err(failed)?, engine.sealed_bytes());
         let shared = shared.clone();
-        Ok(Self { scheme, directory, payload, files, reader, writer, look: None, shared })
+        Ok(Self { scheme, places, payload, files, reader, writer, look: None, shared })
     }
 }

@@ -1,14 +1,15 @@
 //! Blocks that are read for requests: a piece after the other, in the order of asking, and of all together no more than there is room for.
 
 use super::Shared;
-use super::directory::Directory;
 use super::file::Absent;
 use super::key::Link;
+use super::places::Places;
 use super::worker::Worker;
 use futures::channel::oneshot::Receiver;
 use rayon::prelude::*;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// Threads that read at most.
 const READERS: usize = 16;
@@ -29,32 +30,33 @@ pub(super) struct Reader {
     worker: Worker,
     threads: Arc<rayon::ThreadPool>,
     room: Arc<Room>,
-    directory: Arc<Directory>,
+    places: Places,
     shared: Arc<Shared>,
 }
 
 impl Reader {
     /// Of pieces that have so many bytes together at most, or of one alone.
-    pub(super) fn start(
-        directory: Arc<Directory>,
-        shared: Arc<Shared>,
-        most: usize,
-    ) -> io::Result<Self> {
+    pub(super) fn start(places: Places, shared: Arc<Shared>, most: usize) -> io::Result<Self> {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
         let threads = rayon::ThreadPoolBuilder::new().num_threads(count);
         let threads = threads.thread_name(|i| format!("prefix {i}")).build();
         let threads = Arc::new(threads.map_err(io::Error::other)?);
         let room = Arc::new(Room { most, held: Mutex::default(), freed: Condvar::new() });
-        Ok(Self { worker: Worker::start("prefix reads")?, threads, room, directory, shared })
+        Ok(Self { worker: Worker::start("prefix reads")?, threads, room, places, shared })
     }
 
-    /// Has a piece read, of blocks whose payload has so many bytes.
-    pub(super) fn ask(&self, wanted: Vec<Wanted>, payload: usize) -> Receiver<Read> {
-        let (directory, shared) = (self.directory.clone(), self.shared.clone());
+    /// Has a piece read, of blocks whose payload has so many bytes, for a conversation that was begun with at a time.
+    pub(super) fn ask(
+        &self,
+        wanted: Vec<Wanted>,
+        payload: usize,
+        used: SystemTime,
+    ) -> Receiver<Read> {
+        let (places, shared) = (self.places.clone(), self.shared.clone());
         let (threads, room) = (self.threads.clone(), self.room.clone());
         self.worker.ask(move || {
             let lent = room.lend(wanted.len() * payload);
-            let payloads = threads.install(|| read(&directory, &shared, &wanted, payload));
+            let payloads = threads.install(|| read(&places, &shared, &wanted, payload, used));
             Read { payloads, asked: wanted.len(), _lent: lent }
         })
     }
@@ -95,15 +97,21 @@ impl Drop for Lent {
     }
 }
 
-fn read(directory: &Directory, shared: &Shared, wanted: &[Wanted], payload: usize) -> Vec<Vec<u8>> {
-    let all = wanted.par_iter().map(|(link, tokens)| directory.read(link, tokens, payload));
+fn read(
+    places: &Places,
+    shared: &Shared,
+    wanted: &[Wanted],
+    payload: usize,
+    used: SystemTime,
+) -> Vec<Vec<u8>> {
+    let all = wanted.par_iter().map(|(link, tokens)| places.read(link, tokens, payload, used));
     let mut payloads = Vec::with_capacity(wanted.len());
     for (read, (link, _)) in all.collect::<Vec<_>>().into_iter().zip(wanted) {
         match read {
             Ok(payload) => payloads.push(payload),
             Err(Absent::Unreadable) => break,
             Err(Absent::Damaged) => {
-                directory.remove(link);
+                places.remove(link);
                 shared.change(|stats| stats.prefix.damaged += 1);
                 break;
             }
@@ -116,6 +124,7 @@ fn read(directory: &Directory, shared: &Shared, wanted: &[Wanted], payload: usiz
 
 #[cfg(test)]
 mod tests {
+    use super::super::directory::Directory;
     use super::super::key::{Chain, Scheme};
     use super::*;
     use pollster::block_on;
@@ -138,7 +147,8 @@ mod tests {
         });
         let wanted: Vec<Wanted> = wanted.collect();
         let pieces = wanted.chunks(2).map(<[Wanted]>::to_vec).collect();
-        let reader = Reader::start(directory, Arc::default(), room * PAYLOAD).unwrap();
+        let places = Places { directory, bucket: None };
+        let reader = Reader::start(places, Arc::default(), room * PAYLOAD).unwrap();
         (reader, pieces)
     }
 
@@ -152,7 +162,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (reader, pieces) = reader(&folder, 3);
         let mut asked: Vec<_> =
-            pieces.into_iter().map(|piece| reader.ask(piece, PAYLOAD)).collect();
+            pieces.into_iter().map(|piece| reader.ask(piece, PAYLOAD, SystemTime::now())).collect();
         let [first, second, third] = &mut asked[..] else { unreachable!() };
         let read = block_on(first).unwrap();
         assert_eq!((read.payloads[1][0], read.asked), (1, 2));
@@ -168,7 +178,8 @@ mod tests {
     fn who_goes_away_makes_room_and_one_piece_has_it_in_any_case() {
         let folder = tempfile::tempdir().unwrap();
         let (reader, pieces) = reader(&folder, 1);
-        let mut asked = pieces.into_iter().map(|piece| reader.ask(piece, PAYLOAD));
+        let mut asked =
+            pieces.into_iter().map(|piece| reader.ask(piece, PAYLOAD, SystemTime::now()));
         let (first, mut second, third) =
             (asked.next().unwrap(), asked.next().unwrap(), asked.next().unwrap());
         assert!(!is_there(&mut second));

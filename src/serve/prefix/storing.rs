@@ -1,7 +1,9 @@
 //! Blocks on their way to the directory: read back by the driver, a piece between two steps, and written by a thread.
 
+use super::bucket::Uploads;
 use super::directory::{Directory, Held};
 use super::key::{Chain, Key, Link};
+use super::rest::Rest;
 use super::{Prefix, Shared};
 use crate::Result;
 use crate::engine::{Engine, Session};
@@ -10,10 +12,10 @@ use futures::channel::mpsc::{self, UnboundedReceiver};
 use futures::channel::oneshot::Receiver;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Bytes that are read back between two steps, or one block.
 const PIECE_BYTES: usize = 16 << 20;
@@ -23,9 +25,6 @@ const QUEUE: usize = 8;
 
 /// Blocks that are looked for at a time.
 const LOOKED: usize = 64;
-
-/// How long nothing is written after a write has failed.
-pub(super) const REST: Duration = Duration::from_secs(60);
 
 /// What came of trying to store something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +74,8 @@ enum Order {
     Write(Vec<Block>),
     /// Conversations with these blocks were begun with then.
     Touch(Vec<Link>, SystemTime),
+    /// Blocks came from the bucket, for which others may have to go.
+    MakeRoom,
 }
 
 struct Block {
@@ -92,37 +93,23 @@ pub(in crate::serve) struct Writer {
     /// Orders that are not done.
     pending: usize,
     rest: Arc<Rest>,
-}
-
-/// Until when nothing is written, once a write has failed; it is said once until one succeeds.
-struct Rest {
-    time: Duration,
-    until: Mutex<Option<Instant>>,
-}
-
-impl Rest {
-    // Every update leaves it whole, so that of a thread that panicked is too.
-    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn lasts(&self) -> bool {
-        self.until().is_some_and(|until| Instant::now() < until)
-    }
+    uploads: Option<Arc<Uploads>>,
 }
 
 impl Writer {
     pub(super) fn start(
         directory: Arc<Directory>,
+        uploads: Option<Arc<Uploads>>,
         warn: fn(&str),
         shared: Arc<Shared>,
         rest: Duration,
     ) -> io::Result<Self> {
         let (orders, queue) = std::sync::mpsc::channel();
         let (sender, done) = mpsc::unbounded();
-        let rest = Arc::new(Rest { time: rest, until: Mutex::default() });
+        let rest = Arc::new(Rest::new(rest));
         let (held, rests) = (Held::default(), rest.clone());
-        let mut writing = Writing { directory, warn, shared, held, rest: rests };
+        let to = uploads.clone();
+        let mut writing = Writing { directory, uploads: to, warn, shared, held, rest: rests };
         thread::Builder::new().name("prefix cache".into()).spawn(move || {
             // Of an earlier run there may be more than this one allows.
             writing.make_room(0);
@@ -132,7 +119,7 @@ impl Writer {
                 let _ = sender.unbounded_send(());
             }
         })?;
-        Ok(Self { orders, done, pending: 0, rest })
+        Ok(Self { orders, done, pending: 0, rest, uploads })
     }
 
     fn order(&mut self, order: Order) {
@@ -157,15 +144,19 @@ impl Writer {
 
     /// Waits until all is written.
     async fn finish(self) {
-        let Self { orders, mut done, .. } = self;
+        let Self { orders, mut done, uploads, .. } = self;
         drop(orders);
         while done.next().await.is_some() {}
+        if let Some(uploads) = uploads {
+            uploads.finish().await;
+        }
     }
 }
 
 /// The thread's own.
 struct Writing {
     directory: Arc<Directory>,
+    uploads: Option<Arc<Uploads>>,
     warn: fn(&str),
     shared: Arc<Shared>,
     held: Held,
@@ -177,8 +168,20 @@ impl Writing {
         match order {
             Order::Touch(links, used) => {
                 links.iter().for_each(|link| self.directory.touch(link, used));
+                self.send(links);
             }
-            Order::Write(blocks) => blocks.iter().for_each(|block| self.store(block)),
+            Order::Write(blocks) => {
+                blocks.iter().for_each(|block| self.store(block));
+                self.send(blocks.iter().map(|block| block.link).collect());
+            }
+            Order::MakeRoom => drop(self.make_room(0)),
+        }
+    }
+
+    // Has the bucket what the directory has.
+    fn send(&self, links: Vec<Link>) {
+        if let Some(uploads) = &self.uploads {
+            uploads.send(links);
         }
     }
 
@@ -209,7 +212,7 @@ impl Writing {
         }
         match &written {
             Ok(()) => {
-                *self.rest.until() = None;
+                self.rest.end();
                 self.shared.change(|stats| stats.prefix.written_bytes += bytes);
             }
             Err(error) => self.failed(&error.to_string()),
@@ -218,6 +221,7 @@ impl Writing {
     }
 
     fn make_room(&mut self, bytes: u64) -> bool {
+        self.held.add(self.uploads.as_ref().map_or(0, |uploads| uploads.bucket().came()));
         match self.directory.make_room(bytes, &mut self.held) {
             Ok(Some(evicted)) => {
                 self.shared.change(|stats| stats.prefix.evicted += evicted);
@@ -230,8 +234,7 @@ impl Writing {
     }
 
     fn failed(&mut self, reason: &str) {
-        let before = self.rest.until().replace(Instant::now() + self.rest.time);
-        if before.is_none() {
+        if self.rest.begin() {
             let path = self.directory.path().display();
             (self.warn)(&format!(
                 "the prefix cache {path} stores nothing for now: {reason}; answers go on, and it is tried again in a minute"
@@ -259,6 +262,13 @@ impl Prefix {
         let links: Vec<Link> = blocks.map(|block| chain.link(block)).collect();
         if !links.is_empty() {
             self.writer.order(Order::Touch(links, chain.used));
+        }
+    }
+
+    /// Makes room in the directory where blocks came into it from the bucket.
+    pub(super) fn make_room(&mut self) {
+        if self.places.bucket.as_ref().is_some_and(|bucket| bucket.has_come()) {
+            self.writer.order(Order::MakeRoom);
         }
     }
 
@@ -321,7 +331,7 @@ impl Prefix {
     fn look(&mut self, chain: &Chain, blocks: Range<usize>) {
         let links: Vec<Link> = blocks.take(LOOKED).map(|block| chain.link(block)).collect();
         let Some(from) = links.first().map(|link| link.key) else { return };
-        let directory = self.directory.clone();
+        let directory = self.places.directory.clone();
         let count = move || links.iter().take_while(|link| directory.contains(link)).count();
         self.look = Some(Look { from, answer: self.files.ask(count), there: None });
     }

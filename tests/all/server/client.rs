@@ -23,10 +23,17 @@ pub struct Served {
 impl Served {
     /// With these arguments more, on a free port.
     pub fn new(more: &[&str]) -> Self {
+        Self::with(more, &[])
+    }
+
+    /// With variables of the environment besides.
+    pub fn with(more: &[&str], variables: &[(&str, &str)]) -> Self {
         let tiny = Tiny::new(&json!({}));
         let arguments =
             ["serve", "--model", text(tiny.path()), "--model-name", "tiny", "--port", "0"];
-        let mut child = command(&[&arguments, more].concat()).spawn().expect("the program starts");
+        let mut command = command(&[&arguments, more].concat());
+        let mut child =
+            command.envs(variables.iter().copied()).spawn().expect("the program starts");
         let errors = child.stderr.take().expect("a pipe");
         let (sender, lines) = channel();
         std::thread::spawn(move || {

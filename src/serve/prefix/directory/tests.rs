@@ -63,7 +63,7 @@ fn what_is_not_what_was_written_is_damaged() {
     let mut held = Held::default();
     links.iter().for_each(|link| store(&directory, &mut held, &tokens, link, at(1)));
     assert_eq!(read().unwrap(), payload(link));
-    let place = directory.place(&link.key, link.block);
+    let place = directory.place(link);
     let whole = fs::read(&place).unwrap();
     let is_damaged = |bytes: &[u8]| {
         fs::write(&place, bytes).unwrap();
@@ -79,7 +79,7 @@ fn what_is_not_what_was_written_is_damaged() {
     }
     assert!(is_damaged(&[&whole[..], &[0]].concat()));
     // Another block's, another model's file by this name: whole, and not what is asked.
-    assert!(is_damaged(&fs::read(directory.place(&other.key, other.block)).unwrap()));
+    assert!(is_damaged(&fs::read(directory.place(other)).unwrap()));
     fs::write(&place, &whole).unwrap();
     assert!(matches!(directory.read(link, &[9; BLOCK], PAYLOAD), Err(Absent::Damaged)));
     assert!(matches!(directory.read(link, own, PAYLOAD - 1), Err(Absent::Damaged)));
@@ -141,7 +141,7 @@ fn what_a_killed_process_left_is_removed_in_time_and_other_files_never() {
     store(&directory, &mut held, &tokens, &links[0], at(1));
     let unfinished = directory.path().join(UNFINISHED);
     assert_eq!(fs::read_dir(&unfinished).unwrap().count(), 0);
-    let whole = fs::read(directory.place(&links[0].key, 0)).unwrap();
+    let whole = fs::read(directory.place(&links[0])).unwrap();
     let [young, old] = ["7-young", "7-old"].map(|name| unfinished.join(name));
     for path in [&young, &old] {
         fs::write(path, &whole[..500]).unwrap();
@@ -164,7 +164,7 @@ fn a_write_that_fails_leaves_nothing() {
     let (_folder, directory) = opened(4);
     let (tokens, links) = talk(1, 1);
     // Its name is taken by what no file can replace.
-    fs::create_dir_all(directory.place(&links[0].key, 0).join("full")).unwrap();
+    fs::create_dir_all(directory.place(&links[0]).join("full")).unwrap();
     let own = tokens_of(&tokens, &links[0]);
     assert!(directory.write(&links[0], own, &payload(&links[0]), at(1)).is_err());
     assert_eq!(fs::read_dir(directory.path().join(UNFINISHED)).unwrap().count(), 0);
@@ -241,9 +241,9 @@ proptest! {
                 }
                 Deed::Damage { talk, block } => {
                     let link = &talks[&talk].1[block];
-                    if let Ok(mut bytes) = fs::read(one.place(&link.key, link.block)) {
+                    if let Ok(mut bytes) = fs::read(one.place(link)) {
                         bytes[150] ^= 1;
-                        fs::write(one.place(&link.key, link.block), bytes).unwrap();
+                        fs::write(one.place(link), bytes).unwrap();
                     }
                 }
             }

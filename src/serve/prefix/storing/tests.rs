@@ -1,4 +1,5 @@
 use super::super::key::{Chain, Scheme};
+use super::super::rest::REST;
 use super::*;
 use pollster::block_on;
 use std::fs;
@@ -31,7 +32,7 @@ fn blocks(count: u32) -> (Vec<Block>, Arc<Hole>) {
 fn write(path: &Path, limit: u64, count: u32) -> (super::super::PrefixStats, Vec<String>) {
     let directory = Arc::new(Directory::open(path, limit).unwrap());
     let shared = Arc::new(Shared::default());
-    let mut writer = Writer::start(directory, warn, shared.clone(), REST).unwrap();
+    let mut writer = Writer::start(directory, None, warn, shared.clone(), REST).unwrap();
     for block in blocks(count).0 {
         while !writer.has_room() {
             block_on(writer.wait());
@@ -76,7 +77,7 @@ fn behind_what_could_not_be_written_nothing_is_until_it_is_there() {
     let shared = Arc::new(Shared::default());
     // It is tried again at once.
     let rest = Duration::ZERO;
-    let mut writer = Writer::start(directory.clone(), |_| (), shared.clone(), rest).unwrap();
+    let mut writer = Writer::start(directory.clone(), None, |_| (), shared.clone(), rest).unwrap();
     let (all, hole) = blocks(6);
     let links: Vec<Link> = all.iter().map(|block| block.link).collect();
     let there = || links.iter().map(|link| directory.contains(link)).collect::<Vec<_>>();
