@@ -29,6 +29,10 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         "negative zero",
         "parts",
         "end of a part",
+        "whole parts",
+        "more parts than lanes",
+        "all infinite",
+        "infinity",
     ] {
         cases.push(Case::new("arg_max", family, true, move |gpu| Box::pin(arg_max(gpu, family))));
     }
@@ -112,10 +116,12 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
         "one" => 1,
         // Several parts, the last of them short.
         "parts" | "end of a part" => 3 * 4096 + 77,
+        "whole parts" => 2 * 4096,
+        "more parts than lanes" => 259 * 4096 + 1,
         _ => 1531,
     };
     let stride = width + 5;
-    let rows = 3;
+    let rows = if width > 1 << 20 { 1 } else { 3 };
     let mut values = random.floats(rows * stride);
     for row in values.chunks_mut(stride) {
         // Numbers beyond the width, which would win.
@@ -132,6 +138,10 @@ async fn arg_max(gpu: &Gpu, family: &str) -> Result<Verdict> {
             // Ties of different parts, and the last value of all.
             "parts" => [4096, 9000, width - 1].into_iter().for_each(|i| row[i] = 2.0),
             "end of a part" => row[8191] = 2.0,
+            "whole parts" => row[width - 1] = 2.0,
+            "more parts than lanes" => row[258 * 4096 + 7] = 2.0,
+            "all infinite" => row[..width].fill(f32::NEG_INFINITY),
+            "infinity" => row[700] = f32::INFINITY,
             "negative zero" => {
                 row[..width].fill(-1.0);
                 row[40] = -0.0;

@@ -46,9 +46,9 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }
             for level in [1, 2] {
                 let kernel = if level == 1 { "block_score" } else { "token_score" };
-                for family in ["random", "peaked", "equal", "zero query"] {
-                    // Segments change which blocks are here, not what is computed.
-                    if segments > 1 && family != "random" {
+                for family in ["random", "peaked", "steep", "equal", "zero query"] {
+                    // Segments change which blocks are here, not what is computed, and tokens are not summed.
+                    if segments > 1 && family != "random" || level == 2 && family == "steep" {
                         continue;
                     }
                     cases.push(Case::new(
@@ -116,6 +116,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             "equal",
             "nothing missed",
             "listed in vain",
+            "listed by the next head",
             "hidden",
             "infinite",
             "nan",
@@ -167,7 +168,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             // What a score that is no number makes of the others is not told: compilers may assume that there is none.
             if family != "nan" {
                 cases.push(Case::new("head_ranks", label, true, move |gpu| {
-                    Box::pin(head_ranks(gpu, shape, level, family, budget))
+                    Box::pin(head_ranks(gpu, shape, level, family, budget, 40))
                 }));
             }
         }
@@ -182,6 +183,19 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                 Box::pin(top_k(gpu, (kernel, shape), rank, "random", budget, 1100))
             }));
         }
+        if group == 20 {
+            cases.push(Case::new("head_ranks", label, true, move |gpu| {
+                Box::pin(head_ranks(gpu, shape, 1, "random", budget, 1100))
+            }));
+        }
+    }
+    // Several heads whose keys go through memory.
+    let two_heads = Shape { kv_heads: 2, group: 2, block: 16, ..shapes[1] };
+    for kernel in ["top_k", "top_k_shuffled"] {
+        cases.push(Case::new(kernel, "level 1 random kv 2 of 1100 blocks", true, move |gpu| {
+            let (rank, budget) = ((1, Rank::Softmax), (Blocks::Count(128), 1));
+            Box::pin(top_k(gpu, (kernel, two_heads), rank, "random", budget, 1100))
+        }));
     }
     let small = Shape { kv_heads: 1, group: 2, ..shapes[1] };
     let many_heads = Shape { group: 20, ..small };
@@ -193,6 +207,9 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                 Box::pin(top_k(gpu, (kernel, many_heads), rank, "random", budget, most_blocks))
             }));
         }
+        cases.push(Case::new("head_ranks", label, true, move |gpu| {
+            Box::pin(head_ranks(gpu, many_heads, 2, "random", budget, most_blocks))
+        }));
     }
     for (most_blocks, tokens) in [(170, 1024), (262, 3000)] {
         for family in ["random", "ties", "nan"] {
@@ -257,8 +274,12 @@ async fn scores(
     let channel_words = channels.concat();
     let f16 = |value: f32| half::f16::from_f32(value);
     // The ranges and codes of every head of every physical block; where steps are large logits reach +-100 and exponentials
-    // underflow.
-    let size = if family == "peaked" { 40.0 } else { 1.0 } / format.largest() as f32;
+    // underflow, and where they are larger still those of one block are so far apart that all but the largest are nothing beside it.
+    let size = match family {
+        "peaked" => 40.0,
+        "steep" => 2000.0,
+        _ => 1.0,
+    } / format.largest() as f32;
     // Physical block, KV head.
     let indices: Vec<Vec<HeadIndex>> = (0..segments * cache.blocks_a_segment)
         .map(|_| {
@@ -283,7 +304,8 @@ async fn scores(
     let stride = if level == 1 { step.sealed as usize + 2 } else { kept * block + 3 };
     let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
     let mut out = vec![POISON; 3 * q_heads * stride];
-    for segment in 0..segments {
+    // The last first: what one writes that is another's is not written over.
+    for segment in (0..segments).rev() {
         let params = cache.segment(segment);
         let first = (segment * cache.blocks_a_segment) as usize;
         let words: Vec<u32> = indices[first..first + cache.blocks_a_segment as usize]
@@ -437,7 +459,8 @@ async fn key_scores(
     };
     let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
     let mut out = vec![POISON; 3 * q_heads * stride];
-    for segment in 0..segments {
+    // The last first: what one writes that is another's is not written over.
+    for segment in (0..segments).rev() {
         let stored = match of {
             Of::Summary(twin) => cache.summary_words(segment, twin),
             Of::Blocks | Of::Tokens => cache.segment_words(segment),
@@ -589,8 +612,23 @@ async fn missed_mass(
     let (kv_heads, group) = (shape.kv_heads as usize, shape.group as usize);
     let (kept, stride) = (step.blocks_kept as usize, step.sealed as usize + 3);
     let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
+    // Of each head the first or the last of its candidates.
+    let ends = |at: fn(usize) -> bool| {
+        let mut lists = Vec::new();
+        for &(_, position) in &rows {
+            let row = budget.row(position, shape.block);
+            for head in 0..shape.kv_heads as usize {
+                let first = if at(head) { row.sink } else { row.recent_first - row.blocks };
+                lists.extend(first..first + row.blocks);
+                lists.resize(lists.len() + kept - row.blocks as usize, u32::MAX);
+            }
+        }
+        lists
+    };
+    let chosen = if family == "listed by the next head" { ends(|_| false) } else { chosen };
     let listed = match family {
         "nothing missed" | "listed in vain" => chosen.clone(),
+        "listed by the next head" => ends(|head| head % 2 == 0),
         _ => choose_blocks(&rows, &shape, &budget, kept, &mut random),
     };
     let heads = if rank == Rank::Plain { 1 } else { group };
@@ -770,8 +808,9 @@ async fn head_ranks(
     level: u32,
     family: &str,
     budget: (Blocks, u32),
+    most_blocks: u32,
 ) -> Result<Verdict> {
-    let scored = Scored::new(shape, level, family, budget, 40);
+    let scored = Scored::new(shape, level, family, budget, most_blocks);
     let got = scored.ranks(gpu).await?;
     const WHY: &str = "exp of at most 180 is within 363 ulp, and sums of all items round.";
     for row in 0..3 {
