@@ -127,8 +127,9 @@ impl Prefix {
         chain.stored = first + taken;
         // The index of one is not that of the blocks before it. Where these came from elsewhere, it may be good for others.
         if 0 < taken && taken < read.payloads.len() {
-            let (places, link) = (self.places.clone(), chain.link(first + taken));
-            self.files.tell(move || places.remove(&link));
+            let directory = self.places.directory.clone();
+            let link = chain.link(first + taken);
+            self.files.tell(move || directory.remove(&link));
             self.shared.change(|stats| stats.prefix.damaged += 1);
         }
         Ok((self.scheme.length(taken), goes_on && taken == read.payloads.len()))

@@ -18,33 +18,47 @@ use super::rest::{REST, Rest};
 use super::worker::Worker;
 use crate::Result;
 use futures::StreamExt;
+use futures::future::{Either, select};
 use futures::stream::iter;
 use objects::Objects;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Objects that are sent at a time.
 const SENT: usize = 8;
 
-/// How long objects are sent once nobody asks any more.
-const LAST: Duration = Duration::from_secs(30);
+/// Blocks that wait to be sent: those of forty documents of 96,000 tokens. What finds no room is sent when a conversation begins with
+/// it again.
+const QUEUE: usize = 1 << 16;
 
-/// So many keys of what is in the bucket are remembered.
-const REMEMBERED: usize = 1 << 18;
+/// How long objects are sent once nobody asks any more.
+const LAST: Duration = Duration::from_secs(10);
+
+/// How long it is believed that an object is there: rules of the bucket's own remove some.
+const BELIEVED: Duration = Duration::from_secs(600);
 
 /// A bucket, and when it last failed.
 pub(super) struct Bucket {
     url: String,
     objects: Objects,
     directory: Arc<Directory>,
-    rest: Rest,
+    /// After a question that failed, and after an object that could not be put there: who may not write may read.
+    asking: Rest,
+    sending: Rest,
     warn: fn(&str),
     shared: Arc<Shared>,
     /// Bytes that were put into the directory, and that who makes room there does not know of yet.
     came: AtomicU64,
+    there: Mutex<There>,
+}
+
+/// What is known to be in the bucket, since when.
+struct There {
+    keys: HashSet<Key>,
+    since: Instant,
 }
 
 /// Refuses what is no bucket's address.
@@ -52,9 +66,15 @@ pub(super) fn check(url: &str) -> Result<()> {
     Objects::check(url)
 }
 
+// Every update leaves it whole, so that of a thread that panicked is too.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Bucket {
     /// # Errors
-    /// [`crate::Error::Argument`] for what is no bucket's address; [`crate::Error::Io`] where the system has no threads.
+    /// [`crate::Error::Argument`] for what is no bucket's address; [`crate::Error::Io`] where a folder is not there, or the system has no
+    /// threads.
     pub(super) fn open(
         url: &str,
         directory: Arc<Directory>,
@@ -62,37 +82,47 @@ impl Bucket {
         shared: Arc<Shared>,
     ) -> Result<Self> {
         let objects = Objects::open(url)?;
-        let (url, rest, came) = (url.into(), Rest::new(REST), AtomicU64::new(0));
-        Ok(Self { url, objects, directory, rest, warn, shared, came })
+        let (asking, sending) = (Rest::new(REST), Rest::new(REST));
+        let there = Mutex::new(There { keys: HashSet::new(), since: Instant::now() });
+        let (url, came) = (url.into(), AtomicU64::new(0));
+        Ok(Self { url, objects, directory, asking, sending, warn, shared, came, there })
     }
 
     // What came of asking for something, if anything did.
-    fn heard<T>(&self, answer: io::Result<T>) -> Option<T> {
-        match answer {
+    fn heard<T>(&self, rest: &Rest, answer: io::Result<T>) -> Option<T> {
+        let error = match answer {
             Ok(answer) => {
-                self.rest.end();
-                Some(answer)
+                rest.end();
+                return Some(answer);
             }
-            Err(error) => {
-                self.shared.change(|stats| stats.prefix.bucket_failed += 1);
-                if self.rest.begin() {
-                    let url = &self.url;
-                    (self.warn)(&format!(
-                        "the prefix bucket {url} is not used for now: {error}; answers go on, and it is tried again in a minute"
-                    ));
-                }
-                None
-            }
+            Err(error) => error,
+        };
+        self.shared.change(|stats| stats.prefix.bucket_failed += 1);
+        if rest.begin() {
+            let url = &self.url;
+            (self.warn)(&format!(
+                "the prefix bucket {url} is not used for now: {error}; answers go on, and it is tried again in a minute"
+            ));
         }
+        None
+    }
+
+    fn is_there(&self, link: &Link) -> bool {
+        let mut there = lock(&self.there);
+        if there.since.elapsed() > BELIEVED {
+            *there = There { keys: HashSet::new(), since: Instant::now() };
+        }
+        there.keys.contains(&link.key)
     }
 
     /// Whether a block is there, whatever its content.
     pub(super) fn contains(&self, link: &Link) -> bool {
-        if self.rest.lasts() {
+        if self.asking.lasts() {
             return false;
         }
         let objects = &self.objects;
-        self.heard(objects.wait(objects.contains(&place(link)))).unwrap_or(false)
+        let found = objects.wait(objects.contains(&place(link)));
+        self.heard(&self.asking, found).unwrap_or(false)
     }
 
     /// The payload of a block of these tokens, of so many bytes, which the directory has from then on, as one that was used at a time.
@@ -103,17 +133,19 @@ impl Bucket {
         bytes: usize,
         used: SystemTime,
     ) -> std::result::Result<Vec<u8>, Absent> {
-        if self.rest.lasts() {
+        if self.asking.lasts() {
             return Err(Absent::Unreadable);
         }
         let objects = &self.objects;
-        let object = self.heard(objects.wait(objects.get(&place(link)))).flatten();
-        let object = object.ok_or(Absent::Unreadable)?;
+        let size = file::HEAD_BYTES + size_of_val(tokens) + bytes;
+        let found = objects.wait(objects.get(&place(link), size));
+        let object = self.heard(&self.asking, found).flatten().ok_or(Absent::Unreadable)?;
         let payload = file::read(&object[..], link, tokens, bytes)?;
-        self.shared.change(|stats| stats.prefix.fetched_bytes += object.len() as u64);
+        lock(&self.there).keys.insert(link.key);
+        self.shared.change(|stats| stats.prefix.fetched_bytes += size as u64);
         // Where it cannot be kept here it is there all the same.
         if self.directory.write(link, tokens, &payload, used).is_ok() {
-            self.came.fetch_add(object.len() as u64, Ordering::Relaxed);
+            self.came.fetch_add(size as u64, Ordering::Relaxed);
         }
         Ok(payload)
     }
@@ -130,31 +162,35 @@ impl Bucket {
 
     /// Removes a block that is not what it should be, so that a sound one can take its place.
     pub(super) fn remove(&self, link: &Link) {
-        if !self.rest.lasts() {
+        lock(&self.there).keys.remove(&link.key);
+        if !self.sending.lasts() {
             let objects = &self.objects;
-            self.heard(objects.wait(objects.remove(&place(link))));
+            self.heard(&self.sending, objects.wait(objects.remove(&place(link))));
         }
     }
 
-    // Sends a block of the directory, unless it is there. Whether it is there then.
-    async fn send(&self, link: &Link) -> bool {
-        if self.rest.lasts() {
-            return false;
+    // Sends a block of the directory, unless it is there.
+    async fn send(&self, link: &Link) {
+        if self.sending.lasts() || self.is_there(link) {
+            return;
         }
         let place = place(link);
-        match self.heard(self.objects.contains(&place).await) {
-            Some(false) => {}
-            Some(true) => return true,
-            None => return false,
-        }
-        // What made room meanwhile, or is damaged, is not sent.
-        let Some(file) = self.directory.whole(link) else { return false };
-        let bytes = file.len() as u64;
-        let is_sent = self.heard(self.objects.put(&place, file).await).is_some();
-        if is_sent {
+        // That it answers this does not say that it takes anything.
+        let is_there = match self.objects.contains(&place).await {
+            Ok(is_there) => Some(is_there),
+            failed => self.heard(&self.sending, failed),
+        };
+        let Some(is_there) = is_there else { return };
+        if !is_there {
+            // What made room meanwhile, or is damaged, is not sent.
+            let Some(file) = self.directory.whole(link) else { return };
+            let bytes = file.len() as u64;
+            if self.heard(&self.sending, self.objects.put(&place, file).await).is_none() {
+                return;
+            }
             self.shared.change(|stats| stats.prefix.sent_bytes += bytes);
         }
-        is_sent
+        lock(&self.there).keys.insert(link.key);
     }
 }
 
@@ -166,22 +202,19 @@ pub(super) struct Uploads {
 
 struct State {
     bucket: Arc<Bucket>,
-    /// What is known to be in the bucket.
-    sent: Mutex<HashSet<Key>>,
-    /// When this ends, once nobody asks any more.
-    until: Mutex<Option<Instant>>,
+    queue: Mutex<VecDeque<Link>>,
 }
 
 impl Uploads {
     pub(super) fn start(bucket: Arc<Bucket>) -> io::Result<Self> {
-        let state = State { bucket, sent: Mutex::default(), until: Mutex::default() };
-        let uploads = Self { worker: Worker::start("prefix uploads")?, state: Arc::new(state) };
+        let state = Arc::new(State { bucket, queue: Mutex::default() });
+        let uploads = Self { worker: Worker::start("prefix uploads")?, state };
         let bucket = uploads.state.bucket.clone();
         // Who gave a wrong address or key is told at once, not by the first request.
         uploads.worker.tell(move || {
-            if !bucket.rest.lasts() {
+            if !bucket.asking.lasts() {
                 let objects = &bucket.objects;
-                bucket.heard(objects.wait(objects.contains("none")));
+                bucket.heard(&bucket.asking, objects.wait(objects.contains("none")));
             }
         });
         Ok(uploads)
@@ -193,39 +226,33 @@ impl Uploads {
 
     /// Has blocks sent that are in the directory, where they are not in the bucket.
     pub(super) fn send(&self, links: Vec<Link>) {
+        {
+            let mut queue = lock(&self.state.queue);
+            let room = QUEUE.saturating_sub(queue.len());
+            let new = links.into_iter().filter(|link| !self.state.bucket.is_there(link));
+            queue.extend(new.take(room));
+        }
         let state = self.state.clone();
-        self.worker.tell(move || state.send(&links));
+        self.worker.tell(move || state.send());
     }
 
     /// Waits until they are sent, for a while.
     pub(super) async fn finish(&self) {
-        let until = Instant::now() + LAST;
-        *self.state.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
         // Of a thread that panicked there is nothing to wait for.
-        let _ = self.worker.ask(|| ()).await;
+        let sent = self.worker.ask(|| ());
+        if let Either::Right(_) = select(sent, self.bucket().objects.sleep(LAST)).await {
+            lock(&self.state.queue).clear();
+        }
     }
 }
 
 impl State {
-    fn is_over(&self) -> bool {
-        let until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() > until)
-    }
-
-    fn send(&self, links: &[Link]) {
-        let sent = || self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        let links: Vec<_> = links.iter().filter(|link| !sent().contains(&link.key)).collect();
-        let send = async |link: &Link| {
-            if !self.is_over() && self.bucket.send(link).await {
-                let mut sent = sent();
-                if sent.len() >= REMEMBERED {
-                    sent.clear();
-                }
-                sent.insert(link.key);
-            }
-        };
-        let all = iter(links).map(send).buffer_unordered(SENT).collect::<Vec<()>>();
-        self.bucket.objects.wait(async { drop(all.await) });
+    // Sends what waits, and what comes meanwhile.
+    fn send(&self) {
+        let next = || lock(&self.queue).pop_front();
+        let send = async |link: Link| self.bucket.send(&link).await;
+        let all = iter(std::iter::from_fn(next)).map(send).buffer_unordered(SENT);
+        self.bucket.objects.wait(all.for_each(async |()| ()));
     }
 }
 

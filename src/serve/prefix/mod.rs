@@ -179,9 +179,9 @@ impl Prefix {
             .map(|url| Bucket::open(url, directory.clone(), *warn, shared.clone()).map(Arc::new));
         let bucket = bucket.transpose()?;
         let uploads = bucket.clone().map(Uploads::start).transpose().map_err(failed)?;
-        let places = Places { directory: directory.clone(), bucket };
+        let places = Places { directory: directory.clone(), bucket, shared: shared.clone() };
         let most = arriving::MOST_BYTES;
-        let reader = Reader::start(places.clone(), shared.clone(), most).map_err(failed)?;
+        let reader = Reader::start(places.clone(), most).map_err(failed)?;
         let uploads = uploads.map(Arc::new);
         let writer = Writer::start(directory, uploads, *warn, shared.clone(), REST);
         let (writer, payload) = (writer.map_err(failed)?, engine.sealed_bytes());

@@ -1,5 +1,6 @@
 //! Where blocks are found: in the directory, and else in the bucket, if there is one.
 
+use super::Shared;
 use super::bucket::Bucket;
 use super::directory::Directory;
 use super::file::Absent;
@@ -11,42 +12,43 @@ use std::time::SystemTime;
 pub(super) struct Places {
     pub(super) directory: Arc<Directory>,
     pub(super) bucket: Option<Arc<Bucket>>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Places {
     /// How many of a chain's first blocks there are.
     pub(super) fn find(&self, links: &[Link]) -> usize {
-        let is_there = |link: &Link| {
-            let bucket = self.bucket.as_ref();
-            self.directory.contains(link) || bucket.is_some_and(|bucket| bucket.contains(link))
-        };
-        // Most prompts are new, which one question to a bucket tells.
-        if !links.first().is_some_and(is_there) {
-            return 0;
-        }
         // Blocks go from the end, so those that are there are the first. Where that is not so, reading ends before.
-        links.partition_point(is_there)
+        let here = links.partition_point(|link| self.directory.contains(link));
+        let (Some(bucket), [next, more @ ..]) = (&self.bucket, &links[here..]) else { return here };
+        // Most prompts are new from there on, which one question tells.
+        if !bucket.contains(next) {
+            return here;
+        }
+        here + 1 + more.partition_point(|link| bucket.contains(link))
     }
 
-    /// The payload of a block of these tokens, of so many bytes. What comes into the directory by that was used at a time.
+    /// The payload of a block of these tokens, of so many bytes, if there is one. What comes into the directory by that was used at a
+    /// time. What is not what it should be is removed where it was; where that is not allowed it stays, and is passed over again.
     pub(super) fn read(
         &self,
         link: &Link,
         tokens: &[u32],
         bytes: usize,
         used: SystemTime,
-    ) -> Result<Vec<u8>, Absent> {
-        match (self.directory.read(link, tokens, bytes), &self.bucket) {
-            (Err(Absent::Unreadable), Some(bucket)) => bucket.fetch(link, tokens, bytes, used),
-            (read, _) => read,
-        }
+    ) -> Option<Vec<u8>> {
+        let read = self.directory.read(link, tokens, bytes);
+        self.sound(read, || self.directory.remove(link)).or_else(|| {
+            let bucket = self.bucket.as_ref()?;
+            self.sound(bucket.fetch(link, tokens, bytes, used), || bucket.remove(link))
+        })
     }
 
-    /// Removes a block that is not what it should be; where that is not allowed it stays, and is passed over again.
-    pub(super) fn remove(&self, link: &Link) {
-        self.directory.remove(link);
-        if let Some(bucket) = &self.bucket {
-            bucket.remove(link);
+    fn sound(&self, read: Result<Vec<u8>, Absent>, remove: impl FnOnce()) -> Option<Vec<u8>> {
+        if let Err(Absent::Damaged) = read {
+            remove();
+            self.shared.change(|stats| stats.prefix.damaged += 1);
         }
+        read.ok()
     }
 }

@@ -1,7 +1,5 @@
 //! Blocks that are read for requests: a piece after the other, in the order of asking, and of all together no more than there is room for.
 
-use super::Shared;
-use super::file::Absent;
 use super::key::Link;
 use super::places::Places;
 use super::worker::Worker;
@@ -31,18 +29,17 @@ pub(super) struct Reader {
     threads: Arc<rayon::ThreadPool>,
     room: Arc<Room>,
     places: Places,
-    shared: Arc<Shared>,
 }
 
 impl Reader {
     /// Of pieces that have so many bytes together at most, or of one alone.
-    pub(super) fn start(places: Places, shared: Arc<Shared>, most: usize) -> io::Result<Self> {
+    pub(super) fn start(places: Places, most: usize) -> io::Result<Self> {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
         let threads = rayon::ThreadPoolBuilder::new().num_threads(count);
         let threads = threads.thread_name(|i| format!("prefix {i}")).build();
         let threads = Arc::new(threads.map_err(io::Error::other)?);
         let room = Arc::new(Room { most, held: Mutex::default(), freed: Condvar::new() });
-        Ok(Self { worker: Worker::start("prefix reads")?, threads, room, places, shared })
+        Ok(Self { worker: Worker::start("prefix reads")?, threads, room, places })
     }
 
     /// Has a piece read, of blocks whose payload has so many bytes, for a conversation that was begun with at a time.
@@ -52,11 +49,11 @@ impl Reader {
         payload: usize,
         used: SystemTime,
     ) -> Receiver<Read> {
-        let (places, shared) = (self.places.clone(), self.shared.clone());
-        let (threads, room) = (self.threads.clone(), self.room.clone());
+        let (places, threads) = (self.places.clone(), self.threads.clone());
+        let room = self.room.clone();
         self.worker.ask(move || {
             let lent = room.lend(wanted.len() * payload);
-            let payloads = threads.install(|| read(&places, &shared, &wanted, payload, used));
+            let payloads = threads.install(|| read(&places, &wanted, payload, used));
             Read { payloads, asked: wanted.len(), _lent: lent }
         })
     }
@@ -97,28 +94,12 @@ impl Drop for Lent {
     }
 }
 
-fn read(
-    places: &Places,
-    shared: &Shared,
-    wanted: &[Wanted],
-    payload: usize,
-    used: SystemTime,
-) -> Vec<Vec<u8>> {
+fn read(places: &Places, wanted: &[Wanted], payload: usize, used: SystemTime) -> Vec<Vec<u8>> {
     let all = wanted.par_iter().map(|(link, tokens)| places.read(link, tokens, payload, used));
-    let mut payloads = Vec::with_capacity(wanted.len());
-    for (read, (link, _)) in all.collect::<Vec<_>>().into_iter().zip(wanted) {
-        match read {
-            Ok(payload) => payloads.push(payload),
-            Err(Absent::Unreadable) => break,
-            Err(Absent::Damaged) => {
-                places.remove(link);
-                shared.change(|stats| stats.prefix.damaged += 1);
-                break;
-            }
-        }
-    }
+    let all: Vec<Option<Vec<u8>>> = all.collect();
+    let payloads: Vec<Vec<u8>> = all.into_iter().map_while(|payload| payload).collect();
     let bytes: usize = payloads.iter().map(Vec::len).sum();
-    shared.change(|stats| stats.prefix.read_bytes += bytes as u64);
+    places.shared.change(|stats| stats.prefix.read_bytes += bytes as u64);
     payloads
 }
 
@@ -147,8 +128,8 @@ mod tests {
         });
         let wanted: Vec<Wanted> = wanted.collect();
         let pieces = wanted.chunks(2).map(<[Wanted]>::to_vec).collect();
-        let places = Places { directory, bucket: None };
-        let reader = Reader::start(places, Arc::default(), room * PAYLOAD).unwrap();
+        let places = Places { directory, bucket: None, shared: Arc::default() };
+        let reader = Reader::start(places, room * PAYLOAD).unwrap();
         (reader, pieces)
     }
 

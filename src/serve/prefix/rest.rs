@@ -31,8 +31,9 @@ impl Rest {
         self.until().replace(Instant::now() + self.time).is_none()
     }
 
-    /// Something succeeded.
+    /// Something succeeded; what was asked for before a failure ends no rest.
     pub(super) fn end(&self) {
-        *self.until() = None;
+        let mut until = self.until();
+        *until = until.filter(|until| Instant::now() < *until);
     }
 }

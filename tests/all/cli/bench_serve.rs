@@ -90,8 +90,12 @@ fn what_was_asked_until_an_interruption_is_reported() {
     for pace in [["--clients", "2"], ["--rate", "5"]] {
         let load = ["--requests", "5000", "--prompt-tokens", "100", "--max-tokens", "4"];
         let more = ["bench", "serve", "--url", &url, "--one-by-one", "--json"];
+        let before = served.metric("requests_ended_total");
         let child = command(&[&more[..], &load, &pace].concat()).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_secs(4));
+        // Some are asked before, to learn how many tokens a prompt has.
+        served.until("some are answered", |served| {
+            served.metric("requests_ended_total") >= before + 15.0
+        });
         let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
         assert!(killed.success());
         let ended = child.wait_with_output().unwrap();

@@ -2,6 +2,7 @@
 
 use crate::{Error, Result};
 use std::io;
+use std::time::Duration;
 
 /// There is none.
 pub(super) enum Objects {}
@@ -20,11 +21,17 @@ impl Objects {
         match *self {}
     }
 
+    pub(super) fn sleep(&self, _: Duration) -> impl Future<Output = ()> + Unpin + use<> {
+        match *self {}
+        #[expect(unreachable_code)]
+        futures::future::ready(())
+    }
+
     pub(super) async fn contains(&self, _: &str) -> io::Result<bool> {
         match *self {}
     }
 
-    pub(super) async fn get(&self, _: &str) -> io::Result<Option<Vec<u8>>> {
+    pub(super) async fn get(&self, _: &str, _: usize) -> io::Result<Option<Vec<u8>>> {
         match *self {}
     }
 

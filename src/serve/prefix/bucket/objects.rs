@@ -1,6 +1,7 @@
 //! Objects by their names: in storage that speaks S3, or in a folder.
 
 use crate::{Error, Result};
+use futures::FutureExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
@@ -8,6 +9,7 @@ use object_store::{
     BackoffConfig, ClientConfigKey, Error as Problem, ObjectStore, ObjectStoreExt, RetryConfig,
 };
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
@@ -16,6 +18,10 @@ const FORMS: &str = "it is s3://BUCKET/FOLDER, or file:///FOLDER";
 /// How often a request is tried again, and for how long.
 const AGAIN: usize = 3;
 const AGAIN_FOR: Duration = Duration::from_secs(20);
+
+/// How long it may take to tell whether an object is there, for which a prompt waits, and to bring one or to remove it.
+const ASKED: Duration = Duration::from_secs(3);
+const BROUGHT: Duration = Duration::from_secs(60);
 
 /// Objects whose names begin with a folder.
 pub(super) struct Objects {
@@ -43,12 +49,18 @@ enum Address<'u> {
 impl<'u> Address<'u> {
     fn parse(url: &'u str) -> Result<Self> {
         match url.split_once("://") {
-            Some(("s3", rest)) if !rest.is_empty() && !rest.starts_with('/') => {
+            Some(("s3", rest)) => {
                 let (bucket, folder) = rest.split_once('/').unwrap_or((rest, ""));
+                let is_of_name = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+                if bucket.is_empty() || !bucket.chars().all(is_of_name) {
+                    return Err(refused(url, FORMS));
+                }
                 let folder = Path::parse(folder).map_err(|problem| refused(url, problem))?;
                 Ok(Self::S3 { bucket, folder })
             }
-            Some(("file", folder)) if folder.starts_with('/') => Ok(Self::Folder(folder)),
+            Some(("file", folder)) if folder.starts_with('/') && folder.len() > 1 => {
+                Ok(Self::Folder(folder))
+            }
             _ => Err(refused(url, FORMS)),
         }
     }
@@ -68,12 +80,13 @@ impl Objects {
         let failed = |source| Error::Io { path: "the thread of the prefix bucket".into(), source };
         let (store, folder): (Box<dyn ObjectStore>, _) = match Address::parse(url)? {
             Address::S3 { bucket, folder } => {
-                let store = s3(bucket).build().map_err(|problem| refused(url, problem))?;
+                let store = s3(bucket)?.build().map_err(|problem| refused(url, problem))?;
                 (Box::new(store), folder)
             }
             Address::Folder(folder) => {
-                let made = std::fs::create_dir_all(folder);
-                made.map_err(|source| Error::Write { path: folder.into(), source })?;
+                // It is not made: what is not mounted would fill the disk that it is mounted on.
+                let there = std::fs::read_dir(folder);
+                there.map_err(|source| Error::Io { path: folder.into(), source })?;
                 let store = LocalFileSystem::new_with_prefix(folder);
                 (Box::new(store.map_err(|problem| refused(url, problem))?), Path::default())
             }
@@ -84,37 +97,70 @@ impl Objects {
         Ok(Self { store, folder, runtime })
     }
 
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it has not ended")
+    }
+
     /// Waits on a thread that may for what requests make.
     pub(super) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.as_ref().expect("it has not ended").block_on(work)
+        self.runtime().block_on(work)
+    }
+
+    /// Ends after a time, whoever waits for it.
+    pub(super) fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Unpin + use<> {
+        self.runtime().spawn(async move { tokio::time::sleep(time).await }).map(drop)
     }
 
     fn path(&self, name: &str) -> Path {
         name.split('/').fold(self.folder.clone(), |path, part| path.join(part))
     }
 
+    /// Whether there is an object.
     pub(super) async fn contains(&self, name: &str) -> io::Result<bool> {
-        there(self.store.head(&self.path(name)).await).map(|found| found.is_some())
+        let path = self.path(name);
+        Ok(there(within(ASKED, self.store.head(&path)).await)?.is_some())
     }
 
-    pub(super) async fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        let Some(found) = there(self.store.get(&self.path(name)).await)? else { return Ok(None) };
-        Ok(there(found.bytes().await)?.map(Vec::from))
+    /// An object, if there is one; nothing of one that has another size.
+    pub(super) async fn get(&self, name: &str, size: usize) -> io::Result<Option<Vec<u8>>> {
+        let path = self.path(name);
+        let get = async {
+            let found = self.store.get(&path).await?;
+            if found.meta.size != size as u64 {
+                return Ok(Vec::new());
+            }
+            found.bytes().await.map(Vec::from)
+        };
+        there(within(BROUGHT, get).await)
     }
 
     /// Puts an object there, whole or not at all.
     pub(super) async fn put(&self, name: &str, bytes: Vec<u8>) -> io::Result<()> {
-        self.store.put(&self.path(name), bytes.into()).await.map(drop).map_err(said)
+        let path = self.path(name);
+        within(BROUGHT, self.store.put(&path, bytes.into())).await?.map(drop).map_err(said)
     }
 
+    /// Removes an object, if there is one.
     pub(super) async fn remove(&self, name: &str) -> io::Result<()> {
-        there(self.store.delete(&self.path(name)).await).map(drop)
+        let path = self.path(name);
+        there(within(BROUGHT, self.store.delete(&path)).await).map(drop)
+    }
+}
+
+// What came of a request, or that nothing did in so long. Its crate panics at requests that HTTP cannot have, such as those that are signed
+// by a key with a line break in it.
+async fn within<T>(time: Duration, request: impl Future<Output = T>) -> io::Result<T> {
+    let request = AssertUnwindSafe(request).catch_unwind();
+    match tokio::time::timeout(time, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(io::Error::other("what the environment has for it makes no request")),
+        Err(_) => Err(io::Error::other(format!("nothing came in {} s", time.as_secs()))),
     }
 }
 
 // What is not there is no problem.
-fn there<T>(answer: object_store::Result<T>) -> io::Result<Option<T>> {
-    match answer {
+fn there<T>(answer: io::Result<object_store::Result<T>>) -> io::Result<Option<T>> {
+    match answer? {
         Ok(answer) => Ok(Some(answer)),
         Err(Problem::NotFound { .. }) => Ok(None),
         Err(problem) => Err(said(problem)),
@@ -136,24 +182,27 @@ fn said(problem: Problem) -> io::Error {
 }
 
 // A bucket, with keys and region as the environment has them for all programs that speak S3.
-fn s3(bucket: &str) -> AmazonS3Builder {
+fn s3(bucket: &str) -> Result<AmazonS3Builder> {
     // Others in this program may have chosen theirs.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-    let client = |key, seconds: &str| (AmazonS3ConfigKey::Client(key), seconds.to_owned());
-    let usual =
-        [client(ClientConfigKey::ConnectTimeout, "3 s"), client(ClientConfigKey::Timeout, "30 s")];
-    let builder = usual.into_iter().fold(builder, |builder, (key, value)| {
-        // The environment's come first.
-        match builder.get_config_value(&key) {
-            Some(_) => builder,
-            None => builder.with_config(key, value),
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+    for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"] {
+        let Ok(endpoint) = std::env::var(name) else { continue };
+        if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+            return Err(Error::argument(name, endpoint, "it begins with http:// or https://"));
         }
-    });
-    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
-    // Who names such an endpoint wants it.
-    let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let builder = if is_plain { builder.with_allow_http(true) } else { builder };
-    let backoff = BackoffConfig::default();
-    builder.with_retry(RetryConfig { backoff, max_retries: AGAIN, retry_timeout: AGAIN_FOR })
+        // Who names one without TLS wants it.
+        builder = builder.with_allow_http(endpoint.starts_with("http://"));
+    }
+    if std::env::var_os("AWS_TIMEOUT").is_none() {
+        let key = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
+        builder = builder.with_config(key, format!("{} s", BROUGHT.as_secs()));
+    }
+    let retry = RetryConfig {
+        backoff: BackoffConfig::default(),
+        max_retries: AGAIN,
+        retry_timeout: AGAIN_FOR,
+    };
+    // Not all storage has requests for many objects.
+    Ok(builder.with_disable_bulk_delete(true).with_retry(retry))
 }
