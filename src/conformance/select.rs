@@ -184,9 +184,12 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             }));
         }
         if group == 20 {
-            cases.push(Case::new("head_ranks", label, true, move |gpu| {
-                Box::pin(head_ranks(gpu, shape, 1, "random", budget, 1100))
-            }));
+            for family in ["random", "lone"] {
+                let label = label.replace("random", family);
+                cases.push(Case::new("head_ranks", label, true, move |gpu| {
+                    Box::pin(head_ranks(gpu, shape, 1, family, budget, 1100))
+                }));
+            }
         }
     }
     // Several heads whose keys go through memory.
@@ -743,6 +746,8 @@ impl Scored {
                         "infinite" if i == 13 => f32::NEG_INFINITY,
                         // Relative to another one, its exponential would be infinite.
                         "lone" if i == 200 => 300.0,
+                        // And beyond what a workgroup takes at once.
+                        "lone" if i == 1090 => 600.0,
                         "lone" => 0.0,
                         _ => random.float() * 3.0,
                     };

@@ -185,6 +185,13 @@ fn said(problem: Problem) -> io::Error {
 fn s3(bucket: &str) -> Result<AmazonS3Builder> {
     // Others in this program may have chosen theirs.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    for (name, value) in std::env::vars_os() {
+        let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+        if name.starts_with("AWS_") && value.chars().any(char::is_control) {
+            let limit = "no request can have that in it: look how it was read from its file";
+            return Err(Error::argument(name, "a text with a line break or the like", limit));
+        }
+    }
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
     for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"] {
         let Ok(endpoint) = std::env::var(name) else { continue };
