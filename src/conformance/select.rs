@@ -123,10 +123,15 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         ] {
             let budgets = match family {
                 "random" => &[Blocks::Count(7), Blocks::Count(90), Blocks::Percent(30.0)][..],
+                // Fewer than half of them, so that one head's are behind all of another's.
+                "listed by the next head" => &[Blocks::Count(40)],
                 _ => &[Blocks::Count(90)],
             };
             for &blocks in budgets {
-                let shape = if family == "random" { shapes[4] } else { shapes[1] };
+                let shape = match family {
+                    "random" | "listed by the next head" => shapes[4],
+                    _ => shapes[1],
+                };
                 let label = format!("{rank:?} {family} blocks {blocks}");
                 cases.push(Case::new("missed_mass", label, true, move |gpu| {
                     Box::pin(missed_mass(gpu, shape, rank, family, blocks))
