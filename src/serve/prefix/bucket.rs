@@ -10,12 +10,12 @@
 #[cfg_attr(not(feature = "object-store"), path = "bucket/no_objects.rs")]
 mod objects;
 
-use super::Shared;
 use super::directory::{Directory, place};
 use super::file::{self, Absent};
 use super::key::{Key, Link};
 use super::rest::{REST, Rest};
 use super::worker::Worker;
+use super::{Shared, lock};
 use crate::Result;
 use futures::StreamExt;
 use futures::future::{Either, select};
@@ -24,7 +24,7 @@ use objects::Objects;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Objects that are sent at a time.
@@ -64,11 +64,6 @@ struct There {
 /// Refuses what is no bucket's address.
 pub(super) fn check(url: &str) -> Result<()> {
     Objects::check(url)
-}
-
-// Every update leaves it whole, so that of a thread that panicked is too.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Bucket {

@@ -45,6 +45,8 @@ pub(super) mod arriving;
 mod bucket;
 mod directory;
 mod file;
+#[cfg(test)]
+mod fixture;
 mod key;
 mod places;
 mod reading;
@@ -64,9 +66,14 @@ use places::Places;
 use reading::Reader;
 use rest::REST;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storing::{Look, Writer};
 use worker::Worker;
+
+// Every update leaves what is locked here whole, so that of a thread that panicked is too.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The version of what a block's key and payload mean.
 const VERSION: u32 = 1;

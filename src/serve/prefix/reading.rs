@@ -1,12 +1,13 @@
 //! Blocks that are read for requests: a piece after the other, in the order of asking, and of all together no more than there is room for.
 
 use super::key::Link;
+use super::lock;
 use super::places::Places;
 use super::worker::Worker;
 use futures::channel::oneshot::Receiver;
 use rayon::prelude::*;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// Threads that read at most.
@@ -67,15 +68,10 @@ struct Room {
 }
 
 impl Room {
-    // Every update leaves it whole, so that of a thread that panicked is too.
-    fn held(&self) -> MutexGuard<'_, usize> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     // Waits until there is room. What is more than all has it once nothing else is there.
     fn lend(self: &Arc<Self>, bytes: usize) -> Lent {
         let is_full = |held: &mut usize| *held > 0 && *held + bytes > self.most;
-        let waited = self.freed.wait_while(self.held(), is_full);
+        let waited = self.freed.wait_while(lock(&self.held), is_full);
         *waited.unwrap_or_else(PoisonError::into_inner) += bytes;
         Lent { room: self.clone(), bytes }
     }
@@ -89,7 +85,7 @@ struct Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        *self.room.held() -= self.bytes;
+        *lock(&self.room.held) -= self.bytes;
         self.room.freed.notify_all();
     }
 }

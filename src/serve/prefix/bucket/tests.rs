@@ -1,28 +1,11 @@
-use super::super::key::{Chain, Scheme};
+use super::super::fixture::{PAYLOAD, file_bytes, payload, talk, tokens_of};
 use super::super::places::Places;
 use super::*;
 use pollster::block_on;
 use std::fs;
 use std::path::Path;
 
-const BLOCK: usize = 4;
-const PAYLOAD: usize = 1000;
-
 static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-// A conversation: its tokens, and its blocks.
-fn talk(blocks: usize) -> (Vec<u32>, Vec<Link>) {
-    let scheme = Scheme::new(&[("the model".into(), "one".into())], BLOCK as u32, 0);
-    let tokens: Vec<u32> = (0..(blocks * BLOCK) as u32).map(|i| i * 7).collect();
-    let mut chain = Chain::default();
-    chain.extend(&scheme, &tokens);
-    let links = (0..blocks).map(|block| chain.link(block)).collect();
-    (tokens, links)
-}
-
-fn payload(link: &Link) -> Vec<u8> {
-    link.key.bytes().iter().copied().cycle().take(PAYLOAD).collect()
-}
 
 fn url(folder: &Path) -> String {
     fs::create_dir_all(folder).unwrap();
@@ -39,8 +22,9 @@ fn machine(folder: &Path, name: &str, url: &str) -> (Places, Arc<Shared>) {
 }
 
 fn write(places: &Places, tokens: &[u32], links: &[Link]) {
-    for (link, tokens) in links.iter().zip(tokens.chunks(BLOCK)) {
-        places.directory.write(link, tokens, &payload(link), SystemTime::now()).unwrap();
+    for link in links {
+        let (own, payload) = (tokens_of(tokens, link), payload(link));
+        places.directory.write(link, own, &payload, SystemTime::now()).unwrap();
     }
 }
 
@@ -51,22 +35,21 @@ fn send(places: &Places, links: &[Link]) {
 }
 
 fn read(places: &Places, tokens: &[u32], link: &Link) -> Option<Vec<u8>> {
-    let own = &tokens[link.block as usize * BLOCK..][..BLOCK];
-    places.read(link, own, PAYLOAD, SystemTime::now())
+    places.read(link, tokens_of(tokens, link), PAYLOAD, SystemTime::now())
 }
 
 #[test]
 fn what_one_machine_has_another_one_gets_and_keeps() {
     let folder = tempfile::tempdir().unwrap();
     let shared = folder.path().join("shared");
-    let (tokens, links) = talk(5);
+    let (tokens, links) = talk(1, 5);
     let (one, of_one) = machine(folder.path(), "one", &url(&shared));
     write(&one, &tokens, &links[..4]);
     assert_eq!(one.find(&links), 4);
     // What is asked for twice is sent once, and what is not there is not.
     send(&one, &links);
     send(&one, &links);
-    let file = fs::metadata(shared.join(place(&links[0]))).unwrap().len();
+    let file = file_bytes();
     assert_eq!(of_one.stats().prefix.sent_bytes, 4 * file);
 
     let (two, of_two) = machine(folder.path(), "two", &url(&shared));
@@ -90,7 +73,7 @@ fn what_one_machine_has_another_one_gets_and_keeps() {
 fn what_is_damaged_is_neither_sent_nor_taken() {
     let folder = tempfile::tempdir().unwrap();
     let shared = folder.path().join("shared");
-    let (tokens, links) = talk(2);
+    let (tokens, links) = talk(1, 2);
     let (one, _) = machine(folder.path(), "one", &url(&shared));
     write(&one, &tokens, &links);
     let of_one = folder.path().join("one").join(place(&links[0]));
@@ -140,7 +123,7 @@ fn what_is_damaged_is_neither_sent_nor_taken() {
 fn a_bucket_that_fails_is_none_for_a_while_and_that_is_said_once() {
     let folder = tempfile::tempdir().unwrap();
     let shared = folder.path().join("shared");
-    let (tokens, links) = talk(3);
+    let (tokens, links) = talk(1, 3);
     let (one, stats) = machine(folder.path(), "one", &url(&shared));
     write(&one, &tokens, &links[..1]);
     // A file is where their folders should be.

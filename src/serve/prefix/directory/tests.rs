@@ -1,36 +1,11 @@
-use super::super::key::{Chain, Scheme};
+use super::super::fixture::{BLOCK, PAYLOAD, file_bytes, payload, talk, tokens_of};
 use super::*;
 use proptest::prelude::*;
 use std::collections::HashMap;
 use tempfile::TempDir;
 
-const BLOCK: usize = 4;
-const PAYLOAD: usize = 1000;
-
 fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
-}
-
-// A conversation: its tokens, and its blocks.
-fn talk(seed: u32, blocks: usize) -> (Vec<u32>, Vec<Link>) {
-    let scheme = Scheme::new(&[("the model".into(), "one".into())], BLOCK as u32, 0);
-    let tokens: Vec<u32> = (0..(blocks * BLOCK) as u32).map(|i| i * 7 + seed).collect();
-    let mut chain = Chain::default();
-    chain.extend(&scheme, &tokens);
-    let links = (0..blocks).map(|block| chain.link(block)).collect();
-    (tokens, links)
-}
-
-fn tokens_of<'t>(tokens: &'t [u32], link: &Link) -> &'t [u32] {
-    &tokens[link.block as usize * BLOCK..][..BLOCK]
-}
-
-fn payload(link: &Link) -> Vec<u8> {
-    link.key.bytes().iter().copied().cycle().take(PAYLOAD).collect()
-}
-
-fn file_bytes() -> u64 {
-    (file::HEAD_BYTES + BLOCK * 4 + PAYLOAD) as u64
 }
 
 // Stores a block as a writer does.
