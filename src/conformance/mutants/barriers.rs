@@ -1,7 +1,8 @@
 //! Every barrier deleted in turn: `cargo test --release --lib every_barrier -- --ignored --nocapture`. What no case sees on the first
-//! adapter is tried on the others that are here: SwiftShader's subgroups have four lanes, lavapipe's eight.
+//! adapter is tried on the others that are here: SwiftShader's subgroups have four lanes, lavapipe's eight. With
+//! `ASYNCTLS_TEST_CASES=top_k/` those alone that such cases run, which alone are asked then.
 
-use super::{Bench, all_adapters, asked, text};
+use super::{Bench, asked, fastest_first, text};
 use crate::gpu::Adapter;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -80,10 +81,7 @@ fn barriers_that_no_case_sees_are_where_the_table_has_them() {
 #[ignore = "a quarter of an hour: every barrier of every shader that runs here"]
 fn every_barrier_is_needed() {
     let mut verdicts = BTreeMap::new();
-    let mut here = all_adapters();
-    // Mesa's rasteriser, the fastest here, leaves few barriers to the others.
-    here.sort_by_key(|adapter| !adapter.label().contains("llvmpipe"));
-    for adapter in &here {
+    for adapter in &fastest_first() {
         try_barriers(adapter, &mut verdicts);
     }
     assert!(!verdicts.is_empty(), "no such case runs a kernel with barriers");
@@ -96,7 +94,9 @@ fn every_barrier_is_needed() {
 fn try_barriers(adapter: &Adapter, verdicts: &mut BTreeMap<(String, usize), bool>) {
     println!("on {}", adapter.label());
     let mut bench = Bench::new(adapter);
-    let all = asked(adapter);
+    let part = std::env::var("ASYNCTLS_TEST_CASES").unwrap_or_default();
+    let mut all = asked(adapter);
+    all.retain(|trial| trial.name().contains(&part));
     let by_file = bench.by_file(all.iter());
     for (file, trials) in &by_file {
         let sound = text(file);

@@ -4,14 +4,13 @@
 //!
 //! Such mutants may run for ever or write anywhere, so each file's are tried in a process of their own, which checks bounds.
 
-use super::{Bench, all_adapters, asked, sources, text};
+use super::{Bench, all_adapters, asked, fastest_first, sources, text};
 use crate::conformance::Trial;
 use crate::gpu::Adapter;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
@@ -48,7 +47,7 @@ const SWAPS: &[(&str, &str)] = &[
 
 /// The mutants that no case sees, as lines `file: line as it is then`. It has to be right for the files that are tried;
 /// `UPDATE_GOLDENS=1` makes it so.
-const UNSEEN: &str = "tests/goldens/unseen_mutants.txt";
+const UNSEEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/unseen_mutants.txt");
 
 /// How long a case of a mutant may take: some compile for seconds.
 const LIMIT: Duration = Duration::from_secs(40);
@@ -110,18 +109,17 @@ struct Work {
 /// What such a process says.
 #[derive(Debug, Serialize, Deserialize)]
 enum News {
-    /// It tries a mutant by this trial next.
-    Tries(usize, String),
-    /// This trial saw the mutant, or the kernel was refused.
+    /// It tries a mutant by another trial next.
+    Tries(usize),
+    /// That trial saw the mutant, or the kernel was refused.
     Seen(usize),
     /// None of the trials did.
     Survives(usize),
 }
 
-/// The lines of [`UNSEEN`], but for those that say what it is.
+/// The lines of [`UNSEEN`]: those that say what it is, and the others.
 fn unseen() -> (Vec<String>, Vec<String>) {
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join(UNSEEN);
-    let text = std::fs::read_to_string(list).unwrap();
+    let text = std::fs::read_to_string(UNSEEN).unwrap();
     text.lines().map(str::to_owned).partition(|line| line.starts_with('#'))
 }
 
@@ -161,10 +159,7 @@ fn every_operation_is_seen() {
         let work = std::fs::read_to_string(work).unwrap();
         return try_mutants(&serde_json::from_str(&work).unwrap());
     }
-    let mut here = all_adapters();
-    // Mesa's rasteriser, the fastest here, leaves few mutants to the others.
-    here.sort_by_key(|adapter| !adapter.label().contains("llvmpipe"));
-    let adapter = here.first().unwrap();
+    let adapter = &fastest_first()[0];
     let all = asked(adapter);
     // Lanes in another order are for barriers.
     let trials = all.iter().filter(|trial| trial.mode.name != "reversed");
@@ -236,7 +231,7 @@ fn survivors_of(adapter: &Adapter, file: &str, trials: &[&Trial]) -> Vec<String>
         let mut tried = None;
         while let Some(news) = process.news() {
             match news {
-                News::Tries(..) => tried = Some(news),
+                News::Tries(number) => tried = Some(number),
                 News::Seen(number) => work.from = number + 1,
                 News::Survives(number) => {
                     work.from = number + 1;
@@ -248,9 +243,7 @@ fn survivors_of(adapter: &Adapter, file: &str, trials: &[&Trial]) -> Vec<String>
         }
         if work.from < mutants.len() {
             // What hangs or ends its process is seen.
-            let Some(News::Tries(number, _)) = tried else {
-                panic!("{file}: the process for mutants ended before the first");
-            };
+            let number = tried.expect("a process for mutants that tries one");
             (work.from, ended) = (number + 1, ended + 1);
         }
     }
@@ -322,7 +315,7 @@ fn try_mutants(work: &Work) {
         }
         let mutant = sources(&work.file, mutant.text);
         let seen = trials.iter().position(|trial| {
-            say(News::Tries(number, trial.name()));
+            say(News::Tries(number));
             // What is no program, or ends the device, is seen by whoever runs it.
             bench.sees(trial, mutant).unwrap_or(true)
         });

@@ -2,9 +2,8 @@
 
 use super::super::tests::adapter;
 use super::super::trial::fits;
-use super::super::{Trial, trials};
-use super::{Bench, all_adapters, text};
-use crate::gpu::Disable;
+use super::{Bench, all_adapters, asked, text};
+use crate::conformance::Trial;
 
 /// File, a part of its text, what stands there in the mutant, and which cases have to see it.
 const SAMPLE: &[(&str, &str, &str, &str)] = &[
@@ -101,20 +100,15 @@ fn a_sample_of_mutants_is_seen() {
         return;
     }
     let here = all_adapters();
-    let mut benches: Vec<_> = here
-        .iter()
-        .map(|adapter| (trials(adapter, Disable::default()), Bench::new(adapter)))
-        .collect();
+    let mut benches: Vec<_> =
+        here.iter().map(|adapter| (asked(adapter), Bench::new(adapter))).collect();
     for &(file, from, to, cases) in SAMPLE {
         let sound = text(file);
         assert_eq!(sound.matches(from).count(), 1, "{file}: {from}");
         let mut runs = false;
         let seen = benches.iter_mut().any(|(all, bench)| {
-            // Checks hide nothing here, and only cost time.
-            let able = |trial: &&Trial| {
-                trial.mode.name != "checked" && fits(&format!("{cases}@*"), &trial.name())
-            };
-            let able: Vec<&Trial> = all.iter().filter(able).collect();
+            let cases = format!("{cases}@*");
+            let able: Vec<&Trial> = all.iter().filter(|one| fits(&cases, &one.name())).collect();
             let seen = bench.killer(file, sound.replace(from, to), &able).is_some();
             runs |= seen || able.iter().any(|trial| bench.runs(trial));
             seen
