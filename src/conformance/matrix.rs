@@ -105,6 +105,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         add(path, Product { output: silu[0], rows: 2, units: 1, tokens: 1, ..base });
         add(path, Product { rows: 130, units: 5, tokens: 130, kind: TensorType::Q8_0, ..base });
         add(path, Product { rows: 260, units: 6, tokens: 259, kind: TensorType::BF16, ..base });
+        // More than half of a tile of 64, in which no other tile can stand in for a part that is missing.
+        add(path, Product { rows: 120, units: 3, tokens: 120, kind: TensorType::Q8_0, ..base });
     }
     // Rows of one unit, of one turn of a team's lanes and of several, in all sizes of teams.
     for units in [1, 5, 18, 65, 130] {
