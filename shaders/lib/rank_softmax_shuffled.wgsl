@@ -10,8 +10,8 @@ fn sum_exponentials(lane: u32, row: u32, kv_head: u32, items: u32) {
     let first_score = (row * KV_HEADS + kv_head) * GROUP * score_rows.stride;
     for (var quad = 0u; quad < QUADS; quad++) {
         let own = exponentials_of_lane(lane, first_score, quad, items);
-        let all = subgroupMax(own.most);
-        let sum = subgroupAdd(own.sum * exp(own.most - all));
+        let all = butterfly_max4(own.most, SUBGROUP);
+        let sum = butterfly_sum4(own.sum * exp(own.most - all), SUBGROUP);
         if lane % SUBGROUP == 0u {
             largest[quad * SUBGROUPS + lane / SUBGROUP] = all;
             exponentials[quad * SUBGROUPS + lane / SUBGROUP] = sum;
@@ -29,10 +29,11 @@ fn rank_terms(member: u32) -> RankTerms {
     var terms = RankTerms();
     for (var quad = 0u; quad < QUADS; quad++) {
         let own = largest[quad * SUBGROUPS + member % SUBGROUPS];
-        let most = subgroupMax(own);
+        let most = butterfly_max4(own, SUBGROUP);
         let part = exponentials[quad * SUBGROUPS + member % SUBGROUPS] * exp(own - most);
+        let sums = butterfly_sum4(select(vec4(0.0), part, member < SUBGROUPS), SUBGROUP);
         terms.largest[quad] = most;
-        terms.factors[quad] = head_factors(quad, subgroupAdd(select(vec4(0.0), part, member < SUBGROUPS)));
+        terms.factors[quad] = head_factors(quad, sums);
     }
     return terms;
 }

@@ -7,6 +7,7 @@
 //!include lib/step.wgsl
 //!include lib/budget.wgsl
 //!include lib/ordered_key.wgsl
+//!include lib/butterfly.wgsl
 //!include lib/scores.wgsl
 //!include <items>
 //!include <rank>
@@ -29,8 +30,8 @@ const ROUND: u32 = LANES * AT_ONCE;
 var<workgroup> histograms: array<atomic<u32>, 4u * HISTOGRAM>;
 // A chunk's keys, and zeros up to a whole round: no key is less, and those of items come first.
 var<workgroup> held: array<vec4<u32>, HELD / 4u>;
-// Of each subgroup's items, how many are larger than the least key that is chosen, and how many are equal to it.
-var<workgroup> counts: array<vec2<u32>, SUBGROUPS>;
+// Of each subgroup's items, how many are larger than the least key that is chosen, and in the upper half how many are equal to it.
+var<workgroup> counts: array<u32, SUBGROUPS>;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -64,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     sum_exponentials(lane, row, kv_head, items);
     workgroupBarrier();
 
-    // s_i, as ordered keys. Every lane ranks, past the last item too.
+    // s_i, as ordered keys, and how many have each first digit. Every lane ranks, past the last item too.
     let terms = rank_terms(member);
     for (var first = 0u; first < count; first += ROUND) {
         let i = first + lane;
@@ -72,6 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         //!repeat AT_ONCE j
         if i{+j*LANES} < count {
             let key = item_key(row, kv_head, range.x + i{+j*LANES}, ordered_key(ranks[{j}]));
+            atomicAdd(&histograms[place_of(key >> 24u)], 1u);
             if is_one_chunk {
                 hold(i{+j*LANES}, key);
             } else {
@@ -89,9 +91,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var wanted = k;
     for (var p = 0u; p < 4u + (score_rows.stride >> 31u); p++) {
         let below = 24u - 8u * p;
-        // The bits above them, all of which are prefix's; shifting by 32 is not defined.
-        let above = select(0xffffff00u << below, 0u, p == 0u);
-        if wanted > 0u {
+        if wanted > 0u && p > 0u {
+            // The bits above them, all of which are prefix's.
+            let above = 0xffffff00u << below;
             let begins = (prefix << 8u) << below;
             for (var chunk = 0u; chunk < count; chunk += HELD) {
                 // A lane's keys are those that it ranked.
@@ -138,27 +140,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var first = begin; first < begin + share; first += SUBGROUP) {
             own += larger_and_equal(held[first + member], prefix);
         }
-        own = subgroupAdd(own);
+        own = butterfly_count(own, SUBGROUP);
         if member == 0u {
-            counts[subgroup] = halves(own);
+            counts[subgroup] = own;
         }
         workgroupBarrier();
-        let others = counts[member % SUBGROUPS];
-        var before = earlier + subgroupAdd(select(vec2(0u), others, member < subgroup));
-        earlier += subgroupAdd(select(vec2(0u), others, member < SUBGROUPS));
+        let others = select(0u, counts[member % SUBGROUPS], member < SUBGROUPS);
+        let others_through = count_through(others, member, SUBGROUP);
+        var before = earlier + halves(subgroupShuffle(others_through - others, subgroup));
+        earlier += halves(subgroupShuffle(others_through, SUBGROUP - 1u));
         for (var first = begin; first < begin + share; first += SUBGROUP) {
             let four = held[first + member];
+            // Four items follow one another in what is written too.
+            let item = range.x + chunk + (first + member) * 4u;
+            let output = item_output(row, kv_head, min(item, items - 1u));
             let these = larger_and_equal(four, prefix);
-            let lanes_before = subgroupExclusiveAdd(these);
-            var at = before + halves(lanes_before);
+            let through = count_through(these, member, SUBGROUP);
+            var at = before + halves(through - these);
             //!repeat 4 i
             if four[{i}] > prefix || (four[{i}] == prefix && at.y < wanted) {
-                let item = range.x + chunk + (first + member) * 4u{+i};
-                chosen[out_at + at.x + min(at.y, wanted)] = item_output(row, kv_head, item);
+                chosen[out_at + at.x + min(at.y, wanted)] = output{+i};
             }
             at += vec2(u32(four[{i}] > prefix), u32(four[{i}] == prefix));
             //!end
-            before += halves(subgroupShuffle(lanes_before + these, SUBGROUP - 1u));
+            before += halves(subgroupShuffle(through, SUBGROUP - 1u));
         }
     }
 }
@@ -203,20 +208,21 @@ fn place_of(digit: u32) -> u32 {
 fn find_digit(histogram: u32, member: u32, wanted: u32) -> vec3<u32> {
     // From the top: the first lane has the largest digits.
     let top = SUBGROUP - 1u - member;
+    var each = array<u32, DIGITS>();
     var own = 0u;
     for (var i = 0u; i < DIGITS; i++) {
-        own += atomicLoad(&histograms[histogram + place_of(top * DIGITS + i)]);
+        each[i] = atomicLoad(&histograms[histogram + place_of(top * DIGITS + i)]);
+        own += each[i];
     }
-    var larger = subgroupExclusiveAdd(own);
+    let through = count_through(own, member, SUBGROUP);
+    var larger = through - own;
+    let is_here = larger < wanted && wanted <= through;
     var digit = vec3(0u);
-    if larger < wanted && wanted <= larger + own {
-        for (var i = DIGITS; i > 0u; i--) {
-            let count = atomicLoad(&histograms[histogram + place_of(top * DIGITS + i - 1u)]);
-            if larger < wanted {
-                digit = vec3(top * DIGITS + i - 1u, larger, count);
-            }
-            larger += count;
+    for (var i = DIGITS; i > 0u; i--) {
+        if larger < wanted {
+            digit = vec3(top * DIGITS + i - 1u, larger, each[i - 1u]);
         }
+        larger += each[i - 1u];
     }
-    return subgroupAdd(digit);
+    return subgroupShuffle(digit, firstTrailingBit(subgroupBallot(is_here).x));
 }

@@ -292,7 +292,15 @@ fn check(variable: &Reflected, bound: &Binding<'_>, most: u64) -> std::result::R
 /// over a workgroup.
 pub(crate) fn completed(spec: &ShaderSpec, tier: &Tier, lanes_reversed: bool) -> ShaderSpec {
     let spec = spec.clone().constant("LANES_REVERSED", lanes_reversed);
-    if spec.includes("<reduce>") { spec.slot("reduce", tier.reduce) } else { spec }
+    if !spec.includes("<reduce>") {
+        return spec;
+    }
+    let has_size = spec.constants.iter().any(|(name, _)| *name == "SUBGROUP");
+    let spec = spec.slot("reduce", tier.reduce);
+    match tier.subgroup_size {
+        Some(size) if !has_size => spec.constant("SUBGROUP", size),
+        _ => spec,
+    }
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub struct Tier {
     /// Features that the device is opened with.
     pub features: wgpu::Features,
     /// The one subgroup size that it is for, if it is for one.
-    subgroup_size: Option<u32>,
+    pub(super) subgroup_size: Option<u32>,
     /// Whether it is for software rasterisers only.
     software: bool,
     /// The file that fills the slot `<reduce>`.
@@ -85,7 +85,7 @@ const TIERS: &[Tier] = &[
         features: wgpu::Features::SUBGROUP,
         subgroup_size: Some(8),
         software: true,
-        reduce: "lib/reduce_subgroup.wgsl",
+        reduce: "lib/reduce_shuffled.wgsl",
         submission: SLOW,
         workgroup_bytes: WORKGROUP_BYTES,
         workgroup_lanes: WORKGROUP_LANES,
@@ -97,7 +97,7 @@ const TIERS: &[Tier] = &[
             .union(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
         subgroup_size: Some(32),
         software: false,
-        reduce: "lib/reduce_subgroup.wgsl",
+        reduce: "lib/reduce_shuffled.wgsl",
         submission: FAST,
         workgroup_bytes: 49152,
         workgroup_lanes: 1024,
@@ -107,7 +107,7 @@ const TIERS: &[Tier] = &[
         features: wgpu::Features::SUBGROUP,
         subgroup_size: Some(32),
         software: false,
-        reduce: "lib/reduce_subgroup.wgsl",
+        reduce: "lib/reduce_shuffled.wgsl",
         submission: SLOW,
         workgroup_bytes: WORKGROUP_BYTES,
         workgroup_lanes: WORKGROUP_LANES,
