@@ -3,12 +3,12 @@
 // capped as that of attention, and sigma = max |q[c] scale[c]| / 127. A block has its own zeros and scales, so that a query is quantised once a block. A
 // workgroup works on BLOCKS blocks of one KV head, LANES lanes a block, and on HEADS queries of the group: all of them, where
 // workgroup memory holds them, or one of PARTS parts. Queries are multiplied QUAD at a time, four at most, so that a plane of a
-// token's codes is masked out once for all of these.
+// token's codes is masked out once for all of these. One slot says how a block's lanes join what each has found.
 //!include lib/rounding.wgsl
 //!include <chunk>
 //!include <cap>
+//!include <join>
 
-const LANES: u32 = 16u;
 const WORKGROUP: u32 = BLOCKS * LANES;
 const TOKENS: u32 = BLOCK / LANES;
 const Q_HEADS: u32 = KV_HEADS * GROUP;
@@ -28,12 +28,6 @@ const LARGEST: f32 = 127.0;
 
 // Queries on the channels.
 var<workgroup> kept: array<vec4<f32>, HEADS * WORDS>;
-// Of each query and lane, used twice. Here: of the lane's channels the largest |q scale|, and the sum of q zero.
-var<workgroup> pairs: array<vec2<f32>, HEADS * WORKGROUP>;
-// Of each block and query: logit = capped(x + y * integer logit).
-var<workgroup> terms: array<vec2<f32>, BLOCKS * HEADS>;
-// ... and what makes codes of its q scale.
-var<workgroup> to_codes: array<f32, BLOCKS * HEADS>;
 // Of each block, quad of queries and word: the word of each of them.
 var<workgroup> queries: array<vec4<u32>, BLOCKS * QUADS * WORDS>;
 
@@ -71,29 +65,22 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
         );
     }
     workgroupBarrier();
-    for (var h = 0u; h < HEADS; h++) {
-        var pair = vec2(0.0);
+    for (var quad = 0u; quad < QUADS; quad++) {
+        // Of the lane's channels the largest |q scale|, and the sum of q zero.
+        var most = vec4(0.0);
+        var sum = vec4(0.0);
         for (var i = 0u; i < LANE_WORDS; i++) {
-            // Past the last word ranges are nothing.
-            let q = kept[h * WORDS + min(part + i * LANES, WORDS - 1u)];
-            let folded = abs(q * scales[i]);
-            pair = vec2(max(pair.x, max(max(folded.x, folded.y), max(folded.z, folded.w))), pair.y + dot(q, zeros[i]));
+            //!repeat QUAD h
+            // The last quad may repeat the last query. Past the last word ranges are nothing.
+            let q{h} = kept[min(quad * QUAD{+h}, HEADS - 1u) * WORDS + min(part + i * LANES, WORDS - 1u)];
+            let folded{h} = abs(q{h} * scales[i]);
+            most[{h}] = max(most[{h}], max(max(folded{h}.x, folded{h}.y), max(folded{h}.z, folded{h}.w)));
+            sum[{h}] += dot(q{h}, zeros[i]);
+            //!end
         }
-        pairs[h * WORKGROUP + lane] = pair;
+        join_queries(lane, quad, most, sum);
     }
-    workgroupBarrier();
-    // A lane a query, which begins at its own place among the block's lanes, so that lanes meet different banks.
-    for (var h = part; h < HEADS; h += LANES) {
-        var whole = vec2(0.0);
-        for (var i = 0u; i < LANES; i++) {
-            let pair = pairs[h * WORKGROUP + place * LANES + (part + i) % LANES];
-            whole = vec2(max(whole.x, pair.x), whole.y + pair.y);
-        }
-        terms[place * HEADS + h] = vec2(whole.y * SCALE, whole.x / LARGEST * SCALE);
-        // A query of zeros has the code zero.
-        to_codes[place * HEADS + h] = select(LARGEST / whole.x, 0.0, whole.x == 0.0);
-    }
-    workgroupBarrier();
+    await_queries(lane);
     for (var i = 0u; i < LANE_WORDS; i++) {
         let word = part + i * LANES;
         if word < WORDS {
@@ -104,7 +91,7 @@ fn quantise_queries(lane: u32, row: u32, kv_head: u32, first: u32, at: u32) {
                 let head{h} = min(quad * QUAD{+h}, HEADS - 1u);
                 let folded{h} = kept[head{h} * WORDS + word] * scales[i];
                 // What is no number has some code.
-                words[{h}] = pack4xI8(integers_of(folded{h} * to_codes[place * HEADS + head{h}]));
+                words[{h}] = pack4xI8(integers_of(folded{h} * code_factor(place, quad, {h}u)));
                 //!end
                 queries[(place * QUADS + quad) * WORDS + word] = words;
             }

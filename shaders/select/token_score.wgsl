@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         //!repeat QUAD h
         let query{h} = quad * QUAD{+h};
         if query{h} < HEADS {
-            let term = terms[place * HEADS + query{h}];
+            let term = term_of(place, quad, {h}u);
             let head = row * Q_HEADS + kv_head * GROUP + first + query{h};
             for (var t = 0u; t < TOKENS; t++) {
                 let token = lane % LANES + t * LANES;

@@ -340,7 +340,7 @@ async fn scores(
         let scored = kernels::Scored::codes(&shape);
         out = if level == 1 {
             let grid = (scored.workgroups(step.sealed), shape.kv_heads, 3);
-            run(gpu, &kernels::block_score(&shape), blocks, grid).await?.scores
+            run(gpu, &kernels::block_score(gpu.tier, &shape), blocks, grid).await?.scores
         } else {
             let grid = (scored.workgroups(step.blocks_kept), shape.kv_heads, 3);
             let tokens = kernels::TokenScore {
@@ -353,7 +353,7 @@ async fn scores(
                 scores: blocks.scores,
                 score_rows: blocks.score_rows,
             };
-            run(gpu, &kernels::token_score(&shape), tokens, grid).await?.scores
+            run(gpu, &kernels::token_score(gpu.tier, &shape), tokens, grid).await?.scores
         };
     }
     let scale = f64::from(shape.scale());

@@ -213,21 +213,39 @@ impl Scored {
         let (blocks, heads, channels) = (self.blocks, self.heads(shape), shape.index.channels);
         let quads = heads.div_ceil(self.quad(shape));
         // Queries; per block its flag, what it has of each query (lanes' pairs, terms), and quads of codes.
-        heads * channels * 4 + blocks * (4 + heads * (16 * 8 + 12) + quads * channels * 4)
+        heads * channels * 4 + blocks * (4 + heads * (CODE_LANES * 8 + 12) + quads * channels * 4)
     }
+}
+
+/// Lanes of a block in [`block_score`] and [`token_score`].
+const CODE_LANES: u32 = 16;
+
+/// Words of codes that a lane has of its tokens at most, where it has more of these than [`CODE_LANES`] would leave it: of 512
+/// llvmpipe's compiler takes minutes.
+const MOST_LANE_WORDS: u32 = 64;
+
+/// The lanes of a block where they shuffle among them: all of them in one subgroup, so no more than that has.
+fn shuffled_lanes(tier: &Tier, shape: &Shape) -> Option<u32> {
+    let lanes = tiers::of(tier).shuffled?.min(CODE_LANES);
+    let words = shape.block / lanes * shape.index.words();
+    (lanes == CODE_LANES || words <= MOST_LANE_WORDS).then_some(lanes)
 }
 
 /// Workgroup memory that every adapter has, less what some back ends add of their own.
 const WORKGROUP_BYTES: u32 = (16 << 10) - 32;
 
 /// Grid: ([`Scored::codes`] of the sealed blocks, KV heads, rows).
-pub fn block_score(shape: &Shape) -> ShaderSpec {
-    code_spec("select/block_score.wgsl", shape)
+pub fn block_score(tier: &Tier, shape: &Shape) -> ShaderSpec {
+    let sums = match shuffled_lanes(tier, shape) {
+        Some(_) => "lib/block_sums_shuffled.wgsl",
+        None => "lib/block_sums_memory.wgsl",
+    };
+    code_spec("select/block_score.wgsl", tier, shape).slot("sums", sums)
 }
 
 /// Grid: ([`Scored::codes`] of the blocks kept, KV heads, rows).
-pub fn token_score(shape: &Shape) -> ShaderSpec {
-    code_spec("select/token_score.wgsl", shape)
+pub fn token_score(tier: &Tier, shape: &Shape) -> ShaderSpec {
+    code_spec("select/token_score.wgsl", tier, shape)
 }
 
 /// Grid: ([`Scored::SUMMARIES`] of the sealed blocks, KV heads, rows).
@@ -356,8 +374,12 @@ fn exact_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     with_cap(kv_spec(file, shape), shape.softcap).constant("SCALE", shape.scale())
 }
 
-fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
+fn code_spec(file: &'static str, tier: &Tier, shape: &Shape) -> ShaderSpec {
     let chunk = shape.index.chunk();
+    let (join, lanes) = match shuffled_lanes(tier, shape) {
+        Some(lanes) => ("lib/join_shuffled.wgsl", lanes),
+        None => ("lib/join_memory.wgsl", CODE_LANES),
+    };
     let scored = Scored::codes(shape);
     let chunks = match chunk {
         1 => "lib/chunk_word.wgsl",
@@ -366,6 +388,8 @@ fn code_spec(file: &'static str, shape: &Shape) -> ShaderSpec {
     };
     with_cap(kv_spec(file, shape), shape.softcap)
         .slot("chunk", chunks)
+        .slot("join", join)
+        .constant("LANES", lanes)
         .constant("CHANNELS", shape.index.channels)
         .constant("BITS", shape.index.bits)
         .constant("CHUNK_WORDS", chunk)

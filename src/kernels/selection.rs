@@ -115,11 +115,11 @@ impl ScoreOps {
 
 impl Selection<'_> {
     /// What scores blocks so, with what of them a workgroup scores.
-    pub(crate) fn block_score(&self, scorer: BlockScorer) -> Option<(ShaderSpec, Scored)> {
+    pub(crate) fn block_score(&self, tier: &Tier, scorer: BlockScorer) -> Option<(ShaderSpec, Scored)> {
         let shape = self.shape;
         let (spec, scored) = match scorer.reads() {
             Reads::Nothing => return None,
-            Reads::Codes => (block_score(shape), Scored::codes(shape)),
+            Reads::Codes => (block_score(tier, shape), Scored::codes(shape)),
             Reads::Summary(summary) => (summary_score(shape, summary), Scored::SUMMARIES),
             Reads::Keys => (with_layout(exact_block_score(shape), self.layout), Scored::BLOCK),
         };
@@ -127,11 +127,11 @@ impl Selection<'_> {
     }
 
     /// What scores the tokens of candidates so, with what of them a workgroup scores.
-    pub(crate) fn token_score(&self, scorer: TokenScorer) -> Option<(ShaderSpec, Scored)> {
+    pub(crate) fn token_score(&self, tier: &Tier, scorer: TokenScorer) -> Option<(ShaderSpec, Scored)> {
         let shape = self.shape;
         let (spec, scored) = match scorer {
             TokenScorer::None => return None,
-            TokenScorer::Codes => (token_score(shape), Scored::codes(shape)),
+            TokenScorer::Codes => (token_score(tier, shape), Scored::codes(shape)),
             TokenScorer::Oracle => {
                 (with_layout(exact_token_score(shape), self.layout), Scored::BLOCK)
             }
@@ -209,7 +209,7 @@ impl Selection<'_> {
         channels: Option<&Binding<'_>>,
         segments: &[Segment<'_>],
     ) -> Result<ScoreOps> {
-        let kernel = (self.block_score(scorer), scorer.reads());
+        let kernel = (self.block_score(gpu.tier, scorer), scorer.reads());
         scores(gpu, kernel, (with, None), channels, segments).await
     }
 
@@ -222,7 +222,7 @@ impl Selection<'_> {
         channels: Option<&Binding<'_>>,
         segments: &[Segment<'_>],
     ) -> Result<ScoreOps> {
-        let kernel = (self.token_score(scorer), scorer.reads());
+        let kernel = (self.token_score(gpu.tier, scorer), scorer.reads());
         scores(gpu, kernel, (with, Some(chosen_blocks)), channels, segments).await
     }
 

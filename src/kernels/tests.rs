@@ -109,8 +109,8 @@ fn every_shape_that_is_accepted_fits_the_workgroup_memory_that_every_adapter_has
                 continue;
             }
             for spec in [
-                block_score(&shape),
-                token_score(&shape),
+                block_score(tier, &shape),
+                token_score(tier, &shape),
                 exact_block_score(&shape),
                 exact_token_score(&shape),
                 choose_channels(&shape),

@@ -20,7 +20,7 @@ pub(super) struct TierKernels {
     pub(super) matmul: Matmul,
     /// The kernel for attention of many rows, where it takes the heads' dimensions.
     pub(super) prefill: Prefill,
-    /// Lanes of its subgroups, where decode attention shuffles among them.
+    /// Lanes of its subgroups, where decode attention and scores shuffle among them.
     pub(super) shuffled: Option<u32>,
     /// How decode attention walks a split of rows that all heads share.
     pub(super) latent_split: LatentSplit,

@@ -130,8 +130,8 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
         (channel_stats(shape, 1024), fields::<ChannelStats<()>>()),
         (choose_channels(shape), fields::<ChooseChannels<()>>()),
         (token_codes(shape), fields::<TokenCodes<()>>()),
-        (block_score(shape), fields::<BlockScore<()>>()),
-        (token_score(shape), fields::<TokenScore<()>>()),
+        (block_score(tier, shape), fields::<BlockScore<()>>()),
+        (token_score(tier, shape), fields::<TokenScore<()>>()),
         (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
         (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
         (top_k_tokens(tier, shape), fields::<TopK<()>>()),
@@ -204,8 +204,8 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
 fn of_capped(tier: &Tier, shape: &Shape) -> Vec<Of> {
     let of_prompts = prefill(tier, shape, shape.row_width());
     vec![
-        (block_score(shape), fields::<BlockScore<()>>()),
-        (token_score(shape), fields::<TokenScore<()>>()),
+        (block_score(tier, shape), fields::<BlockScore<()>>()),
+        (token_score(tier, shape), fields::<TokenScore<()>>()),
         (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
         (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
         (dense_split(tier, shape, Place::Paged), fields::<Split<()>>()),

@@ -58,8 +58,8 @@ pub(super) fn specs(gpu: &Gpu, options: &Options, selector: Selector) -> Vec<Sha
             let (ranks, top_k) = selection.choice(gpu.tier, choice);
             all.extend(ranks.into_iter().flatten().chain([top_k]));
         }
-        all.extend(selection.block_score(blocks).map(|(spec, _)| spec));
-        all.extend(selection.token_score(tokens).map(|(spec, _)| spec));
+        all.extend(selection.block_score(gpu.tier, blocks).map(|(spec, _)| spec));
+        all.extend(selection.token_score(gpu.tier, tokens).map(|(spec, _)| spec));
     }
     if selector.reads_codes() {
         all.push(selection.token_codes());
