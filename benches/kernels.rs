@@ -3,7 +3,7 @@
 //! Each line is a kernel at a shape: microseconds a dispatch (the fastest of several batches of dispatches in one pass),
 //! and the rate that follows from its arithmetic or its bytes. `ASYNCTLS_ADAPTER` chooses the adapter.
 
-use asynctls::attention::{Blocks, Budget, Rank, Shape, Span, Step, StepSettings};
+use asynctls::attention::{Blocks, Budget, Divisor, Rank, Shape, Span, Step, StepSettings};
 use asynctls::contract::{Bindings, StepHeader, Words};
 use asynctls::formats::WeightFormat;
 use asynctls::gpu::{Adapter, Disable, Gpu, GpuOptions, Op, ShaderSpec, adapters};
@@ -324,7 +324,7 @@ impl Bench {
             scores: &sink,
             score_rows: &score_rows,
         };
-        let op = self.op(&kernels::block_score(&shape), score);
+        let op = self.op(&kernels::block_score(self.gpu.tier(), &shape), score);
         let code_bytes = f64::from(sparse.sealed) * shape.block_code_bytes() as f64;
         self.time(
             &name("block_score"),
@@ -334,10 +334,9 @@ impl Bench {
             code_bytes,
         );
         let head_terms = self.storage(u64::from(q) * 8);
-        let rank = |items: Items| {
-            if !kernels::ranks_apart(&shape, Rank::Softmax) {
-                return;
-            }
+        let by = (Rank::Softmax, Divisor::Blocks);
+        let is_apart = kernels::ranks_apart(&shape, Rank::Softmax);
+        let sum = |items: Items| {
             let sums = kernels::HeadSums {
                 step: &step,
                 score_rows: &score_rows,
@@ -346,6 +345,8 @@ impl Bench {
             };
             let op = self.op(&kernels::head_sums(self.gpu.tier(), &shape, items), sums);
             self.time(&name(&format!("head_sums {items:?}")), &op, [q, 1, 1], 0.0, 0.0);
+        };
+        let rank = |items: Items| {
             let ranks = kernels::HeadRanks {
                 step: &step,
                 score_rows: &score_rows,
@@ -357,7 +358,7 @@ impl Bench {
             let grid = [kernels::HEAD_RANKS_WORKGROUPS, kv_heads, 1];
             self.time(&name(&format!("head_ranks {items:?}")), &op, grid, 0.0, 0.0);
         };
-        let top_k = |chosen, chosen_blocks| kernels::TopK {
+        let top_k = |chosen, chosen_blocks, head_terms| kernels::TopK {
             step: &step,
             score_rows: &score_rows,
             scores: &scores,
@@ -365,13 +366,18 @@ impl Bench {
             chosen,
             chosen_blocks,
             hot_slots: None,
+            head_terms,
         };
-        rank(Items::Blocks);
+        if is_apart {
+            sum(Items::Blocks);
+            rank(Items::Blocks);
+        }
         let op = self.op(
-            &kernels::top_k_blocks(self.gpu.tier(), &shape, Rank::Softmax, None),
-            top_k(&chosen_blocks, None),
+            &kernels::top_k_blocks(self.gpu.tier(), &shape, by, None),
+            top_k(&chosen_blocks, None, (!is_apart).then_some(&head_terms)),
         );
         self.time(&name("top_k blocks"), &op, [kv_heads, 1, 1], 0.0, 0.0);
+        let makes_ranks = kernels::makes_token_ranks(&shape, Divisor::Blocks);
         let score = kernels::TokenScore {
             step: &step,
             segment: &segment,
@@ -381,8 +387,9 @@ impl Bench {
             chosen_blocks: &chosen_blocks,
             scores: &sink,
             score_rows: &score_rows,
+            head_terms: makes_ranks.then_some(&head_terms),
         };
-        let op = self.op(&kernels::token_score(&shape), score);
+        let op = self.op(&kernels::token_score(self.gpu.tier(), &shape, Divisor::Blocks), score);
         self.time(
             &name("token_score"),
             &op,
@@ -390,10 +397,12 @@ impl Bench {
             0.0,
             0.0,
         );
-        rank(Items::Tokens);
+        if !makes_ranks {
+            rank(Items::Tokens);
+        }
         let op = self.op(
-            &kernels::top_k_tokens(self.gpu.tier(), &shape),
-            top_k(&chosen_tokens, Some(&chosen_blocks)),
+            &kernels::top_k_tokens(self.gpu.tier(), &shape, Divisor::Blocks),
+            top_k(&chosen_tokens, Some(&chosen_blocks), None),
         );
         self.time(&name("top_k tokens"), &op, [kv_heads, 1, 1], 0.0, 0.0);
         let op = self.op(

@@ -4,7 +4,7 @@ use super::stage::{Bound, Fill, Lanes, Layout, Stage, kernel};
 use super::twins::{self, Block, Fold};
 use super::{BLOCK, KV_HEADS, SHAPE};
 use asynctls::attention::{IndexFormat, Shape};
-use asynctls::gpu::ShaderSpec;
+use asynctls::gpu::{ShaderSpec, Tier};
 use asynctls::kernels;
 
 /// A layout, at one choice of lanes and workgroups.
@@ -99,7 +99,8 @@ fn product(channels: u32) -> Stage {
     let shape = Shape { index: IndexFormat { channels, bits: 4 }, ..SHAPE };
     let count = channels as usize;
     Stage {
-        spec: kernels::block_score(&shape),
+        // The variant that every adapter runs.
+        spec: kernels::block_score(Tier::named("portable").expect("a tier"), &shape),
         bound: Bound::Product { channels },
         blocks_a_workgroup: kernels::Scored::codes(&shape).blocks() as usize,
         record: Layout(vec![(count * 4, Fill::Halves), (BLOCK * count / 2, Fill::Bytes)]),

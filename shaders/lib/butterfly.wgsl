@@ -1,5 +1,5 @@
-// Sums and maxima over `lanes` consecutive lanes of a subgroup, a power of two, by exchanges with neighbours. All lanes must call, and
-// each receives the result of its own. WGSL has functions for whole subgroups; NVIDIA's compiler makes three times the code of them, with ways
+// Sums and maxima over each `lanes` consecutive lanes of a subgroup, a power of two, by exchanges with neighbours. All lanes must call,
+// and each receives what its own `lanes` come to. WGSL has functions for whole subgroups; NVIDIA's compiler makes three times the code of them, with ways
 // for subgroups that lack lanes.
 
 fn butterfly_sum(value: f32, lanes: u32) -> f32 {

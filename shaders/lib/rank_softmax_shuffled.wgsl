@@ -1,6 +1,5 @@
 // As rank_softmax.wgsl, with sums of each subgroup that all others add up where they need them.
-//!include lib/four_scores.wgsl
-const QUADS: u32 = (GROUP + 3u) / 4u;
+//!include lib/rank_terms.wgsl
 
 // Of each quad and subgroup, the largest scores and the sums of exponentials relative to them.
 var<workgroup> largest: array<vec4<f32>, QUADS * SUBGROUPS>;
@@ -17,12 +16,6 @@ fn sum_exponentials(lane: u32, row: u32, kv_head: u32, items: u32) {
             exponentials[quad * SUBGROUPS + lane / SUBGROUP] = sum;
         }
     }
-}
-
-// Of each quad, the largest scores and what exponentials relative to them are multiplied by.
-struct RankTerms {
-    largest: array<vec4<f32>, QUADS>,
-    factors: array<vec4<f32>, QUADS>,
 }
 
 fn rank_terms(member: u32) -> RankTerms {

@@ -16,7 +16,8 @@
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = lane_of(local, WORKGROUP);
     let row = group.y;
-    if !is_ranked(row) {
+    // Tokens may be ranked by what softmaxes blocks, of a row that keeps all of these too.
+    if !is_ranked(row) && (!KEEPS_TERMS || items_chosen(row) == 0u) {
         return;
     }
     let items = item_count(row);

@@ -1,4 +1,5 @@
-// Level 2: the approximate logit of every token of the chosen blocks, per query head, from the same codes.
+// Level 2: the approximate logit of every token of the chosen blocks, per query head, from the same codes. One slot says what is kept
+// of it.
 // Grid: (ceil(blocks kept / BLOCKS) * PARTS, KV heads, rows).
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
@@ -7,6 +8,7 @@
 //!include lib/channels.wgsl
 //!include lib/codes.wgsl
 //!include lib/code_logits.wgsl
+//!include <kept>
 
 struct Scores {
     // Scores from one query head to the next.
@@ -15,7 +17,7 @@ struct Scores {
 
 // [row][KV head][H_BLOCKS_KEPT]: logical blocks, ascending
 @group(0) @binding(5) var<storage, read> chosen_blocks: array<u32>;
-// [row][query head][stride], by place among the candidates: chosen block by chosen block
+// By place among the candidates: chosen block by chosen block
 @group(0) @binding(6) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(7) var<uniform> score_rows: Scores;
 
@@ -42,18 +44,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if !is_here {
         return;
     }
+    let first_token = choice * BLOCK + lane % LANES;
     for (var quad = 0u; quad < QUADS; quad++) {
         var logits = quad_logits(place, quad, tokens);
         //!repeat QUAD h
         let query{h} = quad * QUAD{+h};
         if query{h} < HEADS {
-            let term = term_of(place, quad, {h}u);
             let head = row * Q_HEADS + kv_head * GROUP + first + query{h};
+            let term = term_of(place, quad, {h}u);
+            let weight = head_weight(head);
             for (var t = 0u; t < TOKENS; t++) {
-                let token = lane % LANES + t * LANES;
-                scores[head * score_rows.stride + choice * BLOCK + token] = capped(term.x + term.y * logits[t][{h}]);
+                keep_logit(head, t, first_token + t * LANES, weight, capped(term.x + term.y * logits[t][{h}]));
             }
         }
         //!end
+    }
+    for (var t = 0u; t < TOKENS; t++) {
+        store_rank(row, kv_head, t, first_token + t * LANES);
     }
 }

@@ -15,7 +15,7 @@
 // its loop once it knows enough, but for FXC: that takes barriers in a loop only if all that ends it is plainly uniform, which
 // what lanes told each other is not to it.
 
-// [row][KV head][stride]: scratch, with the ranks of head_ranks.wgsl in it where that made them
+// [row][KV head][stride]: scratch, with the ranks in it that head_ranks.wgsl or token_score.wgsl made
 @group(0) @binding(3) var<storage, read_write> keys: array<u32>;
 // [row][KV head][items_kept()]
 @group(0) @binding(4) var<storage, read_write> chosen: array<u32>;
@@ -32,19 +32,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let k = items_chosen(row);
     let out_at = (row * KV_HEADS + kv_head) * items_kept();
     let keys_at = (row * KV_HEADS + kv_head) * score_rows.stride;
-    // Where everything is kept nothing was scored.
-    if k == range.y - range.x {
+    // Where everything is kept nothing was scored, unless what ranks the tokens of all blocks is wanted.
+    let keeps_all = k == range.y - range.x;
+    if keeps_all {
         for (var i = lane; i < k; i += LANES) {
             chosen[out_at + i] = item_output(row, kv_head, range.x + i);
         }
+    }
+    if k == 0u || keeps_all && !KEEPS_TERMS {
         return;
     }
-    if k == 0u {
+    let terms = rank_terms(lane, row, kv_head, items);
+    keep_terms(lane, row, kv_head, terms);
+    if keeps_all {
         return;
     }
 
     // s_i, as ordered keys.
-    rank_items(lane, row, kv_head, items, range);
+    rank_items(terms, lane, row, kv_head, items, range);
     // Nothing but keys is read by other lanes before the next barrier.
     storageBarrier();
 

@@ -21,7 +21,7 @@ const HISTOGRAM: u32 = 256u + 256u / 32u;
 // What all lanes rank at a time; HELD is a multiple of it, and AT_ONCE of four.
 const ROUND: u32 = LANES * AT_ONCE;
 
-// [row][KV head][stride]: keys, where they are more than HELD, in the place of ranks that head_ranks.wgsl made
+// [row][KV head][stride]: keys, where they are more than HELD, in the place of ranks that others made
 @group(0) @binding(3) var<storage, read_write> keys: array<u32>;
 // [row][KV head][items_kept()]
 @group(0) @binding(4) var<storage, read_write> chosen: array<u32>;
@@ -47,14 +47,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let k = items_chosen(row);
     let out_at = (row * KV_HEADS + kv_head) * items_kept();
     let keys_at = (row * KV_HEADS + kv_head) * score_rows.stride + range.x;
-    // Where everything is kept nothing was scored.
-    if k == count {
+    // Where everything is kept nothing was scored, unless what ranks the tokens of all blocks is wanted.
+    let keeps_all = k == count;
+    if keeps_all {
         for (var i = lane; i < k; i += LANES) {
             chosen[out_at + i] = item_output(row, kv_head, range.x + i);
         }
-        return;
     }
-    if k == 0u {
+    if k == 0u || keeps_all && !KEEPS_TERMS {
         return;
     }
     let is_one_chunk = count <= HELD;
@@ -65,8 +65,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     sum_exponentials(lane, row, kv_head, items);
     workgroupBarrier();
 
-    // s_i, as ordered keys, and how many have each first digit. Every lane ranks, past the last item too.
     let terms = rank_terms(member);
+    keep_terms(lane, row, kv_head, terms);
+    if keeps_all {
+        return;
+    }
+    // s_i, as ordered keys, and how many have each first digit. Every lane ranks, past the last item too.
     for (var first = 0u; first < count; first += ROUND) {
         let i = first + lane;
         let ranks = rank_items(terms, row, kv_head, range.x + i, items);

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "engine")]
 use super::MostMissed;
-use super::{BlockScorer, Reads, TokenScorer};
+use super::{BlockScorer, Divisor, Reads, TokenScorer};
 use crate::{Error, Result, subject};
 use serde::Serialize;
 use std::fmt;
@@ -40,6 +40,11 @@ impl TwoLevel {
     pub fn new(budget: Budget) -> Self {
         let (block_scorer, token_scorer) = (BlockScorer::default(), TokenScorer::default());
         Self { budget, block_scorer, token_scorer }
+    }
+
+    /// What makes ranks of its token scores.
+    pub(crate) fn divisor(&self) -> Divisor {
+        Divisor::of(self.block_scorer, self.token_scorer)
     }
 
     /// The budget as the scorers leave it: one that keeps everything has no limit.

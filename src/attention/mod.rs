@@ -45,8 +45,10 @@ pub(crate) use experts::{Activation, Experts, Gate};
 pub(crate) use plan::Want;
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use plan::{Attended, Span, Step, StepSettings, TILE_ROWS};
+#[cfg(feature = "conformance")]
+pub use rank::share_mean;
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
-pub(crate) use rank::{softmax_mean, top_k};
+pub(crate) use rank::{Divisor, softmax_mean, top_k};
 #[cfg_attr(feature = "conformance", visibility::make(pub))]
 pub(crate) use selector::{BlockRow, Rank, Reads, TokenRow};
 pub(crate) use splits::MOST_WAVES;

@@ -2,7 +2,7 @@
 //! ([`StepHeader`]). Pure.
 
 use super::splits::split_tiles;
-use super::{Budget, Shape};
+use super::{Budget, Divisor, Shape};
 use crate::contract::{StepHeader, StepRow, StepSealing, StepSpan, StepTile, Words};
 use std::ops::Range;
 
@@ -140,6 +140,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether level 1 scores blocks, where token scores are divided so.
+    pub fn scores_blocks(&self, divisor: Divisor) -> bool {
+        self.ranks_blocks || self.ranks_tokens && divisor == Divisor::Blocks
+    }
+
     /// Plans a step over spans of different sequences, in the order of [`Attended`]. `rotate` appends cosine and sine of a
     /// position's rotary angles, one a pair.
     pub fn new(
@@ -466,6 +471,26 @@ mod tests {
                 assert!(reach >= tokens && reach - split < tokens, "{tokens} {target}");
             }
         }
+    }
+
+    // A row that keeps all blocks, and not all of their tokens, needs what the blocks' scores come to.
+    #[test]
+    fn blocks_are_scored_where_tokens_are_ranked_by_them() {
+        let table = vec![0; 10];
+        let scored = |blocks, tokens, divisor| {
+            let blocks = crate::attention::Blocks::Count(blocks);
+            let budget =
+                Budget { blocks, tokens, sink_blocks: 1, recent_blocks: 1, dense_below: 0 };
+            let settings = StepSettings { budget: Some(&budget), ..Default::default() };
+            let spans = [span(0, 9 * SHAPE.block, &[0], &table)];
+            let step = Step::new(&SHAPE, &spans, &settings, |_, out| out.extend([[1.0, 0.0]; 32]));
+            step.scores_blocks(divisor)
+        };
+        for divisor in [Divisor::Candidates, Divisor::Blocks] {
+            assert!(scored(3, 21, divisor) && scored(3, u32::MAX, divisor));
+            assert!(!scored(1000, u32::MAX, divisor));
+        }
+        assert!(scored(1000, 21, Divisor::Blocks) && !scored(1000, 21, Divisor::Candidates));
     }
 
     // What only builds an index has no tokens, and may end where its table does.

@@ -1,15 +1,41 @@
 //! The rules by which both levels choose, in plain numbers.
 
+use super::{BlockScorer, TokenScorer};
+
+/// What a query head's exponentials of token scores are divided by, before they are averaged over its group and rank the tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divisor {
+    /// Their sum over the candidates: each head has as much of a say, however little of its attention goes to any of them.
+    Candidates,
+    /// Their sum over all sealed blocks, which level 1 knows where it scores by the same logits: a token's rank is the share of
+    /// attention that it has. No kernel has to sum anything before it ranks.
+    Blocks,
+}
+
+impl Divisor {
+    /// Of these scorers.
+    pub(crate) fn of(blocks: BlockScorer, tokens: TokenScorer) -> Self {
+        match (blocks, tokens) {
+            (BlockScorer::Codes, TokenScorer::Codes) => Self::Blocks,
+            _ => Self::Candidates,
+        }
+    }
+}
+
 /// The mean over heads of each head's softmax over all items.
 pub fn softmax_mean(heads: &[&[f32]]) -> Vec<f64> {
+    share_mean(heads, heads)
+}
+
+/// The mean over heads of the exponentials of each head's scores, divided by their sum over `all` scores of that head.
+pub fn share_mean(heads: &[&[f32]], all: &[&[f32]]) -> Vec<f64> {
     let mut mean = vec![0.0; heads[0].len()];
-    for head in heads {
-        let largest = head.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let weights: Vec<f64> =
-            head.iter().map(|&x| (f64::from(x) - f64::from(largest)).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        for (m, w) in mean.iter_mut().zip(weights) {
-            *m += w / sum / heads.len() as f64;
+    for (head, all) in heads.iter().zip(all) {
+        let largest = all.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |&x: &f32| (f64::from(x) - f64::from(largest)).exp();
+        let sum: f64 = all.iter().map(weight).sum();
+        for (m, x) in mean.iter_mut().zip(*head) {
+            *m += weight(x) / sum / heads.len() as f64;
         }
     }
     mean

@@ -72,7 +72,7 @@ pub struct BlockRow {
     pub rank: Rank,
 }
 
-/// A token scorer. Their scores always rank by softmax.
+/// A token scorer. Their scores rank by exponentials, divided as [`Divisor`](super::Divisor) says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenRow {
     /// Which.

@@ -11,7 +11,7 @@ use crate::attention::{
     BlockScorer, Blocks, Budget, IndexFormat, Latent, RowBudget, Shape, Summary, TokenScorer,
     TwoLevel,
 };
-use crate::attention::{softmax_mean, top_k};
+use crate::attention::{Divisor, share_mean, softmax_mean, top_k};
 use crate::gpu::Gpu;
 use crate::kernels;
 use crate::operator::{
@@ -46,7 +46,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         let lies = if lie == Lie::Joined { String::new() } else { format!(" {lie:?}") };
         let label = format!("{} {what} rows {rows} segments {segments}{lies}", shape_label(&shape));
         cases.push(Case::new("operator", label, false, move |gpu| {
-            Box::pin(decode(gpu, shape, selector, (rows, segments, lie)))
+            Box::pin(decode(gpu, shape, selector, (rows, segments, lie), FEW))
         }));
     };
     let two_level = |(blocks, tokens)| Selector::TwoLevel { blocks, tokens };
@@ -82,6 +82,26 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
     add(latent, Selector::Dense, 1, 2);
     add(latent, two_level(TWO_LEVELS[0]), 1, 2);
     add(large, two_level(ORACLES), 1, 2);
+    // What divides token scores: of groups whose ranks other kernels make, wholly or of blocks alone; of rows that keep all blocks; and
+    // where it matters most.
+    let of_group = |group| Shape { index: exact(32), block: 16, ..Shape::new(1, group, 32, true) };
+    for (shape, asked) in [
+        (of_group(10), FEW),
+        (of_group(12), FEW),
+        (small, Asked { blocks: 1000, ..FEW }),
+        (of_group(10), Asked { blocks: 1000, ..FEW }),
+        (of_group(12), Asked { blocks: 1000, ..FEW }),
+        (small, Asked { at_sink: true, ..FEW }),
+        (of_group(10), Asked { at_sink: true, ..FEW }),
+        (of_group(12), Asked { at_sink: true, ..FEW }),
+    ] {
+        let Asked { blocks, at_sink } = asked;
+        let sink = if at_sink { " at the sink" } else { "" };
+        let label = format!("{} codes codes blocks {blocks}{sink}", shape_label(&shape));
+        cases.push(Case::new("operator", label, false, move |gpu| {
+            Box::pin(decode(gpu, shape, by_codes, (2, 1, Lie::Joined), asked))
+        }));
+    }
     for (shape, segments, lie) in [
         (small, 3, Lie::Joined),
         (large, 1, Lie::Joined),
@@ -241,8 +261,32 @@ fn sequences<'c>(
     .collect()
 }
 
-fn budget() -> Budget {
-    let blocks = Blocks::Count(3);
+// What is asked of two levels.
+#[derive(Clone, Copy)]
+struct Asked {
+    blocks: u32,
+    /// Whether all query heads of a group but the last turn to the first token, so that little of their attention is at candidates.
+    at_sink: bool,
+}
+
+const FEW: Asked = Asked { blocks: 3, at_sink: false };
+
+// Turns all query heads of each group but the last to their row's first token.
+fn turn_to_sink(cache: &Cache, places: &[(usize, u32)], qkv: &mut [f32]) {
+    let shape = &cache.shape;
+    let (d, group) = (shape.head_dim as usize, shape.group as usize);
+    for (row, &(sequence, _)) in qkv.chunks_exact_mut(shape.row_width() as usize).zip(places) {
+        for head in (0..shape.q_heads() as usize).filter(|head| head % group + 1 < group) {
+            let key = cache.key(sequence, head / group, 0);
+            for (query, key) in row[head * d..][..d].iter_mut().zip(key) {
+                *query = 6.0 * key;
+            }
+        }
+    }
+}
+
+fn budget(blocks: u32) -> Budget {
+    let blocks = Blocks::Count(blocks);
     Budget { blocks, tokens: 21, sink_blocks: 1, recent_blocks: 1, dense_below: 0 }
 }
 
@@ -251,6 +295,7 @@ async fn decode(
     shape: Shape,
     selector: Selector,
     (rows, segments, lie): (u32, u32, Lie),
+    asked: Asked,
 ) -> Result<Verdict> {
     let block = shape.block;
     // Many blocks, one sealed block and nothing more, a few, and a lone token.
@@ -259,7 +304,10 @@ async fn decode(
     let cache = Cache::new(shape, &lengths, segments, Family::Random).lying(lie);
     let options = setting(gpu, &cache, &lengths, counts.iter().sum());
     let places = cache.rows(&counts);
-    let qkv = random_qkv(&shape, places.len());
+    let mut qkv = random_qkv(&shape, places.len());
+    if asked.at_sink {
+        turn_to_sink(&cache, &places, &mut qkv);
+    }
     let buffers = Buffers::new(gpu, &options, selector.summary(), &cache, &qkv).await?;
     let mut random = Random::new(3);
     let channels = random_channels(&shape, 1, &mut random).concat();
@@ -279,7 +327,8 @@ async fn decode(
     let has_index = selector.reads_codes() || selector.summary().is_some();
     let two_level = match selector {
         Selector::TwoLevel { blocks, tokens } => {
-            Some(TwoLevel { budget: budget(), block_scorer: blocks, token_scorer: tokens })
+            let budget = budget(asked.blocks);
+            Some(TwoLevel { budget, block_scorer: blocks, token_scorer: tokens })
         }
         _ => None,
     };
@@ -415,15 +464,27 @@ impl Row<'_> {
     }
 
     /// What level 2 should keep of these blocks.
-    fn chosen(&self, blocks: &[u32], scorer: TokenScorer) -> Vec<u32> {
+    fn chosen(&self, blocks: &[u32], (scorer, divisor): (TokenScorer, Divisor)) -> Vec<u32> {
         let candidates: Vec<u32> = blocks.iter().flat_map(|&block| self.tokens(block)).collect();
         if scorer == TokenScorer::None || candidates.is_empty() {
             return candidates;
         }
-        let of_head = |query: &&[f32]| -> Vec<f32> {
-            candidates.iter().map(|&t| self.logit(query, t) as f32).collect()
+        let logits = |tokens: &[u32]| -> Vec<Vec<f32>> {
+            let of_head = |query: &&[f32]| -> Vec<f32> {
+                tokens.iter().map(|&t| self.logit(query, t) as f32).collect()
+            };
+            self.queries().iter().map(of_head).collect()
         };
-        let scores = mean_of(&self.queries().iter().map(of_head).collect::<Vec<_>>());
+        let scores = match divisor {
+            Divisor::Candidates => mean_of(&logits(&candidates)),
+            Divisor::Blocks => {
+                let sealed: Vec<u32> = (0..self.budget.sealed * self.cache.shape.block).collect();
+                let (own, all) = (logits(&candidates), logits(&sealed));
+                let [own, all] =
+                    [&own, &all].map(|heads| heads.iter().map(Vec::as_slice).collect::<Vec<_>>());
+                share_mean(&own, &all)
+            }
+        };
         let best = top_k(&scores, self.budget.tokens as usize);
         best.into_iter().map(|i| candidates[i]).collect()
     }
@@ -432,7 +493,10 @@ impl Row<'_> {
     fn check_choice(&self, attended: &[u32], position: u32, two_level: &TwoLevel) -> Verdict {
         let RowBudget { sink, recent_first, .. } = self.budget;
         let block = self.cache.shape.block;
-        let chosen = self.chosen(&self.blocks(two_level.block_scorer), two_level.token_scorer);
+        let chosen = self.chosen(
+            &self.blocks(two_level.block_scorer),
+            (two_level.token_scorer, two_level.divisor()),
+        );
         let mut want: Vec<u32> = (0..sink * block).collect();
         want.extend(&chosen);
         want.extend(recent_first * block..=position);

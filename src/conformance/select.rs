@@ -9,7 +9,7 @@ use super::rig::{
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::softmax_mean;
-use crate::attention::{BlockScorer, Blocks, Budget, Rank, Shape, Step};
+use crate::attention::{BlockScorer, Blocks, Budget, Divisor, Rank, Shape, Step};
 use crate::gpu::Gpu;
 use crate::kernels::{self, HotSlots, Items, NO_SLOT, StrideParams};
 use crate::reference::index::{BlockQuery, Range, pack_codes};
@@ -44,18 +44,18 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                     ));
                 }
             }
-            for level in [1, 2] {
-                let kernel = if level == 1 { "block_score" } else { "token_score" };
+            for kept in kept(&shape) {
                 for family in ["random", "peaked", "steep", "equal", "zero query"] {
                     // Segments change which blocks are here, not what is computed, and tokens are not summed.
-                    if segments > 1 && family != "random" || level == 2 && family == "steep" {
+                    let is_summed = kept == Kept::Blocks;
+                    if segments > 1 && family != "random" || !is_summed && family == "steep" {
                         continue;
                     }
                     cases.push(Case::new(
-                        kernel,
-                        format!("{label} segments {segments} {family}"),
+                        kept.kernel(),
+                        format!("{label} segments {segments} {family}{}", kept.suffix()),
                         true,
-                        move |gpu| Box::pin(scores(gpu, shape, segments, level, family)),
+                        move |gpu| Box::pin(scores(gpu, shape, segments, kept, family)),
                     ));
                 }
             }
@@ -75,9 +75,10 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
                     Box::pin(key_scores(gpu, shape, 1, of, family))
                 }));
             }
-            for (kernel, level) in [("block_score", 1), ("token_score", 2)] {
-                cases.push(Case::new(kernel, label.clone(), true, move |gpu| {
-                    Box::pin(scores(gpu, shape, 1, level, codes))
+            for kept in kept(&shape) {
+                let label = format!("{label}{}", kept.suffix());
+                cases.push(Case::new(kept.kernel(), label, true, move |gpu| {
+                    Box::pin(scores(gpu, shape, 1, kept, codes))
                 }));
             }
         }
@@ -247,6 +248,36 @@ const CODED: &str = "A code of the query may round either way, and sums of f32 r
 const SUMMED: &str = "Products and sums of d terms round: (d + 8) 2^-23 of their absolute sum; that of exponentials and its logarithm is \
     within a few ulp of at most ln 128 = 5. A soft-cap c is off by 12 c 2^-23.";
 
+const RANKED: &str = "A rank is a sum over heads of exponentials of logits, each of which may be off as a score may, relative to the largest score of a \
+    block; exp of at most 200 is within 400 ulp.";
+
+// What is kept of logits from codes: of blocks their sums; of tokens themselves, or ranks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Blocks,
+    Tokens,
+    Ranks,
+}
+
+impl Kept {
+    fn kernel(self) -> &'static str {
+        match self {
+            Self::Blocks => "block_score",
+            Self::Tokens | Self::Ranks => "token_score",
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        if self == Self::Ranks { " ranks" } else { "" }
+    }
+}
+
+// What a shape's kernels keep.
+fn kept(shape: &Shape) -> impl Iterator<Item = Kept> + use<> {
+    let makes_ranks = kernels::makes_token_ranks(shape, Divisor::Blocks);
+    [Kept::Blocks, Kept::Tokens].into_iter().chain(makes_ranks.then_some(Kept::Ranks))
+}
+
 // A head-block's index: a range a channel, and codes by token and channel.
 type HeadIndex = (Vec<Range>, Vec<Vec<u8>>);
 
@@ -255,7 +286,7 @@ async fn scores(
     gpu: &Gpu,
     shape: Shape,
     segments: u32,
-    level: u32,
+    kept: Kept,
     family: &'static str,
 ) -> Result<Verdict> {
     let mut random = Random::new(41);
@@ -308,10 +339,83 @@ async fn scores(
             (0..kv_heads).map(head).collect()
         })
         .collect();
-    let kept = step.blocks_kept as usize;
-    let stride = if level == 1 { step.sealed as usize + 2 } else { kept * block + 3 };
-    let chosen = choose_blocks(&rows, &shape, &budget, kept, &mut random);
-    let mut out = vec![POISON; 3 * q_heads * stride];
+    let blocks_kept = step.blocks_kept as usize;
+    let stride =
+        if kept == Kept::Blocks { step.sealed as usize + 2 } else { blocks_kept * block + 3 };
+    let chosen = choose_blocks(&rows, &shape, &budget, blocks_kept, &mut random);
+    let scale = f64::from(shape.scale());
+    // Of each row and query head: scores, and how far each may be off.
+    let mut wanted: Vec<Vec<(f64, f64)>> = Vec::new();
+    for (r, &(sequence, position)) in rows.iter().enumerate() {
+        let row = budget.row(position, shape.block);
+        for head in 0..q_heads {
+            let kv_head = head / group;
+            let query: Vec<f32> = channels[sequence * kv_heads + kv_head]
+                .iter()
+                .map(|&id| qkv[r * width + head * d + id as usize])
+                .collect();
+            // Each token's logit, and how far it may be off: where a query's code may round either way, and f32 sums.
+            let logits = |logical: u32| {
+                let physical = cache.tables[sequence][logical as usize] as usize;
+                let (ranges, codes) = &indices[physical][kv_head];
+                let block_query = BlockQuery::new(&query, ranges);
+                let products = query.iter().zip(ranges).map(|(q, r)| f64::from((q * r.zero).abs()));
+                let size = products.sum::<f64>() + 127.0 * 128.0 * count as f64 * block_query.sigma;
+                let off = block_query.doubt(format) + size * (count as f64 + 8.0) * 2f64.powi(-24);
+                let logit = move |token: &Vec<u8>| {
+                    soft_capped(block_query.logit(token, format) * scale, shape.softcap)
+                };
+                let off = off * scale + cap_error(shape.softcap);
+                codes.iter().map(logit).map(|l| (l, off)).collect::<Vec<_>>()
+            };
+            let want: Vec<(f64, f64)> = if kept == Kept::Blocks {
+                (0..row.sealed)
+                    .map(|b| {
+                        let logits = logits(b);
+                        let values: Vec<f64> = logits.iter().map(|l| l.0).collect();
+                        let score = log_sum_exp(&values);
+                        // Exponentials and the logarithm are within some ulp of what they are of.
+                        let capped = 2.0 * cap_error(shape.softcap);
+                        (score, logits[0].1 + capped + (score.abs() + 10.0) * 2f64.powi(-20))
+                    })
+                    .collect()
+            } else {
+                chosen[(r * kv_heads + kv_head) * blocks_kept..][..row.blocks as usize]
+                    .iter()
+                    .flat_map(|&b| logits(b))
+                    .collect()
+            };
+            wanted.push(want);
+        }
+    }
+    // What exponentials are relative to, and multiplied by.
+    let terms: Vec<[f32; 2]> = wanted
+        .iter()
+        .map(|scores| {
+            let most = scores.iter().map(|score| score.0).fold(-1.0, f64::max);
+            [most as f32 + 0.5, 0.6 + random.float() / 2.0]
+        })
+        .collect();
+    let why = if kept == Kept::Ranks { RANKED } else { CODED };
+    if kept == Kept::Ranks {
+        let of_group = |(scores, terms): (&[Vec<(f64, f64)>], &[[f32; 2]])| {
+            let rank = |i: usize| {
+                let heads = scores.iter().zip(terms).map(|(scores, &[most, factor])| {
+                    let (logit, off) = (scores[i].0 - f64::from(most), scores[i].1 + 1e-6);
+                    let share = logit.exp() * f64::from(factor);
+                    let off = off + logit.abs() * 2f64.powi(-22);
+                    (share, share * (off.exp_m1() + 420.0 * 2f64.powi(-23)))
+                });
+                // Below what f32 holds normal, anything.
+                heads.fold((0.0, 1e-36), |all, head| (all.0 + head.0, all.1 + head.1))
+            };
+            (0..scores[0].len()).map(rank).collect()
+        };
+        wanted = wanted.chunks(group).zip(terms.chunks(group)).map(of_group).collect();
+    }
+    let terms = bits(terms.as_flattened());
+    let lists = if kept == Kept::Ranks { kv_heads } else { q_heads };
+    let mut out = vec![POISON; 3 * lists * stride];
     // The last first: what one writes that is another's is not written over.
     for segment in (0..segments).rev() {
         let params = cache.segment(segment);
@@ -338,7 +442,7 @@ async fn scores(
             score_rows: Data::uniform(StrideParams { stride: stride as u32 }),
         };
         let scored = kernels::Scored::codes(&shape);
-        out = if level == 1 {
+        out = if kept == Kept::Blocks {
             let grid = (scored.workgroups(step.sealed), shape.kv_heads, 3);
             run(gpu, &kernels::block_score(gpu.tier, &shape), blocks, grid).await?.scores
         } else {
@@ -352,58 +456,24 @@ async fn scores(
                 chosen_blocks: Data::In(&chosen),
                 scores: blocks.scores,
                 score_rows: blocks.score_rows,
+                head_terms: (kept == Kept::Ranks).then_some(Data::In(&terms)),
             };
-            run(gpu, &kernels::token_score(gpu.tier, &shape), tokens, grid).await?.scores
+            let divisor = match kept {
+                Kept::Ranks => Divisor::Blocks,
+                _ => Divisor::Candidates,
+            };
+            run(gpu, &kernels::token_score(gpu.tier, &shape, divisor), tokens, grid).await?.scores
         };
     }
-    let scale = f64::from(shape.scale());
-    for (r, &(sequence, position)) in rows.iter().enumerate() {
-        let row = budget.row(position, shape.block);
-        for head in 0..q_heads {
-            let kv_head = head / group;
-            let query: Vec<f32> = channels[sequence * kv_heads + kv_head]
-                .iter()
-                .map(|&id| qkv[r * width + head * d + id as usize])
-                .collect();
-            // Each token's logit, and how far it may be off: where a query's code may round either way, and f32 sums.
-            let logits = |logical: u32| {
-                let physical = cache.tables[sequence][logical as usize] as usize;
-                let (ranges, codes) = &indices[physical][kv_head];
-                let block_query = BlockQuery::new(&query, ranges);
-                let products = query.iter().zip(ranges).map(|(q, r)| f64::from((q * r.zero).abs()));
-                let size = products.sum::<f64>() + 127.0 * 128.0 * count as f64 * block_query.sigma;
-                let off = block_query.doubt(format) + size * (count as f64 + 8.0) * 2f64.powi(-24);
-                let logit = move |token: &Vec<u8>| {
-                    soft_capped(block_query.logit(token, format) * scale, shape.softcap)
-                };
-                let off = off * scale + cap_error(shape.softcap);
-                codes.iter().map(logit).map(|l| (l, off)).collect::<Vec<_>>()
-            };
-            let want: Vec<(f64, f64)> = if level == 1 {
-                (0..row.sealed)
-                    .map(|b| {
-                        let logits = logits(b);
-                        let values: Vec<f64> = logits.iter().map(|l| l.0).collect();
-                        let score = log_sum_exp(&values);
-                        // Exponentials and the logarithm are within some ulp of what they are of.
-                        let capped = 2.0 * cap_error(shape.softcap);
-                        (score, logits[0].1 + capped + (score.abs() + 10.0) * 2f64.powi(-20))
-                    })
-                    .collect()
-            } else {
-                chosen[(r * kv_heads + kv_head) * kept..][..row.blocks as usize]
-                    .iter()
-                    .flat_map(|&b| logits(b))
-                    .collect()
-            };
-            let values: Vec<f64> = want.iter().map(|w| w.0).collect();
-            let got = &out[(r * q_heads + head) * stride..][..stride];
-            let verdict =
-                compare(&format!("row {r} head {head}"), got, &values, CODED, |i| want[i].1 + 1e-6)
-                    .and(untouched("after the scores", &got[want.len()..]));
-            if verdict.is_err() {
-                return Ok(verdict);
-            }
+    for (r, want) in wanted.iter().enumerate() {
+        let values: Vec<f64> = want.iter().map(|w| w.0).collect();
+        let got = &out[r * stride..][..stride];
+        let part = format!("row {} head {}", r / lists, r % lists);
+        let least = if kept == Kept::Ranks { 0.0 } else { 1e-6 };
+        let verdict = compare(&part, got, &values, why, |i| want[i].1 + least)
+            .and(untouched("after the scores", &got[want.len()..]));
+        if verdict.is_err() {
+            return Ok(verdict);
         }
     }
     Ok(Ok(()))
@@ -786,8 +856,37 @@ impl Scored {
         (363.0 + f64::from(self.items(row).0.max(2560))) * 2f64.powi(-22)
     }
 
-    // What the kernels make that rank before top_k does.
-    async fn ranks(&self, gpu: &Gpu) -> Result<Vec<u32>> {
+    // Whether each query head's terms are its largest score, and 1 / (GROUP * the sum of exponentials relative to it).
+    fn check_terms(&self, terms: &[u32]) -> Verdict {
+        const WHY: &str = "exp of at most 180 is within 363 ulp, and sums of all items round.";
+        let (heads, group) = (self.shape.q_heads() as usize, self.shape.group as usize);
+        for (row, terms) in terms.chunks(heads * 2).enumerate() {
+            // A row that keeps none ranks no tokens, and one that keeps all of these does not either.
+            let (_, from, to, kept) = self.items(row);
+            if kept == 0 || self.level == 2 && kept == to - from {
+                untouched(&format!("row {row} terms"), terms)?;
+                continue;
+            }
+            let all = (0..heads).step_by(group).flat_map(|head| self.heads(row, head / group));
+            let of_head = |scores: &[f32]| {
+                let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let weight = |&x: &f32| (f64::from(x) - f64::from(most)).exp();
+                let sum: f64 = scores.iter().map(weight).sum();
+                [f64::from(most), 1.0 / (sum * group as f64)]
+            };
+            let want: Vec<f64> = all.flat_map(of_head).collect();
+            let off = |i: usize| if i % 2 == 0 { 0.0 } else { want[i] * self.epsilon(row) };
+            compare(&format!("row {row} terms"), terms, &want, WHY, off)?;
+        }
+        Ok(())
+    }
+
+    // What the kernels make that rank before top_k does, or what is wrong with the terms that the first of them leaves.
+    async fn ranks(
+        &self,
+        gpu: &Gpu,
+        family: &str,
+    ) -> Result<std::result::Result<Vec<u32>, String>> {
         let (shape, scores) = (&self.shape, bits(&self.scores));
         let items = if self.level == 1 { Items::Blocks } else { Items::Tokens };
         let score_rows = || Data::uniform(StrideParams { stride: self.stride as u32 });
@@ -799,6 +898,11 @@ impl Scored {
         };
         let spec = kernels::head_sums(gpu.tier, shape, items);
         let terms = run(gpu, &spec, sums, (shape.q_heads(), 3, 1)).await?.head_terms;
+        if family != "nan"
+            && let Err(problem) = self.check_terms(&terms)
+        {
+            return Ok(Err(problem));
+        }
         let ranks = kernels::HeadRanks {
             step: Data::In(&self.step.words),
             score_rows: score_rows(),
@@ -808,7 +912,7 @@ impl Scored {
         };
         let spec = kernels::head_ranks(gpu.tier, shape, items);
         let grid = (kernels::HEAD_RANKS_WORKGROUPS, shape.kv_heads, 3);
-        Ok(run(gpu, &spec, ranks, grid).await?.keys)
+        Ok(Ok(run(gpu, &spec, ranks, grid).await?.keys))
     }
 }
 
@@ -821,14 +925,17 @@ async fn head_ranks(
     most_blocks: u32,
 ) -> Result<Verdict> {
     let scored = Scored::new(shape, level, family, budget, most_blocks);
-    let got = scored.ranks(gpu).await?;
+    let got = match scored.ranks(gpu, family).await? {
+        Ok(ranks) => ranks,
+        Err(problem) => return Ok(Err(problem)),
+    };
     const WHY: &str = "exp of at most 180 is within 363 ulp, and sums of all items round.";
     for row in 0..3 {
         let (count, from, to, k) = scored.items(row);
         for kv_head in 0..shape.kv_heads as usize {
             let own = &got[(row * shape.kv_heads as usize + kv_head) * scored.stride..];
             let own = &own[..scored.stride];
-            // Where all is kept, or nothing, nobody asks.
+            // Where all is kept, or nothing, nobody asks for ranks.
             let count = if k == 0 || k == to - from { 0 } else { count as usize };
             let beyond = untouched("after the ranks", &own[count..]);
             if count == 0 || beyond.is_err() {
@@ -869,17 +976,25 @@ async fn top_k(
     let out_words = (3 * kv_heads * kept).max(1);
     let is_shuffled = kernel == "top_k_shuffled";
     let tier = if is_shuffled { of_32() } else { gpu.tier };
+    let is_apart = kernels::ranks_apart(&shape, rank);
+    // Level 2 divides by what softmaxes blocks, where these rank so.
+    let divisor = if rank == Rank::Softmax { Divisor::Blocks } else { Divisor::Candidates };
+    let keeps_terms = level == 1 && rank == Rank::Softmax && !is_apart;
     let mut spec = match level {
-        1 => kernels::top_k_blocks(tier, &shape, rank, None),
-        _ => kernels::top_k_tokens(tier, &shape),
+        1 => kernels::top_k_blocks(tier, &shape, (rank, divisor), None),
+        _ => kernels::top_k_tokens(tier, &shape, Divisor::Candidates),
     };
     if is_shuffled {
         spec = in_eights(gpu, spec, &[("SUBGROUP", 8), ("LANES", 64), ("HELD", 1024)])?;
     }
-    let made = if kernels::ranks_apart(&shape, rank) {
-        scored.ranks(gpu).await?
+    let made = if is_apart {
+        scored.ranks(gpu, family).await?
     } else {
-        vec![POISON; 3 * kv_heads * stride]
+        Ok(vec![POISON; 3 * kv_heads * stride])
+    };
+    let made = match made {
+        Ok(made) => made,
+        Err(problem) => return Ok(Err(problem)),
     };
     let data = kernels::TopK {
         step: Data::In(&step.words),
@@ -889,8 +1004,16 @@ async fn top_k(
         chosen: Data::Out(out_words),
         chosen_blocks: (level == 2).then_some(Data::In(&chosen_blocks)),
         hot_slots: None,
+        head_terms: keeps_terms.then_some(Data::Out(3 * shape.q_heads() as usize * 2)),
     };
-    let out = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?.chosen;
+    let result = run(gpu, &spec, data, (shape.kv_heads, 3, 1)).await?;
+    if let (Some(terms), false) = (result.head_terms, family == "nan") {
+        let verdict = scored.check_terms(&terms);
+        if verdict.is_err() {
+            return Ok(verdict);
+        }
+    }
+    let out = result.chosen;
     for row in 0..3 {
         let (count, from, to, k) = scored.items(row);
         for head in 0..kv_heads {

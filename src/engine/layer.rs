@@ -16,7 +16,7 @@ pub(super) enum Stage {
     Append,
     /// The index of what was appended: of several tokens of a session the last may select by it already.
     Index,
-    /// Level 1: scores blocks and chooses those that this step attends.
+    /// Level 1: scores blocks and chooses those that this step attends, or the next one where this attends what the step before chose.
     SelectBlocks,
     /// Level 2: scores the tokens of those blocks and chooses.
     SelectTokens,
@@ -24,8 +24,6 @@ pub(super) enum Stage {
     Attend,
     /// What the partial states of attention come to.
     Merge,
-    /// Level 1 for the next step, where this one attends what the step before chose.
-    SelectNext,
     /// The output projection.
     Project,
     /// The feed-forward network.
@@ -33,14 +31,13 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    const ORDER: [Self; 9] = [
+    const ORDER: [Self; 8] = [
         Self::Append,
         Self::Index,
         Self::SelectBlocks,
         Self::SelectTokens,
         Self::Attend,
         Self::Merge,
-        Self::SelectNext,
         Self::Project,
         Self::FeedForward,
     ];
@@ -100,11 +97,10 @@ impl<K: KvOps> Layer<K> {
             match stage {
                 Stage::Append => self.append(pass, plan),
                 Stage::Index => self.index(pass, plan),
-                Stage::SelectBlocks => self.select_blocks(pass, plan),
+                Stage::SelectBlocks => self.choose_blocks(pass, plan),
                 Stage::SelectTokens => self.select_tokens(pass, plan),
                 Stage::Attend => self.attend(pass, plan),
                 Stage::Merge => self.merge(pass, plan, &self.merge),
-                Stage::SelectNext => self.select_next(pass, plan),
                 Stage::Project => self.weights.record_output(pass, plan.step.rows),
                 Stage::FeedForward => self.weights.record_ffn(pass, plan.step.rows),
             }
@@ -133,28 +129,17 @@ impl<K: KvOps> Layer<K> {
         }
     }
 
-    fn select_blocks(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
-        if plan.timing != Timing::Lagged {
-            self.choose_blocks(pass, plan);
-        }
-    }
-
-    fn select_next(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
-        if plan.timing == Timing::Lagged {
-            self.choose_blocks(pass, plan);
-        }
-    }
-
-    // What keeps every block is not scored.
+    // What keeps every block is not scored, unless tokens are ranked by what blocks have.
     fn choose_blocks(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {
         let Some((index, two_level)) = self.selection(plan) else { return };
         let (kv_heads, block_scorer) = (self.shape.kv_heads, two_level.block_scorer);
         let step = &plan.step;
-        if step.ranks_blocks {
+        let scores_blocks = step.scores_blocks(two_level.divisor());
+        if scores_blocks {
             index.record_block_scores(pass, block_scorer, step.sealed, kv_heads, step.selecting);
         }
-        let choice = index.block_choice(block_scorer);
-        choice.record(pass, step.ranks_blocks, kv_heads, step.selecting);
+        let choice = index.block_choice(two_level);
+        choice.record(pass, scores_blocks, kv_heads, step.selecting);
         self.kv.compare_choice(pass, plan, block_scorer, kv_heads);
     }
 
@@ -163,10 +148,9 @@ impl<K: KvOps> Layer<K> {
         let tokens = self.kv.tokens(index, plan.timing);
         let (kv_heads, step) = (self.shape.kv_heads, &plan.step);
         if step.ranks_tokens {
-            let (scorer, blocks) = (two_level.token_scorer, step.blocks_kept);
-            tokens.record_scores(pass, scorer, blocks, kv_heads, step.selecting);
+            tokens.record_scores(pass, two_level, step.blocks_kept, kv_heads, step.selecting);
         }
-        tokens.record_choice(pass, step.ranks_tokens, kv_heads, step.selecting);
+        tokens.record_choice(pass, two_level, step.ranks_tokens, kv_heads, step.selecting);
     }
 
     fn attend(&self, pass: &mut wgpu::ComputePass<'_>, plan: &Plan<'_>) {

@@ -117,7 +117,7 @@ impl Engine {
                     }
                 }
                 let mut pass = encoder.begin_compute_pass(&Default::default());
-                layer.record(&mut pass, &plan, Stage::SelectNext..);
+                layer.record(&mut pass, &plan, Stage::Project..);
                 if i + 1 == whole.layers.len() {
                     self.runner.record_logits(&mut pass, &plan.step);
                 }

@@ -43,8 +43,8 @@ pub use model::{
 pub use select::{
     BlockScore, ExactBlockScore, ExactTokenScore, HEAD_RANKS_WORKGROUPS, HeadRanks, HeadSums,
     Items, MissedMass, Scored, SummaryScore, TokenScore, TopK, block_score, exact_block_score,
-    exact_token_score, head_ranks, head_sums, missed_mass, ranks_apart, summary_score, token_score,
-    top_k_blocks, top_k_tokens,
+    exact_token_score, head_ranks, head_sums, makes_token_ranks, missed_mass, ranks_apart,
+    summary_score, token_score, top_k_blocks, top_k_tokens,
 };
 pub(crate) use selection::{Choice, ChoiceOps, ScoreOps, Scoring, Segment, Selection};
 pub use stream::{STREAM_VECS, Stream, stream};

@@ -3,7 +3,7 @@
 use super::attend::{HotSlots, kv_spec, spec, with_cap};
 use super::tiers::{self, TopKBy};
 use super::{SegmentParams, StrideParams};
-use crate::attention::{Rank, Shape, Summary};
+use crate::attention::{Divisor, Rank, Shape, Summary};
 use crate::gpu::{ShaderSpec, Tier};
 
 crate::bindings! {
@@ -39,10 +39,13 @@ crate::bindings! {
         codes: read,
         /// \[row\]\[KV head\]\[`blocks_kept`\]: logical blocks, ascending.
         chosen_blocks: read,
-        /// \[row\]\[query head\]\[stride\], f32, by place among the candidates: chosen block by chosen block.
+        /// \[row\]\[query head\]\[stride\], f32, by place among the candidates: chosen block by chosen block. Where ranks are made
+        /// ([`makes_token_ranks`]): \[row\]\[KV head\]\[stride\].
         scores: write,
         /// As in [`BlockScore`].
         score_rows: uniform StrideParams,
+        /// As in [`HeadSums`], of blocks, where ranks are made of them.
+        head_terms: optional read,
     }
 
     /// Of [`summary_score`].
@@ -147,7 +150,7 @@ crate::bindings! {
         score_rows: uniform StrideParams,
         /// \[row\]\[query head\]\[stride\], f32.
         scores: read,
-        /// \[row\]\[KV head\]\[stride\]: ranks that [`head_ranks`] made, or scratch.
+        /// \[row\]\[KV head\]\[stride\]: ranks that [`head_ranks`] or [`token_score`] made, or scratch.
         keys: write,
         /// \[row\]\[KV head\]\[`blocks_kept` or `tokens_kept`\]: what is chosen, ascending.
         chosen: write,
@@ -155,6 +158,8 @@ crate::bindings! {
         chosen_blocks: optional read,
         /// Of blocks that have a slot in the hot cache: where each is, in [`HotSlots::words`] words.
         hot_slots: optional read,
+        /// Of blocks, where it softmaxes their scores itself and level 2 ranks by that: as in [`HeadSums`].
+        head_terms: optional write,
     }
 }
 
@@ -171,7 +176,7 @@ impl Scored {
     /// Of [`summary_score`].
     pub const SUMMARIES: Self = Self { blocks: 4, parts: 1 };
 
-    /// Of [`block_score`] and [`token_score`]. As many blocks as 128 lanes have, and fewer where the memory for even one query asks
+    /// Of [`block_score`] and [`token_score`]. As many blocks as 128 lanes have of [`CODE_LANES`] each, and fewer where the memory for even one query asks
     /// for it; then as many queries as there is memory for, in equal parts.
     pub fn codes(shape: &Shape) -> Self {
         let fits = |scored: &Self| scored.workgroup_bytes(shape) <= WORKGROUP_BYTES;
@@ -217,10 +222,10 @@ impl Scored {
     }
 }
 
-/// Lanes of a block in [`block_score`] and [`token_score`].
+/// Lanes of a block in [`block_score`] and [`token_score`], where subgroups are not smaller.
 const CODE_LANES: u32 = 16;
 
-/// Words of codes that a lane has of its tokens at most, where it has more of these than [`CODE_LANES`] would leave it: of 512
+/// Words of codes that a lane has at most, where subgroups are smaller than [`CODE_LANES`], so that it has more tokens: of 512 words
 /// llvmpipe's compiler takes minutes.
 const MOST_LANE_WORDS: u32 = 64;
 
@@ -244,8 +249,18 @@ pub fn block_score(tier: &Tier, shape: &Shape) -> ShaderSpec {
 }
 
 /// Grid: ([`Scored::codes`] of the blocks kept, KV heads, rows).
-pub fn token_score(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    code_spec("select/token_score.wgsl", tier, shape)
+pub fn token_score(tier: &Tier, shape: &Shape, divisor: Divisor) -> ShaderSpec {
+    let kept = match makes_token_ranks(shape, divisor) {
+        true => "lib/token_ranks.wgsl",
+        false => "lib/token_scores.wgsl",
+    };
+    code_spec("select/token_score.wgsl", tier, shape).slot("kept", kept)
+}
+
+/// Whether [`token_score`] ranks tokens, rather than what follows it: its workgroups have all heads of a group, and need nothing of
+/// each other.
+pub fn makes_token_ranks(shape: &Shape, divisor: Divisor) -> bool {
+    divisor == Divisor::Blocks && Scored::codes(shape).parts == 1
 }
 
 /// Grid: ([`Scored::SUMMARIES`] of the sealed blocks, KV heads, rows).
@@ -277,14 +292,19 @@ pub fn missed_mass(shape: &Shape, rank: Rank, slots: HotSlots) -> ShaderSpec {
     spec.constant("HEADS", heads).constant("FACTOR", factor)
 }
 
-/// Level 1's top-k of scores that rank so. Grid: (KV heads, rows).
+/// Level 1's top-k of scores that rank so; level 2 divides its own by this. Grid: (KV heads, rows).
 pub fn top_k_blocks(
     tier: &Tier,
     shape: &Shape,
-    rank: Rank,
+    (rank, divisor): (Rank, Divisor),
     resident: Option<HotSlots>,
 ) -> ShaderSpec {
-    let spec = top_k(tier, shape, rank);
+    let terms = match divisor {
+        Divisor::Candidates => "lib/terms_dropped.wgsl",
+        Divisor::Blocks => "lib/terms_kept.wgsl",
+    };
+    let ranks = if ranks_apart(shape, rank) { Ranks::Made } else { Ranks::Of(rank, terms) };
+    let spec = top_k(tier, shape, ranks);
     match resident {
         None => spec.slot("items", "lib/items_blocks.wgsl"),
         Some(slots) => slots.constants(spec.slot("items", "lib/items_resident.wgsl")),
@@ -292,8 +312,20 @@ pub fn top_k_blocks(
 }
 
 /// Level 2's top-k. Grid: (KV heads, rows).
-pub fn top_k_tokens(tier: &Tier, shape: &Shape) -> ShaderSpec {
-    top_k(tier, shape, Rank::Softmax).slot("items", "lib/items_tokens.wgsl")
+pub fn top_k_tokens(tier: &Tier, shape: &Shape, divisor: Divisor) -> ShaderSpec {
+    let is_made = divisor == Divisor::Blocks || ranks_apart(shape, Rank::Softmax);
+    let ranks =
+        if is_made { Ranks::Made } else { Ranks::Of(Rank::Softmax, "lib/terms_dropped.wgsl") };
+    top_k(tier, shape, ranks).slot("items", "lib/items_tokens.wgsl")
+}
+
+/// Where a top-k has the ranks of its items from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ranks {
+    /// Other kernels.
+    Made,
+    /// The scores, which rank so; and the file that says what becomes of what softmaxes them.
+    Of(Rank, &'static str),
 }
 
 /// What a level chooses among.
@@ -315,8 +347,8 @@ impl Items {
     }
 }
 
-/// Whether [`head_sums`] and [`head_ranks`] make the ranks of [`top_k_blocks`] and [`top_k_tokens`]: one workgroup takes longer to
-/// read the scores of more heads than two further dispatches take.
+/// Whether [`head_sums`] and [`head_ranks`] make the ranks of [`top_k_blocks`], and of [`top_k_tokens`] by the candidates' own sums:
+/// one workgroup takes longer to read the scores of more heads than two further dispatches take.
 pub fn ranks_apart(shape: &Shape, rank: Rank) -> bool {
     rank == Rank::Softmax && shape.group > 8
 }
@@ -324,6 +356,7 @@ pub fn ranks_apart(shape: &Shape, rank: Rank) -> bool {
 /// What softmaxes each query head's scores. Grid: (query heads, rows).
 pub fn head_sums(tier: &Tier, shape: &Shape, items: Items) -> ShaderSpec {
     made_apart("select/head_sums.wgsl", tier, shape, items)
+        .constant("KEEPS_TERMS", items == Items::Blocks)
 }
 
 /// Items' ranks of those. Grid: ([`HEAD_RANKS_WORKGROUPS`], KV heads, rows).
@@ -338,17 +371,16 @@ fn made_apart(file: &'static str, tier: &Tier, shape: &Shape, items: Items) -> S
     spec(file, shape).slot("items", items.file()).constant("WORKGROUP", tiers::of(tier).lanes)
 }
 
-fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
+fn top_k(tier: &Tier, shape: &Shape, ranks: Ranks) -> ShaderSpec {
     let tiers::TopK { lanes, at_once, by } = tiers::of(tier).top_k;
-    let is_made = ranks_apart(shape, rank);
     let spec = match by {
         TopKBy::Memory { leaves } => spec("select/top_k.wgsl", shape)
             .slot(
                 "rank",
-                match rank {
-                    _ if is_made => "lib/rank_made.wgsl",
-                    Rank::Plain => "lib/rank_plain.wgsl",
-                    Rank::Softmax => "lib/rank_softmax.wgsl",
+                match ranks {
+                    Ranks::Made => "lib/rank_made.wgsl",
+                    Ranks::Of(Rank::Plain, _) => "lib/rank_plain.wgsl",
+                    Ranks::Of(Rank::Softmax, _) => "lib/rank_softmax.wgsl",
                 },
             )
             .constant("LEAVES", leaves)
@@ -356,10 +388,10 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
         TopKBy::Shuffles { subgroup, held } => spec("select/top_k_shuffled.wgsl", shape)
             .slot(
                 "rank",
-                match rank {
-                    _ if is_made => "lib/rank_made_shuffled.wgsl",
-                    Rank::Plain => "lib/rank_plain_shuffled.wgsl",
-                    Rank::Softmax => "lib/rank_softmax_shuffled.wgsl",
+                match ranks {
+                    Ranks::Made => "lib/rank_made_shuffled.wgsl",
+                    Ranks::Of(Rank::Plain, _) => "lib/rank_plain_shuffled.wgsl",
+                    Ranks::Of(Rank::Softmax, _) => "lib/rank_softmax_shuffled.wgsl",
                 },
             )
             .constant("SUBGROUP", subgroup)
@@ -367,7 +399,11 @@ fn top_k(tier: &Tier, shape: &Shape, rank: Rank) -> ShaderSpec {
             // Of four heads each.
             .constant("LOADS", 4),
     };
-    spec.constant("LANES", lanes).constant("AT_ONCE", at_once)
+    let spec = spec.constant("LANES", lanes).constant("AT_ONCE", at_once);
+    match ranks {
+        Ranks::Of(Rank::Softmax, terms) => spec.slot("terms", terms),
+        _ => spec,
+    }
 }
 
 fn exact_spec(file: &'static str, shape: &Shape) -> ShaderSpec {

@@ -6,10 +6,10 @@ use super::index::{BlockSummary, TokenCodes, block_summary, token_codes};
 use super::select::{
     BlockScore, ExactBlockScore, ExactTokenScore, HEAD_RANKS_WORKGROUPS, HeadRanks, HeadSums,
     Items, Scored, SummaryScore, TokenScore, TopK, block_score, exact_block_score,
-    exact_token_score, head_ranks, head_sums, ranks_apart, summary_score, token_score,
-    top_k_blocks, top_k_tokens,
+    exact_token_score, head_ranks, head_sums, makes_token_ranks, ranks_apart, summary_score,
+    token_score, top_k_blocks, top_k_tokens,
 };
-use crate::attention::{BlockScorer, KvLayout, Rank, Reads, Shape, Summary, TokenScorer};
+use crate::attention::{BlockScorer, Divisor, KvLayout, Rank, Reads, Shape, Summary, TokenScorer};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec, Tier};
 use crate::{Error, Result};
 
@@ -42,39 +42,57 @@ impl<'a> Scoring<'a> {
     // What a choice by these scores binds, with a list for what it chooses; of what, is the caller's to add.
     fn top_k(&self, chosen: Binding<'a>) -> TopK<Binding<'a>> {
         let Self { step, scores, score_rows, keys, .. } = self.clone();
-        TopK { step, score_rows, scores, keys, chosen, chosen_blocks: None, hot_slots: None }
+        let (chosen_blocks, hot_slots, head_terms) = (None, None, None);
+        TopK { step, score_rows, scores, keys, chosen, chosen_blocks, hot_slots, head_terms }
     }
 }
 
 /// What a level chooses among.
 #[derive(Clone, Copy)]
 pub(crate) enum Choice {
-    /// Blocks by scores that rank so.
-    Blocks(Rank),
+    /// Blocks by scores that rank so; the tokens' scores are divided by this.
+    Blocks(Rank, Divisor),
     /// Those alone that have a slot in the hot cache.
     Resident(Rank, HotSlots),
     /// Tokens of the blocks that are chosen.
-    Tokens,
+    Tokens(Divisor),
 }
 
 impl Choice {
     fn items(self) -> (Items, Rank) {
         match self {
-            Self::Blocks(rank) | Self::Resident(rank, _) => (Items::Blocks, rank),
-            Self::Tokens => (Items::Tokens, Rank::Softmax),
+            Self::Blocks(rank, _) | Self::Resident(rank, _) => (Items::Blocks, rank),
+            Self::Tokens(_) => (Items::Tokens, Rank::Softmax),
         }
+    }
+}
+
+/// The kernels of a choice.
+pub(crate) struct ChoiceSpecs {
+    /// What softmaxes query heads' scores, and what ranks by that, where top-k or what scores does not do it itself.
+    sums: Option<ShaderSpec>,
+    ranks: Option<ShaderSpec>,
+    top_k: ShaderSpec,
+}
+
+impl ChoiceSpecs {
+    /// All of them.
+    pub(crate) fn all(self) -> impl Iterator<Item = ShaderSpec> {
+        self.sums.into_iter().chain(self.ranks).chain([self.top_k])
     }
 }
 
 /// The choice of a level by its scores.
 pub(crate) struct ChoiceOps {
-    /// What softmaxes the scores of query heads, which are so many, and ranks by that, where top-k does not do it itself.
-    ranks: Option<(Op, u32, Op)>,
+    /// As of [`ChoiceSpecs`], with the number of query heads.
+    sums: Option<(Op, u32)>,
+    ranks: Option<Op>,
     top_k: Op,
 }
 
 impl ChoiceOps {
-    /// Records the choice for these rows; `is_ranked` says whether one of them has more than it keeps, and so scores.
+    /// Records the choice for these rows; `is_ranked` says whether they have scores: one of them has more than it keeps, or its tokens
+    /// are ranked by what the blocks' scores come to.
     pub(crate) fn record(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
@@ -82,8 +100,10 @@ impl ChoiceOps {
         kv_heads: u32,
         rows: u32,
     ) {
-        if let (true, Some((sums, heads, ranks))) = (is_ranked, &self.ranks) {
+        if let (true, Some((sums, heads))) = (is_ranked, &self.sums) {
             sums.record(pass, *heads, rows, 1);
+        }
+        if let (true, Some(ranks)) = (is_ranked, &self.ranks) {
             ranks.record(pass, HEAD_RANKS_WORKGROUPS, kv_heads, rows);
         }
         self.top_k.record(pass, kv_heads, rows, 1);
@@ -115,7 +135,11 @@ impl ScoreOps {
 
 impl Selection<'_> {
     /// What scores blocks so, with what of them a workgroup scores.
-    pub(crate) fn block_score(&self, tier: &Tier, scorer: BlockScorer) -> Option<(ShaderSpec, Scored)> {
+    pub(crate) fn block_score(
+        &self,
+        tier: &Tier,
+        scorer: BlockScorer,
+    ) -> Option<(ShaderSpec, Scored)> {
         let shape = self.shape;
         let (spec, scored) = match scorer.reads() {
             Reads::Nothing => return None,
@@ -127,11 +151,16 @@ impl Selection<'_> {
     }
 
     /// What scores the tokens of candidates so, with what of them a workgroup scores.
-    pub(crate) fn token_score(&self, tier: &Tier, scorer: TokenScorer) -> Option<(ShaderSpec, Scored)> {
+    pub(crate) fn token_score(
+        &self,
+        tier: &Tier,
+        scorer: TokenScorer,
+        divisor: Divisor,
+    ) -> Option<(ShaderSpec, Scored)> {
         let shape = self.shape;
         let (spec, scored) = match scorer {
             TokenScorer::None => return None,
-            TokenScorer::Codes => (token_score(tier, shape), Scored::codes(shape)),
+            TokenScorer::Codes => (token_score(tier, shape, divisor), Scored::codes(shape)),
             TokenScorer::Oracle => {
                 (with_layout(exact_token_score(shape), self.layout), Scored::BLOCK)
             }
@@ -140,21 +169,26 @@ impl Selection<'_> {
     }
 
     /// What chooses: the kernel, and before it those that make its ranks, where it does not.
-    pub(crate) fn choice(
-        &self,
-        tier: &Tier,
-        choice: Choice,
-    ) -> (Option<[ShaderSpec; 2]>, ShaderSpec) {
+    pub(crate) fn choice(&self, tier: &Tier, choice: Choice) -> ChoiceSpecs {
         let shape = self.shape;
         let (items, rank) = choice.items();
-        let ranks = ranks_apart(shape, rank)
-            .then(|| [head_sums(tier, shape, items), head_ranks(tier, shape, items)]);
-        let top_k = match choice {
-            Choice::Blocks(_) => top_k_blocks(tier, shape, rank, None),
-            Choice::Resident(_, slots) => top_k_blocks(tier, shape, rank, Some(slots)),
-            Choice::Tokens => top_k_tokens(tier, shape),
+        // Level 1's sums serve where those are the divisors.
+        let (has_sums, has_ranks) = match choice {
+            Choice::Tokens(Divisor::Blocks) => (false, !makes_token_ranks(shape, Divisor::Blocks)),
+            _ => (ranks_apart(shape, rank), ranks_apart(shape, rank)),
         };
-        (ranks, top_k)
+        let top_k = match choice {
+            Choice::Blocks(_, divisor) => top_k_blocks(tier, shape, (rank, divisor), None),
+            Choice::Resident(_, slots) => {
+                top_k_blocks(tier, shape, (rank, Divisor::Candidates), Some(slots))
+            }
+            Choice::Tokens(divisor) => top_k_tokens(tier, shape, divisor),
+        };
+        ChoiceSpecs {
+            sums: has_sums.then(|| head_sums(tier, shape, items)),
+            ranks: has_ranks.then(|| head_ranks(tier, shape, items)),
+            top_k,
+        }
     }
 
     /// The choice, to a list. `of` is what it reads beside scores: the table of slots, or the blocks whose tokens these are.
@@ -165,29 +199,37 @@ impl Selection<'_> {
         (choice, of): (Choice, Option<Binding<'b>>),
         chosen: Binding<'b>,
     ) -> Result<ChoiceOps> {
-        let (ranks, top_k) = self.choice(gpu.tier, choice);
-        let ranks = match ranks {
+        let ChoiceSpecs { sums, ranks, top_k } = self.choice(gpu.tier, choice);
+        let Scoring { step, scores, score_rows, keys, head_terms, .. } = with.clone();
+        let mut bound = with.top_k(chosen);
+        match choice {
+            Choice::Blocks(Rank::Softmax, Divisor::Blocks) if sums.is_none() => {
+                bound.head_terms = Some(head_terms.clone());
+            }
+            Choice::Blocks(..) => {}
+            Choice::Resident(..) => bound.hot_slots = of,
+            Choice::Tokens(_) => bound.chosen_blocks = of,
+        }
+        let sums = match sums {
             None => None,
-            Some([sums_spec, ranks_spec]) => {
-                let Scoring { step, scores, score_rows, keys, head_terms, .. } = with.clone();
-                let sums = HeadSums {
+            Some(spec) => {
+                let bound = HeadSums {
                     step: step.clone(),
                     score_rows: score_rows.clone(),
                     scores: scores.clone(),
                     head_terms: head_terms.clone(),
                 };
-                let ranks = HeadRanks { step, score_rows, scores, head_terms, keys };
-                let sums = gpu.op(&sums_spec, sums).await?;
-                Some((sums, self.shape.q_heads(), gpu.op(&ranks_spec, ranks).await?))
+                Some((gpu.op(&spec, bound).await?, self.shape.q_heads()))
             }
         };
-        let mut bound = with.top_k(chosen);
-        match choice {
-            Choice::Blocks(_) => {}
-            Choice::Resident(..) => bound.hot_slots = of,
-            Choice::Tokens => bound.chosen_blocks = of,
-        }
-        Ok(ChoiceOps { ranks, top_k: gpu.op(&top_k, bound).await? })
+        let ranks = match ranks {
+            None => None,
+            Some(spec) => {
+                let bound = HeadRanks { step, score_rows, scores, head_terms, keys };
+                Some(gpu.op(&spec, bound).await?)
+            }
+        };
+        Ok(ChoiceOps { sums, ranks, top_k: gpu.op(&top_k, bound).await? })
     }
 
     /// What builds the codes of blocks.
@@ -210,20 +252,22 @@ impl Selection<'_> {
         segments: &[Segment<'_>],
     ) -> Result<ScoreOps> {
         let kernel = (self.block_score(gpu.tier, scorer), scorer.reads());
-        scores(gpu, kernel, (with, None), channels, segments).await
+        scores(gpu, kernel, with, None, channels, segments).await
     }
 
-    /// Level 2's scores, of the tokens of the blocks that are listed; otherwise likewise.
+    /// Level 2's scores, of the tokens of the blocks that are listed, or what is made of them for this divisor; otherwise likewise.
     pub(crate) async fn token_scores(
         &self,
         gpu: &Gpu,
-        scorer: TokenScorer,
+        (scorer, divisor): (TokenScorer, Divisor),
         (with, chosen_blocks): (&Scoring<'_>, &Binding<'_>),
         channels: Option<&Binding<'_>>,
         segments: &[Segment<'_>],
     ) -> Result<ScoreOps> {
-        let kernel = (self.token_score(gpu.tier, scorer), scorer.reads());
-        scores(gpu, kernel, (with, Some(chosen_blocks)), channels, segments).await
+        let kernel = (self.token_score(gpu.tier, scorer, divisor), scorer.reads());
+        let is_rank = scorer == TokenScorer::Codes && makes_token_ranks(self.shape, divisor);
+        let tokens = Tokens { chosen_blocks, is_rank };
+        scores(gpu, kernel, with, Some(tokens), channels, segments).await
     }
 
     /// What builds the codes of the blocks whose keys lie in this segment, in that one of the index.
@@ -253,11 +297,19 @@ impl Selection<'_> {
     }
 }
 
+// Level 2's candidates, and whether their tokens are ranked as they are scored.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    chosen_blocks: &'a Binding<'a>,
+    is_rank: bool,
+}
+
 // The scores of a level, by a kernel that reads this: of all blocks, or of the tokens of those that are chosen.
 async fn scores(
     gpu: &Gpu,
     (kernel, reads): (Option<(ShaderSpec, Scored)>, Reads),
-    (with, chosen_blocks): (&Scoring<'_>, Option<&Binding<'_>>),
+    with: &Scoring<'_>,
+    tokens: Option<Tokens<'_>>,
     channels: Option<&Binding<'_>>,
     segments: &[Segment<'_>],
 ) -> Result<ScoreOps> {
@@ -267,7 +319,8 @@ async fn scores(
     let mut ops = Vec::new();
     for (segment, read) in segments.iter().cloned() {
         let Scoring { step, qkv, scores, score_rows, .. } = with.clone();
-        ops.push(match (reads, chosen_blocks.cloned()) {
+        let chosen_blocks = tokens.map(|tokens| tokens.chosen_blocks.clone());
+        ops.push(match (reads, chosen_blocks) {
             (Reads::Codes, None) => {
                 let (channels, codes) = (codes_of(channels)?, read);
                 let bound = BlockScore { step, segment, qkv, channels, codes, scores, score_rows };
@@ -275,6 +328,8 @@ async fn scores(
             }
             (Reads::Codes, Some(chosen_blocks)) => {
                 let (channels, codes) = (codes_of(channels)?, read);
+                let is_rank = tokens.is_some_and(|tokens| tokens.is_rank);
+                let scores = if is_rank { with.keys.clone() } else { scores };
                 let bound = TokenScore {
                     step,
                     segment,
@@ -284,6 +339,7 @@ async fn scores(
                     chosen_blocks,
                     scores,
                     score_rows,
+                    head_terms: is_rank.then(|| with.head_terms.clone()),
                 };
                 gpu.op(&spec, bound).await?
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::attention::Gate;
-use crate::attention::{BlockScorer, IndexFormat, Shape};
+use crate::attention::{BlockScorer, Divisor, IndexFormat, Shape};
 use crate::contract::{Bindings, Field, Kind, Words};
 use crate::formats::WeightFormat;
 use crate::gpu::{Access, ShaderSpec, Tier, assemble, mismatch};
@@ -110,12 +110,13 @@ fn every_shape_that_is_accepted_fits_the_workgroup_memory_that_every_adapter_has
             }
             for spec in [
                 block_score(tier, &shape),
-                token_score(tier, &shape),
+                token_score(tier, &shape, Divisor::Candidates),
+                token_score(tier, &shape, Divisor::Blocks),
                 exact_block_score(&shape),
                 exact_token_score(&shape),
                 choose_channels(&shape),
                 token_codes(&shape),
-                top_k_tokens(tier, &shape),
+                top_k_tokens(tier, &shape, Divisor::Candidates),
                 dense_split(tier, &shape, Place::Paged),
                 sparse_split(tier, &shape, Place::Hot(slots)),
             ] {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::attention::{Activation, Experts, Gate, Latent};
-use crate::attention::{BlockScorer, IndexFormat, KvLayout, Rank, Shape};
+use crate::attention::{BlockScorer, Divisor, IndexFormat, KvLayout, Rank, Shape};
 use crate::contract::{Bindings, Field};
 use crate::formats::{KvType, WeightFormat};
 use crate::gpu::{ShaderSpec, Tier, completed};
@@ -31,6 +31,8 @@ fn shapes() -> Vec<Shape> {
         block(128, index(128, 8, Shape::new(1, 32, 256, false))),
         index(16, 2, Shape::new(1, 1, 32, true)),
         Shape::latent(20, 512, 64, 256),
+        // A group whose scores one workgroup has, and whose ranks of blocks are made apart.
+        index(16, 4, Shape::new(1, 10, 64, true)),
     ]
 }
 
@@ -131,10 +133,13 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
         (choose_channels(shape), fields::<ChooseChannels<()>>()),
         (token_codes(shape), fields::<TokenCodes<()>>()),
         (block_score(tier, shape), fields::<BlockScore<()>>()),
-        (token_score(tier, shape), fields::<TokenScore<()>>()),
+        (token_score(tier, shape, Divisor::Candidates), fields::<TokenScore<()>>()),
+        (token_score(tier, shape, Divisor::Blocks), fields::<TokenScore<()>>()),
         (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
         (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
-        (top_k_tokens(tier, shape), fields::<TopK<()>>()),
+        (top_k_blocks(tier, shape, (Rank::Softmax, Divisor::Blocks), None), fields::<TopK<()>>()),
+        (top_k_tokens(tier, shape, Divisor::Candidates), fields::<TopK<()>>()),
+        (top_k_tokens(tier, shape, Divisor::Blocks), fields::<TopK<()>>()),
         (head_sums(tier, shape, Items::Blocks), fields::<HeadSums<()>>()),
         (head_sums(tier, shape, Items::Tokens), fields::<HeadSums<()>>()),
         (head_ranks(tier, shape, Items::Blocks), fields::<HeadRanks<()>>()),
@@ -149,7 +154,8 @@ fn of_shape(tier: &Tier, shape: &Shape) -> Vec<Of> {
     for rank in [Rank::Softmax, Rank::Plain] {
         all.push((missed_mass(shape, rank, slots), fields::<MissedMass<()>>()));
         for resident in [None, Some(slots)] {
-            all.push((top_k_blocks(tier, shape, rank, resident), fields::<TopK<()>>()));
+            let by = (rank, Divisor::Candidates);
+            all.push((top_k_blocks(tier, shape, by, resident), fields::<TopK<()>>()));
         }
     }
     for place in [Place::Paged, Place::Hot(slots), Place::Arrived(slots)] {
@@ -205,7 +211,8 @@ fn of_capped(tier: &Tier, shape: &Shape) -> Vec<Of> {
     let of_prompts = prefill(tier, shape, shape.row_width());
     vec![
         (block_score(tier, shape), fields::<BlockScore<()>>()),
-        (token_score(tier, shape), fields::<TokenScore<()>>()),
+        (token_score(tier, shape, Divisor::Candidates), fields::<TokenScore<()>>()),
+        (token_score(tier, shape, Divisor::Blocks), fields::<TokenScore<()>>()),
         (exact_block_score(shape), fields::<ExactBlockScore<()>>()),
         (exact_token_score(shape), fields::<ExactTokenScore<()>>()),
         (dense_split(tier, shape, Place::Paged), fields::<Split<()>>()),

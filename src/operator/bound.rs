@@ -38,8 +38,11 @@ impl Bound {
         let (step, shape) = (&plan.step, &plan.options.shape);
         let (heads, rows) = (shape.kv_heads, step.rows);
         let is_dense = plan.kind == Kind::Dense;
-        if let (false, Some(level_1), Some(level_2)) = (is_dense, &self.level_1, &self.level_2) {
-            level_1.record(pass, step.ranks_blocks.then_some(step.sealed), heads, rows);
+        if let (Kind::TwoLevel(two_level), Some(level_1), Some(level_2)) =
+            (plan.kind, &self.level_1, &self.level_2)
+        {
+            let scores_blocks = step.scores_blocks(two_level.divisor());
+            level_1.record(pass, scores_blocks.then_some(step.sealed), heads, rows);
             level_2.record(pass, step.ranks_tokens.then_some(step.blocks_kept), heads, rows);
         }
         let workgroups = kernels::split_workgroups(self.words.gpu.tier(), shape);

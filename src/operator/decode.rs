@@ -7,6 +7,7 @@ use super::scratch::{Scratch, ScratchRows, check};
 use super::specs::{Specs, specs};
 use super::tensors::{self, Access, Given, bind_all, check_channels};
 use super::{Batch, Bound, Options, Plan, Recording, Selector, Tensors};
+use crate::attention::Divisor;
 use crate::gpu::Gpu;
 use crate::memory::sum;
 use crate::{Error, Result, kernels};
@@ -136,10 +137,13 @@ impl Decode {
             _ => Some(layer.split(&specs.sparse(), self.scratch.chosen_tokens.as_ref()).await?),
         };
         let (level_1, level_2) = match (self.selector, &self.scratch.levels) {
-            (Selector::TwoLevel { blocks, tokens }, Some(scratch)) => (
-                Some(layer.level_1(blocks, scratch).await?),
-                Some(layer.level_2(tokens, scratch).await?),
-            ),
+            (Selector::TwoLevel { blocks, tokens }, Some(scratch)) => {
+                let divisor = Divisor::of(blocks, tokens);
+                (
+                    Some(layer.level_1((blocks, divisor), scratch).await?),
+                    Some(layer.level_2((tokens, divisor), scratch).await?),
+                )
+            }
             _ => (None, None),
         };
         Ok(Bound {

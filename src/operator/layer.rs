@@ -6,7 +6,7 @@ use super::scratch::LevelScratch;
 use super::specs::Specs;
 use super::tensors::BoundKv;
 use crate::Result;
-use crate::attention::{BlockScorer, Reads, TokenScorer};
+use crate::attention::{BlockScorer, Divisor, Reads, TokenScorer};
 use crate::gpu::{Binding, Gpu, Op, ShaderSpec};
 use crate::kernels::{self, Choice, Scoring, Segment};
 
@@ -97,7 +97,7 @@ impl Layer<'_> {
 
     pub(super) async fn level_1(
         &self,
-        scorer: BlockScorer,
+        (scorer, divisor): (BlockScorer, Divisor),
         scratch: &LevelScratch,
     ) -> Result<Level> {
         let (gpu, scoring) = (self.gpu(), self.scoring(scratch));
@@ -105,14 +105,15 @@ impl Layer<'_> {
         let (channels, read) = (self.channels(), self.read(scorer.reads()));
         let scores = specs.selection();
         let score = scores.block_scores(gpu, scorer, &scoring, channels.as_ref(), &read).await?;
-        let (choice, chosen) = (Choice::Blocks(scorer.row().rank), &scratch.chosen_blocks);
+        let choice = Choice::Blocks(scorer.row().rank, divisor);
+        let chosen = &scratch.chosen_blocks;
         let choice = scores.choose(gpu, &scoring, (choice, None), chosen.into()).await?;
         Ok(Level { score, choice })
     }
 
     pub(super) async fn level_2(
         &self,
-        scorer: TokenScorer,
+        (scorer, divisor): (TokenScorer, Divisor),
         scratch: &LevelScratch,
     ) -> Result<Level> {
         let (gpu, scoring) = (self.gpu(), self.scoring(scratch));
@@ -120,11 +121,12 @@ impl Layer<'_> {
         let (channels, read) = (self.channels(), self.read(scorer.reads()));
         let blocks = Binding::from(&scratch.chosen_blocks);
         let (scores, with) = (specs.selection(), (&scoring, &blocks));
-        let score = scores.token_scores(gpu, scorer, with, channels.as_ref(), &read).await?;
+        let score =
+            scores.token_scores(gpu, (scorer, divisor), with, channels.as_ref(), &read).await?;
         let Some(chosen) = &self.decode.scratch.chosen_tokens else {
             unreachable!("two levels have a list of tokens");
         };
-        let of = (Choice::Tokens, Some(blocks.clone()));
+        let of = (Choice::Tokens(divisor), Some(blocks.clone()));
         Ok(Level { score, choice: scores.choose(gpu, &scoring, of, chosen.into()).await? })
     }
 

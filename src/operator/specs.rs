@@ -1,6 +1,7 @@
 //! The kernels of decode attention.
 
 use super::{Options, Selector};
+use crate::attention::Divisor;
 use crate::gpu::{Gpu, ShaderSpec};
 use crate::kernels::{self, Choice, Place, Selection, with_layout, with_row_width};
 
@@ -54,12 +55,12 @@ pub(super) fn specs(gpu: &Gpu, options: &Options, selector: Selector) -> Vec<Sha
         all.push(specs.sparse());
     }
     if let Selector::TwoLevel { blocks, tokens } = selector {
-        for choice in [Choice::Blocks(blocks.row().rank), Choice::Tokens] {
-            let (ranks, top_k) = selection.choice(gpu.tier, choice);
-            all.extend(ranks.into_iter().flatten().chain([top_k]));
+        let divisor = Divisor::of(blocks, tokens);
+        for choice in [Choice::Blocks(blocks.row().rank, divisor), Choice::Tokens(divisor)] {
+            all.extend(selection.choice(gpu.tier, choice).all());
         }
         all.extend(selection.block_score(gpu.tier, blocks).map(|(spec, _)| spec));
-        all.extend(selection.token_score(gpu.tier, tokens).map(|(spec, _)| spec));
+        all.extend(selection.token_score(gpu.tier, tokens, divisor).map(|(spec, _)| spec));
     }
     if selector.reads_codes() {
         all.push(selection.token_codes());

@@ -73,8 +73,13 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
         "score_rows.stride;",
         "top_k_shuffled/level-1-*1100*",
     ),
-    ("lib/code_logits.wgsl", "min(quad * QUAD{+h}, HEADS - 1u)", "quad * QUAD", "block_score/*"),
-    ("lib/code_logits.wgsl", "(part + i) % LANES", "part", "token_score/*"),
+    (
+        "lib/code_logits.wgsl",
+        "let head{h} = min(quad * QUAD{+h}, HEADS - 1u)",
+        "let head{h} = quad * QUAD",
+        "block_score/*",
+    ),
+    ("lib/join_memory.wgsl", "(part + i) % LANES", "part", "token_score/*@portable"),
     (
         "lib/halved_f16.wgsl",
         "larger_magnitude(largest_normed, values)",

@@ -146,7 +146,7 @@ impl HotTurn<'_> {
             timing: if continued.is_some() { rule.timing } else { Timing::Exact },
             ..self.engine.plan(batch, mode, want, over)
         };
-        // What keeps every block misses none, and has no scores.
+        // What keeps every block misses none.
         let weighs_missed = continued.is_some() && rule.weighs() && plan.step.ranks_blocks;
         let plan = Plan { weighs_missed, ..plan };
         let own = &self.hot.buffers;
@@ -303,7 +303,7 @@ impl HotTurn<'_> {
             {
                 let what = if following.is_some() { "finish, choose" } else { "finish" };
                 let mut pass = self.engine.gpu.pass(&mut rest, what, number);
-                layer.record(&mut pass, &decode.plan, Stage::SelectNext..);
+                layer.record(&mut pass, &decode.plan, Stage::Project..);
                 if let Some(following) = following {
                     following.record(&mut pass, &decode.plan, ..=Stage::SelectBlocks);
                 }

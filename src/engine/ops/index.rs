@@ -2,7 +2,7 @@
 
 use super::{LayerKv, OpMaker};
 use crate::Result;
-use crate::attention::{BlockScorer, KvLayout, Rank, Reads, Shape, TokenScorer};
+use crate::attention::{BlockScorer, Divisor, KvLayout, Rank, Reads, Shape, TokenScorer, TwoLevel};
 use crate::engine::scratch::Scratch;
 use crate::gpu::{Binding, Op};
 use crate::kernels::{
@@ -12,14 +12,17 @@ use crate::kv::{CacheLayout, LayerIndex};
 
 /// In the order of their numbers.
 pub(super) const RANKS: [Rank; 2] = [Rank::Softmax, Rank::Plain];
+/// Likewise.
+const DIVISORS: [Divisor; 2] = [Divisor::Candidates, Divisor::Blocks];
 
 /// The operations of two-level attention; vectors hold one a segment.
 pub(in crate::engine) struct IndexOps {
     pub(in crate::engine) channel_stats: Op,
     /// Level 1's scores, by each scorer that this engine keeps for what it reads.
     block_scores: Vec<(BlockScorer, ScoreOps)>,
-    /// Level 1's choice, by [`Rank`].
+    /// Level 1's choice, by [`Rank`]; and by softmax where level 2 divides by its sums.
     blocks: [ChoiceOps; 2],
+    blocks_with_sums: ChoiceOps,
     /// Level 2 over what level 1 chose.
     pub(in crate::engine) tokens: TokenOps,
     pub(in crate::engine) sparse_split: Vec<Op>,
@@ -27,10 +30,12 @@ pub(in crate::engine) struct IndexOps {
 
 /// Level 2 over the candidates of one list.
 pub(in crate::engine) struct TokenOps {
-    code_score: ScoreOps,
+    /// By [`Divisor`].
+    code_scores: [ScoreOps; 2],
     /// Where all keys are on the GPU.
     exact_score: ScoreOps,
-    choice: ChoiceOps,
+    /// By [`Divisor`].
+    choices: [ChoiceOps; 2],
 }
 
 impl TokenOps {
@@ -38,13 +43,14 @@ impl TokenOps {
     pub(in crate::engine) fn record_scores(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
-        scorer: TokenScorer,
+        by: &TwoLevel,
         blocks: u32,
         kv_heads: u32,
         rows: u32,
     ) {
-        match scorer {
-            TokenScorer::Codes => self.code_score.record(pass, blocks, kv_heads, rows),
+        let codes = &self.code_scores[by.divisor() as usize];
+        match by.token_scorer {
+            TokenScorer::Codes => codes.record(pass, blocks, kv_heads, rows),
             TokenScorer::Oracle => self.exact_score.record(pass, blocks, kv_heads, rows),
             TokenScorer::None => {}
         }
@@ -54,11 +60,12 @@ impl TokenOps {
     pub(in crate::engine) fn record_choice(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
+        by: &TwoLevel,
         is_ranked: bool,
         kv_heads: u32,
         rows: u32,
     ) {
-        self.choice.record(pass, is_ranked, kv_heads, rows);
+        self.choices[by.divisor() as usize].record(pass, is_ranked, kv_heads, rows);
     }
 }
 
@@ -94,9 +101,12 @@ impl IndexOps {
         }
     }
 
-    /// Level 1's choice from the scores of this scorer.
-    pub(in crate::engine) fn block_choice(&self, scorer: BlockScorer) -> &ChoiceOps {
-        &self.blocks[scorer.row().rank as usize]
+    /// Level 1's choice from the scores of this block scorer.
+    pub(in crate::engine) fn block_choice(&self, by: &TwoLevel) -> &ChoiceOps {
+        match by.divisor() {
+            Divisor::Candidates => &self.blocks[by.block_scorer.row().rank as usize],
+            Divisor::Blocks => &self.blocks_with_sums,
+        }
     }
 }
 
@@ -133,7 +143,9 @@ impl OpMaker<'_> {
             qkv: &scratch.rows,
             stats: &index.state.stats,
         };
-        let [by_softmax, plainly] = RANKS.map(|rank| (Choice::Blocks(rank), None));
+        let [by_softmax, plainly] =
+            RANKS.map(|rank| (Choice::Blocks(rank, Divisor::Candidates), None));
+        let with_sums = (Choice::Blocks(Rank::Softmax, Divisor::Blocks), None);
         let (selection, chosen) = (selection(&shape), &kv.chosen);
         let mut ops = IndexOps {
             channel_stats: gpu.op(&kernels::channel_stats(&shape, stats_tokens), stats_of).await?,
@@ -142,6 +154,7 @@ impl OpMaker<'_> {
                 selection.choose(gpu, &scoring, by_softmax, chosen.clone()).await?,
                 selection.choose(gpu, &scoring, plainly, chosen.clone()).await?,
             ],
+            blocks_with_sums: selection.choose(gpu, &scoring, with_sums, chosen.clone()).await?,
             tokens: self.token_ops(kv, index, &kv.candidates).await?,
             sparse_split: Vec::new(),
         };
@@ -177,19 +190,20 @@ impl OpMaker<'_> {
         let keys = self.kv_segments(kv.layout, kv.all_keys()).await?;
         let (selection, with) = (selection(&shape), (&scoring, list));
         let channels = Binding::from(&index.state.channels);
-        let [by_codes, exact] = [TokenScorer::Codes, TokenScorer::Oracle];
-        let (channels, codes) = (Some(&channels), bound(&codes));
+        let (channels, codes, keys) = (Some(&channels), bound(&codes), bound(&keys));
+        let [candidates, blocks] = DIVISORS.map(|divisor| (TokenScorer::Codes, divisor));
+        let exact = (TokenScorer::Oracle, Divisor::Candidates);
+        let choose = |divisor| {
+            let choice = (Choice::Tokens(divisor), Some(list.clone()));
+            selection.choose(gpu, &scoring, choice, (&scratch.chosen_tokens).into())
+        };
         Ok(TokenOps {
-            code_score: selection.token_scores(gpu, by_codes, with, channels, &codes).await?,
-            exact_score: selection.token_scores(gpu, exact, with, None, &bound(&keys)).await?,
-            choice: selection
-                .choose(
-                    gpu,
-                    &scoring,
-                    (Choice::Tokens, Some(list.clone())),
-                    (&scratch.chosen_tokens).into(),
-                )
-                .await?,
+            code_scores: [
+                selection.token_scores(gpu, candidates, with, channels, &codes).await?,
+                selection.token_scores(gpu, blocks, with, channels, &codes).await?,
+            ],
+            exact_score: selection.token_scores(gpu, exact, with, None, &keys).await?,
+            choices: [choose(DIVISORS[0]).await?, choose(DIVISORS[1]).await?],
         })
     }
 

@@ -147,10 +147,13 @@ fn bytes(shape: &Shape, two_level: Option<TwoLevel>, rows: &[RowBudget]) -> u64 
             Reads::Summary(summary) => summary.block_bytes(shape),
             Reads::Keys => whole / u64::from(shape.cached_rows()),
         };
-        let level_1 =
-            if kept < eligible { eligible * ranked(two_level.block_scorer.reads()) } else { 0 };
         let is_ranked = u64::from(row.tokens) < kept * block;
-        let level_2 = if is_ranked { kept * ranked(two_level.token_scorer.reads()) } else { 0 };
+        // Tokens that codes rank are ranked by what the blocks' scores come to.
+        let (blocks, tokens) = (two_level.block_scorer.reads(), two_level.token_scorer.reads());
+        let by_blocks = (blocks, tokens) == (Reads::Codes, Reads::Codes);
+        let is_scored = kept < eligible || is_ranked && by_blocks;
+        let level_1 = if is_scored { eligible * ranked(blocks) } else { 0 };
+        let level_2 = if is_ranked { kept * ranked(tokens) } else { 0 };
         level_1 + level_2 + attended
     };
     rows.iter().map(of_row).sum()
