@@ -2,9 +2,11 @@
 // have SUBGROUP lanes: no workgroup memory and no barrier until the end, so that loads of several tokens are always on
 // their way.
 //
-// A team of LANES lanes reads one token's row, a vec4 (of eight f16) a lane, and takes ROUND tokens at a time: of their
-// ROUND x 4 logits each lane is left with one, (token, head) = (lane / 4, lane % 4). Each subgroup has a share of the split's
-// tokens.
+// A team of LANES lanes reads tokens' rows, a vec4 (of eight f16) a lane, and takes ROUND tokens at a time: of their
+// ROUND x 4 logits each lane is left with one, (token, head) = (lane / 4, lane % 4). What a lane holds of several tokens or heads is in
+// an order of its own: slot x is token (own token ^ x), component c is head (own head ^ c). So all lanes give each other the same
+// slots, with no choice by lane, and what belongs to slot x and component c comes from the lane (own lane ^ (4 x + c)). Each subgroup
+// has a share of the split's tokens.
 // Grid: (splits, KV heads * QUADS, rows).
 //!include lib/quad_eights.wgsl
 //!include <cap>
@@ -36,9 +38,9 @@ fn main(
     let row = row_of(group.z);
     let team = member / LANES;
     let part = member % LANES;
-    // The token of a round whose logit is this lane's, and the lane that has that of head 0 and token 0.
+    // The token of a round, and the head, whose logit is this lane's.
     let own_token = part / 4u;
-    let first_lane = team * LANES;
+    let own_head = part % 4u;
     let total = token_count(row, kv_head);
     let split_tokens = split_tiles((total + TILE - 1u) / TILE) * TILE;
     let begin = min(split * split_tokens, total);
@@ -50,7 +52,7 @@ fn main(
     let q_at = row * ROW_WIDTH + kv_head * GROUP * HEAD_DIM + part * 8u;
     let q = Eight(
         //!repeat 8 i
-        query(q_at{+i}, quad),
+        own_query(q_at{+i}, quad, own_head),
         //!end
     );
     var o = Eight();
@@ -66,33 +68,33 @@ fn main(
             continue;
         }
         let count = min(last - tile, SUBGROUP);
-        var source = team * ROUND;
-        //!repeat ROUND t
-        var at{t} = subgroupShuffle(own, source{+t});
-        var key{t} = load8(at{t}, part);
+        // The lane that looked up this lane's token of a round.
+        var source = team * ROUND + own_token;
+        //!repeat ROUND x
+        var at{x} = subgroupShuffle(own, source ^ {x}u);
+        var key{x} = some8(at{x}, part);
         //!end
         for (var done = 0u; done < count; done += STRIDE) {
-            // Values, and the keys of the next round, are on their way while this round's logits are made.
-            let counts = subgroupShuffle(own, source + own_token) != NOWHERE;
-            //!repeat ROUND t
-            let value{t} = $value8(load8)(at{t}, KEY_TO_VALUE + part);
-            let x{t} = dot8(q, key{t});
+            // Values, and the keys of the next round, are on their way while this round's logits are made. After the last round some
+            // that are in the cache come for nothing: a branch would cost more.
+            let counts = at0 != NOWHERE;
+            //!repeat ROUND x
+            let value{x} = $value8(load8)(at{x}, KEY_TO_VALUE + part);
+            let product{x} = dot8(q, key{x});
             //!end
-            source += STRIDE;
-            if done + STRIDE < count {
-                //!repeat ROUND t
-                at{t} = subgroupShuffle(own, source{+t});
-                key{t} = load8(at{t}, part);
-                //!end
-            }
+            source = min(source + STRIDE, SUBGROUP - STRIDE + team * ROUND + own_token);
+            //!repeat ROUND x
+            at{x} = subgroupShuffle(own, source ^ {x}u);
+            key{x} = some8(at{x}, part);
+            //!end
             let logit = select(NOTHING, capped(logit_of(Round(
-                //!repeat ROUND t
-                x{t},
+                //!repeat ROUND x
+                product{x},
                 //!end
-                //!repeat ROUND..4 t
+                //!repeat ROUND..4 x
                 vec4(0.0),
                 //!end
-            ), part)), counts);
+            ))), counts);
             var next = max(m, max(logit, subgroupShuffleXor(logit, 4u)));
             if ROUND == 4u {
                 next = max(next, subgroupShuffleXor(next, 8u));
@@ -102,12 +104,13 @@ fn main(
                 let rescale = exp(m - next);
                 m = next;
                 l *= rescale;
-                o = scale8(o, heads_of(rescale, first_lane));
+                o = scale8(o, heads_of(rescale));
             }
             let weight = select(0.0, exp(logit - m), counts);
             l += weight;
-            //!repeat ROUND t
-            o = add8(o, heads_of(weight, first_lane + {t}u * 4u), value{t});
+            o = add8(o, heads_of(weight), value0);
+            //!repeat 1..ROUND x
+            o = add8(o, heads_of(subgroupShuffleXor(weight, {4*x}u)), value{x});
             //!end
         }
     }
@@ -123,7 +126,7 @@ fn main(
     }
     let rescale = exp(m - joint);
     l *= rescale;
-    o = scale8(o, heads_of(rescale, first_lane));
+    o = scale8(o, heads_of(rescale));
     for (var other = LANES; other < SUBGROUP; other = other * 2u) {
         l += subgroupShuffleXor(l, other);
         o = Eight(
@@ -142,78 +145,95 @@ fn main(
         //!end
     }
     workgroupBarrier();
-    var largest = vec4(NOTHING);
-    for (var s = 0u; s < SUBGROUPS; s++) {
-        largest = max(largest, largest_of(s));
-    }
     let lane = subgroup * SUBGROUP + member;
     let splits = step[H_SPLITS];
     let heads = min(4u, GROUP - quad * 4u);
     let between = segment.count * splits;
     let to = ((row * Q_HEADS + kv_head * GROUP + quad * 4u) * segment.count + segment.index) * splits + split;
     if lane < heads {
+        var largest = NOTHING;
+        for (var s = 0u; s < SUBGROUPS; s++) {
+            largest = max(largest, states[s * 4u + lane].x);
+        }
         var sum = 0.0;
         for (var s = 0u; s < SUBGROUPS; s++) {
             let state = states[s * 4u + lane];
-            sum += exp(state.x - largest[lane]) * state.y;
+            sum += exp(state.x - largest) * state.y;
         }
-        partial_ml[to + lane * between] = vec2(largest[lane], sum);
+        partial_ml[to + lane * between] = vec2(largest, sum);
     }
     for (var i = lane; i < HEAD_DIM; i += WORKGROUP) {
+        // The head of the lane that summed this dimension, in whose order its sums are.
+        let summed_by = i / 8u % 4u;
+        var largest = vec4(NOTHING);
+        for (var s = 0u; s < SUBGROUPS; s++) {
+            largest = max(largest, largest_of(s, summed_by));
+        }
         var sum = vec4(0.0);
         for (var s = 0u; s < SUBGROUPS; s++) {
-            sum += exp(largest_of(s) - largest) * outputs[s * HEAD_DIM + i];
+            sum += exp(largest_of(s, summed_by) - largest) * outputs[s * HEAD_DIM + i];
         }
-        for (var h = 0u; h < heads; h++) {
-            partial_o[(to + h * between) * HEAD_DIM + i] = sum[h];
+        //!repeat 4 c
+        let head{c} = summed_by ^ {c}u;
+        if head{c} < heads {
+            partial_o[(to + head{c} * between) * HEAD_DIM + i] = sum[{c}];
         }
+        //!end
     }
 }
 
-// Of a subgroup, the largest logit of each head.
-fn largest_of(subgroup: u32) -> vec4<f32> {
-    let at = subgroup * 4u;
+// One dimension of a quad's queries, in the order of a lane of this head; a last quad that is not full repeats its last head, which is
+// never written out.
+fn own_query(at: u32, quad: u32, own_head: u32) -> vec4<f32> {
+    let head = quad * 4u + own_head;
     return vec4(
-        //!repeat 4 i
-        states[at{+i}].x,
+        //!repeat 4 c
+        qkv[at + min(head ^ {c}u, GROUP - 1u) * HEAD_DIM],
+        //!end
+    ) * SCALE;
+}
+
+// Of a subgroup, the largest logit of each head, in the order of a lane of this one.
+fn largest_of(subgroup: u32, own_head: u32) -> vec4<f32> {
+    let at = subgroup * 4u + own_head;
+    return vec4(
+        //!repeat 4 c
+        states[at ^ {c}u].x,
         //!end
     );
 }
 
-// What four lanes have, one a head.
-fn heads_of(value: f32, lane: u32) -> vec4<f32> {
+// Eight numbers of a row, and of some row where there is none: they make logits that do not count.
+fn some8(row: u32, vec: u32) -> vec4<u32> {
+    return kv[select(row, 0u, row == NOWHERE) + vec];
+}
+
+// What the lanes of a token have, one a head, in this lane's order.
+fn heads_of(value: f32) -> vec4<f32> {
     return vec4(
-        //!repeat 4 i
-        subgroupShuffle(value, lane{+i}),
+        value,
+        //!repeat 1..4 c
+        subgroupShuffleXor(value, {c}u),
         //!end
     );
 }
 
 // The products of up to four tokens with four heads' queries, of one lane's dimensions.
 struct Round {
-    //!repeat 4 t
-    v{t}: vec4<f32>,
+    //!repeat 4 x
+    v{x}: vec4<f32>,
     //!end
 }
 
-// The sum, over the lanes that have the same token, of the token's products.
-fn token_sum(x: Round, part: u32) -> vec4<f32> {
+// The team's sum of one of them, by halving: each lane keeps half of what it has and is given its neighbour's share of that.
+fn logit_of(x: Round) -> f32 {
     var a = x.v0;
     var b = x.v1;
     if ROUND == 4u {
-        let upper = (part & 8u) != 0u;
-        a = select(x.v0, x.v2, upper) + subgroupShuffleXor(select(x.v2, x.v0, upper), 8u);
-        b = select(x.v1, x.v3, upper) + subgroupShuffleXor(select(x.v3, x.v1, upper), 8u);
+        a += subgroupShuffleXor(x.v2, 8u);
+        b += subgroupShuffleXor(x.v3, 8u);
     }
-    let odd = (part & 4u) != 0u;
-    return select(a, b, odd) + subgroupShuffleXor(select(b, a, odd), 4u);
-}
-
-// The team's sum of one of them, by halving: each lane keeps half of what it has and is given its neighbour's share of that.
-fn logit_of(x: Round, part: u32) -> f32 {
-    let four = token_sum(x, part);
-    let upper = (part & 2u) != 0u;
-    let two = select(four.xy, four.zw, upper) + subgroupShuffleXor(select(four.zw, four.xy, upper), 2u);
-    let odd = (part & 1u) != 0u;
-    return select(two.x, two.y, odd) + subgroupShuffleXor(select(two.y, two.x, odd), 1u);
+    let four = a + subgroupShuffleXor(b, 4u);
+    let two = four.xy + subgroupShuffleXor(four.zw, 2u);
+    return two.x + subgroupShuffleXor(two.y, 1u);
 }
