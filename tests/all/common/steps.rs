@@ -41,6 +41,19 @@ pub fn assert_near(what: &str, got: &[Vec<f32>], want: &[Vec<f32>]) {
     assert_within(tolerance(), what, got, want);
 }
 
+// Whether logits are no farther apart than the tolerance.
+fn are_near(got: &[f32], want: &[f32]) -> bool {
+    let most = tolerance() * want.iter().fold(0f32, |most, v| most.max(v.abs()));
+    got.iter().zip(want).all(|(a, b)| (a - b).abs() <= most)
+}
+
+// Takes the last step back on both sides.
+fn take_back(pair: &mut [(&Engine, &mut Session); 2]) {
+    for (_, session) in pair {
+        session.rewind(session.len() - 1).expect("taken back");
+    }
+}
+
 /// Logits that are no farther apart than this part of the largest.
 pub fn assert_within(most: f32, what: &str, got: &[Vec<f32>], want: &[Vec<f32>]) {
     assert_eq!(got.len(), want.len(), "{what}");
@@ -53,8 +66,9 @@ pub fn assert_within(most: f32, what: &str, got: &[Vec<f32>], want: &[Vec<f32>])
 }
 
 /// The same steps on both sides have the same logits. Of two blocks of nearly equal rank either may be kept where last bits
-/// differ. From there on the two attend other tokens, which no tolerance covers: such a step is seen by its blocks, must
-/// begin with one block for another, and is taken back on both sides. On an H200 with matrix units the tiny GLM swaps blocks
+/// differ, and of two tokens, where a step leaves some out. From there on the two attend other tokens, which no tolerance covers. Such a
+/// step is taken back on both sides. Of blocks it is seen by these, must begin with one for another, and may be one of ten; of tokens it is seen
+/// by its logits alone, and may be one of fifty. On an H200 with matrix units the tiny GLM swaps blocks
 /// 2 and 3 in layer 1 of its eighth step.
 pub fn assert_same_steps(
     what: &str,
@@ -62,7 +76,9 @@ pub fn assert_same_steps(
     steps: u32,
     mut pair: [(&Engine, &mut Session); 2],
 ) {
-    let mut swaps = 0;
+    let leaves_tokens =
+        matches!(attention, Attention::TwoLevel(two_level) if two_level.budget.tokens < u32::MAX);
+    let (mut swaps, mut token_swaps) = (0, 0);
     for step in 0..steps {
         let [got, want] = pair.each_mut().map(|(engine, session)| {
             let logits = decode(engine, session, token(step), attention);
@@ -71,7 +87,17 @@ pub fn assert_same_steps(
         // Where the whole cache is on the GPU, nobody tells.
         let (here, there) = (got.1.unwrap_or_default(), want.1.unwrap_or_default());
         let Some(layer) = (0..here.len().min(there.len())).find(|&l| here[l] != there[l]) else {
-            assert_near(&format!("{what}, step {step}"), &[got.0], &[want.0]);
+            let what = format!("{what}, step {step}");
+            if !leaves_tokens || are_near(&got.0, &want.0) {
+                assert_near(&what, &[got.0], &[want.0]);
+                continue;
+            }
+            token_swaps += 1;
+            assert!(
+                token_swaps <= 1 + steps / 50,
+                "{what}: other logits for the {token_swaps}th time"
+            );
+            take_back(&mut pair);
             continue;
         };
         for (here, there) in here[layer].iter().zip(&there[layer]) {
@@ -79,9 +105,7 @@ pub fn assert_same_steps(
             assert!(others <= 1, "{what}, step {step}, layer {layer}: {here:?} not {there:?}");
         }
         swaps += 1;
-        for (_, session) in &mut pair {
-            session.rewind(session.len() - 1).expect("taken back");
-        }
+        take_back(&mut pair);
     }
     assert!(swaps <= (steps / 10).max(1), "{what}: {swaps} of {steps} steps chose other blocks");
 }
