@@ -278,6 +278,9 @@ fn kept(shape: &Shape) -> impl Iterator<Item = Kept> + use<> {
     [Kept::Blocks, Kept::Tokens].into_iter().chain(makes_ranks.then_some(Kept::Ranks))
 }
 
+// A row's scores, and how far each may be off.
+type Scores = Vec<(f64, f64)>;
+
 // A head-block's index: a range a channel, and codes by token and channel.
 type HeadIndex = (Vec<Range>, Vec<Vec<u8>>);
 
@@ -345,7 +348,7 @@ async fn scores(
     let chosen = choose_blocks(&rows, &shape, &budget, blocks_kept, &mut random);
     let scale = f64::from(shape.scale());
     // Of each row and query head: scores, and how far each may be off.
-    let mut wanted: Vec<Vec<(f64, f64)>> = Vec::new();
+    let mut wanted: Vec<Scores> = Vec::new();
     for (r, &(sequence, position)) in rows.iter().enumerate() {
         let row = budget.row(position, shape.block);
         for head in 0..q_heads {
@@ -398,7 +401,7 @@ async fn scores(
         .collect();
     let why = if kept == Kept::Ranks { RANKED } else { CODED };
     if kept == Kept::Ranks {
-        let of_group = |(scores, terms): (&[Vec<(f64, f64)>], &[[f32; 2]])| {
+        let of_group = |(scores, terms): (&[Scores], &[[f32; 2]])| {
             let rank = |i: usize| {
                 let heads = scores.iter().zip(terms).map(|(scores, &[most, factor])| {
                     let (logit, off) = (scores[i].0 - f64::from(most), scores[i].1 + 1e-6);
@@ -875,7 +878,8 @@ impl Scored {
                 [f64::from(most), 1.0 / (sum * group as f64)]
             };
             let want: Vec<f64> = all.flat_map(of_head).collect();
-            let off = |i: usize| if i % 2 == 0 { 0.0 } else { want[i] * self.epsilon(row) };
+            let off =
+                |i: usize| if i.is_multiple_of(2) { 0.0 } else { want[i] * self.epsilon(row) };
             compare(&format!("row {row} terms"), terms, &want, WHY, off)?;
         }
         Ok(())
