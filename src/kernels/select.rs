@@ -176,7 +176,7 @@ impl Scored {
     /// Of [`summary_score`].
     pub const SUMMARIES: Self = Self { blocks: 4, parts: 1 };
 
-    /// Of [`block_score`] and [`token_score`]. As many blocks as 128 lanes have of [`CODE_LANES`] each, and fewer where the memory for even one query asks
+    /// Of [`block_score`] and [`token_score`]. As many blocks as 128 lanes have, sixteen each, and fewer where the memory for even one query asks
     /// for it; then as many queries as there is memory for, in equal parts.
     pub fn codes(shape: &Shape) -> Self {
         let fits = |scored: &Self| scored.workgroup_bytes(shape) <= WORKGROUP_BYTES;
