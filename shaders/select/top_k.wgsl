@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             chosen[out_at + i] = item_output(row, kv_head, range.x + i);
         }
     }
-    if k == 0u || keeps_all && !KEEPS_TERMS {
+    if k == 0u || (keeps_all && !KEEPS_TERMS) {
         return;
     }
     let terms = rank_terms(lane, row, kv_head, items);
