@@ -24,7 +24,7 @@ var<workgroup> weights: array<vec4<f32>, WORKGROUP>;
 fn query8(at: u32, quad: u32) -> Eight {
     return Eight(
         //!repeat 8 i
-        query(at{+i}, quad),
+        query(at{+i}, quad, 0u),
         //!end
     );
 }

@@ -10,12 +10,7 @@ fn joint_best(own: vec4<f32>) -> vec4<f32> {
 }
 
 fn join_sums(lane: u32, quad: u32, best: vec4<f32>, sum: vec4<f32>) {
-    //!repeat QUAD h
-    let query{h} = quad * QUAD{+h};
-    if query{h} < HEADS {
-        pairs[query{h} * WORKGROUP + lane] = vec2(best[{h}], sum[{h}]);
-    }
-    //!end
+    keep_pairs(lane, quad, best, sum);
 }
 
 // Every lane must call, once all sums are joined: `is_here` where its block is scored. Heads are those of all rows.

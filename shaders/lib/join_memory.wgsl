@@ -1,20 +1,24 @@
 // What the lanes of a block have found of each query, joined through workgroup memory.
 //!include lib/join_terms.wgsl
 
-// Of each query and lane, used twice. Here: what join_queries is given.
+// Of each query and lane, used twice: what join_queries is given, and then the sums of a block's lanes.
 var<workgroup> pairs: array<vec2<f32>, HEADS * WORKGROUP>;
 // Of each block and query.
 var<workgroup> terms: array<vec2<f32>, BLOCKS * HEADS>;
 var<workgroup> code_factors: array<f32, BLOCKS * HEADS>;
 
-// Of a quad of queries the largest |q scale|, and the sum of q zero, of the lane's channels.
-fn join_queries(lane: u32, quad: u32, most: vec4<f32>, sum: vec4<f32>) {
+fn keep_pairs(lane: u32, quad: u32, first: vec4<f32>, second: vec4<f32>) {
     //!repeat QUAD h
     let query{h} = quad * QUAD{+h};
     if query{h} < HEADS {
-        pairs[query{h} * WORKGROUP + lane] = vec2(most[{h}], sum[{h}]);
+        pairs[query{h} * WORKGROUP + lane] = vec2(first[{h}], second[{h}]);
     }
     //!end
+}
+
+// Of a quad of queries the largest |q scale|, and the sum of q zero, of the lane's channels.
+fn join_queries(lane: u32, quad: u32, most: vec4<f32>, sum: vec4<f32>) {
+    keep_pairs(lane, quad, most, sum);
 }
 
 // Every lane must call, once all queries are joined.

@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 
     let q_at = row * ROW_WIDTH + kv_head * GROUP * HEAD_DIM;
     for (var i = lane; i < HEAD_DIM; i += WORKGROUP) {
-        shared_vecs[i % 8u * QUERY_ROW + i / 8u] = query(q_at + i, quad);
+        shared_vecs[i % 8u * QUERY_ROW + i / 8u] = query(q_at + i, quad, 0u);
     }
     let total = token_count(row, kv_head);
     let split_tokens = split_tiles((total + TILE - 1u) / TILE) * TILE;

@@ -13,12 +13,13 @@ struct Eight {
     //!end
 }
 
-// One dimension of a quad's queries; a last quad that is not full repeats its last head, which is never written out.
-fn query(at: u32, quad: u32) -> vec4<f32> {
-    let first = quad * 4u;
+// One dimension of a quad's queries: component c is of head `own_head ^ c`, so that heads are in order where that is 0. A last quad
+// that is not full repeats its last head, which is never written out.
+fn query(at: u32, quad: u32, own_head: u32) -> vec4<f32> {
+    let head = quad * 4u + own_head;
     return vec4(
-        //!repeat 4 i
-        qkv[at + min(first{+i}, GROUP - 1u) * HEAD_DIM],
+        //!repeat 4 c
+        qkv[at + min(head ^ {c}u, GROUP - 1u) * HEAD_DIM],
         //!end
     ) * SCALE;
 }
@@ -47,9 +48,13 @@ fn scale8(o: Eight, f: vec4<f32>) -> Eight {
     return Eight(o.v0 * f, o.v1 * f, o.v2 * f, o.v3 * f, o.v4 * f, o.v5 * f, o.v6 * f, o.v7 * f);
 }
 
-// Eight numbers of a row; zeros where there is none. The load itself is unconditional, so that several are on their way at
+// Eight numbers of a row, and of some row where there is none. The load itself is unconditional, so that several are on their way at
 // a time.
+fn some8(row: u32, vec: u32) -> vec4<u32> {
+    return kv[select(row, 0u, row == NOWHERE) + vec];
+}
+
+// The same, but zeros where there is none.
 fn load8(row: u32, vec: u32) -> vec4<u32> {
-    let eight = kv[select(row, 0u, row == NOWHERE) + vec];
-    return select(eight, vec4(0u), row == NOWHERE);
+    return select(some8(row, vec), vec4(0u), row == NOWHERE);
 }

@@ -1,5 +1,5 @@
 // As rank_made.wgsl.
-//!include lib/rank_terms_none_shuffled.wgsl
+//!include lib/rank_terms_none.wgsl
 
 // The ranks of AT_ONCE items, LANES apart from this one on.
 fn rank_items(terms: RankTerms, row: u32, kv_head: u32, item: u32, items: u32) -> array<f32, AT_ONCE> {

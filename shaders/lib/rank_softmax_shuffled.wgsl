@@ -18,7 +18,8 @@ fn sum_exponentials(lane: u32, row: u32, kv_head: u32, items: u32) {
     }
 }
 
-fn rank_terms(member: u32) -> RankTerms {
+fn rank_terms(lane: u32, row: u32, kv_head: u32, items: u32) -> RankTerms {
+    let member = lane % SUBGROUP;
     var terms = RankTerms();
     for (var quad = 0u; quad < QUADS; quad++) {
         let own = largest[quad * SUBGROUPS + member % SUBGROUPS];

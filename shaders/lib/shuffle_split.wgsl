@@ -52,7 +52,7 @@ fn main(
     let q_at = row * ROW_WIDTH + kv_head * GROUP * HEAD_DIM + part * 8u;
     let q = Eight(
         //!repeat 8 i
-        own_query(q_at{+i}, quad, own_head),
+        query(q_at{+i}, quad, own_head),
         //!end
     );
     var o = Eight();
@@ -75,7 +75,7 @@ fn main(
         var key{x} = some8(at{x}, part);
         //!end
         for (var done = 0u; done < count; done += STRIDE) {
-            // Values, and the keys of the next round, are on their way while this round's logits are made. After the last round some
+            // Keys of no token make logits that do not count. Values, and the keys of the next round, are on their way while this round's logits are made. After the last round some
             // that are in the cache come for nothing: a branch would cost more.
             let counts = at0 != NOWHERE;
             //!repeat ROUND x
@@ -182,17 +182,6 @@ fn main(
     }
 }
 
-// One dimension of a quad's queries, in the order of a lane of this head; a last quad that is not full repeats its last head, which is
-// never written out.
-fn own_query(at: u32, quad: u32, own_head: u32) -> vec4<f32> {
-    let head = quad * 4u + own_head;
-    return vec4(
-        //!repeat 4 c
-        qkv[at + min(head ^ {c}u, GROUP - 1u) * HEAD_DIM],
-        //!end
-    ) * SCALE;
-}
-
 // Of a subgroup, the largest logit of each head, in the order of a lane of this one.
 fn largest_of(subgroup: u32, own_head: u32) -> vec4<f32> {
     let at = subgroup * 4u + own_head;
@@ -201,11 +190,6 @@ fn largest_of(subgroup: u32, own_head: u32) -> vec4<f32> {
         states[at ^ {c}u].x,
         //!end
     );
-}
-
-// Eight numbers of a row, and of some row where there is none: they make logits that do not count.
-fn some8(row: u32, vec: u32) -> vec4<u32> {
-    return kv[select(row, 0u, row == NOWHERE) + vec];
 }
 
 // What the lanes of a token have, one a head, in this lane's order.

@@ -65,7 +65,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     sum_exponentials(lane, row, kv_head, items);
     workgroupBarrier();
 
-    let terms = rank_terms(member);
+    let terms = rank_terms(lane, row, kv_head, items);
     keep_terms(lane, row, kv_head, terms);
     if keeps_all {
         return;

@@ -885,38 +885,36 @@ impl Scored {
         Ok(())
     }
 
-    // What the kernels make that rank before top_k does, or what is wrong with the terms that the first of them leaves.
-    async fn ranks(
-        &self,
-        gpu: &Gpu,
-        family: &str,
-    ) -> Result<std::result::Result<Vec<u32>, String>> {
+    fn kind(&self) -> Items {
+        if self.level == 1 { Items::Blocks } else { Items::Tokens }
+    }
+
+    // What head_sums makes.
+    async fn terms(&self, gpu: &Gpu) -> Result<Vec<u32>> {
         let (shape, scores) = (&self.shape, bits(&self.scores));
-        let items = if self.level == 1 { Items::Blocks } else { Items::Tokens };
-        let score_rows = || Data::uniform(StrideParams { stride: self.stride as u32 });
         let sums = kernels::HeadSums {
             step: Data::In(&self.step.words),
-            score_rows: score_rows(),
+            score_rows: Data::uniform(StrideParams { stride: self.stride as u32 }),
             scores: Data::In(&scores),
             head_terms: Data::Out(3 * shape.q_heads() as usize * 2),
         };
-        let spec = kernels::head_sums(gpu.tier, shape, items);
-        let terms = run(gpu, &spec, sums, (shape.q_heads(), 3, 1)).await?.head_terms;
-        if family != "nan"
-            && let Err(problem) = self.check_terms(&terms)
-        {
-            return Ok(Err(problem));
-        }
+        let spec = kernels::head_sums(gpu.tier, shape, self.kind());
+        Ok(run(gpu, &spec, sums, (shape.q_heads(), 3, 1)).await?.head_terms)
+    }
+
+    // What head_ranks makes of them.
+    async fn ranks(&self, gpu: &Gpu, terms: &[u32]) -> Result<Vec<u32>> {
+        let (shape, scores) = (&self.shape, bits(&self.scores));
         let ranks = kernels::HeadRanks {
             step: Data::In(&self.step.words),
-            score_rows: score_rows(),
+            score_rows: Data::uniform(StrideParams { stride: self.stride as u32 }),
             scores: Data::In(&scores),
-            head_terms: Data::In(&terms),
+            head_terms: Data::In(terms),
             keys: Data::Out(3 * shape.kv_heads as usize * self.stride),
         };
-        let spec = kernels::head_ranks(gpu.tier, shape, items);
+        let spec = kernels::head_ranks(gpu.tier, shape, self.kind());
         let grid = (kernels::HEAD_RANKS_WORKGROUPS, shape.kv_heads, 3);
-        Ok(Ok(run(gpu, &spec, ranks, grid).await?.keys))
+        Ok(run(gpu, &spec, ranks, grid).await?.keys)
     }
 }
 
@@ -929,10 +927,12 @@ async fn head_ranks(
     most_blocks: u32,
 ) -> Result<Verdict> {
     let scored = Scored::new(shape, level, family, budget, most_blocks);
-    let got = match scored.ranks(gpu, family).await? {
-        Ok(ranks) => ranks,
-        Err(problem) => return Ok(Err(problem)),
-    };
+    let terms = scored.terms(gpu).await?;
+    let verdict = scored.check_terms(&terms);
+    if verdict.is_err() {
+        return Ok(verdict);
+    }
+    let got = scored.ranks(gpu, &terms).await?;
     const WHY: &str = "exp of at most 180 is within 363 ulp, and sums of all items round.";
     for row in 0..3 {
         let (count, from, to, k) = scored.items(row);
@@ -992,13 +992,9 @@ async fn top_k(
         spec = in_eights(gpu, spec, &[("SUBGROUP", 8), ("LANES", 64), ("HELD", 1024)])?;
     }
     let made = if is_apart {
-        scored.ranks(gpu, family).await?
+        scored.ranks(gpu, &scored.terms(gpu).await?).await?
     } else {
-        Ok(vec![POISON; 3 * kv_heads * stride])
-    };
-    let made = match made {
-        Ok(made) => made,
-        Err(problem) => return Ok(Err(problem)),
+        vec![POISON; 3 * kv_heads * stride]
     };
     let data = kernels::TopK {
         step: Data::In(&step.words),

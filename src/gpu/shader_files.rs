@@ -119,10 +119,6 @@ pub(super) const FILES: &[(&str, &str)] = &[
     ),
     ("lib/rank_terms.wgsl", include_str!("../../shaders/lib/rank_terms.wgsl")),
     ("lib/rank_terms_none.wgsl", include_str!("../../shaders/lib/rank_terms_none.wgsl")),
-    (
-        "lib/rank_terms_none_shuffled.wgsl",
-        include_str!("../../shaders/lib/rank_terms_none_shuffled.wgsl"),
-    ),
     ("lib/ranked.wgsl", include_str!("../../shaders/lib/ranked.wgsl")),
     ("lib/reduce_shuffled.wgsl", include_str!("../../shaders/lib/reduce_shuffled.wgsl")),
     ("lib/reduce_subgroup.wgsl", include_str!("../../shaders/lib/reduce_subgroup.wgsl")),
