@@ -43,6 +43,7 @@ impl TwoLevel {
     }
 
     /// What makes ranks of its token scores.
+    #[cfg_attr(feature = "conformance", visibility::make(pub))]
     pub(crate) fn divisor(&self) -> Divisor {
         Divisor::of(self.block_scorer, self.token_scorer)
     }

@@ -299,11 +299,11 @@ pub fn top_k_blocks(
     (rank, divisor): (Rank, Divisor),
     resident: Option<HotSlots>,
 ) -> ShaderSpec {
-    let terms = match divisor {
-        Divisor::Candidates => "lib/terms_dropped.wgsl",
-        Divisor::Blocks => "lib/terms_kept.wgsl",
+    let ranks = match rank {
+        _ if ranks_apart(shape, rank) => Ranks::Made,
+        Rank::Plain => Ranks::Plain,
+        Rank::Softmax => Ranks::Softmax { keeps_terms: divisor == Divisor::Blocks },
     };
-    let ranks = if ranks_apart(shape, rank) { Ranks::Made } else { Ranks::Of(rank, terms) };
     let spec = top_k(tier, shape, ranks);
     match resident {
         None => spec.slot("items", "lib/items_blocks.wgsl"),
@@ -314,8 +314,7 @@ pub fn top_k_blocks(
 /// Level 2's top-k. Grid: (KV heads, rows).
 pub fn top_k_tokens(tier: &Tier, shape: &Shape, divisor: Divisor) -> ShaderSpec {
     let is_made = divisor == Divisor::Blocks || ranks_apart(shape, Rank::Softmax);
-    let ranks =
-        if is_made { Ranks::Made } else { Ranks::Of(Rank::Softmax, "lib/terms_dropped.wgsl") };
+    let ranks = if is_made { Ranks::Made } else { Ranks::Softmax { keeps_terms: false } };
     top_k(tier, shape, ranks).slot("items", "lib/items_tokens.wgsl")
 }
 
@@ -324,8 +323,10 @@ pub fn top_k_tokens(tier: &Tier, shape: &Shape, divisor: Divisor) -> ShaderSpec 
 enum Ranks {
     /// Other kernels.
     Made,
-    /// The scores, which rank so; and the file that says what becomes of what softmaxes them.
-    Of(Rank, &'static str),
+    /// The scores, as they are.
+    Plain,
+    /// The scores, softmaxed; by what may be kept.
+    Softmax { keeps_terms: bool },
 }
 
 /// What a level chooses among.
@@ -379,8 +380,8 @@ fn top_k(tier: &Tier, shape: &Shape, ranks: Ranks) -> ShaderSpec {
                 "rank",
                 match ranks {
                     Ranks::Made => "lib/rank_made.wgsl",
-                    Ranks::Of(Rank::Plain, _) => "lib/rank_plain.wgsl",
-                    Ranks::Of(Rank::Softmax, _) => "lib/rank_softmax.wgsl",
+                    Ranks::Plain => "lib/rank_plain.wgsl",
+                    Ranks::Softmax { .. } => "lib/rank_softmax.wgsl",
                 },
             )
             .constant("LEAVES", leaves)
@@ -390,8 +391,8 @@ fn top_k(tier: &Tier, shape: &Shape, ranks: Ranks) -> ShaderSpec {
                 "rank",
                 match ranks {
                     Ranks::Made => "lib/rank_made_shuffled.wgsl",
-                    Ranks::Of(Rank::Plain, _) => "lib/rank_plain_shuffled.wgsl",
-                    Ranks::Of(Rank::Softmax, _) => "lib/rank_softmax_shuffled.wgsl",
+                    Ranks::Plain => "lib/rank_plain_shuffled.wgsl",
+                    Ranks::Softmax { .. } => "lib/rank_softmax_shuffled.wgsl",
                 },
             )
             .constant("SUBGROUP", subgroup)
@@ -401,8 +402,9 @@ fn top_k(tier: &Tier, shape: &Shape, ranks: Ranks) -> ShaderSpec {
     };
     let spec = spec.constant("LANES", lanes).constant("AT_ONCE", at_once);
     match ranks {
-        Ranks::Of(Rank::Softmax, terms) => spec.slot("terms", terms),
-        _ => spec,
+        Ranks::Made | Ranks::Plain => spec,
+        Ranks::Softmax { keeps_terms: true } => spec.slot("terms", "lib/terms_kept.wgsl"),
+        Ranks::Softmax { keeps_terms: false } => spec.slot("terms", "lib/terms_dropped.wgsl"),
     }
 }
 

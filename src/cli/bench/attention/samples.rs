@@ -2,7 +2,7 @@
 
 use super::copies::{COLD_BYTES, Copies};
 use super::{Measured, Method};
-use asynctls::attention::{Reads, RowBudget, Shape, TwoLevel};
+use asynctls::attention::{Divisor, Reads, RowBudget, Shape, TwoLevel};
 use asynctls::gpu::Gpu;
 use asynctls::kernels::{self, STREAM_VECS};
 use asynctls::operator::{Batch, Bound, Decode, Plan, Select, Sequence};
@@ -148,12 +148,10 @@ fn bytes(shape: &Shape, two_level: Option<TwoLevel>, rows: &[RowBudget]) -> u64 
             Reads::Keys => whole / u64::from(shape.cached_rows()),
         };
         let is_ranked = u64::from(row.tokens) < kept * block;
-        // Tokens that codes rank are ranked by what the blocks' scores come to.
-        let (blocks, tokens) = (two_level.block_scorer.reads(), two_level.token_scorer.reads());
-        let by_blocks = (blocks, tokens) == (Reads::Codes, Reads::Codes);
-        let is_scored = kept < eligible || is_ranked && by_blocks;
-        let level_1 = if is_scored { eligible * ranked(blocks) } else { 0 };
-        let level_2 = if is_ranked { kept * ranked(tokens) } else { 0 };
+        // Tokens may be ranked by what the blocks' scores come to.
+        let is_scored = kept < eligible || is_ranked && two_level.divisor() == Divisor::Blocks;
+        let level_1 = if is_scored { eligible * ranked(two_level.block_scorer.reads()) } else { 0 };
+        let level_2 = if is_ranked { kept * ranked(two_level.token_scorer.reads()) } else { 0 };
         level_1 + level_2 + attended
     };
     rows.iter().map(of_row).sum()
