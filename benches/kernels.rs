@@ -91,7 +91,7 @@ impl Bench {
     }
 
     fn uniform(&self, value: impl Words) -> wgpu::Buffer {
-        let mut words = [0; 12];
+        let mut words = [0; 16];
         words[..value.words().len()].copy_from_slice(value.words());
         pollster::block_on(self.gpu.uniform("bench", words)).expect("memory")
     }
@@ -169,7 +169,7 @@ impl Bench {
             let (size, of) = ((rows, units), (Batch::One, of));
             (
                 "matvec",
-                kernels::matvec(tier, format, size, Input::Plain, Output::Store, of),
+                kernels::matvec(tier, format, size, Output::Store, of),
                 kernels::matvec_grid(tier, format, size, tokens.div_ceil(at_a_time)),
             )
         } else if let Some(&sixteens) = narrow {
@@ -200,14 +200,15 @@ impl Bench {
         let step = self.storage(size_of::<StepHeader>() as u64);
         let header = StepHeader { rows: tokens, ..StepHeader::default() };
         self.gpu.write(&step, 0, bytemuck::bytes_of(&header));
-        let params = self.uniform(MatrixParams {
+        let params = MatrixParams {
             units,
             rows,
             x_stride: columns + 32,
             y_stride: rows,
             batches: 1,
             ..MatrixParams::default()
-        });
+        };
+        let params = self.uniform(params.of_matvec(tier, format, Input::Plain, Output::Store));
         let operands = kernels::Product {
             step: &step,
             matrix: &params,
@@ -217,7 +218,7 @@ impl Bench {
             y: &y,
             slots: None,
             lists: None,
-            norm_weight: None,
+            norm_weight: (kernel == "matvec" && !tier.emulates_lanes()).then_some(&x),
         };
         let op = self.op(&spec, operands);
         let work = f64::from(rows) * f64::from(columns);

@@ -16,6 +16,14 @@ struct Matrix {
     y_batch: u32,
     // Where weights become f16 (f16_scale.wgsl): what they are shifted by.
     weight_shift: i32,
+    // What becomes of the product: Output::word, for output_any.wgsl.
+    output: u32,
+    // Of matvec's kernels: floats of an input that are normed, or none, and what is added to their mean square.
+    normed: u32,
+    epsilon: f32,
+    // Of matvec_quants: the teams that have the same rows, 2 to this power, and how often a workgroup takes rows.
+    share_bits: u32,
+    turns: u32,
 }
 
 @group(0) @binding(1) var<uniform> matrix: Matrix;

@@ -10,7 +10,7 @@
 //!include <reduce>
 //!include <weights>
 //!include <batch>
-//!include <input>
+//!include lib/input.wgsl
 //!include <output>
 //!include <count>
 
@@ -118,9 +118,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sums{t} += batch.factor * products{t};
         //!end
     }
+    // A lane a token, so that what writes is there once.
+    var sum = vec4(0.0);
     //!repeat TOKENS t
-    write_sum(lane, row, token{t}, group.z, sums{t}, input_factor(lane, {t}u), is_here && first_token{+t} < tokens);
+    let sum{t} = team_sum(lane, {t}u, sums{t}) * input_factor(lane, {t}u);
+    if part == {t}u {
+        sum = sum{t};
+    }
     //!end
+    let token = first_token + part;
+    if part < TOKENS && token < tokens && row < matrix.rows && is_here {
+        output4(batch_y(token, group.z), row, sum);
+    }
 }
 
 // Four rows' dot products with the same inputs, added term by term.
@@ -129,8 +138,9 @@ fn onto4(sums: vec4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>
         + vec4(a.z, b.z, c.z, d.z) * x.z + vec4(a.w, b.w, c.w, d.w) * x.w;
 }
 
-// Eight lanes of a team sum its parts, then one of them sums theirs.
-fn write_sum(lane: u32, row: u32, token: u32, place: u32, own: vec4<f32>, factor: f32, is_written: bool) {
+// The sum of a team's parts, for one of its first eight lanes: each of these sums an eighth of them, then that one these sums. Every lane
+// must call.
+fn team_sum(lane: u32, taker: u32, own: vec4<f32>) -> vec4<f32> {
     let part = lane % LANES;
     var sums = own;
     workgroupBarrier();
@@ -143,10 +153,12 @@ fn write_sum(lane: u32, row: u32, token: u32, place: u32, own: vec4<f32>, factor
         partial[lane] = sums;
     }
     workgroupBarrier();
-    if part == 0u && row < matrix.rows && is_written {
+    if part == taker {
+        let first = lane - part;
+        sums = partial[first];
         for (var i = 1u; i < 8u; i++) {
-            sums += partial[lane + i];
+            sums += partial[first + i];
         }
-        output4(batch_y(token, place), row, sums * factor);
     }
+    return sums;
 }

@@ -1,14 +1,17 @@
 // The product of matvec.wgsl for weights of a few bits, where subgroups have 32 lanes: integers, as what bounds it on a GPU is not
-// memory but the making of floats. A team of LANES lanes of a subgroup has four rows, and SHARES teams have the same ones: a lane
-// takes every LANES * SHARES-th unit of 32 weights, so that its inputs are read once for four rows, and its weights once for TOKENS
-// tokens. Inputs of PORTION units at a time are in workgroup memory for all teams: lanes wait for each other once a portion.
-// Where all units are one portion, a workgroup does the same for other rows, TURNS times, with the integers that it has. The next
-// weights are asked for before these are multiplied, those of the next turn too. A token's sums are made in one order, whatever is
-// beside it.
+// memory but the making of floats. A team of LANES lanes of a subgroup has four rows, and several teams may have the same ones: the
+// lanes of all of these take the units of 32 weights in turn, so that a lane's inputs are read once for four rows, and its weights
+// once for TOKENS tokens. Inputs of PORTION units at a time are in workgroup memory for all teams: lanes wait for each other once a
+// portion. Where all units are one portion, a workgroup does the same for other rows with the integers that it has, so many turns.
+// The next weights are asked for before these are multiplied, those of the next turn too. A token's sums are made in one order,
+// whatever is beside it.
+//
+// What differs from matrix to matrix is told by `matrix`, not by constants, so that a layer's products are one pipeline: a GPU's cores
+// keep little code (benches/NOTES.md, "Code that stays").
 //
 // Precision: an input becomes an integer of 16 bits times its unit's scale, sigma = max |x| / 32512, so it is off by sigma / 2 at
 // most; its two bytes are multiplied apart (256 high + low) and add up exactly.
-// Grid: (ceil(rows / (4 * TEAMS / SHARES * TURNS)), ceil(tokens / TOKENS), places), where a place is a batch's or takes the sum over
+// Grid: (ceil(rows / (4 * TEAMS / shares * turns)), ceil(tokens / TOKENS), places), where a place is a batch's or takes the sum over
 // batches.
 //!include lib/lane.wgsl
 //!include lib/step.wgsl
@@ -18,12 +21,11 @@
 //!include <reduce>
 //!include <weights>
 //!include <batch>
-//!include <input>
+//!include lib/input.wgsl
 //!include <output>
 //!include <count>
 
 const TEAMS: u32 = WORKGROUP / LANES;
-const ROWS_AT_ONCE: u32 = 4u * TEAMS / SHARES;
 // The largest integer, of which both bytes are signed ones.
 const LARGEST: f32 = 32512.0;
 // Units whose inputs are all smaller count as if the largest were this, so that no scale's inverse overflows.
@@ -45,14 +47,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = lane_of(local, WORKGROUP);
     let part = lane % LANES;
     let team = lane / LANES;
-    let share = team % SHARES;
+    // Teams that have the same rows, which of them this is, and the units that they take at a time.
+    let sharing = 1u << matrix.share_bits;
+    let share = team & (sharing - 1u);
+    let stride = LANES << matrix.share_bits;
+    let rows_at_once = (4u * TEAMS) >> matrix.share_bits;
     // The first of a lane's units in a portion.
     let own = share * LANES + part;
     let first_token = group.y * TOKENS;
     let tokens = token_count(first_token);
     let last = matrix.rows - 1u;
     let units = matrix.units;
-    var row = group.x * TURNS * ROWS_AT_ONCE + team / SHARES * 4u;
+    var row = group.x * matrix.turns * rows_at_once + (team >> matrix.share_bits) * 4u;
 
     //!repeat TOKENS t
     // Past the last token the last one is made again, and not written.
@@ -62,8 +68,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     //!repeat 4 i
     var next{i}: UnitBits;
     //!end
-    for (var turn = 0u; turn < TURNS; turn++) {
-        let rows_ahead = select(0u, ROWS_AT_ONCE, turn + 1u < TURNS);
+    for (var turn = 0u; turn < matrix.turns; turn++) {
+        let rows_ahead = select(0u, rows_at_once, turn + 1u < matrix.turns);
         //!repeat TOKENS t
         var sums{t} = vec4(0.0);
         //!end
@@ -108,11 +114,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     }
                     workgroupBarrier();
                 }
-                for (var at = own; at < here; at += LANES * SHARES) {
+                for (var at = own; at < here; at += stride) {
                     //!repeat 4 i
                     let bits{i} = next{i};
                     //!end
-                    let unit = portion + at + LANES * SHARES;
+                    let unit = portion + at + stride;
                     //!repeat 4 i
                     next{i} = unit_bits(select(ahead{i}, row{i} + unit, unit < units));
                     //!end
@@ -176,7 +182,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         //!repeat TOKENS t
         sums{t} = team_sum(sums{t});
-        if SHARES > 1u && part == 0u {
+        if sharing > 1u && part == 0u {
             shares[{t}u * TEAMS + team] = sums{t};
         }
         if turn == 0u {
@@ -185,23 +191,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             factor{t} = input_factor(lane, {t}u);
         }
         //!end
-        if SHARES > 1u {
+        if sharing > 1u {
             workgroupBarrier();
         }
-        if part == 0u && share == 0u && row < matrix.rows && is_here {
-            //!repeat TOKENS t
-            if first_token{+t} < tokens {
-                for (var other = 1u; other < SHARES; other++) {
-                    sums{t} += shares[{t}u * TEAMS + team + other];
-                }
-                output4(batch_y(token{t}, group.z), row, sums{t} * factor{t});
+        // A lane a token, so that what writes is there once.
+        var sum = sums0;
+        var factor = factor0;
+        //!repeat 1..TOKENS t
+        if part == {t}u {
+            sum = sums{t};
+            factor = factor{t};
+        }
+        //!end
+        let token = first_token + part;
+        if part < TOKENS && token < tokens && share == 0u && row < matrix.rows && is_here {
+            for (var other = 1u; other < sharing; other++) {
+                sum += shares[part * TEAMS + team + other];
             }
-            //!end
+            output4(batch_y(token, group.z), row, sum * factor);
         }
-        if SHARES > 1u && TURNS > 1u {
+        if sharing > 1u && matrix.turns > 1u {
             workgroupBarrier();
         }
-        row += ROWS_AT_ONCE;
+        row += rows_at_once;
     }
 }
 

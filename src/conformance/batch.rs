@@ -290,6 +290,7 @@ async fn product_of_part(
         x_batch: layout.x_batch as u32,
         y_batch: layout.y_batch as u32,
         weight_shift,
+        ..MatrixParams::default()
     };
     let experts = experts();
     let (batch, places) = match (b.of, b.many) {
@@ -317,12 +318,16 @@ async fn product_of_part(
                 gpu.tier,
                 format,
                 (b.rows as u32, b.units as u32),
-                input,
                 b.output(),
                 (batch, Tokens::One),
             ),
             kernels::matvec_grid(gpu.tier, format, (rows, b.units as u32), tokens),
         )
+    };
+    let params = if b.many {
+        params.of_output(b.output())
+    } else {
+        params.of_matvec(gpu.tier, format, input, b.output())
     };
     let step = StepHeader { rows: tokens, ..StepHeader::default() };
     let norm_bits = bits(&norm_weight(b));
@@ -337,7 +342,7 @@ async fn product_of_part(
         y: Data::InOut(y),
         slots: (b.of != Of::Heads && !b.many).then_some(Data::In(choosers)),
         lists: b.many.then_some(Data::In(choosers)),
-        norm_weight: b.normed.then_some(Data::In(&norm_bits)),
+        norm_weight: (!b.many && !gpu.tier.emulates_lanes()).then_some(Data::In(&norm_bits)),
     };
     Ok(run(gpu, &spec, data, (grid.0, grid.1, places as u32)).await?.y)
 }

@@ -281,15 +281,9 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         ),
         Path::Eights => {
             let (tier, size) = (of_32(), (p.rows as u32, p.units as u32));
-            let spec = kernels::matvec(tier, format, size, input, p.output, (Batch::One, of));
+            let spec = kernels::matvec(tier, format, size, p.output, (Batch::One, of));
+            let lanes = [("WORKGROUP", 64), ("LANES", 8), ("PORTION", 32)];
             let (shares, turns) = p.eights;
-            let lanes = [
-                ("WORKGROUP", 64),
-                ("LANES", 8),
-                ("PORTION", 32),
-                ("SHARES", shares),
-                ("TURNS", turns),
-            ];
             let rows = 32 / shares * turns;
             (in_eights(gpu, spec, &lanes)?, ((p.rows as u32).div_ceil(rows), groups))
         }
@@ -298,7 +292,6 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
                 gpu.tier,
                 format,
                 (p.rows as u32, p.units as u32),
-                input,
                 p.output,
                 (Batch::One, of),
             ),
@@ -313,6 +306,20 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         Output::Add | Output::Gated(_) => Data::InOut(&y_bits),
         Output::Store | Output::Capped(_) | Output::Glu(_) => Data::Out(y_bits.len()),
     };
+    let params = match path {
+        Path::Matvec => params.of_matvec(gpu.tier, format, input, p.output),
+        Path::Eights => {
+            let (shares, turns) = p.eights;
+            let params = params.of_matvec(of_32(), format, input, p.output);
+            MatrixParams { share_bits: shares.ilog2(), turns, ..params }
+        }
+        Path::Matmul | Path::Narrow(_) => params.of_output(p.output),
+    };
+    let norms = match path {
+        Path::Matvec => !gpu.tier.emulates_lanes(),
+        Path::Eights => true,
+        Path::Matmul | Path::Narrow(_) => false,
+    };
     let norm_bits = bits(&norm_weight);
     let data = kernels::Product {
         step: Data::In(step.words()),
@@ -323,7 +330,7 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         y,
         slots: None,
         lists: None,
-        norm_weight: p.normed.then_some(Data::In(&norm_bits)),
+        norm_weight: norms.then_some(Data::In(&norm_bits)),
     };
     let y = run(gpu, &spec, data, (grid.0, grid.1, 1)).await?.y;
     let tier = if path == Path::Eights { of_32() } else { gpu.tier };

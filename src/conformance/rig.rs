@@ -17,7 +17,7 @@ pub(super) enum Data<'a> {
     /// Read only.
     In(&'a [u32]),
     /// A uniform, filled up as those of the engine are.
-    Uniform([u32; 12]),
+    Uniform([u32; 16]),
     /// Written: so many words, poisoned.
     Out(usize),
     /// Read and written.
@@ -26,7 +26,7 @@ pub(super) enum Data<'a> {
 
 impl Data<'_> {
     pub(super) fn uniform(value: impl Words) -> Self {
-        let mut words = [0; 12];
+        let mut words = [0; 16];
         words[..value.words().len()].copy_from_slice(value.words());
         Self::Uniform(words)
     }

@@ -33,11 +33,29 @@ impl Output {
             spec.clone().slot("output", file).slot("activation", by)
         };
         match self {
-            Self::Store => spec.slot("output", "lib/output_store.wgsl"),
+            // Any activation does where there is none.
+            Self::Store | Self::Add => activated("lib/output_any.wgsl", Activation::Silu),
             Self::Capped(cap) => with_cap(spec.slot("output", "lib/output_capped.wgsl"), Some(cap)),
-            Self::Add => spec.slot("output", "lib/output_add.wgsl"),
-            Self::Glu(activation) => activated("lib/output_glu.wgsl", activation),
+            Self::Glu(activation) => activated("lib/output_any.wgsl", activation),
             Self::Gated(activation) => activated("lib/output_gated.wgsl", activation),
+        }
+    }
+
+    /// [`MatrixParams::output`], and its name in `lib/output_any.wgsl`, if that makes it.
+    fn kind(self) -> (u32, Option<&'static str>) {
+        match self {
+            Self::Store => (0, Some("STORED")),
+            Self::Add => (1, Some("ADDED")),
+            Self::Glu(_) => (2, Some("GATED_UNITS")),
+            Self::Capped(_) | Self::Gated(_) => (0, None),
+        }
+    }
+
+    /// Names it in the text of a kernel that is not told by [`MatrixParams`].
+    fn named(self, spec: ShaderSpec) -> ShaderSpec {
+        match self.kind().1 {
+            Some(name) => spec.slot("output_kind", name),
+            None => spec,
         }
     }
 
@@ -70,6 +88,16 @@ crate::words! {
         pub y_batch: u32,
         /// Where weights become f16: what [`weight_shift`] makes of the largest.
         pub weight_shift: i32,
+        /// What becomes of the product: [`MatrixParams::of_output`].
+        pub output: u32,
+        /// Of [`matvec`], as what follows: [`MatrixParams::of_matvec`]. Floats of an input that are normed, or none.
+        pub normed: u32,
+        /// Added to the mean square of inputs that are normed.
+        pub epsilon: f32,
+        /// Of quantised weights: the teams of a workgroup that have the same rows are 2 to this power.
+        pub share_bits: u32,
+        /// Of quantised weights: how often a workgroup takes rows.
+        pub turns: u32,
     }
 
     /// The parameters of `model/largest_weight.wgsl`.
@@ -100,7 +128,7 @@ crate::bindings! {
         slots: optional read,
         /// Entries by expert, as `expert_lists` makes them, for [`matmul`] with experts.
         lists: optional read,
-        /// \[width\], f32: weights of the norm of inputs, for [`matvec`] of [`Input::Normed`].
+        /// \[width\], f32: weights of the norm of inputs, for [`matvec`] unless lanes are emulated; any buffer where nothing is normed.
         norm_weight: optional read,
     }
 
@@ -146,7 +174,7 @@ pub enum Batch<'a> {
 pub enum Input {
     /// Inputs as they are.
     Plain,
-    /// Their RMSNorm: not where [lanes are emulated](Tier::emulates_lanes), since that reads the norm's weights once more.
+    /// Their RMSNorm: not where [lanes are emulated](Tier::emulates_lanes), which would read the norm's weights once more.
     Normed {
         /// Floats of an input that count.
         width: u32,
@@ -197,11 +225,12 @@ struct MatvecKernel {
 /// How `matvec_quants` goes through a matrix.
 #[derive(Clone, Copy)]
 struct Quants {
-    /// Teams that have the same rows.
-    shares: u32,
-    /// How often a workgroup takes other rows.
+    /// The teams that have the same rows are 2 to this power.
+    share_bits: u32,
+    /// How often a workgroup takes rows.
     turns: u32,
-    /// Units whose inputs its workgroup memory holds, those of all tokens.
+    /// Units whose inputs its workgroup memory holds, those of all tokens: of each token a multiple of what all teams of the same
+    /// rows take at a time, so that sums are in one order whatever the number of tokens.
     inputs: u32,
 }
 
@@ -228,7 +257,7 @@ impl MatvecKernel {
         let rows_at_once = 4 * workgroup / team;
         // Where that leaves room, twice as many workgroups have more of the matrix on its way.
         let has_room = rows >= 1024 && 2 * rows.div_ceil(rows_at_once) <= FILL;
-        let shares = if has_room && units >= 2 * team { 2 } else { 1 };
+        let share_bits = u32::from(has_room && units >= 2 * team);
         // Integers of all tokens' inputs stay for the next rows.
         let stay = units * tokens_at_a_time(tier) <= inputs;
         let turns = if stay && rows >= 2 * FILL * rows_at_once {
@@ -239,14 +268,14 @@ impl MatvecKernel {
         Self {
             file: "model/matvec_quants.wgsl",
             lanes: (workgroup, team),
-            quants: Some(Quants { shares, turns, inputs }),
+            quants: Some(Quants { share_bits, turns, inputs }),
         }
     }
 
     /// Rows of a workgroup.
     fn rows(&self) -> u32 {
         let rows = 4 * self.lanes.0 / self.lanes.1;
-        self.quants.map_or(rows, |quants| rows / quants.shares * quants.turns)
+        self.quants.map_or(rows, |quants| (rows >> quants.share_bits) * quants.turns)
     }
 }
 
@@ -281,42 +310,56 @@ pub fn matvec_tokens(tier: &Tier, format: WeightFormat) -> u32 {
     if floats { 16 } else { MATVEC_TOKENS }
 }
 
+impl MatrixParams {
+    /// With what becomes of the product.
+    #[must_use]
+    pub fn of_output(self, output: Output) -> Self {
+        Self { output: output.kind().0, ..self }
+    }
+
+    /// With what [`matvec`] is told of its inputs, of the product and of how it goes through the matrix.
+    #[must_use]
+    pub fn of_matvec(
+        self,
+        tier: &Tier,
+        format: WeightFormat,
+        input: Input,
+        output: Output,
+    ) -> Self {
+        let (normed, epsilon) = match input {
+            Input::Plain => (0, 0.0),
+            Input::Normed { width, epsilon } => (width, epsilon),
+        };
+        let kernel = MatvecKernel::of(tier, format, (self.rows, self.units));
+        let (share_bits, turns) =
+            kernel.quants.map_or((0, 1), |quants| (quants.share_bits, quants.turns));
+        Self { normed, epsilon, share_bits, turns, ..self.of_output(output) }
+    }
+}
+
 /// A few tokens at a time, by the kernel that suits the adapter's tier and `rows` rows of `units` units. A workgroup has
-/// several tokens only where all are multiplied by one matrix, and at most [`tokens_at_a_time`].
+/// several tokens only where all are multiplied by one matrix, and at most [`tokens_at_a_time`]. It is told the rest by
+/// [`MatrixParams::of_matvec`].
 pub fn matvec(
     tier: &Tier,
     format: WeightFormat,
-    (rows, units): (u32, u32),
-    input: Input,
+    size: (u32, u32),
     output: Output,
     (batch, tokens): (Batch<'_>, Tokens),
 ) -> ShaderSpec {
     let MatvecKernel { file, lanes: (workgroup, team), quants } =
-        MatvecKernel::of(tier, format, (rows, units));
+        MatvecKernel::of(tier, format, size);
     let mut spec = output.fill(ShaderSpec::new(file).slot("weights", format.file()));
     if !tier.emulates_lanes() {
-        if let Some(Quants { shares, turns, inputs }) = quants {
-            let tokens = tokens.of_a_workgroup();
-            // What all teams of the same rows take at a time, so that sums are in one order whatever the number of tokens.
-            let at_once = team * shares;
-            let portion = (inputs / tokens).min(units.next_multiple_of(at_once));
-            spec = spec
-                .constant("PORTION", portion)
-                .constant("SHARES", shares)
-                .constant("TURNS", turns);
+        let tokens_at_once = tokens.of_a_workgroup();
+        if let Some(Quants { inputs, .. }) = quants {
+            spec = spec.constant("PORTION", inputs / tokens_at_once);
         }
         spec = spec
             .slot("count", tokens.file())
             .constant("WORKGROUP", workgroup)
             .constant("LANES", team)
-            .constant("TOKENS", tokens.of_a_workgroup());
-        spec = match input {
-            Input::Plain => spec.slot("input", "lib/input_plain.wgsl"),
-            Input::Normed { width, epsilon } => spec
-                .slot("input", "lib/input_normed.wgsl")
-                .constant("WIDTH", width)
-                .constant("EPSILON", epsilon),
-        };
+            .constant("TOKENS", tokens_at_once);
     }
     match batch {
         Batch::One => spec.slot("batch", "lib/batch_one.wgsl"),
@@ -357,7 +400,7 @@ fn matmul_kernel(tier: &Tier, format: WeightFormat) -> &'static Matmul {
 /// Many tokens at a time, by the kernel that suits the adapter's tier. Heads are not multiplied by this one.
 pub fn matmul(tier: &Tier, format: WeightFormat, output: Output, batch: Batch<'_>) -> ShaderSpec {
     let file = matmul_kernel(tier, format).file;
-    let spec = output.fill(ShaderSpec::new(file).slot("weights", format.file()));
+    let spec = output.named(output.fill(ShaderSpec::new(file).slot("weights", format.file())));
     let of_experts = |experts: &Experts, by_slot: bool| {
         spec.clone()
             .slot("tokens", "lib/tokens_of_expert.wgsl")
@@ -451,12 +494,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_layers_products_are_one_pipeline() {
+        let tier = Tier::named("cooperative").expect("a tier");
+        for tokens in [Tokens::One, Tokens::Rows(2), Tokens::Rows(4)] {
+            let of =
+                |size, output| matvec(tier, WeightFormat::Q4, size, output, (Batch::One, tokens));
+            let qkv = of((6144, 128), Output::Store);
+            assert_eq!(qkv, of((4096, 128), Output::Add));
+            assert_eq!(qkv, of((24_576, 128), Output::Glu(Activation::Silu)));
+            assert_eq!(qkv, of((4096, 384), Output::Add));
+        }
+    }
+
+    #[test]
     fn quantised_rows_are_shared_where_they_are_few_and_taken_in_turns_where_they_are_many() {
         let of = |tier, size| {
             let tier = Tier::named(tier).expect("a tier");
             let kernel = MatvecKernel::of(tier, WeightFormat::Q4, size);
-            let Quants { shares, turns, .. } = kernel.quants.expect("it is quantised");
-            (kernel.lanes.0, shares, turns, size.0.div_ceil(kernel.rows()))
+            let Quants { share_bits, turns, .. } = kernel.quants.expect("it is quantised");
+            (kernel.lanes.0, 1 << share_bits, turns, size.0.div_ceil(kernel.rows()))
         };
         // Lanes, teams of the same rows, turns, workgroups.
         assert_eq!(of("cooperative", (960, 18)), (64, 1, 1, 120));

@@ -93,16 +93,13 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
         for output in outputs() {
             let (out, into) = (Batch::ExpertsOut(&routed), Batch::ExpertsIn(&routed));
             for batch in [Batch::One, Batch::Heads, out, into] {
-                for input in [Input::Plain, Input::Normed { width: 576, epsilon: 1e-5 }] {
-                    let several = [Tokens::Rows(2), Tokens::Rows(4), Tokens::Outputs(4)];
-                    let may = |tokens: &Tokens| {
-                        matches!(batch, Batch::One)
-                            && tokens.of_a_workgroup() <= tokens_at_a_time(tier)
-                    };
-                    for tokens in several.into_iter().filter(may).chain([Tokens::One]) {
-                        let of = (batch, tokens);
-                        all.push((matvec(tier, format, (960, 18), input, output, of), product));
-                    }
+                let several = [Tokens::Rows(2), Tokens::Rows(4), Tokens::Outputs(4)];
+                let may = |tokens: &Tokens| {
+                    matches!(batch, Batch::One) && tokens.of_a_workgroup() <= tokens_at_a_time(tier)
+                };
+                for tokens in several.into_iter().filter(may).chain([Tokens::One]) {
+                    let of = (batch, tokens);
+                    all.push((matvec(tier, format, (960, 18), output, of), product));
                 }
             }
             for batch in [Batch::One, out, into] {
@@ -119,7 +116,7 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
     for tokens in [1, 2, 4].into_iter().filter(|tokens| *tokens <= tokens_at_a_time(tier)) {
         let of = (Batch::One, if tokens == 1 { Tokens::One } else { Tokens::Rows(tokens) });
         for size in [(4096, 384), (4096, 128), (24_576, 128)] {
-            let spec = matvec(tier, WeightFormat::Q4, size, Input::Plain, Output::Add, of);
+            let spec = matvec(tier, WeightFormat::Q4, size, Output::Add, of);
             all.push((spec, fields::<Product<()>>()));
         }
     }

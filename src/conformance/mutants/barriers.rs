@@ -18,13 +18,13 @@ const UNSEEN: &[(&str, &str, &str)] = &[
     ),
     (
         "model/matvec_quants.wgsl",
-        "if SHARES > 1u {\n            workgroupBarrier();",
+        "if sharing > 1u {\n            workgroupBarrier();",
         "sums of the second turn and later ones are read by another team than wrote them; where lanes are emulated all of them go through what \
          the first turn alone does too, so that its barrier makes them wait in each",
     ),
     (
         "model/matvec_quants.wgsl",
-        "TURNS > 1u {\n            workgroupBarrier();",
+        "turns > 1u {\n            workgroupBarrier();",
         "sums are read before the next turn's are written over them; where lanes are emulated, what the first turn alone does makes them wait \
          at its barriers in between",
     ),

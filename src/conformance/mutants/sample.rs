@@ -49,8 +49,26 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
         "let upper{t} = 256 * high{t};",
         "matvec_quants/*",
     ),
-    ("model/matvec_quants.wgsl", "turn + 1u < TURNS", "turn + 2u < TURNS", "matvec_quants/*turns*"),
-    ("model/matvec_quants.wgsl", "other < SHARES", "other + 1u < SHARES", "matvec_quants/*shares*"),
+    (
+        "model/matvec_quants.wgsl",
+        "turn + 1u < matrix.turns",
+        "turn + 2u < matrix.turns",
+        "matvec_quants/*turns*",
+    ),
+    (
+        "model/matvec_quants.wgsl",
+        "other < sharing",
+        "other + 1u < sharing",
+        "matvec_quants/*shares*",
+    ),
+    (
+        "model/matvec_quants.wgsl",
+        "            factor = factor{t};\n",
+        "",
+        "matvec_quants/*by-fours*normed*",
+    ),
+    ("lib/output_any.wgsl", "output == ADDED", "output != ADDED", "matvec_quants/*Add*"),
+    ("lib/input.wgsl", " + matrix.epsilon", "", "matvec_quants/*normed*"),
     (
         "select/top_k_shuffled.wgsl",
         "before += halves(",

@@ -160,7 +160,7 @@ impl OpMaker<'_> {
             return Ok(buffer.clone());
         }
         // Uniform structures are padded to 16 bytes in WGSL.
-        let mut padded = [0u8; 48];
+        let mut padded = [0u8; 64];
         padded[..bytes.len()].copy_from_slice(bytes);
         let buffer = self.gpu.uniform("parameters", padded).await?;
         self.uniforms.insert(bytes.to_vec(), buffer.clone());

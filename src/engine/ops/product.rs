@@ -142,11 +142,8 @@ pub(super) fn plain(part: &Part, x_stride: u32, y_stride: u32) -> MatrixParams {
         first_row: part.first_row,
         x_stride,
         y_stride,
-        first_batch: 0,
         batches: 1,
-        x_batch: 0,
-        y_batch: 0,
-        weight_shift: 0,
+        ..MatrixParams::default()
     }
 }
 
@@ -162,7 +159,7 @@ pub(super) fn batched(part: &Part, rows: u32, x: (u32, u32), y: (u32, u32)) -> M
         batches: part.rows / rows,
         x_batch: x.1,
         y_batch: y.1,
-        weight_shift: 0,
+        ..MatrixParams::default()
     }
 }
 
@@ -352,11 +349,12 @@ impl OpMaker<'_> {
         let tier = self.gpu.tier;
         let size = (params.rows, part.units);
         let input = x.norm.map_or(Input::Plain, |norm| norm.0);
-        let spec = kernels::matvec(tier, part.format, size, input, output, of);
-        let matrix = self.uniform(params).await?;
+        let spec = kernels::matvec(tier, part.format, size, output, of);
+        let matrix = self.uniform(params.of_matvec(tier, part.format, input, output)).await?;
+        let norm_weight = x.norm.map_or(x.matvec.0, |norm| norm.1);
         let operands = kernels::Product {
             slots: slots.map(Binding::from),
-            norm_weight: x.norm.map(|norm| norm.1.into()),
+            norm_weight: (!tier.emulates_lanes()).then_some(norm_weight.into()),
             ..operands(part, &matrix, step, (x.matvec.0, y))
         };
         self.gpu.op(&spec, operands).await
@@ -366,7 +364,7 @@ impl OpMaker<'_> {
     pub(super) async fn matmul(
         &mut self,
         part: &Part,
-        mut params: MatrixParams,
+        params: MatrixParams,
         (output, batch): (Output, Batch<'_>),
         step: &wgpu::Buffer,
         (x, y): (&wgpu::Buffer, &wgpu::Buffer),
@@ -374,6 +372,7 @@ impl OpMaker<'_> {
     ) -> Result<Matmul> {
         let (tier, scratch) = (self.gpu.tier, self.scratch);
         let spec = kernels::matmul(tier, part.format, output, batch);
+        let mut params = params.of_output(output);
         let mut from = x;
         if kernels::multiplies_halves(tier, part.format) {
             from = &scratch.halves;

@@ -1,8 +1,0 @@
-// Writes four consecutive rows of a product as they are.
-fn output4(y_at: u32, row: u32, values: vec4<f32>) {
-    let at = y_at + matrix.first_row + row;
-    let count = min(4u, matrix.rows - row);
-    for (var i = 0u; i < count; i++) {
-        y[at + i] = values[i];
-    }
-}
