@@ -1,6 +1,6 @@
 // The inputs of matvec's kernels: as they are, or normed, where matrix.normed says how many floats of an input count. RMSNorm (arXiv
 // 1910.07467): weights of the norm are applied to inputs as they are read, and the root of the mean square, known when all are
-// read, to the product. One batch a place.
+// read, to the product. Where inputs are normed, a place has one batch.
 @group(0) @binding(7) var<storage, read> norm_weight: array<vec4<f32>>;
 
 // Of each token, the sum of the squares of what this lane read.

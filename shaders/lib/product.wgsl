@@ -16,7 +16,7 @@ struct Matrix {
     y_batch: u32,
     // Where weights become f16 (f16_scale.wgsl): what they are shifted by.
     weight_shift: i32,
-    // What becomes of the product: Output::word, for output_any.wgsl.
+    // What becomes of the product, for output_any.wgsl: Output::kind.
     output: u32,
     // Of matvec's kernels: floats of an input that are normed, or none, and what is added to their mean square.
     normed: u32,

@@ -326,7 +326,7 @@ impl Gpu {
         self.allocated.load(Ordering::Relaxed)
     }
 
-    /// Of these, bytes of uniforms, some 48 each: kernels' parameters, of which equal ones are shared, so that no memory plan has
+    /// Of these, bytes of uniforms, some 64 each: kernels' parameters, of which equal ones are shared, so that no memory plan has
     /// them.
     #[cfg_attr(feature = "measure", visibility::make(pub))]
     pub(crate) fn parameter_bytes(&self) -> u64 {

@@ -88,7 +88,7 @@ crate::words! {
         pub y_batch: u32,
         /// Where weights become f16: what [`weight_shift`] makes of the largest.
         pub weight_shift: i32,
-        /// What becomes of the product: [`MatrixParams::of_output`].
+        /// What becomes of the product: [`MatrixParams::of_output`]. For [`matvec`] and [`matmul_narrow`]; the text of [`matmul`] says it.
         pub output: u32,
         /// Of [`matvec`], as what follows: [`MatrixParams::of_matvec`]. Floats of an input that are normed, or none.
         pub normed: u32,
@@ -234,6 +234,22 @@ struct Quants {
     inputs: u32,
 }
 
+impl Quants {
+    /// Units whose inputs are in workgroup memory at a time, of each token. Small workgroups take no more memory than their rows need, so
+    /// that many fit; of large ones all are alike, so that matrices of other lengths have the same kernel.
+    fn portion(self, (workgroup, team): (u32, u32), units: u32, tokens: u32) -> u32 {
+        let most = self.inputs / tokens;
+        if workgroup < LARGE {
+            most.min(units.next_multiple_of(team << self.share_bits))
+        } else {
+            most
+        }
+    }
+}
+
+/// Lanes of the least workgroup that quantised weights of many rows have.
+const LARGE: u32 = 256;
+
 impl MatvecKernel {
     fn of(tier: &Tier, format: WeightFormat, (rows, units): (u32, u32)) -> Self {
         let kernels = tiers::of(tier);
@@ -337,7 +353,7 @@ impl MatrixParams {
     }
 }
 
-/// A few tokens at a time, by the kernel that suits the adapter's tier and `rows` rows of `units` units. A workgroup has
+/// A few tokens at a time, by the kernel that suits the adapter's tier and a matrix of this size, rows and units. A workgroup has
 /// several tokens only where all are multiplied by one matrix, and at most [`tokens_at_a_time`]. It is told the rest by
 /// [`MatrixParams::of_matvec`].
 pub fn matvec(
@@ -352,8 +368,9 @@ pub fn matvec(
     let mut spec = output.fill(ShaderSpec::new(file).slot("weights", format.file()));
     if !tier.emulates_lanes() {
         let tokens_at_once = tokens.of_a_workgroup();
-        if let Some(Quants { inputs, .. }) = quants {
-            spec = spec.constant("PORTION", inputs / tokens_at_once);
+        if let Some(quants) = quants {
+            spec =
+                spec.constant("PORTION", quants.portion((workgroup, team), size.1, tokens_at_once));
         }
         spec = spec
             .slot("count", tokens.file())
@@ -503,6 +520,28 @@ mod tests {
             assert_eq!(qkv, of((4096, 128), Output::Add));
             assert_eq!(qkv, of((24_576, 128), Output::Glu(Activation::Silu)));
             assert_eq!(qkv, of((4096, 384), Output::Add));
+        }
+    }
+
+    #[test]
+    fn portions_hold_what_all_teams_of_the_same_rows_take_at_a_time() {
+        for tier in Tier::all().iter().filter(|tier| !tier.emulates_lanes()) {
+            for (rows, units) in
+                [(2, 1), (960, 18), (4096, 8), (4096, 128), (2048, 64), (24_576, 384)]
+            {
+                let kernel = MatvecKernel::of(tier, WeightFormat::Q4, (rows, units));
+                let Some(quants) = kernel.quants else { continue };
+                let at_once = kernel.lanes.1 << quants.share_bits;
+                for tokens in (0..3).map(|bits| 1 << bits).filter(|t| *t <= tokens_at_a_time(tier))
+                {
+                    let portion = quants.portion(kernel.lanes, units, tokens);
+                    assert!(
+                        portion > 0 && portion.is_multiple_of(at_once),
+                        "{} {rows} {units}",
+                        tier.name
+                    );
+                }
+            }
         }
     }
 
