@@ -91,9 +91,7 @@ impl Bench {
     }
 
     fn uniform(&self, value: impl Words) -> wgpu::Buffer {
-        let mut words = [0; 16];
-        words[..value.words().len()].copy_from_slice(value.words());
-        pollster::block_on(self.gpu.uniform("bench", words)).expect("memory")
+        pollster::block_on(self.gpu.uniform("bench", value.padded())).expect("memory")
     }
 
     fn op<'b, B: Bindings<Value = &'b wgpu::Buffer>>(&self, spec: &ShaderSpec, bindings: B) -> Op {
@@ -218,7 +216,7 @@ impl Bench {
             y: &y,
             slots: None,
             lists: None,
-            norm_weight: (kernel == "matvec" && !tier.emulates_lanes()).then_some(&x),
+            norm_weight: (kernel == "matvec" && kernels::matvec_norms(tier)).then_some(&x),
         };
         let op = self.op(&spec, operands);
         let work = f64::from(rows) * f64::from(columns);

@@ -324,10 +324,10 @@ async fn product_of_part(
             kernels::matvec_grid(gpu.tier, format, (rows, b.units as u32), tokens),
         )
     };
-    let params = if b.many {
-        params.of_output(b.output())
+    let (params, norms) = if b.many {
+        (params.of_output(b.output()), false)
     } else {
-        params.of_matvec(gpu.tier, format, input, b.output())
+        (params.of_matvec(gpu.tier, format, input, b.output()), kernels::matvec_norms(gpu.tier))
     };
     let step = StepHeader { rows: tokens, ..StepHeader::default() };
     let norm_bits = bits(&norm_weight(b));
@@ -342,7 +342,7 @@ async fn product_of_part(
         y: Data::InOut(y),
         slots: (b.of != Of::Heads && !b.many).then_some(Data::In(choosers)),
         lists: b.many.then_some(Data::In(choosers)),
-        norm_weight: (!b.many && !gpu.tier.emulates_lanes()).then_some(Data::In(&norm_bits)),
+        norm_weight: norms.then_some(Data::In(&norm_bits)),
     };
     Ok(run(gpu, &spec, data, (grid.0, grid.1, places as u32)).await?.y)
 }

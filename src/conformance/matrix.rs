@@ -306,19 +306,16 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         Output::Add | Output::Gated(_) => Data::InOut(&y_bits),
         Output::Store | Output::Capped(_) | Output::Glu(_) => Data::Out(y_bits.len()),
     };
-    let params = match path {
-        Path::Matvec => params.of_matvec(gpu.tier, format, input, p.output),
+    let (params, norms) = match path {
+        Path::Matvec => {
+            (params.of_matvec(gpu.tier, format, input, p.output), kernels::matvec_norms(gpu.tier))
+        }
         Path::Eights => {
             let (shares, turns) = p.eights;
             let params = params.of_matvec(of_32(), format, input, p.output);
-            MatrixParams { share_bits: shares.ilog2(), turns, ..params }
+            (MatrixParams { share_bits: shares.ilog2(), turns, ..params }, true)
         }
-        Path::Matmul | Path::Narrow(_) => params.of_output(p.output),
-    };
-    let norms = match path {
-        Path::Matvec => !gpu.tier.emulates_lanes(),
-        Path::Eights => true,
-        Path::Matmul | Path::Narrow(_) => false,
+        Path::Matmul | Path::Narrow(_) => (params.of_output(p.output), false),
     };
     let norm_bits = bits(&norm_weight);
     let data = kernels::Product {

@@ -3,7 +3,7 @@
 use super::Verdict;
 use super::record::{Worst, finite, note, of_case, scripted};
 use super::script::{Dispatch, Holds, Script};
-use crate::contract::{Bindings, Words};
+use crate::contract::{Bindings, UNIFORM_WORDS, Words};
 use crate::gpu::{Binding, Gpu, ShaderSpec, Tier};
 use crate::{Error, Result};
 use half::f16;
@@ -17,7 +17,7 @@ pub(super) enum Data<'a> {
     /// Read only.
     In(&'a [u32]),
     /// A uniform, filled up as those of the engine are.
-    Uniform([u32; 16]),
+    Uniform([u32; UNIFORM_WORDS]),
     /// Written: so many words, poisoned.
     Out(usize),
     /// Read and written.
@@ -26,9 +26,7 @@ pub(super) enum Data<'a> {
 
 impl Data<'_> {
     pub(super) fn uniform(value: impl Words) -> Self {
-        let mut words = [0; 16];
-        words[..value.words().len()].copy_from_slice(value.words());
-        Self::Uniform(words)
+        Self::Uniform(value.padded())
     }
 }
 

@@ -51,6 +51,9 @@ impl Word for f32 {
     const SCALAR: Scalar = Scalar::F32;
 }
 
+/// Words of a uniform buffer: as many as the largest parameters have, in whole sixteens of bytes, as WGSL wants such structs.
+pub const UNIFORM_WORDS: usize = 16;
+
 /// A struct of words, as [`words!`](crate::words) declares it.
 pub trait Words: bytemuck::Pod {
     /// Its members, in order.
@@ -62,6 +65,13 @@ pub trait Words: bytemuck::Pod {
     /// Its words.
     fn words(&self) -> &[u32] {
         bytemuck::cast_slice(std::slice::from_ref(self))
+    }
+
+    /// Its words, filled up with zeros to those of a uniform buffer.
+    fn padded(&self) -> [u32; UNIFORM_WORDS] {
+        let mut words = [0; UNIFORM_WORDS];
+        words[..Self::COUNT].copy_from_slice(self.words());
+        words
     }
 }
 

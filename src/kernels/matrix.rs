@@ -128,7 +128,7 @@ crate::bindings! {
         slots: optional read,
         /// Entries by expert, as `expert_lists` makes them, for [`matmul`] with experts.
         lists: optional read,
-        /// \[width\], f32: weights of the norm of inputs, for [`matvec`] unless lanes are emulated; any buffer where nothing is normed.
+        /// \[width\], f32: weights of the norm of inputs, where [`matvec_norms`]; any buffer where nothing is normed.
         norm_weight: optional read,
     }
 
@@ -293,6 +293,11 @@ impl MatvecKernel {
         let rows = 4 * self.lanes.0 / self.lanes.1;
         self.quants.map_or(rows, |quants| (rows >> quants.share_bits) * quants.turns)
     }
+}
+
+/// Whether [`matvec`] norms its inputs where it is told to, and so binds [`Product::norm_weight`].
+pub fn matvec_norms(tier: &Tier) -> bool {
+    !tier.emulates_lanes()
 }
 
 /// Whether [`matvec`] makes integers of 16 bits of inputs that this format multiplies.

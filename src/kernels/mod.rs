@@ -33,7 +33,7 @@ pub use matrix::{
     Batch, HalfRows, Input, LARGEST_WEIGHT_GRID, LargestWeight, LargestWeightParams, MATVEC_TOKENS,
     MatrixParams, Output, Product, Tokens, half_rows, half_rows_params, largest_weight,
     largest_weight_params, matmul, matmul_grid, matmul_narrow, matmul_narrow_grid, matvec,
-    matvec_grid, matvec_tokens, multiplies_halves, narrow_sixteens, quantises_inputs,
+    matvec_grid, matvec_norms, matvec_tokens, multiplies_halves, narrow_sixteens, quantises_inputs,
     tokens_at_a_time, weight_shift,
 };
 pub use model::{

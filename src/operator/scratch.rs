@@ -132,8 +132,5 @@ pub(super) async fn segments(gpu: &Gpu, options: &Options) -> Result<Vec<wgpu::B
 
 /// A segment's parameters.
 pub(super) async fn uniform(gpu: &Gpu, what: &str, params: &SegmentParams) -> Result<wgpu::Buffer> {
-    // Uniform structures are padded to 16 bytes in WGSL.
-    let mut words = [0; 12];
-    words[..params.words().len()].copy_from_slice(params.words());
-    gpu.uniform(what, words).await
+    gpu.uniform(what, params.padded()).await
 }

@@ -159,10 +159,7 @@ impl OpMaker<'_> {
         if let Some(buffer) = self.uniforms.get(bytes) {
             return Ok(buffer.clone());
         }
-        // Uniform structures are padded to 16 bytes in WGSL.
-        let mut padded = [0u8; 64];
-        padded[..bytes.len()].copy_from_slice(bytes);
-        let buffer = self.gpu.uniform("parameters", padded).await?;
+        let buffer = self.gpu.uniform("parameters", value.padded()).await?;
         self.uniforms.insert(bytes.to_vec(), buffer.clone());
         Ok(buffer)
     }

@@ -176,7 +176,7 @@ impl<'a> OpMaker<'a> {
         let halved = kernels::has_matrix_units(self.gpu.tier) && width.is_multiple_of(32);
         let normed = if halved { Normed::Halved } else { Normed::Rows };
         let op = self.norm(normed, (width, epsilon), x, weight, y).await?;
-        let fused = if self.gpu.tier.emulates_lanes() { 0 } else { MATVEC_TOKENS };
+        let fused = if kernels::matvec_norms(self.gpu.tier) { MATVEC_TOKENS } else { 0 };
         let inputs = if fused > 0 {
             let norm = Some((Input::Normed { width, epsilon }, weight));
             Inputs { matvec: x, matmul: y, norm, halved }
@@ -354,7 +354,7 @@ impl OpMaker<'_> {
         let norm_weight = x.norm.map_or(x.matvec.0, |norm| norm.1);
         let operands = kernels::Product {
             slots: slots.map(Binding::from),
-            norm_weight: (!tier.emulates_lanes()).then_some(norm_weight.into()),
+            norm_weight: kernels::matvec_norms(tier).then_some(norm_weight.into()),
             ..operands(part, &matrix, step, (x.matvec.0, y))
         };
         self.gpu.op(&spec, operands).await
