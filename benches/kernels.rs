@@ -35,7 +35,7 @@ fn main() {
     let gpu = pollster::block_on(Gpu::open(&adapter, options)).expect("a device");
     println!("{} {} {}", gpu.label(), gpu.info().driver_info, gpu.tier().name);
     let bench = Bench { gpu, filter, is_warm: Cell::new(false) };
-    for format in [WeightFormat::Q4, WeightFormat::Q8, WeightFormat::F16] {
+    for format in [WeightFormat::Q4_0, WeightFormat::Q8, WeightFormat::F16] {
         for (rows, columns) in [(960, 576), (3072, 576), (576, 1536)] {
             bench.product(format, rows, columns, 1);
             bench.product(format, rows, columns, 256);

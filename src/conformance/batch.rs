@@ -98,7 +98,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             add(Batched { normed: true, ..base });
             add(Batched { normed: true, not_finite: true, ..base });
         }
-        let kinds = [TensorType::Q4_1, TensorType::Q4K, TensorType::BF16, TensorType::F32];
+        let kinds = [TensorType::Q4_0, TensorType::Q4K, TensorType::BF16, TensorType::F32];
         // Compiling `matmul` takes long, and where its inputs lie does not depend on the weights' type.
         for kind in kinds.into_iter().take(if many && of == Of::ExpertsIn { 2 } else { 4 }) {
             add(Batched { kind, units: whole_units(kind, base.units), ..base });

@@ -48,6 +48,9 @@ enum Family {
     Zero,
 }
 
+/// Types whose units have half a word of scale each.
+const HALF_SCALES: [TensorType; 2] = [TensorType::Q4_0, TensorType::Q8_0];
+
 pub(super) fn cases(cases: &mut Vec<Case>) {
     let mut add = |path: Path, p: Product| {
         let (kernel, by) = match path {
@@ -92,6 +95,10 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         let tokens = if path == Path::Matmul { 67 } else { 3 };
         for kind in TensorType::SUPPORTED {
             add(path, Product { kind, tokens, units: whole_units(kind, base.units), ..base });
+        }
+        // Two units share a word of scales, which may be of two rows.
+        for kind in HALF_SCALES {
+            add(path, Product { kind, tokens, rows: 13, units: 9, ..base });
         }
         for output in [Output::Add, Output::Capped(0.5)].into_iter().chain(silu).chain(gelu) {
             add(path, Product { output, tokens, ..base });
@@ -141,6 +148,9 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             if WeightFormat::of(kind).is_ok_and(WeightFormat::is_quantised) {
                 add(Path::Eights, Product { kind, units: whole_units(kind, base.units), ..base });
             }
+        }
+        for kind in HALF_SCALES {
+            add(Path::Eights, Product { kind, rows: 13, units: 9, ..base });
         }
         for (rows, units) in [(1, 1), (2, 9), (70, 32), (13, 65), (34, 130)] {
             add(Path::Eights, Product { rows, units, normed: true, ..base });

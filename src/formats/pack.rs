@@ -12,6 +12,24 @@ pub struct Packed {
     pub weights: Vec<u32>,
     /// The plane of scales; empty for formats without.
     pub scales: Vec<u32>,
+    // Whether the upper half of the last word of `scales` waits for the next unit's scale.
+    has_half: bool,
+}
+
+impl Packed {
+    /// Whether what follows begins with a word of its own in both planes.
+    pub fn is_whole(&self) -> bool {
+        !self.has_half
+    }
+
+    fn push_half(&mut self, scale: f16) {
+        let bits = u32::from(scale.to_bits());
+        match self.scales.last_mut() {
+            Some(last) if self.has_half => *last |= bits << 16,
+            _ => self.scales.push(bits),
+        }
+        self.has_half = !self.has_half;
+    }
 }
 
 /// Appends one row of a file's tensor to `packed`, zero-padded to whole units.
@@ -19,68 +37,69 @@ pub struct Packed {
 /// # Errors
 /// [`Error::Model`] for a type that is not supported, and for a scale that its GPU format cannot hold.
 pub fn pack_row(kind: TensorType, row: &[u8], packed: &mut Packed) -> Result<()> {
-    let Packed { weights, scales } = packed;
     match kind {
         TensorType::Q4_0 => {
             for [d0, d1, q @ ..] in row.as_chunks::<18>().0 {
-                scales.push(centred(kind, half(*d0, *d1), 8.0)?);
-                weights.extend(nibble_words(&blocks::nibbles(q)));
+                let d = half(*d0, *d1);
+                centred(kind, d, 8.0)?;
+                packed.push_half(d);
+                packed.weights.extend(nibble_words(&blocks::nibbles(q)));
             }
         }
         TensorType::Q4_1 => {
             for [d0, d1, m0, m1, q @ ..] in row.as_chunks::<20>().0 {
-                scales.push(u32::from_le_bytes([*d0, *d1, *m0, *m1]));
-                weights.extend(nibble_words(&blocks::nibbles(q)));
+                packed.scales.push(u32::from_le_bytes([*d0, *d1, *m0, *m1]));
+                packed.weights.extend(nibble_words(&blocks::nibbles(q)));
             }
         }
         TensorType::Q5_0 => {
             for [d0, d1, h0, h1, h2, h3, q @ ..] in row.as_chunks::<22>().0 {
                 let q = blocks::fives([*h0, *h1, *h2, *h3], q);
-                scales.extend([centred(kind, half(*d0, *d1), 16.0)?, fifths_word(&q)]);
-                weights.extend(nibble_words(&q));
+                packed.scales.extend([centred(kind, half(*d0, *d1), 16.0)?, fifths_word(&q)]);
+                packed.weights.extend(nibble_words(&q));
             }
         }
         TensorType::Q5_1 => {
             for [d0, d1, m0, m1, h0, h1, h2, h3, q @ ..] in row.as_chunks::<24>().0 {
                 let q = blocks::fives([*h0, *h1, *h2, *h3], q);
-                scales.extend([u32::from_le_bytes([*d0, *d1, *m0, *m1]), fifths_word(&q)]);
-                weights.extend(nibble_words(&q));
+                packed.scales.extend([u32::from_le_bytes([*d0, *d1, *m0, *m1]), fifths_word(&q)]);
+                packed.weights.extend(nibble_words(&q));
             }
         }
         TensorType::Q8_0 => {
             for [d0, d1, q @ ..] in row.as_chunks::<34>().0 {
-                scales.push(u32::from(half(*d0, *d1).to_bits()));
-                weights.extend(words(q));
+                packed.push_half(half(*d0, *d1));
+                packed.weights.extend(words(q));
             }
         }
         TensorType::Q4K => {
             for block in row.as_chunks().0 {
                 let block = blocks::q4_k(block);
-                scales.extend(scale_words(&block));
-                weights.extend(block.quants.iter().flat_map(nibble_words));
+                packed.scales.extend(scale_words(&block));
+                packed.weights.extend(block.quants.iter().flat_map(nibble_words));
             }
         }
         TensorType::Q5K => {
             for block in row.as_chunks().0 {
                 let block = blocks::q5_k(block);
-                scales.extend(scale_words(&block));
-                scales.extend(block.quants.iter().map(fifths_word));
-                weights.extend(block.quants.iter().flat_map(nibble_words));
+                packed.scales.extend(scale_words(&block));
+                packed.scales.extend(block.quants.iter().map(fifths_word));
+                packed.weights.extend(block.quants.iter().flat_map(nibble_words));
             }
         }
         TensorType::Q6K => {
             for block in row.as_chunks().0 {
                 let block = blocks::q6_k(block);
-                scales.push(u32::from(block.d.to_bits()));
-                scales.extend(words(&block.scales.map(i8::cast_unsigned)));
+                packed.scales.push(u32::from(block.d.to_bits()));
+                packed.scales.extend(words(&block.scales.map(i8::cast_unsigned)));
                 for q in &block.quants {
-                    weights.extend(nibble_words(q));
-                    weights.extend(sixths_words(q));
+                    packed.weights.extend(nibble_words(q));
+                    packed.weights.extend(sixths_words(q));
                 }
             }
         }
-        TensorType::F16 | TensorType::BF16 => numbers(row, 64, weights),
-        TensorType::F32 => numbers(row, 128, weights),
+        TensorType::F16 | TensorType::BF16 => numbers(row, 64, &mut packed.weights),
+        TensorType::F32 => numbers(row, 128, &mut packed.weights),
         TensorType::Other(_) => return Err(kind.unsupported()),
     }
     Ok(())
@@ -101,7 +120,8 @@ fn numbers(row: &[u8], unit_bytes: usize, weights: &mut Vec<u32>) {
     }
 }
 
-// d and m of d * (q - centre) as d * q + m: m is exact, unless it overflows, which no trained scale does.
+// d and m of d * (q - centre) as d * q + m: m is exact, unless it overflows, which no trained scale does. Kernels that multiply in
+// half precision make m themselves, so it must not overflow where it is not stored either.
 fn centred(kind: TensorType, d: f16, centre: f32) -> Result<u32> {
     let m = f16::from_f32(-centre * d.to_f32());
     if d.is_finite() && !m.is_finite() {
@@ -177,6 +197,32 @@ mod tests {
             formats.push(format);
         }
         assert!(WeightFormat::ALL.iter().all(|format| formats.contains(format)));
+    }
+
+    #[test]
+    fn rows_of_an_odd_number_of_units_share_words_of_scales() {
+        for kind in [TensorType::Q4_0, TensorType::Q8_0] {
+            let bytes = kind.block().unwrap().bytes as usize;
+            let mut row = vec![0; 3 * bytes];
+            let mut packed = Packed::default();
+            for first in [1.0, 4.0, 7.0] {
+                for (block, unit) in row.chunks_mut(bytes).zip(0u8..) {
+                    let scale = f16::from_f32(first + f32::from(unit));
+                    block[..2].copy_from_slice(&scale.to_le_bytes());
+                }
+                pack_row(kind, &row, &mut packed).unwrap();
+                assert_eq!(packed.is_whole(), first == 4.0, "{kind}");
+            }
+            let halves: Vec<f16> = bytemuck::cast_slice::<_, u16>(&packed.scales)
+                .iter()
+                .map(|bits| f16::from_bits(*bits))
+                .collect();
+            let all: Vec<f16> = (1u8..10).map(|i| f16::from_f32(f32::from(i))).collect();
+            assert_eq!(halves[..9], all, "{kind}");
+            assert_eq!(halves[9..], [f16::ZERO], "{kind}");
+            let format = WeightFormat::of(kind).unwrap();
+            assert_eq!(packed.scales.len() as u64 * 4, format.scale_bytes(9), "{kind}");
+        }
     }
 
     #[test]

@@ -10,8 +10,10 @@ use crate::Result;
 /// the product of both rounded to half precision would be another weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightFormat {
-    /// d * q + m in blocks of 32, four bits a weight: Q4_0 and Q4_1.
-    Q4,
+    /// d * (q - 8) in blocks of 32, four bits a weight.
+    Q4_0,
+    /// d * q + m in blocks of 32, four bits a weight.
+    Q4_1,
     /// d * q + m in blocks of 32, five bits a weight: Q5_0 and Q5_1.
     Q5,
     /// d * q in blocks of 32, eight bits a weight: Q8_0.
@@ -35,8 +37,9 @@ impl WeightFormat {
     pub const UNIT: u64 = 32;
 
     /// Every format.
-    pub const ALL: [Self; 9] = [
-        Self::Q4,
+    pub const ALL: [Self; 10] = [
+        Self::Q4_0,
+        Self::Q4_1,
         Self::Q5,
         Self::Q8,
         Self::Q4K,
@@ -53,7 +56,8 @@ impl WeightFormat {
     /// [`Error::Model`](crate::Error::Model) naming the type and what is supported.
     pub fn of(kind: TensorType) -> Result<Self> {
         Ok(match kind {
-            TensorType::Q4_0 | TensorType::Q4_1 => Self::Q4,
+            TensorType::Q4_0 => Self::Q4_0,
+            TensorType::Q4_1 => Self::Q4_1,
             TensorType::Q5_0 | TensorType::Q5_1 => Self::Q5,
             TensorType::Q8_0 => Self::Q8,
             TensorType::Q4K => Self::Q4K,
@@ -74,7 +78,8 @@ impl WeightFormat {
     /// The file that fills the slot `<weights>`.
     pub fn file(self) -> &'static str {
         match self {
-            Self::Q4 => "lib/weights_q4.wgsl",
+            Self::Q4_0 => "lib/weights_q4_0.wgsl",
+            Self::Q4_1 => "lib/weights_q4_1.wgsl",
             Self::Q5 => "lib/weights_q5.wgsl",
             Self::Q8 => "lib/weights_q8.wgsl",
             Self::Q4K => "lib/weights_q4_k.wgsl",
@@ -89,7 +94,7 @@ impl WeightFormat {
     /// Bytes of one unit in the plane of weights.
     pub fn unit_bytes(self) -> u64 {
         match self {
-            Self::Q4 | Self::Q5 | Self::Q4K | Self::Q5K => 16,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5 | Self::Q4K | Self::Q5K => 16,
             Self::Q6K => 24,
             Self::Q8 => 32,
             Self::F16 | Self::BF16 => 64,
@@ -100,7 +105,9 @@ impl WeightFormat {
     /// Bytes of `units` units, whole blocks of the file, in the plane of scales.
     pub fn scale_bytes(self, units: u64) -> u64 {
         match self {
-            Self::Q4 | Self::Q8 => units * 4,
+            // A half each, in whole words.
+            Self::Q4_0 | Self::Q8 => units.div_ceil(2) * 4,
+            Self::Q4_1 => units * 4,
             Self::Q5 => units * 8,
             // Eight units share one, three or one and a quarter vec4.
             Self::Q4K => units / 8 * 16,

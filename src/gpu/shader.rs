@@ -279,8 +279,9 @@ mod tests {
         );
         let spec = ShaderSpec::new("model/embed.wgsl");
         assert!(error(&spec).contains("no file for the slot <weights>"));
-        let spec =
-            spec.slot("weights", "lib/weights_q4.wgsl").slot("reduce", "lib/reduce_workgroup.wgsl");
+        let spec = spec
+            .slot("weights", "lib/weights_q4_1.wgsl")
+            .slot("reduce", "lib/reduce_workgroup.wgsl");
         assert!(error(&spec).contains("nothing includes the slot <reduce>"));
     }
 

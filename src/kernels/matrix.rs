@@ -454,7 +454,7 @@ pub fn narrow_sixteens(tier: &Tier, format: WeightFormat) -> &'static [u32] {
 pub fn matmul_narrow(format: WeightFormat, rows: u32, sixteens: u32, output: Output) -> ShaderSpec {
     let row_sixteens = narrow_row_sixteens(rows);
     let quads = match format {
-        WeightFormat::Q4 => "lib/quad_halves_nibbles.wgsl",
+        WeightFormat::Q4_0 | WeightFormat::Q4_1 => "lib/quad_halves_nibbles.wgsl",
         _ => "lib/quad_halves.wgsl",
     };
     let spec = ShaderSpec::new("model/matmul_narrow.wgsl");
@@ -520,7 +520,7 @@ mod tests {
         let tier = Tier::named("cooperative").expect("a tier");
         for tokens in [Tokens::One, Tokens::Rows(2), Tokens::Rows(4)] {
             let of =
-                |size, output| matvec(tier, WeightFormat::Q4, size, output, (Batch::One, tokens));
+                |size, output| matvec(tier, WeightFormat::Q4_0, size, output, (Batch::One, tokens));
             let qkv = of((6144, 128), Output::Store);
             assert_eq!(qkv, of((4096, 128), Output::Add));
             assert_eq!(qkv, of((24_576, 128), Output::Glu(Activation::Silu)));
@@ -534,7 +534,7 @@ mod tests {
             for (rows, units) in
                 [(2, 1), (960, 18), (4096, 8), (4096, 128), (2048, 64), (24_576, 384)]
             {
-                let kernel = MatvecKernel::of(tier, WeightFormat::Q4, (rows, units));
+                let kernel = MatvecKernel::of(tier, WeightFormat::Q4_0, (rows, units));
                 let Some(quants) = kernel.quants else { continue };
                 let at_once = kernel.lanes.1 << quants.share_bits;
                 for tokens in (0..3).map(|bits| 1 << bits).filter(|t| *t <= tokens_at_a_time(tier))
@@ -554,7 +554,7 @@ mod tests {
     fn quantised_rows_are_shared_where_they_are_few_and_taken_in_turns_where_they_are_many() {
         let of = |tier, size| {
             let tier = Tier::named(tier).expect("a tier");
-            let kernel = MatvecKernel::of(tier, WeightFormat::Q4, size);
+            let kernel = MatvecKernel::of(tier, WeightFormat::Q4_0, size);
             let Quants { share_bits, turns, .. } = kernel.quants.expect("it is quantised");
             (kernel.lanes.0, 1 << share_bits, turns, size.0.div_ceil(kernel.rows()))
         };

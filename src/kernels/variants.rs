@@ -116,7 +116,7 @@ fn of_tier(tier: &Tier) -> Vec<Of> {
     for tokens in [1, 2, 4].into_iter().filter(|tokens| *tokens <= tokens_at_a_time(tier)) {
         let of = (Batch::One, if tokens == 1 { Tokens::One } else { Tokens::Rows(tokens) });
         for size in [(4096, 8), (4096, 384), (24_576, 128)] {
-            let spec = matvec(tier, WeightFormat::Q4, size, Output::Add, of);
+            let spec = matvec(tier, WeightFormat::Q4_0, size, Output::Add, of);
             all.push((spec, fields::<Product<()>>()));
         }
     }

@@ -120,7 +120,8 @@ impl Loader<'_> {
             pack_row(reader.run.kind, &bytes, &mut packed)
                 .map_err(|error| reader.of_row(u64::from(row), error))?;
             (self.progress)(std::mem::take(&mut reader.read));
-            if packed.weights.len() as u64 * 4 >= MOST_PACKED || row + 1 == rows.end {
+            let is_much = packed.weights.len() as u64 * 4 >= MOST_PACKED && packed.is_whole();
+            if is_much || row + 1 == rows.end {
                 self.write(buffer, &mut weights_to, bytemuck::cast_slice(&packed.weights));
                 self.write(buffer, &mut scales_to, bytemuck::cast_slice(&packed.scales));
                 packed.weights.clear();

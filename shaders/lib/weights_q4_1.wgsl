@@ -1,4 +1,4 @@
-// 4-bit weights in blocks of 32 (Q4_1; Q4_0 is the case m = -8 d): d and m in half precision a unit.
+// 4-bit weights in blocks of 32 (Q4_1): d and m in half precision a unit.
 //!include lib/quants4.wgsl
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
