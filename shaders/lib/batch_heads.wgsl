@@ -2,6 +2,8 @@
 // input and of the output.
 //!include lib/batch.wgsl
 
+const IS_SUM: bool = false;
+
 fn batches_of(place: u32) -> vec2<u32> {
     return vec2(place, place + 1u);
 }

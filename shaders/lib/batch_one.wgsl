@@ -1,6 +1,8 @@
 // Which matrix a few tokens are multiplied by (matvec): one for all.
 //!include lib/batch.wgsl
 
+const IS_SUM: bool = false;
+
 fn batches_of(place: u32) -> vec2<u32> {
     return vec2(0u, 1u);
 }

@@ -5,6 +5,8 @@
 
 @group(0) @binding(6) var<storage, read> slots: array<vec2<u32>>;
 
+const IS_SUM: bool = false;
+
 fn batches_of(place: u32) -> vec2<u32> {
     return vec2(place, place + 1u);
 }

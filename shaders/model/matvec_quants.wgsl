@@ -90,13 +90,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let row{i} = (batch.row + min(row{+i}, last)) * units;
             // Where the next turn begins; in the last one, what is here already.
             let ahead{i} = (batch.row + min(row + rows_ahead{+i}, last)) * units + min(own, units - 1u);
-            if turn == 0u {
+            if turn == 0u || IS_SUM {
                 next{i} = unit_bits(row{i} + min(own, units - 1u));
             }
             //!end
             for (var portion = 0u; portion < units; portion += PORTION) {
                 let here = min(PORTION, units - portion);
-                if turn == 0u || units > PORTION {
+                if turn == 0u || IS_SUM || units > PORTION {
                     workgroupBarrier();
                     // A unit's quads are those of eight neighbours. All lanes go round as often, past the last quad too: where a
                     // compiler cannot see that lanes are together it guards each shuffle by a dozen instructions.

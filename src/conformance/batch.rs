@@ -1,14 +1,14 @@
 //! Cases of `matvec` and `matmul` with several matrices: one a head, and experts.
 
-use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units};
-use super::rig::{Data, POISON, Random, bits, needs_lanes, run, same_words};
+use super::product::{EIGHTS, Expected, Scales, inputs, matrix, weight_shift, whole_units};
+use super::rig::{Data, POISON, Random, bits, in_eights, needs_lanes, of_32, run, same_words};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Activation, Experts, Gate};
 use crate::contract::{StepHeader, Words};
 use crate::formats::TensorType;
 use crate::formats::{Packed, WeightFormat};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Tier};
 use crate::kernels::{self, Batch, Input, MatrixParams, Output, Tokens};
 use crate::reference::experts::lists;
 use std::ops::Range;
@@ -35,6 +35,8 @@ struct Batched {
     normed: bool,
     /// Whether experts' outputs are what is there, as gates, with the products.
     gated: bool,
+    /// `matvec_quants` in subgroups of 8 makes it: teams that share rows, and turns of a workgroup.
+    eights: Option<(u32, u32)>,
 }
 
 const SLOTS: usize = 3;
@@ -59,7 +61,7 @@ fn experts() -> Experts {
 pub(super) fn cases(cases: &mut Vec<Case>) {
     let mut add = |b: Batched| {
         let label = format!(
-            "{:?} {} {}x{} tokens {}{}{}{}",
+            "{:?} {} {}x{} tokens {}{}{}{}{}",
             b.of,
             b.kind,
             b.rows,
@@ -67,9 +69,16 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             b.tokens,
             if b.not_finite { " NotFinite" } else { "" },
             if b.normed { " normed" } else { "" },
-            if b.gated { " gated" } else { "" }
+            if b.gated { " gated" } else { "" },
+            b.eights.map_or_else(String::new, |(shares, turns)| format!(
+                " shares {shares} turns {turns}"
+            ))
         );
-        let kernel = if b.many { "matmul" } else { "matvec" };
+        let kernel = match b.eights {
+            Some(_) => "matvec_quants",
+            None if b.many => "matmul",
+            None => "matvec",
+        };
         cases.push(Case::new(kernel, label, true, move |gpu| Box::pin(batched(gpu, b))));
     };
     for (of, many) in [
@@ -90,6 +99,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             not_finite: false,
             normed: false,
             gated: false,
+            eights: None,
         };
         if of == Of::ExpertsOut {
             add(Batched { gated: true, ..base });
@@ -104,6 +114,12 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             add(Batched { kind, units: whole_units(kind, base.units), ..base });
         }
         add(Batched { not_finite: true, ..base });
+        // In turns, of which the last is not full, and of inputs that stay and that do not.
+        for eights in [(1, 1), (1, 3), (2, 2)].into_iter().filter(|_| !many) {
+            let base = Batched { eights: Some(eights), ..base };
+            add(base);
+            add(Batched { kind: TensorType::Q4_0, units: 35, ..base });
+        }
         add(Batched {
             rows: if of == Of::ExpertsOut { 2 } else { 1 },
             units: 1,
@@ -135,6 +151,10 @@ struct Layout {
 }
 
 impl Batched {
+    fn tier(&self, gpu: &Gpu) -> &'static Tier {
+        if self.eights.is_some() { of_32() } else { gpu.tier }
+    }
+
     fn output(&self) -> Output {
         match (self.of, self.many) {
             (Of::ExpertsOut, _) if self.gated => Output::Gated(Activation::Silu),
@@ -307,28 +327,26 @@ async fn product_of_part(
         Input::Plain
     };
     let (rows, tokens) = (b.rows as u32, b.tokens as u32);
-    let (spec, grid) = if b.many {
+    let (tier, size) = (b.tier(gpu), (rows, b.units as u32));
+    let (spec, grid, params) = if b.many {
         (
-            kernels::matmul(gpu.tier, format, b.output(), batch),
-            kernels::matmul_grid(gpu.tier, format, rows, tokens),
+            kernels::matmul(tier, format, b.output(), batch),
+            kernels::matmul_grid(tier, format, rows, tokens),
+            params.of_output(b.output()),
         )
     } else {
-        (
-            kernels::matvec(
-                gpu.tier,
-                format,
-                (b.rows as u32, b.units as u32),
-                b.output(),
-                (batch, Tokens::One),
+        let spec = kernels::matvec(tier, format, size, b.output(), (batch, Tokens::One));
+        let params = params.of_matvec(tier, format, input, b.output());
+        match b.eights {
+            None => (spec, kernels::matvec_grid(tier, format, size, tokens), params),
+            Some((shares, turns)) => (
+                in_eights(gpu, spec, &EIGHTS)?,
+                (rows.div_ceil(32 / shares * turns), tokens),
+                MatrixParams { share_bits: shares.ilog2(), turns, ..params },
             ),
-            kernels::matvec_grid(gpu.tier, format, (rows, b.units as u32), tokens),
-        )
+        }
     };
-    let (params, norms) = if b.many {
-        (params.of_output(b.output()), false)
-    } else {
-        (params.of_matvec(gpu.tier, format, input, b.output()), kernels::matvec_norms(gpu.tier))
-    };
+    let norms = !b.many && kernels::matvec_norms(tier);
     let step = StepHeader { rows: tokens, ..StepHeader::default() };
     let norm_bits = bits(&norm_weight(b));
     let x =
@@ -377,11 +395,11 @@ fn check(
                 let weights = &weights[term.matrix * b.rows * columns..][..b.rows * columns];
                 let x = &x[term.x..][..columns];
                 let product = if b.normed {
-                    Expected::of_normed(gpu.tier, format, weights, x, (&norm, EPSILON))
+                    Expected::of_normed(b.tier(gpu), format, weights, x, (&norm, EPSILON))
                 } else if b.many {
                     Expected::many(gpu, format, weights, x)
                 } else {
-                    Expected::few(gpu.tier, format, weights, x)
+                    Expected::few(b.tier(gpu), format, weights, x)
                 };
                 (term.factor, product)
             })

@@ -1,6 +1,6 @@
 //! Cases of `matvec`, `matmul`, `matmul_narrow` and `embed`.
 
-use super::product::{Expected, Scales, inputs, matrix, weight_shift, whole_units};
+use super::product::{EIGHTS, Expected, Scales, inputs, matrix, weight_shift, whole_units};
 use super::rig::{
     Data, Random, bits, compare, in_eights, lacking, needs_lanes, of_32, run, untouched,
 };
@@ -292,10 +292,9 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         Path::Eights => {
             let (tier, size) = (of_32(), (p.rows as u32, p.units as u32));
             let spec = kernels::matvec(tier, format, size, p.output, (Batch::One, of));
-            let lanes = [("WORKGROUP", 64), ("LANES", 8), ("PORTION", 32)];
             let (shares, turns) = p.eights;
             let rows = 32 / shares * turns;
-            (in_eights(gpu, spec, &lanes)?, ((p.rows as u32).div_ceil(rows), groups))
+            (in_eights(gpu, spec, &EIGHTS)?, ((p.rows as u32).div_ceil(rows), groups))
         }
         Path::Matvec => (
             kernels::matvec(

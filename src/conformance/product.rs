@@ -24,6 +24,9 @@ pub(super) enum Scales {
 /// Zeros, the smallest and the largest subnormal, and the largest scale that Q5_0 can have on the GPU.
 const EXTREMES: [u16; 6] = [0x0000, 0x8000, 0x0001, 0x83ff, 0x6bff, 0xebff];
 
+/// Constants of `matvec_quants` in subgroups of 8: eight teams, which have 32 rows where they share none.
+pub(super) const EIGHTS: [(&str, u32); 3] = [("WORKGROUP", 64), ("LANES", 8), ("PORTION", 32)];
+
 /// `units`, filled up to whole blocks of the type.
 pub(super) fn whole_units(kind: TensorType, units: usize) -> usize {
     let block = kind.block().map_or(1, |block| block.weights as usize);
