@@ -107,10 +107,12 @@ impl PrefixCache {
 }
 
 impl PrefixCache {
-    /// Whether a text can be the address of a [`Self::bucket`]: what can be told without asking it.
+    /// Whether a text can be the address of a [`Self::bucket`]: what can be told without asking it, of the environment's keys and
+    /// endpoint too.
     ///
     /// # Errors
-    /// [`Error::Argument`] for another text, and in a build without the feature `object-store`.
+    /// [`Error::Argument`] for another text, for keys that are half set, and in a build without the feature `object-store`;
+    /// [`Error::Io`] for a folder that is not there.
     pub fn check_bucket(url: &str) -> Result<()> {
         bucket::check(url)
     }

@@ -1,7 +1,7 @@
 //! Servers that share no directory, but a bucket of a storage that speaks S3.
 
 use super::client::Served;
-use crate::cli::program::{run, text};
+use crate::cli::program::{command, run, run_command, text};
 use crate::common::steps::rounds_products;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -148,6 +148,24 @@ fn an_address_that_is_no_buckets_is_refused_before_the_model_is_read() {
         assert_eq!(refused.code, Some(2), "{refused:?}");
         assert!(refused.error().contains("the prefix bucket is"), "{refused:?}");
         assert!(refused.error().contains("s3://BUCKET/FOLDER"), "{refused:?}");
+    }
+    // What the environment has for it, and a folder that is not mounted, can be told as soon.
+    for (url, (name, value), said) in [
+        ("s3://documents", ("AWS_ACCESS_KEY_ID", "the-key"), "SecretAccessKey"),
+        ("s3://documents", ("AWS_ENDPOINT_URL", "localhost:9000"), "begins with http://"),
+        ("s3://documents", ("AWS_REGION", "here\n"), "line break"),
+        ("file:///no-such-folder", ("AWS_REGION", "here"), "no-such-folder"),
+    ] {
+        let cache = ["--prefix-cache", text(folder.path()), "--prefix-bucket", url];
+        let mut refused = command(&[&["serve", "--model", "no-such-model"], &cache[..]].concat());
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+            refused.env_remove(name);
+        }
+        refused.env(name, value);
+        let refused = run_command(refused, b"");
+        assert!(refused.code.is_some_and(|code| code > 0), "{refused:?}");
+        assert!(refused.error().contains(said), "{refused:?}");
+        assert!(!refused.err.contains("no-such-model"), "{refused:?}");
     }
     let alone = run(&["serve", "--model", "no-such-model", "--prefix-bucket", "s3://documents"]);
     assert!(alone.code == Some(2) && alone.err.contains("--prefix-cache"), "{alone:?}");

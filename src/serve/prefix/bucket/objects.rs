@@ -70,27 +70,32 @@ fn refused(url: &str, limit: impl ToString) -> Error {
     Error::argument("the prefix bucket", url, limit.to_string())
 }
 
+// What an address names, and the folder in it; nothing is asked of another machine.
+fn store(url: &str) -> Result<(Box<dyn ObjectStore>, Path)> {
+    Ok(match Address::parse(url)? {
+        Address::S3 { bucket, folder } => {
+            let store = s3(bucket)?.build().map_err(|problem| refused(url, problem))?;
+            (Box::new(store), folder)
+        }
+        Address::Folder(folder) => {
+            // It is not made: what is not mounted would fill the disk that it is mounted on.
+            let there = std::fs::read_dir(folder);
+            there.map_err(|source| Error::Io { path: folder.into(), source })?;
+            let store = LocalFileSystem::new_with_prefix(folder);
+            (Box::new(store.map_err(|problem| refused(url, problem))?), Path::default())
+        }
+    })
+}
+
 impl Objects {
-    /// Refuses what is no address.
+    /// Refuses what cannot be opened, as far as it can be told without asking another machine.
     pub(super) fn check(url: &str) -> Result<()> {
-        Address::parse(url).map(drop)
+        store(url).map(drop)
     }
 
     pub(super) fn open(url: &str) -> Result<Self> {
         let failed = |source| Error::Io { path: "the thread of the prefix bucket".into(), source };
-        let (store, folder): (Box<dyn ObjectStore>, _) = match Address::parse(url)? {
-            Address::S3 { bucket, folder } => {
-                let store = s3(bucket)?.build().map_err(|problem| refused(url, problem))?;
-                (Box::new(store), folder)
-            }
-            Address::Folder(folder) => {
-                // It is not made: what is not mounted would fill the disk that it is mounted on.
-                let there = std::fs::read_dir(folder);
-                there.map_err(|source| Error::Io { path: folder.into(), source })?;
-                let store = LocalFileSystem::new_with_prefix(folder);
-                (Box::new(store.map_err(|problem| refused(url, problem))?), Path::default())
-            }
-        };
+        let (store, folder) = store(url)?;
         let mut runtime = Builder::new_multi_thread();
         runtime.worker_threads(1).thread_name("prefix bucket").enable_all();
         let runtime = Some(runtime.build().map_err(failed)?);
