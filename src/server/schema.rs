@@ -23,20 +23,28 @@ pub(super) fn moved(schema: &Value, place: &str) -> Result<Value, String> {
 
 fn move_within(schema: &mut Value, place: &str) -> Result<(), String> {
     match schema {
-        Value::Object(fields) => fields.iter_mut().try_for_each(|(name, value)| {
-            // A property may be called so too: what it has is no text.
-            let Value::String(text) = value else { return move_within(value, place) };
-            match name.as_str() {
-                "$ref" if text == "#" || text.starts_with("#/") => {
+        Value::Object(fields) => {
+            fields.iter_mut().try_for_each(|(name, value)| match (name.as_str(), value) {
+                // Values, not schemas, whatever they look like.
+                ("const" | "enum" | "default" | "examples" | "example", _) => Ok(()),
+                // Schemas by names, which may be any of these words.
+                (
+                    "properties" | "patternProperties" | "$defs" | "definitions"
+                    | "dependentSchemas" | "dependencies",
+                    Value::Object(parts),
+                ) => parts.values_mut().try_for_each(|part| move_within(part, place)),
+                ("$ref", Value::String(text)) if text == "#" || text.starts_with("#/") => {
                     *text = format!("{place}{}", text[1..].trim_end_matches('/'));
                     Ok(())
                 }
-                "$ref" | "$dynamicRef" | "$recursiveRef" => Err(format!("the reference {text:?}")),
+                ("$ref" | "$dynamicRef" | "$recursiveRef", Value::String(text)) => {
+                    Err(format!("the reference {text:?}"))
+                }
                 // Places below it would be within it.
-                "$id" => Err(format!("a part of the name {text:?}")),
-                _ => Ok(()),
-            }
-        }),
+                ("$id", Value::String(text)) => Err(format!("a part of the name {text:?}")),
+                (_, part) => move_within(part, place),
+            })
+        }
         Value::Array(items) => items.iter_mut().try_for_each(|item| move_within(item, place)),
         _ => Ok(()),
     }
@@ -104,6 +112,17 @@ mod tests {
         let schema = json!({"$id": "https://x.org/s", "properties": {"a": {"$ref": "#/$defs/d"}, "$ref": {"items": {"$ref": "#"}}}});
         let moved_to = json!({"properties": {"a": {"$ref": "#/p/$defs/d"}, "$ref": {"items": {"$ref": "#/p"}}}});
         assert_eq!(moved(&schema, "#/p").unwrap(), moved_to);
+        // What is a value stays as it is; a property that is called so is a schema.
+        let value = json!({"$ref": "#/a", "$id": "a"});
+        let values = json!({"const": value, "enum": [value], "default": value, "items": {"examples": [value]}});
+        assert_eq!(moved(&values, "#/p").unwrap(), values);
+        for name in ["const", "enum", "default", "examples", "properties", "$defs"] {
+            for names in ["properties", "patternProperties", "$defs", "dependentSchemas"] {
+                let part = json!({"items": {names: {name: {"$ref": "#/a"}}}});
+                let moved_to = json!({"items": {names: {name: {"$ref": "#/p/a"}}}});
+                assert_eq!(moved(&part, "#/p").unwrap(), moved_to);
+            }
+        }
         for (part, named) in [
             (json!({"$ref": "#name"}), "the reference \"#name\""),
             (json!({"$ref": "$defs/d"}), "the reference \"$defs/d\""),
