@@ -2,9 +2,9 @@
 // memory but the making of floats. A team of LANES lanes of a subgroup has four rows, and several teams may have the same ones: the
 // lanes of all of these take the units of 32 weights in turn, so that a lane's inputs are read once for four rows, and its weights
 // once for TOKENS tokens. Inputs of PORTION units at a time are in workgroup memory for all teams: lanes wait for each other once a
-// portion. Where all units are one portion, a workgroup does the same for other rows with the integers that it has, so many turns.
-// The next weights are asked for before these are multiplied, those of the next turn too. A token's sums are made in one order,
-// whatever is beside it.
+// portion. A workgroup may take other rows in turn. Where all units are one portion it does so with the integers that it has; a sum over
+// several matrices makes them again. The next weights are asked for before these are multiplied, those of the next turn too. A token's
+// sums are made in one order, whatever is beside it.
 //
 // What differs from matrix to matrix is told by `matrix`, not by constants, so that a layer's products are one pipeline: a GPU's cores
 // keep little code (benches/NOTES.md, "Code that stays").

@@ -70,9 +70,10 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             if b.not_finite { " NotFinite" } else { "" },
             if b.normed { " normed" } else { "" },
             if b.gated { " gated" } else { "" },
-            b.eights.map_or_else(String::new, |(shares, turns)| format!(
-                " shares {shares} turns {turns}"
-            ))
+            match b.eights {
+                None | Some((1, 1)) => String::new(),
+                Some((shares, turns)) => format!(" shares {shares} turns {turns}"),
+            }
         );
         let kernel = match b.eights {
             Some(_) => "matvec_quants",
@@ -114,7 +115,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             add(Batched { kind, units: whole_units(kind, base.units), ..base });
         }
         add(Batched { not_finite: true, ..base });
-        // In turns, of which the last is not full, and of inputs that stay and that do not.
+        // In one turn and in several, of which the last is not full, of inputs that fit in workgroup memory and that do not.
         for eights in [(1, 1), (1, 3), (2, 2)].into_iter().filter(|_| !many) {
             let base = Batched { eights: Some(eights), ..base };
             add(base);

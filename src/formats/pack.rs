@@ -17,9 +17,17 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Whether what follows begins with a word of its own in both planes.
-    pub fn is_whole(&self) -> bool {
-        !self.has_half
+    /// Whether there are so many bytes of weights, and what follows begins with a word of its own in both planes, so that these rows can
+    /// be taken away.
+    pub fn is_full(&self, bytes: usize) -> bool {
+        self.weights.len() * 4 >= bytes && !self.has_half
+    }
+
+    /// Takes the rows away.
+    pub fn clear(&mut self) {
+        self.weights.clear();
+        self.scales.clear();
+        self.has_half = false;
     }
 
     fn push_half(&mut self, scale: f16) {
@@ -211,7 +219,9 @@ mod tests {
                     block[..2].copy_from_slice(&scale.to_le_bytes());
                 }
                 pack_row(kind, &row, &mut packed).unwrap();
-                assert_eq!(packed.is_whole(), first == 4.0, "{kind}");
+                // However few bytes are asked for: a row ends within a word.
+                assert_eq!(packed.is_full(1), first == 4.0, "{kind}");
+                assert!(!packed.is_full(packed.weights.len() * 4 + 1), "{kind}");
             }
             let halves: Vec<f16> = bytemuck::cast_slice::<_, u16>(&packed.scales)
                 .iter()
@@ -222,6 +232,12 @@ mod tests {
             assert_eq!(halves[9..], [f16::ZERO], "{kind}");
             let format = WeightFormat::of(kind).unwrap();
             assert_eq!(packed.scales.len() as u64 * 4, format.scale_bytes(9), "{kind}");
+            // What comes after rows that were taken away begins anew.
+            packed.clear();
+            pack_row(kind, &row, &mut packed).unwrap();
+            let mut anew = Packed::default();
+            pack_row(kind, &row, &mut anew).unwrap();
+            assert_eq!(packed, anew, "{kind}");
         }
     }
 

@@ -67,6 +67,12 @@ const SAMPLE: &[(&str, &str, &str, &str)] = &[
         "",
         "matvec_quants/*by-fours*normed*",
     ),
+    (
+        "lib/batch_sum.wgsl",
+        "IS_SUM: bool = true",
+        "IS_SUM: bool = false",
+        "matvec_quants/ExpertsIn*turns*",
+    ),
     ("lib/output_any.wgsl", "output == ADDED", "output != ADDED", "matvec_quants/*Add*"),
     ("lib/input.wgsl", " + matrix.epsilon", "", "matvec_quants/*normed*"),
     (

@@ -28,7 +28,7 @@ pub(in crate::engine) struct Loader<'a> {
 // The most that the driver may hold in staging before it is told to finish.
 const MOST_STAGED: u64 = 32 << 20;
 // Bytes that are packed at a time.
-const MOST_PACKED: u64 = 4 << 20;
+const MOST_PACKED: usize = 4 << 20;
 
 impl Loader<'_> {
     /// A matrix, in as many parts as it takes.
@@ -97,7 +97,7 @@ impl Loader<'_> {
         for row in rows.clone() {
             bytes.extend_from_slice(&reader.row(u64::from(row))?);
             (self.progress)(std::mem::take(&mut reader.read));
-            if bytes.len() as u64 >= MOST_PACKED || row + 1 == rows.end {
+            if bytes.len() >= MOST_PACKED || row + 1 == rows.end {
                 self.write(buffer, &mut to, &bytes);
                 bytes.clear();
                 self.flush(MOST_STAGED).await?;
@@ -120,12 +120,10 @@ impl Loader<'_> {
             pack_row(reader.run.kind, &bytes, &mut packed)
                 .map_err(|error| reader.of_row(u64::from(row), error))?;
             (self.progress)(std::mem::take(&mut reader.read));
-            let is_much = packed.weights.len() as u64 * 4 >= MOST_PACKED && packed.is_whole();
-            if is_much || row + 1 == rows.end {
+            if packed.is_full(MOST_PACKED) || row + 1 == rows.end {
                 self.write(buffer, &mut weights_to, bytemuck::cast_slice(&packed.weights));
                 self.write(buffer, &mut scales_to, bytemuck::cast_slice(&packed.scales));
-                packed.weights.clear();
-                packed.scales.clear();
+                packed.clear();
                 self.flush(MOST_STAGED).await?;
             }
         }
