@@ -65,7 +65,7 @@ fn what_does_not_fit_names_its_largest_part_and_the_option_that_shrinks_it() {
     let stretched = ["--rope-scaling", "yarn", "--rope-scale", "1000"];
     let long = [&stretched[..], &["--context", "8000000"]].concat();
     let (gpu, host, dense) = (["--kv", "gpu"], ["--kv", "host"], ["--attention", "dense"]);
-    let small = ["--gpu-memory", "100M"];
+    let small = ["--gpu-memory", "96M"];
     for (options, parts) in [
         (
             &[&long[..], &gpu].concat()[..],
@@ -76,10 +76,10 @@ fn what_does_not_fit_names_its_largest_part_and_the_option_that_shrinks_it() {
             &["--context is 8000000 tokens", "for the KV cache", "the largest context"],
         ),
         (&[&long[..], &host].concat(), &["of CPU memory", "as q8_0"]),
-        (&small, &["--gpu-memory is 104.9 MB", "for the weights"]),
+        (&small, &["--gpu-memory is 100.7 MB", "for the weights"]),
         (
             &[&small[..], &gpu].concat(),
-            &["--gpu-memory allows 104.9 MB", "for the weights", "a smaller model"],
+            &["--gpu-memory allows 100.7 MB", "for the weights", "a smaller model"],
         ),
         (
             &["--gpu-memory", "200M", "--kv", "gpu", "--context", "8000"],
