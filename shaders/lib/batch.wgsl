@@ -1,4 +1,5 @@
-// One of the matrices that a few tokens are multiplied by (matvec).
+// One of the matrices that a few tokens are multiplied by (matvec). What includes this says too whether a result IS_SUM of several
+// matrices' products: then what a turn leaves in memory is of the last one, not of the next turn's first.
 struct Batch {
     // Whether the matrix is in this part.
     here: bool,

@@ -5,7 +5,6 @@
 
 @group(0) @binding(6) var<storage, read> slots: array<vec2<u32>>;
 
-// Whether a result is a sum of several matrices' products: what a turn leaves in memory is not the next one's then.
 const IS_SUM: bool = true;
 
 fn batches_of(place: u32) -> vec2<u32> {

@@ -2,12 +2,12 @@
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 
 // A unit's word, as loaded, and where in it d begins: nothing waits for the load before d is made of them.
-alias HalfScale = vec2<u32>;
+alias ScaleBits = vec2<u32>;
 
-fn half_scale_bits(unit: u32) -> HalfScale {
+fn scale_bits(unit: u32) -> ScaleBits {
     return vec2(scales[unit / 2u], 16u * (unit % 2u));
 }
 
-fn half_scale_of(bits: HalfScale) -> f32 {
+fn half_scale(bits: ScaleBits) -> f32 {
     return unpack2x16float(bits.x >> bits.y).x;
 }

@@ -2,12 +2,6 @@
 //!include lib/quants4.wgsl
 //!include lib/half_scales.wgsl
 
-alias ScaleBits = HalfScale;
-
-fn scale_bits(unit: u32) -> ScaleBits {
-    return half_scale_bits(unit);
-}
-
 fn scale_of(bits: ScaleBits) -> vec2<f32> {
-    return half_scale_of(bits) * vec2(1.0, -8.0);
+    return half_scale(bits) * vec2(1.0, -8.0);
 }

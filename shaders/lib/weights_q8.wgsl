@@ -10,11 +10,11 @@ fn signed_bytes(word: u32) -> vec4<f32> {
 struct UnitBits {
     a: vec4<u32>,
     b: vec4<u32>,
-    scale: HalfScale,
+    scale: ScaleBits,
 }
 
 fn unit_bits(unit: u32) -> UnitBits {
-    return UnitBits(weights[unit * 2u], weights[unit * 2u + 1u], half_scale_bits(unit));
+    return UnitBits(weights[unit * 2u], weights[unit * 2u + 1u], scale_bits(unit));
 }
 
 const HAVE_OFFSETS: bool = false;
@@ -31,7 +31,7 @@ fn bits_quad(bits: UnitBits, quad: u32) -> vec4<f32> {
 
 // d, of the first four quads and of the last.
 fn bits_factors(bits: UnitBits) -> vec3<f32> {
-    return vec3(vec2(half_scale_of(bits.scale)), 0.0);
+    return vec3(vec2(half_scale(bits.scale)), 0.0);
 }
 
 // The dot product of one unit of 32 weights with 32 inputs.
@@ -42,20 +42,20 @@ fn unit_dot(bits: UnitBits, x: array<vec4<f32>, 8>) -> f32 {
     products += signed_bytes(a.z) * x[2] + signed_bytes(a.w) * x[3];
     products += signed_bytes(b.x) * x[4] + signed_bytes(b.y) * x[5];
     products += signed_bytes(b.z) * x[6] + signed_bytes(b.w) * x[7];
-    return half_scale_of(bits.scale) * dot(products, vec4(1.0));
+    return half_scale(bits.scale) * dot(products, vec4(1.0));
 }
 
 // Weights 4 * quad .. 4 * quad + 3 of one unit.
 fn unit_quad(unit: u32, quad: u32) -> vec4<f32> {
     let word = weights[unit * 2u + quad / 4u][quad & 3u];
-    return half_scale_of(half_scale_bits(unit)) * signed_bytes(word);
+    return half_scale(scale_bits(unit)) * signed_bytes(word);
 }
 
 // The 32 weights of one unit.
 fn unit_load(unit: u32) -> array<vec4<f32>, 8> {
     let a = weights[unit * 2u];
     let b = weights[unit * 2u + 1u];
-    let d = half_scale_of(half_scale_bits(unit));
+    let d = half_scale(scale_bits(unit));
     return array<vec4<f32>, 8>(
         //!repeat 4 i
         d * signed_bytes(a.{xyzw[i]}),
