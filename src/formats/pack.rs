@@ -49,7 +49,7 @@ pub fn pack_row(kind: TensorType, row: &[u8], packed: &mut Packed) -> Result<()>
         TensorType::Q4_0 => {
             for [d0, d1, q @ ..] in row.as_chunks::<18>().0 {
                 let d = half(*d0, *d1);
-                centred(kind, d, 8.0)?;
+                minimum(kind, d, 8.0)?;
                 packed.push_half(d);
                 packed.weights.extend(nibble_words(&blocks::nibbles(q)));
             }
@@ -63,7 +63,8 @@ pub fn pack_row(kind: TensorType, row: &[u8], packed: &mut Packed) -> Result<()>
         TensorType::Q5_0 => {
             for [d0, d1, h0, h1, h2, h3, q @ ..] in row.as_chunks::<22>().0 {
                 let q = blocks::fives([*h0, *h1, *h2, *h3], q);
-                packed.scales.extend([centred(kind, half(*d0, *d1), 16.0)?, fifths_word(&q)]);
+                let d = half(*d0, *d1);
+                packed.scales.extend([pair(d, minimum(kind, d, 16.0)?), fifths_word(&q)]);
                 packed.weights.extend(nibble_words(&q));
             }
         }
@@ -128,9 +129,9 @@ fn numbers(row: &[u8], unit_bytes: usize, weights: &mut Vec<u32>) {
     }
 }
 
-// d and m of d * (q - centre) as d * q + m: m is exact, unless it overflows, which no trained scale does. Kernels that multiply in
+// m of d * (q - centre) as d * q + m: it is exact, unless it overflows, which no trained scale does. Kernels that multiply in
 // half precision make m themselves, so it must not overflow where it is not stored either.
-fn centred(kind: TensorType, d: f16, centre: f32) -> Result<u32> {
+fn minimum(kind: TensorType, d: f16, centre: f32) -> Result<f16> {
     let m = f16::from_f32(-centre * d.to_f32());
     if d.is_finite() && !m.is_finite() {
         let most = f16::MAX.to_f32() / centre;
@@ -138,7 +139,7 @@ fn centred(kind: TensorType, d: f16, centre: f32) -> Result<u32> {
             "a {kind} scale is {d}, but at most {most} is supported"
         )));
     }
-    Ok(pair(d, m))
+    Ok(m)
 }
 
 fn pair(low: f16, high: f16) -> u32 {
