@@ -1,7 +1,9 @@
 //! Cases of `matvec` and `matmul` with several matrices: one a head, and experts.
 
-use super::product::{EIGHTS, Expected, Scales, inputs, matrix, weight_shift, whole_units};
-use super::rig::{Data, POISON, Random, bits, in_eights, needs_lanes, of_32, run, same_words};
+use super::product::{
+    Eights, Expected, Scales, eights, eights_label, inputs, matrix, weight_shift, whole_units,
+};
+use super::rig::{Data, POISON, Random, bits, needs_lanes, of_32, run, same_words};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::{Activation, Experts, Gate};
@@ -35,8 +37,8 @@ struct Batched {
     normed: bool,
     /// Whether experts' outputs are what is there, as gates, with the products.
     gated: bool,
-    /// `matvec_quants` in subgroups of 8 makes it: teams that share rows, and turns of a workgroup.
-    eights: Option<(u32, u32)>,
+    /// Whether `matvec_quants` in subgroups of 8 makes it, and how.
+    eights: Option<Eights>,
 }
 
 const SLOTS: usize = 3;
@@ -70,10 +72,7 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             if b.not_finite { " NotFinite" } else { "" },
             if b.normed { " normed" } else { "" },
             if b.gated { " gated" } else { "" },
-            match b.eights {
-                None | Some((1, 1)) => String::new(),
-                Some((shares, turns)) => format!(" shares {shares} turns {turns}"),
-            }
+            b.eights.map_or_else(String::new, eights_label)
         );
         let kernel = match b.eights {
             Some(_) => "matvec_quants",
@@ -340,11 +339,10 @@ async fn product_of_part(
         let params = params.of_matvec(tier, format, input, b.output());
         match b.eights {
             None => (spec, kernels::matvec_grid(tier, format, size, tokens), params),
-            Some((shares, turns)) => (
-                in_eights(gpu, spec, &EIGHTS)?,
-                (rows.div_ceil(32 / shares * turns), tokens),
-                MatrixParams { share_bits: shares.ilog2(), turns, ..params },
-            ),
+            Some(by) => {
+                let (spec, workgroups, params) = eights(gpu, (spec, params), by)?;
+                (spec, (workgroups, tokens), params)
+            }
         }
     };
     let norms = !b.many && kernels::matvec_norms(tier);

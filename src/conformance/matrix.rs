@@ -1,9 +1,9 @@
 //! Cases of `matvec`, `matmul`, `matmul_narrow` and `embed`.
 
-use super::product::{EIGHTS, Expected, Scales, inputs, matrix, weight_shift, whole_units};
-use super::rig::{
-    Data, Random, bits, compare, in_eights, lacking, needs_lanes, of_32, run, untouched,
+use super::product::{
+    Eights, Expected, Scales, eights, eights_label, inputs, matrix, weight_shift, whole_units,
 };
+use super::rig::{Data, Random, bits, compare, lacking, needs_lanes, of_32, run, untouched};
 use super::{Case, Verdict};
 use crate::Result;
 use crate::attention::Activation;
@@ -25,8 +25,8 @@ struct Product {
     normed: bool,
     /// Tokens of a workgroup of `matvec`, where there may be so many.
     at_a_time: u32,
-    /// Of `matvec_quants` in subgroups of 8: teams that share rows, and turns of a workgroup.
-    eights: (u32, u32),
+    /// Of [`Path::Eights`].
+    eights: Eights,
 }
 
 /// The kernel that makes a product.
@@ -61,12 +61,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             Path::Narrow(_) => ("matmul_narrow", " by sixty-fours"),
             Path::Eights => ("matvec_quants", [" by ones", " by fours"][p.at_a_time as usize / 4]),
         };
-        let eights = match p.eights {
-            (1, 1) => String::new(),
-            (shares, turns) => format!(" shares {shares} turns {turns}"),
-        };
         let label = format!(
-            "{} {} {}x{} tokens {}{by} {:?}{}{eights}",
+            "{} {} {}x{} tokens {}{by} {:?}{}{}",
             p.kind,
             // Without parentheses, which shells read.
             format!("{:?}", p.output).replace('(', "-").replace(')', ""),
@@ -74,7 +70,8 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
             p.units * 32,
             p.tokens,
             p.family,
-            if p.normed { " normed" } else { "" }
+            if p.normed { " normed" } else { "" },
+            eights_label(p.eights)
         );
         cases.push(Case::new(kernel, label, true, move |gpu| Box::pin(product(gpu, path, p))));
     };
@@ -280,51 +277,39 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         more => (Tokens::Outputs(more), StepHeader { outputs: count, ..StepHeader::default() }),
     };
     let groups = count.div_ceil(p.at_a_time);
-    let (spec, grid) = match path {
+    let tier = if path == Path::Eights { of_32() } else { gpu.tier };
+    let size = (p.rows as u32, p.units as u32);
+    let (spec, grid, params) = match path {
         Path::Matmul => (
-            kernels::matmul(gpu.tier, format, p.output, Batch::One),
-            kernels::matmul_grid(gpu.tier, format, p.rows as u32, count),
+            kernels::matmul(tier, format, p.output, Batch::One),
+            kernels::matmul_grid(tier, format, size.0, count),
+            params.of_output(p.output),
         ),
         Path::Narrow(sixteens) => (
-            kernels::matmul_narrow(format, p.rows as u32, sixteens, p.output),
-            kernels::matmul_narrow_grid(p.rows as u32, sixteens, count),
+            kernels::matmul_narrow(format, size.0, sixteens, p.output),
+            kernels::matmul_narrow_grid(size.0, sixteens, count),
+            params.of_output(p.output),
         ),
-        Path::Eights => {
-            let (tier, size) = (of_32(), (p.rows as u32, p.units as u32));
+        Path::Matvec | Path::Eights => {
             let spec = kernels::matvec(tier, format, size, p.output, (Batch::One, of));
-            let (shares, turns) = p.eights;
-            let rows = 32 / shares * turns;
-            (in_eights(gpu, spec, &EIGHTS)?, ((p.rows as u32).div_ceil(rows), groups))
+            let params = params.of_matvec(tier, format, input, p.output);
+            if path == Path::Eights {
+                let (spec, workgroups, params) = eights(gpu, (spec, params), p.eights)?;
+                (spec, (workgroups, groups), params)
+            } else {
+                (spec, kernels::matvec_grid(tier, format, size, groups), params)
+            }
         }
-        Path::Matvec => (
-            kernels::matvec(
-                gpu.tier,
-                format,
-                (p.rows as u32, p.units as u32),
-                p.output,
-                (Batch::One, of),
-            ),
-            kernels::matvec_grid(gpu.tier, format, (p.rows as u32, p.units as u32), groups),
-        ),
     };
+    let is_matvec = matches!(path, Path::Matvec | Path::Eights);
+    let norms = is_matvec && kernels::matvec_norms(tier);
     let (mut x_bits, y_bits) = (bits(&x), bits(&before));
-    if !matches!(path, Path::Matvec | Path::Eights) {
+    if !is_matvec {
         x_bits = inputs(gpu, format, p.units, x_stride, &x_bits).await?;
     }
     let y = match p.output {
         Output::Add | Output::Gated(_) => Data::InOut(&y_bits),
         Output::Store | Output::Capped(_) | Output::Glu(_) => Data::Out(y_bits.len()),
-    };
-    let (params, norms) = match path {
-        Path::Matvec => {
-            (params.of_matvec(gpu.tier, format, input, p.output), kernels::matvec_norms(gpu.tier))
-        }
-        Path::Eights => {
-            let (shares, turns) = p.eights;
-            let params = params.of_matvec(of_32(), format, input, p.output);
-            (MatrixParams { share_bits: shares.ilog2(), turns, ..params }, true)
-        }
-        Path::Matmul | Path::Narrow(_) => (params.of_output(p.output), false),
     };
     let norm_bits = bits(&norm_weight);
     let data = kernels::Product {
@@ -339,13 +324,12 @@ async fn product(gpu: &Gpu, path: Path, p: Product) -> Result<Verdict> {
         norm_weight: norms.then_some(Data::In(&norm_bits)),
     };
     let y = run(gpu, &spec, data, (grid.0, grid.1, 1)).await?.y;
-    let tier = if path == Path::Eights { of_32() } else { gpu.tier };
 
     for token in 0..p.tokens {
         let x = &x[token * x_stride..][..columns];
         let product = if p.normed {
             Expected::of_normed(tier, format, &weights, x, (&norm_weight[..width], epsilon))
-        } else if !matches!(path, Path::Matvec | Path::Eights) {
+        } else if !is_matvec {
             Expected::many(gpu, format, &weights, x)
         } else {
             Expected::few(tier, format, &weights, x)

@@ -1,14 +1,14 @@
 //! Random weight matrices of every type, and what twins make of products with them.
 
 use super::Verdict;
-use super::rig::{CAPPED, Data, Random, cap_error, compare, run};
+use super::rig::{CAPPED, Data, Random, cap_error, compare, in_eights, run};
 use crate::Result;
 use crate::attention::Activation;
 use crate::formats::TensorType;
 use crate::formats::dequantise;
 use crate::formats::{Packed, WeightFormat, pack_row};
-use crate::gpu::{Gpu, Tier};
-use crate::kernels;
+use crate::gpu::{Gpu, ShaderSpec, Tier};
+use crate::kernels::{self, MatrixParams};
 use crate::reference::model::{dot, glu, matvec, rms_norm, soft_capped};
 use half::{bf16, f16};
 
@@ -24,8 +24,28 @@ pub(super) enum Scales {
 /// Zeros, the smallest and the largest subnormal, and the largest scale that Q5_0 can have on the GPU.
 const EXTREMES: [u16; 6] = [0x0000, 0x8000, 0x0001, 0x83ff, 0x6bff, 0xebff];
 
-/// Constants of `matvec_quants` in subgroups of 8: eight teams, which have 32 rows where they share none.
-pub(super) const EIGHTS: [(&str, u32); 3] = [("WORKGROUP", 64), ("LANES", 8), ("PORTION", 32)];
+/// How `matvec_quants` goes through a matrix in subgroups of 8: teams that share rows, and turns of a workgroup.
+pub(super) type Eights = (u32, u32);
+
+/// What a case's label says of it.
+pub(super) fn eights_label((shares, turns): Eights) -> String {
+    match (shares, turns) {
+        (1, 1) => String::new(),
+        _ => format!(" shares {shares} turns {turns}"),
+    }
+}
+
+/// `matvec_quants` for larger subgroups, made smaller: eight teams, which have 32 rows where they share none. With how many workgroups
+/// the matrix takes, and what they are told.
+pub(super) fn eights(
+    gpu: &Gpu,
+    (spec, params): (ShaderSpec, MatrixParams),
+    (shares, turns): Eights,
+) -> Result<(ShaderSpec, u32, MatrixParams)> {
+    let spec = in_eights(gpu, spec, &[("WORKGROUP", 64), ("LANES", 8), ("PORTION", 32)])?;
+    let params = MatrixParams { share_bits: shares.ilog2(), turns, ..params };
+    Ok((spec, params.rows.div_ceil(32 / shares * turns), params))
+}
 
 /// `units`, filled up to whole blocks of the type.
 pub(super) fn whole_units(kind: TensorType, units: usize) -> usize {
