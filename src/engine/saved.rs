@@ -357,6 +357,11 @@ impl Engine {
         (0..cache.layers().len()).map(part).collect()
     }
 
+    // All of a block whose keys and values are in a slot of the same number.
+    fn parts<'a>(&'a self, cache: &'a KvCache, block: u32) -> Vec<Part<'a>> {
+        self.kv_parts(cache, block).into_iter().chain(self.index_parts(block)).collect()
+    }
+
     // The index of a block.
     fn index_parts(&self, block: u32) -> Vec<Part<'_>> {
         let record = self.record();

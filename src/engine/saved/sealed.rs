@@ -1,6 +1,6 @@
 //! Sealed blocks on their way out of a session, and into one that begins with the same tokens: for who keeps blocks elsewhere.
 
-use super::{SessionFormat, StoredKv};
+use super::{Part, SessionFormat, StoredKv};
 use crate::attention::ChannelSet;
 use crate::engine::{Engine, Session};
 use crate::formats::KvType;
@@ -205,33 +205,60 @@ impl Engine {
                 let slot_bytes = RING_BYTES.max(bytes);
                 let (ring, gatherers) = arrivals.made(&self.gpu, slot_bytes).await?;
                 let piece = (slot_bytes / bytes) as usize;
-                for (blocks, records) in blocks.chunks(piece).zip(records.chunks(piece)) {
+                let mut came: Vec<(u32, &[u8])> =
+                    blocks.iter().copied().zip(records.iter().copied()).collect();
+                for came in came.chunks_mut(piece) {
+                    // Those that lie side by side next to each other, whatever the order in which the pool gives them.
+                    came.sort_unstable_by_key(|(block, _)| *block);
                     let stuck = || Error::Gpu("no slot of the ring of blocks comes back".into());
                     let slot = ring.take(&self.gpu).await?.ok_or_else(stuck)?;
-                    // Threads share the layers, and the index: a write of each of its parts would be a buffer of its own.
-                    let layer = self.shape.block_bytes() as usize;
-                    let layers = records.iter().flat_map(|record| record.chunks(layer));
-                    ring.fill(slot, &layers.collect::<Vec<_>>(), gatherers, || ())?;
-                    let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-                    for (i, &block) in (0..).zip(blocks) {
-                        let kv = self.kv_parts(whole.kv.blocks(), block);
-                        for part in kv.into_iter().chain(self.index_parts(block)) {
-                            let (from, buffer) = (i * bytes + part.in_block, ring.buffer(slot));
-                            encoder.copy_buffer_to_buffer(
-                                buffer,
-                                from,
-                                part.buffer,
-                                part.at,
-                                part.bytes,
-                            );
-                        }
-                    }
-                    ring.send(slot, blocks.len() as u64 * bytes, &encoder);
+                    let cache = whole.kv.blocks();
+                    let parts: Vec<Vec<Part<'_>>> =
+                        came.iter().map(|(block, _)| self.parts(cache, *block)).collect();
+                    // Threads share all parts, the index's too: a write of each of its parts would be a buffer of its own.
+                    let moves = moves(&parts, came);
+                    let contents: Vec<&[u8]> = moves.iter().map(|(_, content)| *content).collect();
+                    let encoder = ring.fill(slot, &contents, gatherers, || {
+                        let mut encoder =
+                            self.gpu.device.create_command_encoder(&Default::default());
+                        copy(&mut encoder, ring.buffer(slot), &moves);
+                        encoder
+                    })?;
+                    ring.send(slot, came.len() as u64 * bytes, &encoder);
                     ring.submitted(&self.gpu.submit(encoder)?);
                 }
             }
         }
         Ok(())
+    }
+}
+
+// Where the contents of blocks that came go, part by part, of each part block by block.
+fn moves<'p, 'r>(
+    parts: &'p [Vec<Part<'p>>],
+    came: &[(u32, &'r [u8])],
+) -> Vec<(&'p Part<'p>, &'r [u8])> {
+    let count = parts.first().map_or(0, Vec::len);
+    let of_part = |at: usize| {
+        parts.iter().zip(came).map(move |(parts, (_, record))| {
+            let part = &parts[at];
+            (part, &record[part.in_block as usize..][..part.bytes as usize])
+        })
+    };
+    (0..count).flat_map(of_part).collect()
+}
+
+// Copies what was written one after the other. What lies side by side where it goes to as well is one copy: of a piece of 64 MB it takes
+// longer to record a thousand of them than to make them.
+fn copy(encoder: &mut wgpu::CommandEncoder, from: &wgpu::Buffer, moves: &[(&Part<'_>, &[u8])]) {
+    let is_beside = |(before, _): &(&Part<'_>, &[u8]), (after, _): &(&Part<'_>, &[u8])| {
+        before.buffer == after.buffer && before.at + before.bytes == after.at
+    };
+    let mut at = 0;
+    for run in moves.chunk_by(is_beside) {
+        let bytes: u64 = run.iter().map(|(part, _)| part.bytes).sum();
+        encoder.copy_buffer_to_buffer(from, at, run[0].0.buffer, run[0].0.at, bytes);
+        at += bytes;
     }
 }
 
