@@ -120,29 +120,29 @@ impl Bucket {
         self.heard(&self.asking, found).unwrap_or(false)
     }
 
-    /// The payload of a block of these tokens, of so many bytes, which the directory has from then on, as one that was used at a time.
+    /// Reads the payload of a block of these tokens, as [`file::read`]. The directory has it from then on, as one that was used at a time.
     pub(super) fn fetch(
         &self,
         link: &Link,
         tokens: &[u32],
-        bytes: usize,
+        payload: &mut [u8],
         used: SystemTime,
-    ) -> std::result::Result<Vec<u8>, Absent> {
+    ) -> std::result::Result<(), Absent> {
         if self.asking.lasts() {
             return Err(Absent::Unreadable);
         }
         let objects = &self.objects;
-        let size = file::HEAD_BYTES + size_of_val(tokens) + bytes;
+        let size = file::HEAD_BYTES + size_of_val(tokens) + payload.len();
         let found = objects.wait(objects.get(&place(link), size));
         let object = self.heard(&self.asking, found).flatten().ok_or(Absent::Unreadable)?;
-        let payload = file::read(&object[..], link, tokens, bytes)?;
+        file::read(&object[..], link, tokens, payload)?;
         lock(&self.there).keys.insert(link.key);
         self.shared.change(|stats| stats.prefix.fetched_bytes += size as u64);
         // Where it cannot be kept here it is there all the same.
-        if self.directory.write(link, tokens, &payload, used).is_ok() {
+        if self.directory.write(link, tokens, payload, used).is_ok() {
             self.came.fetch_add(size as u64, Ordering::Relaxed);
         }
-        Ok(payload)
+        Ok(())
     }
 
     /// Whether bytes came into the directory that were not asked for yet.

@@ -76,14 +76,14 @@ impl Directory {
         fs::metadata(self.place(link)).is_ok()
     }
 
-    /// The payload of a block of these tokens, of so many bytes.
+    /// Reads the payload of a block of these tokens, as [`file::read`].
     pub(super) fn read(
         &self,
         link: &Link,
         tokens: &[u32],
-        bytes: usize,
-    ) -> std::result::Result<Vec<u8>, Absent> {
-        file::read(File::open(self.place(link))?, link, tokens, bytes)
+        payload: &mut [u8],
+    ) -> std::result::Result<(), Absent> {
+        file::read(File::open(self.place(link))?, link, tokens, payload)
     }
 
     /// A block's file, if it is whole.

@@ -79,16 +79,17 @@ pub(super) fn is_whole(file: &[u8], link: &Link) -> bool {
         return false;
     };
     let tokens: Vec<u32> = bytemuck::pod_collect_to_vec(there);
-    read(file, link, &tokens, payload.len()).is_ok()
+    read(file, link, &tokens, &mut vec![0; payload.len()]).is_ok()
 }
 
-/// The payload of a file that should be this block of these tokens, with so many bytes.
+/// Reads the payload of a file that should be this block of these tokens, as long as `payload` is. Where it is not, what is in there
+/// afterwards is worth nothing.
 pub(super) fn read(
     mut file: impl Read,
     link: &Link,
     tokens: &[u32],
-    payload_bytes: usize,
-) -> Result<Vec<u8>, Absent> {
+    payload: &mut [u8],
+) -> Result<(), Absent> {
     let mut start = Start::zeroed();
     file.read_exact(bytemuck::bytes_of_mut(&mut start))?;
     let mut there = vec![0u32; tokens.len()];
@@ -97,7 +98,7 @@ pub(super) fn read(
         version: VERSION,
         block: link.block,
         tokens: tokens.len() as u64,
-        payload_bytes: payload_bytes as u64,
+        payload_bytes: payload.len() as u64,
         key: *link.key.bytes(),
         parent: *link.parent.bytes(),
         payload_checksum: start.payload_checksum,
@@ -108,11 +109,10 @@ pub(super) fn read(
     {
         return Err(Absent::Damaged);
     }
-    let mut payload = Vec::with_capacity(payload_bytes);
-    // One byte more than there should be.
-    file.take(payload_bytes as u64 + 1).read_to_end(&mut payload)?;
-    if payload.len() != payload_bytes || crc32fast::hash(&payload) != start.payload_checksum {
+    file.read_exact(payload)?;
+    let is_longer = file.take(1).read_to_end(&mut Vec::new())? > 0;
+    if is_longer || crc32fast::hash(payload) != start.payload_checksum {
         return Err(Absent::Damaged);
     }
-    Ok(payload)
+    Ok(())
 }

@@ -28,27 +28,29 @@ impl Places {
         here + 1 + more.partition_point(|link| bucket.contains(link))
     }
 
-    /// The payload of a block of these tokens, of so many bytes, if there is one. What comes into the directory by that was used at a
-    /// time. What is not what it should be is removed where it was; where that is not allowed it stays, and is passed over again.
+    /// Reads the payload of a block of these tokens, as [`super::file::read`]; false where there is none. What comes into the directory
+    /// by that was used at a time. What is not what it should be is removed where it was; where that is not allowed it stays, and is
+    /// passed over again.
     pub(super) fn read(
         &self,
         link: &Link,
         tokens: &[u32],
-        bytes: usize,
+        payload: &mut [u8],
         used: SystemTime,
-    ) -> Option<Vec<u8>> {
-        let read = self.directory.read(link, tokens, bytes);
-        self.sound(read, || self.directory.remove(link)).or_else(|| {
-            let bucket = self.bucket.as_ref()?;
-            self.sound(bucket.fetch(link, tokens, bytes, used), || bucket.remove(link))
-        })
+    ) -> bool {
+        let read = self.directory.read(link, tokens, payload);
+        if self.is_sound(read, || self.directory.remove(link)) {
+            return true;
+        }
+        let Some(bucket) = &self.bucket else { return false };
+        self.is_sound(bucket.fetch(link, tokens, payload, used), || bucket.remove(link))
     }
 
-    fn sound(&self, read: Result<Vec<u8>, Absent>, remove: impl FnOnce()) -> Option<Vec<u8>> {
+    fn is_sound(&self, read: Result<(), Absent>, remove: impl FnOnce()) -> bool {
         if let Err(Absent::Damaged) = read {
             remove();
             self.shared.change(|stats| stats.prefix.damaged += 1);
         }
-        read.ok()
+        read.is_ok()
     }
 }

@@ -21,7 +21,13 @@ pub(super) struct Read {
     pub(super) payloads: Vec<Vec<u8>>,
     pub(super) asked: usize,
     /// Until they are where they go to.
-    _lent: Lent,
+    lent: Lent,
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        self.lent.room.keep(std::mem::take(&mut self.payloads));
+    }
 }
 
 /// What reads.
@@ -54,8 +60,8 @@ impl Reader {
         let room = self.room.clone();
         self.worker.ask(move || {
             let lent = room.lend(wanted.len() * payload);
-            let payloads = threads.install(|| read(&places, &wanted, payload, used));
-            Read { payloads, asked: wanted.len(), _lent: lent }
+            let payloads = threads.install(|| read(&places, &wanted, payload, used, &room));
+            Read { payloads, asked: wanted.len(), lent }
         })
     }
 }
@@ -63,17 +69,35 @@ impl Reader {
 /// Bytes of CPU memory for what was read.
 struct Room {
     most: usize,
-    held: Mutex<usize>,
+    held: Mutex<Held>,
     freed: Condvar,
+}
+
+#[derive(Default)]
+struct Held {
+    bytes: usize,
+    /// Memory of payloads that are where they go to, for the next ones as long as pieces follow each other: an operating system takes
+    /// longer to find pages that are fresh, for many threads at a time, than these take to be filled.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Room {
     // Waits until there is room. What is more than all has it once nothing else is there.
     fn lend(self: &Arc<Self>, bytes: usize) -> Lent {
-        let is_full = |held: &mut usize| *held > 0 && *held + bytes > self.most;
+        let is_full = |held: &mut Held| held.bytes > 0 && held.bytes + bytes > self.most;
         let waited = self.freed.wait_while(lock(&self.held), is_full);
-        *waited.unwrap_or_else(PoisonError::into_inner) += bytes;
+        waited.unwrap_or_else(PoisonError::into_inner).bytes += bytes;
         Lent { room: self.clone(), bytes }
+    }
+
+    // Memory for a payload, with whatever is in there.
+    fn payload(&self, bytes: usize) -> Vec<u8> {
+        let spare = lock(&self.held).spare.pop();
+        spare.filter(|payload| payload.len() == bytes).unwrap_or_else(|| vec![0; bytes])
+    }
+
+    fn keep(&self, payloads: Vec<Vec<u8>>) {
+        lock(&self.held).spare.extend(payloads);
     }
 }
 
@@ -85,13 +109,26 @@ struct Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        *lock(&self.room.held) -= self.bytes;
+        let mut held = lock(&self.room.held);
+        held.bytes -= self.bytes;
+        let spare = if held.bytes == 0 { std::mem::take(&mut held.spare) } else { Vec::new() };
+        drop(held);
         self.room.freed.notify_all();
+        drop(spare);
     }
 }
 
-fn read(places: &Places, wanted: &[Wanted], payload: usize, used: SystemTime) -> Vec<Vec<u8>> {
-    let all = wanted.par_iter().map(|(link, tokens)| places.read(link, tokens, payload, used));
+fn read(
+    places: &Places,
+    wanted: &[Wanted],
+    bytes: usize,
+    used: SystemTime,
+    room: &Room,
+) -> Vec<Vec<u8>> {
+    let all = wanted.par_iter().map(|(link, tokens)| {
+        let mut payload = room.payload(bytes);
+        places.read(link, tokens, &mut payload, used).then_some(payload)
+    });
     let all: Vec<Option<Vec<u8>>> = all.collect();
     let payloads: Vec<Vec<u8>> = all.into_iter().map_while(|payload| payload).collect();
     let bytes: usize = payloads.iter().map(Vec::len).sum();
@@ -149,6 +186,27 @@ mod tests {
         assert!(read.payloads[0][0] == 2 && !is_there(third));
         drop(read);
         assert_eq!(block_on(third).unwrap().payloads.len(), 2);
+    }
+
+    #[test]
+    fn memory_is_kept_while_pieces_follow_each_other_and_no_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let (reader, pieces) = reader(&folder, 4);
+        let ask = |at: usize| reader.ask(pieces[at].clone(), PAYLOAD, SystemTime::now());
+        let spare = || lock(&reader.room.held).spare.len();
+        let (first, second) = (block_on(ask(0)).unwrap(), block_on(ask(1)).unwrap());
+        let own: Vec<_> = first.payloads.iter().map(|payload| payload.as_ptr()).collect();
+        drop(first);
+        assert_eq!(spare(), 2);
+        let third = block_on(ask(2)).unwrap();
+        // What was there before does not show.
+        assert_eq!(third.payloads, [[4; PAYLOAD], [5; PAYLOAD]]);
+        assert!(third.payloads.iter().all(|payload| own.contains(&payload.as_ptr())));
+        assert_eq!(spare(), 0);
+        drop(second);
+        assert_eq!(spare(), 2);
+        drop(third);
+        assert_eq!(spare(), 0);
     }
 
     #[test]

@@ -35,7 +35,8 @@ fn send(places: &Places, links: &[Link]) {
 }
 
 fn read(places: &Places, tokens: &[u32], link: &Link) -> Option<Vec<u8>> {
-    places.read(link, tokens_of(tokens, link), PAYLOAD, SystemTime::now())
+    let mut payload = vec![0; PAYLOAD];
+    places.read(link, tokens_of(tokens, link), &mut payload, SystemTime::now()).then_some(payload)
 }
 
 #[test]
