@@ -13,6 +13,9 @@ use std::time::SystemTime;
 /// Threads that read at most.
 const READERS: usize = 16;
 
+/// Threads that are busy meanwhile: five that write what came to where the GPU has it, and what records its way there.
+const OTHERS: usize = 6;
+
 /// A block that is to be read, and its tokens.
 pub(super) type Wanted = (Link, Vec<u32>);
 
@@ -41,8 +44,7 @@ pub(super) struct Reader {
 impl Reader {
     /// Of pieces that have so many bytes together at most, or of one alone.
     pub(super) fn start(places: Places, most: usize) -> io::Result<Self> {
-        let count = std::thread::available_parallelism().map_or(1, usize::from).min(READERS);
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(count);
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(readers());
         let threads = threads.thread_name(|i| format!("prefix {i}")).build();
         let threads = Arc::new(threads.map_err(io::Error::other)?);
         let room = Arc::new(Room { most, held: Mutex::default(), freed: Condvar::new() });
@@ -64,6 +66,12 @@ impl Reader {
             Read { payloads, asked: wanted.len(), lent }
         })
     }
+}
+
+// Half of the machine's cores at least: on few of them nobody writes faster than one reads.
+fn readers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.saturating_sub(OTHERS).max(cores.div_ceil(2)).min(READERS)
 }
 
 /// Bytes of CPU memory for what was read.
