@@ -17,7 +17,7 @@ const RING_SLOTS: u64 = 2;
 /// Bytes of each, or one block's.
 const RING_BYTES: u64 = 64 << 20;
 
-/// The way of blocks to a cache that is all on the GPU, made when the first block comes.
+/// The way to the GPU of what is there of blocks, made when the first block comes.
 #[derive(Default)]
 pub(crate) struct Arrivals(Option<(MappedRing, Gatherers)>);
 
@@ -187,47 +187,45 @@ impl Engine {
         arrivals: &mut Arrivals,
     ) -> Result<()> {
         let mut kv = self.stored_kv().await;
-        match &mut kv {
-            StoredKv::Hot(hot) => {
-                hot.take_blocks(blocks).await?;
-                let kv_bytes = self.record().kv_bytes() as usize;
-                let halves = records.iter().map(|record| &record[..kv_bytes]);
-                hot.write_all_to_host(blocks, &halves.collect::<Vec<_>>())?;
-                for (&block, record) in blocks.iter().zip(records) {
-                    for part in self.index_parts(block) {
-                        let bytes = &record[part.in_block as usize..][..part.bytes as usize];
-                        self.gpu.write(part.buffer, part.at, bytes);
-                    }
-                }
-            }
-            StoredKv::Whole(whole) => {
-                let bytes = self.record().bytes();
-                let slot_bytes = RING_BYTES.max(bytes);
-                let (ring, gatherers) = arrivals.made(&self.gpu, slot_bytes).await?;
-                let piece = (slot_bytes / bytes) as usize;
-                let mut came: Vec<(u32, &[u8])> =
-                    blocks.iter().copied().zip(records.iter().copied()).collect();
-                for came in came.chunks_mut(piece) {
-                    // Those that lie side by side next to each other, whatever the order in which the pool gives them.
-                    came.sort_unstable_by_key(|(block, _)| *block);
-                    let stuck = || Error::Gpu("no slot of the ring of blocks comes back".into());
-                    let slot = ring.take(&self.gpu).await?.ok_or_else(stuck)?;
-                    let cache = whole.kv.blocks();
-                    let parts: Vec<Vec<Part<'_>>> =
-                        came.iter().map(|(block, _)| self.parts(cache, *block)).collect();
-                    // Threads share all parts, the index's too: a write of each of its parts would be a buffer of its own.
-                    let moves = moves(&parts, came);
-                    let contents: Vec<&[u8]> = moves.iter().map(|(_, content)| *content).collect();
-                    let encoder = ring.fill(slot, &contents, gatherers, || {
-                        let mut encoder =
-                            self.gpu.device.create_command_encoder(&Default::default());
-                        copy(&mut encoder, ring.buffer(slot), &moves);
-                        encoder
-                    })?;
-                    ring.send(slot, came.len() as u64 * bytes, &encoder);
-                    ring.submitted(&self.gpu.submit(encoder)?);
-                }
-            }
+        let record = self.record();
+        let kv_bytes = record.kv_bytes();
+        if let StoredKv::Hot(hot) = &mut kv {
+            hot.take_blocks(blocks).await?;
+            let halves = records.iter().map(|record| &record[..kv_bytes as usize]);
+            hot.write_all_to_host(blocks, &halves.collect::<Vec<_>>())?;
+        }
+        // What of a block is on the GPU: where keys and values are the CPU's, its index alone.
+        let parts = |block: u32| match &kv {
+            StoredKv::Whole(whole) => self.parts(whole.kv.blocks(), block),
+            StoredKv::Hot(_) => self.index_parts(block),
+        };
+        let bytes = match &kv {
+            StoredKv::Whole(_) => record.bytes(),
+            StoredKv::Hot(_) => record.bytes() - kv_bytes,
+        };
+        if bytes == 0 {
+            return Ok(());
+        }
+        let slot_bytes = RING_BYTES.max(bytes);
+        let (ring, gatherers) = arrivals.made(&self.gpu, slot_bytes).await?;
+        let mut came: Vec<(u32, &[u8])> =
+            blocks.iter().copied().zip(records.iter().copied()).collect();
+        for came in came.chunks_mut((slot_bytes / bytes) as usize) {
+            // Those that lie side by side next to each other, whatever the order in which the pool gives them.
+            came.sort_unstable_by_key(|(block, _)| *block);
+            let stuck = || Error::Gpu("no slot of the ring of blocks comes back".into());
+            let slot = ring.take(&self.gpu).await?.ok_or_else(stuck)?;
+            let parts: Vec<Vec<Part<'_>>> = came.iter().map(|(block, _)| parts(*block)).collect();
+            // Threads share all parts: a write of each would be a buffer of its own.
+            let moves = moves(&parts, came);
+            let contents: Vec<&[u8]> = moves.iter().map(|(_, content)| *content).collect();
+            let encoder = ring.fill(slot, &contents, gatherers, || {
+                let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+                copy(&mut encoder, ring.buffer(slot), &moves);
+                encoder
+            })?;
+            ring.send(slot, came.len() as u64 * bytes, &encoder);
+            ring.submitted(&self.gpu.submit(encoder)?);
         }
         Ok(())
     }
