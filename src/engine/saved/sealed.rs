@@ -14,16 +14,25 @@ use std::sync::Arc;
 /// Buffers of the ring: while one is copied from, the other one is filled.
 const RING_SLOTS: u64 = 2;
 
-/// Bytes of each, or one block's.
+/// Bytes of the blocks that each has at a time, of which all or a part come to the GPU, unless one block has more.
 const RING_BYTES: u64 = 64 << 20;
 
-/// The way to the GPU of what is there of blocks, made when the first block comes.
-#[derive(Default)]
-pub(crate) struct Arrivals(Option<(MappedRing, Gatherers)>);
+/// The way of blocks to the GPU, made when the first one comes.
+pub(crate) struct Arrivals {
+    made: Option<(MappedRing, Gatherers)>,
+    // RING_BYTES, but in tests.
+    ring_bytes: u64,
+}
+
+impl Default for Arrivals {
+    fn default() -> Self {
+        Self { made: None, ring_bytes: RING_BYTES }
+    }
+}
 
 impl Arrivals {
     async fn made(&mut self, gpu: &Gpu, bytes: u64) -> Result<&mut (MappedRing, Gatherers)> {
-        let made = match self.0.take() {
+        let made = match self.made.take() {
             Some(made) => made,
             None => {
                 let row = Row::new("the ring of blocks that arrive", bytes, &[]);
@@ -31,7 +40,7 @@ impl Arrivals {
                 (MappedRing::new(gpu, &row).await?, Gatherers::new()?)
             }
         };
-        Ok(self.0.insert(made))
+        Ok(self.made.insert(made))
     }
 }
 
@@ -206,13 +215,13 @@ impl Engine {
         if bytes == 0 {
             return Ok(());
         }
-        let slot_bytes = RING_BYTES.max(bytes);
-        let (ring, gatherers) = arrivals.made(&self.gpu, slot_bytes).await?;
+        let at_once = (arrivals.ring_bytes / record.bytes()).max(1);
+        let (ring, gatherers) = arrivals.made(&self.gpu, at_once * bytes).await?;
         let mut came: Vec<(u32, &[u8])> =
             blocks.iter().copied().zip(records.iter().copied()).collect();
-        for came in came.chunks_mut((slot_bytes / bytes) as usize) {
-            // Those that lie side by side next to each other, whatever the order in which the pool gives them.
-            came.sort_unstable_by_key(|(block, _)| *block);
+        // Neighbours together, whatever the order in which the pool gives them.
+        came.sort_unstable_by_key(|(block, _)| *block);
+        for came in came.chunks(at_once as usize) {
             let stuck = || Error::Gpu("no slot of the ring of blocks comes back".into());
             let slot = ring.take(&self.gpu).await?.ok_or_else(stuck)?;
             let parts: Vec<Vec<Part<'_>>> = came.iter().map(|(block, _)| parts(*block)).collect();
@@ -246,8 +255,8 @@ fn moves<'p, 'r>(
     (0..count).flat_map(of_part).collect()
 }
 
-// Copies what was written one after the other. What lies side by side where it goes to as well is one copy: of a piece of 64 MB it takes
-// longer to record a thousand of them than to make them.
+// Copies what was written one after the other. What lies side by side where it goes to as well is one copy, so that of six blocks of 36
+// layers there are 72 and not 432, each of which has to be recorded and checked.
 fn copy(encoder: &mut wgpu::CommandEncoder, from: &wgpu::Buffer, moves: &[(&Part<'_>, &[u8])]) {
     let is_beside = |(before, _): &(&Part<'_>, &[u8]), (after, _): &(&Part<'_>, &[u8])| {
         before.buffer == after.buffer && before.at + before.bytes == after.at
