@@ -70,8 +70,8 @@ impl Driver {
             let taken = prefix.take(way, to, &mut active.chain, arriving).await;
             let (came, goes_on) = match taken {
                 Ok(taken) => taken,
-                // There is no room for what was read: it is computed as soon as there is, and others may have to go for it.
-                Err(Error::Argument { .. }) => (0, false),
+                // There is no room for what was read, or for its way: it is computed as soon as there is, and others may have to go for it.
+                Err(Error::Argument { .. } | Error::OutOfMemory { .. }) => (0, false),
                 Err(error) => {
                     failed.push((at, error));
                     continue;

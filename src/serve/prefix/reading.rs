@@ -13,8 +13,11 @@ use std::time::SystemTime;
 /// Threads that read at most.
 const READERS: usize = 16;
 
-/// Threads that are busy meanwhile: five that write what came to where the GPU has it, and what records its way there.
+/// Cores that are left to others: five threads write what came to where the GPU has it, and the engine's goes on.
 const OTHERS: usize = 6;
+
+/// Threads that read if there are cores, whoever else is busy.
+const LEAST_READERS: usize = 4;
 
 /// A block that is to be read, and its tokens.
 pub(super) type Wanted = (Link, Vec<u32>);
@@ -44,7 +47,9 @@ pub(super) struct Reader {
 impl Reader {
     /// Of pieces that have so many bytes together at most, or of one alone.
     pub(super) fn start(places: Places, most: usize) -> io::Result<Self> {
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(readers());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = readers(cores, places.bucket.is_some());
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(count);
         let threads = threads.thread_name(|i| format!("prefix {i}")).build();
         let threads = Arc::new(threads.map_err(io::Error::other)?);
         let room = Arc::new(Room { most, held: Mutex::default(), freed: Condvar::new() });
@@ -68,10 +73,10 @@ impl Reader {
     }
 }
 
-// Half of the machine's cores at least: on few of them nobody writes faster than one reads.
-fn readers() -> usize {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    cores.saturating_sub(OTHERS).max(cores.div_ceil(2)).min(READERS)
+// How many threads read on so many cores. What comes over a network is waited for, and needs none of them.
+fn readers(cores: usize, is_network: bool) -> usize {
+    let free = if is_network { cores } else { cores.saturating_sub(OTHERS) };
+    free.max(cores.min(LEAST_READERS)).min(READERS)
 }
 
 /// Bytes of CPU memory for what was read.
@@ -84,8 +89,8 @@ struct Room {
 #[derive(Default)]
 struct Held {
     bytes: usize,
-    /// Memory of payloads that are where they go to, for the next ones as long as pieces follow each other: an operating system takes
-    /// longer to find pages that are fresh, for many threads at a time, than these take to be filled.
+    /// Memory of payloads that are where they go to, for the next ones as long as pieces follow each other: fresh pages cost an
+    /// operating system time, the more the more threads ask.
     spare: Vec<Vec<u8>>,
 }
 
@@ -121,8 +126,8 @@ impl Drop for Lent {
         held.bytes -= self.bytes;
         let spare = if held.bytes == 0 { std::mem::take(&mut held.spare) } else { Vec::new() };
         drop(held);
-        self.room.freed.notify_all();
         drop(spare);
+        self.room.freed.notify_all();
     }
 }
 
@@ -194,6 +199,14 @@ mod tests {
         assert!(read.payloads[0][0] == 2 && !is_there(third));
         drop(read);
         assert_eq!(block_on(third).unwrap().payloads.len(), 2);
+    }
+
+    #[test]
+    fn cores_are_left_to_those_who_write_what_came() {
+        let of =
+            |is_network| [1, 2, 3, 4, 8, 10, 16, 22, 64].map(|cores| readers(cores, is_network));
+        assert_eq!(of(false), [1, 2, 3, 4, 4, 4, 10, 16, 16]);
+        assert_eq!(of(true), [1, 2, 3, 4, 8, 10, 16, 16, 16]);
     }
 
     #[test]
