@@ -57,9 +57,9 @@ lint:
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --lib --no-default-features --features text
 	$(MAKE) --no-print-directory features wasm windows spelling dependencies
 
-# Without features, and with each of them alone.
+# Without features, and with each of them alone but the default ones, which are all of them.
 features:
-	@for feature in "" $$(sed -n '/^\[features\]/,/^\[dep/s/^\([a-z-]*\) = .*/\1/p' Cargo.toml); do \
+	@for feature in "" $$(sed -n '/^default = /d; /^\[features\]/,/^\[dep/s/^\([a-z-]*\) = .*/\1/p' Cargo.toml); do \
 		echo "with the features [$$feature]"; \
 		cargo clippy --release --no-default-features --features "$$feature" -- -D warnings || exit 1; \
 	done
