@@ -187,9 +187,11 @@ fn retrieval_decodes_over_every_place() {
 fn what_left_nothing_out_says_so_in_every_table() {
     let tiny = Tiny::new(&json!({}));
     let all = ["--scorer", "codes", "--budget", "100%+4096,3+20", "--timing", "gpu,lagged:off"];
-    let perplexity = ["--text", ESSAY, "--length", "300", "--prefill", "260", "--block-size", "16"];
+    let perplexity = ["--text", ESSAY, "--length", "300", "--prefill", "290", "--block-size", "16"];
+    let divergence =
+        [&DIVERGENCE[..4], &["--scored", "9", "--windows", "2", "--block-size", "16"]].concat();
     for (evaluation, options, first) in [
-        ("divergence", &DIVERGENCE[..], "330 "),
+        ("divergence", &divergence[..], "330 "),
         ("retrieval", &RETRIEVAL, "niah-single 500 "),
         ("perplexity", &perplexity, ""),
     ] {
