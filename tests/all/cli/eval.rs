@@ -2,16 +2,20 @@
 //! a few hundred tokens hold enough of them to choose from.
 
 use super::program::{Run, command, model, run_command, text};
-use serde_json::Value;
+use super::tiny::Tiny;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 const ESSAY: &str = "demo/britannica-1911-shakespeare.txt";
 
 fn run(arguments: &[&str]) -> Run {
-    let model = model();
+    run_with(&model(), arguments)
+}
+
+fn run_with(model: &str, arguments: &[&str]) -> Run {
     let (evaluation, rest) = arguments.split_at(1 + usize::from(arguments[0] == "eval"));
-    run_command(command(&[evaluation, &["--model", &model], rest].concat()), b"")
+    run_command(command(&[evaluation, &["--model", model], rest].concat()), b"")
 }
 
 fn refused(arguments: &[&str], parts: &[&str]) {
@@ -31,6 +35,8 @@ const SMALL: [&str; 4] = ["--block-size", "16", "--budget", "3+20"];
 
 #[test]
 fn perplexity_stands_beside_dense_and_dense_alone_is_the_same() {
+    let tiny = Tiny::new(&json!({}));
+    let run = |arguments: &[&str]| run_with(text(tiny.path()), arguments);
     let folder = tempfile::tempdir().unwrap();
     let (csv, plot) = (folder.path().join("p.csv"), folder.path().join("p.svg"));
     let window =
