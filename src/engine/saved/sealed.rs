@@ -208,10 +208,8 @@ impl Engine {
             StoredKv::Whole(whole) => self.parts(whole.kv.blocks(), block),
             StoredKv::Hot(_) => self.index_parts(block),
         };
-        let bytes = match &kv {
-            StoredKv::Whole(_) => record.bytes(),
-            StoredKv::Hot(_) => record.bytes() - kv_bytes,
-        };
+        let bytes_of = |block: &u32| parts(*block).iter().map(|part| part.bytes).sum();
+        let bytes: u64 = blocks.first().map_or(0, bytes_of);
         if bytes == 0 {
             return Ok(());
         }
