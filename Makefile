@@ -4,7 +4,7 @@ MODEL := .models/SmolLM2-135M-Instruct.Q4_1.gguf
 DRIVERS = $${VK_DRIVER_FILES:-$${VK_ICD_FILENAMES:-$$(ls /etc/vulkan/icd.d/*.json /usr/share/vulkan/icd.d/*.json \
 	/usr/lib/chromium/vk_swiftshader_icd.json 2>/dev/null | paste -sd: -)}}
 
-.PHONY: demo test conformance compilers web web-library lint features wasm windows spelling dependencies advisories
+.PHONY: demo test-needs test conformance compilers web web-library lint features wasm windows spelling dependencies advisories
 
 # Asks the model a question about a document, with two-level attention.
 demo:
@@ -13,9 +13,12 @@ demo:
 	target/release/asynctls generate --model $(MODEL) --attention two-level \
 		--prompt-file demo/britannica-1911-shakespeare-question.txt --max-tokens 64
 
-# On every adapter of this machine, software ones included.
-test:
+# What the tests need besides cargo.
+test-needs:
 	tools/setup model driver test-adapters compilers web
+
+# On every adapter of this machine, software ones included.
+test: test-needs
 	VK_DRIVER_FILES="$(DRIVERS)" cargo test --release --no-fail-fast
 
 # Every case in every mode on every adapter, of which the gate has a part.
