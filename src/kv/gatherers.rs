@@ -1,4 +1,4 @@
-//! The threads that gather blocks into mapped memory.
+//! The threads that gather blocks into mapped memory, and find out which.
 
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -89,11 +89,43 @@ impl Gatherers {
             None => Ok(made),
         }
     }
+
+    /// What `work` makes of each of these, in their order; threads share it as by [`Gatherers::run`].
+    pub fn map<T: Send, U: Send>(
+        &self,
+        items: impl Iterator<Item = T>,
+        work: impl Fn(T) -> U + Sync,
+    ) -> Vec<U> {
+        let items: Vec<_> = items.map(|item| Mutex::new((Some(item), None))).collect();
+        let one = |item: &Mutex<(Option<T>, Option<U>)>| {
+            let (item, made) = &mut *item.lock().unwrap_or_else(PoisonError::into_inner);
+            *made = item.take().map(&work);
+            Ok(())
+        };
+        // No item answers an error.
+        let _ = self.run(&items, one, || ());
+        let made = items.into_iter().map(|item| item.into_inner());
+        made.filter_map(|item| item.unwrap_or_else(PoisonError::into_inner).1).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_made_comes_in_order() {
+        let gatherers = Gatherers::new().unwrap();
+        for count in [0, 1, 3, 100] {
+            let mut numbers: Vec<usize> = (0..count).collect();
+            let made = gatherers.map(numbers.iter_mut(), |number| {
+                *number += 1;
+                2 * *number
+            });
+            assert_eq!(made, (1..=count).map(|number| 2 * number).collect::<Vec<_>>());
+            assert_eq!(numbers, (1..=count).collect::<Vec<_>>());
+        }
+    }
 
     #[test]
     fn everything_is_done_once_and_an_error_is_told() {

@@ -24,6 +24,6 @@ pub(crate) use memory::{IndexRows, IndexSize, OffloadRows, SegmentRows, kv_rows}
 #[cfg(feature = "measure")]
 pub(crate) use offload::FetchRule;
 pub use offload::{HostOptions, OffloadStats};
-pub(crate) use offload::{Items, Offload, Upload, Uploads};
+pub(crate) use offload::{Items, Offload, Upload, Uploads, Wanted};
 pub(crate) use pool::{BlockTable, Pool, Prepared, Slot};
 pub use session_file::SessionFile;

@@ -343,6 +343,53 @@ fn a_ring_of_one_slot_and_batches_of_forks_are_served() {
     }
 }
 
+/// The budget of the shorter one grows in steps in which that of the longer one, and so the room for a list, does not.
+#[test]
+fn lagged_lists_each_sequence_of_a_batch_as_if_it_were_alone() {
+    let budget = Budget {
+        blocks: Blocks::Percent(40.0),
+        tokens: 10_000,
+        sink_blocks: 1,
+        recent_blocks: 2,
+        dense_below: 0,
+    };
+    let two_level = TwoLevel { token_scorer: TokenScorer::None, ..TwoLevel::new(budget) };
+    let attention = Attention::TwoLevel(two_level);
+    let steps = |lengths: &[u32]| {
+        // An engine of its own: a step that takes a block over from a session before it waits for its choice.
+        let engine = load("qwen3/model.gguf", Some(host(40, Timing::Lagged)));
+        let begin = |&tokens: &u32| {
+            let mut session = engine.session().expect("a session");
+            prefill(&engine, &mut session, &prompt(tokens), Want::Nothing).expect("a prompt");
+            session
+        };
+        let mut sessions: Vec<_> = lengths.iter().map(begin).collect();
+        let grown = |sessions: &[Session]| {
+            let blocks = |session| engine.next_budget(session, &two_level).blocks;
+            sessions.iter().map(blocks).collect::<Vec<_>>()
+        };
+        let (mut logits, mut budgets) = (Vec::new(), vec![grown(&sessions)]);
+        for step in 0..40 {
+            let mut batch: Vec<_> = sessions.iter_mut().map(|s| (s, token(step))).collect();
+            let made = pollster::block_on(engine.decode(&mut batch, &attention, Want::Logits));
+            let made = made.expect("a step");
+            logits.push(made.into_iter().map(|output| output.logits.concat()).collect::<Vec<_>>());
+            budgets.push(grown(&sessions));
+        }
+        (logits, budgets)
+    };
+    let lengths = [500, 170];
+    let (together, budgets) = steps(&lengths);
+    let alone_grows = |pair: &[Vec<u32>]| pair[0][0] == pair[1][0] && pair[0][1] < pair[1][1];
+    assert!(budgets.windows(2).any(alone_grows), "{budgets:?}");
+    for (row, tokens) in lengths.into_iter().enumerate() {
+        let (alone, _) = steps(&[tokens]);
+        let alone: Vec<_> = alone.into_iter().flatten().collect();
+        let of_row: Vec<_> = together.iter().map(|rows| rows[row].clone()).collect();
+        assert_near(&format!("{tokens} tokens"), &of_row, &alone);
+    }
+}
+
 #[test]
 fn a_hot_cache_too_small_is_refused_with_the_number_it_needs() {
     let engine = load_with("llama/model", |options| {

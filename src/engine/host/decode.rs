@@ -1,7 +1,7 @@
 //! Decode steps over a hot cache. `exact` waits, layer by layer, for the blocks that it lacks; `lagged` and `resident` never
 //! wait for the choice of their own step: what it chose is fetched for the next, a group of layers at a time.
 
-use super::lag::{Lag, Missed, in_both, next_list, wanted};
+use super::lag::{Lag, Lists, Missed, in_both, next_list, wanted};
 use super::{GROUP_LAYERS, HotBuffers, HotState, HotTurn};
 use crate::attention::{Reads, RowBudget, Timing, TwoLevel};
 use crate::engine::forward::Over;
@@ -9,11 +9,9 @@ use crate::engine::layer::Stage;
 use crate::engine::record::{Mode, Plan};
 use crate::engine::{Output, Session, Want};
 use crate::kernels::NO_SLOT;
-use crate::kv::Policy;
+use crate::kv::{Policy, Wanted};
 use crate::{Error, Result, subject};
-
-// Blocks that a layer chose: row, KV head, logical blocks ascending.
-type Lists = Vec<Vec<Vec<u32>>>;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 // How many they are.
 fn count(lists: &Lists) -> u64 {
@@ -56,14 +54,19 @@ impl Decode<'_> {
         words.iter().take(count).map(|word| f32::from_le_bytes(*word))
     }
 
-    // What a layer's lists want of each KV head.
-    fn wanted(&self, lists: &Lists) -> Vec<Vec<u32>> {
-        (0..self.kv_heads as usize)
-            .map(|head| {
-                let rows = lists.iter().zip(&self.tables);
-                wanted(rows.map(|(row, table)| (&row[head][..], *table)))
-            })
-            .collect()
+    // What a layer's lists want of a KV head.
+    fn wanted(&self, lists: &Lists, head: usize) -> Vec<u32> {
+        wanted(lists.iter().zip(&self.tables).map(|(row, table)| (&row[head][..], *table)))
+    }
+
+    // Blocks that a layer lists for a KV head, those that rows share counted for each.
+    fn listed_blocks(&self) -> usize {
+        (self.plan.step.rows * self.plan.step.blocks_kept) as usize
+    }
+
+    // Whether the next step keeps as many blocks of each row.
+    fn keeps_budgets(&self) -> bool {
+        self.budgets.iter().all(|(now, next)| now.blocks == next.blocks)
     }
 
     // Bytes of a layer's lists.
@@ -249,11 +252,10 @@ impl HotTurn<'_> {
         all.sort_unstable();
         all.dedup();
         self.check_hot_blocks(all.len() as u32, "the blocks of dense attention")?;
-        let wanted = vec![all; self.engine.shape.kv_heads as usize];
         let mut items = Vec::new();
-        for layer in 0..self.ops.layers.len() {
-            self.state.offload.residents.want(layer, &wanted, &mut items);
-        }
+        let list = |_, _| all.clone();
+        let wanted = Wanted { layers: 0..self.ops.layers.len(), list, blocks: all.len() };
+        self.state.offload.want(wanted, &mut items);
         if self.state.offload.lacks(&items) {
             self.state.offload.complete_all(&self.engine.gpu).await?;
         }
@@ -319,8 +321,9 @@ impl HotTurn<'_> {
             self.state.selections.wait(&self.engine.gpu, slot).await?;
             let chosen = self.state.selections.read(slot, |bytes| Ok(decode.read_lists(bytes)))?;
             let mut items = Vec::new();
-            let wanted = decode.wanted(&chosen);
-            self.state.offload.residents.want(number, &wanted, &mut items);
+            let list = |_, head| decode.wanted(&chosen, head);
+            let (layers, blocks) = (number..number + 1, decode.listed_blocks());
+            self.state.offload.want(Wanted { layers, list, blocks }, &mut items);
             has_missed = !items.is_empty();
             if self.state.offload.lacks(&items) {
                 self.state.offload.complete_all(&self.engine.gpu).await?;
@@ -374,11 +377,12 @@ impl HotTurn<'_> {
         decode: &Decode<'_>,
         mut lag: Lag,
     ) -> Result<()> {
-        let HotBuffers { wanted, missed, .. } = &self.hot.buffers;
+        let HotBuffers { wanted, listed, missed, .. } = &self.hot.buffers;
+        let lists = decode.plan.timing == Timing::Lagged;
         for (group, layers) in self.ops.layers.chunks(GROUP_LAYERS).enumerate() {
             let first = group * GROUP_LAYERS;
             self.record_group(encoder, group).await?;
-            if decode.plan.timing == Timing::Lagged {
+            if lists && lag.listed_by != Some(decode.plan.step.blocks_kept) {
                 self.write_lists(&lag.lists[first..][..layers.len()], first, decode);
             }
             {
@@ -394,6 +398,10 @@ impl HotTurn<'_> {
             let to = self.state.selections.buffer(slot);
             let mut bytes = wanted.at(layers.len() - 1) + decode.list_bytes();
             encoder.copy_buffer_to_buffer(&wanted.buffer, wanted.at(first), to, 0, bytes);
+            if lists {
+                let (from, to) = (wanted.at(first), listed.at(first));
+                encoder.copy_buffer_to_buffer(&wanted.buffer, from, &listed.buffer, to, bytes);
+            }
             if decode.plan.weighs_missed {
                 let (shares, behind) = (missed.at(layers.len()), wanted.at(GROUP_LAYERS));
                 encoder.copy_buffer_to_buffer(&missed.buffer, missed.at(first), to, behind, shares);
@@ -404,6 +412,8 @@ impl HotTurn<'_> {
             self.submit(encoder)?;
         }
         lag.rows.clone_from(&decode.next);
+        let keeps = lists && decode.keeps_budgets();
+        lag.listed_by = keeps.then_some(decode.plan.step.blocks_kept);
         self.state.lag = Some(lag);
         Ok(())
     }
@@ -422,6 +432,7 @@ impl HotTurn<'_> {
     ) -> Result<()> {
         let Some(slot) = self.state.groups[group].selection.take() else { return Ok(()) };
         self.state.selections.wait(&self.engine.gpu, slot).await?;
+        self.state.offload.uploads.stand_by();
         let HotBuffers { wanted, missed, .. } = &self.hot.buffers;
         let weighs = decode.plan.weighs_missed;
         let lists = self.state.selections.read(slot, |bytes| {
@@ -439,10 +450,8 @@ impl HotTurn<'_> {
             Ok(lists)
         })?;
         let of_group = self.ops.layers.chunks(GROUP_LAYERS).nth(group).unwrap_or_default();
-        for (i, chosen) in lists.into_iter().take(of_group.len()).enumerate() {
-            self.note_layer(decode, group * GROUP_LAYERS + i, chosen).await?;
-        }
-        Ok(())
+        let lists = lists.into_iter().take(of_group.len()).collect();
+        self.note_group(decode, group, lists).await
     }
 
     // Whether a step stands that missed this.
@@ -451,27 +460,49 @@ impl HotTurn<'_> {
         missed.is_allowed(self.state.offload.rule.most_missed)
     }
 
-    // What a layer chose: the next step's lists, and what they lack on the GPU.
-    async fn note_layer(&mut self, decode: &Decode<'_>, layer: usize, chosen: Lists) -> Result<()> {
+    // What the layers of a group chose: the next step's lists, and what they lack on the GPU.
+    async fn note_group(
+        &mut self,
+        decode: &Decode<'_>,
+        group: usize,
+        chosen: Vec<Lists>,
+    ) -> Result<()> {
         let mut next = chosen;
-        for (row, (_, budget)) in next.iter_mut().zip(&decode.budgets) {
-            for list in row {
-                *list = next_list(list, budget);
+        for layer in &mut next {
+            for (row, (_, budget)) in layer.iter_mut().zip(&decode.budgets) {
+                for list in row {
+                    *list = next_list(std::mem::take(list), budget);
+                }
             }
         }
-        let wanted = decode.wanted(&next);
-        let group = layer / GROUP_LAYERS;
+        let first = group * GROUP_LAYERS;
         let HotState { offload, groups, lag, .. } = &mut *self.state;
+        let kept = AtomicU64::new(0);
+        let list = |layer: usize, head: usize| {
+            let next = &next[layer - first];
+            let before = lag.iter().flat_map(|lag| &lag.lists[layer]);
+            let kept_of_row = |(before, next): (&Vec<Vec<u32>>, &Vec<Vec<u32>>)| {
+                in_both(&before[head], &next[head])
+            };
+            kept.fetch_add(before.zip(next).map(kept_of_row).sum(), Ordering::Relaxed);
+            decode.wanted(next, head)
+        };
+        let (layers, blocks) = (first..first + next.len(), decode.listed_blocks());
+        let wanted = Wanted { layers, list, blocks };
         // A next step that keeps every block is not weighed: nothing would tell what it lacks.
         let is_weighed = decode.budgets.iter().any(|(_, next)| next.ranks_blocks());
         let policy = if is_weighed { offload.rule.ahead() } else { Policy::default() };
-        let absent = offload.residents.want_next(layer, &wanted, &policy, &mut groups[group].items);
+        let absent = offload.want_next(wanted, &policy, &mut groups[group].items);
+        if !groups[group].items.is_empty() {
+            offload.uploads.stand_by();
+        }
         if let Some(lag) = lag {
-            let before = std::mem::replace(&mut lag.lists[layer], next);
-            let lists = before.iter().flatten().zip(lag.lists[layer].iter().flatten());
-            let kept = lists.map(|(a, b)| in_both(a, b)).sum::<u64>();
+            let kept = kept.into_inner();
             offload.residents.count_kept(kept);
-            let chosen = count(&lag.lists[layer]);
+            let chosen = next.iter().map(count).sum::<u64>();
+            for (before, next) in lag.lists[first..].iter_mut().zip(next) {
+                *before = next;
+            }
             match decode.plan.timing {
                 Timing::Exact => {}
                 Timing::Lagged => offload.residents.count_chosen(chosen, chosen - kept),
@@ -497,14 +528,16 @@ impl HotTurn<'_> {
         lists: Vec<Lists>,
     ) -> Result<()> {
         let rows = decode.next.clone();
+        let lag = |lists| Lag { two_level: *two_level, rows, lists, listed_by: None };
         if self.state.offload.rule.timing == Timing::Exact {
-            self.state.lag = Some(Lag { two_level: *two_level, rows, lists });
+            self.state.lag = Some(lag(lists));
             return Ok(());
         }
-        let nothing = vec![Vec::new(); self.ops.layers.len()];
-        self.state.lag = Some(Lag { two_level: *two_level, rows, lists: nothing });
-        for (layer, chosen) in lists.into_iter().enumerate() {
-            self.note_layer(decode, layer, chosen).await?;
+        self.state.lag = Some(lag(vec![Vec::new(); lists.len()]));
+        let mut lists = lists.into_iter();
+        for group in 0..self.state.groups.len() {
+            let of_group = lists.by_ref().take(GROUP_LAYERS).collect();
+            self.note_group(decode, group, of_group).await?;
         }
         Ok(())
     }

@@ -9,9 +9,14 @@ pub(super) struct Lag {
     pub(super) two_level: TwoLevel,
     /// Slot and next position of each row's session.
     pub(super) rows: Vec<(u32, u32)>,
-    /// Layer, row, KV head: logical blocks, ascending, as many as the next step's budget keeps.
-    pub(super) lists: Vec<Vec<Vec<Vec<u32>>>>,
+    /// Of each layer what it chose, as many blocks as the next step's budget keeps.
+    pub(super) lists: Vec<Lists>,
+    /// By how many blocks a row the GPU lists them for the next step, where it does: a step with the same budgets chose them.
+    pub(super) listed_by: Option<u32>,
 }
+
+/// Blocks that a layer chose: row, KV head, logical blocks ascending.
+pub(super) type Lists = Vec<Vec<Vec<u32>>>;
 
 impl Lag {
     /// Whether a step over these rows continues it.
@@ -22,8 +27,8 @@ impl Lag {
 
 /// The blocks that a step chose as the next one lists them: where its budget keeps more, because a block was sealed or left the
 /// recent window, the newest eligible blocks fill it up.
-pub(super) fn next_list(chosen: &[u32], next: &RowBudget) -> Vec<u32> {
-    let mut list = chosen.to_vec();
+pub(super) fn next_list(chosen: Vec<u32>, next: &RowBudget) -> Vec<u32> {
+    let mut list = chosen;
     let mut newest = (next.sink..next.recent_first).rev();
     while list.len() < next.blocks as usize {
         let Some(block) = newest.next() else { break };
@@ -36,7 +41,14 @@ pub(super) fn next_list(chosen: &[u32], next: &RowBudget) -> Vec<u32> {
 
 /// Numbers that both ascending lists hold.
 pub(super) fn in_both(a: &[u32], b: &[u32]) -> u64 {
-    a.iter().filter(|block| b.binary_search(block).is_ok()).count() as u64
+    let (mut i, mut j, mut both) = (0, 0, 0);
+    // Without a branch on which is smaller, which nothing predicts.
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        both += u64::from(x == y);
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    both
 }
 
 /// The union of ascending lists of one layer and KV head, one a row, as physical blocks, ascending.
@@ -91,11 +103,11 @@ mod tests {
         // Blocks 1 to 7 are eligible.
         let next = row(10 * 64);
         assert_eq!((next.sink, next.recent_first, next.blocks), (1, 8, 4));
-        assert_eq!(next_list(&[2, 7], &next), [2, 5, 6, 7]);
-        assert_eq!(next_list(&[1, 2, 3, 4], &next), [1, 2, 3, 4]);
+        assert_eq!(next_list(vec![2, 7], &next), [2, 5, 6, 7]);
+        assert_eq!(next_list(vec![1, 2, 3, 4], &next), [1, 2, 3, 4]);
         // Where there are fewer than the budget all are listed.
         let few = row(5 * 64);
-        assert_eq!(next_list(&[], &few), [1, 2]);
+        assert_eq!(next_list(Vec::new(), &few), [1, 2]);
     }
 
     #[test]
@@ -104,6 +116,7 @@ mod tests {
         let lists: [&[u32]; 2] = [&[0, 2], &[0, 1]];
         assert_eq!(wanted(lists.into_iter().zip(tables)), [3, 7, 9]);
         assert_eq!(in_both(&[1, 4, 6], &[0, 4, 5, 6]), 2);
+        assert_eq!((in_both(&[], &[3]), in_both(&[3], &[3]), in_both(&[3, 4], &[1])), (0, 1, 0));
     }
 
     #[test]

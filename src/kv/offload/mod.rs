@@ -14,7 +14,7 @@ mod write_back;
 
 pub use options::HostOptions;
 pub use policy::FetchRule;
-pub use residents::{Items, Residents};
+pub use residents::{Items, Residents, Wanted};
 pub use stats::OffloadStats;
 pub use upload::{Upload, Uploads};
 pub use write_back::WriteBack;
@@ -26,6 +26,7 @@ use crate::Result;
 use crate::attention::Shape;
 use crate::gpu::Gpu;
 use crate::kernels::HotSlots;
+use crate::kv::Policy;
 
 /// Bookkeeping and buffers of the offload engine.
 pub struct Offload {
@@ -102,6 +103,25 @@ impl Offload {
     pub fn reopen(&mut self, block: u32) -> bool {
         self.host.forget(block);
         self.residents.forget(block)
+    }
+
+    /// Notes the blocks that this step wants; what has to come is appended to `items`.
+    pub fn want<F: Fn(usize, usize) -> Vec<u32> + Sync>(
+        &mut self,
+        wanted: Wanted<F>,
+        items: &mut Vec<Items>,
+    ) {
+        self.residents.want(&self.uploads.threads, wanted, items);
+    }
+
+    /// As [`Offload::want`], for the step that follows and within the limits of a policy; how many are not there.
+    pub fn want_next<F: Fn(usize, usize) -> Vec<u32> + Sync>(
+        &mut self,
+        wanted: Wanted<F>,
+        policy: &Policy,
+        items: &mut Vec<Items>,
+    ) -> u64 {
+        self.residents.want_next(&self.uploads.threads, wanted, policy, items)
     }
 
     /// Whether the host does not hold one of these blocks yet.

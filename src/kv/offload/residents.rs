@@ -4,7 +4,8 @@ use crate::kernels::{HotSlots, NO_SLOT};
 #[cfg(feature = "measure")]
 use crate::kv::hot::CYCLE;
 use crate::kv::hot::MOMENTS;
-use crate::kv::{HotCache, Placement, Policy};
+use crate::kv::{Gatherers, HotCache, Placement, Policy};
+use std::ops::Range;
 
 /// A head-block on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,19 @@ pub struct Item {
 
 /// Head-blocks of a layer that have to come.
 pub type Items = (usize, Vec<Item>);
+
+/// What a step wants of some layers.
+pub struct Wanted<F> {
+    /// The layers.
+    pub layers: Range<usize>,
+    /// Makes the list of a layer and KV head: blocks, each once. Several threads ask it side by side.
+    pub list: F,
+    /// As many blocks as a list is made of, about: work is shared out by that.
+    pub blocks: usize,
+}
+
+/// Blocks below which a thread more costs more than it saves.
+const LEAST_SHARE: usize = 2048;
 
 /// The hot caches of every layer and KV head, which share one numbering of slots with the window before them.
 #[derive(Debug)]
@@ -81,48 +95,64 @@ impl Residents {
         self.moment as u32
     }
 
-    /// Notes the blocks that this step wants of a layer, one list a KV head; what has to come is appended to `items`.
-    pub fn want(&mut self, layer: usize, wanted: &[Vec<u32>], items: &mut Vec<Items>) {
-        self.want_at(self.moment, layer, wanted, &Policy::default(), items);
+    /// Notes the blocks that this step wants; what has to come is appended to `items`.
+    pub fn want<F: Fn(usize, usize) -> Vec<u32> + Sync>(
+        &mut self,
+        threads: &Gatherers,
+        wanted: Wanted<F>,
+        items: &mut Vec<Items>,
+    ) {
+        self.want_at(self.moment, threads, wanted, &Policy::default(), items);
     }
 
     /// As [`Residents::want`], for the step that follows and within the limits of a policy; how many are not there.
-    pub fn want_next(
+    pub fn want_next<F: Fn(usize, usize) -> Vec<u32> + Sync>(
         &mut self,
-        layer: usize,
-        wanted: &[Vec<u32>],
+        threads: &Gatherers,
+        wanted: Wanted<F>,
         policy: &Policy,
         items: &mut Vec<Items>,
     ) -> u64 {
         let before = self.counts.misses;
-        self.want_at(self.moment + 1, layer, wanted, policy, items);
+        self.want_at(self.moment + 1, threads, wanted, policy, items);
         self.counts.misses - before
     }
 
-    fn want_at(
+    fn want_at<F: Fn(usize, usize) -> Vec<u32> + Sync>(
         &mut self,
         moment: u64,
-        layer: usize,
-        wanted: &[Vec<u32>],
+        threads: &Gatherers,
+        Wanted { layers, list, blocks }: Wanted<F>,
         policy: &Policy,
         items: &mut Vec<Items>,
     ) {
-        let first = layer * self.kv_heads as usize;
-        let mut of_layer = Vec::new();
-        let mut placed = Vec::new();
-        for ((head, wanted), hot) in (0..).zip(wanted).zip(&mut self.hot[first..]) {
-            placed.clear();
-            let admitted = hot.admit(moment, moment, wanted, policy, &mut placed);
-            self.counts.hits += u64::from(admitted.hits);
-            self.counts.misses += placed.len() as u64 + u64::from(admitted.left);
-            self.counts.left += u64::from(admitted.left);
-            of_layer.extend(placed.iter().map(|&placement| Item {
-                head,
-                placement: Placement { slot: placement.slot + self.first_slot, ..placement },
-            }));
-        }
-        if !of_layer.is_empty() {
-            items.push((layer, of_layer));
+        let heads = self.kv_heads as usize;
+        let (first, end) = (layers.start * heads, layers.end * heads);
+        let share = LEAST_SHARE.div_ceil(blocks.max(1));
+        let shares = (first..).step_by(share).zip(self.hot[first..end].chunks_mut(share));
+        let admit = |(first, hot): (usize, &mut [HotCache])| {
+            let of_head = |(number, hot): (usize, &mut HotCache)| {
+                let wanted = list(number / heads, number % heads);
+                let mut placed = Vec::new();
+                (hot.admit(moment, moment, &wanted, policy, &mut placed), placed)
+            };
+            (first..).zip(hot).map(of_head).collect::<Vec<_>>()
+        };
+        let admitted = threads.map(shares, admit).concat();
+        for (layer, admitted) in layers.zip(admitted.chunks(heads)) {
+            let mut of_layer = Vec::new();
+            for (head, (admitted, placed)) in (0..).zip(admitted) {
+                self.counts.hits += u64::from(admitted.hits);
+                self.counts.misses += placed.len() as u64 + u64::from(admitted.left);
+                self.counts.left += u64::from(admitted.left);
+                of_layer.extend(placed.iter().map(|&placement| Item {
+                    head,
+                    placement: Placement { slot: placement.slot + self.first_slot, ..placement },
+                }));
+            }
+            if !of_layer.is_empty() {
+                items.push((layer, of_layer));
+            }
         }
     }
 
@@ -198,13 +228,23 @@ impl Residents {
 mod tests {
     use super::*;
 
+    /// What is wanted of one layer, a list a KV head.
+    fn of_layer(
+        layer: usize,
+        lists: &[Vec<u32>],
+    ) -> Wanted<impl Fn(usize, usize) -> Vec<u32> + Sync + '_> {
+        let list = |_, head: usize| lists[head].clone();
+        Wanted { layers: layer..layer + 1, list, blocks: lists.concat().len() }
+    }
+
     #[test]
     fn slots_are_numbered_behind_the_window_and_told_to_the_gpu() {
         let slots = HotSlots { pool_blocks: 10, slots: 7 };
         let mut residents = Residents::new(2, 2, slots, 4);
         residents.begin_step();
         let mut items = Vec::new();
-        residents.want(1, &[vec![5, 8], vec![8]], &mut items);
+        let threads = Gatherers::new().unwrap();
+        residents.want(&threads, of_layer(1, &[vec![5, 8], vec![8]]), &mut items);
         let item =
             |head, block, slot| Item { head, placement: Placement { block, slot, evicted: None } };
         assert_eq!(items, [(1, vec![item(0, 5, 3), item(0, 8, 4), item(1, 8, 3)])]);
@@ -214,7 +254,8 @@ mod tests {
         assert_eq!(words.iter().filter(|&&word| word == NO_SLOT).count(), words.len() - 3);
         // What is there does not come again.
         items.clear();
-        residents.want_next(1, &[vec![5], vec![8]], &Policy::default(), &mut items);
+        let again = [vec![5], vec![8]];
+        residents.want_next(&threads, of_layer(1, &again), &Policy::default(), &mut items);
         assert!(items.is_empty());
         assert!(residents.forget(8) && !residents.forget(8));
         assert!(!residents.is_resident(1, 0, 8) && residents.is_resident(1, 0, 5));
@@ -227,7 +268,8 @@ mod tests {
     /// How many of the blocks that were wanted for the next step come.
     fn fetched(residents: &mut Residents, blocks: &[u32], policy: &Policy) -> usize {
         let mut items = Vec::new();
-        residents.want_next(0, &[blocks.to_vec()], policy, &mut items);
+        let (threads, lists) = (Gatherers::new().unwrap(), [blocks.to_vec()]);
+        residents.want_next(&threads, of_layer(0, &lists), policy, &mut items);
         items.iter().map(|(_, items)| items.len()).sum()
     }
 
@@ -256,10 +298,16 @@ mod tests {
     fn fame_counts_steps_and_one_that_is_done_again_once() {
         let two = |residents: &mut Residents| {
             let mut items = Vec::new();
-            residents.begin_step();
-            residents.want_next(0, &[vec![0, 1]], &Policy::default(), &mut items);
-            residents.begin_step();
-            residents.want_next(0, &[vec![2]], &Policy::default(), &mut items);
+            for blocks in [vec![0, 1], vec![2]] {
+                residents.begin_step();
+                let threads = Gatherers::new().unwrap();
+                residents.want_next(
+                    &threads,
+                    of_layer(0, &[blocks]),
+                    &Policy::default(),
+                    &mut items,
+                );
+            }
             items.last().and_then(|(_, items)| items[0].placement.evicted)
         };
         let slots = HotSlots { pool_blocks: 9, slots: 2 };
@@ -273,7 +321,8 @@ mod tests {
             residents.begin_step();
             fetched(&mut residents, &[1], &Policy::default());
             residents.begin_again();
-            residents.want(0, &[vec![1]], &mut Vec::new());
+            let threads = Gatherers::new().unwrap();
+            residents.want(&threads, of_layer(0, &[vec![1]]), &mut Vec::new());
             fetched(&mut residents, &[1], &Policy::default());
         }
         assert_eq!(two(&mut residents), Some(1));
@@ -294,12 +343,14 @@ mod tests {
     fn after_a_restart_the_same_steps_evict_the_same_blocks() {
         let mut residents = Residents::new(1, 1, HotSlots { pool_blocks: 40, slots: 6 }, 6);
         // More often wanted blocks stay, and counts fade: what goes depends on both.
+        let threads = Gatherers::new().unwrap();
         let run = |residents: &mut Residents| {
             let mut items = Vec::new();
             for step in 0..90u32 {
                 residents.begin_step();
                 let wanted = [step * step % 7, 7 + step * 5 % 11, 18 + step * 3 % 13];
-                residents.want_next(0, &[wanted.to_vec()], &Policy::default(), &mut items);
+                let wanted = [wanted.to_vec()];
+                residents.want_next(&threads, of_layer(0, &wanted), &Policy::default(), &mut items);
             }
             items.into_iter().flat_map(|(_, items)| items).collect::<Vec<_>>()
         };

@@ -37,7 +37,7 @@ pub struct Uploads {
     arrived: wgpu::Buffer,
     /// The place of blocks that arrive and are not stored as f16.
     packed: Option<wgpu::Buffer>,
-    gatherers: Gatherers,
+    pub(super) threads: Gatherers,
     clock: Option<Arc<Clock>>,
     pub(super) bytes: u64,
     pub(super) hidden_seconds: f64,
@@ -62,7 +62,7 @@ impl Uploads {
                 None => None,
                 Some(packed) => Some(gpu.allocate(packed).await?),
             },
-            gatherers: Gatherers::new()?,
+            threads: Gatherers::new()?,
             clock: gpu.clock.clone(),
             bytes: 0,
             hidden_seconds: 0.0,
@@ -164,7 +164,7 @@ impl Uploads {
                 pieces.push(&layer[item.head as usize * size..][..size]);
             }
         }
-        let made = self.ring.fill(upload.slot, &pieces, &self.gatherers, beside)?;
+        let made = self.ring.fill(upload.slot, &pieces, &self.threads, beside)?;
         self.count(upload.bytes, began, upload.first_layer(), is_hidden);
         Ok(made)
     }
@@ -181,14 +181,14 @@ impl Uploads {
         let began = Instant::now();
         let bytes = self.format.block_bytes() * blocks.len() as u64;
         let pieces: Vec<&[u8]> = blocks.iter().map(|&b| host.layer(b, layer)).collect();
-        self.ring.fill(slot, &pieces, &self.gatherers, || ())?;
+        self.ring.fill(slot, &pieces, &self.threads, || ())?;
         self.count(bytes, began, layer, true);
         Ok(Some(Upload { slot, bytes, parts: Vec::new() }))
     }
 
-    /// Announces that blocks are to be gathered within microseconds.
+    /// Announces work for threads, within microseconds.
     pub fn stand_by(&self) {
-        self.gatherers.stand_by();
+        self.threads.stand_by();
     }
 
     fn count(&mut self, bytes: u64, began: Instant, layer: usize, is_hidden: bool) {
