@@ -38,8 +38,10 @@ impl HostOptions {
     /// `hot_blocks` slots a KV head for a model whose whole cache takes `whole` bytes of CPU memory, of which a block of one
     /// layer takes `block_bytes`.
     pub fn new(hot_blocks: u32, whole: u64, block_bytes: u64) -> Self {
-        // Large enough for the link, small beside the cache that is saved: 32 MiB from 6 GiB on.
-        let ring_bytes = (whole / 192).clamp(256 << 10, 32 << 20).max(2 * block_bytes);
+        // Large enough for the link, small beside the cache that is saved: 32 MiB from 6 GiB on. And so large that what many
+        // sequences choose anew for six layers of 36 fits: of a sixth of the cache a twelfth is chosen, and one block in 25 new.
+        let of_many = (whole / 1536).min(64 << 20);
+        let ring_bytes = (whole / 192).clamp(256 << 10, 32 << 20).max(of_many).max(2 * block_bytes);
         Self {
             hot_blocks,
             sink_blocks: 1,
@@ -73,5 +75,24 @@ impl HostOptions {
             pool_blocks,
             slots: self.window_blocks(sessions).saturating_add(self.hot_blocks),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_of_the_ring_holds_what_is_new_for_a_group_of_layers() {
+        let slot = |whole: u64| HostOptions::new(8, whole, 4096).ring_bytes;
+        assert_eq!(
+            (slot(0), slot(1 << 20), slot(3 << 30)),
+            (256 << 10, 256 << 10, (3 << 30) / 192)
+        );
+        for gib in [6, 14, 48, 72, 96] {
+            let whole = gib << 30;
+            assert!(slot(whole) >= (whole / 6 / 12 / 25).max(32 << 20), "{gib} GiB");
+        }
+        assert_eq!(slot(u64::MAX), 64 << 20);
     }
 }
