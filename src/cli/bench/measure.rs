@@ -1,6 +1,7 @@
 //! One measurement: the same steps under one rule, timed, then traced.
 
 use super::churn::Lists;
+use super::warm::warm_up;
 use asynctls::Result;
 use asynctls::attention::{Attention, RowBudget, Timing, TwoLevel};
 use asynctls::engine::{Engine, OffloadStats, Output, Session, Want};
@@ -103,9 +104,13 @@ pub async fn measure(
     progress: &mut impl FnMut(),
 ) -> Result<Measured> {
     let (timing, overlaps) = rule.timing();
+    let attention = Attention::TwoLevel(*two_level);
+    if let Some(first) = lists.first() {
+        engine.steer(first)?;
+        warm_up(engine, std::slice::from_mut(session), &attention).await?;
+    }
     engine.begin_replay(timing, overlaps).await;
     let start = session.len();
-    let attention = Attention::TwoLevel(*two_level);
     let mut measured = Measured::default();
     let mut stats = Vec::new();
     for (number, step) in lists.iter().enumerate() {

@@ -10,6 +10,7 @@ mod report;
 mod serve;
 mod shape;
 mod throughput;
+mod warm;
 
 use super::Outcome;
 use super::line::Line;

@@ -1,14 +1,12 @@
 //! Steps of a batch, timed.
 
 use super::super::churn::{Heads, churn};
+use super::super::warm::{step, warm_up};
 use super::ways::{Load, Way};
 use asynctls::Result;
 use asynctls::attention::Attention;
-use asynctls::engine::{Engine, OffloadStats, Session, Want};
-use std::time::{Duration, Instant};
-
-/// Work before the first step that counts: a GPU that has idled takes a while to be as fast as it can be.
-const WARM: Duration = Duration::from_secs(1);
+use asynctls::engine::{Engine, OffloadStats, Session};
+use std::time::Instant;
 
 /// How many steps there are, and what is new in each.
 #[derive(Clone, Copy, Debug)]
@@ -68,22 +66,21 @@ pub async fn time(
         _ => Attention::TwoLevel(load.kept.two_level),
     };
     let lists = match way.timing() {
-        None => {
-            let began = Instant::now();
-            while began.elapsed() < WARM {
-                step(engine, sessions, &attention).await?;
-                rewind(sessions, start)?;
-            }
-            Vec::new()
-        }
-        Some(timing) => {
-            engine.begin_replay(timing, true).await;
+        None => Vec::new(),
+        Some(_) => {
             let heads = engine.shape().kv_heads as usize * sessions.len();
             let heads = Heads { layers: engine.config.layers as usize, kv_heads: heads };
             let row = engine.next_budget(&sessions[0], &load.kept.two_level);
             churn(heads, &row, steps.misses, steps.total(), steps.seed)
         }
     };
+    if let Some(first) = lists.first() {
+        engine.steer(first)?;
+    }
+    warm_up(engine, sessions, &attention).await?;
+    if let Some(timing) = way.timing() {
+        engine.begin_replay(timing, true).await;
+    }
     let mut seconds = Vec::with_capacity(steps.timed);
     let mut before = None;
     for number in 0..steps.total() {
@@ -113,13 +110,6 @@ pub async fn time(
         missed: count(&|stats| stats.misses),
         bytes: count(&|stats| stats.bytes_up),
     })
-}
-
-// One token more of each.
-async fn step(engine: &Engine, sessions: &mut [Session], attention: &Attention) -> Result<()> {
-    let mut batch: Vec<(&mut Session, u32)> = sessions.iter_mut().map(|s| (s, 1)).collect();
-    engine.decode(&mut batch, attention, Want::Token).await?;
-    Ok(())
 }
 
 fn rewind(sessions: &mut [Session], tokens: u32) -> Result<()> {
