@@ -18,7 +18,8 @@ pub async fn warm_up(
     attention: &Attention,
 ) -> Result<()> {
     let began = Instant::now();
-    while began.elapsed() < WARM {
+    // On a CPU there is nothing to warm, and a step may take seconds.
+    while !engine.gpu.is_cpu() && began.elapsed() < WARM {
         step(engine, sessions, attention).await?;
         for session in &mut *sessions {
             session.rewind(session.len() - 1)?;
